@@ -1,0 +1,50 @@
+# flashmirror: the targets a person uses.  `make demo` and `make test` do everything on a
+# fresh Debian 12; what is missing of the system is installed when root, and named when not.
+
+PYTHON  := /usr/bin/python3
+VENV    := .venv
+BIN     := $(VENV)/bin
+SOURCES := $(wildcard pyproject.toml native/*.[ch] native/native.cdef native/build.py \
+             mirror_core/*.py mirror_core/cli/*.py plugin/*.py)
+
+RUN_PACKAGES  := nbdkit nbdkit-plugin-python libnbd-dev gcc pkg-config python3-venv python3-dev make
+DEMO_PACKAGES := libnbd-bin nbdfuse fuse3 e2fsprogs nbd-client kmod
+TEST_PACKAGES := $(DEMO_PACKAGES) fio strace user-mode-linux xfsprogs iproute2 sqlite3
+BENCH_PACKAGES := $(DEMO_PACKAGES) fio qemu-utils qemu-system-common
+
+.PHONY: build demo test soak bench lint clean
+build: $(VENV)/.built
+
+$(VENV)/.built: $(SOURCES)
+	@scripts/need-packages $(RUN_PACKAGES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check '.[dev]'
+	touch $@
+
+demo: build
+	@scripts/need-packages $(DEMO_PACKAGES)
+	$(BIN)/python scripts/demo $(if $(ONCE),--once)
+
+# Everything that CI runs: style, types, the C alone (plain, ASan+UBSan, TSan), then the rest.
+test: build lint
+	@scripts/need-packages $(TEST_PACKAGES)
+	$(MAKE) --no-print-directory -C native check asan tsan
+	$(BIN)/pytest $(TESTS)
+
+# The same tests, longer.
+soak: build
+	@scripts/need-packages $(TEST_PACKAGES)
+	FLASHMIRROR_SOAK=10 $(BIN)/pytest --timeout 7200 $(TESTS)
+
+bench: build
+	@scripts/need-packages $(BENCH_PACKAGES)
+	$(BIN)/python scripts/bench $(BENCH)
+
+lint: build
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build *.egg-info native/_native.c native/build-* mirror_core/*.so
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis

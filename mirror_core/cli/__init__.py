@@ -1,0 +1,48 @@
+"""The command line: one file for each family of commands.
+
+Exit status: 0 done, 1 failed (one line on stderr: what, where, what to do), 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from mirror_core.cli import creating, mirroring, running, seeing
+from mirror_core.errors import ConfigError, MirrorError
+from mirror_core.metrics import program_version
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(program_version(), prog_name="flashmirror")
+def cli() -> None:
+    """Mirrors block volumes to another site, consistent at every instant.
+
+    SITE is the path of a site's TOML file, or a name in /etc/flashmirror/.
+    """
+
+
+for family in (creating, running, seeing, mirroring):
+    for command in family.COMMANDS:
+        cli.add_command(command)
+
+
+def main() -> None:
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("flashmirror: interrupted", err=True)
+        sys.exit(1)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except ConfigError as error:
+        click.echo(f"flashmirror: {error}", err=True)
+        sys.exit(2)
+    except MirrorError as error:
+        click.echo(f"flashmirror: {error}", err=True)
+        sys.exit(1)
+    except OSError as error:
+        click.echo(f"flashmirror: {error.filename or ''}: {error.strerror}", err=True)
+        sys.exit(1)

@@ -1,0 +1,208 @@
+"""create, init, check: what is done before a site runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import click
+
+from mirror_core import config, ledger, limits, peer, process, stores
+from mirror_core import site as sites
+from mirror_core.cli.common import json_option, show, site_argument
+from mirror_core.errors import ConfigError, MirrorError
+from mirror_core.units import format_size, parse_size
+
+
+class Size(click.ParamType[int]):
+    name = "size"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        try:
+            return parse_size(value) if isinstance(value, str) else int(value)
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.command()
+@site_argument
+@click.option("--role", type=click.Choice(["source", "target"]), required=True)
+@json_option
+def create(site: str, role: str, as_json: bool) -> None:
+    """Write the first ledger of a site from its TOML file."""
+    settings = config.load(site)
+    first = sites.create(settings, cast(Literal["source", "target"], role))
+    record = {
+        "site": first.name,
+        "role": first.role,
+        "volumes": [{"name": v.name, "size_bytes": v.size} for v in first.volumes],
+    }
+    show(record, as_json, lambda: f"{first.name}: created as {first.role}")
+
+
+_TEMPLATE = """\
+name = "{name}"
+listen = ["unix:{folder}/{name}.sock"]
+peer = "unix:{folder}/{peer}.sock"
+state = "{folder}/{name}/state"
+metrics = "127.0.0.1:0"
+block_size = "{block_size}"
+"""
+
+_VOLUME = """
+[[volume]]
+name = "{volume}"
+data = "{folder}/{name}/{volume}.img"
+intermediate = "{folder}/{name}/{volume}.intermediate.img"
+"""
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--size", type=Size(), default="1G", show_default=True)
+@click.option("--volumes", type=click.IntRange(1, limits.VOLUMES_MAX), default=1)
+@click.option("--block-size", type=Size(), default="4K", show_default=True)
+@json_option
+def init(folder: Path, size: int, volumes: int, block_size: int, as_json: bool) -> None:
+    """Make a pair of sites on this machine, ready to start: DIR/east.toml, DIR/west.toml."""
+    folder = folder.absolute()
+    names = [f"disk{i}" if i > 1 else "disk" for i in range(1, volumes + 1)]
+    if size < 1:
+        raise ConfigError("--size: must be more than zero")
+    if any(character in str(folder) for character in '"\\\n'):
+        raise ConfigError(f"{folder}: a folder's name may not hold quotes or backslashes")
+    for site in ("east", "west"):
+        if (folder / f"{site}.toml").exists() or (folder / site).exists():
+            raise MirrorError(f"{folder}: holds a site {site} already: name another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    for site, other in (("east", "west"), ("west", "east")):
+        (folder / site).mkdir()
+        text = _TEMPLATE.format(folder=folder, name=site, peer=other, block_size=block_size)
+        for volume in names:
+            text += _VOLUME.format(folder=folder, name=site, volume=volume)
+            for suffix in ("img", "intermediate.img"):
+                _sparse(folder / site / f"{volume}.{suffix}", size)
+        (folder / f"{site}.toml").write_text(text)
+    sites.create(config.load(str(folder / "east.toml")), "source")
+    sites.create(config.load(str(folder / "west.toml")), "target")
+    record = {"source": str(folder / "east.toml"), "target": str(folder / "west.toml"),
+              "volumes": names}  # fmt: skip
+    show(record, as_json, lambda: (
+        f"source {record['source']}\ntarget {record['target']}\n"
+        f"start them with: flashmirror start {record['target']} && "
+        f"flashmirror start {record['source']}"))  # fmt: skip
+
+
+def _sparse(path: Path, size: int) -> None:
+    try:
+        with path.open("xb") as file:
+            os.truncate(file.fileno(), size)
+    except OSError as error:
+        raise MirrorError(f"{path}: {error.strerror}: choose another folder or size") from error
+
+
+@click.command()
+@site_argument
+@json_option
+def check(site: str, as_json: bool) -> None:
+    """Check a configuration, this site's stores, and that both sites fit together."""
+    settings = config.load(site)
+    rows = [("configuration", "ok", str(settings.path))]
+    book: ledger.Ledger | None = None
+    try:
+        book = ledger.load(settings.state)
+        sites.check_ledger(settings, book)
+        rows.append(("ledger", "ok", f"{book.role}, {len(book.volumes)} volumes"))
+    except MirrorError as error:
+        rows.append(("ledger", "failed", str(error)))
+    live = process.running(settings)
+    rows.append(("process", "ok", "running" if live else "stopped"))
+    rows += _check_running(settings) if live else _check_stores(settings, book)
+    rows.append(_check_space(settings))
+    rows.append(_check_peer(settings, book))
+    record = [{"check": c, "result": r, "detail": d} for c, r, d in rows]
+    show(record, as_json, lambda: "\n".join(f"{r:7} {c:22} {d}" for c, r, d in rows))
+    failed = [f"{c}: {d}" for c, r, d in rows if r == "failed"]
+    if failed:
+        raise MirrorError(f"{settings.path}: {len(failed)} of {len(rows)} checks failed: "
+                          f"{failed[0]}")  # fmt: skip
+
+
+Row = tuple[str, str, str]
+
+
+def _check_running(settings: config.SiteConfig) -> list[Row]:
+    try:
+        status = process.status(settings)
+    except MirrorError as error:
+        return [("control", "failed", str(error))]
+    ok = status["state"] not in ("degraded", "refused")
+    return [("mirroring", "ok" if ok else "failed", status["reason"] or status["state"])]
+
+
+def _check_stores(settings: config.SiteConfig, book: ledger.Ledger | None) -> list[Row]:
+    rows: list[Row] = []
+    for volume in settings.volumes:
+        sizes = set()
+        for part in ("data", "intermediate"):
+            label = f"{volume.name} {part}"
+            try:
+                one = stores.open_store(getattr(volume, part), settings.link_timeout)
+            except MirrorError as error:
+                rows.append((label, "failed", str(error)))
+                continue
+            sizes.add(one.size)
+            try:
+                for record in book.volumes if book else ():
+                    if book and record.name == volume.name:
+                        mark = stores.owner(book.site, volume.name, part)
+                        stores.verify(one, getattr(record, part), mark, book.clean)
+                rows.append((label, "ok", f"{one.where}: {format_size(one.size)}"))
+            except MirrorError as error:
+                rows.append((label, "failed", str(error)))
+            finally:
+                one.store.close()
+        if len(sizes) > 1:
+            rows.append((f"{volume.name} sizes", "failed", "data and intermediate differ in size"))
+    return rows
+
+
+def _check_space(settings: config.SiteConfig) -> Row:
+    """Sparse files may grow to their whole size: is there room for that?"""
+    need: dict[int, int] = {}
+    free: dict[int, int] = {}
+    for volume in settings.volumes:
+        for where in (volume.data, volume.intermediate):
+            if config.is_uri(where) or not Path(where).is_file():
+                continue
+            info, room = os.stat(where), os.statvfs(where)
+            grow = max(0, info.st_size - info.st_blocks * 512)
+            need[info.st_dev] = need.get(info.st_dev, 0) + grow
+            free[info.st_dev] = room.f_bavail * room.f_frsize
+    short = [(need[d], free[d]) for d in need if need[d] > free[d]]
+    if not short:
+        return ("space", "ok", "the stores can grow to their whole size")
+    return (
+        "space", "warning",
+        f"the stores may grow by {format_size(short[0][0])}, {format_size(short[0][1])} are free",
+    )  # fmt: skip
+
+
+def _check_peer(settings: config.SiteConfig, book: ledger.Ledger | None) -> Row:
+    try:
+        other = peer.ask(settings.peer_uri("/control"), {"op": "status"}, settings.link_timeout)
+    except MirrorError as error:
+        return ("peer", "failed", f"{settings.peer}: {error}: start it")
+    if book is None:
+        return ("peer", "ok", f"{other['site']} answers")
+    if other["role"] == book.role:
+        return ("peer", "failed", f"{other['site']} is a {other['role']} too: check 'peer'")
+    own = {v.name: (v.size, v.block_size) for v in book.volumes}
+    theirs = {v["name"]: (v["size_bytes"], v["block_size_bytes"]) for v in other["volumes"]}
+    if own != theirs:
+        return ("peer", "failed", f"{other['site']} has other volumes, sizes or block sizes")
+    return ("peer", "ok", f"{other['site']}: {other['role']}, {other['state']}")
+
+
+COMMANDS = [create, init, check]

@@ -1,0 +1,35 @@
+"""start, stop: a site's process."""
+
+from __future__ import annotations
+
+import click
+
+from mirror_core import config, process
+from mirror_core.cli.common import json_option, show, site_argument
+
+
+@click.command()
+@site_argument
+@click.option("--foreground", is_flag=True, help="Stay, as the site's process (for systemd).")
+@json_option
+def start(site: str, foreground: bool, as_json: bool) -> None:
+    """Start a site; returns when its device opens, whether the peer is there or not."""
+    settings = config.load(site)
+    if foreground:
+        process.start_foreground(settings)
+    process.start(settings)
+    record = {"site": settings.name, "pid": process.status(settings)["pid"]}
+    show(record, as_json, lambda: f"{settings.name}: running, process {record['pid']}")
+
+
+@click.command()
+@site_argument
+@json_option
+def stop(site: str, as_json: bool) -> None:
+    """Stop a site in order; returns when its process has ended."""
+    settings = config.load(site)
+    process.stop(settings)
+    show({"site": settings.name}, as_json, lambda: f"{settings.name}: stopped")
+
+
+COMMANDS = [start, stop]

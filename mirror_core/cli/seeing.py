@@ -1,0 +1,123 @@
+"""status, uri: what there is to see."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from mirror_core import config, ledger, process
+from mirror_core.cli.common import ask, json_option, show, site_argument
+from mirror_core.errors import ConfigError, MirrorError
+from mirror_core.units import format_size
+
+
+def stopped_status(settings: config.SiteConfig) -> dict[str, Any]:
+    """The status of a site that does not run, from its ledger."""
+    book = ledger.load(settings.state)
+    claims = book.role == "source" or (book.whole and book.clean)
+    return {
+        "site": book.name,
+        "role": book.role,
+        "lineage": book.lineage.id if book.lineage else None,
+        "pid": None,
+        "metrics_address": None,
+        "data_exposure_seconds": None,
+        "volumes": [
+            {
+                "name": v.name,
+                "size_bytes": v.size,
+                "block_size_bytes": v.block_size,
+                "next_bytes": None,
+                "pending_bytes": None,
+                "copies_before_write": None,
+            }
+            for v in book.volumes
+        ],
+        "state": "stopped",
+        "reason": None if book.clean else "it was not stopped in order",
+        "peer": {"state": "disconnected", "since": None, "reason": "this site is stopped"},
+        "cycle": {"sequence": book.begun, "phase": "idle", "copied_bytes": 0, "total_bytes": 0},
+        "committed": {
+            "sequence": book.committed or None if claims else None,
+            "consistency_point": book.consistency_point if claims else None,
+        },
+        "hardened_sequence": book.hardened or None if claims else None,
+        "last_cycle": None,
+    }
+
+
+def get_status(settings: config.SiteConfig) -> dict[str, Any]:
+    if not process.running(settings):
+        return stopped_status(settings)
+    return ask(settings, {"op": "status"})
+
+
+def as_text(status: dict[str, Any]) -> str:
+    point = status["committed"]["consistency_point"]
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(point)) if point else "none yet"
+    cycle, peer, exposure = status["cycle"], status["peer"], status["data_exposure_seconds"]
+    rows = [
+        ("site", f"{status['site']} ({status['role']})"),
+        ("state", status["state"] + (f": {status['reason']}" if status["reason"] else "")),
+        ("peer", peer["state"]),
+        ("committed", f"{status['committed']['sequence'] or '-'} at {when}"),
+        ("cycle", f"{cycle['sequence']} {cycle['phase']}, {format_size(cycle['copied_bytes'])} "
+                  f"of {format_size(cycle['total_bytes'])}"),
+        ("data exposure", "-" if exposure is None else f"{exposure:.1f} s"),
+    ]  # fmt: skip
+    if status["last_cycle"]:
+        last = status["last_cycle"]
+        rows.append(("last cycle", f"{last['duration_seconds']:.2f} s, "
+                     f"{format_size(last['bytes'])}, held writes for "
+                     f"{last['freeze_seconds'] * 1000:.2f} ms"))  # fmt: skip
+    text = "\n".join(f"{name:14} {value}" for name, value in rows)
+    for v in status["volumes"]:
+        text += f"\n{'volume ' + v['name']:14} {format_size(v['size_bytes'])}"
+        if v["next_bytes"] is not None:
+            text += (f", {format_size(v['next_bytes'])} changed, "
+                     f"{format_size(v['pending_bytes'])} to copy, "
+                     f"{v['copies_before_write']} copies before write")  # fmt: skip
+    return text
+
+
+@click.command()
+@site_argument
+@click.option("--watch", is_flag=True, help="Show it again every second, until Ctrl-C.")
+@json_option
+def status(site: str, watch: bool, as_json: bool) -> None:
+    """Say how a site is; a stopped one is `stopped`."""
+    settings = config.load(site)
+    while True:
+        record = get_status(settings)
+        if watch and not as_json:
+            click.clear()
+        show(record, as_json, lambda record=record: as_text(record))  # type: ignore[misc]
+        if not watch:
+            return
+        time.sleep(1)
+
+
+@click.command()
+@site_argument
+@click.argument("volume", required=False)
+@json_option
+def uri(site: str, volume: str | None, as_json: bool) -> None:
+    """Print the NBD URI of a volume's device."""
+    settings = config.load(site)
+    names = [v.name for v in settings.volumes]
+    if volume is None and len(names) > 1:
+        raise ConfigError(f"{settings.name} has several volumes: name one of {', '.join(names)}")
+    name = volume or names[0]
+    if name not in names:
+        raise ConfigError(f"{settings.name} has no volume {name}: it has {', '.join(names)}")
+    if ledger.load(settings.state).role != "source":
+        raise MirrorError(
+            f"{settings.name}: is a target, whose device is refused: ask the source for its URI"
+        )
+    record = {"uri": settings.device_uri(name)}
+    show(record, as_json, lambda: record["uri"])
+
+
+COMMANDS = [status, uri]

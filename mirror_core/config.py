@@ -1,0 +1,240 @@
+"""TOML -> frozen dataclasses.  Every refusal of a configuration is here, before anything is
+opened, as one line that says what, where and what to do.
+
+Left out: whether the stores exist, fit and are free (site.py finds that when it opens them).
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+from urllib.parse import parse_qs, quote, urlsplit
+
+from mirror_core import limits
+from mirror_core.errors import ConfigError
+from mirror_core.units import parse_duration, parse_size
+
+ETC = Path("/etc/flashmirror")
+T = TypeVar("T", int, float)
+_NBD_URI = re.compile(r"nbds?(\+unix|\+vsock)?://", re.IGNORECASE)
+
+
+def is_uri(store: str) -> bool:
+    """Whether a store is an NBD server rather than a path."""
+    return bool(_NBD_URI.match(store))
+
+
+def unix_uri(socket: Path, export: str = "") -> str:
+    """The NBD URI of an export on a Unix socket."""
+    return f"nbd+unix:///{quote(export, safe='')}?socket={quote(str(socket))}"
+
+
+@dataclass(frozen=True)
+class VolumeConfig:
+    name: str
+    data: str  # a path or an NBD URI
+    intermediate: str
+
+
+@dataclass(frozen=True)
+class SiteConfig:
+    """One site; sizes in bytes, durations in seconds."""
+
+    path: Path
+    name: str
+    socket: Path  # where the device and the local control listen
+    peer: Path  # the peer's socket
+    state: Path
+    metrics: tuple[str, int] | None
+    volumes: tuple[VolumeConfig, ...]
+    interval: float = 0.0
+    preserve: Literal["both", "first"] = "both"
+    link_timeout: float = limits.LINK_TIMEOUT_S
+    freeze_deadline: float = limits.FREEZE_DEADLINE_S
+    freeze_max: float = limits.FREEZE_MAX_S
+    block_size: int = limits.BLOCK_SIZE_DEFAULT
+
+    def control_uri(self) -> str:
+        return unix_uri(self.socket, "/control")
+
+    def device_uri(self, volume: str) -> str:
+        return unix_uri(self.socket, volume)
+
+    def peer_uri(self, export: str) -> str:
+        return unix_uri(self.peer, export)
+
+
+def find(site: str) -> Path:
+    """The TOML file that SITE means: a path, or a name in /etc/flashmirror/."""
+    path = Path(site)
+    if path.suffix == ".toml" or "/" in site:
+        return path.absolute()
+    return ETC / f"{site}.toml"
+
+
+def load(site: str) -> SiteConfig:
+    """Read and check one site's configuration.  ConfigError: the one line to show."""
+    path = find(site)
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}: name a site's TOML file") from error
+    try:
+        return _Reader(path, tomllib.loads(text.decode())).site()
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+
+
+_LATER = {
+    "tls": "TLS",
+    "bandwidth": "a limit of the bandwidth",
+    "insecure": "a peer over TCP",
+}
+
+
+class _Reader:
+    """Takes the keys of one table one by one; whatever is left at the end is unknown."""
+
+    def __init__(self, path: Path, table: dict[str, Any]) -> None:
+        self.path, self.table = path, dict(table)
+
+    def refuse(self, key: str, text: str) -> ConfigError:
+        return ConfigError(f"{self.path}: {key}: {text}")
+
+    def take(self, key: str, default: str | None = None, where: str = "") -> str:
+        value = self.table.pop(key, default)
+        if value is None:
+            raise self.refuse(where + key, "is missing: add it (README.md shows a whole file)")
+        if not isinstance(value, str) or not value:
+            raise self.refuse(where + key, f"must be a text in quotes, not {value!r}")
+        return value
+
+    def parsed(self, key: str, default: str, parse: Callable[[str], T]) -> T:
+        value = self.take(key, default)
+        try:
+            return parse(value)
+        except ConfigError as error:
+            raise self.refuse(key, str(error)) from error
+
+    def choice(self, key: str, options: tuple[str, ...]) -> str:
+        value = self.take(key, options[0])
+        if value not in options:
+            raise self.refuse(key, f"{value!r} is not one of {', '.join(options)}")
+        return value
+
+    def file(self, key: str, text: str) -> Path:
+        path = (self.path.parent / text).absolute()
+        if len(str(path).encode()) > limits.SOCKET_PATH_MAX and key in ("listen", "peer"):
+            raise self.refuse(key, f"{path}: longer than a socket's path may be (107 bytes)")
+        return path
+
+    def site(self) -> SiteConfig:
+        for key, what in _LATER.items():
+            value = self.table.pop(key, None)
+            if value not in (None, False, "0"):
+                raise self.refuse(key, f"{what} is not supported by this version: remove it")
+        self.choice("on_link_loss", ("degrade",))
+        config = SiteConfig(
+            path=self.path,
+            name=self._name(self.take("name"), "name"),
+            socket=self._listen(),
+            peer=self._peer(self.take("peer")),
+            state=self.file("state", self.take("state")),
+            metrics=self._metrics(),
+            interval=self.parsed("interval", "0s", parse_duration),
+            preserve=cast(Literal["both", "first"], self.choice("preserve", ("both", "first"))),
+            link_timeout=self._positive("link_timeout", f"{limits.LINK_TIMEOUT_S}s"),
+            freeze_deadline=self._positive("freeze_deadline", f"{limits.FREEZE_DEADLINE_S}s"),
+            freeze_max=self._positive("freeze_max", f"{limits.FREEZE_MAX_S}s"),
+            block_size=self._block_size(),
+            volumes=self._volumes(),
+        )
+        if self.table:
+            raise self.refuse(min(self.table), "no such setting: remove it or mend its spelling")
+        if config.freeze_max < config.freeze_deadline:
+            raise self.refuse("freeze_max", "must not be below freeze_deadline")
+        if config.peer == config.socket:
+            raise self.refuse("peer", "is this site's own socket: name the other site's")
+        return config
+
+    def _name(self, name: str, key: str) -> str:
+        if not re.fullmatch(limits.NAME_PATTERN, name) or set(name) == {"."}:
+            raise self.refuse(key, f"{name!r} is not a name: use 1 to 64 of A-Z a-z 0-9 _ . -")
+        return name
+
+    def _positive(self, key: str, default: str) -> float:
+        value = self.parsed(key, default, parse_duration)
+        if value <= 0:
+            raise self.refuse(key, "must be more than zero")
+        return value
+
+    def _block_size(self) -> int:
+        size = self.parsed("block_size", str(limits.BLOCK_SIZE_DEFAULT), parse_size)
+        if size & (size - 1) or not limits.BLOCK_SIZE_MIN <= size <= limits.BLOCK_SIZE_MAX:
+            raise self.refuse("block_size", f"{size} is not a power of two from 512 to 64M")
+        return size
+
+    def _listen(self) -> Path:
+        value = self.table.pop("listen", None)
+        texts = [value] if isinstance(value, str) else value
+        if not isinstance(texts, list) or len(texts) != 1 or not isinstance(texts[0], str):
+            raise self.refuse("listen", 'must be one address: ["unix:/path/of/the.sock"]')
+        kind, _, rest = texts[0].partition(":")
+        if kind != "unix" or not rest:
+            raise self.refuse(
+                "listen", f"{texts[0]!r}: this version listens on a Unix socket: unix:/path"
+            )
+        return self.file("listen", rest)
+
+    def _peer(self, text: str) -> Path:
+        if text.startswith("unix:"):
+            return self.file("peer", text.removeprefix("unix:"))
+        parts = urlsplit(text)
+        socket = parse_qs(parts.query).get("socket", [""])[0]
+        if parts.scheme != "nbd+unix" or not socket:
+            raise self.refuse(
+                "peer", f"{text!r}: this version reaches a peer by unix:/path of its socket"
+            )
+        return self.file("peer", socket)
+
+    def _metrics(self) -> tuple[str, int] | None:
+        text = self.table.pop("metrics", None)
+        if text is None:
+            return None
+        match = re.fullmatch(r"\[?([0-9A-Za-z.:-]+?)\]?:(\d{1,5})", str(text))
+        if not match or int(match[2]) > 65535:
+            raise self.refuse("metrics", f"{text!r} is not an address: write 127.0.0.1:9809")
+        return match[1], int(match[2])
+
+    def _volumes(self) -> tuple[VolumeConfig, ...]:
+        tables = self.table.pop("volume", None)
+        if not isinstance(tables, list) or not tables:
+            raise self.refuse(
+                "volume", "is missing: add a [[volume]] with name, data, intermediate"
+            )
+        if len(tables) > limits.VOLUMES_MAX:
+            raise self.refuse("volume", f"more than {limits.VOLUMES_MAX} volumes in one group")
+        volumes = []
+        for table in tables:
+            reader = _Reader(self.path, table)
+            name = reader._name(reader.take("name", where="volume."), "volume.name")
+            stores = [
+                text if is_uri(text) else str(self.file(key, text))
+                for key in ("data", "intermediate")
+                for text in [reader.take(key, where=f"volume {name}: ")]
+            ]
+            if reader.table:
+                raise self.refuse(f"volume {name}: {min(reader.table)}", "no such setting")
+            volumes.append(VolumeConfig(name, *stores))
+        self._distinct([v.name for v in volumes], "is the name of two volumes")
+        self._distinct([s for v in volumes for s in (v.data, v.intermediate)], "is used twice")
+        return tuple(volumes)
+
+    def _distinct(self, values: list[str], text: str) -> None:
+        twice = sorted({v for v in values if values.count(v) > 1})
+        if twice:
+            raise self.refuse("volume", f"{twice[0]} {text}: each must be its own")

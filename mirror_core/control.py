@@ -1,0 +1,102 @@
+"""Answers the requests of the control export, of commands and of the peer.
+
+Authority follows the socket, not the request: whoever may open the Unix socket (mode 0600, its
+owner) may ask anything.  A request waits at most CONTROL_WAIT_S inside; longer operations
+are asked again by the caller, who names what it waits for by its sequence.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+
+from mirror_core import limits, protocol
+from mirror_core.driver import Driver
+from mirror_core.errors import MirrorError, PeerError, Refused
+from mirror_core.protocol import Record
+from mirror_core.site import Site
+from mirror_core.target import Target
+
+
+def answer(site: Site, data: bytes) -> bytes:
+    """The bytes of the answer to the bytes of a request; never raises for what a peer sends."""
+    try:
+        record = protocol.decode(data)
+        operation = protocol.field(record, "op", str)
+        handler = _HANDLERS.get(operation)
+        if handler is None:
+            raise PeerError(f"no such operation: {operation}", errno.EINVAL)
+        return protocol.encode(handler(site, record))
+    except Refused as error:
+        site.journal.say(f"refused: {error}")
+        return protocol.encode({"refused": str(error)})
+    except MirrorError as error:
+        return protocol.encode({"error": str(error), "errno": error.code})
+
+
+def _driver(site: Site) -> Driver:
+    if not isinstance(site.control, Driver):
+        raise PeerError(f"{site.config.name} is a target: ask the source", errno.EINVAL)
+    return site.control
+
+
+def _target(site: Site) -> Target:
+    if not isinstance(site.control, Target):
+        raise Refused(f"{site.config.name} is a source, not a target: check 'peer'")
+    return site.control
+
+
+def _status(site: Site, _record: Record) -> Record:
+    return site.status()
+
+
+def _sync(site: Site, _record: Record) -> Record:
+    return {"sequence": _driver(site).request_point()}
+
+
+def _wait(site: Site, record: Record) -> Record:
+    sequence = protocol.field(record, "sequence", int)
+    done = _driver(site).wait_whole(sequence, limits.CONTROL_WAIT_S)
+    return {"done": done, "status": site.status()}
+
+
+def _pause(site: Site, record: Record) -> Record:
+    _driver(site).pause(now=protocol.field(record, "now", bool))
+    return {}
+
+
+def _resume(site: Site, _record: Record) -> Record:
+    _driver(site).resume()
+    return {}
+
+
+def _settled(site: Site, _record: Record) -> Record:
+    done = _driver(site).wait_settled(limits.CONTROL_WAIT_S)
+    return {"done": done, "status": site.status()}
+
+
+def _handshake(site: Site, record: Record) -> Record:
+    target = _target(site)
+    return target.handshake(protocol.Handshake.of(record)).record()
+
+
+def _commit(site: Site, record: Record) -> Record:
+    return _target(site).commit(protocol.Commit.of(record))
+
+
+def _hardened(site: Site, record: Record) -> Record:
+    wait = float(protocol.field(record, "wait", (int, float)))
+    return _target(site).poll(protocol.field(record, "session", int), wait)
+
+
+_HANDLERS: dict[str, Callable[[Site, Record], Record]] = {
+    "status": _status,
+    "sync": _sync,
+    "wait": _wait,
+    "pause": _pause,
+    "resume": _resume,
+    "settled": _settled,
+    "handshake": _handshake,
+    "commit": _commit,
+    "hardened": _hardened,
+}

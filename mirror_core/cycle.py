@@ -1,0 +1,100 @@
+"""The mirroring control: one cycle as a generator of effects.  Pure, no I/O, no clock.
+
+    begin      the sequence is durable before the first copy (I3)
+    freeze     the consistency point of the whole group (I6); a missed deadline is tried again
+               with twice the patience, up to a bound
+    copy       the first flashcopy, until nothing is left
+    flush      both intermediates, then the source
+    commit     the target says: sequence k is the image
+    settle     what the cycle held is asserted; its maps are forgotten
+
+The driver performs an effect and sends its Result back; an error is a value.  After an error the
+cycle ends with Abandon (but for a missed freeze, which has changed nothing): its blocks go back
+into `next`, and a new cycle begins later.  This is always right: every block of the cycle is
+copied again before the next commit.  Source: claim 1, steps 1 to 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Begin:
+    sequence: int
+
+
+@dataclass(frozen=True)
+class Freeze:
+    budget_s: float
+
+
+@dataclass(frozen=True)
+class Copy:
+    pass
+
+
+@dataclass(frozen=True)
+class Flush:
+    pass
+
+
+@dataclass(frozen=True)
+class Commit:
+    sequence: int
+
+
+@dataclass(frozen=True)
+class Settle:
+    sequence: int
+
+
+@dataclass(frozen=True)
+class Abandon:
+    reason: str
+    code: int
+
+
+Effect = Begin | Freeze | Copy | Flush | Commit | Settle | Abandon
+
+
+@dataclass(frozen=True)
+class Result:
+    """done: False asks for the same effect again.  error: one line, with its errno."""
+
+    done: bool = True
+    error: str | None = None
+    code: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """result: committed, missed (no consistency point was made) or abandoned."""
+
+    result: str
+    reason: str | None = None
+    code: int = 0
+
+
+def cycle(
+    sequence: int, freeze_deadline_s: float, freeze_max_s: float
+) -> Generator[Effect, Result, Outcome]:
+    """Cycle `sequence`, from begin to settle."""
+    result = yield Begin(sequence)
+    if result.error:
+        return Outcome("missed", result.error, result.code)
+    budget = freeze_deadline_s
+    while (result := (yield Freeze(budget))).error:
+        if budget >= freeze_max_s:
+            return Outcome("missed", result.error, result.code)
+        budget = min(2 * budget, freeze_max_s)
+    for step in (Copy(), Flush(), Commit(sequence)):
+        result = Result(done=False)
+        while not result.done:
+            result = yield step
+            if result.error:
+                yield Abandon(result.error, result.code)
+                return Outcome("abandoned", result.error, result.code)
+    yield Settle(sequence)
+    return Outcome("committed")

@@ -1,0 +1,399 @@
+"""The source site's control thread: performs the effects of cycle.py, paces, retries, stops.
+
+    for ever:  open a session with the target  ->  cycle after cycle  ->  on a fault, abandon
+               the cycle, say why, close the session, wait a little, and again
+
+Writes to the volume go on whatever happens here; what they change is in `next`.
+
+Guard: `changed` (a condition) guards every field below its line; commands wait on it.  The
+flashcopy belongs to this thread alone, but for its statistics.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import random
+import secrets
+import threading
+import time
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+
+from mirror_core import cycle, flashcopy, limits, native, peer, protocol
+from mirror_core.book import Book
+from mirror_core.config import SiteConfig
+from mirror_core.errors import MirrorError, PeerError, Refused
+from mirror_core.journal import Journal
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the running cycle is; bytes of all volumes of the group."""
+
+    sequence: int = 0
+    phase: str = "idle"
+    copied_bytes: int = 0
+    total_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class LastCycle:
+    duration_seconds: float
+    bytes: int
+    freeze_seconds: float
+
+
+class Driver(threading.Thread):
+    def __init__(
+        self, config: SiteConfig, book: Book, copier: flashcopy.Flashcopy, journal: Journal
+    ) -> None:
+        super().__init__(name="control")
+        self._config, self._book, self._copier, self._journal = config, book, copier, journal
+        self._peer_stores: list[native.Store] = []
+        self._session = 0
+        self._point = 0.0  # of the running cycle, Unix seconds
+        self._began = self._held = 0.0  # of the running cycle
+        self._last_begin = float("-inf")
+        self.stats_lock = threading.Lock()  # a link is opened or closed, or statistics are read
+        # -- guarded by `changed`
+        self.changed = threading.Condition()
+        self.stopping = False
+        self.halted = False  # pause --now: the running cycle stands still
+        self.requested = 0  # commands wait for a commit of at least this sequence
+        self.progress = Progress()
+        self.last_cycle: LastCycle | None = None
+        self.hardened = book.current.hardened
+        self.committed = book.current.committed
+        self.point = book.current.consistency_point
+        self.connected = False
+        self.connected_since = time.time()
+        self.reason: str | None = "not connected yet"
+        self.refused = False
+
+    # ---- what commands ask (any thread)
+
+    def request_point(self) -> int:
+        """A sequence whose commit holds every write acknowledged before this call."""
+        with self.changed:
+            # A cycle that is between its begin and its freeze would do too; the next one
+            # certainly does.
+            self.requested = max(self.requested, self._book.current.begun + 1)
+            self.changed.notify_all()
+            return self.requested
+
+    def wait_whole(self, sequence: int, timeout_s: float) -> bool:
+        """Whether `sequence` is committed and whole in the target's data stores."""
+        with self.changed:
+            return (
+                self.changed.wait_for(lambda: self.stopping or self.hardened >= sequence, timeout_s)
+                and self.hardened >= sequence
+            )
+
+    def pause(self, *, now: bool) -> None:
+        self._book.update(paused=True)
+        with self.changed:
+            self.halted = now
+            self.changed.notify_all()
+
+    def resume(self) -> None:
+        self._book.update(paused=False)
+        with self.changed:
+            self.halted = False
+            self.changed.notify_all()
+
+    def wait_settled(self, timeout_s: float) -> bool:
+        """Whether no cycle runs and the last one is whole at the target."""
+        with self.changed:
+            return self.changed.wait_for(self._settled, timeout_s)
+
+    def _settled(self) -> bool:
+        idle = self.progress.phase == "idle"
+        return self.halted or (idle and self.hardened >= self.committed)
+
+    def stop(self) -> None:
+        """Ask the thread to end; join it afterwards."""
+        with self.changed:
+            self.stopping = True
+            self.changed.notify_all()
+
+    # ---- the thread
+
+    def run(self) -> None:
+        backoff = limits.BACKOFF_MIN_S
+        while not self.stopping:
+            try:
+                self._open_session()
+                backoff = limits.BACKOFF_MIN_S
+                self._mirror()
+            except MirrorError as error:
+                self._say(str(error), refused=isinstance(error, Refused))
+            finally:
+                self._close_session()
+            with self.changed:
+                wait = backoff * random.uniform(0.5, 1.0)
+                self.changed.wait_for(lambda: self.stopping, wait)
+            backoff = min(2 * backoff, limits.BACKOFF_MAX_S)
+
+    def _say(self, reason: str | None, *, refused: bool = False) -> None:
+        with self.changed:
+            if reason and reason != self.reason:
+                self._journal.say(reason)
+            self.reason, self.refused = reason, refused
+            self.changed.notify_all()
+
+    # -- a session with the target
+
+    def _ask(self, record: protocol.Record) -> protocol.Record:
+        timeout = self._config.link_timeout + limits.CONTROL_WAIT_S
+        try:
+            return peer.ask(self._config.peer_uri("/control"), record, timeout)
+        except PeerError as error:
+            raise PeerError(
+                f"peer at {self._config.peer}: {error}: start it, or mend the link; writes go on "
+                "and mirroring resumes by itself",
+                error.code,
+            ) from error
+
+    def _open_session(self) -> None:
+        """Handshake, then the lanes to the target's intermediates.  MirrorError."""
+        self._session = secrets.randbits(62) | 1
+        mine = self._book.current
+        assert mine.lineage is not None, "a source has a lineage from its creation"
+        shapes = tuple(protocol.VolumeShape(v.name, v.size, v.block_size) for v in mine.volumes)
+        hello = protocol.Handshake(mine.name, mine.lineage.id, self._session, shapes)
+        welcome = protocol.Welcome.of(self._ask(hello.record()))
+        if welcome.committed < mine.committed:
+            raise Refused(
+                f"peer {welcome.name} went back from sequence {mine.committed} to "
+                f"{welcome.committed} (an older copy of it?): create it anew"
+            )
+        self._book.update(begun=max(mine.begun, welcome.committed))
+        if not welcome.whole:
+            self._mark_everything(data_only=welcome.blank)
+        self._connect()
+        with self.changed:
+            self.connected, self.connected_since = True, time.time()
+            self.hardened = welcome.hardened
+            self.reason, self.refused = None, False
+            if not welcome.whole:
+                self.committed, self.point = 0, None
+            self.changed.notify_all()
+        self._journal.say(f"mirroring to {welcome.name}")
+
+    def _mark_everything(self, *, data_only: bool) -> None:
+        for member in self._copier.members:
+            if data_only:
+                member.native.mark_data()
+            else:
+                member.native.mark(0, member.native.blocks)
+
+    def _connect(self) -> None:
+        try:
+            with self.stats_lock:
+                for member in self._copier.members:
+                    export = f"{member.name}/intermediate/{self._session:x}"
+                    uri = self._config.peer_uri(export)
+                    self._peer_stores.append(native.Store.nbd(uri, self._config.link_timeout))
+                self._copier.link(self._peer_stores)
+        except OSError as error:
+            self._drop_stores()
+            raise PeerError(f"peer at {self._config.peer}: {error.strerror}") from error
+
+    def _close_session(self) -> None:
+        if not self.connected:
+            return
+        with self.stats_lock:
+            self._copier.unlink()
+            self._drop_stores()
+        with self.changed:
+            self.connected, self.connected_since = False, time.time()
+            self.changed.notify_all()
+
+    def _drop_stores(self) -> None:
+        while self._peer_stores:
+            self._peer_stores.pop().close()
+
+    # -- cycles
+
+    def _mirror(self) -> None:
+        """Cycle after cycle until asked to stop.  MirrorError: the session is over."""
+        while self._wait_for_work():
+            sequence = max(self._book.current.begun, self.committed) + 1
+            run = cycle.cycle(sequence, self._config.freeze_deadline, self._config.freeze_max)
+            outcome = self._perform(run)
+            self._journal.cycle(outcome.result)
+            if outcome.result == "abandoned":
+                raise MirrorError(outcome.reason or "", outcome.code)
+            if outcome.result == "missed":
+                self._say(outcome.reason)
+                with self.changed:
+                    self.changed.wait_for(lambda: self.stopping, limits.BACKOFF_MIN_S)
+            elif self.reason:
+                self._say(None)
+
+    def _wait_for_work(self) -> bool:
+        """Sleep until a cycle is due (True) or the thread is to stop (False)."""
+        looked = time.monotonic()
+        while True:
+            with self.changed:
+                if self.stopping:
+                    return False
+                if self._due():
+                    # In one hold of the lock, or a pause could slip in between (wait_settled).
+                    self.progress = Progress(self.committed, "freeze")
+                    return True
+                behind = self.hardened < self.committed
+                if not behind:
+                    self.changed.wait(0.01)
+            if behind or time.monotonic() >= looked + limits.IDLE_LOOK_S:
+                self._look_at_peer(0.05 if behind else 0.0)
+                looked = time.monotonic()
+
+    def _due(self) -> bool:
+        if self.requested > self.committed:
+            return True
+        if self._book.current.paused:
+            return False
+        rested = time.monotonic() >= self._last_begin + self._config.interval
+        return rested and (self.committed == 0 or self._copier.next_blocks() > 0)
+
+    def _look_at_peer(self, wait_s: float) -> None:
+        answer = self._ask({"op": "hardened", "session": self._session, "wait": wait_s})
+        self._set_hardened(protocol.field(answer, "hardened", int))
+        trouble = answer.get("reason")
+        if trouble != self.reason:
+            self._say(trouble if isinstance(trouble, str) else None)
+
+    def _set_hardened(self, sequence: int) -> None:
+        with self.changed:
+            self.hardened = max(self.hardened, sequence)
+            self.changed.notify_all()
+
+    def _perform(self, run: Generator[cycle.Effect, cycle.Result, cycle.Outcome]) -> cycle.Outcome:
+        effect = next(run)
+        while True:
+            try:
+                result = self._effect(effect)
+            except MirrorError as error:
+                result = cycle.Result(error=str(error), code=error.code)
+            try:
+                effect = run.send(result)
+            except StopIteration as end:
+                self._phase("idle")
+                outcome: cycle.Outcome = end.value
+                return outcome
+
+    def _phase(self, phase: str, **more: int) -> None:
+        with self.changed:
+            self.progress = replace(self.progress, phase=phase, **more)
+            self.changed.notify_all()
+
+    def _effect(self, effect: cycle.Effect) -> cycle.Result:
+        match effect:
+            case cycle.Begin(sequence):
+                self._last_begin = time.monotonic()
+                self._phase("freeze", sequence=sequence, copied_bytes=0, total_bytes=0)
+                self._book.update(
+                    begun=sequence, committed=self.committed, consistency_point=self.point
+                )
+            case cycle.Freeze(budget):
+                return self._freeze(budget)
+            case cycle.Copy():
+                return self._copy()
+            case cycle.Flush():
+                self._phase("flush")
+                with self._blaming():
+                    self._copier.check()
+                    self._copier.flush(front_too=True)
+            case cycle.Commit(sequence):
+                return self._commit(sequence)
+            case cycle.Settle():
+                self._settle()
+            case cycle.Abandon(_, code):
+                self._copier.abandon(code or errno.EIO)
+        return cycle.Result()
+
+    def _freeze(self, budget: float) -> cycle.Result:
+        try:
+            self._held = self._copier.group.freeze(budget)
+        except OSError as error:
+            self._journal.missed_freeze()
+            text = (
+                f"writes did not drain within {budget:g} s: the source store is slow; a larger "
+                "freeze_max would help"
+            )
+            return cycle.Result(error=text, code=error.errno or 0)
+        self._point = time.time()
+        self._began = time.monotonic()
+        self._journal.held(self._held)
+        self._phase("copy", total_bytes=self._copier.left_bytes())
+        return cycle.Result()
+
+    def _copy(self) -> cycle.Result:
+        with self.changed:
+            if self.stopping:
+                return cycle.Result(error="stopping", code=errno.ESHUTDOWN)
+            if self.halted and self.requested <= self.committed:
+                self.changed.wait(limits.IDLE_LOOK_S)
+                return cycle.Result(done=False)
+        with self._blaming():
+            done = self._copier.copy(limits.SLICE_S)
+        copied = self.progress.total_bytes - self._copier.left_bytes()
+        self._phase("copy", copied_bytes=max(0, copied))
+        return cycle.Result(done=done)
+
+    def _commit(self, sequence: int) -> cycle.Result:
+        self._phase("commit")
+        assert self._book.current.lineage is not None
+        with self._blaming():
+            self._copier.check()
+        record = protocol.Commit(
+            self._book.current.lineage.id, self._session, sequence, self._point
+        ).record()
+        answer = self._ask(record)
+        self._set_hardened(protocol.field(answer, "hardened", int))
+        if answer.get("done") is True:
+            return cycle.Result()
+        if self.stopping:
+            return cycle.Result(error="stopping", code=errno.ESHUTDOWN)
+        reason = answer.get("reason")
+        self._say(reason if isinstance(reason, str) else None)
+        return cycle.Result(done=False)
+
+    def _settle(self) -> None:
+        self._copier.settle()
+        duration = time.monotonic() - self._began
+        with self.changed:
+            self.committed, self.point = self.progress.sequence, self._point
+            self.last_cycle = LastCycle(duration, self.progress.total_bytes, self._held)
+            self.changed.notify_all()
+        self._journal.duration(duration)
+
+    @contextlib.contextmanager
+    def _blaming(self) -> Generator[None, None, None]:
+        """Turns a failed copy into a line that says which store, and what to do."""
+        try:
+            yield
+        except flashcopy.CopyError as error:
+            volume = next(v for v in self._config.volumes if v.name == error.volume)
+            where = {
+                flashcopy.FRONT: f"data store {volume.data}",
+                0: f"intermediate store {volume.intermediate}",
+                1: f"the peer at {self._config.peer}",
+            }[error.part]
+            advice = (
+                "free some space there" if error.code in (errno.ENOSPC, errno.EDQUOT)
+                else "look into that store" if error.part < 1
+                else "look at the peer's status and the link"
+            )  # fmt: skip
+            raise MirrorError(
+                f"{where}: {error}: {advice}; writes go on and mirroring resumes by itself",
+                error.code,
+            ) from error
+
+    def end(self) -> None:
+        """After the thread was joined and no client is left: void a cycle that still runs."""
+        if any(s.pending_blocks + s.unsent_blocks + s.sent_blocks
+               for s in self._copier.stats().values()):  # fmt: skip
+            self._copier.abandon(errno.ESHUTDOWN)

@@ -1,0 +1,46 @@
+"""Operating errors: what can go wrong outside of us, as values with an errno.
+
+Every error that a person sees is one line: what, where, what to do.  A broken invariant is
+never one of these: it is an `assert`, because no operator can mend it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+
+class MirrorError(Exception):
+    """Something outside is wrong; the text is the one line a person reads."""
+
+    def __init__(self, text: str, code: int = errno.EIO) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class ConfigError(MirrorError):
+    """The configuration, or a command's argument, cannot be meant."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, errno.EINVAL)
+
+
+class StoreError(MirrorError):
+    """A store cannot be used: missing, busy, of another site, of the wrong size."""
+
+
+class LedgerError(MirrorError):
+    """The ledger is missing, damaged, or not of this site (I7)."""
+
+
+class PeerError(MirrorError):
+    """The other site cannot be reached or answered with an error."""
+
+
+class Refused(MirrorError):
+    """Direction or history is in doubt: mirroring stops and waits for a person (I7)."""
+
+
+def describe(code: int) -> str:
+    """The system's words for an errno, positive or negative."""
+    return os.strerror(abs(code))

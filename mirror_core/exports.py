@@ -1,0 +1,107 @@
+"""What a client of the NBD socket finds: devices, the peer's intermediates, the control.
+
+    VOLUME                       the device: on a source, read and write
+    VOLUME/intermediate/SESSION  for the peer, on a target: of that session only (I8)
+    /control                     one request, one answer
+
+The plugin delegates every callback to one of these; a request is one call into the core.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+from mirror_core import control, limits, native
+from mirror_core.driver import Driver
+from mirror_core.errors import MirrorError
+from mirror_core.flashcopy import Member
+from mirror_core.site import Site
+from mirror_core.target import Target
+
+
+class VolumeExport:
+    """A volume, entered through its gate with this session."""
+
+    kind = "volume"
+
+    def __init__(self, member: Member, session: int) -> None:
+        self._volume, self._session = member.native, session
+        self.size = member.native.size
+        self.block_size = member.native.block_size
+        self.extents_known = member.native.front.kind == "file"
+
+    def pread(self, buffer: Any, offset: int) -> None:
+        self._volume.pread(buffer, offset)
+
+    def pwrite(self, buffer: Any, offset: int, fua: bool) -> None:
+        self._volume.pwrite(self._session, buffer, offset, native.FUA if fua else 0)
+
+    def flush(self) -> None:
+        self._volume.flush()
+
+    def zero(self, count: int, offset: int, flags: int) -> None:
+        self._volume.zero(self._session, count, offset, flags)
+
+    def extents(self, count: int, offset: int) -> list[tuple[int, int, bool]]:
+        """(offset, bytes, is a hole) over the range."""
+        rows = []
+        for step, hole in self._volume.front.extents(offset, count):
+            rows.append((offset, step, hole))
+            offset += step
+        return rows
+
+
+class ControlExport:
+    """One request written at 0, its answer read at 0."""
+
+    kind = "control"
+    size = limits.CONTROL_BYTES
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._answer = b""
+
+    def pread(self, buffer: Any, offset: int) -> None:
+        part = self._answer[offset : offset + len(buffer)]
+        buffer[:] = part + bytes(len(buffer) - len(part))
+
+    def pwrite(self, buffer: Any, offset: int, fua: bool) -> None:
+        if offset:
+            raise MirrorError("a control request is written at offset 0", errno.EINVAL)
+        self._answer = control.answer(self._site, bytes(buffer))
+
+    def flush(self) -> None:
+        """Nothing is kept."""
+
+    def zero(self, count: int, offset: int, flags: int) -> None:
+        raise MirrorError("the control export takes requests only", errno.EINVAL)
+
+
+Export = VolumeExport | ControlExport
+
+
+def default_export(site: Site) -> str:
+    """The name that an empty one stands for: the only volume's, if there is one only."""
+    return site.members[0].name if len(site.members) == 1 else ""
+
+
+def open_export(site: Site, name: str) -> Export:
+    """The export of that name.  MirrorError: ENOENT, EPERM (not on this role), ESHUTDOWN."""
+    if name == "/control":
+        return ControlExport(site)
+    volume, _, rest = (name or default_export(site)).partition("/")
+    member = next((m for m in site.members if m.name == volume), None)
+    part, _, session = rest.partition("/")
+    if member is None or part not in ("", "intermediate"):
+        raise MirrorError(f"there is no export {name!r}", errno.ENOENT)
+    if not part:
+        if not isinstance(site.control, Driver):
+            raise MirrorError(f"{volume}: this site is a target: its device opens at the source "
+                              "only", errno.EPERM)  # fmt: skip
+        return VolumeExport(member, 0)
+    if not isinstance(site.control, Target):
+        raise MirrorError(f"{name}: this site is a source", errno.EPERM)
+    if not session or session != f"{site.control.session:x}":
+        raise MirrorError(f"{name}: not the session that was opened last", errno.ESHUTDOWN)
+    return VolumeExport(member, site.control.session)

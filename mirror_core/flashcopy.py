@@ -1,0 +1,157 @@
+"""The flashcopy relation of a group, used twice: source -> intermediates, intermediate -> target.
+
+A thin face over the native volumes for the threads that control them: begin (freeze), copy,
+flush, and then either settle (what was sent is asserted by a record) or take it back.  Which of
+the two sides it is shows only in how the group is made (site.py): see native/volume.h.
+
+All calls but the totals come from one thread.  Errors are CopyError, which says whose fault it
+was: a cycle with a failed copy is void and must be abandoned (source) or retried (target).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pyroaring import BitMap64
+
+from mirror_core import limits, native
+from mirror_core.errors import MirrorError, describe
+
+FRONT = -1  # of a failure: the store that is copied from; else the number of the sink
+
+
+class CopyError(MirrorError):
+    """A copy or its flush failed.  `part`: FRONT or the sink's number."""
+
+    def __init__(self, volume: str, part: int, code: int) -> None:
+        super().__init__(f"volume {volume}: {describe(code)}", abs(code))
+        self.volume, self.part = volume, part
+
+
+@dataclass(frozen=True)
+class Member:
+    """One volume of the group."""
+
+    name: str
+    native: native.Volume
+
+
+class Flashcopy:
+    def __init__(self, members: Sequence[Member]) -> None:
+        self.members = tuple(members)
+        self.group = native.Group([m.native for m in members])
+
+    def link(self, seconds: Sequence[native.Store | None]) -> None:
+        """Open the lanes to sink 0 and, where given, sink 1 of each volume.  OSError."""
+        linked = []
+        try:
+            for member, second in zip(self.members, seconds, strict=True):
+                member.native.link(second, limits.PRIORITY_LANES)
+                linked.append(member)
+        except OSError:
+            for member in linked:
+                member.native.unlink()
+            raise
+
+    def unlink(self) -> None:
+        for member in self.members:
+            member.native.unlink()
+
+    def copy(self, slice_s: float) -> bool:
+        """Copy for a while; True when nothing is left in any volume.  CopyError."""
+        for member in self.members:
+            try:
+                if not member.native.copy(slice_s):
+                    return False
+            except OSError as error:
+                raise self._failure(member, error) from error
+        return True
+
+    def flush(self, *, front_too: bool) -> None:
+        """Flush the sinks, and the front if asked.  CopyError."""
+        for member in self.members:
+            try:
+                member.native.flush_sinks(front_too)
+            except OSError as error:
+                raise self._failure(member, error) from error
+
+    @staticmethod
+    def _failure(member: Member, error: OSError) -> CopyError:
+        stats = member.native.stats()
+        return CopyError(member.name, stats.failed_part, stats.abandoned or error.errno or 0)
+
+    def check(self) -> None:
+        """CopyError if a writer's copy failed since the freeze."""
+        for member in self.members:
+            stats = member.native.stats()
+            if stats.abandoned:
+                raise CopyError(member.name, stats.failed_part, stats.abandoned)
+
+    def settle(self) -> None:
+        for member in self.members:
+            member.native.settle()
+
+    def retry(self) -> None:
+        for member in self.members:
+            member.native.retry()
+
+    def abandon(self, code: int) -> None:
+        """Void the cycle in every volume: all its blocks go back into `next`."""
+        for member in self.members:
+            member.native.fail(code, FRONT)
+        for member in self.members:
+            member.native.abandon()
+
+    def stats(self) -> dict[str, native.Stats]:
+        return {m.name: m.native.stats() for m in self.members}
+
+    def left_bytes(self) -> int:
+        """What is still to be copied, in bytes."""
+        return sum(
+            (s.pending_blocks + s.unsent_blocks) * m.native.block_size
+            for m in self.members
+            for s in [m.native.stats()]
+        )
+
+    def next_blocks(self) -> int:
+        return sum(m.native.stats().next_blocks for m in self.members)
+
+    def exposed_since(self) -> float | None:
+        """Monotonic time, in seconds, of the oldest write that is in a map; None: there is none."""
+        since = [
+            ns
+            for stats in self.stats().values()
+            for ns in (stats.next_since_ns, stats.cycle_since_ns)
+            if ns
+        ]
+        return min(since) / native.NS if since else None
+
+
+def bitmap_of(volume: native.Volume, *maps: int) -> BitMap64:
+    """The union of maps of a volume in portable form."""
+    result = BitMap64()
+    for which in maps:
+        single: list[int] = []
+        for first, count in volume.runs(which):
+            if count < 8:
+                single.extend(range(first, first + count))
+            else:
+                result.add_range(first, first + count)
+        result |= BitMap64(single)
+    return result
+
+
+def runs_of(bitmap: BitMap64) -> list[tuple[int, int]]:
+    """(first, count) of each run of consecutive members."""
+    runs: list[tuple[int, int]] = []
+    start = end = None
+    for block in bitmap:
+        if end is None or block != end:
+            if start is not None and end is not None:
+                runs.append((start, end - start))
+            start = block
+        end = block + 1
+    if start is not None and end is not None:
+        runs.append((start, end - start))
+    return runs

@@ -1,0 +1,76 @@
+"""What a site tells people while it runs: lines in its log, and the counts behind its metrics.
+
+Guard: `_lock` guards the counts.  Histograms are kept here, not in prometheus_client's global
+registry, so that a site can be built twice in one process (tests).
+"""
+
+from __future__ import annotations
+
+import bisect
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+FREEZE_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0)
+CYCLE_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0, 3600.0)
+
+
+@dataclass
+class Histogram:
+    bounds: Sequence[float]
+    counts: list[int] = field(default_factory=list)
+    total: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.counts = [0] * (len(self.bounds) + 1)
+
+    def add(self, value: float) -> None:
+        self.counts[bisect.bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def cumulative(self) -> list[tuple[str, int]]:
+        """The buckets as Prometheus wants them: ('0.01', at most that many)."""
+        rows, seen = [], 0
+        for bound, count in zip([*map(str, self.bounds), "+Inf"], self.counts, strict=True):
+            seen += count
+            rows.append((bound, seen))
+        return rows
+
+
+class Journal:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.cycles: Counter[str] = Counter()
+        self.freezes = Histogram(FREEZE_BUCKETS_S)
+        self.durations = Histogram(CYCLE_BUCKETS_S)
+
+    def say(self, text: str) -> None:
+        """One line in the log: stderr, which the starter sends to a file or to the journal."""
+        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        sys.stderr.write(f"{now} flashmirror: {text}\n")
+        sys.stderr.flush()
+
+    def cycle(self, result: str) -> None:
+        with self._lock:
+            self.cycles[result] += 1
+
+    def missed_freeze(self) -> None:
+        self.cycle("freeze_missed")
+
+    def held(self, seconds: float) -> None:
+        with self._lock:
+            self.freezes.add(seconds)
+
+    def duration(self, seconds: float) -> None:
+        with self._lock:
+            self.durations.add(seconds)
+
+    def snapshot(self) -> tuple[dict[str, int], Histogram, Histogram]:
+        with self._lock:
+            copies = [Histogram(h.bounds) for h in (self.freezes, self.durations)]
+            for copy, own in zip(copies, (self.freezes, self.durations), strict=True):
+                copy.counts, copy.total = list(own.counts), own.total
+            return dict(self.cycles), copies[0], copies[1]

@@ -1,0 +1,48 @@
+"""Every bound and default in one place; their relations are asserted at import."""
+
+from __future__ import annotations
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+TIB = 1024 * GIB
+
+# --- a volume
+BLOCK_SIZE_DEFAULT = 4 * KIB
+BLOCK_SIZE_MIN = 512
+BLOCK_SIZE_MAX = 64 * MIB
+VOLUME_SIZE_MAX = 1 << 62
+VOLUMES_MAX = 64  # the volumes of a group freeze together: each adds to the hold
+
+# --- names
+NAME_PATTERN = r"[A-Za-z0-9_.-]{1,64}"
+
+# --- the control export
+CONTROL_BYTES = 64 * KIB  # a request, and an answer, with their padding
+CONTROL_WAIT_S = 1.0  # how long one request may wait inside a site before it answers
+CONTROL_TIMEOUT_S = 10.0  # how long a command waits for an answer
+JOBS_MAX = 256  # long operations that are remembered
+
+# --- timing, seconds
+LINK_TIMEOUT_S = 2.0
+FREEZE_DEADLINE_S = 0.05
+FREEZE_MAX_S = 1.0
+FENCE_BUDGET_S = 5.0
+SLICE_S = 0.5  # of copying, between two looks of the control at the world
+IDLE_LOOK_S = 0.5  # how often an idle control looks whether its peer still answers
+BACKOFF_MIN_S = 0.1
+BACKOFF_MAX_S = 5.0
+START_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 60.0
+
+# --- lanes: connections to the peer for each volume, for writers that wait
+PRIORITY_LANES = 4
+
+# --- Unix sockets: sockaddr_un.sun_path holds 108 bytes with the final zero
+SOCKET_PATH_MAX = 107
+
+assert BLOCK_SIZE_MIN <= BLOCK_SIZE_DEFAULT <= BLOCK_SIZE_MAX
+assert FREEZE_DEADLINE_S <= FREEZE_MAX_S <= LINK_TIMEOUT_S
+assert CONTROL_WAIT_S < CONTROL_TIMEOUT_S
+assert SLICE_S <= LINK_TIMEOUT_S
+assert BACKOFF_MIN_S < BACKOFF_MAX_S

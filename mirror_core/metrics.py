@@ -1,0 +1,190 @@
+"""Every metric's name and what to do with the figure; prometheus-client serves them.
+
+Read from the site at each scrape (a custom collector): no counter is kept twice.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from mirror_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mirror_core.site import Site
+
+_P = "flashmirror_"
+
+
+def program_version() -> str:
+    """The installed version, or 'unknown' in a bare checkout."""
+    try:
+        return version("flashmirror")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+class SiteCollector(Collector):
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._of_the_site()
+        yield from self._of_volumes()
+        yield from self._histograms()
+
+    def _of_the_site(self) -> Iterator[Metric]:
+        status = self._site.status()
+        info = GaugeMetricFamily(
+            _P + "info", "Always 1; join on its labels to know site, role and version.",
+            labels=["site", "role", "version"],
+        )  # fmt: skip
+        info.add_metric([status["site"], status["role"], program_version()], 1)
+        yield info
+        committed = status["committed"]
+        yield GaugeMetricFamily(
+            _P + "committed_sequence",
+            "The consistency point that the target can produce; if it does not grow while there "
+            "are writes, look at status.",
+            committed["sequence"] or 0,
+        )
+        yield GaugeMetricFamily(
+            _P + "consistency_point_timestamp_seconds",
+            "The moment of that consistency point, Unix time; after a disaster this is the "
+            "state you get.",
+            committed["consistency_point"] or 0,
+        )
+        yield GaugeMetricFamily(
+            _P + "data_exposure_seconds",
+            "Age of the oldest acknowledged write that no committed consistency point holds: "
+            "alert when it exceeds the recovery point you promised.",
+            status["data_exposure_seconds"],
+        )
+        yield GaugeMetricFamily(
+            _P + "peer_connected",
+            "1 while the other site answers; alert when it is 0 for longer than a restart takes.",
+            int(status["peer"]["state"] == "connected"),
+        )
+
+    def _of_volumes(self) -> Iterator[Metric]:
+        stats = self._site.statistics()
+        sizes = {m.name: m.native.block_size for m in self._site.members}
+        source = self._site.book.current.role == "source"
+        copied = CounterMetricFamily(
+            _P + "copied_bytes",
+            "Bytes that a flashcopy finished copying: its rate is what replication costs; "
+            "first is source to intermediates, second is intermediate to target.",
+            labels=["volume", "copy"],
+        )
+        wire = CounterMetricFamily(
+            _P + "wire_bytes",
+            "NBD payload sent to the peer, before TLS: size the link by its rate.",
+            labels=["volume"],
+        )
+        before = CounterMetricFamily(
+            _P + "copies_before_write",
+            "Writes that had to wait for a copy; many of them: a faster link or intermediate, a "
+            "longer interval, or preserve = first would help.",
+            labels=["volume"],
+        )
+        errors = CounterMetricFamily(
+            _P + "write_errors",
+            "Writes that failed at the store behind the gate; any at all: look at that store.",
+            labels=["volume"],
+        )
+        pending = GaugeMetricFamily(
+            _P + "pending_bytes",
+            "Still to be copied by the flashcopy that runs; should reach 0 in every cycle.",
+            labels=["volume"],
+        )
+        following = GaugeMetricFamily(
+            _P + "next_bytes",
+            "Changed since the last consistency point: what the next cycle will copy.",
+            labels=["volume"],
+        )
+        for name, s in stats.items():
+            copied.add_metric([name, "first" if source else "second"], s.copied_bytes[0])
+            wire.add_metric([name], s.wire_bytes)
+            before.add_metric([name], s.copies_before_write)
+            errors.add_metric([name], s.write_errors)
+            pending.add_metric([name], (s.pending_blocks + s.unsent_blocks) * sizes[name])
+            following.add_metric([name], s.next_blocks * sizes[name])
+        yield from (copied, wire, before, errors, pending, following)
+
+    def _histograms(self) -> Iterator[Metric]:
+        counts, freezes, durations = self._site.journal.snapshot()
+        cycles = CounterMetricFamily(
+            _P + "cycles",
+            "Cycles by result; abandoned ones that keep coming: see status for the reason.",
+            labels=["result"],
+        )
+        for result in ("committed", "abandoned", "missed", "freeze_missed"):
+            cycles.add_metric([result], counts.get(result, 0))
+        yield cycles
+        yield HistogramMetricFamily(
+            _P + "cycle_freeze_seconds",
+            "How long writes were held at a consistency point; a growing tail: the source store "
+            "is slow.",
+            freezes.cumulative(), freezes.total,
+        )  # fmt: skip
+        yield HistogramMetricFamily(
+            _P + "cycle_duration_seconds",
+            "From consistency point to commit; about half of the data exposure under steady load.",
+            durations.cumulative(), durations.total,
+        )  # fmt: skip
+        wait = HistogramMetricFamily(
+            _P + "copy_before_write_wait_seconds",
+            "How long writes waited for a copy; compare with the latency your application bears.",
+            labels=["volume"],
+        )
+        for name, s in self._site.statistics().items():
+            rows, seen = [], 0
+            for i, count in enumerate(s.wait_us):
+                seen += count
+                last = i == len(s.wait_us) - 1
+                rows.append(("+Inf" if last else str((1 << i) / 1e6), seen))
+            wait.add_metric([name], rows, s.wait_us_sum / 1e6)
+        yield wait
+
+
+class MetricsServer:
+    """Serves one site's metrics on its configured address."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._server: WSGIServer | None = None
+        self._thread: threading.Thread | None = None
+        self.address: str | None = None
+
+    def start(self) -> None:
+        """ConfigError: the address is taken or not ours."""
+        assert self._site.config.metrics
+        host, port = self._site.config.metrics
+        registry = CollectorRegistry()
+        registry.register(SiteCollector(self._site))
+        try:
+            self._server, self._thread = start_http_server(port, host, registry)
+        except OSError as error:
+            raise ConfigError(
+                f"{self._site.config.path}: metrics: {host}:{port}: {error.strerror}: free it or "
+                "name another"
+            ) from error
+        self.address = f"{host}:{self._server.server_port}"
+
+    def stop(self) -> None:
+        if self._server and self._thread:
+            self._server.shutdown()
+            self._server.server_close()
+            self._thread.join()

@@ -1,0 +1,265 @@
+"""The only file that touches cffi: a typed face of native/, return code -> exception.
+
+Contracts are in the C headers; here are lengths, lifetimes and errors.  A call releases the
+GIL for as long as it runs.  Errors are OSError with the errno of the core.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from mirror_core._native import ffi as _ffi
+from mirror_core._native import lib as _lib
+
+FUA = 1
+PUNCH = 2
+FAST = 4
+
+NEXT, PENDING, UNSENT, SENT = range(4)  # the maps of a volume
+
+_WHY_BYTES = 512
+_RUNS = 4096
+NS = 1_000_000_000
+
+
+class NativeError(OSError):
+    """An errno of the core, with its reason."""
+
+
+def _check(rc: int, what: str, why: str = "") -> int:
+    if rc < 0:
+        raise NativeError(-rc, f"{what}: {why or os.strerror(-rc)}")
+    return rc
+
+
+def now_s() -> float:
+    """The monotonic clock of the core, in seconds."""
+    return int(_lib.fm_now_ns()) / NS
+
+
+def pinned_threads() -> int:
+    """Python thread states that the plugin keeps for its workers (native/pin.h)."""
+    return int(_lib.fm_pinned())
+
+
+class Store:
+    """Where bytes live.  Closed by `close`, after every volume that uses it."""
+
+    def __init__(self, handle: Any, kind: str) -> None:
+        self._handle = handle
+        self.kind = kind  # "file" or "nbd"
+
+    @classmethod
+    def file(cls, fd: int, size: int) -> Store:
+        """A file or block device; the descriptor is taken over."""
+        out = _ffi.new("struct fm_store **")
+        _check(_lib.fm_store_open_file(fd, size, out), "open")
+        return cls(out[0], "file")
+
+    @classmethod
+    def nbd(cls, uri: str, timeout_s: float) -> Store:
+        """An NBD server; connects once to learn its size and abilities."""
+        out = _ffi.new("struct fm_store **")
+        why = _ffi.new(f"char[{_WHY_BYTES}]")
+        rc = _lib.fm_store_open_nbd(uri.encode(), int(timeout_s * NS), out, why, _WHY_BYTES)
+        _check(rc, uri, _ffi.string(why).decode(errors="replace"))
+        return cls(out[0], "nbd")
+
+    @property
+    def size(self) -> int:
+        return int(_lib.fm_store_size(self._handle))
+
+    def read(self, length: int, offset: int) -> bytes:
+        buffer = bytearray(length)
+        _check(_lib.fm_store_read(self._handle, _ffi.from_buffer(buffer), length, offset), "read")
+        return bytes(buffer)
+
+    def extents(self, offset: int, length: int) -> Iterator[tuple[int, bool]]:
+        """(bytes, is a hole) from `offset` on, `length` bytes in all."""
+        data = _ffi.new("uint64_t *")
+        end = offset + length
+        while offset < end:
+            hole = _lib.fm_store_hole(self._handle, offset, end - offset, data)
+            step = int(hole or data[0])
+            yield step, bool(hole)
+            offset += step
+
+    def close(self) -> None:
+        _lib.fm_store_close(self._handle)
+        self._handle = _ffi.NULL
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Counters of one volume; blocks, bytes and microseconds as in native/volume.h."""
+
+    next_blocks: int
+    pending_blocks: int
+    unsent_blocks: int
+    sent_blocks: int
+    next_since_ns: int
+    cycle_since_ns: int
+    copied_bytes: tuple[int, int]
+    wire_bytes: int
+    copies_before_write: int
+    write_errors: int
+    wait_us_sum: int
+    wait_us: tuple[int, ...]
+    abandoned: int
+    failed_part: int
+
+
+class Volume:
+    """The gate and the flashcopy relation of one volume (native/volume.h)."""
+
+    def __init__(
+        self, front: Store, first: Store, size: int, block_size: int, preserve_first: bool
+    ) -> None:
+        out = _ffi.new("struct fm_volume **")
+        rc = _lib.fm_volume_create(
+            front._handle, first._handle, size, block_size, preserve_first, out
+        )
+        _check(rc, "volume")
+        self._handle = out[0]
+        self.front, self.size, self.block_size = front, size, block_size
+        self.blocks = -(-size // block_size)
+
+    # -- clients: one call a request.  `session` must be the volume's.
+
+    def pread(self, buffer: Any, offset: int) -> None:
+        view = _ffi.from_buffer(buffer)
+        rc = _lib.fm_plugin_pread(self._handle, view, len(view), offset)
+        if rc < 0:
+            _check(rc, "read")
+
+    def pwrite(self, session: int, buffer: Any, offset: int, flags: int) -> None:
+        view = _ffi.from_buffer(buffer)
+        rc = _lib.fm_plugin_pwrite(self._handle, session, view, len(view), offset, flags)
+        if rc < 0:
+            _check(rc, "write")
+
+    def zero(self, session: int, count: int, offset: int, flags: int) -> None:
+        rc = _lib.fm_plugin_zero(self._handle, session, count, offset, flags)
+        if rc < 0:
+            _check(rc, "zero")
+
+    def flush(self) -> None:
+        _check(_lib.fm_plugin_flush(self._handle), "flush")
+
+    # -- the control: one thread
+
+    def link(self, second: Store | None, lanes: int) -> None:
+        handle = second._handle if second else _ffi.NULL
+        _check(_lib.fm_volume_link(self._handle, handle, lanes), "link")
+
+    def unlink(self) -> None:
+        _lib.fm_volume_unlink(self._handle)
+
+    def copy(self, slice_s: float) -> bool:
+        """Copy for a while; True when nothing is left.  OSError: the cycle is abandoned."""
+        return bool(_check(_lib.fm_volume_copy(self._handle, int(slice_s * NS)), "copy"))
+
+    def flush_sinks(self, front_too: bool) -> None:
+        _check(_lib.fm_volume_flush(self._handle, front_too), "flush")
+
+    def settle(self) -> None:
+        _lib.fm_volume_settle(self._handle)
+
+    def retry(self) -> None:
+        _lib.fm_volume_retry(self._handle)
+
+    def set_strict(self) -> None:
+        _lib.fm_volume_set_strict(self._handle)
+
+    def forget_next(self) -> None:
+        _lib.fm_volume_forget_next(self._handle)
+
+    def fail(self, code: int, part: int) -> None:
+        _lib.fm_volume_fail(self._handle, -abs(code), part)
+
+    def abandon(self) -> None:
+        _lib.fm_volume_abandon(self._handle)
+
+    def mark(self, first: int, count: int) -> None:
+        _lib.fm_volume_mark(self._handle, first, count)
+
+    def mark_pending(self, first: int, count: int) -> None:
+        _lib.fm_volume_mark_pending(self._handle, first, count)
+
+    def mark_data(self) -> None:
+        _lib.fm_volume_mark_data(self._handle)
+
+    def runs(self, which: int) -> Iterator[tuple[int, int]]:
+        """The runs (first block, blocks) of one of the maps."""
+        out = _ffi.new("uint64_t[]", 2 * _RUNS)
+        at = 0
+        while True:
+            n = _lib.fm_volume_runs(self._handle, which, at, out, _RUNS)
+            values = _ffi.unpack(out, 2 * n) if n else []
+            for i in range(0, 2 * n, 2):
+                yield values[i], values[i + 1]
+            if n < _RUNS:
+                return
+            at = values[-2] + values[-1]
+
+    def stats(self) -> Stats:
+        s = _ffi.new("struct fm_volume_stats *")
+        _lib.fm_volume_read_stats(self._handle, s)
+        return Stats(
+            s.next_blocks, s.pending_blocks, s.unsent_blocks, s.sent_blocks,
+            s.next_since_ns, s.cycle_since_ns, (s.copied_bytes[0], s.copied_bytes[1]),
+            s.wire_bytes, s.copies_before_write, s.write_errors, s.wait_us_sum,
+            tuple(s.wait_us), s.abandoned, s.failed_part,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        _lib.fm_volume_free(self._handle)
+        self._handle = _ffi.NULL
+
+
+class Group:
+    """The volumes of a site, frozen and fenced together."""
+
+    def __init__(self, volumes: Sequence[Volume]) -> None:
+        self._array = _ffi.new("struct fm_volume *[]", [v._handle for v in volumes])
+        self._n = len(volumes)
+
+    def freeze(self, budget_s: float) -> float:
+        """One consistency point: next -> pending in every volume.  How long writes were held,
+        in seconds; OSError(ETIMEDOUT): nothing was changed (I6)."""
+        held = _ffi.new("uint64_t *")
+        rc = _lib.fm_group_freeze(self._array, self._n, int(budget_s * NS), held)
+        _check(rc, "freeze")
+        return int(held[0]) / NS
+
+    def close_gates(self, budget_s: float) -> None:
+        deadline = int(_lib.fm_now_ns()) + int(budget_s * NS)
+        _check(_lib.fm_group_close(self._array, self._n, deadline), "freeze")
+
+    def swap(self) -> None:
+        _lib.fm_group_swap(self._array, self._n)
+
+    def open_gates(self) -> None:
+        _lib.fm_group_open(self._array, self._n)
+
+    def fence(self, session: int, budget_s: float) -> None:
+        """From now on only requests of `session` enter (I8)."""
+        _check(_lib.fm_group_fence(self._array, self._n, session, int(budget_s * NS)), "fence")
+
+
+def exchange(uri: str, request: bytes, answer_bytes: int, timeout_s: float) -> bytes:
+    """One request of a control export: written at 0, the answer read at 0."""
+    answer = bytearray(answer_bytes)
+    why = _ffi.new(f"char[{_WHY_BYTES}]")
+    rc = _lib.fm_exchange(
+        uri.encode(), request, len(request), _ffi.from_buffer(answer), answer_bytes,
+        int(timeout_s * NS), why, _WHY_BYTES,
+    )  # fmt: skip
+    if rc < 0:
+        text = cast(bytes, _ffi.string(why)).decode(errors="replace")
+        raise NativeError(-rc or errno.EIO, text or os.strerror(-rc))
+    return bytes(answer)

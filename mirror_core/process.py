@@ -1,0 +1,190 @@
+"""Sockets, the exec of nbdkit, readiness, stop.
+
+A site is one nbdkit process with our plugin inside.  The embedded interpreter finds this
+environment through PATH (its `python3` is asked for its prefix); the plugin checks that.
+
+Before nbdkit 1.33.10 one client that resets its connection with replies pending makes nbdkit
+abort for every client, when a connection has more than one thread.  On those versions each
+connection gets one thread, which is as fast (docs/benchmarks.md); a request that waits for a
+copy then holds up its own connection only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from mirror_core import config, ledger, limits, peer
+from mirror_core.errors import LedgerError, MirrorError, PeerError
+from mirror_core.site import check_ledger
+
+_SAFE_WITH_THREADS = (1, 33, 10)
+
+
+def plugin_path() -> Path:
+    """The plugin's file: installed as share/flashmirror/, or in the checkout.  MirrorError."""
+    installed = Path(sys.prefix) / "share" / "flashmirror" / "flashmirror.py"
+    checkout = Path(__file__).resolve().parent.parent / "plugin" / "flashmirror.py"
+    for path in (checkout, installed):
+        if path.exists():
+            return path
+    raise MirrorError(f"{installed}: the plugin is not installed: install flashmirror again")
+
+
+def _nbdkit() -> tuple[str, tuple[int, ...]]:
+    program = shutil.which("nbdkit", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/bin")
+    if not program:
+        raise MirrorError("nbdkit is not installed: apt-get install nbdkit nbdkit-plugin-python")
+    text = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+    match = re.search(r"(\d+)\.(\d+)\.(\d+)", text.stdout)
+    return program, tuple(map(int, match.groups())) if match else (0,)
+
+
+def command(site: config.SiteConfig, *, foreground: bool) -> tuple[list[str], dict[str, str]]:
+    """The command line of a site and its environment.
+
+    In the background nbdkit forks: with --foreground it asks the kernel to be ended together
+    with its parent (seen in 1.32.5), which for a command that returns is at once.
+    """
+    program, version = _nbdkit()
+    threads = [] if version >= _SAFE_WITH_THREADS else ["--threads", "1"]
+    own = Path(sys.prefix) / "bin"
+    environment = {
+        **os.environ,
+        "PATH": f"{own}:{os.environ.get('PATH', '/usr/sbin:/usr/bin:/sbin:/bin')}",
+        "FLASHMIRROR_PREFIX": sys.prefix,
+    }
+    if not foreground:
+        environment["FLASHMIRROR_LOG"] = str(site.state / "site.log")
+    ground = ["--foreground"] if foreground else ["--log=stderr"]
+    words = [program, *ground, "--unix", str(site.socket), *threads]
+    return [*words, "python", str(plugin_path()), f"site={site.path}"], environment
+
+
+def status(site: config.SiteConfig, timeout_s: float = limits.CONTROL_TIMEOUT_S) -> dict[str, Any]:
+    """What the running site says of itself.  PeerError: it does not run, or does not answer."""
+    return peer.ask(site.control_uri(), {"op": "status"}, timeout_s)
+
+
+def running(site: config.SiteConfig) -> bool:
+    """Whether a process holds the site's state."""
+    try:
+        fd = os.open(site.state / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise LedgerError(f"{site.state}/lock: {error.strerror}", error.errno or 0) from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def prepare(site: config.SiteConfig) -> None:
+    """What can be refused before a process is begun, and a stale socket.  MirrorError."""
+    check_ledger(site, ledger.load(site.state))
+    with contextlib.suppress(FileNotFoundError):
+        if site.socket.is_socket():
+            _refuse_live_socket(site.socket)
+            site.socket.unlink()
+        elif site.socket.exists():
+            raise MirrorError(f"{site.socket}: is in the way, and no socket: move it away")
+    if not site.socket.parent.is_dir():
+        raise MirrorError(f"{site.socket.parent}: no such folder for the socket: make it")
+
+
+def _refuse_live_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return
+        except OSError as error:
+            raise MirrorError(f"{path}: {error.strerror}", error.errno or 0) from error
+    raise MirrorError(f"{path}: another process listens there: stop it, or change 'listen'")
+
+
+def start_foreground(site: config.SiteConfig) -> None:
+    """Become the site's process; returns only by raising MirrorError."""
+    prepare(site)
+    words, environment = command(site, foreground=True)
+    os.umask(0o077)
+    os.execve(words[0], words, environment)
+
+
+def start(site: config.SiteConfig) -> None:
+    """Start the site and return when its device opens.  Nothing if it runs already."""
+    if running(site):
+        _wait_ready(site)
+        return
+    prepare(site)
+    words, environment = command(site, foreground=False)
+    log = site.state / "site.log"
+    with log.open("ab") as out:
+        begin = out.tell()
+        child = subprocess.run(
+            words, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+            start_new_session=True, cwd="/", umask=0o077, check=False,
+        )  # fmt: skip
+    if child.returncode:
+        raise MirrorError(_last_words(log, begin))
+    try:
+        _wait_ready(site)
+    except PeerError as error:
+        raise MirrorError(_last_words(log, begin)) from error
+
+
+def _wait_ready(site: config.SiteConfig) -> None:
+    deadline = time.monotonic() + limits.START_TIMEOUT_S
+    while True:
+        try:
+            status(site, timeout_s=limits.CONTROL_WAIT_S)
+            return
+        except PeerError:
+            if not running(site) or time.monotonic() >= deadline:
+                raise
+        time.sleep(0.02)  # a process that starts has no event to wait on but its answer
+
+
+def _last_words(log: Path, begin: int) -> str:
+    with log.open("rb") as file:
+        file.seek(begin)
+        lines = file.read().decode(errors="replace").splitlines()
+    ours = [line.split("flashmirror: ", 1)[1] for line in lines if "flashmirror: " in line]
+    return ours[-1] if ours else f"{log}: nbdkit ended: {lines[-1] if lines else 'no message'}"
+
+
+def stop(site: config.SiteConfig) -> None:
+    """Stop the site in order; returns when its process has ended.  Nothing if it is stopped."""
+    deadline = time.monotonic() + limits.STOP_TIMEOUT_S
+    while running(site):
+        if time.monotonic() >= deadline:
+            raise MirrorError(
+                f"{site.name}: does not end: see {site.state}/site.log", errno.ETIMEDOUT
+            )
+        text = (site.state / "lock").read_text().strip()
+        try:
+            handle = os.pidfd_open(int(text))
+        except (ValueError, ProcessLookupError):
+            time.sleep(0.02)  # it is just starting, or just gone: look again
+            continue
+        try:
+            signal.pidfd_send_signal(handle, signal.SIGTERM)
+            select.select([handle], [], [], max(0.0, deadline - time.monotonic()))
+        finally:
+            os.close(handle)

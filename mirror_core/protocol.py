@@ -1,0 +1,132 @@
+"""The records that sites and commands exchange over the control export.  Pure.
+
+One connection carries one request: a JSON record written at offset 0, its answer read at 0,
+padded with zero bytes to CONTROL_BYTES.  Every record names the protocol's version; one of
+another version, or one that is not a record at all, is refused with a reason.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mirror_core import limits
+from mirror_core.errors import PeerError
+
+VERSION = 1
+Record = dict[str, Any]
+
+
+def encode(record: Record) -> bytes:
+    """The bytes of a record, not padded.  At most CONTROL_BYTES (asserted: we made it)."""
+    data = json.dumps({"flashmirror": VERSION, **record}).encode()
+    assert len(data) <= limits.CONTROL_BYTES, "a control record outgrew its bound"
+    return data
+
+
+def decode(data: bytes) -> Record:
+    """The record in padded bytes.  PeerError: it is none, or of another version."""
+    try:
+        record = json.loads(data.rstrip(b"\0"))
+    except ValueError as error:
+        raise PeerError("malformed control record: not JSON") from error
+    if not isinstance(record, dict):
+        raise PeerError("malformed control record: not an object")
+    version = record.pop("flashmirror", None)
+    if version != VERSION:
+        raise PeerError(f"control protocol version {version!r}, this site speaks {VERSION}")
+    return record
+
+
+def field(record: Record, key: str, kind: type | tuple[type, ...]) -> Any:
+    """A field of the record, of that type.  PeerError if it is not there or another."""
+    value = record.get(key)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
+        raise PeerError(f"malformed control record: {key}: {value!r}")
+    return value
+
+
+@dataclass(frozen=True)
+class VolumeShape:
+    name: str
+    size: int
+    block_size: int
+
+
+@dataclass(frozen=True)
+class Handshake:
+    """Source -> target: opens a session (I8)."""
+
+    name: str
+    lineage: str
+    session: int
+    volumes: tuple[VolumeShape, ...]
+
+    def record(self) -> Record:
+        return {"op": "handshake", **asdict(self)}
+
+    @classmethod
+    def of(cls, record: Record) -> Handshake:
+        shapes = []
+        for item in field(record, "volumes", list):
+            if not isinstance(item, dict):
+                raise PeerError("malformed control record: volumes")
+            shapes.append(
+                VolumeShape(
+                    field(item, "name", str), field(item, "size", int),
+                    field(item, "block_size", int),
+                )
+            )  # fmt: skip
+        return cls(
+            field(record, "name", str), field(record, "lineage", str),
+            field(record, "session", int), tuple(shapes),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Welcome:
+    """The target's answer to a handshake.
+
+    whole   image(committed) can be produced; if not, every block must be sent
+    blank   the data stores hold nothing but holes: of a source's blocks only those
+            that hold data need to be sent
+    """
+
+    name: str
+    instance: str
+    committed: int
+    hardened: int
+    whole: bool
+    blank: bool
+
+    def record(self) -> Record:
+        return asdict(self)
+
+    @classmethod
+    def of(cls, record: Record) -> Welcome:
+        return cls(
+            field(record, "name", str), field(record, "instance", str),
+            field(record, "committed", int), field(record, "hardened", int),
+            field(record, "whole", bool), field(record, "blank", bool),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Commit:
+    """Source -> target: what this session wrote up to here is consistency point `sequence`."""
+
+    lineage: str
+    session: int
+    sequence: int
+    consistency_point: float
+
+    def record(self) -> Record:
+        return {"op": "commit", **asdict(self)}
+
+    @classmethod
+    def of(cls, record: Record) -> Commit:
+        return cls(
+            field(record, "lineage", str), field(record, "session", int),
+            field(record, "sequence", int), float(field(record, "consistency_point", (int, float))),
+        )  # fmt: skip

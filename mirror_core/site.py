@@ -1,0 +1,379 @@
+"""Builds a site from its configuration: opens, recovers, starts, stops; and says how it is.
+
+    open    configuration and ledger agree, the state is locked, the stores are the recorded ones,
+            the maps stand as they were (or, after a disorderly stop, as is safe)
+    start   the control thread runs (source: driver.py, target: target.py)
+    stop    the thread is joined, the maps are in the ledger, the stores are flushed
+
+A failed open leaves nothing behind and has changed nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from dataclasses import replace
+from typing import Any
+
+from pyroaring import BitMap64
+
+from mirror_core import flashcopy, ledger, native, stores
+from mirror_core.book import Book
+from mirror_core.config import SiteConfig
+from mirror_core.driver import Driver
+from mirror_core.errors import LedgerError, StoreError
+from mirror_core.journal import Journal
+from mirror_core.metrics import MetricsServer
+from mirror_core.target import Target
+
+
+def lock_state(config: SiteConfig) -> int:
+    """Take the state folder for this process; the descriptor holds it.  LedgerError: busy."""
+    path = config.state / "lock"
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise LedgerError(
+            f"{path}: {error.strerror}: run 'flashmirror create' first, or mend the permission",
+            error.errno or 0,
+        ) from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(fd)
+        raise LedgerError(f"{config.state}: the site runs already") from error
+    return fd
+
+
+def write_pid(fd: int) -> None:
+    """Say in the lock file whose it is."""
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+
+
+def check_ledger(config: SiteConfig, book: ledger.Ledger) -> None:
+    """The ledger is of this configuration.  LedgerError."""
+    where = ledger.path_in(config.state)
+    if book.name != config.name:
+        raise LedgerError(f"{where}: of the site {book.name}, not {config.name}: mend 'state'")
+    if [v.name for v in book.volumes] != [v.name for v in config.volumes]:
+        raise LedgerError(f"{where}: records other volumes than {config.path}: mend [[volume]]")
+    for record in book.volumes:
+        if record.block_size != config.block_size:
+            raise LedgerError(
+                f"{config.path}: block_size: {config.block_size}, but the site was created with "
+                f"{record.block_size}: set that again"
+            )
+
+
+class Site:
+    """One running site; the constructor opens it."""
+
+    def __init__(self, config: SiteConfig) -> None:
+        self.config = config
+        self.journal = Journal()
+        self._undo = contextlib.ExitStack()
+        with contextlib.ExitStack() as undo:
+            self._lock = lock_state(config)
+            undo.callback(os.close, self._lock)
+            current = ledger.load(config.state)
+            check_ledger(config, current)
+            self.book = Book(config.state, current)
+            self._opened = self._open_stores(undo, current)
+            self.members = self._build_volumes(undo, current)
+            self.copier = flashcopy.Flashcopy(self.members)
+            self.metrics = MetricsServer(self) if config.metrics else None
+            self._undo = undo.pop_all()
+        self.control: Driver | Target = (
+            Driver(config, self.book, self.copier, self.journal)
+            if current.role == "source"
+            else self._target(current)
+        )
+
+    # ---- opening
+
+    def _open_stores(
+        self, undo: contextlib.ExitStack, current: ledger.Ledger
+    ) -> dict[tuple[str, str], stores.Opened]:
+        opened = {}
+        for volume, record in zip(self.config.volumes, current.volumes, strict=True):
+            for part in ("data", "intermediate"):
+                one = stores.open_store(getattr(volume, part), self.config.link_timeout)
+                undo.callback(one.store.close)
+                if one.size < record.size:
+                    raise StoreError(
+                        f"{one.where}: {one.size} bytes, but the volume has {record.size}: put "
+                        "the right store back"
+                    )
+                mark = stores.owner(current.site, volume.name, part)
+                stores.verify(one, getattr(record, part), mark, current.clean)
+                opened[volume.name, part] = one
+        return opened
+
+    def _build_volumes(
+        self, undo: contextlib.ExitStack, current: ledger.Ledger
+    ) -> list[flashcopy.Member]:
+        source = current.role == "source"
+        members = []
+        for record in current.volumes:
+            data = self._opened[record.name, "data"].store
+            intermediate = self._opened[record.name, "intermediate"].store
+            front, sink = (data, intermediate) if source else (intermediate, data)
+            volume = native.Volume(
+                front, sink, record.size, record.block_size, self.config.preserve == "first"
+            )
+            undo.callback(volume.close)
+            self._restore(volume, record, current)
+            members.append(flashcopy.Member(record.name, volume))
+        return members
+
+    @staticmethod
+    def _restore(
+        volume: native.Volume, record: ledger.VolumeRecord, current: ledger.Ledger
+    ) -> None:
+        """The maps as the orderly stop left them; else what is certainly safe."""
+        if current.role == "target":
+            volume.set_strict()
+            pending = current.maps.get(f"{record.name}/pending") if current.clean else None
+            for first, count in flashcopy.runs_of(pending or BitMap64()):
+                volume.mark_pending(first, count)
+        elif current.clean:
+            changed = current.maps.get(f"{record.name}/next", BitMap64())
+            for first, count in flashcopy.runs_of(changed):
+                volume.mark(first, count)
+        else:
+            volume.mark(0, volume.blocks)
+
+    def _target(self, current: ledger.Ledger) -> Target:
+        blank = all(self._opened[m.name, "data"].blank() for m in self.members)
+        owed = {
+            m.name: current.maps.get(f"{m.name}/written", BitMap64()) if current.clean
+            else BitMap64()
+            for m in self.members
+        }  # fmt: skip
+        return Target(self.book, self.copier, blank, owed, self.journal)
+
+    # ---- running
+
+    def start(self) -> None:
+        """Threads begin here: after nbdkit's fork."""
+        write_pid(self._lock)
+        if not self.book.current.clean:
+            self.journal.say("was not stopped in order: everything is compared or sent again")
+        if self.book.current.role == "target":
+            if not self.book.current.clean:
+                self.book.update(whole=False, hardened=self.book.current.committed, maps={})
+            self.copier.link([None] * len(self.members))
+        self.book.update(clean=False)
+        self.control.start()
+        if self.metrics:
+            self.metrics.start()
+
+    def stop(self) -> None:
+        """No client is left.  The maps go into the ledger; everything is flushed and closed."""
+        self.control.stop()
+        self.control.join()
+        if self.metrics:
+            self.metrics.stop()
+        self.control.end()
+        clean = True
+        if isinstance(self.control, Driver):
+            try:
+                for member in self.members:
+                    member.native.flush()
+            except OSError as error:
+                self.journal.say(f"flush at stop failed: {error.strerror}")
+                clean = False
+            self.book.update(
+                committed=self.control.committed,
+                consistency_point=self.control.point,
+                hardened=self.control.hardened,
+                maps={
+                    f"{m.name}/next": flashcopy.bitmap_of(m.native, native.NEXT)
+                    for m in self.members
+                },
+            )
+        else:
+            self.copier.unlink()
+        self.book.update(clean=clean, volumes=self._records())
+        self._undo.close()
+
+    def _records(self) -> tuple[ledger.VolumeRecord, ...]:
+        return tuple(
+            replace(
+                record,
+                data=self._opened[record.name, "data"].record(fingerprint=True),
+                intermediate=self._opened[record.name, "intermediate"].record(fingerprint=True),
+            )
+            for record in self.book.current.volumes
+        )
+
+    # ---- how it is
+
+    def statistics(self) -> dict[str, native.Stats]:
+        with self.control.stats_lock:
+            return self.copier.stats()
+
+    def exposure(self) -> float:
+        """Data exposure in seconds (DESIGN section 2); 0 on a target, which takes no writes."""
+        since = self.copier.exposed_since() if isinstance(self.control, Driver) else None
+        return max(0.0, native.now_s() - since) if since else 0.0
+
+    def status(self) -> dict[str, Any]:
+        """The record of `status --json` (README.md)."""
+        book = self.book.current
+        common = {
+            "site": book.name,
+            "role": book.role,
+            "lineage": book.lineage.id if book.lineage else None,
+            "pid": os.getpid(),
+            "metrics_address": self.metrics.address if self.metrics else None,
+            "data_exposure_seconds": self.exposure(),
+            "volumes": self._volumes(),
+        }
+        if isinstance(self.control, Driver):
+            return {**common, **self._source_status(self.control)}
+        return {**common, **self._target_status(self.control)}
+
+    def _volumes(self) -> list[dict[str, Any]]:
+        rows = []
+        for name, s in self.statistics().items():
+            record = next(v for v in self.book.current.volumes if v.name == name)
+            rows.append({
+                "name": name,
+                "size_bytes": record.size,
+                "block_size_bytes": record.block_size,
+                "next_bytes": s.next_blocks * record.block_size,
+                "pending_bytes": (s.pending_blocks + s.unsent_blocks) * record.block_size,
+                "copies_before_write": s.copies_before_write,
+            })  # fmt: skip
+        return rows
+
+    def _source_status(self, control: Driver) -> dict[str, Any]:
+        with control.changed:
+            progress, last, reason = control.progress, control.last_cycle, control.reason
+            state = (
+                "refused" if control.refused
+                else "degraded" if reason and (control.connected or self.journal.cycles or reason
+                                               != "not connected yet")
+                else "paused" if self.book.current.paused
+                else "initial" if not control.committed
+                else "mirroring"
+            )  # fmt: skip
+            return {
+                "state": state,
+                "reason": reason,
+                "peer": {
+                    "state": "connected" if control.connected else "disconnected",
+                    "since": control.connected_since,
+                    "reason": None if control.connected else reason,
+                },
+                "cycle": {
+                    "sequence": progress.sequence,
+                    "phase": progress.phase,
+                    "copied_bytes": progress.copied_bytes,
+                    "total_bytes": progress.total_bytes,
+                },
+                "committed": {
+                    "sequence": control.committed or None,
+                    "consistency_point": control.point,
+                },
+                "hardened_sequence": control.hardened or None,
+                "last_cycle": vars(last) if last else None,
+            }
+
+    def _target_status(self, control: Target) -> dict[str, Any]:
+        book = self.book.current
+        connected = control.connected()
+        left = self.copier.left_bytes()
+        with control.changed:
+            silent = None if connected else "no word from the source"
+            reason = control.reason or silent
+            if not book.whole:
+                state = "initial"
+            else:
+                state = "degraded" if reason else "mirroring"
+            total = max(left, control.total_bytes)
+            return {
+                "state": state,
+                "reason": reason,
+                "peer": {
+                    "state": "connected" if connected else "disconnected",
+                    "since": control.connected_since,
+                    "reason": silent,
+                },
+                "cycle": {
+                    "sequence": book.committed,
+                    "phase": "copy" if left else "idle",
+                    "copied_bytes": total - left,
+                    "total_bytes": total,
+                },
+                "committed": {
+                    "sequence": book.committed or None if book.whole else None,
+                    "consistency_point": book.consistency_point if book.whole else None,
+                },
+                "hardened_sequence": book.hardened or None if book.whole else None,
+                "last_cycle": None,
+            }
+
+
+def create(config: SiteConfig, role: ledger.Role) -> ledger.Ledger:
+    """The first ledger of a site.  StoreError, LedgerError: nothing was written."""
+    config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if ledger.path_in(config.state).exists():
+        raise LedgerError(
+            f"{config.state}: holds a site already: remove that folder to begin anew, or name "
+            "another 'state'"
+        )
+    site = os.urandom(16).hex()
+    with contextlib.ExitStack() as undo:
+        undo.callback(os.close, lock_state(config))
+        opened = []
+        records = []
+        for volume in config.volumes:
+            pair = []
+            for part in ("data", "intermediate"):
+                one = stores.open_store(getattr(volume, part), config.link_timeout)
+                undo.callback(one.store.close)
+                if one.mark() is not None:
+                    raise StoreError(
+                        f"{one.where}: belongs to another site (attribute user.flashmirror): use "
+                        "another store, or remove the attribute if that site is gone"
+                    )
+                pair.append(one)
+                opened.append((one, stores.owner(site, volume.name, part)))
+            data, intermediate = pair
+            _refuse_pair(data, intermediate, opened)
+            records.append(
+                ledger.VolumeRecord(
+                    volume.name, data.size, config.block_size,
+                    data.record(fingerprint=False), intermediate.record(fingerprint=False),
+                )
+            )  # fmt: skip
+        first = ledger.Ledger(
+            site=site,
+            name=config.name,
+            role=role,
+            lineage=ledger.Lineage(os.urandom(16).hex()) if role == "source" else None,
+            volumes=tuple(records),
+        )
+        ledger.save(config.state, first)
+        for one, mark in opened:
+            one.set_mark(mark)
+    return first
+
+
+def _refuse_pair(
+    data: stores.Opened, intermediate: stores.Opened, opened: list[tuple[stores.Opened, str]]
+) -> None:
+    if data.size == 0:
+        raise StoreError(f"{data.where}: is empty: give it the size of the volume")
+    if intermediate.size != data.size:
+        raise StoreError(
+            f"{intermediate.where}: {intermediate.size} bytes, and {data.where} has {data.size}: "
+            "make them equal"
+        )
+    seen = [one.identity for one, _ in opened if one.kind != "nbd"]
+    if len(set(seen)) != len(seen):
+        raise StoreError(f"{data.where}: the same store is named twice: each must be its own")

@@ -1,0 +1,234 @@
+"""The target site: admits a source's session, commits, and runs the second flashcopy.
+
+    handshake   fence older sessions, then answer what the source needs to know (I8)
+    commit      flush, wait until the commit before is whole, then one durable change:
+                pending := written, sequence (I3)
+    thread      copies pending from the intermediate to data while the next cycle arrives
+
+Invariants.  image(k) = intermediate where a block is pending, data elsewhere (I1); the volumes
+are strict, so a write never overwrites a pending block that could not be copied.  `owed` holds
+what an abandoned cycle had written: the next commit must have written all of it again.
+
+Guard: `serial` orders handshakes and commits; `changed` guards the fields below its line.
+Left out: a crash.  Maps are exact only after an orderly stop; after any other the image is not
+claimed any more (`whole` is False) and the source sends everything.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+
+from pyroaring import BitMap64
+
+from mirror_core import flashcopy, limits, native, protocol, recovery
+from mirror_core.book import Book
+from mirror_core.errors import MirrorError, PeerError, Refused, describe
+from mirror_core.journal import Journal
+from mirror_core.ledger import Lineage
+
+
+class Target(threading.Thread):
+    def __init__(
+        self,
+        book: Book,
+        copier: flashcopy.Flashcopy,
+        blank: bool,
+        owed: dict[str, BitMap64],
+        journal: Journal,
+    ) -> None:
+        super().__init__(name="second-flashcopy")
+        self._book, self._copier, self._journal = book, copier, journal
+        self._blank = blank  # the data stores were holes when the site started
+        self._owed = owed
+        self.serial = threading.Lock()
+        self.stats_lock = threading.Lock()
+        # -- guarded by `changed`
+        self.changed = threading.Condition()
+        self.stopping = False
+        self.session = 0
+        self.source: str | None = None
+        self.heard = 0.0  # monotonic: the source's last control request
+        self.connected_since = time.time()
+        self.reason: str | None = None  # why the second flashcopy does not go on
+        self.total_bytes = 0  # of the second flashcopy under way
+
+    # ---- requests of the source (nbdkit's threads)
+
+    def handshake(self, hello: protocol.Handshake) -> protocol.Welcome:
+        """Open a session.  Refused; PeerError: older requests do not end."""
+        with self.serial:
+            mine = self._book.current
+            decision = recovery.decide(mine, hello)
+            if decision.refused:
+                raise Refused(decision.refused)
+            try:
+                self._copier.group.fence(hello.session, limits.FENCE_BUDGET_S)
+            except OSError as error:
+                raise PeerError(
+                    f"{mine.name}: requests of an older session are still under way",
+                    error.errno or errno.ETIMEDOUT,
+                ) from error
+            self._remember_written()
+            if decision.adopt:
+                self._book.update(lineage=Lineage(hello.lineage))
+            with self.changed:
+                self.session, self.source = hello.session, hello.name
+                self.connected_since, self.heard = time.time(), time.monotonic()
+            mine = self._book.current
+            blank = self._blank and mine.committed == 0
+            return protocol.Welcome(
+                mine.name, mine.site, mine.committed, mine.hardened, mine.whole, blank
+            )
+
+    def _remember_written(self) -> None:
+        """No request of any session is in the gate: what was written is owed from now on."""
+        for member in self._copier.members:
+            self._owed[member.name] |= flashcopy.bitmap_of(member.native, native.NEXT)
+            member.native.forget_next()
+
+    def _check_session(self, session: int) -> None:
+        if session != self.session:
+            raise PeerError("this session is over: another one was opened since")
+        self.heard = time.monotonic()
+
+    def commit(self, request: protocol.Commit) -> protocol.Record:
+        """{"done": True} when `sequence` is committed, durably; {"done": False}: ask again."""
+        with self.serial:
+            self._check_session(request.session)
+            mine = self._book.current
+            if mine.lineage is None or mine.lineage.id != request.lineage:
+                raise Refused(f"{mine.name} mirrors another history")
+            if request.sequence == mine.committed:  # its answer was lost
+                return {"done": True, "hardened": mine.hardened}
+            if request.sequence < mine.committed:
+                raise Refused(f"sequence {request.sequence} is older than {mine.committed}")
+            if not self.wait_hardened(mine.committed, limits.CONTROL_WAIT_S):
+                return {"done": False, "hardened": mine.hardened, "reason": self.reason}
+            self._commit(request)
+            return {"done": True, "hardened": self._book.current.hardened}
+
+    def _commit(self, request: protocol.Commit) -> None:
+        try:
+            for member in self._copier.members:
+                member.native.flush()  # the intermediates: before the record that asserts them
+            self._copier.group.close_gates(limits.FENCE_BUDGET_S)
+        except OSError as error:
+            raise PeerError(f"the target cannot commit: {describe(error.errno or 0)}") from error
+        try:
+            written = {
+                member.name: flashcopy.bitmap_of(member.native, native.NEXT)
+                for member in self._copier.members
+            }
+            for name, owed in self._owed.items():
+                assert owed <= written[name], "a cycle left out what an abandoned one had written"
+            self._book.update(
+                committed=request.sequence,
+                consistency_point=request.consistency_point,
+                whole=True,
+                maps={f"{name}/pending": bitmap for name, bitmap in written.items()},
+            )
+            self._copier.group.swap()
+            self._owed = {name: BitMap64() for name in written}
+        finally:
+            self._copier.group.open_gates()
+        with self.changed:
+            self.total_bytes = self._copier.left_bytes()
+            self.changed.notify_all()
+
+    def wait_hardened(self, sequence: int, timeout_s: float) -> bool:
+        with self.changed:
+            return (
+                self.changed.wait_for(
+                    lambda: self.stopping or self._book.current.hardened >= sequence, timeout_s
+                )
+                and self._book.current.hardened >= sequence
+            )
+
+    def poll(self, session: int, wait_s: float) -> protocol.Record:
+        """How far the second flashcopy is; also the source's sign of life."""
+        self._check_session(session)
+        self.wait_hardened(self._book.current.committed, min(wait_s, limits.CONTROL_WAIT_S))
+        return {"hardened": self._book.current.hardened, "reason": self.reason}
+
+    # ---- the second flashcopy (this thread)
+
+    def run(self) -> None:
+        backoff = limits.BACKOFF_MIN_S
+        while self._wait_for_work():
+            try:
+                if self._copier.copy(limits.SLICE_S):
+                    self._harden()
+                backoff = limits.BACKOFF_MIN_S
+                self._say(None)
+            except MirrorError as error:
+                self._say(f"second flashcopy: {error}: mend the data store; it goes on by itself")
+                with self.changed:
+                    self.changed.wait_for(lambda: self.stopping, backoff)
+                backoff = min(2 * backoff, limits.BACKOFF_MAX_S)
+                self._copier.retry()
+
+    def _wait_for_work(self) -> bool:
+        with self.changed:
+            self.changed.wait_for(
+                lambda: self.stopping or self._book.current.hardened < self._book.current.committed
+            )
+            return not self.stopping
+
+    def _harden(self) -> None:
+        """All of pending is copied: make it durable, then say so (I2)."""
+        try:
+            self._copier.flush(front_too=False)
+        except MirrorError as error:
+            # What the flush covered may be lost and its source may be overwritten already.
+            self.lose_image(f"a flush of the data store failed ({error})")
+            return
+        self._copier.settle()
+        self._book.update(hardened=self._book.current.committed, maps={})
+        with self.changed:
+            self.changed.notify_all()
+
+    def lose_image(self, why: str) -> None:
+        """The image can no longer be produced: say so, and have the source send everything."""
+        with self.serial:
+            self._copier.group.fence(0, limits.FENCE_BUDGET_S)
+            with self.changed:
+                self.session = 0
+            self._copier.abandon(-1)
+            self._copier.retry()
+            self._book.update(whole=False, hardened=self._book.current.committed, maps={})
+        self._journal.say(f"{why}: the image is lost until everything was sent again")
+
+    def _say(self, reason: str | None) -> None:
+        with self.changed:
+            if reason and reason != self.reason:
+                self._journal.say(reason)
+            self.reason = reason
+
+    def connected(self) -> bool:
+        """Whether the source was heard of lately."""
+        recent = limits.LINK_TIMEOUT_S + 2 * limits.IDLE_LOOK_S
+        return bool(self.session) and time.monotonic() < self.heard + recent
+
+    # ---- the end
+
+    def stop(self) -> None:
+        with self.changed:
+            self.stopping = True
+            self.changed.notify_all()
+
+    def end(self) -> None:
+        """After the thread was joined and no client is left: the maps of an orderly stop."""
+        whole = self._book.current.whole
+        try:
+            self._copier.flush(front_too=True)
+        except MirrorError as error:
+            self._journal.say(f"flush at stop failed ({error}): the image is not claimed any more")
+            whole = False
+        maps = {}
+        for member in self._copier.members:
+            maps[f"{member.name}/pending"] = flashcopy.bitmap_of(member.native, native.PENDING)
+            written = flashcopy.bitmap_of(member.native, native.NEXT)
+            maps[f"{member.name}/written"] = written | self._owed[member.name]
+        self._book.update(maps=maps, whole=whole)

@@ -1,0 +1,36 @@
+"""Sizes (`4K`, `10G`) and durations (`500ms`, `5s`) as people write them."""
+
+from __future__ import annotations
+
+import re
+
+from mirror_core.errors import ConfigError
+
+_SIZE = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40, "P": 1 << 50}
+_TIME = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `512`, `4K`, `20MiB`, `1T`: powers of 1024.  ConfigError if it is none."""
+    match = re.fullmatch(r"(\d+)\s*([KMGTP]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if not match:
+        raise ConfigError(f"{text!r} is not a size: write it like 4096, 4K or 10G")
+    return int(match[1]) * _SIZE[match[2].upper()]
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of `500ms`, `5s`, `2m`, `1h`.  ConfigError if it is none."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)", text.strip())
+    if not match:
+        raise ConfigError(f"{text!r} is not a duration: write it like 500ms, 5s or 2m")
+    return float(match[1]) * _TIME[match[2]]
+
+
+def format_size(count: int) -> str:
+    """1536 -> '1.5 KiB', for people."""
+    value, unit = float(count), "B"
+    for step in ("KiB", "MiB", "GiB", "TiB", "PiB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, step
+    return f"{value:.0f} {unit}" if value == int(value) else f"{value:.1f} {unit}"

@@ -1,0 +1,201 @@
+/* See bitmap.h. */
+#include "bitmap.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+int
+fm_bitmap_init (struct fm_bitmap *b, uint64_t nbits)
+{
+  memset (b, 0, sizeof *b);
+  if (nbits == 0)
+    return -EINVAL;
+  b->nbits = nbits;
+  uint64_t n = nbits;
+  do {
+    assert (b->levels < FM_BITMAP_LEVELS);
+    n = (n + 63) / 64;
+    void *p = mmap (NULL, n * 8, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) {
+      fm_bitmap_free (b);
+      return -ENOMEM;
+    }
+    b->words[b->levels] = n;
+    b->level[b->levels++] = p;
+  } while (n > 1);
+  return 0;
+}
+
+void
+fm_bitmap_free (struct fm_bitmap *b)
+{
+  for (unsigned l = 0; l < b->levels; l++)
+    munmap (b->level[l], b->words[l] * 8);
+  memset (b, 0, sizeof *b);
+}
+
+static inline uint64_t
+load (const struct fm_bitmap *b, unsigned l, uint64_t w)
+{
+  return atomic_load_explicit (&b->level[l][w], memory_order_acquire);
+}
+
+/* The bits [lo, hi) of one word. */
+static inline uint64_t
+mask (unsigned lo, unsigned hi)
+{
+  uint64_t m = hi == 64 ? ~0ULL : (1ULL << hi) - 1;
+  return m & ~((1ULL << lo) - 1);
+}
+
+static void
+raise_summaries (struct fm_bitmap *b, uint64_t word)
+{
+  for (unsigned l = 1; l < b->levels; l++) {
+    uint64_t bit = 1ULL << (word % 64);
+    word /= 64;
+    if (!(load (b, l, word) & bit))
+      atomic_fetch_or (&b->level[l][word], bit);
+  }
+}
+
+static void
+lower_summaries (struct fm_bitmap *b, uint64_t word)
+{
+  for (unsigned l = 1; l < b->levels; l++) {
+    uint64_t bit = 1ULL << (word % 64), up = word / 64;
+    uint64_t old = atomic_fetch_and (&b->level[l][up], ~bit);
+    if (load (b, l - 1, word) != 0) {
+      /* Somebody set a bit below after we had looked: back up we go. */
+      for (unsigned k = l; k < b->levels; k++, word = up, up /= 64)
+        atomic_fetch_or (&b->level[k][up], 1ULL << (word % 64));
+      return;
+    }
+    if ((old & ~bit) != 0)
+      return;
+    word = up;
+  }
+}
+
+uint64_t
+fm_bitmap_set (struct fm_bitmap *b, uint64_t first, uint64_t n)
+{
+  assert (first <= b->nbits && n <= b->nbits - first);
+  uint64_t changed = 0, end = first + n;
+  while (first < end) {
+    uint64_t word = first / 64, stop = (word + 1) * 64 < end ? (word + 1) * 64 : end;
+    uint64_t m = mask (first % 64, (unsigned)(stop - word * 64));
+    if ((load (b, 0, word) & m) != m) {
+      uint64_t old = atomic_fetch_or (&b->level[0][word], m);
+      changed += (unsigned)__builtin_popcountll (m & ~old);
+    }
+    raise_summaries (b, word);
+    first = stop;
+  }
+  if (changed)
+    atomic_fetch_add (&b->count, changed);
+  return changed;
+}
+
+uint64_t
+fm_bitmap_clear (struct fm_bitmap *b, uint64_t first, uint64_t n)
+{
+  assert (first <= b->nbits && n <= b->nbits - first);
+  uint64_t changed = 0, end = first + n;
+  while (first < end) {
+    uint64_t word = first / 64, stop = (word + 1) * 64 < end ? (word + 1) * 64 : end;
+    uint64_t m = mask (first % 64, (unsigned)(stop - word * 64));
+    uint64_t old = atomic_fetch_and (&b->level[0][word], ~m);
+    changed += (unsigned)__builtin_popcountll (m & old);
+    if ((old & m) && (old & ~m) == 0)
+      lower_summaries (b, word);
+    first = stop;
+  }
+  if (changed)
+    atomic_fetch_sub (&b->count, changed);
+  return changed;
+}
+
+/* The first set bit at or after `from` of level `l`; false: none.
+ * Goes up where a word is empty and comes down where a summary is set, so the
+ * cost depends on what is set, not on the size of the map. */
+static bool
+find (const struct fm_bitmap *b, uint64_t from, uint64_t *at)
+{
+  unsigned l = 0;
+  uint64_t i = from;
+  /* Start at the top when the word's summary says that it is empty: this keeps
+   * the pages of level 0 that were never written untouched. */
+  for (unsigned k = b->levels; k-- > 1;) {
+    unsigned shift = 6 * k;
+    uint64_t bit = from >> shift;
+    if (!(load (b, k, bit / 64) & (1ULL << (bit % 64)))) {
+      l = k;
+      i = bit + 1;
+      break;
+    }
+  }
+  for (;;) {
+    uint64_t word = i / 64;
+    if (word >= b->words[l]) {
+      return false;
+    }
+    uint64_t v = load (b, l, word) & mask (i % 64, 64);
+    if (v == 0) {
+      if (l + 1 == b->levels)
+        return false; /* the top is one word */
+      l++;
+      i = word + 1;
+      continue;
+    }
+    i = word * 64 + (unsigned)__builtin_ctzll (v);
+    if (l == 0) {
+      *at = i;
+      return true;
+    }
+    l--; /* go down to the word that this summary bit stands for */
+    i *= 64;
+  }
+}
+
+bool
+fm_bitmap_run (const struct fm_bitmap *b, uint64_t from, uint64_t max, uint64_t *first,
+               uint64_t *n)
+{
+  uint64_t i;
+  if (max == 0 || from >= b->nbits || !find (b, from, &i))
+    return false;
+  uint64_t end = b->nbits - i < max ? b->nbits : i + max, k = i;
+  while (k < end) {
+    uint64_t v = ~load (b, 0, k / 64) & mask (k % 64, 64);
+    if (v) {
+      k = k / 64 * 64 + (unsigned)__builtin_ctzll (v);
+      break;
+    }
+    k = (k / 64 + 1) * 64;
+  }
+  if (k <= i)
+    return false; /* cleared under our eyes: the caller comes back while count > 0 */
+  *first = i;
+  *n = (k < end ? k : end) - i;
+  return true;
+}
+
+void
+fm_bitmap_or (struct fm_bitmap *dst, const struct fm_bitmap *src)
+{
+  uint64_t first, n;
+  for (uint64_t at = 0; fm_bitmap_run (src, at, src->nbits, &first, &n); at = first + n)
+    fm_bitmap_set (dst, first, n);
+}
+
+void
+fm_bitmap_reset (struct fm_bitmap *b)
+{
+  for (unsigned l = 0; l < b->levels; l++)
+    madvise (b->level[l], b->words[l] * 8, MADV_DONTNEED);
+  atomic_store (&b->count, 0);
+}

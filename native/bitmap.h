@@ -1,0 +1,64 @@
+/* A set of blocks as bits, with summary levels, safe to use from many threads.
+ *
+ * Idea.  Level 0 has one bit a block; each level above has one bit for every
+ * 64-bit word of the level below, set where that word may be non-zero, up to a
+ * level of one word.  The words are anonymous memory that costs nothing until
+ * it is touched: a map of 64 TiB (2^34 blocks of 4 KiB) is 2 GiB of address
+ * space and a few pages of memory.  Readers go down from a summary, so asking
+ * for a block that was never set touches no page of level 0.
+ *
+ * Invariants.
+ *   - A set bit's summaries are set when the setter returns.
+ *   - `count` is the number of set bits whenever no call is under way.
+ *   - Bits past `nbits` are never set.
+ * A clear that empties a word clears its summary, looks at the word again and
+ * puts the summary back if somebody set a bit meanwhile.  Between the two a
+ * reader may miss that bit.  So a map that is set and cleared at the same time
+ * must be read only by the scanner that clears it, which comes back while
+ * `count` is not zero; maps that writers test are never in that position.
+ *
+ * Left out: persistence (mapfile), run lengths, shrinking of touched pages.
+ */
+#ifndef FM_BITMAP_H
+#define FM_BITMAP_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define FM_BITMAP_LEVELS 8 /* 64^8 bits is more than any volume has */
+
+struct fm_bitmap {
+  uint64_t nbits;
+  unsigned levels;
+  uint64_t words[FM_BITMAP_LEVELS];
+  _Atomic uint64_t *level[FM_BITMAP_LEVELS];
+  _Atomic uint64_t count;
+};
+
+/* 0, or -ENOMEM / -EINVAL (no bits). */
+int fm_bitmap_init (struct fm_bitmap *b, uint64_t nbits);
+void fm_bitmap_free (struct fm_bitmap *b);
+
+/* Set or clear [first, first + n); the number of bits that changed. */
+uint64_t fm_bitmap_set (struct fm_bitmap *b, uint64_t first, uint64_t n);
+uint64_t fm_bitmap_clear (struct fm_bitmap *b, uint64_t first, uint64_t n);
+
+/* The first run of set bits at or after `from`, at most `max` long.
+ * False: there is none. */
+bool fm_bitmap_run (const struct fm_bitmap *b, uint64_t from, uint64_t max,
+                    uint64_t *first, uint64_t *n);
+
+/* dst |= src. */
+void fm_bitmap_or (struct fm_bitmap *dst, const struct fm_bitmap *src);
+/* Clear everything and give the memory back.  No other call may be under way. */
+void fm_bitmap_reset (struct fm_bitmap *b);
+
+static inline uint64_t
+fm_bitmap_count (const struct fm_bitmap *b)
+{
+  return atomic_load_explicit (&b->count, memory_order_acquire);
+}
+
+#endif

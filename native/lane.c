@@ -1,0 +1,317 @@
+/* See lane.h. */
+#include "lane.h"
+#include "wait.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define HOLE_WORTH_ASKING (64 * 1024)      /* bytes; below, reading is cheaper than lseek */
+#define HOLE_RUN_MAX (64ULL * 1024 * 1024) /* bytes zeroed at once */
+
+void
+fm_lane_close (struct fm_lane *l)
+{
+  if (!l)
+    return;
+  assert (l->active == 0);
+  fm_port_close (l->front);
+  for (unsigned i = 0; i < FM_SINKS; i++)
+    fm_port_close (l->sink[i]);
+  for (unsigned i = 0; i < l->nslots; i++)
+    free (l->slots[i].buf);
+  free (l->slots);
+  free (l);
+}
+
+struct fm_lane *
+fm_lane_open (struct fm_volume *v, unsigned nslots, int *rc)
+{
+  struct fm_lane *l = calloc (1, sizeof *l);
+  *rc = -ENOMEM;
+  if (!l || !(l->slots = calloc (nslots, sizeof *l->slots))) {
+    free (l);
+    return NULL;
+  }
+  l->v = v;
+  l->nslots = nslots;
+  l->front = fm_port_open (v->front, rc);
+  for (unsigned i = 0; *rc == 0 && i < v->nsinks; i++)
+    l->sink[i] = fm_port_open (v->sink[i], rc);
+  if (*rc == 0)
+    return l;
+  fm_lane_close (l);
+  return NULL;
+}
+
+/* ---- one slot ---- */
+
+static uint64_t
+bytes_of (const struct fm_volume *v, const struct fm_claim *c)
+{
+  uint64_t start = c->first << v->shift, end = (c->first + c->n) << v->shift;
+  return (end < v->size ? end : v->size) - start; /* the last block may be short */
+}
+
+static unsigned
+first_sink (const struct fm_slot *s)
+{
+  return s->copy == FM_COPY_FEED ? 1 : 0;
+}
+
+static unsigned
+end_sink (const struct fm_lane *l, const struct fm_slot *s)
+{
+  return s->copy == FM_COPY_FIRST ? 1 : l->v->nsinks;
+}
+
+static struct fm_port *
+read_port (struct fm_lane *l, const struct fm_slot *s)
+{
+  return s->copy == FM_COPY_FEED ? l->sink[0] : l->front;
+}
+
+static void
+submit (struct fm_port *p, struct fm_op *op)
+{
+  p->store->ops->submit (p, op);
+}
+
+static void
+slot_write (struct fm_lane *l, struct fm_slot *s, bool zero)
+{
+  s->state = FM_SLOT_WRITING;
+  for (unsigned i = first_sink (s); i < end_sink (l, s); i++) {
+    s->write[i] = (struct fm_op){ .kind = zero ? FM_ZERO : FM_WRITE,
+                                  .flags = zero ? FM_PUNCH : 0,
+                                  .offset = s->claim->first << l->v->shift,
+                                  .length = bytes_of (l->v, s->claim),
+                                  .buf = s->buf };
+    submit (l->sink[i], &s->write[i]);
+  }
+}
+
+static uint64_t
+blocks_of (const struct fm_volume *v, uint64_t bytes)
+{
+  return (bytes + (1ULL << v->shift) - 1) >> v->shift;
+}
+
+static void
+shrink (struct fm_volume *v, struct fm_claim *c, uint64_t n)
+{
+  pthread_mutex_lock (&v->lock);
+  if (c->n > n)
+    c->n = n ? n : 1;
+  pthread_mutex_unlock (&v->lock);
+}
+
+/* A hole is written as zeroes without being read, anything else is read; either
+ * way the claim shrinks to what is done now. */
+void
+fm_lane_begin (struct fm_lane *l, struct fm_slot *s)
+{
+  struct fm_volume *v = l->v;
+  struct fm_port *from = read_port (l, s);
+  uint64_t length = bytes_of (v, s->claim), offset = s->claim->first << v->shift;
+  if (length >= HOLE_WORTH_ASKING) {
+    uint64_t data, hole = from->store->ops->hole (from->store, offset, length, &data);
+    uint64_t whole = hole == length ? s->claim->n : hole >> v->shift;
+    shrink (v, s->claim, whole ? whole : blocks_of (v, data));
+    if (whole) {
+      slot_write (l, s, true);
+      return;
+    }
+    shrink (v, s->claim, v->run_blocks);
+  }
+  assert (s->claim->n <= v->run_blocks);
+  l->progress_ns = fm_now_ns ();
+  size_t room = v->run_blocks << v->shift;
+  if (!s->buf && posix_memalign (&s->buf, 4096, room < 4096 ? 4096 : room) != 0)
+    s->buf = NULL;
+  s->state = FM_SLOT_READING;
+  s->read = (struct fm_op){ .kind = FM_READ, .offset = offset, .buf = s->buf };
+  s->read.length = bytes_of (v, s->claim);
+  if (s->buf)
+    submit (from, &s->read);
+  else
+    fm_op_finish (from->store, &s->read, -ENOMEM);
+}
+
+static bool
+is_zero (const char *p, uint64_t n)
+{
+  for (uint64_t i = 0; i < 16 && i < n; i++)
+    if (p[i])
+      return false;
+  return n <= 16 || memcmp (p, p + 16, n - 16) == 0;
+}
+
+/* The copy stands in its sinks: move its blocks to the map that follows. */
+static void
+settle_maps (struct fm_lane *l, const struct fm_slot *s)
+{
+  struct fm_volume *v = l->v;
+  uint64_t first = s->claim->first, n = s->claim->n;
+  fm_bitmap_set (s->copy == FM_COPY_FIRST ? &v->unsent : &v->sent, first, n);
+  fm_bitmap_clear (s->copy == FM_COPY_FEED ? &v->unsent : v->pending, first, n);
+  for (unsigned i = first_sink (s); i < end_sink (l, s); i++)
+    atomic_fetch_add_explicit (&v->copied_bytes[i], bytes_of (v, s->claim), memory_order_relaxed);
+}
+
+static void
+slot_end (struct fm_lane *l, struct fm_slot *s, int rc, int part)
+{
+  struct fm_volume *v = l->v;
+  if (rc == 0)
+    settle_maps (l, s);
+  else
+    fm_volume_fail (v, rc, part);
+  pthread_mutex_lock (&v->lock);
+  s->claim->n = 0;
+  v->nclaims--;
+  pthread_cond_broadcast (&v->moved);
+  pthread_mutex_unlock (&v->lock);
+  s->claim = NULL;
+  s->state = FM_SLOT_FREE;
+  l->active--;
+}
+
+static bool
+slot_step (struct fm_lane *l, struct fm_slot *s)
+{
+  if (s->state == FM_SLOT_READING && s->read.done) {
+    if (s->read.rc < 0)
+      slot_end (l, s, s->read.rc, s->copy == FM_COPY_FEED ? 0 : -1);
+    else
+      slot_write (l, s, is_zero (s->buf, s->read.length));
+    return true;
+  }
+  if (s->state != FM_SLOT_WRITING)
+    return false;
+  int rc = 0, part = 0;
+  for (unsigned i = first_sink (s); i < end_sink (l, s); i++) {
+    if (!s->write[i].done)
+      return false;
+    if (s->write[i].rc < 0 && rc == 0)
+      rc = s->write[i].rc, part = (int)i;
+  }
+  slot_end (l, s, rc, part);
+  return true;
+}
+
+/* ---- the lane ---- */
+
+struct fm_slot *
+fm_lane_claim (struct fm_lane *l, enum fm_copy copy, uint64_t first, uint64_t n)
+{
+  struct fm_volume *v = l->v;
+  struct fm_slot *s = l->slots;
+  while (s->claim)
+    s++;
+  assert (s < l->slots + l->nslots);
+  unsigned i = 0;
+  while (v->claims[i].n)
+    i++;
+  assert (i < FM_CLAIMS);
+  if (i >= v->claims_high)
+    v->claims_high = i + 1;
+  v->claims[i] = (struct fm_claim){ .first = first, .n = n };
+  v->nclaims++;
+  s->claim = &v->claims[i];
+  s->copy = copy;
+  l->active++;
+  return s;
+}
+
+/* Claim the next run of the walk; NULL: all that is left is claimed by others. */
+static struct fm_slot *
+claim_next (struct fm_lane *l)
+{
+  struct fm_volume *v = l->v;
+  uint64_t hole_blocks = HOLE_RUN_MAX >> v->shift;
+  uint64_t max = hole_blocks > v->run_blocks ? hole_blocks : v->run_blocks;
+  bool feed = fm_bitmap_count (v->pending) == 0;
+  const struct fm_bitmap *map = feed ? &v->unsent : v->pending;
+  struct fm_slot *s = NULL;
+  struct fm_claim run;
+  pthread_mutex_lock (&v->lock);
+  bool found = fm_plan_run (map, l->cursor, max, v->claims, v->claims_high, &run);
+  if (!found && l->cursor) /* round once more: a writer may have left something */
+    found = fm_plan_run (map, 0, max, v->claims, v->claims_high, &run);
+  if (found) {
+    s = fm_lane_claim (l, feed ? FM_COPY_FEED : FM_COPY_ALL, run.first, run.n);
+    l->cursor = run.first + 1; /* what the slot leaves of the run is found next */
+  }
+  pthread_mutex_unlock (&v->lock);
+  return s;
+}
+
+bool
+fm_lane_fill (struct fm_lane *l)
+{
+  bool begun = false;
+  struct fm_slot *s;
+  while (l->active < l->nslots && !atomic_load (&l->v->abandoned) && (s = claim_next (l))) {
+    fm_lane_begin (l, s);
+    begun = true;
+  }
+  return begun;
+}
+
+static void
+each_port (struct fm_lane *l, void (*f) (struct fm_port *))
+{
+  f (l->front);
+  for (unsigned i = 0; i < l->v->nsinks; i++)
+    f (l->sink[i]);
+}
+
+static void
+step_port (struct fm_port *p)
+{
+  p->store->ops->step (p);
+}
+
+bool
+fm_lane_step (struct fm_lane *l)
+{
+  bool moved = false;
+  if (!l->active)
+    return false;
+  each_port (l, step_port);
+  for (unsigned i = 0; i < l->nslots; i++)
+    while (l->slots[i].state != FM_SLOT_FREE && slot_step (l, &l->slots[i]))
+      moved = true;
+  if (moved)
+    l->progress_ns = fm_now_ns ();
+  return moved;
+}
+
+/* A silent server: end what is under way on the ports that owe an answer. */
+static void
+expire (struct fm_lane *l, uint64_t now)
+{
+  struct fm_port *ports[] = { l->front, l->sink[0], l->sink[1] };
+  for (unsigned i = 0; i < 1 + l->v->nsinks; i++)
+    if (ports[i]->under_way && now >= l->progress_ns + ports[i]->store->timeout_ns)
+      ports[i]->failed = -ETIMEDOUT;
+}
+
+void
+fm_lane_wait (struct fm_lane *l, uint64_t deadline_ns)
+{
+  struct fm_port *ports[] = { l->front, l->sink[0], l->sink[1] };
+  struct pollfd fds[1 + FM_SINKS];
+  nfds_t n = 0;
+  for (unsigned i = 0; i < 1 + l->v->nsinks; i++)
+    if (ports[i]->under_way && ports[i]->store->ops->pollfd (ports[i], &fds[n])) {
+      uint64_t patience = l->progress_ns + ports[i]->store->timeout_ns;
+      if (patience < deadline_ns)
+        deadline_ns = patience;
+      n++;
+    }
+  if (fm_poll_until (fds, n, deadline_ns) == -ETIMEDOUT)
+    expire (l, fm_now_ns ());
+}

@@ -1,0 +1,63 @@
+/* A lane: copies of a volume in flight, each a small state machine, all moved on
+ * by step().  No thread and no lock of its own: one thread at a time steps it.
+ *
+ * Idea.  A slot takes one run of blocks through FREE -> READING -> WRITING ->
+ * FREE.  The background has one lane with many slots and fills free ones from
+ * the plan; a writer that meets a pending block borrows a lane of one slot for
+ * its own runs.  Each lane has its own ports, so a writer's copy never queues
+ * behind the background's on a connection.
+ *
+ * Invariants.
+ *   - A slot that is not FREE holds a claim on its run; a run has one claim.
+ *   - A block leaves `pending` only after every sink of its copy answered 0 and
+ *     it stands in `sent` (or `unsent`).
+ *   - A failed copy leaves the maps as they were and fails the volume's cycle.
+ */
+#ifndef FM_LANE_H
+#define FM_LANE_H
+
+#include "store.h"
+#include "volume.h"
+
+enum fm_copy {
+  FM_COPY_ALL,   /* front -> every sink; pending -> sent */
+  FM_COPY_FIRST, /* front -> sink 0;     pending -> unsent */
+  FM_COPY_FEED,  /* sink 0 -> sink 1;    unsent  -> sent */
+};
+
+struct fm_slot {
+  enum { FM_SLOT_FREE, FM_SLOT_READING, FM_SLOT_WRITING } state;
+  enum fm_copy copy;
+  struct fm_claim *claim; /* the run; in volume->claims */
+  void *buf;              /* run_blocks long, allocated at first use */
+  struct fm_op read, write[FM_SINKS];
+};
+
+struct fm_lane {
+  struct fm_volume *v;
+  struct fm_port *front, *sink[FM_SINKS];
+  struct fm_slot *slots;
+  unsigned nslots, active; /* active: slots that are not FREE */
+  uint64_t cursor;         /* where the background's walk is */
+  uint64_t progress_ns;    /* when something last moved */
+  struct fm_lane *next;    /* in volume->prio */
+};
+
+struct fm_lane *fm_lane_open (struct fm_volume *v, unsigned nslots, int *rc);
+void fm_lane_close (struct fm_lane *l);
+
+/* Take the run [first, first + n) into a free slot.  The caller holds the
+ * volume's lock and knows that no claim overlaps. */
+struct fm_slot *fm_lane_claim (struct fm_lane *l, enum fm_copy copy, uint64_t first,
+                               uint64_t n);
+/* Start what was claimed; without the lock. */
+void fm_lane_begin (struct fm_lane *l, struct fm_slot *s);
+/* Fill free slots from the plan.  True: something was begun. */
+bool fm_lane_fill (struct fm_lane *l);
+/* Move every slot as far as it goes without blocking.  True: something moved. */
+bool fm_lane_step (struct fm_lane *l);
+/* Sleep until a port is ready, or until `deadline_ns`.  A port that did not
+ * answer for its store's timeout fails (a slow target is a lost one). */
+void fm_lane_wait (struct fm_lane *l, uint64_t deadline_ns);
+
+#endif

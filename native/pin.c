@@ -1,0 +1,112 @@
+/* See pin.h.  The only C file with Python.h. */
+#include <Python.h>
+
+#include "pin.h"
+
+#include <stdlib.h>
+
+#if PY_VERSION_HEX >= 0x030b0000 && PY_VERSION_HEX < 0x030e0000 && !defined PLANT_NO_PIN
+#define PIN 1
+#else
+#define PIN 0
+#endif
+
+struct ended {
+  PyThreadState *state;
+  struct ended *next;
+};
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static pthread_key_t key;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct ended *ended; /* guarded by lock */
+static _Atomic int alive;
+static __thread bool pinned;
+
+static void
+thread_ends (void *value)
+{
+  struct ended *e = value;
+  pthread_mutex_lock (&lock);
+  e->next = ended;
+  ended = e;
+  pthread_mutex_unlock (&lock);
+}
+
+static void
+make_key (void)
+{
+  pthread_key_create (&key, thread_ends);
+}
+
+/* With the GIL held. */
+static void
+free_ended (void)
+{
+  pthread_mutex_lock (&lock);
+  struct ended *e = ended;
+  ended = NULL;
+  pthread_mutex_unlock (&lock);
+  while (e) {
+    struct ended *next = e->next;
+    PyThreadState_Clear (e->state);
+    PyThreadState_Delete (e->state);
+    free (e);
+    atomic_fetch_sub (&alive, 1);
+    e = next;
+  }
+}
+
+static void
+pin (void)
+{
+  if (pinned || !PIN)
+    return;
+  pinned = true; /* tried once a thread, whatever comes of it */
+  pthread_once (&once, make_key);
+  struct ended *e = calloc (1, sizeof *e);
+  if (!e)
+    return;
+  PyGILState_Ensure (); /* never released: this is the pin */
+  e->state = PyThreadState_Get ();
+  free_ended ();
+  pthread_setspecific (key, e);
+  atomic_fetch_add (&alive, 1);
+  PyEval_SaveThread (); /* cffi takes the GIL back itself */
+}
+
+int
+fm_pinned (void)
+{
+  return atomic_load (&alive);
+}
+
+int
+fm_plugin_pread (struct fm_volume *v, void *buf, uint64_t n, uint64_t offset)
+{
+  pin ();
+  return fm_volume_read (v, buf, n, offset);
+}
+
+int
+fm_plugin_pwrite (struct fm_volume *v, uint64_t session, const void *buf, uint64_t n,
+                  uint64_t offset, unsigned flags)
+{
+  pin ();
+  return fm_volume_write (v, session, buf, n, offset, flags);
+}
+
+int
+fm_plugin_zero (struct fm_volume *v, uint64_t session, uint64_t n, uint64_t offset,
+                unsigned flags)
+{
+  pin ();
+  return fm_volume_zero (v, session, n, offset, flags);
+}
+
+int
+fm_plugin_flush (struct fm_volume *v)
+{
+  pin ();
+  return fm_volume_client_flush (v);
+}

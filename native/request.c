@@ -1,0 +1,215 @@
+/* See request.h. */
+#include "request.h"
+#include "lane.h"
+#include "wait.h"
+
+#include <assert.h>
+#include <errno.h>
+
+#define LOOK_AGAIN_NS (50 * FM_MS) /* a bound for waits whose end is signalled */
+
+int
+fm_request_begin (struct fm_volume *v, struct fm_request *r)
+{
+  if (!fm_gate_try_enter (&v->gate))
+    return -EAGAIN;
+  if (atomic_load (&v->session) == r->session)
+    return 0;
+  fm_gate_leave (&v->gate);
+  return -ESHUTDOWN;
+}
+
+static void
+give_back (struct fm_volume *v, struct fm_request *r)
+{
+  pthread_mutex_lock (&v->lock);
+  r->lane->next = v->prio;
+  v->prio = r->lane;
+  v->nprio_out--;
+  pthread_cond_broadcast (&v->moved);
+  pthread_mutex_unlock (&v->lock);
+  r->lane = NULL;
+}
+
+/* Claim the first pending run under the request if nobody has, with a lane. */
+static struct fm_slot *
+claim_under (struct fm_volume *v, struct fm_request *r, uint64_t first, uint64_t n)
+{
+  struct fm_slot *s = NULL;
+  pthread_mutex_lock (&v->lock);
+  if (n > v->run_blocks)
+    n = v->run_blocks;
+  if (fm_plan_overlap (v->claims, v->claims_high, first, 1))
+    n = 0; /* somebody copies it now */
+  for (const struct fm_claim *c;
+       n && (c = fm_plan_overlap (v->claims, v->claims_high, first, n));)
+    n = c->first - first;
+  /* Between the look at the map and the lock it may have been copied. */
+  uint64_t at, m;
+  bool still = n && fm_bitmap_run (v->pending, first, n, &at, &m) && at == first;
+  if (still && v->prio) {
+    r->lane = v->prio;
+    v->prio = r->lane->next;
+    v->nprio_out++;
+    bool one_sink = v->preserve_first && v->nsinks > 1;
+    s = fm_lane_claim (r->lane, one_sink ? FM_COPY_FIRST : FM_COPY_ALL, first, m);
+  }
+  pthread_mutex_unlock (&v->lock);
+  return s;
+}
+
+static void
+account_wait (struct fm_volume *v, const struct fm_request *r)
+{
+  if (!r->waited_since_ns)
+    return;
+  uint64_t us = (fm_now_ns () - r->waited_since_ns) / 1000;
+  unsigned bucket = us ? 64 - (unsigned)__builtin_clzll (us) : 0;
+  if (bucket >= FM_HISTOGRAM)
+    bucket = FM_HISTOGRAM - 1;
+  atomic_fetch_add (&v->wait_us[bucket], 1);
+  atomic_fetch_add (&v->wait_us_sum, us);
+  atomic_fetch_add (&v->copies_before_write, 1);
+}
+
+static int
+leave (struct fm_volume *v, struct fm_request *r, int rc)
+{
+  account_wait (v, r);
+  fm_gate_leave (&v->gate);
+  return rc;
+}
+
+static uint64_t
+end_block (const struct fm_volume *v, const struct fm_request *r)
+{
+  return ((r->op.offset + r->op.length - 1) >> v->shift) + 1;
+}
+
+int
+fm_request_step (struct fm_volume *v, struct fm_request *r)
+{
+#ifdef PLANT_NO_COPY_BEFORE_WRITE
+  return 1;
+#endif
+  if (r->lane) {
+    fm_lane_step (r->lane);
+    if (r->lane->active)
+      return 0;
+    give_back (v, r);
+  }
+  uint64_t first = r->op.offset >> v->shift;
+  uint64_t end = end_block (v, r);
+  uint64_t at, n;
+  while (fm_bitmap_count (v->pending)
+         && fm_bitmap_run (v->pending, first, end - first, &at, &n) && at < end) {
+    int failed = atomic_load (&v->abandoned);
+    if (failed && !v->strict)
+      break; /* the cycle is void: its old bytes are needed no more */
+    if (failed)
+      return leave (v, r, failed);
+    if (!r->waited_since_ns)
+      r->waited_since_ns = fm_now_ns ();
+    struct fm_slot *s = claim_under (v, r, at, n < end - at ? n : end - at);
+    if (!s)
+      return 0;
+    fm_lane_begin (r->lane, s);
+    fm_lane_step (r->lane);
+    if (r->lane->active)
+      return 0;
+    give_back (v, r);
+    first = at;
+  }
+  return 1;
+}
+
+int
+fm_request_finish (struct fm_volume *v, struct fm_request *r)
+{
+  uint64_t first = r->op.offset >> v->shift;
+  uint64_t end = end_block (v, r);
+  if (fm_bitmap_set (v->next, first, end - first)
+      && !atomic_load_explicit (&v->next_since_ns, memory_order_relaxed)) {
+    uint64_t none = 0;
+    atomic_compare_exchange_strong (&v->next_since_ns, &none, fm_now_ns ());
+  }
+  int rc = fm_store_io (v->front, &r->op);
+  if (rc < 0 && !(rc == -EOPNOTSUPP && (r->op.flags & FM_FAST)))
+    atomic_fetch_add (&v->write_errors, 1);
+  return leave (v, r, rc);
+}
+
+/* ---- blocking ---- */
+
+static void
+wait_for (struct fm_volume *v, struct fm_request *r)
+{
+  uint64_t deadline = fm_now_ns () + LOOK_AGAIN_NS;
+  if (r->lane) {
+    fm_lane_wait (r->lane, deadline);
+    return;
+  }
+  uint64_t first = r->op.offset >> v->shift, end = end_block (v, r);
+  pthread_mutex_lock (&v->lock);
+  /* A claim that was dropped before we had the lock would not wake us. */
+  if (!v->prio || fm_plan_overlap (v->claims, v->claims_high, first, end - first))
+    fm_cond_wait_until (&v->moved, &v->lock, deadline);
+  pthread_mutex_unlock (&v->lock);
+}
+
+static int
+run (struct fm_volume *v, struct fm_request *r)
+{
+  int rc;
+  while ((rc = fm_request_begin (v, r)) == -EAGAIN)
+    fm_gate_wait_open (&v->gate);
+  while (rc == 0 && (rc = fm_request_step (v, r)) == 0)
+    wait_for (v, r);
+  return rc < 0 ? rc : fm_request_finish (v, r);
+}
+
+static bool
+outside (const struct fm_volume *v, uint64_t n, uint64_t offset)
+{
+  return offset > v->size || n > v->size - offset;
+}
+
+int
+fm_volume_read (struct fm_volume *v, void *buf, uint64_t n, uint64_t offset)
+{
+  if (outside (v, n, offset))
+    return -EINVAL;
+  struct fm_op op = { .kind = FM_READ, .offset = offset, .length = n, .buf = buf };
+  return n ? fm_store_io (v->front, &op) : 0;
+}
+
+int
+fm_volume_write (struct fm_volume *v, uint64_t session, const void *buf, uint64_t n,
+                 uint64_t offset, unsigned flags)
+{
+  if (outside (v, n, offset))
+    return -ENOSPC; /* as a device answers a write past its end: nbd proto.md */
+  struct fm_request r = { .session = session,
+                          .op = { .kind = FM_WRITE, .flags = flags, .offset = offset,
+                                  .length = n, .buf = (void *)buf } };
+  return n ? run (v, &r) : 0;
+}
+
+int
+fm_volume_zero (struct fm_volume *v, uint64_t session, uint64_t n, uint64_t offset,
+                unsigned flags)
+{
+  if (outside (v, n, offset))
+    return -ENOSPC;
+  struct fm_request r = { .session = session,
+                          .op = { .kind = FM_ZERO, .flags = flags, .offset = offset,
+                                  .length = n } };
+  return n ? run (v, &r) : 0;
+}
+
+int
+fm_volume_client_flush (struct fm_volume *v)
+{
+  struct fm_op op = { .kind = FM_FLUSH };
+  return fm_store_io (v->front, &op);
+}

@@ -1,0 +1,106 @@
+/* Where bytes live: the seam between the core and files, devices and servers.
+ *
+ * Idea.  An operation (fm_op) is submitted on a port and is done at once (a
+ * file) or later (a server); `step` makes what progress it can without
+ * blocking.  A port is a private channel to a store: used by one thread at a
+ * time, so nothing in it needs a lock.  A file's port is the file; a server's
+ * port is one NBD connection.  A third kind, the simulator's, fits the table.
+ *
+ * Contracts.
+ *   - Every submitted op becomes done exactly once, with rc 0 or -errno; after
+ *     a port failed, all of its ops are done with the error.
+ *   - A flush that is done with 0 covers every write that was done on *any*
+ *     port of the store before the flush was submitted.  For servers this is
+ *     NBD's multi-conn promise, and opening refuses a server without it.
+ *   - A port whose connection failed stays failed: nothing reconnects behind
+ *     the caller's back (I9).
+ *   - A zero that may punch (FM_PUNCH) still reads as zeroes afterwards.
+ * Left out: reconnection, retries and roles (policy is never in C).
+ */
+#ifndef FM_STORE_H
+#define FM_STORE_H
+
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+enum fm_op_kind { FM_READ, FM_WRITE, FM_ZERO, FM_FLUSH };
+enum fm_op_flag {
+  FM_FUA = 1,   /* durable when done */
+  FM_PUNCH = 2, /* a zero may give the space back */
+  FM_FAST = 4,  /* a zero that is no faster than a write fails with -EOPNOTSUPP */
+};
+
+struct fm_op {
+  enum fm_op_kind kind;
+  unsigned flags;
+  uint64_t offset; /* bytes */
+  uint64_t length; /* bytes */
+  void *buf;       /* READ, WRITE */
+  int rc;          /* once done: 0 or -errno */
+  bool done;
+  struct fm_op *link; /* the port's list of what is under way */
+};
+
+struct fm_store;
+
+struct fm_port {
+  struct fm_store *store;
+  int failed;             /* 0, or the -errno that ended this port */
+  void *nbd;              /* struct nbd_handle *, for a server */
+  struct fm_op *under_way;
+  struct fm_port *next;   /* in the store's idle list */
+};
+
+struct fm_store_ops {
+  int (*port_open) (struct fm_port *p, uint64_t deadline_ns);
+  void (*port_close) (struct fm_port *p);
+  void (*submit) (struct fm_port *p, struct fm_op *op);
+  void (*step) (struct fm_port *p);
+  bool (*pollfd) (struct fm_port *p, struct pollfd *fd);
+  /* How many bytes from `offset` (at most `length`) are known to be a hole, or
+   * 0 with in *data how many are not; a store that cannot tell says all data. */
+  uint64_t (*hole) (struct fm_store *s, uint64_t offset, uint64_t length, uint64_t *data);
+  void (*close) (struct fm_store *s);
+};
+
+#define FM_STORE_IDLE_MAX 16
+
+struct fm_store {
+  const struct fm_store_ops *ops;
+  uint64_t size;  /* bytes */
+  int fd;         /* file */
+  char *uri;      /* server */
+  uint64_t timeout_ns; /* of one operation on a server, and of connecting */
+  _Atomic uint64_t written_bytes;  /* payload of WRITE ops that were done well */
+  _Atomic uint64_t errors;
+  pthread_mutex_t lock; /* guards idle and nidle */
+  struct fm_port *idle; /* ports for fm_store_io, last used first */
+  unsigned nidle;
+};
+
+/* Takes the descriptor over, also on failure.  0 or -errno. */
+int fm_store_open_file (int fd, uint64_t size, struct fm_store **out);
+/* Connects once to learn the size.  -EPROTO: the server lacks what mirroring
+ * needs (writable, flush, multi-conn); the reason is in `why` (whysize bytes). */
+int fm_store_open_nbd (const char *uri, uint64_t timeout_ns, struct fm_store **out, char *why,
+                       unsigned whysize);
+void fm_store_close (struct fm_store *s);
+
+struct fm_port *fm_port_open (struct fm_store *s, int *rc);
+void fm_port_close (struct fm_port *p);
+
+/* One operation, from any thread, to its end: rc.  Bounded by timeout_ns. */
+int fm_store_io (struct fm_store *s, struct fm_op *op);
+
+uint64_t fm_store_size (struct fm_store *s);
+int fm_store_read (struct fm_store *s, void *buf, uint64_t n, uint64_t offset);
+/* See `hole` in fm_store_ops. */
+uint64_t fm_store_hole (struct fm_store *s, uint64_t offset, uint64_t length, uint64_t *data);
+
+/* For implementations: take `op` off the port's list with this result. */
+void fm_op_finish (struct fm_store *s, struct fm_op *op, int rc);
+
+#endif

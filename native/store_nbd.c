@@ -1,0 +1,311 @@
+/* The store that is an NBD server, over libnbd: one connection a port, commands
+ * asynchronous, many in flight.  See store.h; libnbd(3) for the calls. */
+#include "store.h"
+#include "wait.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <libnbd.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "store_nbd.h"
+
+#define TURNS 32 /* replies taken in one step at most: then the caller's own work again */
+
+static int
+nbd_errno (void)
+{
+  int e = nbd_get_errno ();
+  return e ? -e : -ENOTCONN;
+}
+
+/* Move the handle's state machine as far as it goes without blocking. */
+static void
+turn (struct nbd_handle *h, short revents)
+{
+  unsigned dir = nbd_aio_get_direction (h);
+  if ((revents & (POLLIN | POLLHUP | POLLERR)) && (dir & LIBNBD_AIO_DIRECTION_READ))
+    nbd_aio_notify_read (h);
+  else if ((revents & (POLLOUT | POLLHUP | POLLERR)) && (dir & LIBNBD_AIO_DIRECTION_WRITE))
+    nbd_aio_notify_write (h);
+}
+
+static bool
+wanted (struct nbd_handle *h, struct pollfd *fd)
+{
+  unsigned dir = nbd_aio_get_direction (h);
+  fd->fd = nbd_aio_get_fd (h);
+  fd->events = (short)((dir & LIBNBD_AIO_DIRECTION_READ ? POLLIN : 0)
+                       | (dir & LIBNBD_AIO_DIRECTION_WRITE ? POLLOUT : 0));
+  fd->revents = 0;
+  return fd->fd >= 0 && fd->events;
+}
+
+int
+fm_nbd_connect (const char *uri, uint64_t deadline_ns, struct nbd_handle **out, char *why,
+                unsigned whysize)
+{
+  struct nbd_handle *h = nbd_create ();
+  if (!h)
+    return -ENOMEM;
+  int rc = 0;
+  nbd_set_pread_initialize (h, false);
+  nbd_set_uri_allow_local_file (h, true); /* TLS and PSK files named by our own configuration */
+  if (nbd_aio_connect_uri (h, uri) == -1)
+    rc = nbd_errno ();
+  while (rc == 0 && !nbd_aio_is_ready (h)) {
+    struct pollfd fd;
+    if (nbd_aio_is_dead (h) || nbd_aio_is_closed (h) || !wanted (h, &fd)) {
+      rc = nbd_errno ();
+      break;
+    }
+    rc = fm_poll_until (&fd, 1, deadline_ns);
+    if (rc == 0)
+      turn (h, fd.revents);
+  }
+  if (rc == 0) {
+    *out = h;
+    return 0;
+  }
+  if (why)
+    snprintf (why, whysize, "%s", rc == -ETIMEDOUT ? "no answer in time" : nbd_get_error ());
+  nbd_close (h);
+  return rc;
+}
+
+static int
+on_done (void *user, int *error)
+{
+  struct fm_op *op = user;
+  op->rc = *error ? -*error : 0;
+  op->done = true; /* taken off the list, and finished, by `reap` */
+  return 1;        /* retire the command */
+}
+
+/* Take what is done off the list of what is under way. */
+static void
+reap (struct fm_port *p)
+{
+  for (struct fm_op **at = &p->under_way; *at;) {
+    struct fm_op *op = *at;
+    if (!op->done) {
+      at = &op->link;
+      continue;
+    }
+    *at = op->link;
+    op->done = false;
+    fm_op_finish (p->store, op, op->rc);
+  }
+}
+
+/* The connection ends; so does, with its error, everything under way on it. */
+static void
+fail (struct fm_port *p)
+{
+  reap (p);
+  if (p->nbd)
+    nbd_close (p->nbd); /* from here on libnbd touches no buffer of ours */
+  p->nbd = NULL;
+  while (p->under_way) {
+    struct fm_op *op = p->under_way;
+    p->under_way = op->link;
+    op->done = false;
+    fm_op_finish (p->store, op, p->failed);
+  }
+}
+
+static int
+nbd_port_open (struct fm_port *p, uint64_t deadline_ns)
+{
+  struct nbd_handle *h;
+  int rc = fm_nbd_connect (p->store->uri, deadline_ns, &h, NULL, 0);
+  if (rc == 0)
+    p->nbd = h;
+  return rc;
+}
+
+static void
+nbd_port_close (struct fm_port *p)
+{
+  if (!p->nbd)
+    return;
+  if (!p->failed)
+    nbd_aio_disconnect (p->nbd, 0);
+  nbd_close (p->nbd);
+}
+
+static void
+nbd_submit (struct fm_port *p, struct fm_op *op)
+{
+  op->done = false;
+  if (p->failed) {
+    fm_op_finish (p->store, op, p->failed);
+    return;
+  }
+  struct nbd_handle *h = p->nbd;
+  nbd_completion_callback cb = { .callback = on_done, .user_data = op };
+  uint32_t fua = op->flags & FM_FUA ? LIBNBD_CMD_FLAG_FUA : 0;
+  op->link = p->under_way;
+  p->under_way = op;
+  int64_t r = -1;
+  switch (op->kind) {
+  case FM_READ:
+    r = nbd_aio_pread (h, op->buf, op->length, op->offset, cb, 0);
+    break;
+  case FM_WRITE:
+    r = nbd_aio_pwrite (h, op->buf, op->length, op->offset, cb, fua);
+    break;
+  case FM_ZERO:
+    r = nbd_aio_zero (h, op->length, op->offset, cb,
+                      fua | (op->flags & FM_PUNCH ? 0 : LIBNBD_CMD_FLAG_NO_HOLE)
+                          | (op->flags & FM_FAST ? LIBNBD_CMD_FLAG_FAST_ZERO : 0));
+    break;
+  case FM_FLUSH:
+    r = nbd_aio_flush (h, cb, 0);
+    break;
+  }
+  if (r == -1 && !op->done) { /* refused before it was queued */
+    op->rc = nbd_errno ();
+    op->done = true;
+    if (nbd_aio_is_dead (h) || nbd_aio_is_closed (h))
+      p->failed = op->rc;
+  }
+  reap (p);
+}
+
+static void
+nbd_step (struct fm_port *p)
+{
+  if (!p->failed) {
+    struct pollfd fd;
+    for (int i = 0; i < TURNS && wanted (p->nbd, &fd) && poll (&fd, 1, 0) > 0; i++)
+      turn (p->nbd, fd.revents);
+    if (nbd_aio_is_dead (p->nbd) || nbd_aio_is_closed (p->nbd))
+      p->failed = -ENOTCONN;
+  }
+  if (p->failed)
+    fail (p);
+  else
+    reap (p);
+}
+
+static bool
+nbd_pollfd (struct fm_port *p, struct pollfd *fd)
+{
+  return !p->failed && wanted (p->nbd, fd);
+}
+
+/* A server is not asked for its extents: what is read as zeroes
+ * is sent as zeroes, so only reading costs. */
+static uint64_t
+nbd_hole (struct fm_store *s, uint64_t offset, uint64_t length, uint64_t *data)
+{
+  (void)s, (void)offset;
+  *data = length;
+  return 0;
+}
+
+static void
+nbd_close_store (struct fm_store *s)
+{
+  (void)s;
+}
+
+static const struct fm_store_ops nbd_ops = {
+  .port_open = nbd_port_open,
+  .port_close = nbd_port_close,
+  .submit = nbd_submit,
+  .step = nbd_step,
+  .pollfd = nbd_pollfd,
+  .hole = nbd_hole,
+  .close = nbd_close_store,
+};
+
+/* What mirroring needs of a server, or the reason in `why`. */
+static int
+examine (struct nbd_handle *h, uint64_t *size, char *why, unsigned whysize)
+{
+  const char *lacks = nbd_is_read_only (h) != 0        ? "is read-only"
+                      : nbd_can_flush (h) != 1         ? "does not support flush"
+                      : nbd_can_multi_conn (h) != 1    ? "does not promise that its connections agree (multi-conn)"
+                      : nbd_can_zero (h) != 1          ? "does not support zeroing"
+                                                       : NULL;
+  int64_t n = nbd_get_size (h);
+  if (!lacks && n > 0) {
+    *size = (uint64_t)n;
+    return 0;
+  }
+  snprintf (why, whysize, "the server's export %s", lacks ? lacks : "has no size");
+  return -EPROTO;
+}
+
+int
+fm_store_open_nbd (const char *uri, uint64_t timeout_ns, struct fm_store **out, char *why,
+                   unsigned whysize)
+{
+  struct nbd_handle *h;
+  uint64_t size;
+  int rc = fm_nbd_connect (uri, fm_now_ns () + timeout_ns, &h, why, whysize);
+  if (rc < 0)
+    return rc;
+  rc = examine (h, &size, why, whysize);
+  nbd_aio_disconnect (h, 0);
+  nbd_close (h);
+  if (rc < 0)
+    return rc;
+  struct fm_store *s = calloc (1, sizeof *s);
+  char *copy = strdup (uri);
+  if (!s || !copy) {
+    free (s);
+    free (copy);
+    return -ENOMEM;
+  }
+  s->ops = &nbd_ops;
+  s->fd = -1;
+  s->uri = copy;
+  s->size = size;
+  s->timeout_ns = timeout_ns;
+  pthread_mutex_init (&s->lock, NULL);
+  *out = s;
+  return 0;
+}
+
+/* ---- one control request (DESIGN section 6: /control) ---- */
+
+static int
+sync_op (struct fm_port *p, struct fm_op *op, uint64_t deadline_ns)
+{
+  nbd_submit (p, op);
+  while (!op->done) {
+    struct pollfd fd;
+    if (nbd_pollfd (p, &fd) && fm_poll_until (&fd, 1, deadline_ns) == -ETIMEDOUT)
+      p->failed = -ETIMEDOUT;
+    nbd_step (p);
+  }
+  return op->rc;
+}
+
+int
+fm_exchange (const char *uri, const void *request, uint64_t request_bytes, void *answer,
+             uint64_t answer_bytes, uint64_t timeout_ns, char *why, unsigned whysize)
+{
+  uint64_t deadline = fm_now_ns () + timeout_ns;
+  struct fm_store server = { .ops = &nbd_ops };
+  struct fm_port port = { .store = &server };
+  struct nbd_handle *h;
+  int rc = fm_nbd_connect (uri, deadline, &h, why, whysize);
+  if (rc < 0)
+    return rc;
+  port.nbd = h;
+  struct fm_op ask = { .kind = FM_WRITE, .buf = (void *)request, .length = request_bytes };
+  struct fm_op hear = { .kind = FM_READ, .buf = answer, .length = answer_bytes };
+  rc = sync_op (&port, &ask, deadline);
+  if (rc == 0)
+    rc = sync_op (&port, &hear, deadline);
+  if (rc < 0)
+    snprintf (why, whysize, "%s", strerror (-rc));
+  nbd_port_close (&port);
+  return rc;
+}

@@ -1,0 +1,362 @@
+/* See volume.h. */
+#include "volume.h"
+#include "lane.h"
+#include "wait.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#ifdef PLANT_NO_FREEZE
+#include <unistd.h>
+#endif
+
+#define RUN_BYTES (256 * 1024) /* one copy at most, but at least one block */
+#define BLOCK_MIN 512
+#define BLOCK_MAX (64U * 1024 * 1024)
+
+int
+fm_volume_create (struct fm_store *front, struct fm_store *first, uint64_t size,
+                  uint32_t block_size, bool preserve_first, struct fm_volume **out)
+{
+  if (size == 0 || block_size < BLOCK_MIN || block_size > BLOCK_MAX
+      || (block_size & (block_size - 1)))
+    return -EINVAL;
+  struct fm_volume *v = calloc (1, sizeof *v);
+  if (!v)
+    return -ENOMEM;
+  v->size = size;
+  v->shift = (unsigned)__builtin_ctz (block_size);
+  v->nblocks = (size + block_size - 1) >> v->shift;
+  v->run_blocks = block_size >= RUN_BYTES ? 1 : RUN_BYTES >> v->shift;
+  v->front = front;
+  v->sink[0] = first;
+  v->nsinks = 1;
+  v->preserve_first = preserve_first;
+  v->next = &v->maps[0];
+  v->pending = &v->maps[1];
+  fm_gate_init (&v->gate);
+  pthread_mutex_init (&v->lock, NULL);
+  fm_cond_init (&v->moved);
+  struct fm_bitmap *all[] = { &v->maps[0], &v->maps[1], &v->unsent, &v->sent };
+  for (unsigned i = 0; i < 4; i++) {
+    int rc = fm_bitmap_init (all[i], v->nblocks);
+    if (rc < 0) {
+      fm_volume_free (v);
+      return rc;
+    }
+  }
+  *out = v;
+  return 0;
+}
+
+void
+fm_volume_free (struct fm_volume *v)
+{
+  if (!v)
+    return;
+  fm_volume_unlink (v);
+  fm_bitmap_free (&v->maps[0]);
+  fm_bitmap_free (&v->maps[1]);
+  fm_bitmap_free (&v->unsent);
+  fm_bitmap_free (&v->sent);
+  fm_gate_free (&v->gate);
+  pthread_cond_destroy (&v->moved);
+  pthread_mutex_destroy (&v->lock);
+  free (v);
+}
+
+/* ---- lanes ---- */
+
+int
+fm_volume_link (struct fm_volume *v, struct fm_store *second, unsigned nprio)
+{
+  assert (!v->bulk && !v->prio && nprio > 0 && nprio <= FM_PRIO_MAX);
+  int rc = 0;
+  v->sink[1] = second;
+  v->nsinks = second ? 2 : 1;
+  v->bulk = fm_lane_open (v, FM_BULK_SLOTS, &rc);
+  for (unsigned i = 0; rc == 0 && i < nprio; i++) {
+    struct fm_lane *l = fm_lane_open (v, 1, &rc);
+    if (!l)
+      break;
+    pthread_mutex_lock (&v->lock);
+    l->next = v->prio;
+    v->prio = l;
+    pthread_mutex_unlock (&v->lock);
+  }
+  if (rc < 0)
+    fm_volume_unlink (v);
+  return rc;
+}
+
+void
+fm_volume_unlink (struct fm_volume *v)
+{
+  pthread_mutex_lock (&v->lock);
+  while (v->nprio_out) /* bounded by the stores' time-outs */
+    fm_cond_wait_until (&v->moved, &v->lock, fm_now_ns () + 1000 * FM_MS);
+  struct fm_lane *l = v->prio;
+  v->prio = NULL;
+  pthread_mutex_unlock (&v->lock);
+  while (l) {
+    struct fm_lane *next = l->next;
+    fm_lane_close (l);
+    l = next;
+  }
+  fm_lane_close (v->bulk);
+  v->bulk = NULL;
+  if (v->sink[1])
+    v->wire_bytes_before += atomic_load (&v->sink[1]->written_bytes);
+  v->sink[1] = NULL;
+  v->nsinks = 1;
+}
+
+/* What is left of the cycle that the background can still take. */
+static uint64_t
+left (const struct fm_volume *v)
+{
+  return fm_bitmap_count (v->pending) + fm_bitmap_count (&v->unsent);
+}
+
+int
+fm_volume_copy (struct fm_volume *v, uint64_t slice_ns)
+{
+  struct fm_lane *l = v->bulk;
+  assert (l);
+  uint64_t deadline = fm_now_ns () + slice_ns;
+  for (;;) {
+    bool more = fm_now_ns () < deadline && left (v) && !atomic_load (&v->abandoned);
+    bool begun = more && fm_lane_fill (l);
+    bool moved = fm_lane_step (l);
+    if (l->active && !moved)
+      fm_lane_wait (l, fm_now_ns () + 50 * FM_MS);
+    else if (more && !l->active && !begun) {
+      /* Writers hold all that is left: wait for one of them. */
+      pthread_mutex_lock (&v->lock);
+      if (v->nclaims)
+        fm_cond_wait_until (&v->moved, &v->lock, deadline);
+      pthread_mutex_unlock (&v->lock);
+    } else if (!more && !l->active)
+      break;
+  }
+  int rc = atomic_load (&v->abandoned);
+  return rc ? rc : left (v) == 0;
+}
+
+static int
+flush_on (struct fm_port *p)
+{
+  struct fm_op op = { .kind = FM_FLUSH };
+  uint64_t deadline = fm_now_ns () + p->store->timeout_ns;
+  p->store->ops->submit (p, &op);
+  while (!op.done) {
+    struct pollfd fd;
+    if (p->store->ops->pollfd (p, &fd) && fm_poll_until (&fd, 1, deadline) == -ETIMEDOUT)
+      p->failed = -ETIMEDOUT;
+    p->store->ops->step (p);
+  }
+  return op.rc;
+}
+
+int
+fm_volume_flush (struct fm_volume *v, bool front_too)
+{
+  int rc = 0;
+  for (unsigned i = 0; rc == 0 && i < v->nsinks; i++)
+    if ((rc = flush_on (v->bulk->sink[i])) < 0)
+      fm_volume_fail (v, rc, (int)i);
+  if (rc == 0 && front_too && (rc = flush_on (v->bulk->front)) < 0)
+    fm_volume_fail (v, rc, -1);
+  return rc;
+}
+
+/* ---- the maps ---- */
+
+void
+fm_volume_settle (struct fm_volume *v)
+{
+  assert (left (v) == 0);
+  fm_bitmap_reset (&v->sent);
+  atomic_store (&v->cycle_since_ns, 0);
+}
+
+void
+fm_volume_retry (struct fm_volume *v)
+{
+  atomic_store (&v->abandoned, 0);
+}
+
+void
+fm_volume_set_strict (struct fm_volume *v)
+{
+  v->strict = true;
+}
+
+void
+fm_volume_forget_next (struct fm_volume *v)
+{
+  fm_bitmap_reset (v->next);
+  atomic_store (&v->next_since_ns, 0);
+}
+
+void
+fm_volume_fail (struct fm_volume *v, int rc, int part)
+{
+  int none = 0;
+  assert (rc < 0);
+  if (atomic_compare_exchange_strong (&v->abandoned, &none, rc))
+    atomic_store (&v->failed_part, part);
+  pthread_mutex_lock (&v->lock);
+  pthread_cond_broadcast (&v->moved);
+  pthread_mutex_unlock (&v->lock);
+}
+
+void
+fm_volume_abandon (struct fm_volume *v)
+{
+  assert (atomic_load (&v->abandoned));
+  pthread_mutex_lock (&v->lock);
+  while (v->nclaims) /* writers' copies that were under way when it failed */
+    fm_cond_wait_until (&v->moved, &v->lock, fm_now_ns () + 1000 * FM_MS);
+  pthread_mutex_unlock (&v->lock);
+  /* First into next, then out of the others: at no time is a block in none. */
+  fm_bitmap_or (v->next, v->pending);
+  fm_bitmap_or (v->next, &v->unsent);
+  fm_bitmap_or (v->next, &v->sent);
+  uint64_t since = atomic_exchange (&v->cycle_since_ns, 0);
+  if (since) /* older than anything that `next` has seen */
+    atomic_store (&v->next_since_ns, since);
+  fm_bitmap_reset (v->pending);
+  fm_bitmap_reset (&v->unsent);
+  fm_bitmap_reset (&v->sent);
+}
+
+void
+fm_volume_mark (struct fm_volume *v, uint64_t first, uint64_t n)
+{
+  fm_bitmap_set (v->next, first, n);
+}
+
+void
+fm_volume_mark_pending (struct fm_volume *v, uint64_t first, uint64_t n)
+{
+  fm_bitmap_set (v->pending, first, n);
+}
+
+unsigned
+fm_volume_runs (struct fm_volume *v, int which, uint64_t from, uint64_t *out, unsigned max)
+{
+  const struct fm_bitmap *maps[] = { v->next, v->pending, &v->unsent, &v->sent };
+  assert (which >= 0 && which < 4);
+  unsigned i = 0;
+  while (i < max
+         && fm_bitmap_run (maps[which], from, v->nblocks, &out[2 * i], &out[2 * i + 1])) {
+    from = out[2 * i] + out[2 * i + 1];
+    i++;
+  }
+  return i;
+}
+
+void
+fm_volume_mark_data (struct fm_volume *v)
+{
+  uint64_t mask = (1ULL << v->shift) - 1;
+  for (uint64_t at = 0; at < v->size;) {
+    uint64_t data, hole = v->front->ops->hole (v->front, at, v->size - at, &data);
+    if (hole == 0) {
+      uint64_t first = at >> v->shift, end = (at + data + mask) >> v->shift;
+      fm_bitmap_set (v->next, first, end - first);
+      hole = data;
+    }
+    at += hole;
+  }
+}
+
+void
+fm_volume_read_stats (struct fm_volume *v, struct fm_volume_stats *s)
+{
+  /* A reader in the instant of the swap may count one map twice, which a figure
+   * for people can bear. */
+  s->next_blocks = fm_bitmap_count (v->next);
+  s->pending_blocks = fm_bitmap_count (v->pending);
+  s->unsent_blocks = fm_bitmap_count (&v->unsent);
+  s->sent_blocks = fm_bitmap_count (&v->sent);
+  s->next_since_ns = atomic_load (&v->next_since_ns);
+  s->cycle_since_ns = atomic_load (&v->cycle_since_ns);
+  for (unsigned i = 0; i < FM_SINKS; i++)
+    s->copied_bytes[i] = atomic_load (&v->copied_bytes[i]);
+  s->wire_bytes = v->wire_bytes_before;
+  if (v->sink[1])
+    s->wire_bytes += atomic_load (&v->sink[1]->written_bytes);
+  s->copies_before_write = atomic_load (&v->copies_before_write);
+  s->write_errors = atomic_load (&v->write_errors);
+  s->wait_us_sum = atomic_load (&v->wait_us_sum);
+  for (unsigned i = 0; i < FM_HISTOGRAM; i++)
+    s->wait_us[i] = atomic_load (&v->wait_us[i]);
+  s->abandoned = atomic_load (&v->abandoned);
+  s->failed_part = atomic_load (&v->failed_part);
+}
+
+/* ---- the group ---- */
+
+int
+fm_group_close (struct fm_volume **v, unsigned n, uint64_t deadline_ns)
+{
+  int rc = 0;
+  for (unsigned i = 0; i < n; i++)
+    fm_gate_close (&v[i]->gate);
+  for (unsigned i = 0; rc == 0 && i < n; i++)
+    rc = fm_gate_drain (&v[i]->gate, deadline_ns);
+  if (rc < 0)
+    fm_group_open (v, n);
+  return rc;
+}
+
+void
+fm_group_swap (struct fm_volume **v, unsigned n)
+{
+  for (unsigned i = 0; i < n; i++) {
+    assert (left (v[i]) == 0 && fm_bitmap_count (&v[i]->sent) == 0);
+    struct fm_bitmap *t = v[i]->next;
+    v[i]->next = v[i]->pending;
+    v[i]->pending = t;
+    atomic_store (&v[i]->cycle_since_ns, atomic_exchange (&v[i]->next_since_ns, 0));
+    atomic_store (&v[i]->abandoned, 0);
+#ifdef PLANT_NO_FREEZE
+    usleep (2000); /* the volumes' moments differ, as without a common freeze they may */
+#endif
+  }
+}
+
+void
+fm_group_open (struct fm_volume **v, unsigned n)
+{
+  for (unsigned i = 0; i < n; i++)
+    fm_gate_open (&v[i]->gate);
+}
+
+int
+fm_group_freeze (struct fm_volume **v, unsigned n, uint64_t budget_ns, uint64_t *held_ns)
+{
+  uint64_t start = fm_now_ns ();
+  int rc = fm_group_close (v, n, start + budget_ns);
+  if (rc == 0) {
+    fm_group_swap (v, n);
+    fm_group_open (v, n);
+  }
+  *held_ns = fm_now_ns () - start;
+  return rc;
+}
+
+int
+fm_group_fence (struct fm_volume **v, unsigned n, uint64_t session, uint64_t budget_ns)
+{
+  int rc = fm_group_close (v, n, fm_now_ns () + budget_ns);
+  if (rc < 0)
+    return rc;
+  for (unsigned i = 0; i < n; i++)
+    atomic_store (&v[i]->session, session);
+  fm_group_open (v, n);
+  return 0;
+}

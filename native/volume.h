@@ -1,0 +1,158 @@
+/* One volume at one site: the write gate and the flashcopy relation behind it.
+ *
+ * Idea.  Both sites need the same thing, so it exists once.  A volume has a
+ * *front*, the store that is written through the gate, and a flashcopy relation
+ * from the front to one or two *sinks*:
+ *
+ *     source site:  front = data          sinks = first intermediate, peer's intermediate
+ *     target site:  front = intermediate  sinks = data
+ *
+ * `next` collects what is written since the consistency point; a freeze swaps
+ * it for the empty `pending`, which the lanes then copy from front to sinks.  A
+ * write that meets a pending block has it copied first (claim 1, step 4).
+ *
+ * Where a block is (the maps are disjoint but for `next`, which is about the
+ * future):
+ *     pending   to be copied front -> sinks
+ *     unsent    in sink 0, to be fed sink 0 -> sink 1 (preserve = "first" only)
+ *     sent      in every sink, not yet asserted by a commit or a hardening
+ * A block leaves one map only after it stands in the one that follows.
+ *
+ * Invariants.
+ *   I5  While a block is pending its old bytes stand in the front.
+ *   I6  Maps are swapped only between group_close and group_open.
+ *   I8  A request of an older session never reaches the front after
+ *       fm_group_fence returned 0.
+ *   A failure to copy sets `abandoned`: the cycle is void and can never be
+ *   committed, writers wait for nothing more, and fm_volume_abandon puts every
+ *   block of it back into `next`.  A strict volume (the target's) never gives a
+ *   pending block up: the writer who meets it gets the error, until a retry.
+ *
+ * Left out: when to freeze, what to do after a failure, sequences, roles: the
+ * control (mirror_core/) decides; here is only what must be fast or atomic.
+ */
+#ifndef FM_VOLUME_H
+#define FM_VOLUME_H
+
+#include "bitmap.h"
+#include "gate.h"
+#include "plan.h"
+#include "store.h"
+
+#include <pthread.h>
+
+#define FM_SINKS 2
+#define FM_CLAIMS 160     /* bulk slots and priority lanes together */
+#define FM_BULK_SLOTS 32  /* runs in flight in the background */
+#define FM_PRIO_MAX 16
+#define FM_HISTOGRAM 24   /* bucket i: below 2^i microseconds; the last: the rest */
+
+struct fm_lane;
+
+struct fm_volume {
+  /* Fixed at creation. */
+  uint64_t size, nblocks;
+  unsigned shift;      /* log2 of the block size */
+  uint64_t run_blocks; /* the longest run copied at once */
+  struct fm_store *front;
+  bool preserve_first; /* a writer waits for sink 0 only */
+  bool strict;         /* see fm_volume_set_strict */
+
+  /* Changed only by fm_volume_set_sink, while there are no lanes. */
+  struct fm_store *sink[FM_SINKS];
+  unsigned nsinks;
+
+  struct fm_gate gate;
+  /* The pointers change only with the gate closed; the bits are atomic. */
+  struct fm_bitmap *_Atomic next, *_Atomic pending;
+  struct fm_bitmap unsent, sent;
+  struct fm_bitmap maps[2]; /* what next and pending point to */
+  _Atomic uint64_t session; /* whose requests enter; changed with the gate closed */
+
+  _Atomic int abandoned;   /* 0, or the -errno that voided this cycle */
+  _Atomic int failed_part; /* of it: -1 front, else the sink's number */
+
+  pthread_mutex_t lock;  /* guards all below, to the blank line */
+  pthread_cond_t moved;  /* a claim was dropped or a lane given back */
+  struct fm_claim claims[FM_CLAIMS];
+  unsigned nclaims, claims_high; /* in use; one past the last ever used */
+  struct fm_lane *prio; /* idle priority lanes */
+  unsigned nprio_out;   /* priority lanes that writers hold */
+
+  struct fm_lane *bulk;  /* of the control's thread alone */
+
+  /* Time of the oldest write that is in `next` / in the cycle; 0: none. */
+  _Atomic uint64_t next_since_ns, cycle_since_ns;
+  uint64_t wire_bytes_before; /* by links that ended; the control's thread alone */
+  _Atomic uint64_t copied_bytes[FM_SINKS], copies_before_write, write_errors;
+  _Atomic uint64_t wait_us_sum, wait_us[FM_HISTOGRAM];
+};
+
+struct fm_volume_stats {
+  uint64_t next_blocks, pending_blocks, unsent_blocks, sent_blocks;
+  uint64_t next_since_ns, cycle_since_ns; /* monotonic; 0: nothing */
+  uint64_t copied_bytes[2];
+  uint64_t wire_bytes; /* NBD payload sent to sinks that are servers */
+  uint64_t copies_before_write, write_errors;
+  uint64_t wait_us_sum, wait_us[24];
+  int abandoned, failed_part;
+};
+
+/* `front` and `first` (sink 0) stay the caller's and must outlive the volume.
+ * 0, -EINVAL (block size not a power of two from 512 to 64 MiB), or -ENOMEM. */
+int fm_volume_create (struct fm_store *front, struct fm_store *first, uint64_t size,
+                      uint32_t block_size, bool preserve_first, struct fm_volume **out);
+void fm_volume_free (struct fm_volume *v);
+
+/* Open the lanes to `first` and, if given, `second`; `nprio` for writers.  No
+ * lanes may be open and nothing may be unsent or sent.  0 or -errno. */
+int fm_volume_link (struct fm_volume *v, struct fm_store *second, unsigned nprio);
+/* Wait for the writers' lanes, then close all.  A cycle that is not complete
+ * must have been failed before (fm_volume_fail), or writers would copy on. */
+void fm_volume_unlink (struct fm_volume *v);
+
+/* Copy in the background for at most `slice_ns`.  1: nothing is left to copy;
+ * 0: there is; -errno: the cycle is abandoned.  No claim of the background is
+ * left behind.  One thread a volume. */
+int fm_volume_copy (struct fm_volume *v, uint64_t slice_ns);
+/* Flush every sink (and the front too, if asked).  0 or -errno. */
+int fm_volume_flush (struct fm_volume *v, bool front_too);
+/* `sent` is asserted: forget it. */
+void fm_volume_settle (struct fm_volume *v);
+/* What failed has been mended: copy what is still pending. */
+void fm_volume_retry (struct fm_volume *v);
+/* A copy that fails, fails the writer who needs it instead of voiding the cycle:
+ * for a front whose pending blocks are the only copy of a committed image (I1). */
+void fm_volume_set_strict (struct fm_volume *v);
+/* next := nothing.  With the gate closed. */
+void fm_volume_forget_next (struct fm_volume *v);
+
+/* Void the cycle with this -errno (part: -1 front, else the sink). */
+void fm_volume_fail (struct fm_volume *v, int rc, int part);
+/* next |= every block of the failed cycle; its maps are empty after. */
+void fm_volume_abandon (struct fm_volume *v);
+/* next |= [first, first + n) blocks, as if they had been written. */
+void fm_volume_mark (struct fm_volume *v, uint64_t first, uint64_t n);
+/* pending |= ..., before the volume is in use (recovery). */
+void fm_volume_mark_pending (struct fm_volume *v, uint64_t first, uint64_t n);
+/* Up to `max` runs (first, n pairs in `out`) of a map from block `from` on; the
+ * number of runs.  which: 0 next, 1 pending, 2 unsent, 3 sent. */
+unsigned fm_volume_runs (struct fm_volume *v, int which, uint64_t from, uint64_t *out,
+                         unsigned max);
+/* Mark in `next` what the front holds as data (not holes). */
+void fm_volume_mark_data (struct fm_volume *v);
+
+/* Not while fm_volume_link or _unlink run in another thread. */
+void fm_volume_read_stats (struct fm_volume *v, struct fm_volume_stats *s);
+
+/* The group's freeze (I6), in one call or in its three steps. */
+int fm_group_close (struct fm_volume **v, unsigned n, uint64_t deadline_ns);
+void fm_group_swap (struct fm_volume **v, unsigned n);
+void fm_group_open (struct fm_volume **v, unsigned n);
+/* All three; *held_ns is how long writes were held.  0 or -ETIMEDOUT: nothing
+ * was swapped, writes go on. */
+int fm_group_freeze (struct fm_volume **v, unsigned n, uint64_t budget_ns, uint64_t *held_ns);
+/* From now on only requests of `session` enter (I8).  0 or -ETIMEDOUT: as before. */
+int fm_group_fence (struct fm_volume **v, unsigned n, uint64_t session, uint64_t budget_ns);
+
+#endif

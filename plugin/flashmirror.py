@@ -1,0 +1,198 @@
+"""The nbdkit plugin: callbacks, each a delegation to mirror_core.exports or mirror_core.site.
+
+Run by mirror_core.process as `nbdkit python flashmirror.py site=FILE.toml`; see
+nbdkit-python-plugin(3).  Threads begin in after_fork and are joined in cleanup, which nbdkit
+calls when no callback runs any more.
+
+Every error reaches the client with its errno; those of the core are OSError, ours MirrorError.
+"""
+
+import errno
+import os
+import sys
+
+import nbdkit
+
+API_VERSION = 2
+_site = None
+_path = None
+
+
+def _die(text):
+    """A refusal before anything is served: one line, and the process ends."""
+    sys.stderr.write(f"flashmirror: {text}\n")
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def thread_model():
+    return nbdkit.THREAD_MODEL_PARALLEL
+
+
+def config(key, value):
+    global _path
+    if key != "site":
+        _die(f"{key}: no such parameter: only site=FILE.toml")
+    _path = value
+
+
+def config_complete():
+    global _site
+    if _path is None:
+        _die("site=FILE.toml is missing")
+    if sys.prefix == sys.base_prefix and os.environ.get("FLASHMIRROR_PREFIX"):
+        _die(
+            f"nbdkit's Python runs outside {os.environ['FLASHMIRROR_PREFIX']}: start the site "
+            "with 'flashmirror start'"
+        )
+    try:
+        from mirror_core import config as configuration
+        from mirror_core.errors import MirrorError
+        from mirror_core.site import Site
+    except ImportError as error:
+        _die(f"{error}: start the site with 'flashmirror start', which finds its environment")
+    try:
+        _site = Site(configuration.load(_path))
+    except MirrorError as error:
+        _die(str(error))
+
+
+def after_fork():
+    log = os.environ.get("FLASHMIRROR_LOG")
+    if log:  # nbdkit has sent stderr to /dev/null when it forked
+        fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        os.dup2(fd, 2)
+        os.close(fd)
+    try:
+        _site.start()
+    except Exception as error:
+        _die(str(error))
+
+
+def cleanup():
+    _site.stop()
+
+
+def list_exports(readonly, is_tls):
+    return [m.name for m in _site.members]
+
+
+def default_export(readonly, is_tls):
+    from mirror_core import exports
+
+    return exports.default_export(_site)
+
+
+def open(readonly):
+    from mirror_core import exports
+
+    with _errno:
+        return exports.open_export(_site, nbdkit.export_name())
+
+
+class _Errno:
+    """Hands the errno of what goes wrong inside to nbdkit, and so to the client."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if error is not None:
+            nbdkit.set_error(getattr(error, "code", 0) or getattr(error, "errno", 0) or errno.EIO)
+
+
+_errno = _Errno()
+
+
+def _volume(h):
+    return h.kind == "volume"
+
+
+def get_size(h):
+    return h.size
+
+
+def block_size(h):
+    return (1, h.block_size if _volume(h) else 4096, 32 << 20)
+
+
+def can_write(h):
+    return True
+
+
+def can_flush(h):
+    return True
+
+
+def can_fua(h):
+    return nbdkit.FUA_NATIVE
+
+
+def can_trim(h):
+    return _volume(h)
+
+
+def can_zero(h):
+    return _volume(h)
+
+
+def can_fast_zero(h):
+    return _volume(h) and h.extents_known
+
+
+def can_extents(h):
+    return _volume(h) and h.extents_known
+
+
+def can_multi_conn(h):
+    return _volume(h)
+
+
+def can_cache(h):
+    return nbdkit.CACHE_EMULATE
+
+
+def is_rotational(h):
+    return False
+
+
+def pread(h, buf, offset, flags):
+    with _errno:
+        h.pread(buf, offset)
+
+
+def pwrite(h, buf, offset, flags):
+    with _errno:
+        h.pwrite(buf, offset, flags & nbdkit.FLAG_FUA)
+
+
+def flush(h, flags):
+    with _errno:
+        h.flush()
+
+
+def trim(h, count, offset, flags):
+    with _errno:
+        h.zero(count, offset, PUNCH | (FUA if flags & nbdkit.FLAG_FUA else 0))
+
+
+def zero(h, count, offset, flags):
+    with _errno:
+        h.zero(
+            count,
+            offset,
+            (PUNCH if flags & nbdkit.FLAG_MAY_TRIM else 0)
+            | (FUA if flags & nbdkit.FLAG_FUA else 0)
+            | (FAST if flags & nbdkit.FLAG_FAST_ZERO else 0),
+        )
+
+
+def extents(h, count, offset, flags):
+    with _errno:
+        return [
+            (at, size, nbdkit.EXTENT_HOLE | nbdkit.EXTENT_ZERO if hole else 0)
+            for at, size, hole in h.extents(count, offset)
+        ]
+
+
+FUA, PUNCH, FAST = 1, 2, 4  # of mirror_core.native, which can be imported only when configured

@@ -1,0 +1,35 @@
+"""Fixtures: scratch folders on tmpfs, and pairs of sites that are stopped whatever happens."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pair import Pair
+
+MakePair = Callable[..., Pair]
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A folder in memory: quick, sparse files of any size, no flush to a disk."""
+    folder = Path(tempfile.mkdtemp(prefix="flashmirror-", dir="/dev/shm"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def make_pair(scratch: Path) -> Iterator[MakePair]:
+    """make_pair(*init_options, environment=None) -> Pair, not started."""
+    pairs: list[Pair] = []
+
+    def make(*options: str, environment: dict[str, str] | None = None) -> Pair:
+        pairs.append(Pair(scratch / f"p{len(pairs)}", *options, environment=environment))
+        return pairs[-1]
+
+    yield make
+    for pair in pairs:
+        pair.kill()

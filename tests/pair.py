@@ -1,0 +1,98 @@
+"""A pair of real sites on this machine, driven as a person drives it: by the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from nbd_client import NbdClient
+
+FLASHMIRROR = Path(sys.executable).with_name("flashmirror")
+SOAK = int(os.environ.get("FLASHMIRROR_SOAK", "1"))  # `make soak`: everything this many times
+
+
+class CommandFailed(Exception):
+    def __init__(self, status: int, stderr: str) -> None:
+        super().__init__(f"exit status {status}: {stderr.strip()}")
+        self.status, self.stderr = status, stderr.strip()
+
+
+class Pair:
+    """`folder` holds east (source) and west (target); environment as for `flashmirror`."""
+
+    def __init__(
+        self, folder: Path, *options: str, environment: dict[str, str] | None = None
+    ) -> None:
+        self.folder = folder
+        self.environment = {**os.environ, **(environment or {})}
+        self.run("init", str(folder), *options)
+
+    def run(self, *words: str, timeout_s: float = 120.0) -> str:
+        done = subprocess.run(
+            [str(FLASHMIRROR), *words],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+        if done.returncode:
+            raise CommandFailed(done.returncode, done.stderr)
+        return done.stdout
+
+    def toml(self, site: str) -> Path:
+        return self.folder / f"{site}.toml"
+
+    def configure(self, site: str, text: str) -> None:
+        """Put settings at the top of a site's TOML file."""
+        path = self.toml(site)
+        path.write_text(text + "\n" + path.read_text())
+
+    def start(self, *sites: str) -> None:
+        for site in sites or ("west", "east"):
+            self.run("start", str(self.toml(site)))
+
+    def stop(self, *sites: str) -> None:
+        for site in sites or ("east", "west"):
+            self.run("stop", str(self.toml(site)))
+
+    def sync(self, timeout: str = "60s") -> None:
+        self.run("sync", str(self.toml("east")), "--timeout", timeout)
+
+    def pause(self, *words: str) -> None:
+        self.run("pause", str(self.toml("east")), *words)
+
+    def resume(self) -> None:
+        self.run("resume", str(self.toml("east")))
+
+    def status(self, site: str = "east") -> dict[str, Any]:
+        record: dict[str, Any] = json.loads(self.run("status", str(self.toml(site)), "--json"))
+        return record
+
+    def uri(self, volume: str = "disk") -> str:
+        return self.run("uri", str(self.toml("east")), volume).strip()
+
+    def client(self, volume: str = "disk") -> NbdClient:
+        return NbdClient(self.uri(volume))
+
+    def image(self, site: str, volume: str = "disk") -> Path:
+        return self.folder / site / f"{volume}.img"
+
+    def log(self, site: str) -> str:
+        path = self.folder / site / "state" / "site.log"
+        return path.read_text() if path.exists() else ""
+
+    def kill(self) -> None:
+        """End both, whatever state they are in."""
+        for site in ("east", "west"):
+            subprocess.run(
+                [str(FLASHMIRROR), "stop", str(self.toml(site))],
+                env=self.environment,
+                capture_output=True,
+                timeout=120,
+                check=False,
+            )
