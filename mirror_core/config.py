@@ -85,8 +85,8 @@ def load(site: str) -> SiteConfig:
         raise ConfigError(f"{path}: {error.strerror}: name a site's TOML file") from error
     try:
         return _Reader(path, tomllib.loads(text.decode())).site()
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}: mend it there") from error
 
 
 _LATER = {
@@ -103,7 +103,8 @@ class _Reader:
         self.path, self.table = path, dict(table)
 
     def refuse(self, key: str, text: str) -> ConfigError:
-        return ConfigError(f"{self.path}: {key}: {text}")
+        shown = key if key.isprintable() else repr(key)
+        return ConfigError(f"{self.path}: {shown}: {text}")
 
     def take(self, key: str, default: str | None = None, where: str = "") -> str:
         value = self.table.pop(key, default)
@@ -111,6 +112,8 @@ class _Reader:
             raise self.refuse(where + key, "is missing: add it (README.md shows a whole file)")
         if not isinstance(value, str) or not value:
             raise self.refuse(where + key, f"must be a text in quotes, not {value!r}")
+        if not value.isprintable():
+            raise self.refuse(where + key, f"{value!r} holds control characters: remove them")
         return value
 
     def parsed(self, key: str, default: str, parse: Callable[[str], T]) -> T:
@@ -193,9 +196,12 @@ class _Reader:
     def _peer(self, text: str) -> Path:
         if text.startswith("unix:"):
             return self.file("peer", text.removeprefix("unix:"))
-        parts = urlsplit(text)
-        socket = parse_qs(parts.query).get("socket", [""])[0]
-        if parts.scheme != "nbd+unix" or not socket:
+        try:
+            parts = urlsplit(text)
+            socket = parse_qs(parts.query).get("socket", [""])[0]
+        except ValueError:  # brackets that do not match
+            parts, socket = None, ""
+        if parts is None or parts.scheme != "nbd+unix" or not socket.isprintable() or not socket:
             raise self.refuse(
                 "peer", f"{text!r}: this version reaches a peer by unix:/path of its socket"
             )
@@ -212,7 +218,9 @@ class _Reader:
 
     def _volumes(self) -> tuple[VolumeConfig, ...]:
         tables = self.table.pop("volume", None)
-        if not isinstance(tables, list) or not tables:
+        if not isinstance(tables, list) or not tables or not all(
+            isinstance(table, dict) for table in tables
+        ):
             raise self.refuse(
                 "volume", "is missing: add a [[volume]] with name, data, intermediate"
             )
@@ -228,7 +236,10 @@ class _Reader:
                 for text in [reader.take(key, where=f"volume {name}: ")]
             ]
             if reader.table:
-                raise self.refuse(f"volume {name}: {min(reader.table)}", "no such setting")
+                raise self.refuse(
+                    f"volume {name}: {min(reader.table)}",
+                    "no such setting: remove it or mend its spelling",
+                )
             volumes.append(VolumeConfig(name, *stores))
         self._distinct([v.name for v in volumes], "is the name of two volumes")
         self._distinct([s for v in volumes for s in (v.data, v.intermediate)], "is used twice")

@@ -290,10 +290,7 @@ class Site:
         with control.changed:
             silent = None if connected else "no word from the source"
             reason = control.reason or silent
-            if not book.whole:
-                state = "initial"
-            else:
-                state = "degraded" if reason else "mirroring"
+            state = "initial" if not book.whole else "degraded" if reason else "mirroring"
             total = max(left, control.total_bytes)
             return {
                 "state": state,

@@ -12,17 +12,17 @@ _TIME = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 def parse_size(text: str) -> int:
     """Bytes of `512`, `4K`, `20MiB`, `1T`: powers of 1024.  ConfigError if it is none."""
-    match = re.fullmatch(r"(\d+)\s*([KMGTP]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    match = re.fullmatch(r"(\d{1,20})\s*([KMGTP]?)(?:i?B)?", text.strip(), re.IGNORECASE)
     if not match:
-        raise ConfigError(f"{text!r} is not a size: write it like 4096, 4K or 10G")
+        raise ConfigError(f"{text[:40]!r} is not a size: write it like 4096, 4K or 10G")
     return int(match[1]) * _SIZE[match[2].upper()]
 
 
 def parse_duration(text: str) -> float:
     """Seconds of `500ms`, `5s`, `2m`, `1h`.  ConfigError if it is none."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)", text.strip())
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*(ms|s|m|h)", text.strip())
     if not match:
-        raise ConfigError(f"{text!r} is not a duration: write it like 500ms, 5s or 2m")
+        raise ConfigError(f"{text[:40]!r} is not a duration: write it like 500ms, 5s or 2m")
     return float(match[1]) * _TIME[match[2]]
 
 

@@ -23,6 +23,7 @@ fm_bitmap_init (struct fm_bitmap *b, uint64_t nbits)
       fm_bitmap_free (b);
       return -ENOMEM;
     }
+    madvise (p, n * 8, MADV_NOHUGEPAGE); /* or one bit may cost 2 MiB */
     b->words[b->levels] = n;
     b->level[b->levels++] = p;
   } while (n > 1);
@@ -43,6 +44,15 @@ load (const struct fm_bitmap *b, unsigned l, uint64_t w)
   return atomic_load_explicit (&b->level[l][w], memory_order_acquire);
 }
 
+/* The look of a setter at the summary, and of a clearer at the word below it, each
+ * after its own change: at least one of the two must see what the other did, which
+ * only the single order of seq_cst operations promises. */
+static inline uint64_t
+look (const struct fm_bitmap *b, unsigned l, uint64_t w)
+{
+  return atomic_load_explicit (&b->level[l][w], memory_order_seq_cst);
+}
+
 /* The bits [lo, hi) of one word. */
 static inline uint64_t
 mask (unsigned lo, unsigned hi)
@@ -57,7 +67,7 @@ raise_summaries (struct fm_bitmap *b, uint64_t word)
   for (unsigned l = 1; l < b->levels; l++) {
     uint64_t bit = 1ULL << (word % 64);
     word /= 64;
-    if (!(load (b, l, word) & bit))
+    if (!(look (b, l, word) & bit))
       atomic_fetch_or (&b->level[l][word], bit);
   }
 }
@@ -68,7 +78,7 @@ lower_summaries (struct fm_bitmap *b, uint64_t word)
   for (unsigned l = 1; l < b->levels; l++) {
     uint64_t bit = 1ULL << (word % 64), up = word / 64;
     uint64_t old = atomic_fetch_and (&b->level[l][up], ~bit);
-    if (load (b, l - 1, word) != 0) {
+    if (look (b, l - 1, word) != 0) {
       /* Somebody set a bit below after we had looked: back up we go. */
       for (unsigned k = l; k < b->levels; k++, word = up, up /= 64)
         atomic_fetch_or (&b->level[k][up], 1ULL << (word % 64));
@@ -165,20 +175,20 @@ bool
 fm_bitmap_run (const struct fm_bitmap *b, uint64_t from, uint64_t max, uint64_t *first,
                uint64_t *n)
 {
-  uint64_t i;
-  if (max == 0 || from >= b->nbits || !find (b, from, &i))
-    return false;
-  uint64_t end = b->nbits - i < max ? b->nbits : i + max, k = i;
-  while (k < end) {
-    uint64_t v = ~load (b, 0, k / 64) & mask (k % 64, 64);
-    if (v) {
-      k = k / 64 * 64 + (unsigned)__builtin_ctzll (v);
-      break;
+  uint64_t i, k, end;
+  do {
+    if (max == 0 || from >= b->nbits || !find (b, from, &i))
+      return false;
+    end = b->nbits - i < max ? b->nbits : i + max;
+    for (k = i; k < end; k = (k / 64 + 1) * 64) {
+      uint64_t v = ~load (b, 0, k / 64) & mask (k % 64, 64);
+      if (v) {
+        k = k / 64 * 64 + (unsigned)__builtin_ctzll (v);
+        break;
+      }
     }
-    k = (k / 64 + 1) * 64;
-  }
-  if (k <= i)
-    return false; /* cleared under our eyes: the caller comes back while count > 0 */
+    from = i + 1; /* if bit i was cleared under our eyes: others may still be set */
+  } while (k == i);
   *first = i;
   *n = (k < end ? k : end) - i;
   return true;

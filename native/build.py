@@ -22,7 +22,18 @@ from setuptools import build_meta
 
 HERE = Path(__file__).resolve().parent
 MODULE = "mirror_core._native"
-SOURCES = ["bitmap", "gate", "wait", "plan", "store", "store_nbd", "lane", "request", "volume", "pin"]
+SOURCES = [
+    "bitmap",
+    "gate",
+    "wait",
+    "plan",
+    "store",
+    "store_nbd",
+    "lane",
+    "request",
+    "volume",
+    "pin",
+]
 FLAGS = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-g", "-pthread"]
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
 

@@ -92,18 +92,12 @@ slot_write (struct fm_lane *l, struct fm_slot *s, bool zero)
   }
 }
 
-static uint64_t
-blocks_of (const struct fm_volume *v, uint64_t bytes)
-{
-  return (bytes + (1ULL << v->shift) - 1) >> v->shift;
-}
-
 static void
 shrink (struct fm_volume *v, struct fm_claim *c, uint64_t n)
 {
   pthread_mutex_lock (&v->lock);
   if (c->n > n)
-    c->n = n ? n : 1;
+    c->n = n;
   pthread_mutex_unlock (&v->lock);
 }
 
@@ -115,18 +109,17 @@ fm_lane_begin (struct fm_lane *l, struct fm_slot *s)
   struct fm_volume *v = l->v;
   struct fm_port *from = read_port (l, s);
   uint64_t length = bytes_of (v, s->claim), offset = s->claim->first << v->shift;
+  l->progress_ns = fm_now_ns (); /* a lane that was idle has not been silent */
   if (length >= HOLE_WORTH_ASKING) {
-    uint64_t data, hole = from->store->ops->hole (from->store, offset, length, &data);
+    uint64_t hole = from->store->ops->hole (from->store, offset, length, NULL);
     uint64_t whole = hole == length ? s->claim->n : hole >> v->shift;
-    shrink (v, s->claim, whole ? whole : blocks_of (v, data));
+    shrink (v, s->claim, whole ? whole : v->run_blocks);
     if (whole) {
       slot_write (l, s, true);
       return;
     }
-    shrink (v, s->claim, v->run_blocks);
   }
   assert (s->claim->n <= v->run_blocks);
-  l->progress_ns = fm_now_ns ();
   size_t room = v->run_blocks << v->shift;
   if (!s->buf && posix_memalign (&s->buf, 4096, room < 4096 ? 4096 : room) != 0)
     s->buf = NULL;

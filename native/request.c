@@ -39,8 +39,8 @@ claim_under (struct fm_volume *v, struct fm_request *r, uint64_t first, uint64_t
   pthread_mutex_lock (&v->lock);
   if (n > v->run_blocks)
     n = v->run_blocks;
-  if (fm_plan_overlap (v->claims, v->claims_high, first, 1))
-    n = 0; /* somebody copies it now */
+  if (atomic_load (&v->abandoned) || fm_plan_overlap (v->claims, v->claims_high, first, 1))
+    n = 0; /* void: fm_volume_abandon counts on no new claims; or somebody copies it now */
   for (const struct fm_claim *c;
        n && (c = fm_plan_overlap (v->claims, v->claims_high, first, n));)
     n = c->first - first;

@@ -72,7 +72,8 @@ file_allocate (int fd, int mode, uint64_t at, uint64_t n)
 static bool
 unsupported (int rc)
 {
-  return rc == -EOPNOTSUPP || rc == -ENODEV || rc == -ENOTTY || rc == -ENOSYS;
+  /* EINVAL: a block device and a range that is not aligned to its sectors. */
+  return rc == -EOPNOTSUPP || rc == -ENODEV || rc == -ENOTTY || rc == -ENOSYS || rc == -EINVAL;
 }
 
 static int
@@ -150,12 +151,17 @@ static uint64_t
 file_hole (struct fm_store *s, uint64_t offset, uint64_t length, uint64_t *data)
 {
   off_t at = lseek (s->fd, (off_t)offset, SEEK_DATA);
-  *data = length;
-  if (at < 0)
-    return errno == ENXIO ? length : 0; /* ENXIO: nothing but a hole to the end */
+  if (data)
+    *data = length;
+  if (at < 0 && errno == ENXIO) /* nothing but a hole to the end, which may come too early */
+    at = lseek (s->fd, 0, SEEK_END);
+  if (at < (off_t)offset)
+    return 0;
   uint64_t hole = (uint64_t)at - offset;
   if (hole)
     return hole < length ? hole : length;
+  if (!data)
+    return 0; /* nobody asks how far: tmpfs would walk the file's pages to its end */
   at = lseek (s->fd, (off_t)offset, SEEK_HOLE);
   if (at > (off_t)offset && (uint64_t)at - offset < length)
     *data = (uint64_t)at - offset;

@@ -61,7 +61,8 @@ struct fm_store_ops {
   void (*step) (struct fm_port *p);
   bool (*pollfd) (struct fm_port *p, struct pollfd *fd);
   /* How many bytes from `offset` (at most `length`) are known to be a hole, or
-   * 0 with in *data how many are not; a store that cannot tell says all data. */
+   * 0 with in *data (may be NULL) how many are not; a store that cannot tell says
+   * all data.  Asking for *data can be slow. */
   uint64_t (*hole) (struct fm_store *s, uint64_t offset, uint64_t length, uint64_t *data);
   void (*close) (struct fm_store *s);
 };
@@ -84,7 +85,7 @@ struct fm_store {
 /* Takes the descriptor over, also on failure.  0 or -errno. */
 int fm_store_open_file (int fd, uint64_t size, struct fm_store **out);
 /* Connects once to learn the size.  -EPROTO: the server lacks what mirroring
- * needs (writable, flush, multi-conn); the reason is in `why` (whysize bytes). */
+ * needs (writable, flush, FUA, zeroing, multi-conn); the reason is in `why`. */
 int fm_store_open_nbd (const char *uri, uint64_t timeout_ns, struct fm_store **out, char *why,
                        unsigned whysize);
 void fm_store_close (struct fm_store *s);

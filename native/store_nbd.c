@@ -145,6 +145,10 @@ nbd_submit (struct fm_port *p, struct fm_op *op)
     return;
   }
   struct nbd_handle *h = p->nbd;
+  if (op->kind == FM_ZERO && (op->flags & FM_FAST) && nbd_can_fast_zero (h) != 1) {
+    fm_op_finish (p->store, op, -EOPNOTSUPP); /* libnbd's own refusal would be EINVAL */
+    return;
+  }
   nbd_completion_callback cb = { .callback = on_done, .user_data = op };
   uint32_t fua = op->flags & FM_FUA ? LIBNBD_CMD_FLAG_FUA : 0;
   op->link = p->under_way;
@@ -203,7 +207,8 @@ static uint64_t
 nbd_hole (struct fm_store *s, uint64_t offset, uint64_t length, uint64_t *data)
 {
   (void)s, (void)offset;
-  *data = length;
+  if (data)
+    *data = length;
   return 0;
 }
 
@@ -230,6 +235,7 @@ examine (struct nbd_handle *h, uint64_t *size, char *why, unsigned whysize)
   const char *lacks = nbd_is_read_only (h) != 0        ? "is read-only"
                       : nbd_can_flush (h) != 1         ? "does not support flush"
                       : nbd_can_multi_conn (h) != 1    ? "does not promise that its connections agree (multi-conn)"
+                      : nbd_can_fua (h) != 1           ? "does not support FUA"
                       : nbd_can_zero (h) != 1          ? "does not support zeroing"
                                                        : NULL;
   int64_t n = nbd_get_size (h);

@@ -72,6 +72,8 @@ int
 fm_volume_link (struct fm_volume *v, struct fm_store *second, unsigned nprio)
 {
   assert (!v->bulk && !v->prio && nprio > 0 && nprio <= FM_PRIO_MAX);
+  assert (fm_bitmap_count (&v->unsent) == 0);
+  assert (v->strict || fm_bitmap_count (&v->sent) == 0);
   int rc = 0;
   v->sink[1] = second;
   v->nsinks = second ? 2 : 1;
@@ -107,7 +109,7 @@ fm_volume_unlink (struct fm_volume *v)
   fm_lane_close (v->bulk);
   v->bulk = NULL;
   if (v->sink[1])
-    v->wire_bytes_before += atomic_load (&v->sink[1]->written_bytes);
+    v->wire_bytes_before += atomic_exchange (&v->sink[1]->written_bytes, 0);
   v->sink[1] = NULL;
   v->nsinks = 1;
 }
@@ -116,7 +118,8 @@ fm_volume_unlink (struct fm_volume *v)
 static uint64_t
 left (const struct fm_volume *v)
 {
-  return fm_bitmap_count (v->pending) + fm_bitmap_count (&v->unsent);
+  uint64_t pending = fm_bitmap_count (v->pending); /* first: blocks move this way only */
+  return pending + fm_bitmap_count (&v->unsent);
 }
 
 int
@@ -203,11 +206,12 @@ fm_volume_forget_next (struct fm_volume *v)
 void
 fm_volume_fail (struct fm_volume *v, int rc, int part)
 {
-  int none = 0;
   assert (rc < 0);
-  if (atomic_compare_exchange_strong (&v->abandoned, &none, rc))
-    atomic_store (&v->failed_part, part);
   pthread_mutex_lock (&v->lock);
+  if (!atomic_load (&v->abandoned)) {
+    atomic_store (&v->failed_part, part); /* first: who sees the one reads the other */
+    atomic_store (&v->abandoned, rc);
+  }
   pthread_cond_broadcast (&v->moved);
   pthread_mutex_unlock (&v->lock);
 }

@@ -1,0 +1,47 @@
+"""flashmirror: the architecture in one page.
+
+What it is.  A block volume at a source site is mirrored, cycle after cycle, to a target site,
+which can at every instant produce a complete image of the volume as it was at one moment, the
+last committed consistency point: the method of US patent 7,277,997, claim 1.
+
+Two sites, each one nbdkit process with our plugin inside; each volume has at each site a *data*
+and an *intermediate* store:
+
+      source site                                    target site
+      data ==first flashcopy==> first intermediate
+        |      (one copy, two sinks) ==NBD==>        second intermediate ==second flashcopy==> data
+        `- clients write here, through the gate
+
+A cycle.  Freeze all volumes of the group for an instant and swap each one's map `next` for the
+empty `pending` (the consistency point).  Copy what is pending into both intermediates; flush; ask
+the target to commit.  Its commit is one durable record: "the image is the second intermediate
+where `pending` says so, data elsewhere".  It then copies pending to data while the next cycle
+arrives.  Who writes to a block that is pending has it copied first.  So the target's image is
+never a mixture.
+
+One mechanism serves twice: a volume of native/ is a front, a gate before it, and a flashcopy
+relation to one or two sinks.  At the source the front is data, at the target the intermediate.
+
+The rooms.
+    plugin/flashmirror.py  nbdkit's callbacks, each a delegation
+    exports.py             what a client of the socket finds: devices, intermediates, control
+    site.py                builds a site: opens, recovers, starts, stops; says how it is
+    driver.py              the source's control thread: performs the effects of
+    cycle.py               one cycle as a generator of effects; pure
+    target.py              the target: sessions, commit, the second flashcopy
+    recovery.py            a target's answer to a source's history; a pure table
+    flashcopy.py           the relation of a whole group, for those two threads
+    ledger.py, book.py     the durable record of a site; the one in use
+    stores.py              opens stores exclusively and knows them again
+    protocol.py, peer.py, control.py   records over the control export: form, asking, answering
+    native.py              the only file that touches cffi
+    process.py             sockets, the exec of nbdkit, readiness, stop
+    metrics.py, journal.py metrics; log lines and counts
+    config.py, units.py, limits.py, errors.py, cli/
+    ../native/             what must be fast or atomic, in C: bitmap, gate, request (a write as
+                           begin / step / finish), plan, lane (copies in flight), volume, store,
+                           pin; its headers are its documentation.  Policy is never in C.
+
+The order of a record.  Device flush strictly before the record that asserts it, everywhere.
+Nothing is guessed: what is in doubt stops mirroring with one line and waits for a person.
+"""

@@ -1,0 +1,19 @@
+#!/bin/sh
+# Runs each test program given, prints what it says, and sums up: the last line
+# is `N passed, M failed`.  A program that dies counts as one failure.
+passed=0 failed=0
+for program; do
+  out=$(timeout 100 "$program" 2>&1)
+  status=$?
+  printf '%s\n' "$out"
+  line=$(printf '%s\n' "$out" | sed -n 's/^[a-z_]*: \([0-9]*\) passed, \([0-9]*\) failed.*/\1 \2/p' | tail -n 1)
+  set -- ${line:-0 0}
+  passed=$((passed + $1))
+  failed=$((failed + $2))
+  if [ "$status" -ne 0 ] && [ "$2" -eq 0 ]; then
+    echo "FAILED $program: exit status $status"
+    failed=$((failed + 1))
+  fi
+done
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]

@@ -1,0 +1,287 @@
+/* Promises of bitmap.h. */
+#include "check.h"
+
+#include "bitmap.h"
+
+#include <pthread.h>
+
+#define THREADS 4
+
+/* Every bit below a set bit's path is found: summaries hold, nothing lies past nbits. */
+static void
+check_summaries (const struct fm_bitmap *b)
+{
+  for (unsigned l = 0; l + 1 < b->levels; l++)
+    for (uint64_t w = 0; w < b->words[l]; w++)
+      if (b->level[l][w])
+        CHECK (b->level[l + 1][w / 64] & (1ULL << (w % 64)));
+  uint64_t last = b->level[0][b->words[0] - 1];
+  if (b->nbits % 64)
+    CHECK_EQ (last >> (b->nbits % 64), 0);
+}
+
+/* The first run by looking at each bit. */
+static bool
+model_run (const bool *m, uint64_t nbits, uint64_t from, uint64_t max, uint64_t *first,
+           uint64_t *n)
+{
+  while (from < nbits && !m[from])
+    from++;
+  *first = from, *n = 0;
+  while (from < nbits && m[from] && *n < max)
+    from++, ++*n;
+  return *n > 0;
+}
+
+static void
+against_model (uint64_t nbits, unsigned rounds, uint64_t *seed)
+{
+  struct fm_bitmap b;
+  bool *m = calloc (nbits, 1);
+  uint64_t count = 0;
+  CHECK_EQ (fm_bitmap_init (&b, nbits), 0);
+  for (unsigned i = 0; i < rounds; i++) {
+    uint64_t first = random_below (seed, nbits);
+    uint64_t longest = random_below (seed, 4) ? 70 : nbits;
+    uint64_t n = random_below (seed, (nbits - first < longest ? nbits - first : longest) + 1);
+    bool set = random_below (seed, 100) < 45, *end = m + first + n;
+    uint64_t changed = 0;
+    for (bool *p = m + first; p < end; p++)
+      changed += *p != set, *p = set;
+    CHECK_EQ ((set ? fm_bitmap_set : fm_bitmap_clear) (&b, first, n), changed);
+    count += set ? changed : -changed;
+    CHECK_EQ (fm_bitmap_count (&b), count);
+    uint64_t from = random_below (seed, nbits + 1), max = random_below (seed, 200);
+    uint64_t f1 = 0, n1 = 0, f2, n2;
+    bool found = fm_bitmap_run (&b, from, max, &f1, &n1);
+    CHECK_EQ (found, model_run (m, nbits, from, max, &f2, &n2));
+    if (found)
+      CHECK (f1 == f2 && n1 == n2);
+  }
+  check_summaries (&b);
+  fm_bitmap_free (&b);
+  free (m);
+}
+
+/* set, clear, count and run do what a plain array of flags does, at all sizes
+ * around word and level borders, the last bit included. */
+static void
+random_operations (void)
+{
+  static const uint64_t sizes[]
+      = { 1, 2, 63, 64, 65, 127, 128, 129, 1000, 4095, 4096, 4097, 8192, 262144, 262145 };
+  uint64_t seed = 1;
+  for (unsigned i = 0; i < sizeof sizes / sizeof *sizes; i++)
+    against_model (sizes[i], SANITIZED ? 300 : 1500, &seed);
+}
+
+/* A run is not cut at words; `max` and the end of the map cut it. */
+static void
+runs (void)
+{
+  struct fm_bitmap b;
+  uint64_t first, n;
+  CHECK_EQ (fm_bitmap_init (&b, 0), -EINVAL);
+  CHECK_EQ (fm_bitmap_init (&b, 1000), 0);
+  CHECK (!fm_bitmap_run (&b, 0, 1000, &first, &n));
+  CHECK_EQ (fm_bitmap_set (&b, 60, 200), 200);
+  CHECK (fm_bitmap_run (&b, 0, 1000, &first, &n) && first == 60 && n == 200);
+  CHECK (fm_bitmap_run (&b, 100, 1000, &first, &n) && first == 100 && n == 160);
+  CHECK (fm_bitmap_run (&b, 63, 2, &first, &n) && first == 63 && n == 2);
+  CHECK (!fm_bitmap_run (&b, 260, 1000, &first, &n));
+  CHECK (!fm_bitmap_run (&b, 0, 0, &first, &n));
+  fm_bitmap_set (&b, 999, 1);
+  CHECK (fm_bitmap_run (&b, 260, UINT64_MAX, &first, &n) && first == 999 && n == 1);
+  CHECK (!fm_bitmap_run (&b, 1000, 1, &first, &n));
+  CHECK_EQ (fm_bitmap_set (&b, 0, 0), 0);
+  fm_bitmap_free (&b);
+}
+
+/* or adds what src has and keeps what dst had; reset leaves nothing behind. */
+static void
+or_and_reset (void)
+{
+  struct fm_bitmap a, b;
+  uint64_t first, n;
+  fm_bitmap_init (&a, 100000);
+  fm_bitmap_init (&b, 100000);
+  fm_bitmap_set (&a, 10, 10);
+  fm_bitmap_set (&b, 15, 100);
+  fm_bitmap_set (&b, 99999, 1);
+  fm_bitmap_or (&a, &b);
+  CHECK_EQ (fm_bitmap_count (&a), 106);
+  CHECK (fm_bitmap_run (&a, 0, 1000, &first, &n) && first == 10 && n == 105);
+  CHECK (fm_bitmap_run (&a, 115, 1000, &first, &n) && first == 99999);
+  check_summaries (&a);
+  fm_bitmap_reset (&a);
+  CHECK_EQ (fm_bitmap_count (&a), 0);
+  CHECK (!fm_bitmap_run (&a, 0, 1000, &first, &n));
+  CHECK_EQ (fm_bitmap_set (&a, 99999, 1), 1);
+  CHECK (fm_bitmap_run (&a, 0, 1000, &first, &n) && first == 99999);
+  fm_bitmap_free (&a);
+  fm_bitmap_free (&b);
+}
+
+static uint64_t
+resident_bytes (void)
+{
+  uint64_t all = 0, resident = 0;
+  FILE *f = fopen ("/proc/self/statm", "r");
+  if (f && fscanf (f, "%lu %lu", &all, &resident) != 2)
+    resident = 0;
+  if (f)
+    fclose (f);
+  return resident * (uint64_t)sysconf (_SC_PAGESIZE);
+}
+
+/* Do the kernel's flags of the mapping that holds `p` have `flag`? */
+static bool
+mapping_has (const void *p, const char *flag)
+{
+  FILE *f = fopen ("/proc/self/smaps", "r");
+  char line[512];
+  bool here = false, has = false;
+  while (f && fgets (line, sizeof line, f)) {
+    unsigned long from, to;
+    if (sscanf (line, "%lx-%lx ", &from, &to) == 2)
+      here = (unsigned long)p >= from && (unsigned long)p < to;
+    else if (here && strncmp (line, "VmFlags:", 8) == 0)
+      has = strstr (line, flag) != NULL;
+  }
+  if (f)
+    fclose (f);
+  return has;
+}
+
+/* 64 TiB of 4 KiB blocks: what is never set costs no memory, also where it is
+ * asked for, and also where the machine gives huge pages to whom does not refuse. */
+static void
+sparse (void)
+{
+  const uint64_t nbits = 1ULL << 34, touched = 1000;
+  struct fm_bitmap b;
+  uint64_t before = resident_bytes (), at = 0, first, n, found = 0;
+  CHECK_EQ (fm_bitmap_init (&b, nbits), 0);
+  CHECK (mapping_has ((const void *)b.level[0], " nh"));
+  CHECK (!fm_bitmap_run (&b, nbits / 3, nbits, &first, &n));
+  for (uint64_t i = 0; i < touched; i++)
+    fm_bitmap_set (&b, i * (nbits / touched), 1);
+  fm_bitmap_set (&b, nbits - 1, 1);
+  for (; fm_bitmap_run (&b, at, nbits, &first, &n); at = first + n)
+    found += n;
+  CHECK_EQ (found, touched + 1);
+  CHECK_EQ (first, nbits - 1);
+  for (uint64_t i = 0; i < 100000; i++) /* questions touch nothing */
+    fm_bitmap_run (&b, i * (nbits / 100000), 1, &first, &n);
+  uint64_t grown = resident_bytes () - before;
+  if (!SANITIZED)
+    CHECK (grown < 12 << 20);
+  fm_bitmap_reset (&b);
+  if (!SANITIZED)
+    CHECK (resident_bytes () < before + (1 << 20));
+  fm_bitmap_free (&b);
+}
+
+/* ---- threads ---- */
+
+static struct fm_bitmap shared;
+static _Atomic uint64_t total_set;
+static _Atomic bool stop;
+
+static void *
+setter (void *arg)
+{
+  uint64_t seed = 100 + (uintptr_t)arg;
+  for (unsigned i = 0; i < (SANITIZED ? 4000 : 20000); i++) {
+    uint64_t first = random_below (&seed, shared.nbits - 200);
+    total_set += fm_bitmap_set (&shared, first, 1 + random_below (&seed, 200));
+  }
+  return NULL;
+}
+
+/* After concurrent setters: the count is the number of bits, each reachable. */
+static void
+setters_then_scan (void)
+{
+  pthread_t t[THREADS];
+  uint64_t at = 0, first, n, seen = 0;
+  total_set = 0;
+  fm_bitmap_init (&shared, 1 << 20);
+  for (uintptr_t i = 0; i < THREADS; i++)
+    pthread_create (&t[i], NULL, setter, (void *)i);
+  for (unsigned i = 0; i < THREADS; i++)
+    pthread_join (t[i], NULL);
+  for (; fm_bitmap_run (&shared, at, shared.nbits, &first, &n); at = first + n)
+    seen += n;
+  CHECK_EQ (seen, fm_bitmap_count (&shared));
+  CHECK_EQ (seen, total_set);
+  check_summaries (&shared);
+  fm_bitmap_free (&shared);
+}
+
+/* One scanner clears while others set (few words, so that they meet): nothing
+ * is lost, every bit that was set is cleared once. */
+static void
+setters_and_the_clearing_scanner (void)
+{
+  pthread_t t[THREADS];
+  uint64_t first, n, cleared = 0;
+  total_set = 0;
+  fm_bitmap_init (&shared, 5000);
+  for (uintptr_t i = 0; i < THREADS; i++)
+    pthread_create (&t[i], NULL, setter, (void *)i);
+  for (unsigned joined = 0; joined < THREADS || fm_bitmap_count (&shared);) {
+    if (fm_bitmap_run (&shared, 0, 64, &first, &n))
+      cleared += fm_bitmap_clear (&shared, first, n);
+    if (joined < THREADS && pthread_tryjoin_np (t[joined], NULL) == 0)
+      joined++;
+  }
+  CHECK_EQ (cleared, total_set);
+  CHECK (!fm_bitmap_run (&shared, 0, 5000, &first, &n));
+  fm_bitmap_free (&shared);
+}
+
+static void *
+clearer (void *arg)
+{
+  (void)arg;
+  while (!stop) { /* all but the last, one after the other, as lanes do */
+    for (uint64_t i = 0; i + 1 < shared.nbits && !stop; i++)
+      fm_bitmap_clear (&shared, i, 1);
+    stop = true;
+  }
+  return NULL;
+}
+
+/* A bit that stays set is found, whatever others clear before it meanwhile: else
+ * a writer would take a pending block for a copied one (I5). */
+static void
+run_misses_nothing_that_stays (void)
+{
+  uint64_t first, n, missed = 0;
+  for (unsigned i = 0; i < 200; i++) {
+    pthread_t t;
+    fm_bitmap_init (&shared, 1000);
+    fm_bitmap_set (&shared, 0, 1000);
+    stop = false;
+    pthread_create (&t, NULL, clearer, NULL);
+    while (!stop)
+      missed += !fm_bitmap_run (&shared, 0, 1000, &first, &n) || n == 0;
+    pthread_join (t, NULL);
+    fm_bitmap_free (&shared);
+  }
+  CHECK_EQ (missed, 0);
+}
+
+int
+main (void)
+{
+  RUN (random_operations);
+  RUN (runs);
+  RUN (or_and_reset);
+  RUN (sparse);
+  RUN (setters_then_scan);
+  RUN (setters_and_the_clearing_scanner);
+  RUN (run_misses_nothing_that_stays);
+  return finish ("bitmap");
+}

@@ -1,0 +1,386 @@
+/* Promises of volume.h when something breaks: sinks that fail, die or fall silent
+ * under writers, cycles that are abandoned, links that end, sessions that are fenced. */
+#include "check.h"
+#include "fake.h"
+#include "lab.h"
+#include "request.h"
+#include "wait.h"
+
+#include <pthread.h>
+
+#define BLOCK 4096
+#define BLOCKS 200
+#define SIZE (BLOCKS * BLOCK - 1000)
+#define WRITERS 3
+
+static struct fm_volume *v;
+static struct fake *front, *first, *second;
+static pthread_t writer[WRITERS];
+static _Atomic bool stop;
+static _Atomic uint64_t slowest_ns, session;
+
+static void
+set_up (bool preserve_first, unsigned lazy)
+{
+  front = fake_open (SIZE, lazy);
+  first = fake_open (SIZE, lazy);
+  second = fake_open (SIZE, lazy);
+  CHECK_EQ (fm_volume_create (&front->store, &first->store, SIZE, BLOCK, preserve_first, &v), 0);
+}
+
+static void
+tear_down (void)
+{
+  fm_volume_free (v);
+  fake_close (front);
+  fake_close (first);
+  fake_close (second);
+}
+
+static struct fm_volume_stats
+stats (void)
+{
+  struct fm_volume_stats s;
+  fm_volume_read_stats (v, &s);
+  return s;
+}
+
+static void
+freeze (void)
+{
+  uint64_t held;
+  while (fm_group_freeze (&v, 1, 500 * FM_MS, &held) < 0)
+    ;
+}
+
+static int
+copy_all (void)
+{
+  int rc;
+  while ((rc = fm_volume_copy (v, FM_MS)) == 0)
+    ;
+  return rc < 0 ? rc : fm_volume_flush (v, true);
+}
+
+/* Every block of the void cycle is in `next`, and nothing is left of the cycle. */
+static void
+abandon (void)
+{
+  fm_volume_abandon (v);
+  struct fm_volume_stats s = stats ();
+  CHECK (s.pending_blocks == 0 && s.unsent_blocks == 0 && s.sent_blocks == 0);
+}
+
+/* The next good cycle: the sinks hold the front of the freeze. */
+static void
+good_cycle (const struct fake *last_sink)
+{
+  char *snapshot = malloc (SIZE);
+  while (fm_group_close (&v, 1, fm_now_ns () + 500 * FM_MS) < 0)
+    ;
+  memcpy (snapshot, front->bytes, SIZE);
+  fm_group_swap (&v, 1);
+  fm_group_open (&v, 1);
+  if (CHECK_EQ (copy_all (), 0))
+    fm_volume_settle (v);
+  CHECK (memcmp (snapshot, first->bytes, SIZE) == 0);
+  CHECK (!last_sink || memcmp (snapshot, last_sink->bytes, SIZE) == 0);
+  free (snapshot);
+}
+
+static void *
+write_on (void *arg)
+{
+  uint64_t seed = 77 + (uintptr_t)arg;
+  char *buf = malloc (4 * BLOCK);
+  while (!stop) {
+    uint64_t offset = random_below (&seed, SIZE), most = SIZE - offset;
+    uint64_t n = 1 + random_below (&seed, most < 4 * BLOCK ? most : 4 * BLOCK);
+    memset (buf, (int)random_below (&seed, 256), n);
+    uint64_t start = fm_now_ns (), mine = session;
+    int rc = fm_volume_write (v, mine, buf, n, offset, 0);
+    CHECK (rc == 0 || (rc == -ESHUTDOWN && mine != session));
+    uint64_t took = fm_now_ns () - start, old = slowest_ns;
+    while (took > old && !atomic_compare_exchange_weak (&slowest_ns, &old, took))
+      ;
+    usleep (20);
+  }
+  free (buf);
+  return NULL;
+}
+
+static void
+start_writers (void)
+{
+  stop = false;
+  slowest_ns = session = 0;
+  for (uintptr_t i = 0; i < WRITERS; i++)
+    pthread_create (&writer[i], NULL, write_on, (void *)i);
+}
+
+static void
+stop_writers (void)
+{
+  stop = true;
+  for (unsigned i = 0; i < WRITERS; i++)
+    pthread_join (writer[i], NULL);
+}
+
+/* A sink that fails voids the cycle, with its number; writers go on; abandon puts
+ * every block back; the next cycle is right. */
+static void
+sink_fails (void)
+{
+  set_up (false, 0);
+  CHECK_EQ (fm_volume_link (v, &second->store, 2), 0);
+  fm_volume_mark (v, 0, BLOCKS);
+  freeze ();
+  second->fail_after = 3;
+  second->fail_rc = -ENOSPC;
+  CHECK_EQ (copy_all (), -ENOSPC);
+  CHECK (stats ().abandoned == -ENOSPC && stats ().failed_part == 1);
+  CHECK_EQ (fm_volume_write (v, 0, "new", 3, 150 * BLOCK, 0), 0); /* waits for nothing */
+  CHECK_EQ (stats ().copies_before_write, 0);
+  uint64_t since = stats ().cycle_since_ns;
+  abandon ();
+  CHECK_EQ (stats ().next_blocks, BLOCKS);
+  CHECK (since == 0 || stats ().next_since_ns == since);
+  second->fail_rc = 0;
+  good_cycle (second);
+  first->flush_rc = -EIO;
+  fm_volume_mark (v, 0, 1);
+  freeze ();
+  CHECK_EQ (copy_all (), -EIO);
+  CHECK (stats ().abandoned == -EIO && stats ().failed_part == 0);
+  first->flush_rc = 0;
+  abandon ();
+  CHECK_EQ (stats ().next_blocks, 1);
+  good_cycle (second);
+  tear_down ();
+}
+
+/* Cycles that fail at any instant under load: no claim or map of one survives its
+ * abandoning, and the next good cycle is right. */
+static void
+abandoned_under_load (void)
+{
+  uint64_t seed = 3;
+  for (unsigned preserve_first = 0; preserve_first < 2; preserve_first++) {
+    set_up (preserve_first, 1);
+    CHECK_EQ (fm_volume_link (v, &second->store, 2), 0);
+    start_writers ();
+    for (unsigned i = 0; i < (SANITIZED ? 100 : 500); i++) {
+      freeze ();
+      fm_volume_copy (v, random_below (&seed, 300) * 1000);
+      fm_volume_fail (v, -EIO, 1);
+      abandon ();
+    }
+    good_cycle (second);
+    stop_writers ();
+    good_cycle (second);
+    tear_down ();
+  }
+}
+
+/* Links that end and begin again under load: no writer keeps a lane that is gone,
+ * none fails, and the next good cycle is right. */
+static void
+unlinked_under_load (void)
+{
+  uint64_t seed = 4;
+  set_up (true, 1);
+  start_writers ();
+  for (unsigned i = 0; i < (SANITIZED ? 60 : 300); i++) {
+    CHECK_EQ (fm_volume_link (v, i % 3 ? &second->store : NULL, 1 + i % 4), 0);
+    freeze ();
+    fm_volume_copy (v, random_below (&seed, 300) * 1000);
+    fm_volume_fail (v, -ENOTCONN, 1);
+    fm_volume_unlink (v);
+    abandon ();
+  }
+  CHECK_EQ (fm_volume_link (v, &second->store, 2), 0);
+  good_cycle (second);
+  stop_writers ();
+  good_cycle (second);
+  tear_down ();
+}
+
+/* A silent sink holds a writer no longer than its store's timeout. */
+static void
+silent_sink (void)
+{
+  set_up (false, 0);
+  CHECK_EQ (fm_volume_link (v, &second->store, 2), 0);
+  fm_volume_mark (v, 0, BLOCKS);
+  second->store.timeout_ns = 200 * FM_MS;
+  freeze ();
+  second->stuck = true;
+  uint64_t start = fm_now_ns ();
+  CHECK_EQ (fm_volume_write (v, 0, "new", 3, 0, 0), 0);
+  uint64_t took = fm_now_ns () - start;
+  CHECK (took >= 200 * FM_MS && took < 1000 * FM_MS);
+  CHECK (stats ().abandoned == -ETIMEDOUT && stats ().failed_part == 1);
+  fm_volume_unlink (v);
+  abandon ();
+  second->stuck = false;
+  CHECK_EQ (fm_volume_link (v, &second->store, 2), 0);
+  freeze ();
+  second->stuck = true;
+  start = fm_now_ns ();
+  CHECK_EQ (copy_all (), -ETIMEDOUT); /* nor the background */
+  CHECK (fm_now_ns () - start < 1000 * FM_MS);
+  tear_down ();
+}
+
+/* Time is counted from when an operation began, also where a run is a hole and
+ * the lane was idle before: a slow answer is no silence. */
+static void
+slow_zeroes_are_no_silence (void)
+{
+  struct lab_server server = { 0 };
+  int fd[2];
+  const uint64_t size = 1 << 20;
+  lab_serve (&server, "--filter=delay,memory,1M,delay-zero=150ms");
+  struct fm_store *s = lab_nbd_store (&server), *f = lab_file_store (size, &fd[0]),
+                  *i = lab_file_store (size, &fd[1]);
+  s->timeout_ns = 500 * FM_MS;
+  CHECK_EQ (fm_volume_create (f, i, size, BLOCK, false, &v), 0);
+  CHECK_EQ (fm_volume_link (v, s, 1), 0);
+  for (unsigned round = 0; round < 2; round++) {
+    fm_volume_mark (v, 0, size / BLOCK);
+    freeze ();
+    if (round)
+      CHECK_EQ (fm_volume_write (v, 0, "new", 3, 0, 0), 0);
+    CHECK_EQ (copy_all (), 0);
+    if (stats ().abandoned)
+      break;
+    fm_volume_settle (v);
+    usleep (600 * 1000);
+  }
+  CHECK_EQ (stats ().abandoned, 0);
+  fm_volume_free (v);
+  fm_store_close (s), fm_store_close (f), fm_store_close (i);
+  close (fd[0]), close (fd[1]);
+  lab_kill (&server);
+}
+
+/* The server of a sink is killed, or stopped, under load, again and again: no
+ * writer fails or waits for longer than the timeout; after the relink all is right. */
+static void
+server_lost_under_load (void)
+{
+  struct lab_server server = { 0 };
+  char path[108], arguments[128], *image = malloc (SIZE);
+  int fd = lab_file (SIZE, path);
+  snprintf (arguments, sizeof arguments, "file,%s", path);
+  set_up (false, 0);
+  start_writers ();
+  for (unsigned i = 0; i < 6; i++) {
+    lab_serve (&server, arguments);
+    struct fm_store *s = lab_nbd_store (&server);
+    s->timeout_ns = 400 * FM_MS;
+    CHECK_EQ (fm_volume_link (v, s, 2), 0);
+    fm_volume_mark (v, 0, BLOCKS);
+    good_cycle (NULL);
+    CHECK (pread (fd, image, SIZE, 0) == SIZE && memcmp (image, first->bytes, SIZE) == 0);
+    fm_volume_mark (v, 0, BLOCKS);
+    freeze ();
+    fm_volume_copy (v, 200000);
+    if (i % 2) {
+      lab_stop (&server);
+      CHECK (copy_all () < 0 || i > 0);
+    }
+    lab_kill (&server);
+    fm_volume_fail (v, -ENOTCONN, 1);
+    fm_volume_unlink (v);
+    abandon ();
+    fm_store_close (s);
+  }
+  stop_writers ();
+  CHECK (slowest_ns < 1500 * FM_MS);
+  tear_down ();
+  close (fd);
+  free (image);
+}
+
+/* I8: after the fence returned no request of the older session reaches the front,
+ * those that waited for a copy included; the older ones hear -ESHUTDOWN. */
+static _Atomic uint64_t fenced;
+
+static void
+check_session (struct fake *f, const struct fm_op *op)
+{
+  (void)f;
+  CHECK (*(const uint64_t *)op->buf >= fenced);
+}
+
+static void *
+write_in_session (void *arg)
+{
+  uint64_t mine = 0, seed = 9 + (uintptr_t)arg, heard = 0;
+  while (!stop) {
+    int rc = fm_volume_write (v, mine, &mine, 8, random_below (&seed, SIZE - 8), 0);
+    CHECK (rc == 0 || rc == -ESHUTDOWN);
+    if (rc == -ESHUTDOWN)
+      heard++, mine = session; /* may be old again by now */
+  }
+  CHECK (heard > 0);
+  return NULL;
+}
+
+static void
+fence (void)
+{
+  set_up (false, 1);
+  CHECK_EQ (fm_volume_link (v, &second->store, 2), 0);
+  front->on_write = check_session;
+  stop = false;
+  session = fenced = 0;
+  for (uintptr_t i = 0; i < WRITERS; i++)
+    pthread_create (&writer[i], NULL, write_in_session, (void *)i);
+  for (uint64_t s = 1; s < (SANITIZED ? 100 : 300); s++) {
+    fm_volume_mark (v, 0, BLOCKS);
+    freeze ();
+    fm_volume_copy (v, 100000);
+    CHECK_EQ (fm_group_fence (&v, 1, s, 5000 * FM_MS), 0);
+    fenced = s;
+    usleep (50);
+    session = s;
+    if (CHECK_EQ (copy_all (), 0))
+      fm_volume_settle (v);
+  }
+  stop_writers ();
+  tear_down ();
+}
+
+/* The bytes on the wire are those that were sent, however often the link is made. */
+static void
+wire_bytes (void)
+{
+  set_up (false, 0);
+  memset (front->bytes, 1, SIZE);
+  for (unsigned i = 1; i <= 3; i++) {
+    CHECK_EQ (fm_volume_link (v, &second->store, 1), 0);
+    fm_volume_mark (v, 0, BLOCKS);
+    good_cycle (second);
+    CHECK_EQ (stats ().wire_bytes, (uint64_t)i * SIZE);
+    fm_volume_unlink (v);
+    CHECK_EQ (stats ().wire_bytes, (uint64_t)i * SIZE);
+  }
+  CHECK_EQ (stats ().copied_bytes[1], 3 * (uint64_t)SIZE);
+  tear_down ();
+}
+
+int
+main (void)
+{
+  RUN (sink_fails);
+  RUN (abandoned_under_load);
+  RUN (unlinked_under_load);
+  RUN (silent_sink);
+  RUN (slow_zeroes_are_no_silence);
+  RUN (server_lost_under_load);
+  RUN (fence);
+  RUN (wire_bytes);
+  return finish ("failure");
+}

@@ -1,0 +1,286 @@
+/* Promises of store.h and store_nbd.h, for NBD servers: real ones, nbdkit. */
+#include "check.h"
+#include "lab.h"
+#include "store_nbd.h"
+#include "wait.h"
+
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#define MANY 200
+#define PIECE 16384
+
+static struct lab_server
+serve (const char *arguments)
+{
+  struct lab_server s = { 0 };
+  lab_serve (&s, arguments);
+  return s;
+}
+
+/* Step the port until all are done; how many ended, each counted once. */
+static unsigned
+until_done (struct fm_port *p, struct fm_op *ops, unsigned n)
+{
+  uint64_t deadline = fm_now_ns () + 10000 * FM_MS;
+  for (;;) {
+    unsigned done = 0;
+    for (unsigned i = 0; i < n; i++)
+      done += ops[i].done;
+    if (done == n || fm_now_ns () > deadline)
+      return done;
+    struct pollfd fd;
+    if (p->store->ops->pollfd (p, &fd))
+      fm_poll_until (&fd, 1, fm_now_ns () + 20 * FM_MS);
+    p->store->ops->step (p);
+  }
+}
+
+/* Hundreds of operations under way on one port end once each, with their own bytes. */
+static void
+many_in_flight (void)
+{
+  struct lab_server server = serve ("memory,16M");
+  struct fm_store *s = lab_nbd_store (&server);
+  int rc;
+  struct fm_port *p = fm_port_open (s, &rc);
+  struct fm_op ops[MANY];
+  char *out = malloc (MANY * PIECE), *in = calloc (MANY, PIECE);
+  CHECK_EQ (s->size, 16 << 20);
+  for (unsigned i = 0; i < MANY; i++) {
+    memset (out + i * PIECE, (int)i + 1, PIECE);
+    ops[i] = (struct fm_op){ .kind = FM_WRITE, .offset = i * PIECE, .length = PIECE,
+                             .buf = out + i * PIECE };
+    s->ops->submit (p, &ops[i]);
+  }
+  CHECK_EQ (until_done (p, ops, MANY), MANY);
+  CHECK_EQ (s->written_bytes, MANY * PIECE);
+  for (unsigned i = 0; i < MANY; i++) {
+    CHECK_EQ (ops[i].rc, 0);
+    bool zero = i % 3 == 0;
+    ops[i] = (struct fm_op){ .kind = zero ? FM_ZERO : FM_READ, .offset = i * PIECE,
+                             .length = PIECE, .buf = in + i * PIECE,
+                             .flags = zero ? FM_PUNCH : 0 };
+    s->ops->submit (p, &ops[i]);
+  }
+  CHECK_EQ (until_done (p, ops, MANY), MANY);
+  for (unsigned i = 0; i < MANY; i++) {
+    char *mine = in + i * PIECE;
+    if (i % 3 == 0) {
+      memset (out + i * PIECE, 0, PIECE);
+      CHECK_EQ (fm_store_read (s, mine, PIECE, i * PIECE), 0);
+    }
+    CHECK (memcmp (mine, out + i * PIECE, PIECE) == 0);
+  }
+  CHECK (!p->under_way && !p->failed);
+  fm_port_close (p);
+  fm_store_close (s);
+  lab_kill (&server);
+  free (in);
+  free (out);
+}
+
+/* A server that dies: what is under way ends, once, with an error; the port stays
+ * failed, and no later operation on it touches a buffer or waits. */
+static void
+server_killed (void)
+{
+  struct lab_server server = serve ("--filter=delay,memory,16M,delay-write=300ms");
+  struct fm_store *s = lab_nbd_store (&server);
+  int rc;
+  struct fm_port *p = fm_port_open (s, &rc);
+  struct fm_op ops[MANY], late = { .kind = FM_FLUSH };
+  char *buf = calloc (MANY, PIECE);
+  for (unsigned i = 0; i < MANY; i++) {
+    ops[i] = (struct fm_op){ .kind = i % 2 ? FM_READ : FM_WRITE, .offset = i * PIECE,
+                             .length = PIECE, .buf = buf + i * PIECE };
+    s->ops->submit (p, &ops[i]);
+  }
+  s->ops->step (p);
+  lab_kill (&server);
+  CHECK_EQ (until_done (p, ops, MANY), MANY); /* twice would fail fm_op_finish's assertion */
+  unsigned failed = 0;
+  for (unsigned i = 0; i < MANY; i++)
+    failed += ops[i].rc < 0;
+  CHECK (failed > 0);
+  CHECK (p->failed < 0 && !p->under_way);
+  s->ops->submit (p, &late);
+  CHECK (late.done && late.rc == p->failed);
+  fm_port_close (p);
+  CHECK (fm_store_read (s, buf, 1, 0) < 0);
+  fm_store_close (s);
+  free (buf);
+}
+
+/* A server that is silent: an operation ends with -ETIMEDOUT when its time is over. */
+static void
+server_silent (void)
+{
+  struct lab_server server = serve ("memory,1M");
+  struct fm_store *s = lab_nbd_store (&server);
+  char buf[512];
+  s->timeout_ns = 300 * FM_MS;
+  CHECK_EQ (fm_store_read (s, buf, sizeof buf, 0), 0); /* leaves an idle port */
+  lab_stop (&server);
+  for (unsigned i = 0; i < 2; i++) { /* on the idle port, then on a new connection */
+    uint64_t start = fm_now_ns ();
+    CHECK_EQ (fm_store_read (s, buf, sizeof buf, 0), -ETIMEDOUT);
+    CHECK (fm_now_ns () - start >= 300 * FM_MS && fm_now_ns () - start < 1500 * FM_MS);
+  }
+  kill (server.pid, SIGCONT);
+  CHECK_EQ (fm_store_read (s, buf, sizeof buf, 0), 0);
+  fm_store_close (s);
+  lab_kill (&server);
+}
+
+static void
+refused (const char *lacks, const char *arguments)
+{
+  struct lab_server server = serve (arguments);
+  struct fm_store *s = NULL;
+  char why[256] = "";
+  CHECK_EQ (fm_store_open_nbd (server.uri, LAB_TIMEOUT_NS, &s, why, sizeof why), -EPROTO);
+  CHECK (!s && strstr (why, lacks));
+  lab_kill (&server);
+}
+
+/* A server that lacks what mirroring needs is refused with the reason. */
+static void
+refusals (void)
+{
+  refused ("read-only", "-r,memory,1M");
+  refused ("multi-conn", "--filter=multi-conn,memory,1M,multi-conn-mode=disable");
+  refused ("zero", "--filter=nozero,memory,1M");
+  refused ("FUA", "--filter=fua,memory,1M"); /* fuamode=none is its default */
+  refused ("flush", "eval,get_size=echo 1M,pread=exit 1,pwrite=exit 1");
+  struct fm_store *s = NULL;
+  char why[256] = "";
+  int rc = fm_store_open_nbd ("nbd+unix:///?socket=/nowhere", LAB_TIMEOUT_NS, &s, why, 256);
+  CHECK (rc == -ENOENT && !s && why[0]);
+  why[0] = 0;
+  CHECK (fm_store_open_nbd ("no uri at all", LAB_TIMEOUT_NS, &s, why, 256) < 0 && why[0]);
+}
+
+/* One that accepts and never speaks is given up in time. */
+static void
+connect_has_a_deadline (void)
+{
+  struct sockaddr_un a = { .sun_family = AF_UNIX, .sun_path = "\0fm-silent" };
+  snprintf (a.sun_path + 1, sizeof a.sun_path - 1, "fm-silent-%d", (int)getpid ());
+  char path[108], uri[160], why[256] = "";
+  close (lab_file (0, path));
+  unlink (path);
+  snprintf (a.sun_path, sizeof a.sun_path, "%s", path);
+  int fd = socket (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  CHECK (bind (fd, (struct sockaddr *)&a, sizeof a) == 0 && listen (fd, 8) == 0);
+  snprintf (uri, sizeof uri, "nbd+unix:///?socket=%s", path);
+  struct fm_store *s;
+  uint64_t start = fm_now_ns ();
+  CHECK_EQ (fm_store_open_nbd (uri, 200 * FM_MS, &s, why, sizeof why), -ETIMEDOUT);
+  CHECK (fm_now_ns () - start < 1500 * FM_MS);
+  CHECK (strstr (why, "in time"));
+  char answer[64];
+  CHECK_EQ (fm_exchange (uri, "x", 1, answer, 64, 200 * FM_MS, why, sizeof why), -ETIMEDOUT);
+  close (fd);
+}
+
+/* An error of the server reaches the caller with its errno; the port lives on. */
+static void
+server_error (void)
+{
+  struct lab_server server = serve ("--filter=error,memory,1M,error-pwrite=ENOSPC,error-pwrite-rate=100%");
+  struct fm_store *s = lab_nbd_store (&server);
+  char buf[512] = { 0 };
+  int rc;
+  struct fm_port *p = fm_port_open (s, &rc);
+  struct fm_op ops[2] = { { .kind = FM_WRITE, .length = 512, .buf = buf },
+                          { .kind = FM_READ, .length = 512, .buf = buf } };
+  s->ops->submit (p, &ops[0]);
+  s->ops->submit (p, &ops[1]);
+  CHECK_EQ (until_done (p, ops, 2), 2);
+  CHECK_EQ (ops[0].rc, -ENOSPC);
+  CHECK_EQ (ops[1].rc, 0);
+  CHECK (!p->failed);
+  CHECK_EQ (s->errors, 1);
+  fm_port_close (p);
+  fm_store_close (s);
+  lab_kill (&server);
+}
+
+/* A fast zero on a server that has none is -EOPNOTSUPP, as with files: never an
+ * error of the client. */
+static void
+no_fast_zero (void)
+{
+  struct lab_server server
+      = serve ("--filter=nozero,memory,1M,zeromode=emulate,fastzeromode=none");
+  struct fm_store *s = lab_nbd_store (&server);
+  struct fm_op fast = { .kind = FM_ZERO, .flags = FM_FAST, .length = 4096 };
+  struct fm_op slow = { .kind = FM_ZERO, .flags = FM_PUNCH | FM_FUA, .length = 4096 };
+  CHECK_EQ (fm_store_io (s, &fast), -EOPNOTSUPP);
+  CHECK_EQ (fm_store_io (s, &slow), 0);
+  fm_store_close (s);
+  lab_kill (&server);
+}
+
+static struct fm_store *shared;
+
+static void *
+client (void *arg)
+{
+  uint64_t mine = (uintptr_t)arg;
+  char out[4096], in[4096];
+  for (unsigned i = 0; i < 100; i++) {
+    memset (out, (int)(mine + i), sizeof out);
+    struct fm_op w = { .kind = FM_WRITE, .offset = mine * 4096, .length = 4096, .buf = out };
+    CHECK_EQ (fm_store_io (shared, &w), 0);
+    CHECK_EQ (fm_store_read (shared, in, sizeof in, mine * 4096), 0);
+    CHECK (memcmp (in, out, sizeof in) == 0);
+  }
+  return NULL;
+}
+
+/* fm_store_io serves any number of threads at once. */
+static void
+io_from_many_threads (void)
+{
+  struct lab_server server = serve ("memory,1M");
+  pthread_t t[20]; /* more than FM_STORE_IDLE_MAX */
+  shared = lab_nbd_store (&server);
+  for (uintptr_t i = 0; i < 20; i++)
+    pthread_create (&t[i], NULL, client, (void *)i);
+  for (unsigned i = 0; i < 20; i++)
+    pthread_join (t[i], NULL);
+  CHECK (shared->nidle <= FM_STORE_IDLE_MAX);
+  fm_store_close (shared);
+  lab_kill (&server);
+}
+
+/* One control request: what is written at 0 is asked, what is read at 0 answers. */
+static void
+exchange (void)
+{
+  struct lab_server server = serve ("memory,64K");
+  char request[4096] = "hello", answer[4096] = "", why[256] = "";
+  CHECK_EQ (fm_exchange (server.uri, request, 4096, answer, 4096, LAB_TIMEOUT_NS, why, 256), 0);
+  CHECK (memcmp (request, answer, 4096) == 0);
+  lab_kill (&server);
+  CHECK (fm_exchange (server.uri, request, 4096, answer, 4096, LAB_TIMEOUT_NS, why, 256) < 0);
+  CHECK (why[0]);
+}
+
+int
+main (void)
+{
+  RUN (many_in_flight);
+  RUN (server_killed);
+  RUN (server_silent);
+  RUN (refusals);
+  RUN (connect_has_a_deadline);
+  RUN (server_error);
+  RUN (no_fast_zero);
+  RUN (io_from_many_threads);
+  RUN (exchange);
+  return finish ("nbd");
+}

@@ -1,0 +1,188 @@
+/* Promises of store.h, for files. */
+#include "check.h"
+#include "lab.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+#define SIZE (3 * 1024 * 1024 + 77) /* odd: the last block is short */
+
+static int
+zero (struct fm_store *s, uint64_t offset, uint64_t n, unsigned flags)
+{
+  struct fm_op op = { .kind = FM_ZERO, .flags = flags, .offset = offset, .length = n };
+  int rc = fm_store_io (s, &op);
+  CHECK (op.done && op.rc == rc);
+  return rc;
+}
+
+static int
+put (struct fm_store *s, uint64_t offset, const void *buf, uint64_t n, unsigned flags)
+{
+  struct fm_op op = { .kind = FM_WRITE, .flags = flags, .offset = offset, .length = n,
+                      .buf = (void *)buf };
+  int rc = fm_store_io (s, &op);
+  CHECK (op.done && op.rc == rc);
+  return rc;
+}
+
+/* Writes, zeroes and punches of all alignments read back as in memory, up to the
+ * last byte, and never change the size of the file. */
+static void
+bytes (void)
+{
+  int fd;
+  struct fm_store *s = lab_file_store (SIZE, &fd);
+  char *model = calloc (SIZE, 1), *buf = malloc (SIZE);
+  uint64_t seed = 3, written = 0;
+  for (unsigned i = 0; i < 300; i++) {
+    uint64_t offset = random_below (&seed, SIZE);
+    uint64_t max = random_below (&seed, 2) ? 5000 : 200000;
+    uint64_t n = 1 + random_below (&seed, SIZE - offset < max ? SIZE - offset : max);
+    if (random_below (&seed, 8) == 0)
+      n = SIZE - offset;
+    unsigned fua = random_below (&seed, 8) ? 0 : FM_FUA;
+    if (random_below (&seed, 2)) {
+      memset (model + offset, (int)i, n);
+      CHECK_EQ (put (s, offset, model + offset, n, fua), 0);
+      written += n;
+    } else {
+      memset (model + offset, 0, n);
+      CHECK_EQ (zero (s, offset, n, fua | (random_below (&seed, 2) ? FM_PUNCH : 0)), 0);
+    }
+    CHECK_EQ (fm_store_read (s, buf, n, offset), 0);
+    CHECK (memcmp (buf, model + offset, n) == 0);
+  }
+  CHECK_EQ (fm_store_read (s, buf, SIZE, 0), 0);
+  CHECK (memcmp (buf, model, SIZE) == 0);
+  struct fm_op flush = { .kind = FM_FLUSH };
+  CHECK_EQ (fm_store_io (s, &flush), 0);
+  struct stat st;
+  CHECK (fstat (fd, &st) == 0 && st.st_size == SIZE);
+  CHECK_EQ (s->written_bytes, written);
+  CHECK_EQ (s->errors, 0);
+  free (buf);
+  free (model);
+  close (fd);
+  fm_store_close (s);
+}
+
+/* A punched range gives its space back; what is a hole is told as one, and data
+ * around it is not. */
+static void
+holes (void)
+{
+  int fd;
+  const uint64_t MiB = 1 << 20;
+  struct fm_store *s = lab_file_store (4 * MiB, &fd);
+  char *buf = malloc (MiB);
+  uint64_t data;
+  struct stat st;
+  memset (buf, 1, MiB);
+  CHECK_EQ (fm_store_hole (s, 0, 4 * MiB, &data), 4 * MiB);
+  CHECK_EQ (put (s, MiB, buf, MiB, 0), 0);
+  CHECK_EQ (fm_store_hole (s, 0, 4 * MiB, &data), MiB);
+  CHECK_EQ (fm_store_hole (s, 0, 1000, &data), 1000);
+  CHECK_EQ (fm_store_hole (s, MiB, 3 * MiB, &data), 0);
+  CHECK_EQ (data, MiB);
+  CHECK_EQ (fm_store_hole (s, MiB, 1000, &data), 0);
+  CHECK_EQ (data, 1000);
+  CHECK_EQ (fm_store_hole (s, 2 * MiB, 2 * MiB, &data), 2 * MiB);
+  CHECK (fstat (fd, &st) == 0 && st.st_blocks == (blkcnt_t)(MiB / 512));
+  CHECK_EQ (zero (s, 0, 4 * MiB, FM_PUNCH), 0);
+  CHECK (fstat (fd, &st) == 0 && st.st_blocks == 0);
+  free (buf);
+  close (fd);
+  fm_store_close (s);
+}
+
+/* A file that became shorter than its volume is an error, never zeroes: neither
+ * reading it nor asking for its holes may take the missing end for empty. */
+static void
+file_too_short (void)
+{
+  int fd;
+  char buf[8192];
+  uint64_t data = 0;
+  struct fm_store *s = lab_file_store (1 << 20, &fd);
+  CHECK (ftruncate (fd, 100 * 1024) == 0);
+  CHECK_EQ (fm_store_read (s, buf, sizeof buf, 100 * 1024 - sizeof buf), 0);
+  CHECK_EQ (fm_store_read (s, buf, sizeof buf, 100 * 1024 - 1), -EIO);
+  CHECK_EQ (fm_store_read (s, buf, 1, (1 << 20) - 1), -EIO);
+  CHECK_EQ (s->errors, 2);
+  CHECK_EQ (fm_store_hole (s, 200 * 1024, 100 * 1024, &data), 0);
+  CHECK_EQ (data, 100 * 1024);
+  CHECK (fm_store_hole (s, 0, 1 << 20, &data) <= 100 * 1024);
+  close (fd);
+  fm_store_close (s);
+}
+
+/* No space is -ENOSPC for writes and zeroes alike; a refused write counts as an
+ * error and adds nothing to the bytes written. */
+static void
+no_space (void)
+{
+  struct fm_store *s;
+  char buf[4096] = { 1 };
+  CHECK_EQ (fm_store_open_file (open ("/dev/full", O_RDWR | O_CLOEXEC), 1 << 20, &s), 0);
+  CHECK_EQ (put (s, 0, buf, sizeof buf, 0), -ENOSPC);
+  CHECK_EQ (zero (s, 0, 300000, 0), -ENOSPC);
+  CHECK_EQ (zero (s, 0, 300000, FM_PUNCH), -ENOSPC);
+  CHECK_EQ (zero (s, 0, 300000, FM_FAST), -EOPNOTSUPP);
+  CHECK_EQ (s->errors, 4);
+  CHECK_EQ (s->written_bytes, 0);
+  fm_store_close (s);
+}
+
+/* A write that stops half-way fails with what stopped it. */
+static void
+half_a_write (void)
+{
+  int fd;
+  struct fm_store *s = lab_file_store (0, &fd);
+  struct rlimit old, limit;
+  char *buf = calloc (1, 256 * 1024);
+  signal (SIGXFSZ, SIG_IGN);
+  getrlimit (RLIMIT_FSIZE, &old);
+  limit = (struct rlimit){ .rlim_cur = 100 * 1024, .rlim_max = old.rlim_max };
+  setrlimit (RLIMIT_FSIZE, &limit);
+  CHECK_EQ (put (s, 0, buf, 256 * 1024, 0), -EFBIG);
+  setrlimit (RLIMIT_FSIZE, &old);
+  CHECK_EQ (put (s, 0, buf, 256 * 1024, FM_FUA), 0);
+  free (buf);
+  close (fd);
+  fm_store_close (s);
+}
+
+/* A port of a file ends its operations as it gets them. */
+static void
+port_of_a_file (void)
+{
+  int fd, rc;
+  struct fm_store *s = lab_file_store (4096, &fd);
+  struct fm_port *p = fm_port_open (s, &rc);
+  struct pollfd unused;
+  char buf[4096];
+  struct fm_op op = { .kind = FM_READ, .length = sizeof buf, .buf = buf };
+  CHECK (p && rc == 0);
+  s->ops->submit (p, &op);
+  CHECK (op.done && op.rc == 0);
+  CHECK (!s->ops->pollfd (p, &unused));
+  fm_port_close (p);
+  close (fd);
+  fm_store_close (s);
+}
+
+int
+main (void)
+{
+  RUN (bytes);
+  RUN (holes);
+  RUN (file_too_short);
+  RUN (no_space);
+  RUN (half_a_write);
+  RUN (port_of_a_file);
+  return finish ("store");
+}

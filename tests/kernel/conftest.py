@@ -1,0 +1,18 @@
+"""What these tests need of the machine: a missing program fails them, with its package's name."""
+
+import pytest
+import uml
+
+PACKAGES = {
+    "nbdkit": "nbdkit",
+    "nbd-client": "nbd-client",
+    "mkfs.ext4": "e2fsprogs",
+    "mkfs.xfs": "xfsprogs",
+    "fstrim": "util-linux",
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def programs() -> None:
+    if missing := uml.missing(PACKAGES):
+        pytest.fail(missing, pytrace=False)

@@ -1,0 +1,220 @@
+"""Every refusal of a configuration: one line that names the file, the key, and what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mirror_core import config, limits
+from mirror_core.errors import ConfigError
+
+GOOD = """\
+name = "east"
+listen = ["unix:east.sock"]
+peer = "unix:west.sock"
+state = "state"
+"""
+VOLUME = """\
+[[volume]]
+name = "disk"
+data = "disk.img"
+intermediate = "disk.intermediate.img"
+"""
+
+
+def loaded(folder: Path, text: str) -> config.SiteConfig:
+    path = folder / "east.toml"
+    path.write_text(text)
+    return config.load(str(path))
+
+
+def refusal(folder: Path, text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        loaded(folder, text)
+    return str(caught.value)
+
+
+def test_a_short_file_means_the_defaults_of_the_design(tmp_path: Path) -> None:
+    """What is not written has the default that the interface gives; paths are the file's."""
+    site = loaded(tmp_path, GOOD + VOLUME)
+    assert (site.name, site.metrics, site.preserve) == ("east", None, "both")
+    assert (site.interval, site.link_timeout, site.block_size) == (0.0, 2.0, 4096)
+    assert (site.freeze_deadline, site.freeze_max) == (0.05, 1.0)
+    assert (site.socket, site.peer) == (tmp_path / "east.sock", tmp_path / "west.sock")
+    assert site.state == tmp_path / "state"
+    assert site.volumes == (
+        config.VolumeConfig(
+            "disk", str(tmp_path / "disk.img"), str(tmp_path / "disk.intermediate.img")
+        ),
+    )
+
+
+def test_every_setting_is_taken(tmp_path: Path) -> None:
+    """Each setting of the interface reaches the site as it was written."""
+    more = (
+        'metrics = "[::1]:9809"\ninterval = "5s"\npreserve = "first"\nlink_timeout = "3s"\n'
+        'freeze_deadline = "10ms"\nfreeze_max = "2s"\nblock_size = "64K"\n'
+        'on_link_loss = "degrade"\nbandwidth = "0"\ninsecure = false\n'
+    )
+    stores = VOLUME.replace('"disk.img"', '"nbd://localhost/x"')
+    site = loaded(tmp_path, GOOD + more + stores)
+    assert site.metrics == ("::1", 9809)
+    assert (site.interval, site.preserve, site.link_timeout) == (5.0, "first", 3.0)
+    assert (site.freeze_deadline, site.freeze_max, site.block_size) == (0.01, 2.0, 65536)
+    assert site.volumes[0].data == "nbd://localhost/x"
+
+
+def test_a_peer_may_be_written_as_the_nbd_uri_of_its_socket(tmp_path: Path) -> None:
+    """unix:/path and nbd+unix:///?socket=/path mean the same peer."""
+    text = GOOD.replace("unix:west.sock", "nbd+unix:///?socket=/run/west.sock")
+    assert loaded(tmp_path, text + VOLUME).peer == Path("/run/west.sock")
+
+
+def test_a_site_is_a_path_or_a_name_in_etc() -> None:
+    """SITE is a file where it looks like one, else a name in /etc/flashmirror/."""
+    assert config.find("east") == Path("/etc/flashmirror/east.toml")
+    assert config.find("/a/east.toml") == Path("/a/east.toml")
+    assert config.find("east.toml") == Path.cwd() / "east.toml"
+    assert config.find("./east") == Path.cwd() / "east"
+
+
+REFUSED = [  # text, key, a part of what to do
+    (GOOD.replace('name = "east"\n', "") + VOLUME, "name", "add it"),
+    (GOOD.replace('"east"', '""') + VOLUME, "name", "must be a text in quotes"),
+    (GOOD.replace('"east"', "7") + VOLUME, "name", "must be a text in quotes"),
+    (GOOD.replace('"east"', '".."') + VOLUME, "name", "use 1 to 64 of"),
+    (GOOD.replace('"east"', f'"{"a" * 65}"') + VOLUME, "name", "use 1 to 64 of"),
+    (GOOD.replace('"east"', '"a/b"') + VOLUME, "name", "use 1 to 64 of"),
+    (GOOD.replace('listen = ["unix:east.sock"]', "") + VOLUME, "listen", "must be one address"),
+    (GOOD.replace('["unix:east.sock"]', "[]") + VOLUME, "listen", "must be one address"),
+    (GOOD.replace('["unix:east.sock"]', "[1]") + VOLUME, "listen", "must be one address"),
+    (GOOD.replace('"unix:east.sock"', '"unix:a", "unix:b"') + VOLUME, "listen", "one address"),
+    (GOOD.replace("unix:east.sock", "tcp:1.2.3.4:10809") + VOLUME, "listen", "unix:/path"),
+    (GOOD.replace("east.sock", "") + VOLUME, "listen", "unix:/path"),
+    (GOOD.replace("east.sock", "x" * 108) + VOLUME, "listen", "107 bytes"),
+    (GOOD.replace('peer = "unix:west.sock"', "") + VOLUME, "peer", "add it"),
+    (GOOD.replace("unix:west.sock", "nbd://west.example.com") + VOLUME, "peer", "unix:/path"),
+    (GOOD.replace("unix:west.sock", "nbd://[::1") + VOLUME, "peer", "unix:/path"),
+    (GOOD.replace("west.sock", "x" * 108) + VOLUME, "peer", "107 bytes"),
+    (GOOD.replace("west.sock", "east.sock") + VOLUME, "peer", "name the other site's"),
+    (GOOD.replace('state = "state"', "") + VOLUME, "state", "add it"),
+    (GOOD + 'metrics = "9809"\n' + VOLUME, "metrics", "write 127.0.0.1:9809"),
+    (GOOD + "metrics = 9809\n" + VOLUME, "metrics", "write 127.0.0.1:9809"),
+    (GOOD + 'metrics = "127.0.0.1:99999"\n' + VOLUME, "metrics", "write 127.0.0.1:9809"),
+    (GOOD + 'interval = "5"\n' + VOLUME, "interval", "write it like 500ms"),
+    (GOOD + "interval = 5\n" + VOLUME, "interval", "must be a text in quotes"),
+    (GOOD + 'preserve = "none"\n' + VOLUME, "preserve", "not one of both, first"),
+    (GOOD + 'on_link_loss = "block"\n' + VOLUME, "on_link_loss", "not one of degrade"),
+    (GOOD + 'link_timeout = "0s"\n' + VOLUME, "link_timeout", "must be more than zero"),
+    (GOOD + 'freeze_deadline = "0ms"\n' + VOLUME, "freeze_deadline", "must be more than zero"),
+    (GOOD + 'freeze_max = "1ms"\n' + VOLUME, "freeze_max", "must not be below freeze_deadline"),
+    (GOOD + 'block_size = "4X"\n' + VOLUME, "block_size", "write it like 4096"),
+    (GOOD + 'block_size = "3000"\n' + VOLUME, "block_size", "power of two from 512"),
+    (GOOD + 'block_size = "256"\n' + VOLUME, "block_size", "power of two from 512"),
+    (GOOD + 'block_size = "128M"\n' + VOLUME, "block_size", "power of two from 512"),
+    (GOOD + 'block_size = "0"\n' + VOLUME, "block_size", "power of two from 512"),
+    (GOOD + 'bandwidth = "1M"\n' + VOLUME, "bandwidth", "remove it"),
+    (GOOD + "insecure = true\n" + VOLUME, "insecure", "remove it"),
+    (GOOD + VOLUME + '[tls]\npsk = "x"\n', "tls", "remove it"),
+    (GOOD + 'intervall = "5s"\n' + VOLUME, "intervall", "remove it or mend its spelling"),
+    (GOOD + '"a\\nb" = "5s"\n' + VOLUME, "a\\nb", "remove it or mend its spelling"),
+    (GOOD, "volume", "add a [[volume]]"),
+    (GOOD + 'volume = "disk"\n', "volume", "add a [[volume]]"),
+    (GOOD + 'volume = ["disk"]\n', "volume", "add a [[volume]]"),
+    (GOOD + "volume = [1]\n", "volume", "add a [[volume]]"),
+    (GOOD + VOLUME.replace("[[volume]]", "[volume]"), "volume", "add a [[volume]]"),
+    (GOOD + VOLUME.replace('name = "disk"', ""), "volume.name", "add it"),
+    (GOOD + VOLUME.replace('"disk"', '"a b"'), "volume.name", "use 1 to 64 of"),
+    (GOOD + VOLUME.replace('data = "disk.img"', ""), "volume disk: data", "add it"),
+    (GOOD + VOLUME.replace('"disk.img"', "[]"), "volume disk: data", "must be a text"),
+    (GOOD + VOLUME.replace("disk.img", "a\\u0000b"), "volume disk: data", "control characters"),
+    (GOOD + VOLUME.replace("disk.img", "a\\nb"), "volume disk: data", "control characters"),
+    (GOOD + VOLUME + "size = 1\n", "volume disk: size", "remove it or mend its spelling"),
+    (GOOD + VOLUME + VOLUME, "volume", "is the name of two volumes"),
+    (GOOD + VOLUME + VOLUME.replace('"disk"', '"b"'), "volume", "is used twice"),
+    (GOOD + VOLUME.replace("disk.intermediate", "disk"), "volume", "is used twice"),
+]
+
+
+@pytest.mark.parametrize(("text", "key", "advice"), REFUSED)
+def test_a_refusal_is_one_line_with_file_key_and_advice(
+    tmp_path: Path, text: str, key: str, advice: str
+) -> None:
+    """A setting that cannot be meant is refused; the line says where and what to do."""
+    line = refusal(tmp_path, text)
+    assert line.startswith(f"{tmp_path / 'east.toml'}: {key}"), line
+    assert advice in line, line
+    assert line.isprintable(), line
+
+
+def test_more_volumes_than_a_group_holds_are_refused(tmp_path: Path) -> None:
+    """A group has a bound, and the line says which."""
+    tables = "".join(
+        f'[[volume]]\nname = "v{i}"\ndata = "d{i}"\nintermediate = "i{i}"\n'
+        for i in range(limits.VOLUMES_MAX + 1)
+    )
+    assert f"more than {limits.VOLUMES_MAX} volumes" in refusal(tmp_path, GOOD + tables)
+
+
+@pytest.mark.parametrize("data", [b"name = ", b"\xff\xfe", b"a = " + b"[" * 100_000, b"\0"])
+def test_a_file_that_is_no_toml_is_refused(tmp_path: Path, data: bytes) -> None:
+    """A damaged file is refused by its name, in one line."""
+    path = tmp_path / "east.toml"
+    path.write_bytes(data)
+    with pytest.raises(ConfigError, match=rf"^{path}: not valid TOML: ") as caught:
+        config.load(str(path))
+    assert str(caught.value).isprintable()
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    """A missing file, or a folder in its place, is refused by its name."""
+    for path, why in ((tmp_path / "no.toml", "No such file"), (tmp_path / "d.toml", "directory")):
+        if why == "directory":
+            path.mkdir()
+        with pytest.raises(ConfigError, match=rf"^{path}: .*{why}.*: name a site's TOML file"):
+            config.load(str(path))
+
+
+KEYS = st.sampled_from(
+    ["name", "listen", "peer", "state", "metrics", "interval", "preserve", "link_timeout", "on_link_loss", "freeze_max", "freeze_deadline", "block_size", "bandwidth", "insecure", "tls", "volume"]
+)
+TEXTS = st.text(alphabet=st.characters(codec="utf-8"), max_size=20) | st.sampled_from(
+    ["unix:/a", "nbd+unix:///?socket=a", "nbd://[", "[::1]:1", "1s", "9" * 400 + "s", "4K", "both"]
+)
+
+
+def toml(text: str) -> str:
+    """A basic string of TOML."""
+    return '"' + "".join(f"\\U{ord(character):08X}" for character in text) + '"'
+
+
+VALUES = (
+    TEXTS.map(toml)
+    | st.integers(-(2**63), 2**63 - 1).map(str)
+    | st.sampled_from(["true", "[]", "nan", "inf", "1979-05-27", "{}", "[[]]", "{a = 1}"])
+    | st.lists(TEXTS.map(toml), max_size=2).map(lambda parts: f"[{', '.join(parts)}]")
+)
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(settings_=st.dictionaries(KEYS, VALUES), volume=st.dictionaries(KEYS | TEXTS, VALUES))
+def test_no_setting_makes_the_reader_fail_otherwise(
+    tmp_path: Path, settings_: dict[str, str], volume: dict[str, str]
+) -> None:
+    """Whatever a file says, it is a site or one line that names the file."""
+    base = dict(line.split(" = ") for line in GOOD.splitlines())
+    lines = [f"{key} = {value}" for key, value in {**base, **settings_}.items()]
+    if "volume" not in settings_:
+        own = dict(line.split(" = ") for line in VOLUME.splitlines()[1:])
+        lines.append("[[volume]]")
+        lines += [f"{toml(key)} = {value}" for key, value in {**own, **volume}.items()]
+    try:
+        site = loaded(tmp_path, "\n".join(lines))
+    except ConfigError as error:
+        assert str(error).startswith(str(tmp_path / "east.toml"))
+        assert str(error).isprintable(), str(error)
+    else:
+        assert site.volumes
