@@ -187,7 +187,7 @@ class _Reader:
         if not isinstance(texts, list) or len(texts) != 1 or not isinstance(texts[0], str):
             raise self.refuse("listen", 'must be one address: ["unix:/path/of/the.sock"]')
         kind, _, rest = texts[0].partition(":")
-        if kind != "unix" or not rest:
+        if kind != "unix" or not rest or not rest.isprintable():
             raise self.refuse(
                 "listen", f"{texts[0]!r}: this version listens on a Unix socket: unix:/path"
             )
@@ -198,10 +198,10 @@ class _Reader:
             return self.file("peer", text.removeprefix("unix:"))
         try:
             parts = urlsplit(text)
-            socket = parse_qs(parts.query).get("socket", [""])[0]
+            scheme, socket = parts.scheme, parse_qs(parts.query).get("socket", [""])[0]
         except ValueError:  # brackets that do not match
-            parts, socket = None, ""
-        if parts is None or parts.scheme != "nbd+unix" or not socket.isprintable() or not socket:
+            scheme = socket = ""
+        if scheme != "nbd+unix" or not socket or not socket.isprintable():
             raise self.refuse(
                 "peer", f"{text!r}: this version reaches a peer by unix:/path of its socket"
             )
@@ -218,8 +218,10 @@ class _Reader:
 
     def _volumes(self) -> tuple[VolumeConfig, ...]:
         tables = self.table.pop("volume", None)
-        if not isinstance(tables, list) or not tables or not all(
-            isinstance(table, dict) for table in tables
+        if (
+            not isinstance(tables, list)
+            or not tables
+            or not all(isinstance(table, dict) for table in tables)
         ):
             raise self.refuse(
                 "volume", "is missing: add a [[volume]] with name, data, intermediate"

@@ -25,7 +25,7 @@ def answer(site: Site, data: bytes) -> bytes:
         operation = protocol.field(record, "op", str)
         handler = _HANDLERS.get(operation)
         if handler is None:
-            raise PeerError(f"no such operation: {operation}", errno.EINVAL)
+            raise PeerError(f"no such operation: {protocol.short(operation)}", errno.EINVAL)
         return protocol.encode(handler(site, record))
     except Refused as error:
         site.journal.say(f"refused: {error}")
@@ -85,7 +85,7 @@ def _commit(site: Site, record: Record) -> Record:
 
 
 def _hardened(site: Site, record: Record) -> Record:
-    wait = float(protocol.field(record, "wait", (int, float)))
+    wait = protocol.field(record, "wait", float)
     return _target(site).poll(protocol.field(record, "session", int), wait)
 
 

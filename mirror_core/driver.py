@@ -17,6 +17,7 @@ import random
 import secrets
 import threading
 import time
+import traceback
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 
@@ -120,6 +121,13 @@ class Driver(threading.Thread):
     # ---- the thread
 
     def run(self) -> None:
+        try:
+            self._run()
+        except Exception as error:  # a broken invariant: mirroring stops, writes go on
+            traceback.print_exc()
+            self._say(f"internal error ({error!r}): report it, restart the site", refused=True)
+
+    def _run(self) -> None:
         backoff = limits.BACKOFF_MIN_S
         while not self.stopping:
             try:
@@ -315,6 +323,7 @@ class Driver(threading.Thread):
         return cycle.Result()
 
     def _freeze(self, budget: float) -> cycle.Result:
+        point = time.time()  # of before the freeze: every write acknowledged by then is in it
         try:
             self._held = self._copier.group.freeze(budget)
         except OSError as error:
@@ -324,8 +333,7 @@ class Driver(threading.Thread):
                 "freeze_max would help"
             )
             return cycle.Result(error=text, code=error.errno or 0)
-        self._point = time.time()
-        self._began = time.monotonic()
+        self._point, self._began = point, time.monotonic()
         self._journal.held(self._held)
         self._phase("copy", total_bytes=self._copier.left_bytes())
         return cycle.Result()
@@ -380,7 +388,7 @@ class Driver(threading.Thread):
             where = {
                 flashcopy.FRONT: f"data store {volume.data}",
                 0: f"intermediate store {volume.intermediate}",
-                1: f"the peer at {self._config.peer}",
+                1: f"intermediate store of the peer at {self._config.peer}",
             }[error.part]
             advice = (
                 "free some space there" if error.code in (errno.ENOSPC, errno.EDQUOT)

@@ -100,13 +100,18 @@ def decode(data: bytes, where: str) -> Ledger:
     if words[0] != _MAGIC or len(words) != 4:
         raise LedgerError(f"{where}: not a flashmirror ledger: restore it or create the site anew")
     if words[1] != str(VERSION):
-        raise LedgerError(f"{where}: ledger version {words[1]}, this program reads {VERSION}")
+        raise LedgerError(
+            f"{where}: ledger version {words[1]!r}, this program reads {VERSION}: use the program "
+            "that wrote it"
+        )
     if hashlib.sha256(payload).hexdigest() != words[2] or str(len(payload)) != words[3]:
         raise LedgerError(f"{where}: the ledger is damaged (checksum): restore it from a backup")
     try:
         return _decode_payload(payload)
-    except (ValueError, KeyError, TypeError) as error:
-        raise LedgerError(f"{where}: the ledger makes no sense: {error}") from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise LedgerError(
+            f"{where}: the ledger makes no sense ({error}): restore it from a backup"
+        ) from error
 
 
 def _decode_payload(payload: bytes) -> Ledger:
@@ -148,7 +153,10 @@ def load(state: Path) -> Ledger:
             f"{path}: there is no ledger: run 'flashmirror create' first", errno.ENOENT
         ) from error
     except OSError as error:
-        raise LedgerError(f"{path}: {error.strerror}", error.errno or errno.EIO) from error
+        raise LedgerError(
+            f"{path}: {error.strerror}: run as the user that the site belongs to, or mend that",
+            error.errno or errno.EIO,
+        ) from error
     return decode(data, str(path))
 
 

@@ -24,6 +24,7 @@ CONTROL_TIMEOUT_S = 10.0  # how long a command waits for an answer
 JOBS_MAX = 256  # long operations that are remembered
 
 # --- timing, seconds
+DURATION_MAX_S = 366 * 86_400.0  # a setting; in nanoseconds it fits 64 bits
 LINK_TIMEOUT_S = 2.0
 FREEZE_DEADLINE_S = 0.05
 FREEZE_MAX_S = 1.0

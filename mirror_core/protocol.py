@@ -8,14 +8,18 @@ another version, or one that is not a record at all, is refused with a reason.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from mirror_core import limits
 from mirror_core.errors import PeerError
 
 VERSION = 1
 Record = dict[str, Any]
+T = TypeVar("T")
+_NUMBERS = 1 << 63
+LINEAGE_PATTERN = "[0-9a-f]{32}"
 
 
 def encode(record: Record) -> bytes:
@@ -25,25 +29,44 @@ def encode(record: Record) -> bytes:
     return data
 
 
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"{text} is no number")  # JSON has no NaN and no Infinity
+
+
 def decode(data: bytes) -> Record:
     """The record in padded bytes.  PeerError: it is none, or of another version."""
     try:
-        record = json.loads(data.rstrip(b"\0"))
-    except ValueError as error:
+        record = json.loads(data.rstrip(b"\0"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
         raise PeerError("malformed control record: not JSON") from error
     if not isinstance(record, dict):
         raise PeerError("malformed control record: not an object")
     version = record.pop("flashmirror", None)
-    if version != VERSION:
-        raise PeerError(f"control protocol version {version!r}, this site speaks {VERSION}")
+    if type(version) is not int or version != VERSION:
+        raise PeerError(f"control protocol version {short(version)}, this site speaks {VERSION}")
     return record
 
 
-def field(record: Record, key: str, kind: type | tuple[type, ...]) -> Any:
-    """A field of the record, of that type.  PeerError if it is not there or another."""
-    value = record.get(key)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
-        raise PeerError(f"malformed control record: {key}: {value!r}")
+def short(value: object) -> str:
+    """A value of a peer's record in one line that fits into an answer."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:80] + "..."
+
+
+def field(record: Record, key: str, kind: type[T]) -> T:
+    """A field of the record, of that type; a number is from 0 to 2**63 - 1, and a float may be
+    written as an int.  PeerError if it is not there or another."""
+    value: Any = record.get(key)
+    fits = type(value) is kind or (kind is float and type(value) is int)
+    if not fits or (kind in (int, float) and not 0 <= value < _NUMBERS):
+        raise PeerError(f"malformed control record: {key}: {short(value)}")
+    return cast(T, float(value)) if kind is float else cast(T, value)
+
+
+def _matching(record: Record, key: str, pattern: str) -> str:
+    value = field(record, key, str)
+    if not re.fullmatch(pattern, value):
+        raise PeerError(f"malformed control record: {key}: {short(value)}")
     return value
 
 
@@ -74,12 +97,13 @@ class Handshake:
                 raise PeerError("malformed control record: volumes")
             shapes.append(
                 VolumeShape(
-                    field(item, "name", str), field(item, "size", int),
+                    _matching(item, "name", limits.NAME_PATTERN), field(item, "size", int),
                     field(item, "block_size", int),
                 )
             )  # fmt: skip
         return cls(
-            field(record, "name", str), field(record, "lineage", str),
+            _matching(record, "name", limits.NAME_PATTERN),
+            _matching(record, "lineage", LINEAGE_PATTERN),
             field(record, "session", int), tuple(shapes),
         )  # fmt: skip
 
@@ -128,5 +152,5 @@ class Commit:
     def of(cls, record: Record) -> Commit:
         return cls(
             field(record, "lineage", str), field(record, "session", int),
-            field(record, "sequence", int), float(field(record, "consistency_point", (int, float))),
+            field(record, "sequence", int), field(record, "consistency_point", float),
         )  # fmt: skip

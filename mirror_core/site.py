@@ -97,6 +97,7 @@ class Site:
         self, undo: contextlib.ExitStack, current: ledger.Ledger
     ) -> dict[tuple[str, str], stores.Opened]:
         opened = {}
+        stores.refuse_twice(self.config)
         for volume, record in zip(self.config.volumes, current.volumes, strict=True):
             for part in ("data", "intermediate"):
                 one = stores.open_store(getattr(volume, part), self.config.link_timeout)
@@ -152,12 +153,16 @@ class Site:
             else BitMap64()
             for m in self.members
         }  # fmt: skip
-        return Target(self.book, self.copier, blank, owed, self.journal)
+        return Target(
+            self.config, self.book, self.copier, self.journal, blank=blank, owed=owed
+        )
 
     # ---- running
 
     def start(self) -> None:
-        """Threads begin here: after nbdkit's fork."""
+        """Threads begin here: after nbdkit's fork.  MirrorError: nothing was changed."""
+        if self.metrics:
+            self.metrics.start()  # first: a busy port is a refusal
         write_pid(self._lock)
         if not self.book.current.clean:
             self.journal.say("was not stopped in order: everything is compared or sent again")
@@ -167,8 +172,6 @@ class Site:
             self.copier.link([None] * len(self.members))
         self.book.update(clean=False)
         self.control.start()
-        if self.metrics:
-            self.metrics.start()
 
     def stop(self) -> None:
         """No client is left.  The maps go into the ledger; everything is flushed and closed."""
@@ -181,7 +184,7 @@ class Site:
         if isinstance(self.control, Driver):
             try:
                 for member in self.members:
-                    member.native.flush()
+                    member.native.flush_front()
             except OSError as error:
                 self.journal.say(f"flush at stop failed: {error.strerror}")
                 clean = False
@@ -288,9 +291,14 @@ class Site:
         connected = control.connected()
         left = self.copier.left_bytes()
         with control.changed:
-            silent = None if connected else "no word from the source"
+            silent = None if connected else control.refusal or "no word from the source"
             reason = control.reason or silent
-            state = "initial" if not book.whole else "degraded" if reason else "mirroring"
+            state = (
+                "refused" if silent and control.refusal
+                else "initial" if not book.whole
+                else "degraded" if reason
+                else "mirroring"
+            )  # fmt: skip
             total = max(left, control.total_bytes)
             return {
                 "state": state,
@@ -326,6 +334,7 @@ def create(config: SiteConfig, role: ledger.Role) -> ledger.Ledger:
     site = os.urandom(16).hex()
     with contextlib.ExitStack() as undo:
         undo.callback(os.close, lock_state(config))
+        stores.refuse_twice(config)
         opened = []
         records = []
         for volume in config.volumes:
@@ -341,7 +350,7 @@ def create(config: SiteConfig, role: ledger.Role) -> ledger.Ledger:
                 pair.append(one)
                 opened.append((one, stores.owner(site, volume.name, part)))
             data, intermediate = pair
-            _refuse_pair(data, intermediate, opened)
+            _refuse_pair(data, intermediate)
             records.append(
                 ledger.VolumeRecord(
                     volume.name, data.size, config.block_size,
@@ -361,9 +370,7 @@ def create(config: SiteConfig, role: ledger.Role) -> ledger.Ledger:
     return first
 
 
-def _refuse_pair(
-    data: stores.Opened, intermediate: stores.Opened, opened: list[tuple[stores.Opened, str]]
-) -> None:
+def _refuse_pair(data: stores.Opened, intermediate: stores.Opened) -> None:
     if data.size == 0:
         raise StoreError(f"{data.where}: is empty: give it the size of the volume")
     if intermediate.size != data.size:
@@ -371,6 +378,3 @@ def _refuse_pair(
             f"{intermediate.where}: {intermediate.size} bytes, and {data.where} has {data.size}: "
             "make them equal"
         )
-    seen = [one.identity for one, _ in opened if one.kind != "nbd"]
-    if len(set(seen)) != len(seen):
-        raise StoreError(f"{data.where}: the same store is named twice: each must be its own")

@@ -74,6 +74,22 @@ class Opened:
         return all(hole for _, hole in self.store.extents(0, self.size))
 
 
+def refuse_twice(site: config.SiteConfig) -> None:
+    """Refuse a store that is named twice, whichever way it is written.  StoreError."""
+    seen: dict[object, str] = {}
+    for where in (w for v in site.volumes for w in (v.data, v.intermediate)):
+        try:
+            info = None if config.is_uri(where) else os.stat(where)
+        except OSError:
+            continue  # who opens it says what is wrong
+        key: object = where
+        if info is not None:
+            key = info.st_rdev if stat.S_ISBLK(info.st_mode) else (info.st_dev, info.st_ino)
+        if key in seen:
+            raise StoreError(f"{where}: the same store as {seen[key]}: each must be its own")
+        seen[key] = where
+
+
 def open_store(where: str, timeout_s: float) -> Opened:
     """Open a path or an NBD URI for this process alone.  StoreError: the line to show."""
     return _open_server(where, timeout_s) if config.is_uri(where) else _open_path(where)

@@ -19,11 +19,13 @@ from __future__ import annotations
 import errno
 import threading
 import time
+import traceback
 
 from pyroaring import BitMap64
 
 from mirror_core import flashcopy, limits, native, protocol, recovery
 from mirror_core.book import Book
+from mirror_core.config import SiteConfig
 from mirror_core.errors import MirrorError, PeerError, Refused, describe
 from mirror_core.journal import Journal
 from mirror_core.ledger import Lineage
@@ -32,14 +34,16 @@ from mirror_core.ledger import Lineage
 class Target(threading.Thread):
     def __init__(
         self,
+        config: SiteConfig,
         book: Book,
         copier: flashcopy.Flashcopy,
+        journal: Journal,
+        *,
         blank: bool,
         owed: dict[str, BitMap64],
-        journal: Journal,
     ) -> None:
         super().__init__(name="second-flashcopy")
-        self._book, self._copier, self._journal = book, copier, journal
+        self._config, self._book, self._copier, self._journal = config, book, copier, journal
         self._blank = blank  # the data stores were holes when the site started
         self._owed = owed
         self.serial = threading.Lock()
@@ -52,6 +56,7 @@ class Target(threading.Thread):
         self.heard = 0.0  # monotonic: the source's last control request
         self.connected_since = time.time()
         self.reason: str | None = None  # why the second flashcopy does not go on
+        self.refusal: str | None = None  # of the last source that asked for a session
         self.total_bytes = 0  # of the second flashcopy under way
 
     # ---- requests of the source (nbdkit's threads)
@@ -62,6 +67,8 @@ class Target(threading.Thread):
             mine = self._book.current
             decision = recovery.decide(mine, hello)
             if decision.refused:
+                with self.changed:
+                    self.refusal = decision.refused
                 raise Refused(decision.refused)
             try:
                 self._copier.group.fence(hello.session, limits.FENCE_BUDGET_S)
@@ -74,7 +81,7 @@ class Target(threading.Thread):
             if decision.adopt:
                 self._book.update(lineage=Lineage(hello.lineage))
             with self.changed:
-                self.session, self.source = hello.session, hello.name
+                self.session, self.source, self.refusal = hello.session, hello.name, None
                 self.connected_since, self.heard = time.time(), time.monotonic()
             mine = self._book.current
             blank = self._blank and mine.committed == 0
@@ -112,7 +119,7 @@ class Target(threading.Thread):
     def _commit(self, request: protocol.Commit) -> None:
         try:
             for member in self._copier.members:
-                member.native.flush()  # the intermediates: before the record that asserts them
+                member.native.flush_front()  # the intermediates: before the record that asserts them
             self._copier.group.close_gates(limits.FENCE_BUDGET_S)
         except OSError as error:
             raise PeerError(f"the target cannot commit: {describe(error.errno or 0)}") from error
@@ -155,6 +162,13 @@ class Target(threading.Thread):
     # ---- the second flashcopy (this thread)
 
     def run(self) -> None:
+        try:
+            self._run()
+        except Exception as error:  # a broken invariant: nothing is committed any more
+            traceback.print_exc()
+            self._say(f"internal error ({error!r}): report it, restart the site")
+
+    def _run(self) -> None:
         backoff = limits.BACKOFF_MIN_S
         while self._wait_for_work():
             try:
@@ -163,11 +177,24 @@ class Target(threading.Thread):
                 backoff = limits.BACKOFF_MIN_S
                 self._say(None)
             except MirrorError as error:
-                self._say(f"second flashcopy: {error}: mend the data store; it goes on by itself")
+                self._say(self._blame(error))
                 with self.changed:
                     self.changed.wait_for(lambda: self.stopping, backoff)
                 backoff = min(2 * backoff, limits.BACKOFF_MAX_S)
                 self._copier.retry()
+
+    def _blame(self, error: MirrorError) -> str:
+        """One line: which store, and what to do."""
+        if not isinstance(error, flashcopy.CopyError):
+            return f"second flashcopy: {error}"
+        volume = next(v for v in self._config.volumes if v.name == error.volume)
+        front = error.part == flashcopy.FRONT
+        where = (
+            f"intermediate store {volume.intermediate}" if front else f"data store {volume.data}"
+        )
+        full = error.code in (errno.ENOSPC, errno.EDQUOT)
+        advice = "free some space there" if full else "look into that store"
+        return f"second flashcopy: {where}: {error}: {advice}; it goes on by itself"
 
     def _wait_for_work(self) -> bool:
         with self.changed:

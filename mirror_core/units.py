@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from mirror_core import limits
 from mirror_core.errors import ConfigError
 
 _SIZE = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40, "P": 1 << 50}
@@ -23,7 +24,10 @@ def parse_duration(text: str) -> float:
     match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*(ms|s|m|h)", text.strip())
     if not match:
         raise ConfigError(f"{text[:40]!r} is not a duration: write it like 500ms, 5s or 2m")
-    return float(match[1]) * _TIME[match[2]]
+    seconds = float(match[1]) * _TIME[match[2]]
+    if seconds > limits.DURATION_MAX_S:
+        raise ConfigError(f"{text!r} is longer than a year: write it like 500ms, 5s or 2m")
+    return seconds
 
 
 def format_size(count: int) -> str:

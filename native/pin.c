@@ -50,6 +50,10 @@ free_ended (void)
   while (e) {
     struct ended *next = e->next;
     PyThreadState_Clear (e->state);
+#if PY_VERSION_HEX >= 0x030c0000
+    /* Or Delete would make *this* thread forget its own state (cffi does the same). */
+    e->state->_status.bound_gilstate = 0;
+#endif
     PyThreadState_Delete (e->state);
     free (e);
     atomic_fetch_sub (&alive, 1);

@@ -128,8 +128,8 @@ fm_request_finish (struct fm_volume *v, struct fm_request *r)
 {
   uint64_t first = r->op.offset >> v->shift;
   uint64_t end = end_block (v, r);
-  if (fm_bitmap_set (v->next, first, end - first)
-      && !atomic_load_explicit (&v->next_since_ns, memory_order_relaxed)) {
+  fm_bitmap_set (v->next, first, end - first);
+  if (!atomic_load_explicit (&v->next_since_ns, memory_order_relaxed)) {
     uint64_t none = 0;
     atomic_compare_exchange_strong (&v->next_since_ns, &none, fm_now_ns ());
   }

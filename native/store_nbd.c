@@ -21,6 +21,16 @@ nbd_errno (void)
   return e ? -e : -ENOTCONN;
 }
 
+/* libnbd's words without the name of its function in front. */
+static const char *
+reason (void)
+{
+  const char *text = nbd_get_error (), *colon = text ? strstr (text, ": ") : NULL;
+  if (!text)
+    return "the connection failed";
+  return colon && strncmp (text, "nbd_", 4) == 0 ? colon + 2 : text;
+}
+
 /* Move the handle's state machine as far as it goes without blocking. */
 static void
 turn (struct nbd_handle *h, short revents)
@@ -70,7 +80,7 @@ fm_nbd_connect (const char *uri, uint64_t deadline_ns, struct nbd_handle **out, 
     return 0;
   }
   if (why)
-    snprintf (why, whysize, "%s", rc == -ETIMEDOUT ? "no answer in time" : nbd_get_error ());
+    snprintf (why, whysize, "%s", rc == -ETIMEDOUT ? "no answer in time" : reason ());
   nbd_close (h);
   return rc;
 }

@@ -15,6 +15,7 @@ import nbdkit
 
 API_VERSION = 2
 _site = None
+_ender = None
 _path = None
 
 
@@ -58,18 +59,24 @@ def config_complete():
 
 
 def after_fork():
+    global _ender
     log = os.environ.get("FLASHMIRROR_LOG")
     if log:  # nbdkit has sent stderr to /dev/null when it forked
         fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         os.dup2(fd, 2)
         os.close(fd)
     try:
+        from mirror_core.connections import Ender
+
         _site.start()
+        _ender = Ender(_site.config.socket)
+        _ender.start()
     except Exception as error:
         _die(str(error))
 
 
 def cleanup():
+    _ender.end()
     _site.stop()
 
 

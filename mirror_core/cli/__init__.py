@@ -34,8 +34,14 @@ def main() -> None:
     except click.exceptions.Abort:
         click.echo("flashmirror: interrupted", err=True)
         sys.exit(1)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        sys.exit(2)
+    except click.ClickException as error:
+        context: click.Context | None = getattr(error, "ctx", None)
+        path = context.command_path if context else "flashmirror"
+        text = " ".join(error.format_message().split()).rstrip(".")
+        click.echo(f"flashmirror: {text}: see '{path} --help'", err=True)
         sys.exit(2)
     except ConfigError as error:
         click.echo(f"flashmirror: {error}", err=True)

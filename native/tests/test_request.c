@@ -232,6 +232,23 @@ missed_freeze (void)
   tear_down ();
 }
 
+/* The age of what is not yet safe counts from the first write, also where `next`
+ * holds its block already (all of them do before the first full copy). */
+static void
+exposure_starts_with_a_write (void)
+{
+  set_up (false, 1, 1, 0);
+  fm_volume_mark (v, 0, BLOCKS);
+  CHECK_EQ (stats ().next_since_ns, 0);
+  uint64_t before = fm_now_ns ();
+  CHECK_EQ (fm_volume_write (v, 0, new_bytes, 1, 0, 0), 0);
+  uint64_t since = stats ().next_since_ns;
+  CHECK (since >= before && since <= fm_now_ns ());
+  CHECK_EQ (fm_volume_write (v, 0, new_bytes, 1, BLOCK, 0), 0);
+  CHECK_EQ (stats ().next_since_ns, since);
+  tear_down ();
+}
+
 /* A strict volume never gives a pending block up (I1): its writer gets the error
  * and has left the gate; other blocks go on; after a retry all is well. */
 static void
@@ -378,6 +395,7 @@ main (void)
   RUN (long_request);
   RUN (gate_and_session);
   RUN (missed_freeze);
+  RUN (exposure_starts_with_a_write);
   RUN (strict);
   RUN (answers);
   RUN (no_write_over_a_pending_block);

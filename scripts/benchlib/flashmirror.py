@@ -116,6 +116,8 @@ class Pair:
         """Asked once a start, and not by it: that is timed."""
         if site not in self._processes:
             status = self.status(site)
+            if status["state"] == "stopped":
+                raise BenchError(f"{site}: not running")
             self._processes[site] = Process(status["pid"], status["metrics_address"])
         return self._processes[site]
 

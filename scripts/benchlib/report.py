@@ -137,23 +137,22 @@ def _copy_figures(copies: Sequence[FirstCopy]) -> Iterable[Figure]:
 
 
 def _scale_figures(scale: Scale) -> Iterable[Figure]:
-    small, large = scale.cycles[SMALL], scale.cycles[LARGE]
     resident = max(scale.resident_bytes_source, scale.resident_bytes_target) / MIB
     hold = scale.hold_seconds_p99
-    yield Figure(
-        f"cycle of 1,000 blocks, {LARGE} / {SMALL}",
-        [b.cycle_seconds / a.cycle_seconds for a, b in zip(small, large, strict=True)],
-        _at_most(1.5),
-        _at_most(1.2),
-    )
-    for size, cycles in scale.cycles.items():
-        yield Figure(f"the cycle, ms, {size}", [_milli(cycle.cycle_seconds) for cycle in cycles])
+    for touch, cycles in (("first touch", scale.first_touch), ("again", scale.again)):
+        pairs = zip(cycles[SMALL], cycles[LARGE], strict=True)
         yield Figure(
-            f"the sync command, ms, {size}", [_milli(cycle.sync_seconds) for cycle in cycles]
+            f"cycle of 1,000 blocks, {touch}, {LARGE} / {SMALL}",
+            [large.cycle_seconds / small.cycle_seconds for small, large in pairs],
+            _at_most(1.5),
+            _at_most(1.2),
         )
+        for size in (SMALL, LARGE):
+            times = [_milli(cycle.cycle_seconds) for cycle in cycles[size]]
+            yield Figure(f"the cycle, {touch}, ms, {size}", times)
     yield Figure(
         "wire / changed bytes, 1,000 known blocks",
-        [cycle.wire_over_changed for cycle in (*small, *large)],
+        [cycle.wire_over_changed for cycle in scale.all_cycles()],
         _at_most(1.1),
         _at_most(1.05),
     )

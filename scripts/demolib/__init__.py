@@ -1,0 +1,1 @@
+"""The parts of the demo: its stage, the load, the proof."""

@@ -1,0 +1,257 @@
+"""Where the demo plays: a pair of sites, their device in the kernel, a file system on it.
+
+Each thing that is put up is a context manager that takes it down again, whatever happened inside;
+what is still busy then is tried again for a while, and at last let go of lazily.
+
+A Ctrl-C never cuts a step short: it is noticed between steps and in waits (Interrupt). So no step
+needs to know what half of it would leave behind. Programs get a session of their own, or a
+terminal would send its Ctrl-C to them too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import parse_qs, urlsplit
+
+from mirror_core import config, process
+
+GIB = 1 << 30
+FLASHMIRROR = Path(sys.executable).with_name("flashmirror")
+VOLUME = "disk"
+
+_COMMAND_S = 60.0
+_READY_S = 10.0
+_BUSY_S = 10.0
+_LOOK_S = 0.02  # between looks at what tells nobody when it changes
+
+
+class DemoError(Exception):
+    """One line for a person: what failed, and what to do."""
+
+
+class Interrupted(Exception):
+    """The person wants it to end."""
+
+
+class Interrupt:
+    """SIGINT, SIGTERM and SIGHUP, remembered until somebody looks.
+
+    Python writes each signal's number to the pipe, and nobody reads it: once readable, it stays so.
+    """
+
+    def __init__(self) -> None:
+        self._seen, tell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda *_: None)
+
+    def wait(self, seconds: float | None) -> None:
+        """Sleep; None: for ever.  Interrupted."""
+        if select.select([self._seen], [], [], seconds)[0]:
+            raise Interrupted
+
+    def step(self, text: str) -> None:
+        """Say what comes next, unless it is not wanted any more.  Interrupted."""
+        self.wait(0)
+        print(text, flush=True)
+
+
+def run(*words: str | Path, ok: int = 0) -> str:
+    """What a program prints, when it ends with status `ok` or less.  DemoError."""
+    name = Path(words[0]).name
+    try:
+        done = subprocess.run(
+            [str(word) for word in words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            timeout=_COMMAND_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise DemoError(f"{name}: not done in {_COMMAND_S:.0f} s") from None
+    if not 0 <= done.returncode <= ok:
+        raise DemoError(f"{name} failed: {_last_line(done.stderr or done.stdout)}")
+    return done.stdout
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1] if lines else "it said nothing"
+
+
+def take_down(*words: str | Path, lazily: tuple[str | Path, ...] = ()) -> None:
+    """Run it until it works, for a while; then once in the lazy way.  DemoError."""
+    deadline = time.monotonic() + _BUSY_S
+    told = False
+    while True:
+        try:
+            run(*words)
+            return
+        except DemoError as error:
+            if time.monotonic() >= deadline:
+                break
+            if not told and time.monotonic() >= deadline - _BUSY_S + 1:
+                print(f"demo: {error}; trying again", file=sys.stderr, flush=True)
+                told = True
+        time.sleep(0.1)
+    run(*(lazily or words))
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder in memory, if there is some to spare; gone afterwards."""
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and shutil.disk_usage(memory).free >= 3 * GIB
+    folder = Path(tempfile.mkdtemp(prefix="flashmirror-demo-", dir=memory if roomy else None))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+class Sites:
+    """A pair made by `flashmirror init`, driven as a person drives it; `with` stops it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.source, self.target = folder / "east.toml", folder / "west.toml"
+        self.source_image = folder / "east" / f"{VOLUME}.img"
+        self.target_image = folder / "west" / f"{VOLUME}.img"
+        self.do("init", folder, "--size", "1G")
+        self._settings = {path: config.load(str(path)) for path in (self.source, self.target)}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with ExitStack() as both:
+            both.callback(take_down, FLASHMIRROR, "stop", self.target)
+            both.callback(take_down, FLASHMIRROR, "stop", self.source)
+
+    def do(self, *words: str | Path) -> str:
+        """One command, shown as a person would type it."""
+        print("  $ flashmirror", *words, flush=True)
+        return run(FLASHMIRROR, *words)
+
+    def uri(self) -> str:
+        return run(FLASHMIRROR, "uri", self.source, VOLUME).strip()
+
+    def look(self) -> dict[str, Any]:
+        """The source's status, without the cost of a command."""
+        return process.status(self._settings[self.source])
+
+    def target_status(self) -> dict[str, Any]:
+        record: dict[str, Any] = json.loads(run(FLASHMIRROR, "status", self.target, "--json"))
+        return record
+
+
+def require() -> None:
+    """Refuse in one line what could not work.  DemoError."""
+    if os.geteuid() != 0:
+        raise DemoError("mounting a file system needs root: run 'sudo make demo'")
+    os.environ["PATH"] = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    packages = {
+        "mkfs.ext4": "e2fsprogs", "e2fsck": "e2fsprogs", "dumpe2fs": "e2fsprogs",
+        "mount": "mount", "losetup": "mount", "fsfreeze": "util-linux", FLASHMIRROR: "",
+    }  # fmt: skip
+    packages |= {"nbd-client": "nbd-client"} if _free_nbd() else {"nbdfuse": "nbdfuse"}
+    missing = {p: packages[p] for p in packages if not shutil.which(p)}
+    if FLASHMIRROR in missing:
+        raise DemoError(f"{FLASHMIRROR}: is not there: run 'make build'")
+    if missing:
+        raise DemoError(f"missing programs: apt-get install {' '.join(sorted(missing.values()))}")
+    if not _free_nbd() and not Path("/dev/fuse").exists():
+        raise DemoError("this kernel has neither nbd nor fuse: load one: modprobe nbd")
+
+
+def _free_nbd() -> Path | None:
+    """A free /dev/nbdN, where the kernel has nbd."""
+    if not Path("/sys/block/nbd0").exists() and shutil.which("modprobe"):
+        subprocess.run(["modprobe", "nbd"], capture_output=True, check=False)
+    for block in sorted(Path("/sys/block").glob("nbd*")):
+        if not (block / "pid").exists() and Path("/dev", block.name).is_block_device():
+            return Path("/dev", block.name)
+    return None
+
+
+@contextmanager
+def attached(uri: str, folder: Path) -> Iterator[tuple[Path, str]]:
+    """The volume as a block device of the kernel, and by what way."""
+    with ExitStack() as undo:
+        if device := _free_nbd():
+            [socket] = parse_qs(urlsplit(uri).query)["socket"]
+            run("nbd-client", "-unix", socket, device, "-N", VOLUME, "-C", "4")
+            undo.callback(take_down, "nbd-client", "-d", device)
+            yield device, "the kernel's NBD client"
+        else:
+            file = undo.enter_context(_fused(uri, folder / "fuse"))
+            made = run("losetup", "--find", "--show", "--direct-io=on", file)
+            device = Path(made.strip())
+            undo.callback(take_down, "losetup", "--detach", device)
+            yield device, "nbdfuse and a loop device, as this kernel has no nbd module"
+
+
+@contextmanager
+def _fused(uri: str, at: Path) -> Iterator[Path]:
+    """The volume as a file."""
+    at.mkdir()
+    pid, log = at.with_suffix(".pid"), at.with_suffix(".log")
+    with log.open("wb") as out:
+        server = subprocess.Popen(
+            ["nbdfuse", "--pidfile", str(pid), str(at / VOLUME), uri],
+            stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
+        )  # fmt: skip
+    try:
+        deadline = time.monotonic() + _READY_S
+        while not pid.exists():
+            if server.poll() is not None or time.monotonic() >= deadline:
+                raise DemoError(f"nbdfuse does not serve: {_last_line(log.read_text())}")
+            time.sleep(_LOOK_S)
+        yield at / VOLUME
+    finally:
+        if os.path.ismount(at):
+            take_down("umount", at, lazily=("umount", "--lazy", at))
+        _end(server)
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    """It ends by itself when nothing is mounted any more; or else it is ended."""
+    try:
+        server.wait(_READY_S)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
+
+
+@contextmanager
+def mounted(device: Path, at: Path, *options: str) -> Iterator[Path]:
+    at.mkdir(exist_ok=True)
+    run("mount", *(("-o", ",".join(options)) if options else ()), device, at)
+    try:
+        yield at
+    finally:
+        take_down("umount", at, lazily=("umount", "--lazy", at))
+
+
+@contextmanager
+def frozen(at: Path) -> Iterator[None]:
+    """Everything written is on the device, and nothing more is written."""
+    run("fsfreeze", "--freeze", at)
+    try:
+        yield
+    finally:
+        take_down("fsfreeze", "--unfreeze", at)

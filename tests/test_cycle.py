@@ -1,0 +1,125 @@
+"""One cycle as a generator of effects: what follows what, and what never does."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mirror_core.cycle import (
+    Abandon,
+    Begin,
+    Commit,
+    Copy,
+    Effect,
+    Flush,
+    Freeze,
+    Outcome,
+    Result,
+    Settle,
+    cycle,
+)
+
+OK = Result()
+AGAIN = Result(done=False)
+
+
+def played(answers: list[Result], deadline_s: float = 0.05) -> tuple[list[Effect], Outcome]:
+    """The effects of cycle 7 when the world answers so (and well after that), and its end."""
+    run = cycle(7, deadline_s, 1.0)
+    effects = [next(run)]
+    for answer in itertools.chain(answers, itertools.repeat(OK)):
+        try:
+            effects.append(run.send(answer))
+        except StopIteration as end:
+            return effects, end.value
+    raise AssertionError("unreachable")
+
+
+WHOLE = [Begin(7), Freeze(0.05), Copy(), Flush(), Commit(7), Settle(7)]
+
+
+def test_a_cycle_is_begun_frozen_copied_flushed_committed_and_settled() -> None:
+    """Without an error the order is that of claim 1, each once."""
+    assert played([]) == (WHOLE, Outcome("committed"))
+
+
+@pytest.mark.parametrize("at", [2, 3, 4])
+def test_an_effect_that_is_not_done_is_asked_for_again(at: int) -> None:
+    """Copy, flush and commit are repeated until they are done, and then the next follows."""
+    effects, outcome = played([OK] * at + [AGAIN] * 3)
+    assert effects == WHOLE[:at] + [WHOLE[at]] * 3 + WHOLE[at:]
+    assert outcome == Outcome("committed")
+
+
+@pytest.mark.parametrize("at", [2, 3, 4])
+@pytest.mark.parametrize("before", [0, 2])
+def test_an_error_abandons_the_cycle(at: int, before: int) -> None:
+    """After a failed copy, flush or commit comes Abandon, with the reason, and nothing more."""
+    effects, outcome = played([OK] * at + [AGAIN] * before + [Result(error="broken", code=5)])
+    assert effects == [*WHOLE[:at], *[WHOLE[at]] * (before + 1), Abandon("broken", 5)]
+    assert outcome == Outcome("abandoned", "broken", 5)
+
+
+def test_a_begin_that_fails_misses_the_cycle() -> None:
+    """Without a durable sequence nothing is frozen and nothing is copied (I3)."""
+    assert played([Result(error="disk full", code=28)]) == (
+        [Begin(7)],
+        Outcome("missed", "disk full", 28),
+    )
+
+
+def test_a_missed_freeze_is_tried_again_with_twice_the_patience() -> None:
+    """The budget doubles up to freeze_max; past that the cycle is missed and nothing changed."""
+    slow = Result(error="slow", code=110)
+    effects, outcome = played([OK, *[slow] * 99])
+    budgets = [effect.budget_s for effect in effects[1:] if isinstance(effect, Freeze)]
+    assert budgets == [0.05, 0.1, 0.2, 0.4, 0.8, 1.0]
+    assert len(effects) == 1 + len(budgets)
+    assert outcome == Outcome("missed", "slow", 110)
+
+
+def test_a_freeze_that_comes_late_is_as_good() -> None:
+    """A consistency point made at the second try leads to the same cycle."""
+    effects, outcome = played([OK, Result(error="slow")])
+    assert effects == [Begin(7), Freeze(0.05), Freeze(0.1), *WHOLE[2:]]
+    assert outcome == Outcome("committed")
+
+
+ANSWERS = st.lists(
+    st.sampled_from([OK, AGAIN, Result(error="e", code=5), Result(done=False, error="e")]),
+    max_size=20,
+)
+
+
+@given(ANSWERS, st.sampled_from([0.001, 0.05, 1.0]))
+def test_no_commit_follows_a_failure(answers: list[Result], deadline_s: float) -> None:
+    """Whatever the world answers: a commit only after a whole copy and flush of this cycle, a
+    settle only after its commit, and after an error nothing but Abandon (or another freeze)."""
+    effects, outcome = played(answers, deadline_s)
+    results = dict(enumerate(answers))
+    for i, effect in enumerate(effects[:-1]):
+        failed = results.get(i, OK).error is not None
+        follower = effects[i + 1]
+        if failed and isinstance(effect, Freeze):
+            assert isinstance(follower, Freeze)
+        elif failed and not isinstance(effect, Abandon | Settle):
+            assert isinstance(follower, Abandon)
+        if isinstance(effect, Abandon):
+            raise AssertionError("something followed Abandon")
+    kinds = [type(effect) for effect in effects]
+    assert (Settle in kinds) == (outcome.result == "committed")
+    assert (Abandon in kinds) == (outcome.result == "abandoned")
+    for i, kind in enumerate(kinds):
+        if kind in (Flush, Commit, Settle) and kinds[i - 1] is not kind:
+            assert kinds[i - 1] is {Flush: Copy, Commit: Flush, Settle: Commit}[kind]
+            assert results.get(i - 1, OK) == OK
+
+
+def test_a_cycle_ends_with_its_last_effect() -> None:
+    """The generator asks for nothing after Settle or Abandon, whatever it is sent."""
+    for answers in ([OK] * 5, [OK, OK, Result(error="e")]):
+        effects, _ = played([*answers, Result(error="late")])
+        assert isinstance(effects[-1], Settle | Abandon)

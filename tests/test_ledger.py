@@ -1,0 +1,199 @@
+"""The durable record of a site: whole or refused, never guessed at (I7)."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pyroaring import BitMap64
+
+from mirror_core import ledger
+from mirror_core.book import Book
+from mirror_core.errors import LedgerError
+
+
+def sample(**changes: object) -> ledger.Ledger:
+    store = ledger.StoreRecord("file", "42", "f" * 64)
+    first = ledger.Ledger(
+        site="s" * 32,
+        name="east",
+        role="source",
+        lineage=ledger.Lineage("l" * 32, parent="p" * 32, forked_at=3),
+        volumes=(ledger.VolumeRecord("disk", 1 << 46, 4096, store, replace(store, kind="nbd")),),
+        begun=9,
+        committed=8,
+        consistency_point=1234.5,
+        hardened=7,
+        whole=True,
+        paused=True,
+        clean=False,
+        maps={"disk/next": BitMap64([1, 2, 3, 1 << 33]), "disk/pending": BitMap64(range(5000))},
+    )
+    return replace(first, **changes)  # type: ignore[arg-type]
+
+
+GOOD = ledger.encode(sample())
+
+
+def refused(data: bytes) -> str:
+    with pytest.raises(LedgerError) as caught:
+        ledger.decode(data, "/state/ledger")
+    line = str(caught.value)
+    assert line.startswith("/state/ledger: ") and line.isprintable(), line
+    return line
+
+
+def test_what_was_written_is_read() -> None:
+    """Every field, and maps with blocks past 2**32, come back as they were."""
+    assert ledger.decode(GOOD, "x") == sample()
+    young = sample(lineage=None, consistency_point=None, maps={})
+    assert ledger.decode(ledger.encode(young), "x") == young
+
+
+def test_an_empty_map_is_no_map() -> None:
+    """A map without blocks takes no place in the record."""
+    record = sample(maps={"disk/next": BitMap64()})
+    assert ledger.decode(ledger.encode(record), "x").maps == {}
+
+
+@settings(max_examples=500)
+@given(st.integers(0, len(GOOD) - 1), st.integers(1, 255))
+def test_a_changed_byte_is_refused(at: int, mask: int) -> None:
+    """Whichever byte of the file changes, the record is refused in one line."""
+    refused(GOOD[:at] + bytes([GOOD[at] ^ mask]) + GOOD[at + 1 :])
+
+
+def test_each_byte_of_the_first_line_matters() -> None:
+    """The line that names the format, its version and the checksum is itself safe."""
+    for at in range(GOOD.index(b"\n") + 1):
+        for mask in (1, 0x20, 0x80):
+            refused(GOOD[:at] + bytes([GOOD[at] ^ mask]) + GOOD[at + 1 :])
+
+
+@settings(max_examples=200)
+@given(st.integers(0, len(GOOD) - 1), st.binary(max_size=9))
+def test_a_cut_or_longer_file_is_refused(end: int, tail: bytes) -> None:
+    """A file that was cut anywhere, or to which something was added, is refused."""
+    refused(GOOD[:end] + tail if GOOD[end:] != tail else b"")
+    refused(GOOD + (tail or b"\0"))
+
+
+@given(st.binary(max_size=200))
+def test_a_foreign_file_is_refused(data: bytes) -> None:
+    """What never was a ledger is refused."""
+    assert "not a flashmirror ledger" in refused(data)
+
+
+def sealed(payload: bytes, version: int = ledger.VERSION) -> bytes:
+    """A file whose checksum is right, whatever it says."""
+    digest = hashlib.sha256(payload).hexdigest()
+    return f"flashmirror-ledger {version} {digest} {len(payload)}\n".encode() + payload
+
+
+def test_another_version_is_refused() -> None:
+    """A ledger of a later program is refused by its version."""
+    assert "version '2'" in refused(sealed(GOOD.partition(b"\n")[2], version=2))
+
+
+HEAD = json.loads(GOOD.split(b"\n")[1])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=300)
+@given(st.sampled_from(sorted(HEAD)), JSON | st.just("missing"))
+def test_a_record_that_makes_no_sense_is_refused(key: str, value: object) -> None:
+    """A right checksum over a wrong record: a ledger, or one line."""
+    head = {**HEAD, "maps": {}, key: value}
+    if value == "missing":
+        del head[key]
+    try:
+        record = ledger.decode(sealed(json.dumps(head).encode() + b"\n"), "/state/ledger")
+    except LedgerError as error:
+        assert str(error).startswith("/state/ledger: ")
+    else:
+        assert record.role in ("source", "target")
+
+
+@settings(max_examples=100)
+@given(JSON)
+def test_a_head_of_another_shape_is_refused(head: object) -> None:
+    """A right checksum over no record at all is refused."""
+    assert "makes no sense" in refused(sealed(json.dumps(head).encode() + b"\n"))
+
+
+def test_maps_that_are_too_short_are_refused() -> None:
+    """A head that promises more bytes of maps than there are is refused."""
+    head = json.dumps(HEAD).encode()
+    assert "makes no sense" in refused(sealed(head + b"\n" + b"\1\2\3"))
+
+
+def test_no_ledger_names_the_command_to_run(tmp_path: Path) -> None:
+    """A site that was never created is refused with what to do."""
+    with pytest.raises(LedgerError, match=r"ledger: .*run 'flashmirror create' first") as caught:
+        ledger.load(tmp_path)
+    assert caught.value.code == errno.ENOENT
+
+
+def test_a_ledger_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    """A folder where the ledger should be is refused, with the system's reason."""
+    (tmp_path / "ledger").mkdir()
+    with pytest.raises(LedgerError, match="Is a directory"):
+        ledger.load(tmp_path)
+
+
+def test_a_saved_ledger_replaces_the_old_one_whole(tmp_path: Path) -> None:
+    """After a save the folder holds the new record and nothing else."""
+    ledger.save(tmp_path, sample())
+    ledger.save(tmp_path, sample(committed=9))
+    assert ledger.load(tmp_path) == sample(committed=9)
+    assert [path.name for path in tmp_path.iterdir()] == ["ledger"]
+    assert (tmp_path / "ledger").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_half_written_new_ledger_is_not_looked_at(tmp_path: Path) -> None:
+    """What a crash left beside the ledger changes nothing, and the next save goes over it."""
+    ledger.save(tmp_path, sample())
+    (tmp_path / "ledger.new").write_bytes(GOOD[:100])
+    assert ledger.load(tmp_path) == sample()
+    ledger.save(tmp_path, sample(committed=9))
+    assert ledger.load(tmp_path).committed == 9
+
+
+def test_a_save_that_fails_leaves_the_old_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the disk is full the old record stands, in memory and on disk, and the line says so."""
+    ledger.save(tmp_path, sample())
+    book = Book(tmp_path, ledger.load(tmp_path))
+
+    def full(_fd: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(LedgerError, match=r"ledger: No space left on device: ") as caught:
+        book.update(committed=9)
+    assert caught.value.code == errno.ENOSPC
+    assert book.current == sample() == ledger.load(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["ledger"]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sets(st.integers(0, 2**40), max_size=50), st.integers(0, 2**40))
+def test_a_block_of_the_image_is_where_the_map_says(blocks: set[int], block: int) -> None:
+    """image(k): the intermediate where a block is pending, else the data store (I1)."""
+    record = sample(maps={"disk/pending": BitMap64(blocks)})
+    for one in (block, *list(blocks)[:3]):
+        expected = "intermediate" if one in blocks else "data"
+        assert ledger.image(record, "disk", one) == expected
+    assert ledger.image(sample(maps={}), "disk", block) == "data"

@@ -1,0 +1,143 @@
+"""The records of the control export: what is sent is read, and what is not a record is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mirror_core import limits, protocol
+from mirror_core.errors import PeerError
+from mirror_core.protocol import Commit, Handshake, Record, VolumeShape, Welcome
+
+LINEAGE = "0123456789abcdef" * 2
+HELLO = Handshake("east", LINEAGE, 2**62, (VolumeShape("disk", 1 << 46, 4096),))
+WELCOME = Welcome("west", "i" * 32, 7, 6, True, False)
+COMMIT = Commit(LINEAGE, 2**62, 8, 1234.5)
+READERS: list[Callable[[Record], object]] = [Handshake.of, Welcome.of, Commit.of]
+
+
+def through_the_wire(record: Record) -> Record:
+    data = protocol.encode(record)
+    return protocol.decode(data + bytes(limits.CONTROL_BYTES - len(data)))
+
+
+def test_each_record_comes_back_as_it_was_sent() -> None:
+    """Handshake, welcome and commit survive the wire, padding included."""
+    assert Handshake.of(through_the_wire(HELLO.record())) == HELLO
+    assert Welcome.of(through_the_wire(WELCOME.record())) == WELCOME
+    assert Commit.of(through_the_wire(COMMIT.record())) == COMMIT
+
+
+def test_a_moment_may_be_a_whole_number() -> None:
+    """JSON does not tell 1234.0 from 1234: both are a moment."""
+    commit = Commit.of({**COMMIT.record(), "consistency_point": 1234})
+    assert commit.consistency_point == 1234.0 and isinstance(commit.consistency_point, float)
+
+
+@pytest.mark.parametrize("version", [None, 0, 2, "1", True, [1] * 9999])
+def test_another_version_is_refused_by_its_number(version: object) -> None:
+    """A site of another protocol is refused, in a line that says which version we speak."""
+    data = json.dumps({"flashmirror": version, "op": "status"}).encode()
+    with pytest.raises(PeerError, match="this site speaks 1") as caught:
+        protocol.decode(data)
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        bytes(limits.CONTROL_BYTES),
+        b"status",
+        b"[]",
+        b"7",
+        b"\xff\xfe\x00",
+        b'{"flashmirror": 1, "x": NaN}',
+        b'{"flashmirror": 1, "x": -Infinity}',
+        b'{"flashmirror": 1, "x": ' + b"9" * 5000 + b"}",
+        b"[" * limits.CONTROL_BYTES,
+        b'{"a":' * 13_000,
+    ],
+)
+def test_what_is_no_record_is_refused(data: bytes) -> None:
+    """Noise, nesting without end and numbers that are none are refused as malformed."""
+    with pytest.raises(PeerError, match=r"^malformed control record"):
+        protocol.decode(data)
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=300))
+def test_noise_is_a_record_or_a_peer_error(data: bytes) -> None:
+    """Whatever bytes arrive: a record, or PeerError."""
+    with contextlib.suppress(PeerError):
+        assert isinstance(protocol.decode(data), dict)
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([2**63, -1, 10**400, -(10**400)])
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["x" * 60_000, "\ud800", LINEAGE, "disk"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=4,
+)
+FIELDS = sorted({*HELLO.record(), *WELCOME.record(), *COMMIT.record(), "size", "block_size"})
+
+
+@settings(max_examples=500)
+@given(
+    st.sampled_from([HELLO.record(), WELCOME.record(), COMMIT.record()]),
+    st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=3),
+    st.sampled_from(READERS),
+)
+def test_a_record_of_wrong_fields_is_refused(
+    record: Record, changes: dict[str, Any], reader: Callable[[Record], object]
+) -> None:
+    """Whatever a record's fields hold: what it says it is, or PeerError in one short line."""
+    try:
+        reader({**record, **changes})
+    except PeerError as error:
+        assert len(str(error)) < 200 and str(error).isprintable()
+
+
+SHAPE = {"name": "disk", "size": 1, "block_size": 512}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"volumes": None},
+        {"volumes": ["disk"]},
+        {"volumes": [{**SHAPE, "size": True}]},
+        {"volumes": [{**SHAPE, "size": -1}]},
+        {"volumes": [{**SHAPE, "name": "a/b"}]},
+        {"session": 2**63},
+        {"session": 1.0},
+        {"lineage": "x"},
+        {"lineage": "a" * 60_000},
+        {"name": ""},
+    ],
+)
+def test_a_handshake_that_could_do_harm_is_refused(changes: dict[str, Any]) -> None:
+    """Sizes, sessions and names outside their bounds never reach the core or the ledger."""
+    with pytest.raises(PeerError, match="malformed control record"):
+        Handshake.of({**HELLO.record(), **changes})
+
+
+def test_the_largest_handshake_fits() -> None:
+    """A group of as many volumes as there may be fits into one request."""
+    shapes = tuple(
+        VolumeShape(f"{i:064d}", limits.VOLUME_SIZE_MAX, limits.BLOCK_SIZE_MAX)
+        for i in range(limits.VOLUMES_MAX)
+    )
+    largest = Handshake("n" * 64, LINEAGE, 2**62, shapes)
+    assert Handshake.of(through_the_wire(largest.record())) == largest

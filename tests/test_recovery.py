@@ -1,0 +1,129 @@
+"""The table of what a target does about a source: every row, and which row comes first."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mirror_core.ledger import Ledger, Lineage, Role, StoreRecord, VolumeRecord
+from mirror_core.protocol import Handshake, VolumeShape
+from mirror_core.recovery import Decision, decide
+
+STORE = StoreRecord("file", "1")
+MINE = Ledger(
+    site="w",
+    name="west",
+    role="target",
+    lineage=Lineage("a" * 32),
+    volumes=(VolumeRecord("disk", 8192, 4096, STORE, STORE),),
+)
+HELLO = Handshake("east", "a" * 32, 1, (VolumeShape("disk", 8192, 4096),))
+
+
+def test_the_same_history_and_shape_is_admitted() -> None:
+    """A source of the lineage that the target mirrors is welcome."""
+    assert decide(MINE, HELLO) == Decision()
+
+
+def test_a_target_without_a_history_takes_the_source_s() -> None:
+    """A new target adopts the lineage of the first source that fits."""
+    assert decide(replace(MINE, lineage=None), HELLO) == Decision(adopt=True)
+
+
+REFUSALS: list[tuple[str, Ledger, Handshake, str]] = [
+    ("role", replace(MINE, role="source"), HELLO, "west is a source, not a target: check 'peer'"),
+    ("name", MINE, replace(HELLO, name="west"), "both sites are named west: give each its own"),
+    (
+        "missing volume",
+        MINE,
+        replace(HELLO, volumes=()),
+        "lists of volumes differ (disk): make them the same",
+    ),
+    (
+        "more volumes",
+        MINE,
+        replace(HELLO, volumes=(*HELLO.volumes, VolumeShape("b", 8192, 4096))),
+        "lists of volumes differ (b): make them the same",
+    ),
+    (
+        "size",
+        MINE,
+        replace(HELLO, volumes=(VolumeShape("disk", 8193, 4096),)),
+        "volume disk has 8193 bytes at the source and 8192 at west: make them equal",
+    ),
+    (
+        "block size",
+        MINE,
+        replace(HELLO, volumes=(VolumeShape("disk", 8192, 512),)),
+        "volume disk has blocks of 512 bytes at the source and 4096 at west: set the same",
+    ),
+    (
+        "lineage",
+        MINE,
+        replace(HELLO, lineage="b" * 32),
+        "west mirrors another history (lineage aaaaaaaa, not bbbbbbbb): create the target anew",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("mine", "hello", "text"), [row[1:] for row in REFUSALS], ids=[row[0] for row in REFUSALS]
+)
+def test_what_does_not_fit_is_refused_with_what_to_do(
+    mine: Ledger, hello: Handshake, text: str
+) -> None:
+    """Each row that refuses says in one line what is wrong and what to do, and adopts nothing."""
+    decision = decide(mine, hello)
+    assert decision.refused is not None and text in decision.refused
+    assert decision.refused.isprintable()
+    assert not decision.adopt
+
+
+@pytest.mark.parametrize("earlier", range(len(REFUSALS) - 1))
+def test_the_first_row_that_fits_decides(earlier: int) -> None:
+    """With two things wrong the reason is that of the upper row."""
+    _, mine, hello, text = REFUSALS[earlier]
+    both = replace(hello, lineage="b" * 32)
+    assert text in (decide(mine, both).refused or "")
+
+
+def test_a_shape_is_looked_at_before_a_history_is_adopted() -> None:
+    """A new target does not take the history of a source that does not fit."""
+    hello = replace(HELLO, volumes=(VolumeShape("disk", 1, 4096),))
+    decision = decide(replace(MINE, lineage=None), hello)
+    assert decision.refused and not decision.adopt
+
+
+SHAPES = st.lists(
+    st.builds(
+        VolumeShape, st.sampled_from(["disk", "b"]), st.integers(1, 2), st.sampled_from([512, 1024])
+    ),
+    max_size=3,
+    unique_by=lambda shape: shape.name,
+).map(tuple)
+
+
+@given(
+    role=st.sampled_from(["source", "target"]),
+    lineage=st.sampled_from([None, "a", "b"]),
+    own=SHAPES,
+    theirs=SHAPES,
+    name=st.sampled_from(["east", "west"]),
+)
+def test_only_a_fitting_source_of_the_same_history_gets_in(
+    role: Role,
+    lineage: str | None,
+    own: tuple[VolumeShape, ...],
+    theirs: tuple[VolumeShape, ...],
+    name: str,
+) -> None:
+    """Over all combinations: admitted is exactly a target with the same volumes and history."""
+    volumes = tuple(VolumeRecord(v.name, v.size, v.block_size, STORE, STORE) for v in own)
+    mine = replace(MINE, role=role, lineage=Lineage(lineage) if lineage else None, volumes=volumes)
+    decision = decide(mine, Handshake(name, "a", 1, theirs))
+    fits = role == "target" and name == "east" and set(own) == set(theirs) and lineage != "b"
+    assert (decision.refused is None) == fits
+    assert decision.adopt == (fits and lineage is None)
