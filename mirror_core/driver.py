@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from mirror_core import cycle, flashcopy, limits, native, peer, protocol
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig
-from mirror_core.errors import MirrorError, PeerError, Refused
+from mirror_core.errors import LINK_ERRNOS, MirrorError, PeerError, Refused
 from mirror_core.journal import Journal
 
 
@@ -56,6 +56,7 @@ class Driver(threading.Thread):
         self._point = 0.0  # of the running cycle, Unix seconds
         self._began = self._held = 0.0  # of the running cycle
         self._last_begin = float("-inf")
+        self._stuck = False  # a store failed: its reason stands until a cycle is committed
         self.stats_lock = threading.Lock()  # a link is opened or closed, or statistics are read
         # -- guarded by `changed`
         self.changed = threading.Condition()
@@ -132,7 +133,8 @@ class Driver(threading.Thread):
         while not self.stopping:
             try:
                 self._open_session()
-                backoff = limits.BACKOFF_MIN_S
+                if not self._stuck:
+                    backoff = limits.BACKOFF_MIN_S
                 self._mirror()
             except MirrorError as error:
                 self._say(str(error), refused=isinstance(error, Refused))
@@ -149,6 +151,13 @@ class Driver(threading.Thread):
                 self._journal.say(reason)
             self.reason, self.refused = reason, refused
             self.changed.notify_all()
+
+    def _say_of_peer(self, trouble: object) -> None:
+        """Take over what holds the target up; nothing does: our own reason stands or goes."""
+        if isinstance(trouble, str):
+            self._say(f"peer at {self._config.peer}: {trouble}")
+        elif self.reason and not self._stuck:
+            self._say(None)
 
     # -- a session with the target
 
@@ -183,11 +192,12 @@ class Driver(threading.Thread):
         with self.changed:
             self.connected, self.connected_since = True, time.time()
             self.hardened = welcome.hardened
-            self.reason, self.refused = None, False
+            self.reason, self.refused = self.reason if self._stuck else None, False
             if not welcome.whole:
                 self.committed, self.point = 0, None
             self.changed.notify_all()
-        self._journal.say(f"mirroring to {welcome.name}")
+        if not self._stuck:
+            self._journal.say(f"mirroring to {welcome.name}")
 
     def _mark_everything(self, *, data_only: bool) -> None:
         for member in self._copier.members:
@@ -232,7 +242,10 @@ class Driver(threading.Thread):
             outcome = self._perform(run)
             self._journal.cycle(outcome.result)
             if outcome.result == "abandoned":
+                self._stuck = outcome.code not in LINK_ERRNOS
+                self._last_begin = float("-inf")
                 raise MirrorError(outcome.reason or "", outcome.code)
+            self._stuck = self._stuck and outcome.result != "committed"
             if outcome.result == "missed":
                 self._say(outcome.reason)
                 with self.changed:
@@ -264,14 +277,12 @@ class Driver(threading.Thread):
         if self._book.current.paused:
             return False
         rested = time.monotonic() >= self._last_begin + self._config.interval
-        return rested and (self.committed == 0 or self._copier.next_blocks() > 0)
+        return rested and (self.committed == 0 or self._copier.group.next_blocks() > 0)
 
     def _look_at_peer(self, wait_s: float) -> None:
         answer = self._ask({"op": "hardened", "session": self._session, "wait": wait_s})
         self._set_hardened(protocol.field(answer, "hardened", int))
-        trouble = answer.get("reason")
-        if trouble != self.reason:
-            self._say(trouble if isinstance(trouble, str) else None)
+        self._say_of_peer(answer.get("reason"))
 
     def _set_hardened(self, sequence: int) -> None:
         with self.changed:
@@ -365,8 +376,7 @@ class Driver(threading.Thread):
             return cycle.Result()
         if self.stopping:
             return cycle.Result(error="stopping", code=errno.ESHUTDOWN)
-        reason = answer.get("reason")
-        self._say(reason if isinstance(reason, str) else None)
+        self._say_of_peer(answer.get("reason"))
         return cycle.Result(done=False)
 
     def _settle(self) -> None:
@@ -389,16 +399,21 @@ class Driver(threading.Thread):
                 flashcopy.FRONT: f"data store {volume.data}",
                 0: f"intermediate store {volume.intermediate}",
                 1: f"intermediate store of the peer at {self._config.peer}",
-            }[error.part]
-            advice = (
-                "free some space there" if error.code in (errno.ENOSPC, errno.EDQUOT)
-                else "look into that store" if error.part < 1
-                else "look at the peer's status and the link"
-            )  # fmt: skip
+            }
+            text = self._trouble_of_peer(error) or flashcopy.explain(error, where)
             raise MirrorError(
-                f"{where}: {error}: {advice}; writes go on and mirroring resumes by itself",
-                error.code,
+                f"{text}; writes go on and mirroring resumes by itself", error.code
             ) from error
+
+    def _trouble_of_peer(self, error: flashcopy.CopyError) -> str | None:
+        """The peer's own words for why it refused a write, if it has any."""
+        if error.part < 1 or error.code in LINK_ERRNOS:
+            return None
+        with contextlib.suppress(MirrorError):
+            answer = self._ask({"op": "hardened", "session": self._session, "wait": 0.0})
+            if isinstance(answer.get("reason"), str):
+                return f"peer at {self._config.peer}: {answer['reason']}"
+        return None
 
     def end(self) -> None:
         """After the thread was joined and no client is left: void a cycle that still runs."""

@@ -41,6 +41,13 @@ class Refused(MirrorError):
     """Direction or history is in doubt: mirroring stops and waits for a person (I7)."""
 
 
+# The other side, or the way to it, is gone; any other errno is an answer of a store.
+LINK_ERRNOS = frozenset({
+    errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNRESET, errno.ECONNREFUSED, errno.EPIPE,
+    errno.ESHUTDOWN, errno.ENOENT,
+})  # fmt: skip
+
+
 def describe(code: int) -> str:
     """The system's words for an errno, positive or negative."""
     return os.strerror(abs(code))

@@ -10,13 +10,14 @@ was: a cycle with a failed copy is void and must be abandoned (source) or retrie
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import errno
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pyroaring import BitMap64
 
 from mirror_core import limits, native
-from mirror_core.errors import MirrorError, describe
+from mirror_core.errors import LINK_ERRNOS, MirrorError, describe
 
 FRONT = -1  # of a failure: the store that is copied from; else the number of the sink
 
@@ -27,6 +28,16 @@ class CopyError(MirrorError):
     def __init__(self, volume: str, part: int, code: int) -> None:
         super().__init__(f"volume {volume}: {describe(code)}", abs(code))
         self.volume, self.part = volume, part
+
+
+def explain(error: CopyError, where: Mapping[int, str]) -> str:
+    """One line: which store (`where`: by the failure's part), what is wrong, what to do."""
+    advice = (
+        "free some space there" if error.code in (errno.ENOSPC, errno.EDQUOT)
+        else "look at the other site's status and the link" if error.code in LINK_ERRNOS
+        else "look into that store"
+    )  # fmt: skip
+    return f"{where[error.part]}: {error}: {advice}"
 
 
 @dataclass(frozen=True)
@@ -113,9 +124,6 @@ class Flashcopy:
             for m in self.members
             for s in [m.native.stats()]
         )
-
-    def next_blocks(self) -> int:
-        return sum(m.native.stats().next_blocks for m in self.members)
 
     def exposed_since(self) -> float | None:
         """Monotonic time, in seconds, of the oldest write that is in a map; None: there is none."""

@@ -231,6 +231,10 @@ class Group:
         self._array = _ffi.new("struct fm_volume *[]", [v._handle for v in volumes])
         self._n = len(volumes)
 
+    def next_blocks(self) -> int:
+        """Blocks written since the last consistency point, of all volumes."""
+        return int(_lib.fm_group_next_blocks(self._array, self._n))
+
     def freeze(self, budget_s: float) -> float:
         """One consistency point: next -> pending in every volume.  How long writes were held,
         in seconds; OSError(ETIMEDOUT): nothing was changed (I6)."""

@@ -110,10 +110,13 @@ def prepare(site: config.SiteConfig) -> None:
 
 def _refuse_live_socket(path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
             return
+        except BlockingIOError:
+            pass  # somebody listens, who is too busy to accept
         except OSError as error:
             raise MirrorError(f"{path}: {error.strerror}", error.errno or 0) from error
     raise MirrorError(f"{path}: another process listens there: stop it, or change 'listen'")

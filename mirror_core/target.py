@@ -188,13 +188,11 @@ class Target(threading.Thread):
         if not isinstance(error, flashcopy.CopyError):
             return f"second flashcopy: {error}"
         volume = next(v for v in self._config.volumes if v.name == error.volume)
-        front = error.part == flashcopy.FRONT
-        where = (
-            f"intermediate store {volume.intermediate}" if front else f"data store {volume.data}"
-        )
-        full = error.code in (errno.ENOSPC, errno.EDQUOT)
-        advice = "free some space there" if full else "look into that store"
-        return f"second flashcopy: {where}: {error}: {advice}; it goes on by itself"
+        where = {
+            flashcopy.FRONT: f"intermediate store {volume.intermediate}",
+            0: f"data store {volume.data}",
+        }
+        return f"second flashcopy: {flashcopy.explain(error, where)}; it goes on by itself"
 
     def _wait_for_work(self) -> bool:
         with self.changed:

@@ -209,3 +209,16 @@ fm_bitmap_reset (struct fm_bitmap *b)
     madvise (b->level[l], b->words[l] * 8, MADV_DONTNEED);
   atomic_store (&b->count, 0);
 }
+
+void
+fm_bitmap_empty (struct fm_bitmap *b)
+{
+  const uint64_t few = 64 * 1024;
+  if (fm_bitmap_count (b) > few) {
+    fm_bitmap_reset (b);
+    return;
+  }
+  uint64_t first, n;
+  for (uint64_t at = 0; fm_bitmap_run (b, at, b->nbits, &first, &n); at = first + n)
+    fm_bitmap_clear (b, first, n);
+}

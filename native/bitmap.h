@@ -54,6 +54,9 @@ bool fm_bitmap_run (const struct fm_bitmap *b, uint64_t from, uint64_t max,
 void fm_bitmap_or (struct fm_bitmap *dst, const struct fm_bitmap *src);
 /* Clear everything and give the memory back.  No other call may be under way. */
 void fm_bitmap_reset (struct fm_bitmap *b);
+/* The same, but a map that holds little keeps its pages: a cycle of few blocks
+ * would fault them in again one by one. */
+void fm_bitmap_empty (struct fm_bitmap *b);
 
 static inline uint64_t
 fm_bitmap_count (const struct fm_bitmap *b)

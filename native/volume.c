@@ -180,7 +180,7 @@ void
 fm_volume_settle (struct fm_volume *v)
 {
   assert (left (v) == 0);
-  fm_bitmap_reset (&v->sent);
+  fm_bitmap_empty (&v->sent);
   atomic_store (&v->cycle_since_ns, 0);
 }
 
@@ -303,6 +303,15 @@ fm_volume_read_stats (struct fm_volume *v, struct fm_volume_stats *s)
 }
 
 /* ---- the group ---- */
+
+uint64_t
+fm_group_next_blocks (struct fm_volume **v, unsigned n)
+{
+  uint64_t sum = 0;
+  for (unsigned i = 0; i < n; i++)
+    sum += fm_bitmap_count (v[i]->next);
+  return sum;
+}
 
 int
 fm_group_close (struct fm_volume **v, unsigned n, uint64_t deadline_ns)

@@ -145,6 +145,9 @@ void fm_volume_mark_data (struct fm_volume *v);
 /* Not while fm_volume_link or _unlink run in another thread. */
 void fm_volume_read_stats (struct fm_volume *v, struct fm_volume_stats *s);
 
+/* Blocks in `next` of all: cheap, for a control that asks often. */
+uint64_t fm_group_next_blocks (struct fm_volume **v, unsigned n);
+
 /* The group's freeze (I6), in one call or in its three steps. */
 int fm_group_close (struct fm_volume **v, unsigned n, uint64_t deadline_ns);
 void fm_group_swap (struct fm_volume **v, unsigned n);

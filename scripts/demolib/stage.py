@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -31,7 +31,7 @@ GIB = 1 << 30
 FLASHMIRROR = Path(sys.executable).with_name("flashmirror")
 VOLUME = "disk"
 
-_COMMAND_S = 60.0
+_COMMAND_S = 90.0  # a stop may take 60
 _READY_S = 10.0
 _BUSY_S = 10.0
 _LOOK_S = 0.02  # between looks at what tells nobody when it changes
@@ -68,48 +68,54 @@ class Interrupt:
         print(text, flush=True)
 
 
-def run(*words: str | Path, ok: int = 0) -> str:
-    """What a program prints, when it ends with status `ok` or less.  DemoError."""
-    name = Path(words[0]).name
+def attempt(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end, whatever that is.  DemoError: it does not end."""
     try:
-        done = subprocess.run(
+        return subprocess.run(
             [str(word) for word in words],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
             start_new_session=True,
             timeout=_COMMAND_S,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise DemoError(f"{name}: not done in {_COMMAND_S:.0f} s") from None
-    if not 0 <= done.returncode <= ok:
-        raise DemoError(f"{name} failed: {_last_line(done.stderr or done.stdout)}")
+        raise DemoError(f"{Path(words[0]).name}: not done in {_COMMAND_S:.0f} s") from None
+
+
+def run(*words: str | Path) -> str:
+    """What a program prints.  DemoError: it fails, or does not end."""
+    done = attempt(*words)
+    if done.returncode:
+        raise DemoError(f"{Path(words[0]).name} failed: {last_line(done.stderr or done.stdout)}")
     return done.stdout
 
 
-def _last_line(text: str) -> str:
+def last_line(text: str) -> str:
     lines = text.strip().splitlines()
     return lines[-1] if lines else "it said nothing"
 
 
-def take_down(*words: str | Path, lazily: tuple[str | Path, ...] = ()) -> None:
-    """Run it until it works, for a while; then once in the lazy way.  DemoError."""
-    deadline = time.monotonic() + _BUSY_S
+def take_down(*words: str | Path, at_last: Sequence[str | Path] = ()) -> None:
+    """Run it until it works, for a while; then once in another way.  DemoError."""
+    began = time.monotonic()
     told = False
     while True:
         try:
             run(*words)
             return
         except DemoError as error:
-            if time.monotonic() >= deadline:
+            waited = time.monotonic() - began
+            if waited >= _BUSY_S and not at_last:
+                raise
+            if waited >= _BUSY_S:
                 break
-            if not told and time.monotonic() >= deadline - _BUSY_S + 1:
-                print(f"demo: {error}; trying again", file=sys.stderr, flush=True)
+            if waited >= 1 and not told:
+                print(f"demo: {error}: tried again for a while", file=sys.stderr, flush=True)
                 told = True
         time.sleep(0.1)
-    run(*(lazily or words))
+    run(*at_last)
 
 
 @contextmanager
@@ -139,8 +145,16 @@ class Sites:
 
     def __exit__(self, *_: object) -> None:
         with ExitStack() as both:
-            both.callback(take_down, FLASHMIRROR, "stop", self.target)
-            both.callback(take_down, FLASHMIRROR, "stop", self.source)
+            both.callback(self._stop, self.target)
+            both.callback(self._stop, self.source)
+
+    def _stop(self, site: Path) -> None:
+        try:
+            take_down(FLASHMIRROR, "stop", site)
+        except DemoError:
+            lock = self._settings[site].state / "lock"
+            os.kill(int(lock.read_text()), signal.SIGKILL)
+            raise
 
     def do(self, *words: str | Path) -> str:
         """One command, shown as a person would type it."""
@@ -159,29 +173,30 @@ class Sites:
         return record
 
 
-def require() -> None:
-    """Refuse in one line what could not work.  DemoError."""
+def require() -> Path | None:
+    """Refuse in one line what could not work.  A free /dev/nbdN, if the kernel has one."""
     if os.geteuid() != 0:
         raise DemoError("mounting a file system needs root: run 'sudo make demo'")
     os.environ["PATH"] = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    if not FLASHMIRROR.exists():
+        raise DemoError(f"{FLASHMIRROR} is not there: run 'make build'")
+    nbd = _free_nbd()
     packages = {
         "mkfs.ext4": "e2fsprogs", "e2fsck": "e2fsprogs", "dumpe2fs": "e2fsprogs",
-        "mount": "mount", "losetup": "mount", "fsfreeze": "util-linux", FLASHMIRROR: "",
+        "mount": "mount", "losetup": "mount", "fsfreeze": "util-linux",
+        **({"nbd-client": "nbd-client"} if nbd else {"nbdfuse": "nbdfuse"}),
     }  # fmt: skip
-    packages |= {"nbd-client": "nbd-client"} if _free_nbd() else {"nbdfuse": "nbdfuse"}
-    missing = {p: packages[p] for p in packages if not shutil.which(p)}
-    if FLASHMIRROR in missing:
-        raise DemoError(f"{FLASHMIRROR}: is not there: run 'make build'")
+    missing = {package for program, package in packages.items() if not shutil.which(program)}
     if missing:
-        raise DemoError(f"missing programs: apt-get install {' '.join(sorted(missing.values()))}")
-    if not _free_nbd() and not Path("/dev/fuse").exists():
-        raise DemoError("this kernel has neither nbd nor fuse: load one: modprobe nbd")
+        raise DemoError(f"missing programs: apt-get install {' '.join(sorted(missing))}")
+    if not nbd and not Path("/dev/fuse").exists():
+        raise DemoError("this kernel has neither nbd nor fuse: load one, with 'modprobe nbd'")
+    return nbd
 
 
 def _free_nbd() -> Path | None:
-    """A free /dev/nbdN, where the kernel has nbd."""
     if not Path("/sys/block/nbd0").exists() and shutil.which("modprobe"):
-        subprocess.run(["modprobe", "nbd"], capture_output=True, check=False)
+        attempt("modprobe", "nbd")
     for block in sorted(Path("/sys/block").glob("nbd*")):
         if not (block / "pid").exists() and Path("/dev", block.name).is_block_device():
             return Path("/dev", block.name)
@@ -189,20 +204,19 @@ def _free_nbd() -> Path | None:
 
 
 @contextmanager
-def attached(uri: str, folder: Path) -> Iterator[tuple[Path, str]]:
-    """The volume as a block device of the kernel, and by what way."""
+def attached(uri: str, nbd: Path | None, folder: Path) -> Iterator[Path]:
+    """The volume as a block device of the kernel: `nbd`, or else a loop device."""
     with ExitStack() as undo:
-        if device := _free_nbd():
+        if nbd:
             [socket] = parse_qs(urlsplit(uri).query)["socket"]
-            run("nbd-client", "-unix", socket, device, "-N", VOLUME, "-C", "4")
-            undo.callback(take_down, "nbd-client", "-d", device)
-            yield device, "the kernel's NBD client"
+            run("nbd-client", "-unix", socket, nbd, "-N", VOLUME, "-C", "4")
+            undo.callback(take_down, "nbd-client", "-d", nbd)
+            yield nbd
         else:
             file = undo.enter_context(_fused(uri, folder / "fuse"))
-            made = run("losetup", "--find", "--show", "--direct-io=on", file)
-            device = Path(made.strip())
-            undo.callback(take_down, "losetup", "--detach", device)
-            yield device, "nbdfuse and a loop device, as this kernel has no nbd module"
+            loop = run("losetup", "--find", "--show", "--direct-io=on", file).strip()
+            undo.callback(take_down, "losetup", "--detach", loop)
+            yield Path(loop)
 
 
 @contextmanager
@@ -219,12 +233,12 @@ def _fused(uri: str, at: Path) -> Iterator[Path]:
         deadline = time.monotonic() + _READY_S
         while not pid.exists():
             if server.poll() is not None or time.monotonic() >= deadline:
-                raise DemoError(f"nbdfuse does not serve: {_last_line(log.read_text())}")
+                raise DemoError(f"nbdfuse does not serve: {last_line(log.read_text())}")
             time.sleep(_LOOK_S)
         yield at / VOLUME
     finally:
         if os.path.ismount(at):
-            take_down("umount", at, lazily=("umount", "--lazy", at))
+            take_down("umount", at, at_last=("umount", "--lazy", at))
         _end(server)
 
 
@@ -244,7 +258,7 @@ def mounted(device: Path, at: Path, *options: str) -> Iterator[Path]:
     try:
         yield at
     finally:
-        take_down("umount", at, lazily=("umount", "--lazy", at))
+        take_down("umount", at, at_last=("umount", "--lazy", at))
 
 
 @contextmanager

@@ -1,0 +1,56 @@
+"""The requests behind the commands, without starting a process for each: for tests of many."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from mirror_core import config, limits, peer
+from pair import Pair
+
+
+def ask(pair: Pair, record: dict[str, Any], site: str = "east") -> dict[str, Any]:
+    settings = config.load(str(pair.toml(site)))
+    return peer.ask(settings.control_uri(), record, limits.CONTROL_TIMEOUT_S)
+
+
+def status(pair: Pair, site: str = "east") -> dict[str, Any]:
+    return ask(pair, {"op": "status"}, site)
+
+
+def _until_done(pair: Pair, record: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        answer = ask(pair, record)
+        if answer["done"]:
+            found: dict[str, Any] = answer["status"]
+            return found
+        assert time.monotonic() < deadline, f"{record} took {timeout_s} s: {answer['status']}"
+
+
+def sync(pair: Pair, timeout_s: float = 60.0) -> dict[str, Any]:
+    """`flashmirror sync`; the status when it was done."""
+    sequence = ask(pair, {"op": "sync"})["sequence"]
+    return _until_done(pair, {"op": "wait", "sequence": sequence}, timeout_s)
+
+
+def pause(pair: Pair, timeout_s: float = 60.0) -> dict[str, Any]:
+    """`flashmirror pause`; the status when it was done."""
+    ask(pair, {"op": "pause", "now": False})
+    return _until_done(pair, {"op": "settled"}, timeout_s)
+
+
+def resume(pair: Pair) -> None:
+    """`flashmirror resume`."""
+    ask(pair, {"op": "resume"})
+
+
+def wait_status(pair: Pair, site: str = "east", timeout_s: float = 30.0, **wanted: Any) -> dict[str, Any]:
+    """Ask until the site's status holds these fields; the status."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        found = status(pair, site)
+        if all(found[key] == value for key, value in wanted.items()):
+            return found
+        assert time.monotonic() < deadline, f"not {wanted} within {timeout_s} s: {found}"
+        time.sleep(0.02)  # a status has no event to wait on

@@ -1,0 +1,66 @@
+"""Stores behind a real NBD server, whose filters make them slow or say what reached them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from nbd_client import NbdClient
+from pair import Pair
+
+NBDKIT = "/usr/sbin/nbdkit" if Path("/usr/sbin/nbdkit").exists() else "nbdkit"
+
+
+class Server:
+    """nbdkit's file plugin over an image.  `stop` ends it; `start` again with other filters."""
+
+    def __init__(self, image: Path) -> None:
+        self.image = image
+        self.socket = image.with_suffix(".sock")
+        self.uri = f"nbd+unix:///?socket={self.socket}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *filters: str, parameters: tuple[str, ...] = ()) -> None:
+        self.socket.unlink(missing_ok=True)
+        words = [NBDKIT, "--foreground", "--unix", str(self.socket)]
+        words += [f"--filter={name}" for name in filters]
+        self._process = subprocess.Popen([*words, "file", str(self.image), *parameters])
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                NbdClient(self.uri).close()
+                return
+            except (FileNotFoundError, ConnectionError):
+                assert time.monotonic() < deadline and self._process.poll() is None
+            time.sleep(0.01)  # a process that starts has no event to wait on but its answer
+
+    def stop(self) -> None:
+        if self._process:
+            self._process.send_signal(signal.SIGKILL)  # its writes are in the file already
+            self._process.wait(20)
+            self._process = None
+
+
+def serve_data(pair: Pair, site: str, volume: str = "disk") -> Server:
+    """Rewrite a fresh pair's site so that a volume's data is behind a server, not started."""
+    image = pair.image(site, volume)
+    server = Server(image)
+    path = pair.toml(site)
+    path.write_text(path.read_text().replace(f'data = "{image}"', f'data = "{server.uri}"'))
+    return server
+
+
+def create_anew(pair: Pair, site: str, role: str) -> None:
+    """`flashmirror create` of a site whose configuration has changed, on blank stores."""
+    for path in (pair.folder / site / "state").iterdir():
+        path.unlink()
+    for path in (pair.folder / site).glob("*.img"):
+        path_size = path.stat().st_size
+        for attribute in os.listxattr(path):
+            os.removexattr(path, attribute)
+        os.truncate(path, 0)
+        os.truncate(path, path_size)
+    pair.run("create", str(pair.toml(site)), "--role", role)

@@ -1,0 +1,502 @@
+"""Bad input, end to end: every refusal is one line that says what, where and what to do, and
+nothing was changed by it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import random
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import MakePair
+from handmade import (
+    MIB,
+    Handmade,
+    MountedDisk,
+    as_somebody_else,
+    contents,
+    flashmirror,
+    nothing_changes,
+    refused,
+    state_of,
+    until_state,
+)
+from pair import Pair
+
+from mirror_core import config, native, protocol
+
+Damage = Callable[[Pair], None]
+
+
+@pytest.fixture
+def handmade(scratch: Path) -> Iterator[Handmade]:
+    """A pair that is written and created by the test; stopped at the end."""
+    pair = Handmade(scratch / "h")
+    yield pair
+    pair.kill()
+
+
+# ---- start
+
+
+def edit(pair: Pair, old: str, new: str) -> None:
+    text = pair.toml("east").read_text()
+    assert old in text
+    pair.toml("east").write_text(text.replace(old, new))
+
+
+def swap(pair: Pair) -> None:
+    data, intermediate = "data =", "intermediate ="
+    text = pair.toml("east").read_text().replace(data, "x =")
+    pair.toml("east").write_text(text.replace(intermediate, data).replace("x =", intermediate))
+
+
+def swap_files(pair: Pair) -> None:
+    data, aside = pair.image("east"), pair.image("east").with_suffix(".aside")
+    data.rename(aside)
+    data.with_suffix(".intermediate.img").rename(data)
+    aside.rename(data.with_suffix(".intermediate.img"))
+
+
+def replace_by_a_copy(pair: Pair) -> None:
+    data = pair.image("east")
+    shutil.copy(data, data.with_suffix(".copy"))
+    data.with_suffix(".copy").rename(data)
+
+
+def blank(pair: Pair) -> None:
+    size = pair.image("east").stat().st_size
+    os.truncate(pair.image("east"), 0)
+    os.truncate(pair.image("east"), size)
+
+
+def damage_ledger(pair: Pair) -> None:
+    path = pair.folder / "east" / "state" / "ledger"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def in_the_way(pair: Pair) -> None:
+    (pair.folder / "east.sock").touch()
+
+
+DAMAGES: dict[str, tuple[Damage, str, str]] = {  # what is done; the line's parts
+    "unknown key": (lambda p: p.configure("east", "colour = 'red'"), "colour", "remove it"),
+    "wrong size": (lambda p: p.configure("east", "interval = '5'"), "interval", "write it like"),
+    "no ledger": (
+        lambda p: (p.folder / "east/state/ledger").unlink(),
+        "east/state/ledger",
+        "run 'flashmirror create' first",
+    ),
+    "no state": (
+        lambda p: shutil.rmtree(p.folder / "east/state"),
+        "east/state/ledger",
+        "run 'flashmirror create' first",
+    ),
+    "damaged ledger": (damage_ledger, "east/state/ledger", "restore it from a backup"),
+    "another name": (lambda p: edit(p, 'name = "east"', 'name = "e"'), "site east", "mend"),
+    "another volume": (lambda p: edit(p, 'name = "disk"', 'name = "d"'), "volumes", "mend"),
+    "another block size": (lambda p: edit(p, '"4096"', '"8K"'), "block_size", "set that again"),
+    "missing image": (lambda p: p.image("east").unlink(), "east/disk.img", "create it"),
+    "folder for image": (
+        lambda p: edit(p, "disk.img", "state"),
+        "east/state",
+        "name a file or a block device",
+    ),
+    "shorter image": (
+        lambda p: os.truncate(p.image("east"), 4096),
+        "east/disk.img: 4096 bytes",
+        "put the right store back",
+    ),
+    "swapped stores": (swap, "disk.intermediate.img: not the store", "put the right one back"),
+    "swapped files": (swap_files, "disk.img: not the store", "put the right one back"),
+    "a copy": (replace_by_a_copy, "disk.img: not the store", "put the right one back"),
+    "blanked store": (blank, "disk.img: its content changed", "put the right one back"),
+    "something in the socket's place": (in_the_way, "east.sock", "move it away"),
+    "no folder for the socket": (
+        lambda p: edit(p, "/east.sock", "/no/east.sock"),
+        "/no: no such folder",
+        "make it",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("damage", "what", "advice"), list(DAMAGES.values()), ids=[k.replace(" ", "-") for k in DAMAGES]
+)
+def test_start_refuses_what_is_not_as_it_was(
+    used_pair: Pair, damage: Damage, what: str, advice: str
+) -> None:
+    """A stopped site whose files or stores were changed does not start, says which and what to
+    do, twice the same, and leaves every ledger and store as it is."""
+    damage(used_pair)
+    with nothing_changes(used_pair.folder):
+        line = refused("start", str(used_pair.toml("east")))
+        assert what in line and advice in line, line
+        assert refused("start", str(used_pair.toml("east"))) == line
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A pair that ran, holds data and was stopped, to be used again and again."""
+    folder = Path("/dev/shm") / f"flashmirror-used-{os.getpid()}"
+    pair = Pair(folder, "--size", "1M")
+    try:
+        pair.start()
+        with pair.client() as client:
+            client.write(0, b"data" * 4096)
+        pair.sync()
+        pair.stop()
+        yield folder
+    finally:
+        pair.kill()
+        shutil.rmtree(folder)
+
+
+class Borrowed(Pair):
+    """A pair that is there already."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.environment = folder, dict(os.environ)
+
+
+@pytest.fixture
+def used_pair(prepared: Path, scratch: Path) -> Iterator[Pair]:
+    """The prepared pair; what the test does to it is undone, inodes and marks included."""
+    pair = Borrowed(prepared)
+    files = [p for p in sorted(prepared.rglob("*")) if p.suffix in (".img", ".toml")]
+    files += [prepared / site / "state" / "ledger" for site in ("east", "west")]
+    kept = [(path, scratch / str(i), path.read_bytes()) for i, path in enumerate(files)]
+    for path, keep, _ in kept:
+        os.link(path, keep)
+    yield pair
+    pair.kill()
+    (prepared / "east.sock").unlink(missing_ok=True)
+    for path, keep, data in kept:
+        keep.write_bytes(data)
+        path.unlink(missing_ok=True)
+        path.parent.mkdir(exist_ok=True)
+        os.link(keep, path)
+
+
+# ---- start: what others hold
+
+
+def test_a_busy_port_for_metrics_is_refused(used_pair: Pair) -> None:
+    """A port that somebody has: refused by its number; with the port free the site starts clean."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        edit(used_pair, "127.0.0.1:0", f"127.0.0.1:{port}")
+        with nothing_changes(used_pair.folder):
+            line = refused("start", str(used_pair.toml("east")))
+        assert f"metrics: 127.0.0.1:{port}: Address already in use" in line and "free it" in line
+    used_pair.start("east")
+    assert "not stopped in order" not in used_pair.log("east")
+
+
+def test_a_busy_socket_is_refused(used_pair: Pair) -> None:
+    """A socket on which another process listens is neither taken nor removed, even if that process
+    is too busy to accept; a dead one is replaced (test_commands)."""
+    path = used_pair.folder / "east.sock"
+    for backlog in (8, 0):
+        with socket.socket(socket.AF_UNIX) as other, contextlib.ExitStack() as clients:
+            other.bind(str(path))
+            other.listen(backlog)
+            for _ in range(0 if backlog else 2):
+                client = clients.enter_context(socket.socket(socket.AF_UNIX))
+                client.setblocking(False)
+                with contextlib.suppress(BlockingIOError):
+                    client.connect(str(path))
+            with nothing_changes(used_pair.folder):
+                line = refused("start", str(used_pair.toml("east")))
+            assert "east.sock: another process listens there: stop it, or change" in line
+            assert path.is_socket()
+        path.unlink()
+
+
+def test_a_store_in_use_is_refused(used_pair: Pair) -> None:
+    """A store that another process has locked is refused until it lets go."""
+    with used_pair.image("east").open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with nothing_changes(used_pair.folder):
+            line = refused("start", str(used_pair.toml("east")))
+        assert "east/disk.img: in use by another process: stop that site first" in line
+
+
+@pytest.mark.parametrize("what", ["data", "state", "config"])
+def test_without_permission_a_site_does_not_start(handmade: Handmade, what: str) -> None:
+    """A store, a state or a file that this user may not open: refused with its name."""
+    handmade.create("east")
+    folder = handmade.folder
+    path = {
+        "data": Path(handmade.store("east", "data")),
+        "state": folder / "east" / "state",
+        "config": handmade.toml("east"),
+    }[what]
+    for one in (folder.parent, folder, folder / "east", *folder.rglob("*")):
+        one.chmod(0o777)
+    path.chmod(0)
+    before = contents(folder) if not os.geteuid() else None
+    line = refused("start", str(handmade.toml("east")), prefix=as_somebody_else())
+    assert str(path) in line and "Permission denied: " in line, line
+    assert before is None or contents(folder) == before
+    path.chmod(0o700)
+
+
+# ---- create and init
+
+
+CREATIONS: dict[str, tuple[Callable[[Handmade], None], str, str]] = {
+    "missing image": (lambda h: path_of(h).unlink(), "disk.img: No such file", "create it"),
+    "empty image": (lambda h: os.truncate(path_of(h), 0), "disk.img: is empty", "give it the size"),
+    "unequal sizes": (
+        lambda h: os.truncate(path_of(h), MIB - 1),
+        f"disk.intermediate.img: {MIB} bytes, and",
+        "make them equal",
+    ),
+    "a symbolic link to the other": (
+        lambda h: path_of(h).unlink() or path_of(h).symlink_to(path_of(h, "intermediate")),
+        "the same store as",
+        "each must be its own",
+    ),
+    "a hard link to the other": (
+        lambda h: path_of(h).unlink() or path_of(h).hardlink_to(path_of(h, "intermediate")),
+        "the same store as",
+        "each must be its own",
+    ),
+    "the other, written otherwise": (
+        lambda h: edit(h, "east/disk.img", "east/../east/disk.intermediate.img"),
+        "the same store as",
+        "each must be its own",
+    ),
+    "a character device": (
+        lambda h: edit(h, str(path_of(h)), "/dev/null"),
+        "/dev/null: neither a file nor a block device",
+        "name one",
+    ),
+    "another site's store": (
+        lambda h: edit(h, "east/disk.img", "west/disk.img"),
+        "west/disk.img: belongs to another site",
+        "use another store",
+    ),
+    "a server that is not there": (
+        lambda h: edit(h, str(path_of(h)), "nbd+unix:///x?socket=/no/such.sock"),
+        "/no/such.sock",
+        "start its server, or mend the URI",
+    ),
+    "unknown key": (lambda h: h.configure("east", "colour = 1"), "colour", "remove it"),
+}
+
+
+def path_of(pair: Handmade, part: str = "data") -> Path:
+    return Path(pair.store("east", part))
+
+
+@pytest.mark.parametrize(
+    ("damage", "what", "advice"),
+    list(CREATIONS.values()),
+    ids=[k.replace(" ", "-") for k in CREATIONS],
+)
+def test_create_refuses_stores_that_cannot_be_a_site(
+    handmade: Handmade, damage: Callable[[Handmade], None], what: str, advice: str
+) -> None:
+    """A site is not created on missing, unequal, shared or foreign stores; there is no ledger
+    afterwards, and what was mended can be created."""
+    handmade.create("west")
+    handmade.write("east")
+    damage(handmade)
+    with nothing_changes(handmade.folder):
+        line = refused("create", str(handmade.toml("east")), "--role", "source")
+    assert what in line and advice in line, line
+    for part in ("data", "intermediate"):
+        path_of(handmade, part).unlink(missing_ok=True)
+    handmade.create("east")
+
+
+def test_a_site_is_created_once(handmade: Handmade) -> None:
+    """A second create, of either role, is refused and changes nothing."""
+    handmade.create("east")
+    for role in ("source", "target"):
+        with nothing_changes(handmade.folder):
+            line = refused("create", str(handmade.toml("east")), "--role", role)
+        assert "holds a site already: remove that folder" in line
+
+
+def test_two_stores_with_one_inode_number_are_two_stores(scratch: Path) -> None:
+    """The first files of two file systems have the same inode number and are not the same store."""
+    disks = [MountedDisk(scratch / name, 2 * MIB) for name in ("a", "b")]
+    pair = Handmade(scratch / "h")
+    try:
+        for disk, part in zip(disks, ("data", "intermediate"), strict=True):
+            pair.stores["east", part] = disk.store(MIB)
+        inodes = {os.stat(where).st_ino for where in pair.stores.values()}
+        assert len(inodes) == 1
+        pair.create("east")
+        pair.start("east")
+    finally:
+        pair.kill()
+        for disk in disks:
+            disk.close()
+
+
+def test_a_full_disk_under_the_state_refuses_to_create(scratch: Path) -> None:
+    """No room for the ledger: no site, no mark on its stores, and one line."""
+    disk = MountedDisk(scratch / "state", MIB)
+    pair = Handmade(scratch / "h")
+    try:
+        pair.write("east")
+        edit(pair, f"{pair.folder}/east/state", str(disk.folder / "state"))
+        disk.fill()
+        with nothing_changes(scratch):
+            line = refused("create", str(pair.toml("east")), "--role", "source")
+        assert str(disk.folder / "state") in line and "No space left on device" in line, line
+        disk.empty()
+        pair.run("create", str(pair.toml("east")), "--role", "source")
+    finally:
+        disk.close()
+
+
+INITS: dict[str, tuple[tuple[str, ...], str]] = {
+    "no size": (("--size", "0"), "--size: must be more than zero"),
+    "size without meaning": (("--size", "banana"), "write it like 4096, 4K or 10G"),
+    "size below zero": (("--size", "-1"), "--size"),
+    "size past all files": (("--size", "9000P"), "choose another folder or size"),
+    "odd block size": (("--block-size", "3000"), "block_size: 3000 is not a power of two"),
+    "no volumes": (("--volumes", "0"), "--volumes"),
+    "unknown option": (("--colour", "red"), "--colour"),
+}
+
+
+@pytest.mark.parametrize(
+    ("words", "text"), list(INITS.values()), ids=[k.replace(" ", "-") for k in INITS]
+)
+def test_init_refuses_what_cannot_be_and_leaves_nothing(
+    scratch: Path, words: tuple[str, ...], text: str
+) -> None:
+    """After a refused init the folder is as it was, so that the right command works."""
+    assert text in refused("init", str(scratch / "pair"), *words)
+    assert not (scratch / "pair").exists()
+
+
+def test_init_refuses_a_folder_that_cannot_hold_a_pair(scratch: Path) -> None:
+    """A folder that holds a pair, whose name is too long for a socket, or that cannot be written."""
+    pair = Pair(scratch / "pair", "--size", "1M")
+    with nothing_changes(scratch):
+        assert "holds a site east already" in refused("init", str(pair.folder))
+        assert "107 bytes" in refused("init", str(scratch / ("x" * 100)))
+        assert "quotes" in refused("init", str(scratch / 'a"b'))
+        (scratch / "file").touch()
+        assert "Not a directory" in refused("init", str(scratch / "file" / "pair"))
+        scratch.chmod(0o555)
+        line = refused("init", str(scratch / "new"), prefix=as_somebody_else())
+        assert f"{scratch}/new: Permission denied" in line
+    scratch.chmod(0o700)
+    assert sorted(path.name for path in scratch.iterdir()) == ["file", "pair"]
+
+
+@pytest.mark.parametrize(
+    "words", [("frob",), ("start",), ("create", "x.toml", "--role", "king"), ("sync", "--x", "y")]
+)
+def test_wrong_usage_is_one_line_and_exit_status_2(words: tuple[str, ...]) -> None:
+    """An unknown command, a missing argument, a wrong option: one line with where to read more."""
+    assert "--help'" in refused(*words)
+    assert flashmirror(*words).returncode == 2
+
+
+# ---- sites that do not fit
+
+
+UNEQUAL: dict[str, tuple[int, str, str]] = {
+    "size": (2 * MIB, "", f"volume disk has {MIB} bytes at the source and {2 * MIB} at west"),
+    "block size": (
+        MIB,
+        'block_size = "8K"',
+        "volume disk has blocks of 4096 bytes at the source and 8192 at west",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("size", "more", "reason"), list(UNEQUAL.values()), ids=[k.replace(" ", "-") for k in UNEQUAL]
+)
+def test_unequal_volumes_are_not_mirrored(
+    handmade: Handmade, size: int, more: str, reason: str
+) -> None:
+    """Both sites say the same clear reason; nothing is committed, the source goes on serving, and
+    sync fails with that reason."""
+    handmade.create("east")
+    handmade.size, handmade.more = size, more
+    handmade.create("west")
+    handmade.start()
+    with handmade.client() as client:
+        client.write(0, b"served")
+        for site in ("east", "west"):
+            status = until_state(handmade, "refused", site)
+            assert (reason in status["reason"] and "make them equal" in status["reason"]) or more
+            assert status["committed"]["sequence"] is None
+            assert status["peer"]["state"] == "disconnected"
+        line = refused("sync", str(handmade.toml("east")), "--timeout", "300ms")
+        assert reason in line
+        assert client.read(0, 6) == b"served"
+    assert flashmirror("check", str(handmade.toml("east"))).returncode == 1
+
+
+def test_two_sources_do_not_mirror(handmade: Handmade) -> None:
+    """A peer that is a source too is refused, by name, with what to look at."""
+    for site in ("east", "west"):
+        handmade.write(site)
+        handmade.run("create", str(handmade.toml(site)), "--role", "source")
+    handmade.start()
+    status = until_state(handmade, "refused")
+    assert status["reason"] == "west is a source, not a target: check 'peer'"
+
+
+def test_a_source_of_another_history_is_refused(handmade: Handmade) -> None:
+    """A target that mirrors one source refuses another one, and keeps its image."""
+    handmade.create()
+    handmade.start()
+    handmade.sync()
+    committed = state_of(handmade, "west")["committed"]
+    handmade.stop("east")
+    shutil.rmtree(handmade.folder / "east")
+    handmade.create("east")
+    handmade.start("east")
+    for site in ("east", "west"):
+        reason = until_state(handmade, "refused", site)["reason"]
+        assert "west mirrors another history" in reason and "create the target anew" in reason
+    assert state_of(handmade, "west")["committed"] == committed
+
+
+def test_noise_on_the_control_export_disturbs_nobody(make_pair: MakePair) -> None:
+    """Whatever is written to /control is answered with a record, and both sites go on."""
+    pair = make_pair("--size", "1M")
+    pair.start()
+    rng = random.Random(1)
+    for site in ("east", "west"):
+        uri = config.load(str(pair.toml(site))).control_uri()
+        for operation in (
+            "status",
+            "sync",
+            "wait",
+            "hardened",
+            "handshake",
+            "commit",
+            "x" * 60_000,
+        ):
+            for value in (-1, 2**63, 1e308, "x" * 50_000, "\ud800" * 10_000, None, [], {"a": 1}):
+                fields = dict.fromkeys(("session", "wait", "sequence", "name", "volumes"), value)
+                record = {"flashmirror": 1, **fields, "op": operation}
+                answer = native.exchange(uri, json.dumps(record).encode()[:65536], 65536, 5.0)
+                assert isinstance(protocol.decode(answer), dict)
+        for _ in range(50):
+            answer = native.exchange(uri, rng.randbytes(rng.randrange(1, 999)), 65536, 5.0)
+            assert "error" in protocol.decode(answer)
+    pair.sync()
+    assert "Traceback" not in pair.log("east") + pair.log("west")

@@ -1,0 +1,104 @@
+"""A full disk under a store that mirroring needs: mirroring stops with its reason, the source goes
+on serving, and mirroring resumes by itself when there is space."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import MakePair
+from handmade import (
+    MIB,
+    Handmade,
+    MountedDisk,
+    ServedDisk,
+    eventually,
+    refused,
+    state_of,
+    until_state,
+)
+from nbd_client import NbdClient
+
+SIZE = 4 * MIB
+Disk = MountedDisk | ServedDisk
+DISKS: dict[str, Callable[[Path], Disk]] = {
+    "served": ServedDisk,
+    **({} if os.geteuid() else {"mounted": lambda folder: MountedDisk(folder, 6 * MIB)}),
+}
+
+
+@pytest.fixture(params=sorted(DISKS))
+def disk(request: pytest.FixtureRequest, scratch: Path) -> Iterator[Disk]:
+    """A disk that can be filled: a small file system (when root), and an NBD server."""
+    one = DISKS[request.param](scratch / "disk")
+    yield one
+    one.close()
+
+
+@contextlib.contextmanager
+def pair_with(disk: Disk, scratch: Path, site: str, part: str) -> Iterator[Handmade]:
+    pair = Handmade(scratch / "pair", SIZE)
+    pair.stores[site, part] = disk.store(SIZE)
+    try:
+        pair.create()
+        pair.start()
+        yield pair
+    finally:
+        pair.kill()
+
+
+@pytest.mark.parametrize(
+    ("site", "part"), [("east", "intermediate"), ("west", "intermediate"), ("west", "data")]
+)
+def test_a_full_disk_stops_mirroring_and_nothing_else(
+    disk: Disk, scratch: Path, site: str, part: str
+) -> None:
+    """While it is full the state is degraded, with a reason that names the store and what to do;
+    writes and reads go on; with space again both sites become equal without a command."""
+    with pair_with(disk, scratch, site, part) as pair:
+        with pair.client() as client:
+            model = exercise(pair, client, disk, site, part)
+        pair.sync()
+        pair.stop()
+        for one in ("east", "west"):
+            assert image(pair, disk, one) == model, f"{one} differs from what was written"
+
+
+def exercise(pair: Handmade, client: NbdClient, disk: Disk, site: str, part: str) -> bytes:
+    """Writes before, while and after the disk is full; what the volume holds at the end."""
+    client.write(0, b"before" * 1000)
+    pair.sync()
+    disk.fill()
+    model = bytearray(client.read(0, SIZE))
+    rng = random.Random(site + part)
+    for _ in range(32):
+        at, data = rng.randrange(SIZE - 65536), rng.randbytes(65536)
+        client.write(at, data)
+        model[at : at + len(data)] = data
+    status = until_state(pair, "degraded")
+    named = pair.store(site, part) if site == "east" or part == "data" else "west.sock"
+    assert named in status["reason"], status["reason"]
+    assert "No space left on device" in status["reason"]
+    assert "free some space" in status["reason"] and status["reason"].isprintable()
+    client.write(17, b"still serving")
+    model[17:30] = b"still serving"
+    assert client.read(0, SIZE) == bytes(model)
+    line = refused("sync", str(pair.toml("east")), "--timeout", "300ms")
+    assert "sync not done in 0.3 s" in line and "No space left on device" in line
+    disk.empty()
+    eventually(
+        lambda: state_of(pair)["state"] == "mirroring"
+        and state_of(pair)["volumes"][0]["next_bytes"] == 0,
+        "mirroring resumes by itself",
+    )
+    return bytes(model)
+
+
+def image(pair: Handmade, disk: Disk, site: str) -> bytes:
+    served = pair.store(site, "data").startswith("nbd")
+    path = disk.folder / "served.img" if served else Path(pair.store(site, "data"))
+    return path.read_bytes()

@@ -1,0 +1,89 @@
+"""`systemd/flashmirror@.service`: systemd takes it, and what it runs begins and ends in order."""
+
+from __future__ import annotations
+
+import configparser
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import MakePair
+from pair import FLASHMIRROR, Pair
+
+from mirror_core import limits
+
+UNIT = Path(__file__).resolve().parent.parent / "systemd" / "flashmirror@.service"
+INSTALLED = "/usr/bin/flashmirror"
+READY_S = 30.0
+
+has_systemd = pytest.mark.skipif(
+    not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed"
+)
+
+
+def service() -> configparser.SectionProxy:
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.optionxform = str  # type: ignore[method-assign,assignment]
+    parser.read(UNIT)
+    return parser["Service"]
+
+
+def verify(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
+    """What systemd says of a unit, which needs the program that it names to be there."""
+    copy = folder / UNIT.name
+    copy.write_text(text.replace(INSTALLED, str(FLASHMIRROR)))
+    return subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=yes", copy],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@has_systemd
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+    """No error, and not one warning."""
+    done = verify(tmp_path, UNIT.read_text())
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@has_systemd
+def test_the_verification_can_fail(tmp_path: Path) -> None:
+    """A test of the test: a misspelt key is found."""
+    done = verify(tmp_path, UNIT.read_text().replace("TimeoutStopSec", "TimeoutStopsec"))
+    assert "TimeoutStopsec" in done.stderr
+
+
+def test_systemd_waits_longer_than_a_stop_may_take() -> None:
+    assert service()["TimeoutStopSec"].endswith("s")
+    assert float(service()["TimeoutStopSec"][:-1]) > limits.STOP_TIMEOUT_S
+
+
+def test_what_it_runs_stops_in_order(make_pair: MakePair) -> None:
+    """ExecStart stays as the site's process; KillSignal ends it in order, with status 0."""
+    pair = make_pair("--size", "16M")
+    words = service()["ExecStart"].replace(INSTALLED, str(FLASHMIRROR)).split()
+    command = [word.replace("%i", str(pair.toml("west"))) for word in words]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    try:
+        wait_until_it_answers(pair, process)
+        assert pair.status("west")["pid"] == process.pid
+        process.send_signal(getattr(signal, service()["KillSignal"]))
+        assert process.wait(limits.STOP_TIMEOUT_S) == 0
+    finally:
+        process.kill()
+        process.wait()
+    stopped = pair.status("west")
+    assert (stopped["state"], stopped["reason"]) == ("stopped", None)
+
+
+def wait_until_it_answers(pair: Pair, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + READY_S
+    while not pair.toml("west").with_name("west.sock").is_socket():
+        assert process.poll() is None, "it ended"
+        assert time.monotonic() < deadline, "it does not listen"
+        time.sleep(0.02)
