@@ -266,7 +266,7 @@ class Driver(threading.Thread):
                     return True
                 behind = self.hardened < self.committed
                 if not behind:
-                    self.changed.wait(0.01)
+                    self.changed.wait(limits.IDLE_POLL_S)
             if behind or time.monotonic() >= looked + limits.IDLE_LOOK_S:
                 self._look_at_peer(0.05 if behind else 0.0)
                 looked = time.monotonic()

@@ -85,7 +85,10 @@ def running(site: config.SiteConfig) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise LedgerError(f"{site.state}/lock: {error.strerror}", error.errno or 0) from error
+        raise LedgerError(
+            f"{site.state}/lock: {error.strerror}: run as the user that the site belongs to",
+            error.errno or 0,
+        ) from error
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:

@@ -153,9 +153,7 @@ class Site:
             else BitMap64()
             for m in self.members
         }  # fmt: skip
-        return Target(
-            self.config, self.book, self.copier, self.journal, blank=blank, owed=owed
-        )
+        return Target(self.config, self.book, self.copier, self.journal, blank=blank, owed=owed)
 
     # ---- running
 
@@ -325,15 +323,18 @@ class Site:
 
 def create(config: SiteConfig, role: ledger.Role) -> ledger.Ledger:
     """The first ledger of a site.  StoreError, LedgerError: nothing was written."""
-    config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if ledger.path_in(config.state).exists():
-        raise LedgerError(
-            f"{config.state}: holds a site already: remove that folder to begin anew, or name "
-            "another 'state'"
-        )
+    try:
+        config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise _no_state(config, error) from error
     site = os.urandom(16).hex()
     with contextlib.ExitStack() as undo:
         undo.callback(os.close, lock_state(config))
+        if ledger.path_in(config.state).exists():
+            raise LedgerError(
+                f"{config.state}: holds a site already: remove that folder to begin anew, or name "
+                "another 'state'"
+            )
         stores.refuse_twice(config)
         opened = []
         records = []
@@ -364,10 +365,19 @@ def create(config: SiteConfig, role: ledger.Role) -> ledger.Ledger:
             lineage=ledger.Lineage(os.urandom(16).hex()) if role == "source" else None,
             volumes=tuple(records),
         )
-        ledger.save(config.state, first)
+        try:
+            ledger.save(config.state, first)
+        except OSError as error:
+            raise _no_state(config, error) from error
         for one, mark in opened:
             one.set_mark(mark)
     return first
+
+
+def _no_state(config: SiteConfig, error: OSError) -> LedgerError:
+    return LedgerError(
+        f"{config.state}: {error.strerror}: mend that, or name another 'state'", error.errno or 0
+    )
 
 
 def _refuse_pair(data: stores.Opened, intermediate: stores.Opened) -> None:

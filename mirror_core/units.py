@@ -33,7 +33,7 @@ def parse_duration(text: str) -> float:
 def format_size(count: int) -> str:
     """1536 -> '1.5 KiB', for people."""
     value, unit = float(count), "B"
-    for step in ("KiB", "MiB", "GiB", "TiB", "PiB"):
+    for step in ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB"):
         if value < 1024:
             break
         value, unit = value / 1024, step

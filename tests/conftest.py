@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from handmade import Handmade
 from pair import Pair
 
 MakePair = Callable[..., Pair]
@@ -33,3 +34,11 @@ def make_pair(scratch: Path) -> Iterator[MakePair]:
     yield make
     for pair in pairs:
         pair.kill()
+
+
+@pytest.fixture
+def handmade(scratch: Path) -> Iterator[Handmade]:
+    """A pair that the test writes and creates itself."""
+    pair = Handmade(scratch / "h")
+    yield pair
+    pair.kill()

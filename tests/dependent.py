@@ -248,7 +248,9 @@ class Judge:
             )
 
 
-def read_images(folder: Path, writers: int, volumes: Sequence[str] = ("disk", "disk2")) -> list[bytes]:
+def read_images(
+    folder: Path, writers: int, volumes: Sequence[str] = ("disk", "disk2")
+) -> list[bytes]:
     """The writers' regions in a site's data stores that are files."""
     images = []
     for volume in volumes:

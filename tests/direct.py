@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from mirror_core import config, limits, peer
 from pair import Pair
+
+from mirror_core import config, limits, peer
 
 
 def ask(pair: Pair, record: dict[str, Any], site: str = "east") -> dict[str, Any]:
@@ -45,7 +46,9 @@ def resume(pair: Pair) -> None:
     ask(pair, {"op": "resume"})
 
 
-def wait_status(pair: Pair, site: str = "east", timeout_s: float = 30.0, **wanted: Any) -> dict[str, Any]:
+def wait_status(
+    pair: Pair, site: str = "east", timeout_s: float = 30.0, **wanted: Any
+) -> dict[str, Any]:
     """Ask until the site's status holds these fields; the status."""
     deadline = time.monotonic() + timeout_s
     while True:

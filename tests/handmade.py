@@ -65,7 +65,7 @@ def until_state(pair: Pair, state: str, site: str = "east") -> dict[str, Any]:
 
     def look() -> bool:
         last.update(state_of(pair, site))
-        return last["state"] == state
+        return bool(last["state"] == state)
 
     eventually(look, f"{site} {state}; is {last}")
     return last
@@ -123,6 +123,13 @@ class Handmade(Pair):
             self.run("create", str(self.toml(site)), "--role", ROLES[site])
 
 
+def edit(pair: Pair, old: str, new: str) -> None:
+    """Change the source's configuration."""
+    text = pair.toml("east").read_text()
+    assert old in text
+    pair.toml("east").write_text(text.replace(old, new))
+
+
 class MountedDisk:
     """A small file system in memory; needs root."""
 
@@ -170,11 +177,8 @@ class ServedDisk:
             for call in ("pwrite", "zero")
             for rule in (f"={self._error}", "-rate=100%", f"-file={self._trigger}")
         ]
-        self._server = subprocess.Popen(
-            ["nbdkit", "--foreground", "--unix", str(socket), "--filter=error"]
-            + ["file", str(image), *rules],
-            stderr=subprocess.DEVNULL,
-        )
+        words = ["nbdkit", "--foreground", "--unix", str(socket), "--filter=error", "file"]
+        self._server = subprocess.Popen([*words, str(image), *rules], stderr=subprocess.DEVNULL)
         uri = f"nbd+unix:///?socket={socket}"
         eventually(lambda: answers(uri), "the server answers")
         return uri

@@ -54,7 +54,8 @@ def serve_data(pair: Pair, site: str, volume: str = "disk") -> Server:
 
 
 def create_anew(pair: Pair, site: str, role: str) -> None:
-    """`flashmirror create` of a site whose configuration has changed, on blank stores."""
+    """`flashmirror create` of a site whose configuration has changed, on blank stores; its
+    servers run."""
     for path in (pair.folder / site / "state").iterdir():
         path.unlink()
     for path in (pair.folder / site).glob("*.img"):

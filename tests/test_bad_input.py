@@ -12,15 +12,16 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import MakePair
 from handmade import (
     MIB,
     Handmade,
-    MountedDisk,
     as_somebody_else,
     contents,
+    edit,
     flashmirror,
     nothing_changes,
     refused,
@@ -34,21 +35,7 @@ from mirror_core import config, native, protocol
 Damage = Callable[[Pair], None]
 
 
-@pytest.fixture
-def handmade(scratch: Path) -> Iterator[Handmade]:
-    """A pair that is written and created by the test; stopped at the end."""
-    pair = Handmade(scratch / "h")
-    yield pair
-    pair.kill()
-
-
 # ---- start
-
-
-def edit(pair: Pair, old: str, new: str) -> None:
-    text = pair.toml("east").read_text()
-    assert old in text
-    pair.toml("east").write_text(text.replace(old, new))
 
 
 def swap(pair: Pair) -> None:
@@ -135,12 +122,11 @@ def test_start_refuses_what_is_not_as_it_was(
     used_pair: Pair, damage: Damage, what: str, advice: str
 ) -> None:
     """A stopped site whose files or stores were changed does not start, says which and what to
-    do, twice the same, and leaves every ledger and store as it is."""
+    do, and leaves every ledger and store as it is."""
     damage(used_pair)
     with nothing_changes(used_pair.folder):
         line = refused("start", str(used_pair.toml("east")))
-        assert what in line and advice in line, line
-        assert refused("start", str(used_pair.toml("east"))) == line
+    assert what in line and advice in line, line
 
 
 @pytest.fixture(scope="module")
@@ -250,166 +236,6 @@ def test_without_permission_a_site_does_not_start(handmade: Handmade, what: str)
     path.chmod(0o700)
 
 
-# ---- create and init
-
-
-CREATIONS: dict[str, tuple[Callable[[Handmade], None], str, str]] = {
-    "missing image": (lambda h: path_of(h).unlink(), "disk.img: No such file", "create it"),
-    "empty image": (lambda h: os.truncate(path_of(h), 0), "disk.img: is empty", "give it the size"),
-    "unequal sizes": (
-        lambda h: os.truncate(path_of(h), MIB - 1),
-        f"disk.intermediate.img: {MIB} bytes, and",
-        "make them equal",
-    ),
-    "a symbolic link to the other": (
-        lambda h: path_of(h).unlink() or path_of(h).symlink_to(path_of(h, "intermediate")),
-        "the same store as",
-        "each must be its own",
-    ),
-    "a hard link to the other": (
-        lambda h: path_of(h).unlink() or path_of(h).hardlink_to(path_of(h, "intermediate")),
-        "the same store as",
-        "each must be its own",
-    ),
-    "the other, written otherwise": (
-        lambda h: edit(h, "east/disk.img", "east/../east/disk.intermediate.img"),
-        "the same store as",
-        "each must be its own",
-    ),
-    "a character device": (
-        lambda h: edit(h, str(path_of(h)), "/dev/null"),
-        "/dev/null: neither a file nor a block device",
-        "name one",
-    ),
-    "another site's store": (
-        lambda h: edit(h, "east/disk.img", "west/disk.img"),
-        "west/disk.img: belongs to another site",
-        "use another store",
-    ),
-    "a server that is not there": (
-        lambda h: edit(h, str(path_of(h)), "nbd+unix:///x?socket=/no/such.sock"),
-        "/no/such.sock",
-        "start its server, or mend the URI",
-    ),
-    "unknown key": (lambda h: h.configure("east", "colour = 1"), "colour", "remove it"),
-}
-
-
-def path_of(pair: Handmade, part: str = "data") -> Path:
-    return Path(pair.store("east", part))
-
-
-@pytest.mark.parametrize(
-    ("damage", "what", "advice"),
-    list(CREATIONS.values()),
-    ids=[k.replace(" ", "-") for k in CREATIONS],
-)
-def test_create_refuses_stores_that_cannot_be_a_site(
-    handmade: Handmade, damage: Callable[[Handmade], None], what: str, advice: str
-) -> None:
-    """A site is not created on missing, unequal, shared or foreign stores; there is no ledger
-    afterwards, and what was mended can be created."""
-    handmade.create("west")
-    handmade.write("east")
-    damage(handmade)
-    with nothing_changes(handmade.folder):
-        line = refused("create", str(handmade.toml("east")), "--role", "source")
-    assert what in line and advice in line, line
-    for part in ("data", "intermediate"):
-        path_of(handmade, part).unlink(missing_ok=True)
-    handmade.create("east")
-
-
-def test_a_site_is_created_once(handmade: Handmade) -> None:
-    """A second create, of either role, is refused and changes nothing."""
-    handmade.create("east")
-    for role in ("source", "target"):
-        with nothing_changes(handmade.folder):
-            line = refused("create", str(handmade.toml("east")), "--role", role)
-        assert "holds a site already: remove that folder" in line
-
-
-def test_two_stores_with_one_inode_number_are_two_stores(scratch: Path) -> None:
-    """The first files of two file systems have the same inode number and are not the same store."""
-    disks = [MountedDisk(scratch / name, 2 * MIB) for name in ("a", "b")]
-    pair = Handmade(scratch / "h")
-    try:
-        for disk, part in zip(disks, ("data", "intermediate"), strict=True):
-            pair.stores["east", part] = disk.store(MIB)
-        inodes = {os.stat(where).st_ino for where in pair.stores.values()}
-        assert len(inodes) == 1
-        pair.create("east")
-        pair.start("east")
-    finally:
-        pair.kill()
-        for disk in disks:
-            disk.close()
-
-
-def test_a_full_disk_under_the_state_refuses_to_create(scratch: Path) -> None:
-    """No room for the ledger: no site, no mark on its stores, and one line."""
-    disk = MountedDisk(scratch / "state", MIB)
-    pair = Handmade(scratch / "h")
-    try:
-        pair.write("east")
-        edit(pair, f"{pair.folder}/east/state", str(disk.folder / "state"))
-        disk.fill()
-        with nothing_changes(scratch):
-            line = refused("create", str(pair.toml("east")), "--role", "source")
-        assert str(disk.folder / "state") in line and "No space left on device" in line, line
-        disk.empty()
-        pair.run("create", str(pair.toml("east")), "--role", "source")
-    finally:
-        disk.close()
-
-
-INITS: dict[str, tuple[tuple[str, ...], str]] = {
-    "no size": (("--size", "0"), "--size: must be more than zero"),
-    "size without meaning": (("--size", "banana"), "write it like 4096, 4K or 10G"),
-    "size below zero": (("--size", "-1"), "--size"),
-    "size past all files": (("--size", "9000P"), "choose another folder or size"),
-    "odd block size": (("--block-size", "3000"), "block_size: 3000 is not a power of two"),
-    "no volumes": (("--volumes", "0"), "--volumes"),
-    "unknown option": (("--colour", "red"), "--colour"),
-}
-
-
-@pytest.mark.parametrize(
-    ("words", "text"), list(INITS.values()), ids=[k.replace(" ", "-") for k in INITS]
-)
-def test_init_refuses_what_cannot_be_and_leaves_nothing(
-    scratch: Path, words: tuple[str, ...], text: str
-) -> None:
-    """After a refused init the folder is as it was, so that the right command works."""
-    assert text in refused("init", str(scratch / "pair"), *words)
-    assert not (scratch / "pair").exists()
-
-
-def test_init_refuses_a_folder_that_cannot_hold_a_pair(scratch: Path) -> None:
-    """A folder that holds a pair, whose name is too long for a socket, or that cannot be written."""
-    pair = Pair(scratch / "pair", "--size", "1M")
-    with nothing_changes(scratch):
-        assert "holds a site east already" in refused("init", str(pair.folder))
-        assert "107 bytes" in refused("init", str(scratch / ("x" * 100)))
-        assert "quotes" in refused("init", str(scratch / 'a"b'))
-        (scratch / "file").touch()
-        assert "Not a directory" in refused("init", str(scratch / "file" / "pair"))
-        scratch.chmod(0o555)
-        line = refused("init", str(scratch / "new"), prefix=as_somebody_else())
-        assert f"{scratch}/new: Permission denied" in line
-    scratch.chmod(0o700)
-    assert sorted(path.name for path in scratch.iterdir()) == ["file", "pair"]
-
-
-@pytest.mark.parametrize(
-    "words", [("frob",), ("start",), ("create", "x.toml", "--role", "king"), ("sync", "--x", "y")]
-)
-def test_wrong_usage_is_one_line_and_exit_status_2(words: tuple[str, ...]) -> None:
-    """An unknown command, a missing argument, a wrong option: one line with where to read more."""
-    assert "--help'" in refused(*words)
-    assert flashmirror(*words).returncode == 2
-
-
 # ---- sites that do not fit
 
 
@@ -479,6 +305,7 @@ def test_noise_on_the_control_export_disturbs_nobody(make_pair: MakePair) -> Non
     pair = make_pair("--size", "1M")
     pair.start()
     rng = random.Random(1)
+    values: list[Any] = [-1, 2**63, 1e308, "x" * 9_000, "\ud800" * 1_500, None, [], {"a": 1}]
     for site in ("east", "west"):
         uri = config.load(str(pair.toml(site))).control_uri()
         for operation in (
@@ -490,7 +317,7 @@ def test_noise_on_the_control_export_disturbs_nobody(make_pair: MakePair) -> Non
             "commit",
             "x" * 60_000,
         ):
-            for value in (-1, 2**63, 1e308, "x" * 50_000, "\ud800" * 10_000, None, [], {"a": 1}):
+            for value in values:
                 fields = dict.fromkeys(("session", "wait", "sequence", "name", "volumes"), value)
                 record = {"flashmirror": 1, **fields, "op": operation}
                 answer = native.exchange(uri, json.dumps(record).encode()[:65536], 65536, 5.0)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import MakePair
 from handmade import (
     MIB,
     Handmade,
@@ -91,8 +90,10 @@ def exercise(pair: Handmade, client: NbdClient, disk: Disk, site: str, part: str
     assert "sync not done in 0.3 s" in line and "No space left on device" in line
     disk.empty()
     eventually(
-        lambda: state_of(pair)["state"] == "mirroring"
-        and state_of(pair)["volumes"][0]["next_bytes"] == 0,
+        lambda: (
+            state_of(pair)["state"] == "mirroring"
+            and state_of(pair)["volumes"][0]["next_bytes"] == 0
+        ),
         "mirroring resumes by itself",
     )
     return bytes(model)

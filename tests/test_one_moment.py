@@ -76,9 +76,7 @@ def test_preserve_first_is_of_one_moment_too(make_pair: MakePair) -> None:
 
 
 @pytest.mark.parametrize("fault", ["NO_FREEZE", "NO_COPY_BEFORE_WRITE"])
-def test_the_check_notices_a_planted_fault(
-    make_pair: MakePair, scratch: Path, fault: str
-) -> None:
+def test_the_check_notices_a_planted_fault(make_pair: MakePair, scratch: Path, fault: str) -> None:
     """The same check fails within 60 instants when the freeze, or copy before write, is left
     out of the program: it would notice their loss."""
     environment = plant(fault, scratch / "planted")

@@ -79,7 +79,7 @@ def test_no_text_makes_the_parsers_fail_otherwise(text: str) -> None:
         (1024, "1 KiB"),
         (1536, "1.5 KiB"),
         (64 << 40, "64 TiB"),
-        (1 << 62, "4096 PiB"),
+        (1 << 62, "4 EiB"),
     ],
 )
 def test_sizes_are_shown_in_the_largest_unit_that_fits(count: int, text: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from mirror_core import config, limits, peer, protocol
+from mirror_core import config, limits, peer, process, protocol
 from mirror_core.errors import MirrorError, PeerError
 from mirror_core.units import format_size, parse_duration
 
@@ -33,7 +33,7 @@ def ask(site: config.SiteConfig, record: protocol.Record) -> protocol.Record:
     try:
         return peer.ask(site.control_uri(), record, limits.CONTROL_TIMEOUT_S)
     except PeerError as error:
-        if not site.socket.is_socket():
+        if not process.running(site):
             raise MirrorError(
                 f"{site.name}: not running: start it with 'flashmirror start {site.path}'"
             ) from error

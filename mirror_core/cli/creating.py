@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -68,30 +70,57 @@ def init(folder: Path, size: int, volumes: int, block_size: int, as_json: bool) 
     """Make a pair of sites on this machine, ready to start: DIR/east.toml, DIR/west.toml."""
     folder = folder.absolute()
     names = [f"disk{i}" if i > 1 else "disk" for i in range(1, volumes + 1)]
-    if size < 1:
-        raise ConfigError("--size: must be more than zero")
+    if not 1 <= size <= limits.VOLUME_SIZE_MAX:
+        raise ConfigError(
+            f"--size: must be more than zero, at most {format_size(limits.VOLUME_SIZE_MAX)}"
+        )
     if any(character in str(folder) for character in '"\\\n'):
         raise ConfigError(f"{folder}: a folder's name may not hold quotes or backslashes")
     for site in ("east", "west"):
         if (folder / f"{site}.toml").exists() or (folder / site).exists():
             raise MirrorError(f"{folder}: holds a site {site} already: name another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    for site, other in (("east", "west"), ("west", "east")):
-        (folder / site).mkdir()
-        text = _TEMPLATE.format(folder=folder, name=site, peer=other, block_size=block_size)
-        for volume in names:
-            text += _VOLUME.format(folder=folder, name=site, volume=volume)
-            for suffix in ("img", "intermediate.img"):
-                _sparse(folder / site / f"{volume}.{suffix}", size)
-        (folder / f"{site}.toml").write_text(text)
-    sites.create(config.load(str(folder / "east.toml")), "source")
-    sites.create(config.load(str(folder / "west.toml")), "target")
+    existed = folder.exists()
+    try:
+        _make_pair(folder, names, size, block_size)
+    except BaseException:
+        _unmake_pair(folder, existed)
+        raise
     record = {"source": str(folder / "east.toml"), "target": str(folder / "west.toml"),
               "volumes": names}  # fmt: skip
     show(record, as_json, lambda: (
         f"source {record['source']}\ntarget {record['target']}\n"
         f"start them with: flashmirror start {record['target']} && "
         f"flashmirror start {record['source']}"))  # fmt: skip
+
+
+def _make_pair(folder: Path, names: list[str], size: int, block_size: int) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for site, other in (("east", "west"), ("west", "east")):
+            (folder / site).mkdir()
+            text = _TEMPLATE.format(folder=folder, name=site, peer=other, block_size=block_size)
+            text += "".join(_VOLUME.format(folder=folder, name=site, volume=v) for v in names)
+            (folder / f"{site}.toml").write_text(text)
+    except OSError as error:
+        raise MirrorError(f"{error.filename}: {error.strerror}: name another folder") from error
+    roles: tuple[tuple[str, ledger.Role], ...] = (("east", "source"), ("west", "target"))
+    for site, role in roles:
+        settings = config.load(str(folder / f"{site}.toml"))
+        for volume in settings.volumes:
+            for where in (volume.data, volume.intermediate):
+                _sparse(Path(where), size)
+        sites.create(settings, role)
+
+
+def _unmake_pair(folder: Path, existed: bool) -> None:
+    """A refused init leaves nothing behind."""
+    for site in ("east", "west"):
+        shutil.rmtree(folder / site, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            (folder / f"{site}.toml").unlink()
+    if not existed:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def _sparse(path: Path, size: int) -> None:

@@ -161,6 +161,67 @@ one_claim_a_run (void)
   tear_down ();
 }
 
+/* What one copies, another's copy leaves out: a second copy could read what was
+ * written after the first. */
+static void
+claims_are_disjoint (void)
+{
+  set_up (false, 1, 2, 0);
+  struct fm_request a = write_of (5 * BLOCK, 2 * BLOCK), b = write_of (3 * BLOCK, 8 * BLOCK);
+  first->stuck = true;
+  CHECK (!fm_request_begin (v, &a) && !fm_request_begin (v, &b));
+  steps (&a, 3);
+  steps (&b, 3);
+  CHECK (a.lane && b.lane && v->nclaims == 2);
+  CHECK (v->claims[0].first == 5 && v->claims[0].n == 2);
+  CHECK (v->claims[1].first == 3 && v->claims[1].n == 2);
+  first->stuck = false;
+  while (fm_request_step (v, &a) == 0)
+    ;
+  while (fm_request_step (v, &b) == 0)
+    ;
+  CHECK_EQ (first->writes, 3);
+  CHECK (!fm_request_finish (v, &a) && !fm_request_finish (v, &b));
+  tear_down ();
+}
+
+static void *
+unlink_and_say (void *arg)
+{
+  fm_volume_unlink (v);
+  *(_Atomic bool *)arg = true;
+  return NULL;
+}
+
+/* A link does not end under a writer who copies over it, and a cycle that is
+ * abandoned in the middle of a write keeps each of its blocks in `next`. */
+static void
+unlink_waits_for_writers (void)
+{
+  pthread_t t;
+  _Atomic bool unlinked = false;
+  set_up (true, 2, 2, 0);
+  struct fm_request a = write_of (5 * BLOCK, BLOCK), b = write_of (9 * BLOCK, BLOCK);
+  CHECK (!fm_request_begin (v, &a) && !fm_request_begin (v, &b));
+  while (fm_request_step (v, &b) == 0)
+    ;
+  CHECK_EQ (stats ().unsent_blocks, 1); /* copied, but b is not written yet */
+  first->stuck = true;
+  steps (&a, 3);
+  fm_volume_fail (v, -ENOTCONN, 1);
+  pthread_create (&t, NULL, unlink_and_say, &unlinked);
+  usleep (50000);
+  CHECK (!unlinked && a.lane);
+  first->stuck = false;
+  CHECK_EQ (fm_request_step (v, &a), 1);
+  pthread_join (t, NULL);
+  CHECK (unlinked && !a.lane);
+  fm_volume_abandon (v);
+  CHECK (stats ().next_blocks == BLOCKS && stats ().unsent_blocks == 0);
+  CHECK (!fm_request_finish (v, &a) && !fm_request_finish (v, &b));
+  tear_down ();
+}
+
 /* A request over many runs, copied and uncopied, to the short last block. */
 static void
 long_request (void)
@@ -392,6 +453,8 @@ main (void)
   RUN (copy_before_write);
   RUN (preserve_first_feeds_the_second);
   RUN (one_claim_a_run);
+  RUN (claims_are_disjoint);
+  RUN (unlink_waits_for_writers);
   RUN (long_request);
   RUN (gate_and_session);
   RUN (missed_freeze);

@@ -22,6 +22,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -61,32 +62,29 @@ def _real_files() -> Iterator[Path]:
                     yield path
 
 
-class Writer(threading.Thread):
-    """Does one thing after another until it is told to stop."""
+class Writer:
+    """Does one thing after another, in a thread of its own, until it is told to stop."""
 
     def __init__(self, name: str, stopping: threading.Event) -> None:
-        super().__init__(name=name, daemon=True)
+        self.name, self.thread = name, threading.Thread(target=self._run, daemon=True)
         self.done: Counter[str] = Counter()
         self.error: Exception | None = None
         self._stopping = stopping
 
-    def run(self) -> None:
+    def _run(self) -> None:
         try:
-            self.prepare()
-            while not self._stopping.is_set():
-                self.one()
-            self.finish()
+            with self.ready():
+                while not self._stopping.is_set():
+                    self.one()
         except (OSError, sqlite3.Error) as error:
             self.error = error
 
-    def prepare(self) -> None:
+    def ready(self) -> AbstractContextManager[None]:
+        """What the deeds need, from the first to the last."""
         raise NotImplementedError
 
     def one(self) -> None:
         raise NotImplementedError
-
-    def finish(self) -> None:
-        pass
 
 
 class FileWriter(Writer):
@@ -98,10 +96,12 @@ class FileWriter(Writer):
         self._random = random.Random(folder.name)
         self._names: list[str] = []
 
-    def prepare(self) -> None:
+    @contextmanager
+    def ready(self) -> Iterator[None]:
         self._finished.mkdir(parents=True)
         with (self._folder / "in-place").open("wb") as file:
             file.write(self._random.randbytes(4 * MIB))
+        yield
 
     def one(self) -> None:
         deeds: list[Callable[[], None]] = [self._create, self._overwrite, self._rename]
@@ -169,24 +169,23 @@ class RowWriter(Writer):
         self.acknowledged: list[float] = []  # when, of rows 1, 2 ...; Unix seconds
         self._path = folder / DATABASE
 
-    def prepare(self) -> None:
-        self._database = sqlite3.connect(self._path)
-        self._database.execute("PRAGMA synchronous = EXTRA")
-        with self._database:
-            self._database.execute("CREATE TABLE row (number INTEGER PRIMARY KEY, payload BLOB)")
-            self._database.execute("CREATE TABLE total (rows INTEGER, sum INTEGER)")
-            self._database.execute("INSERT INTO total VALUES (0, 0)")
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        with closing(sqlite3.connect(self._path)) as self._database:
+            self._database.execute("PRAGMA synchronous = EXTRA")
+            with self._database as database:
+                database.execute("CREATE TABLE row (number INTEGER PRIMARY KEY, payload BLOB)")
+                database.execute("CREATE TABLE total (rows INTEGER, sum INTEGER)")
+                database.execute("INSERT INTO total VALUES (0, 0)")
+            yield
 
     def one(self) -> None:
         number = len(self.acknowledged) + 1
-        with self._database:
-            self._database.execute("INSERT INTO row VALUES (?, ?)", (number, payload(number)))
-            self._database.execute("UPDATE total SET rows = rows + 1, sum = sum + ?", (number,))
+        with self._database as database:
+            database.execute("INSERT INTO row VALUES (?, ?)", (number, payload(number)))
+            database.execute("UPDATE total SET rows = rows + 1, sum = sum + ?", (number,))
         self.acknowledged.append(time.time())
         self.done["rows committed"] += 1
-
-    def finish(self) -> None:
-        self._database.close()
 
 
 def payload(number: int) -> bytes:
@@ -206,21 +205,19 @@ class Load:
 
     def __enter__(self) -> Self:
         for writer in self._writers:
-            writer.start()
+            writer.thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """DemoError: one of them failed, or hangs."""
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        """DemoError: one of them hangs; or failed, if nothing else did."""
         self._stopping.set()
         deadline = time.monotonic() + _STOP_S
         for writer in self._writers:
-            writer.join(max(0.0, deadline - time.monotonic()))
-            if writer.is_alive():
+            writer.thread.join(max(0.0, deadline - time.monotonic()))
+            if writer.thread.is_alive():
                 raise DemoError(f"{writer.name}: a write hangs for {_STOP_S:.0f} s")
-        self.check()
+        if failure is None:
+            self.check()
 
     def check(self) -> None:
         """DemoError: a writer failed."""

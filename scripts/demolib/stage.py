@@ -26,12 +26,14 @@ from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
 from mirror_core import config, process
+from mirror_core.errors import MirrorError
 
 GIB = 1 << 30
 FLASHMIRROR = Path(sys.executable).with_name("flashmirror")
 VOLUME = "disk"
 
-_COMMAND_S = 90.0  # a stop may take 60
+_COMMAND_S = 30.0
+_STOP_S = 70.0  # a site takes 60 at most
 _READY_S = 10.0
 _BUSY_S = 10.0
 _LOOK_S = 0.02  # between looks at what tells nobody when it changes
@@ -68,7 +70,7 @@ class Interrupt:
         print(text, flush=True)
 
 
-def attempt(*words: str | Path) -> subprocess.CompletedProcess[str]:
+def attempt(*words: str | Path, timeout_s: float = _COMMAND_S) -> subprocess.CompletedProcess[str]:
     """Run a program to its end, whatever that is.  DemoError: it does not end."""
     try:
         return subprocess.run(
@@ -77,19 +79,23 @@ def attempt(*words: str | Path) -> subprocess.CompletedProcess[str]:
             capture_output=True,
             text=True,
             start_new_session=True,
-            timeout=_COMMAND_S,
+            timeout=timeout_s,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise DemoError(f"{Path(words[0]).name}: not done in {_COMMAND_S:.0f} s") from None
+        raise DemoError(f"{_named(words)}: not done in {timeout_s:.0f} s") from None
 
 
-def run(*words: str | Path) -> str:
+def run(*words: str | Path, timeout_s: float = _COMMAND_S) -> str:
     """What a program prints.  DemoError: it fails, or does not end."""
-    done = attempt(*words)
+    done = attempt(*words, timeout_s=timeout_s)
     if done.returncode:
-        raise DemoError(f"{Path(words[0]).name} failed: {last_line(done.stderr or done.stdout)}")
+        raise DemoError(f"{_named(words)} failed: {last_line(done.stderr or done.stdout)}")
     return done.stdout
+
+
+def _named(words: Sequence[str | Path]) -> str:
+    return " ".join((Path(words[0]).name, *map(str, words[1:2])))
 
 
 def last_line(text: str) -> str:
@@ -98,7 +104,7 @@ def last_line(text: str) -> str:
 
 
 def take_down(*words: str | Path, at_last: Sequence[str | Path] = ()) -> None:
-    """Run it until it works, for a while; then once in another way.  DemoError."""
+    """Run it until it works, for a while; then, if there is one, the other way.  DemoError."""
     began = time.monotonic()
     told = False
     while True:
@@ -107,9 +113,9 @@ def take_down(*words: str | Path, at_last: Sequence[str | Path] = ()) -> None:
             return
         except DemoError as error:
             waited = time.monotonic() - began
-            if waited >= _BUSY_S and not at_last:
-                raise
             if waited >= _BUSY_S:
+                if not at_last:
+                    raise
                 break
             if waited >= 1 and not told:
                 print(f"demo: {error}: tried again for a while", file=sys.stderr, flush=True)
@@ -150,10 +156,11 @@ class Sites:
 
     def _stop(self, site: Path) -> None:
         try:
-            take_down(FLASHMIRROR, "stop", site)
+            run(FLASHMIRROR, "stop", site, timeout_s=_STOP_S)
         except DemoError:
-            lock = self._settings[site].state / "lock"
-            os.kill(int(lock.read_text()), signal.SIGKILL)
+            settings = self._settings[site]
+            if process.running(settings):
+                os.kill(int((settings.state / "lock").read_text()), signal.SIGKILL)
             raise
 
     def do(self, *words: str | Path) -> str:
@@ -165,8 +172,12 @@ class Sites:
         return run(FLASHMIRROR, "uri", self.source, VOLUME).strip()
 
     def look(self) -> dict[str, Any]:
-        """The source's status, without the cost of a command."""
-        return process.status(self._settings[self.source])
+        """The source's status, without the cost of a command.  DemoError: no answer."""
+        try:
+            return process.status(self._settings[self.source])
+        except MirrorError as error:
+            log = self._settings[self.source].state / "site.log"
+            raise DemoError(f"{error}; its last word was: {last_line(log.read_text())}") from error
 
     def target_status(self) -> dict[str, Any]:
         record: dict[str, Any] = json.loads(run(FLASHMIRROR, "status", self.target, "--json"))
@@ -237,7 +248,7 @@ def _fused(uri: str, at: Path) -> Iterator[Path]:
             time.sleep(_LOOK_S)
         yield at / VOLUME
     finally:
-        if os.path.ismount(at):
+        if str(at) in Path("/proc/self/mountinfo").read_text():
             take_down("umount", at, at_last=("umount", "--lazy", at))
         _end(server)
 

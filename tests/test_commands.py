@@ -1,0 +1,453 @@
+"""The commands, as a person and a script use them: what they print, when they return, and their
+exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import MakePair
+from handmade import Handmade, eventually, flashmirror, refused, state_of, until_state
+from nbd_client import NbdClient, NbdError
+from pair import FLASHMIRROR, Pair
+
+from mirror_core import config
+
+STATUS = {  # section 6 of the design, and block_size_bytes, by which `check` compares the sites
+    "site", "role", "lineage", "pid", "metrics_address", "state", "reason", "peer", "cycle",
+    "committed", "hardened_sequence", "data_exposure_seconds", "last_cycle", "volumes",
+}  # fmt: skip
+INSIDE: dict[str, set[str]] = {
+    "peer": {"state", "since", "reason"},
+    "cycle": {"sequence", "phase", "copied_bytes", "total_bytes"},
+    "committed": {"sequence", "consistency_point"},
+    "last_cycle": {"duration_seconds", "bytes", "freeze_seconds"},
+    "volumes": {
+        "name", "size_bytes", "block_size_bytes", "next_bytes", "pending_bytes",
+        "copies_before_write",
+    },
+}  # fmt: skip
+STATES = {"initial", "mirroring", "paused", "degraded", "stopped", "refused"}
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """A pair that runs and has committed; tests leave it as they found it."""
+    folder = Path("/dev/shm") / f"flashmirror-running-{os.getpid()}"
+    pair = Pair(folder, "--size", "1M")
+    try:
+        pair.start()
+        with pair.client() as client:
+            client.write(0, b"x" * 4096)
+        pair.sync()
+        yield pair
+    finally:
+        pair.kill()
+        subprocess.run(["rm", "-rf", str(folder)], check=True)
+
+
+def east(pair: Pair) -> str:
+    return str(pair.toml("east"))
+
+
+def record(*words: str) -> Any:
+    """What a command prints with --json."""
+    done = flashmirror(*words, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+# ---- status
+
+
+def assert_status(status: dict[str, Any]) -> None:
+    assert status.keys() == STATUS
+    assert status["state"] in STATES
+    for key, names in INSIDE.items():
+        values = status[key] if isinstance(status[key], list) else [status[key]]
+        for value in values:
+            assert value is None or value.keys() == names, key
+    assert status["cycle"]["phase"] in ("idle", "freeze", "copy", "flush", "commit")
+
+
+def test_status_has_every_key_of_the_interface(running: Pair) -> None:
+    """`status --json` of either role has the documented keys, no more and no fewer."""
+    for site, role in (("east", "source"), ("west", "target")):
+        status = running.status(site)
+        assert_status(status)
+        assert (status["site"], status["role"], status["state"]) == (site, role, "mirroring")
+        assert status["reason"] is None and status["peer"]["state"] == "connected"
+        assert status["committed"]["sequence"] == status["hardened_sequence"] >= 1
+        assert abs(status["committed"]["consistency_point"] - time.time()) < 600
+        assert Path(f"/proc/{status['pid']}").exists()
+        assert re.fullmatch(r"127\.0\.0\.1:\d+", status["metrics_address"])
+    assert running.status()["last_cycle"] is not None
+    assert running.status()["lineage"] == running.status("west")["lineage"]
+
+
+def test_a_stopped_site_is_stopped(make_pair: MakePair) -> None:
+    """Before its first start, and after a stop, a site is `stopped`, with exit status 0 and with
+    what its ledger knows."""
+    pair = make_pair("--size", "1M")
+    status = pair.status()
+    assert_status(status)
+    assert (status["state"], status["pid"], status["reason"]) == ("stopped", None, None)
+    assert status["committed"] == {"sequence": None, "consistency_point": None}
+    pair.start()
+    pair.sync()
+    committed = pair.status()["committed"]
+    pair.stop()
+    for site in ("east", "west"):
+        status = pair.status(site)
+        assert_status(status)
+        assert (status["state"], status["committed"]) == ("stopped", committed)
+    assert "stopped" in pair.run("status", east(pair))
+
+
+def test_status_of_a_site_that_was_killed_says_so(make_pair: MakePair) -> None:
+    """A site that did not end in order is `stopped`, with that reason."""
+    pair = make_pair("--size", "1M")
+    pair.start("east")
+    kill(pair, "east")
+    status = pair.status()
+    assert (status["state"], status["reason"]) == ("stopped", "it was not stopped in order")
+
+
+def kill(pair: Pair, site: str) -> None:
+    """SIGKILL, as a crash of the process."""
+    handle = os.pidfd_open(state_of(pair, site)["pid"])
+    signal.pidfd_send_signal(handle, signal.SIGKILL)
+    assert select.select([handle], [], [], 20)[0]
+    os.close(handle)
+
+
+def test_status_for_people_names_what_matters(running: Pair) -> None:
+    """Without --json the same as a table."""
+    text = running.run("status", east(running))
+    for part in ("east (source)", "mirroring", "connected", "committed", "data exposure", "disk"):
+        assert part in text
+
+
+def test_watch_goes_on_until_ctrl_c(running: Pair) -> None:
+    """`status --watch` shows the status again and again; SIGINT is its regular end."""
+    words = [str(FLASHMIRROR), "status", east(running), "--watch", "--json"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as watch:
+        assert watch.stdout is not None and watch.stderr is not None
+        seen = b""
+        deadline = time.monotonic() + 20
+        while seen.count(b'"lineage"') < 2:
+            assert select.select([watch.stdout], [], [], deadline - time.monotonic())[0]
+            seen += os.read(watch.stdout.fileno(), 65536)
+        watch.send_signal(signal.SIGINT)
+        assert watch.wait(timeout=20) == 0
+        assert watch.stderr.read() == b""
+
+
+# ---- init, create, check
+
+
+def test_init_makes_a_pair_that_is_ready_to_start(scratch: Path) -> None:
+    """DIR/east.toml and DIR/west.toml with their images, as the interface names them."""
+    said = record("init", str(scratch / "p"), "--size", "3M", "--volumes", "3")
+    assert said == {
+        "source": str(scratch / "p/east.toml"),
+        "target": str(scratch / "p/west.toml"),
+        "volumes": ["disk", "disk2", "disk3"],
+    }
+    for site in ("east", "west"):
+        for name in said["volumes"]:
+            for suffix in ("img", "intermediate.img"):
+                assert (scratch / "p" / site / f"{name}.{suffix}").stat().st_size == 3 << 20
+
+
+def test_create_says_what_it_made(handmade: Handmade) -> None:
+    """create --json names site, role and volumes."""
+    handmade.write("west")
+    said = record("create", str(handmade.toml("west")), "--role", "target")
+    volume = {"name": "disk", "size_bytes": handmade.size}
+    assert said == {"site": "west", "role": "target", "volumes": [volume]}
+
+
+def test_check_finds_a_good_pair_good(running: Pair) -> None:
+    """check of a running pair: every row ok (or a warning about space), exit status 0."""
+    for site in ("east", "west"):
+        rows = record("check", str(running.toml(site)))
+        assert {row["result"] for row in rows} <= {"ok", "warning"}, rows
+        names = [row["check"] for row in rows]
+        assert {"configuration", "ledger", "process", "mirroring", "space", "peer"} <= {*names}
+
+
+def test_check_of_a_stopped_site_looks_at_its_stores(make_pair: MakePair) -> None:
+    """check opens the stores of a stopped site, and fails with the first thing that is wrong."""
+    pair = make_pair("--size", "1M")
+    pair.start("west")
+    rows = record("check", east(pair))
+    assert {row["check"] for row in rows} >= {"disk data", "disk intermediate"}
+    os.truncate(pair.image("east"), 1 << 19)
+    pair.stop("west")
+    done = flashmirror("check", east(pair), "--json")
+    failed = [row["check"] for row in json.loads(done.stdout) if row["result"] == "failed"]
+    assert done.returncode == 1 and {"disk sizes", "peer"} <= {*failed}
+    assert re.fullmatch(r"flashmirror: .*: \d of \d checks failed: .*\n", done.stderr)
+
+
+# ---- start, stop
+
+
+def test_start_and_stop_may_be_said_twice(make_pair: MakePair) -> None:
+    """Both are idempotent: the second changes nothing and exits with 0."""
+    pair = make_pair("--size", "1M")
+    first = record("start", east(pair))
+    assert first == record("start", east(pair)) == {"site": "east", "pid": pair.status()["pid"]}
+    assert record("stop", east(pair)) == record("stop", east(pair)) == {"site": "east"}
+    assert pair.status()["state"] == "stopped"
+
+
+def test_a_stale_socket_is_replaced(make_pair: MakePair) -> None:
+    """After a crash the socket's file is in the way of nobody."""
+    pair = make_pair("--size", "1M")
+    pair.start("east")
+    kill(pair, "east")
+    assert (pair.folder / "east.sock").is_socket()
+    pair.start("east")
+    with pair.client() as client:
+        client.write(0, b"x")
+
+
+def test_a_source_serves_without_its_peer(make_pair: MakePair) -> None:
+    """start returns when the device opens; without a peer the site says so, and what was written
+    meanwhile is mirrored when the peer comes."""
+    pair = make_pair("--size", "1M")
+    pair.start("east")
+    with pair.client() as client:
+        client.write(5, b"alone")
+        reason = until_state(pair, "degraded")["reason"]
+        assert "west.sock" in reason and "start it" in reason
+    pair.start("west")
+    pair.sync()
+    assert state_of(pair)["state"] == "mirroring"
+    assert pair.image("west").read_bytes()[5:10] == b"alone"
+
+
+def test_foreground_is_the_site_itself(make_pair: MakePair) -> None:
+    """start --foreground becomes the site's process; SIGTERM ends it in order, with exit 0; its
+    log goes to stderr."""
+    pair = make_pair("--size", "1M")
+    words = [str(FLASHMIRROR), "start", east(pair), "--foreground"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE) as site:
+        try:
+            eventually(lambda: answering(pair), "the site answers")
+            assert state_of(pair)["pid"] == site.pid
+            until_state(pair, "degraded")
+        finally:
+            site.terminate()
+        _, said = site.communicate(timeout=20)
+    assert site.returncode == 0
+    assert b"flashmirror: peer at" in said and b"Traceback" not in said
+    assert pair.status()["reason"] is None
+
+
+def answering(pair: Pair) -> bool:
+    with contextlib.suppress(Exception):
+        return bool(state_of(pair))
+    return False
+
+
+# ---- sync, pause, resume
+
+
+def test_sync_makes_a_new_point_that_is_whole(running: Pair) -> None:
+    """Even with nothing written, sync returns a newer committed sequence, whole at the target."""
+    before = state_of(running)["committed"]
+    said = record("sync", east(running))
+    assert said["sequence"] > before["sequence"]
+    assert said["consistency_point"] > before["consistency_point"]
+    west = state_of(running, "west")
+    assert west["committed"]["sequence"] == west["hardened_sequence"] >= said["sequence"]
+
+
+def test_sync_that_takes_too_long_says_why(make_pair: MakePair) -> None:
+    """Without a peer sync fails after its time-out with the reason, exit status 1."""
+    pair = make_pair("--size", "1M")
+    pair.start("east")
+    until_state(pair, "degraded")
+    begin = time.monotonic()
+    line = refused("sync", east(pair), "--timeout", "500ms")
+    assert "east: sync not done in 0.5 s: peer at " in line and "start it" in line
+    assert 0.5 <= time.monotonic() - begin < 10
+
+
+def test_a_stopped_site_does_not_sync_pause_or_resume(make_pair: MakePair) -> None:
+    """The commands that need a running site say how to start it, exit status 1."""
+    pair = make_pair("--size", "1M")
+    for command in ("sync", "pause", "resume"):
+        assert f"start it with 'flashmirror start {east(pair)}'" in refused(command, east(pair))
+    pair.start("west")
+    for command in ("sync", "pause", "resume"):
+        assert "west is a target: ask the source" in refused(command, str(pair.toml("west")))
+
+
+def test_pause_stands_still_durably_and_sync_works_meanwhile(make_pair: MakePair) -> None:
+    """While paused there is no new consistency point; sync makes one; a restart does not end the
+    pause; resume does.  Both may be said twice."""
+    pair = make_pair("--size", "1M")
+    pair.start()
+    pair.sync()
+    said = record("pause", east(pair))
+    committed = said["committed"]["sequence"]
+    assert said["state"] == record("pause", east(pair))["state"] == "paused"
+    with pair.client() as client:
+        client.write(0, b"first")
+        pair.stop("east") if False else None
+    assert state_of(pair)["committed"]["sequence"] == committed
+    assert pair.image("west").read_bytes()[:5] == bytes(5)
+    pair.sync()
+    assert pair.image("west").read_bytes()[:5] == b"first"
+    assert state_of(pair)["state"] == "paused"
+    pair.stop("east")
+    pair.start("east")
+    until_state(pair, "paused")
+    with pair.client() as client:
+        client.write(0, b"later")
+    pair.stop("west")
+    pair.start("west")
+    eventually(lambda: state_of(pair)["peer"]["state"] == "connected", "the peer is back")
+    assert pair.image("west").read_bytes()[:5] == b"first"
+    for _ in range(2):
+        assert record("resume", east(pair)) == {"state": "mirroring"}
+    eventually(lambda: pair.image("west").read_bytes()[:5] == b"later", "resume mirrors")
+
+
+def test_pause_now_stops_in_the_middle_of_a_copy(make_pair: MakePair) -> None:
+    """pause --now returns while a cycle is under way; resume lets it finish."""
+    pair = make_pair("--size", "256M")
+    pair.start()
+    pair.pause()
+    data = os.urandom(1 << 20)
+    with pair.client() as client:
+        for at in range(0, 256 << 20, 1 << 20):
+            client.write(at, data)
+    pair.resume()
+    eventually(lambda: state_of(pair)["cycle"]["phase"] == "copy", "a cycle copies")
+    pair.pause("--now")
+    first = state_of(pair)
+    assert first["state"] == "paused"
+    if first["cycle"]["phase"] == "copy":  # it was not too fast for us
+        pending = first["volumes"][0]["pending_bytes"]
+        assert first["committed"]["sequence"] == state_of(pair)["committed"]["sequence"]
+        assert pending == state_of(pair)["volumes"][0]["pending_bytes"] > 0
+    pair.resume()
+    pair.sync()
+    assert pair.image("west").read_bytes() == pair.image("east").read_bytes()
+
+
+def test_interval_paces_the_cycles(make_pair: MakePair) -> None:
+    """With an interval of an hour one write is committed by sync, not by itself."""
+    pair = make_pair("--size", "1M")
+    pair.configure("east", 'interval = "1h"')
+    pair.start()
+    eventually(lambda: state_of(pair)["committed"]["sequence"], "the first cycle")
+    first = state_of(pair)["committed"]["sequence"]
+    with pair.client() as client:
+        client.write(0, b"x" * 4096)
+    status = state_of(pair)
+    assert status["committed"]["sequence"] == first and status["cycle"]["phase"] == "idle"
+    assert status["volumes"][0]["next_bytes"] == 4096 and status["data_exposure_seconds"] > 0
+    pair.sync()
+    status = state_of(pair)
+    assert status["committed"]["sequence"] > first and status["data_exposure_seconds"] == 0
+
+
+def test_progress_is_shown_on_a_terminal_only(make_pair: MakePair) -> None:
+    """sync draws one line on a terminal, wiped at the end; elsewhere it is silent."""
+    pair = make_pair("--size", "1M")
+    pair.start("east")
+    until_state(pair, "degraded")
+    words = [str(FLASHMIRROR), "sync", east(pair), "--timeout", "1500ms"]
+    terminal, theirs = pty.openpty()
+    with subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs) as sync:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # EIO: the other end is closed
+            while part := os.read(terminal, 65536):
+                shown += part
+        assert sync.wait(timeout=20) == 1
+    os.close(terminal)
+    text = shown.decode()
+    assert re.search(r"\r\x1b\[Kcycle \d+ \w+ +\[[# ]{30}\] \d", text), text
+    assert "degraded: peer at" in text
+    assert re.search(r"\r\x1b\[Kflashmirror: east: sync not done", text), text
+    assert len(refused(*words[1:]).splitlines()) == 1
+
+
+# ---- the device
+
+
+def test_uri_is_what_a_client_connects_to(running: Pair) -> None:
+    """uri prints the device's NBD URI, with or without the volume's name."""
+    uri = record("uri", east(running))["uri"]
+    assert uri == running.run("uri", east(running), "disk").strip()
+    with NbdClient(uri) as client:
+        assert client.size == 1 << 20
+    line = refused("uri", east(running), "nothing")
+    assert "east has no volume nothing: it has disk" in line
+
+
+def test_the_export_s_name_may_be_left_out_if_there_is_one_volume(
+    running: Pair, make_pair: MakePair
+) -> None:
+    """An empty export name is the only volume; with two it is refused, and uri asks which."""
+    with NbdClient(config.load(east(running)).device_uri("")) as client:
+        assert client.size == 1 << 20
+    two = make_pair("--size", "1M", "--volumes", "2")
+    assert "name one of disk, disk2" in refused("uri", east(two))
+    two.start("east")
+    with pytest.raises(NbdError):
+        NbdClient(config.load(east(two)).device_uri(""))
+    with two.client("disk2") as client:
+        assert client.size == 1 << 20
+
+
+def test_a_target_s_device_is_refused_and_its_control_is_not(running: Pair) -> None:
+    """On a target the device does not open, uri says where to look, and /control answers."""
+    west = config.load(str(running.toml("west")))
+    assert "is a target" in refused("uri", str(west.path))
+    for export in ("", "disk", "disk/intermediate", "disk/intermediate/1", "nothing"):
+        with pytest.raises(NbdError):
+            NbdClient(west.device_uri(export))
+    with NbdClient(west.control_uri()) as client:
+        client.write(0, b'{"flashmirror": 1, "op": "status"}')
+        answer = json.loads(client.read(0, 65536).rstrip(b"\0"))
+    assert answer["site"] == "west"
+    with pytest.raises(NbdError):
+        NbdClient(config.load(east(running)).device_uri("disk/intermediate/1"))
+
+
+def test_help_tells_every_command() -> None:
+    """--help of the program and of each command exits with 0 and says what it does."""
+    text = flashmirror("--help").stdout
+    for command in [
+        "check",
+        "create",
+        "init",
+        "pause",
+        "resume",
+        "start",
+        "status",
+        "stop",
+        "sync",
+        "uri",
+    ]:
+        assert re.search(rf"^  {command} +[A-Z]\w+", text, re.MULTILINE), command
+    assert flashmirror("--version").stdout.startswith("flashmirror, version ")
