@@ -61,7 +61,8 @@ class Driver(threading.Thread):
         # -- guarded by `changed`
         self.changed = threading.Condition()
         self.stopping = False
-        self.halted = False  # pause --now: the running cycle stands still
+        self.halted = False  # pause --now: the running cycle is to stand still
+        self._standing = False  # and it does
         self.requested = 0  # commands wait for a commit of at least this sequence
         self.progress = Progress()
         self.last_cycle: LastCycle | None = None
@@ -95,7 +96,7 @@ class Driver(threading.Thread):
     def pause(self, *, now: bool) -> None:
         self._book.update(paused=True)
         with self.changed:
-            self.halted = now
+            self.halted, self._standing = now, False
             self.changed.notify_all()
 
     def resume(self) -> None:
@@ -105,13 +106,14 @@ class Driver(threading.Thread):
             self.changed.notify_all()
 
     def wait_settled(self, timeout_s: float) -> bool:
-        """Whether no cycle runs and the last one is whole at the target."""
+        """Whether no cycle runs and the last one is whole at the target, or nothing is copied."""
         with self.changed:
             return self.changed.wait_for(self._settled, timeout_s)
 
     def _settled(self) -> bool:
-        idle = self.progress.phase == "idle"
-        return self.halted or (idle and self.hardened >= self.committed)
+        if self.halted:
+            return self._standing or self.progress.phase not in ("freeze", "copy")
+        return self.progress.phase == "idle" and self.hardened >= self.committed
 
     def stop(self) -> None:
         """Ask the thread to end; join it afterwards."""
@@ -353,7 +355,9 @@ class Driver(threading.Thread):
         with self.changed:
             if self.stopping:
                 return cycle.Result(error="stopping", code=errno.ESHUTDOWN)
-            if self.halted and self.requested <= self.committed:
+            self._standing = self.halted and self.requested <= self.committed
+            if self._standing:
+                self.changed.notify_all()
                 self.changed.wait(limits.IDLE_LOOK_S)
                 return cycle.Result(done=False)
         with self._blaming():

@@ -21,7 +21,7 @@ from pathlib import Path
 from nbd_client import NbdClient, NbdError
 
 SECTOR = 512
-REGION = 192 * 1024  # bytes of each writer on each volume
+REGION = 192 * 1024  # bytes of each writer on each volume, unless said otherwise
 STALL_S = 60.0  # a writer that waits longer has failed
 GONE = (errno.ESHUTDOWN, errno.EPIPE, errno.ECONNRESET, errno.ECONNREFUSED, errno.ENOENT)
 
@@ -66,10 +66,15 @@ class Writer(threading.Thread):
     """
 
     def __init__(
-        self, number: int, uris: Sequence[str], moved: threading.Condition, reconnects: bool
+        self,
+        number: int,
+        uris: Sequence[str],
+        moved: threading.Condition,
+        region: int,
+        reconnects: bool,
     ) -> None:
         super().__init__(name=f"writer {number}", daemon=True)
-        self.number, self.log = number, Log()
+        self.number, self.region, self.log = number, region, Log()
         self.error: Exception | None = None
         self.stopping = False
         self._uris, self._moved, self._reconnects = uris, moved, reconnects
@@ -92,7 +97,7 @@ class Writer(threading.Thread):
 
     def _one(self) -> None:
         n, sectors = len(self.log.writes), self._random.randrange(16, 49)  # 8 to 24 KiB
-        offset = self._random.randrange(REGION // SECTOR - sectors + 1) * SECTOR
+        offset = self._random.randrange(self.region // SECTOR - sectors + 1) * SECTOR
         write = Write(n % 2, offset, sectors * SECTOR)
         with self.log.lock:  # before it is issued: an image may hold it from now on
             self.log.writes.append(write)
@@ -108,7 +113,7 @@ class Writer(threading.Thread):
     def _issued(self, write: Write, data: bytes, deadline: float) -> bool:
         """False: the source went away meanwhile."""
         try:
-            self._clients[write.volume].write(self.number * REGION + write.offset, data)
+            self._clients[write.volume].write(self.number * self.region + write.offset, data)
         except OSError as error:
             gone = isinstance(error, ConnectionError) or error.errno in GONE
             if not (self._reconnects and gone) or time.monotonic() >= deadline:
@@ -136,9 +141,16 @@ class Writer(threading.Thread):
 class Load:
     """Several writers at work, as a context."""
 
-    def __init__(self, uris: Sequence[str], writers: int = 4, *, reconnects: bool = False) -> None:
-        self.moved = threading.Condition()
-        self.writers = [Writer(i, uris, self.moved, reconnects) for i in range(writers)]
+    def __init__(
+        self,
+        uris: Sequence[str],
+        writers: int = 4,
+        *,
+        region: int = REGION,
+        reconnects: bool = False,
+    ) -> None:
+        self.moved, self.region = threading.Condition(), region
+        self.writers = [Writer(i, uris, self.moved, region, reconnects) for i in range(writers)]
 
     def logs(self) -> list[Log]:
         return [writer.log for writer in self.writers]
@@ -194,9 +206,9 @@ class Judge:
     """Checks image after image of one load; the prefixes must never grow shorter."""
 
     def __init__(self, load: Load) -> None:
-        self._logs = load.logs()
+        self._logs, self._region = load.logs(), load.region
         self.prefix = [0] * len(self._logs)
-        self._model = [[bytearray(REGION), bytearray(REGION)] for _ in self._logs]
+        self._model = [[bytearray(self._region) for _ in range(2)] for _ in self._logs]
 
     def check(
         self, images: Sequence[bytes], least: Sequence[int] = (), point: float | None = None
@@ -204,7 +216,7 @@ class Judge:
         """NotOneMoment unless both images together are a prefix for each writer: one that is not
         shorter than before, holds `least` writes, and all acknowledged before `point`."""
         for i, log in enumerate(self._logs):
-            parts = [image[i * REGION : (i + 1) * REGION] for image in images]
+            parts = [image[i * self._region : (i + 1) * self._region] for image in images]
             self._check_writer(i, log, parts)
             if least and self.prefix[i] < least[i]:
                 raise NotOneMoment(f"writer {i}: {self.prefix[i]} writes, not {least[i]}")
@@ -230,7 +242,7 @@ class Judge:
 
     def _difference(self, i: int, last: int, volume: int, part: bytes) -> str:
         model = self._model[i][volume]
-        at = next(k for k in range(REGION) if part[k] != model[k])
+        at = next(k for k in range(self._region) if part[k] != model[k])
         at -= at % SECTOR
         found, meant = (struct.unpack_from("<QHHI", data, at) for data in (part, model))
         return (
@@ -248,12 +260,10 @@ class Judge:
             )
 
 
-def read_images(
-    folder: Path, writers: int, volumes: Sequence[str] = ("disk", "disk2")
-) -> list[bytes]:
-    """The writers' regions in a site's data stores that are files."""
+def read_images(folder: Path, load: Load) -> list[bytes]:
+    """The writers' regions in the data stores of the site in this folder."""
     images = []
-    for volume in volumes:
+    for volume in ("disk", "disk2"):
         with (folder / f"{volume}.img").open("rb") as file:
-            images.append(file.read(writers * REGION))
+            images.append(file.read(len(load.writers) * load.region))
     return images

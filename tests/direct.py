@@ -7,7 +7,7 @@ from typing import Any
 
 from pair import Pair
 
-from mirror_core import config, limits, peer
+from mirror_core import config, limits, peer, process
 
 
 def ask(pair: Pair, record: dict[str, Any], site: str = "east") -> dict[str, Any]:
@@ -44,6 +44,11 @@ def pause(pair: Pair, timeout_s: float = 60.0) -> dict[str, Any]:
 def resume(pair: Pair) -> None:
     """`flashmirror resume`."""
     ask(pair, {"op": "resume"})
+
+
+def stop(pair: Pair, site: str) -> None:
+    """`flashmirror stop`."""
+    process.stop(config.load(str(pair.toml(site))))
 
 
 def wait_status(

@@ -23,9 +23,11 @@ class Server:
         self.uri = f"nbd+unix:///?socket={self.socket}"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *filters: str, parameters: tuple[str, ...] = ()) -> None:
+    def start(
+        self, *filters: str, parameters: tuple[str, ...] = (), threads: int = 16
+    ) -> None:
         self.socket.unlink(missing_ok=True)
-        words = [NBDKIT, "--foreground", "--unix", str(self.socket)]
+        words = [NBDKIT, "--foreground", "--unix", str(self.socket), f"--threads={threads}"]
         words += [f"--filter={name}" for name in filters]
         self._process = subprocess.Popen([*words, "file", str(self.image), *parameters])
         deadline = time.monotonic() + 20

@@ -37,15 +37,15 @@ def check_instants(pair: Pair, load: Load, instants: int) -> None:
         if least:  # a sync holds every write that was acknowledged before it
             direct.sync(pair)
         point = pause(pair) if k % 8 == 0 else direct.pause(pair)["committed"]["consistency_point"]
-        judge.check(read_images(pair.folder / "west", WRITERS), least, point)
+        judge.check(read_images(pair.folder / "west", load), least, point)
         direct.resume(pair)
 
 
 def check_end(pair: Pair, load: Load) -> None:
     """After a last sync, when nobody writes any more, nothing is missing."""
     pair.sync()
-    Judge(load).check(read_images(pair.folder / "west", WRITERS), load.acknowledged())
-    assert read_images(pair.folder / "west", WRITERS) == read_images(pair.folder / "east", WRITERS)
+    Judge(load).check(read_images(pair.folder / "west", load), load.acknowledged())
+    assert read_images(pair.folder / "west", load) == read_images(pair.folder / "east", load)
 
 
 def copies_before_write(pair: Pair, site: str) -> int:

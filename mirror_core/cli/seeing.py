@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
@@ -89,14 +90,17 @@ def as_text(status: dict[str, Any]) -> str:
 def status(site: str, watch: bool, as_json: bool) -> None:
     """Say how a site is; a stopped one is `stopped`."""
     settings = config.load(site)
-    while True:
+    if not watch:
         record = get_status(settings)
-        if watch and not as_json:
-            click.clear()
-        show(record, as_json, lambda record=record: as_text(record))  # type: ignore[misc]
-        if not watch:
-            return
-        time.sleep(1)
+        show(record, as_json, lambda: as_text(record))
+        return
+    with contextlib.suppress(KeyboardInterrupt):  # the regular end
+        while True:
+            record = get_status(settings)
+            if not as_json:
+                click.clear()
+            show(record, as_json, lambda record=record: as_text(record))  # type: ignore[misc]
+            time.sleep(1)
 
 
 @click.command()

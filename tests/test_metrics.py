@@ -1,0 +1,198 @@
+"""Every metric of the interface is there, says what to do with it, and moves as it should."""
+
+from __future__ import annotations
+
+import re
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from conftest import MakePair
+from handmade import Handmade, ServedDisk, eventually, state_of, until_state
+from nbd_client import NbdError
+from pair import Pair
+
+GAUGES = (
+    "info", "committed_sequence", "consistency_point_timestamp_seconds", "data_exposure_seconds",
+    "pending_bytes", "next_bytes", "peer_connected",
+)  # fmt: skip
+COUNTERS = (
+    "cycles_total", "copied_bytes_total", "wire_bytes_total", "copies_before_write_total",
+    "write_errors_total",
+)  # fmt: skip
+HISTOGRAMS = ("cycle_duration_seconds", "cycle_freeze_seconds", "copy_before_write_wait_seconds")
+BLOCK = 4096
+
+
+def scrape(pair: Pair, site: str = "east") -> str:
+    address = state_of(pair, site)["metrics_address"]
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+        text: str = answer.read().decode()
+    return text
+
+
+def value(text: str, sample: str) -> float:
+    """The value of one sample: its name and labels as they are written, less the prefix."""
+    found = re.search(rf"^flashmirror_{re.escape(sample)} (\S+)$", text, re.MULTILINE)
+    assert found, f"{sample} is not in\n{text}"
+    return float(found[1])
+
+
+def rises(pair: Pair, sample: str, above: float, site: str = "east") -> float:
+    """The value once it is above a bound."""
+    found: list[float] = []
+
+    def look() -> bool:
+        found.append(value(scrape(pair, site), sample))
+        return found[-1] > above
+
+    eventually(look, f"{sample} above {above}")
+    return found[-1]
+
+
+def test_every_metric_has_its_name_type_and_help(make_pair: MakePair) -> None:
+    """On both roles: each documented name, its type, and a HELP text of a sentence."""
+    pair = make_pair("--size", "1M")
+    pair.start()
+    kinds = [("gauge", GAUGES), ("counter", COUNTERS), ("histogram", HISTOGRAMS)]
+    for site in ("east", "west"):
+        text = scrape(pair, site)
+        for kind, names in kinds:
+            for name in names:
+                assert f"# TYPE flashmirror_{name} {kind}\n" in text, name
+                said = re.search(rf"^# HELP flashmirror_{name} (.*)$", text, re.MULTILINE)
+                assert said and len(said[1]) > 40 and said[1].endswith("."), name
+        ours = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
+        assert {n for n in ours if not n.startswith("flashmirror_")} == set(), "somebody else's"
+        role = {"east": "source", "west": "target"}[site]
+        assert re.search(
+            rf'flashmirror_info{{role="{role}",site="{site}",version="[^"]+"}} 1.0', text
+        )
+
+
+def test_a_cycle_moves_the_figures(make_pair: MakePair) -> None:
+    """A write is exposed until its cycle commits; then sequence, moment, bytes, and histograms
+    have grown by just that."""
+    pair = make_pair("--size", "64M")
+    pair.start()
+    pair.pause()
+    before = scrape(pair)
+    assert value(before, "data_exposure_seconds") == 0
+    with pair.client() as client:
+        for block in range(0, 2000, 2):  # 1,000 blocks that do not touch
+            client.write(block * BLOCK, b"x" * BLOCK)
+    changed = 1000 * BLOCK
+    assert value(scrape(pair), 'next_bytes{volume="disk"}') == changed
+    exposure = rises(pair, "data_exposure_seconds", 0.2)
+    assert exposure < 60
+    pair.sync()
+    after = scrape(pair)
+
+    def grown(sample: str) -> float:
+        return value(after, sample) - value(before, sample)
+
+    assert grown("committed_sequence") == 1
+    assert grown('cycles_total{result="committed"}') == 1
+    assert grown('cycles_total{result="abandoned"}') == 0
+    assert changed <= grown('wire_bytes_total{volume="disk"}') <= 1.1 * changed
+    assert grown('copied_bytes_total{copy="first",volume="disk"}') == changed
+    assert value(after, 'next_bytes{volume="disk"}') == 0
+    assert value(after, 'pending_bytes{volume="disk"}') == 0
+    assert value(after, "data_exposure_seconds") == 0
+    assert abs(value(after, "consistency_point_timestamp_seconds") - time.time()) < 60
+    for histogram in ("cycle_freeze_seconds", "cycle_duration_seconds"):
+        assert grown(f"{histogram}_count") == 1
+        assert grown(f'{histogram}_bucket{{le="+Inf"}}') == 1
+        assert grown(f"{histogram}_sum") > 0
+    target = scrape(pair, "west")
+    assert value(target, "committed_sequence") == value(after, "committed_sequence")
+    assert value(target, 'copied_bytes_total{copy="second",volume="disk"}') >= changed
+    assert value(target, 'wire_bytes_total{volume="disk"}') == 0
+
+
+def test_copies_before_write_are_counted_and_timed(make_pair: MakePair) -> None:
+    """Writes that meet blocks of the running cycle are counted, with how long they waited."""
+    pair = make_pair("--size", "64M")
+    pair.start()
+    pair.pause()
+    data = bytes(range(256)) * 4096
+    with pair.client() as client:
+        while True:
+            for at in range(0, 64 << 20, 1 << 20):
+                client.write(at, data)
+            pair.resume()
+            eventually(lambda: state_of(pair)["cycle"]["phase"] == "copy", "a cycle copies")
+            pair.pause("--now")
+            status = state_of(pair)
+            if status["cycle"]["phase"] == "copy" and status["volumes"][0]["pending_bytes"]:
+                break
+        for at in range((64 << 20) - BLOCK, (63 << 20), -BLOCK):
+            client.write(at, b"y" * BLOCK)  # from the end: the background goes upwards
+    text = scrape(pair)
+    count = value(text, 'copies_before_write_total{volume="disk"}')
+    assert count > 0 and count == state_of(pair)["volumes"][0]["copies_before_write"]
+    assert value(text, 'copy_before_write_wait_seconds_count{volume="disk"}') == count
+    assert value(text, 'copy_before_write_wait_seconds_bucket{le="+Inf",volume="disk"}') == count
+    assert value(text, 'copy_before_write_wait_seconds_sum{volume="disk"}') > 0
+    assert value(text, 'pending_bytes{volume="disk"}') > 0
+
+
+def test_peer_connected_follows_the_peer(make_pair: MakePair) -> None:
+    """1 while the other site answers, 0 soon after it is gone; on both sites."""
+    pair = make_pair("--size", "1M")
+    pair.start()
+    pair.sync()
+    assert value(scrape(pair), "peer_connected") == 1
+    assert value(scrape(pair, "west"), "peer_connected") == 1
+    pair.stop("east")
+    eventually(lambda: value(scrape(pair, "west"), "peer_connected") == 0, "the source is missed")
+    pair.start("east")
+    eventually(lambda: value(scrape(pair), "peer_connected") == 1, "the source is back")
+    pair.stop("west")
+    eventually(lambda: value(scrape(pair), "peer_connected") == 0, "the target is missed")
+
+
+def test_failed_writes_and_abandoned_cycles_are_counted(scratch: Path, handmade: Handmade) -> None:
+    """A write that fails at the data store, and a cycle that fails at the intermediate."""
+    disks = {part: ServedDisk(scratch / part) for part in ("data", "intermediate")}
+    try:
+        for part, disk in disks.items():
+            handmade.stores["east", part] = disk.store(handmade.size)
+        handmade.create()
+        handmade.start()
+        handmade.sync()
+        assert value(scrape(handmade), 'write_errors_total{volume="disk"}') == 0
+        with handmade.client() as client:
+            disks["data"].fill()
+            for _ in range(3):
+                with pytest.raises(NbdError):
+                    client.write(0, b"x")
+            disks["data"].empty()
+            disks["intermediate"].fill()
+            client.write(0, b"x")
+            until_state(handmade, "degraded")
+            disks["intermediate"].empty()
+        assert value(scrape(handmade), 'write_errors_total{volume="disk"}') == 3
+        assert value(scrape(handmade), 'cycles_total{result="abandoned"}') >= 1
+        handmade.sync()
+    finally:
+        handmade.kill()
+        for disk in disks.values():
+            disk.close()
+
+
+def names(text: str) -> list[str]:
+    return re.findall(r"^([^#\s]\S*) ", text, re.MULTILINE)
+
+
+def test_scrapes_do_not_disturb_and_do_not_grow(make_pair: MakePair) -> None:
+    """A hundred scrapes under load all answer, with the same set of samples."""
+    pair = make_pair("--size", "1M")
+    pair.start()
+    pair.sync()
+    first = names(scrape(pair))
+    with pair.client() as client:
+        for i in range(100):
+            client.write(i * BLOCK, b"x" * BLOCK)
+            assert names(scrape(pair)) == first
