@@ -193,6 +193,8 @@ class Driver(threading.Thread):
         self._connect()
         with self.changed:
             self.connected, self.connected_since = True, time.time()
+            if self.requested <= self.hardened:
+                self.requested = 0  # nobody waits for it, or a lost image would ask for it again
             self.hardened = welcome.hardened
             self.reason, self.refused = self.reason if self._stuck else None, False
             if not welcome.whole:

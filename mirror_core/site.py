@@ -166,7 +166,7 @@ class Site:
             self.journal.say("was not stopped in order: everything is compared or sent again")
         if self.book.current.role == "target":
             if not self.book.current.clean:
-                self.book.update(whole=False, hardened=self.book.current.committed, maps={})
+                self.book.update(whole=False, hardened=0, maps={})
             self.copier.link([None] * len(self.members))
         self.book.update(clean=False)
         self.control.start()

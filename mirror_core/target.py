@@ -111,7 +111,7 @@ class Target(threading.Thread):
                 return {"done": True, "hardened": mine.hardened}
             if request.sequence < mine.committed:
                 raise Refused(f"sequence {request.sequence} is older than {mine.committed}")
-            if not self.wait_hardened(mine.committed, limits.CONTROL_WAIT_S):
+            if not self.wait_hardened(limits.CONTROL_WAIT_S):
                 return {"done": False, "hardened": mine.hardened, "reason": self.reason}
             self._commit(request)
             return {"done": True, "hardened": self._book.current.hardened}
@@ -119,7 +119,7 @@ class Target(threading.Thread):
     def _commit(self, request: protocol.Commit) -> None:
         try:
             for member in self._copier.members:
-                member.native.flush_front()  # the intermediates: before the record that asserts them
+                member.native.flush_front()  # before the record that asserts it
             self._copier.group.close_gates(limits.FENCE_BUDGET_S)
         except OSError as error:
             raise PeerError(f"the target cannot commit: {describe(error.errno or 0)}") from error
@@ -144,19 +144,21 @@ class Target(threading.Thread):
             self.total_bytes = self._copier.left_bytes()
             self.changed.notify_all()
 
-    def wait_hardened(self, sequence: int, timeout_s: float) -> bool:
+    def wait_hardened(self, timeout_s: float) -> bool:
+        """Whether the second flashcopy has nothing left to do."""
         with self.changed:
-            return (
-                self.changed.wait_for(
-                    lambda: self.stopping or self._book.current.hardened >= sequence, timeout_s
-                )
-                and self._book.current.hardened >= sequence
-            )
+            self.changed.wait_for(lambda: self.stopping or self._is_hardened(), timeout_s)
+            return self._is_hardened()
+
+    def _is_hardened(self) -> bool:
+        """An image that was lost is never hardened, and there is nothing to harden."""
+        mine = self._book.current
+        return not mine.whole or mine.hardened >= mine.committed
 
     def poll(self, session: int, wait_s: float) -> protocol.Record:
         """How far the second flashcopy is; also the source's sign of life."""
         self._check_session(session)
-        self.wait_hardened(self._book.current.committed, min(wait_s, limits.CONTROL_WAIT_S))
+        self.wait_hardened(min(wait_s, limits.CONTROL_WAIT_S))
         return {"hardened": self._book.current.hardened, "reason": self.reason}
 
     # ---- the second flashcopy (this thread)
@@ -196,9 +198,7 @@ class Target(threading.Thread):
 
     def _wait_for_work(self) -> bool:
         with self.changed:
-            self.changed.wait_for(
-                lambda: self.stopping or self._book.current.hardened < self._book.current.committed
-            )
+            self.changed.wait_for(lambda: self.stopping or not self._is_hardened())
             return not self.stopping
 
     def _harden(self) -> None:
@@ -222,7 +222,7 @@ class Target(threading.Thread):
                 self.session = 0
             self._copier.abandon(-1)
             self._copier.retry()
-            self._book.update(whole=False, hardened=self._book.current.committed, maps={})
+            self._book.update(whole=False, hardened=0, maps={})
         self._journal.say(f"{why}: the image is lost until everything was sent again")
 
     def _say(self, reason: str | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from pair import Pair
@@ -51,14 +52,30 @@ def stop(pair: Pair, site: str) -> None:
     process.stop(config.load(str(pair.toml(site))))
 
 
-def wait_status(
-    pair: Pair, site: str = "east", timeout_s: float = 30.0, **wanted: Any
-) -> dict[str, Any]:
-    """Ask until the site's status holds these fields; the status."""
+def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
+    """Ask until it is so; what a status tells has no event to wait on."""
     deadline = time.monotonic() + timeout_s
-    while True:
-        found = status(pair, site)
-        if all(found[key] == value for key, value in wanted.items()):
-            return found
-        assert time.monotonic() < deadline, f"not {wanted} within {timeout_s} s: {found}"
-        time.sleep(0.02)  # a status has no event to wait on
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
+        time.sleep(0.02)
+
+
+def wait_status(pair: Pair, site: str = "east", **wanted: Any) -> dict[str, Any]:
+    """The site's status once it holds these fields."""
+    found: dict[str, Any] = {}
+
+    def holds() -> bool:
+        found.update(status(pair, site))
+        return all(found[key] == value for key, value in wanted.items())
+
+    wait_for(holds, f"{site} {wanted}")
+    return found
+
+
+def wait_commit(pair: Pair, after: int) -> None:
+    """Until the target has committed a sequence beyond this one."""
+    wait_for(
+        lambda: (status(pair, "west")["committed"]["sequence"] or 0) > after,
+        f"a commit after {after}",
+        timeout_s=60.0,
+    )

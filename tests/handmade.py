@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from nbd_client import NbdClient
 from pair import FLASHMIRROR, Pair
+from served import Server
 
 from mirror_core import config, process
 
@@ -166,22 +166,18 @@ class ServedDisk:
     def __init__(self, folder: Path, error: str = "ENOSPC") -> None:
         self.folder, self._error, self._trigger = folder, error, folder / "trigger"
         folder.mkdir(parents=True)
-        self._server: subprocess.Popen[bytes] | None = None
+        self._server = Server(folder / "served.img")
 
     def store(self, size: int) -> str:
-        image, socket = self.folder / "served.img", self.folder / "served.sock"
-        image.touch()
-        os.truncate(image, size)
+        self._server.image.touch()
+        os.truncate(self._server.image, size)
         rules = [
             f"error-{call}{rule}"
             for call in ("pwrite", "zero")
             for rule in (f"={self._error}", "-rate=100%", f"-file={self._trigger}")
         ]
-        words = ["nbdkit", "--foreground", "--unix", str(socket), "--filter=error", "file"]
-        self._server = subprocess.Popen([*words, str(image), *rules], stderr=subprocess.DEVNULL)
-        uri = f"nbd+unix:///?socket={socket}"
-        eventually(lambda: answers(uri), "the server answers")
-        return uri
+        self._server.start("error", parameters=tuple(rules))
+        return self._server.uri
 
     def fill(self) -> None:
         self._trigger.touch()
@@ -190,14 +186,21 @@ class ServedDisk:
         self._trigger.unlink()
 
     def close(self) -> None:
-        if self._server:
-            self._server.terminate()
-            self._server.wait(timeout=20)
+        self._server.stop()
 
 
-def answers(uri: str) -> bool:
-    try:
-        NbdClient(uri).close()
-    except OSError:
-        return False
-    return True
+class SlowDisk:
+    """An NBD server whose writes take as long as they are told to."""
+
+    def __init__(self, folder: Path, delay: str) -> None:
+        folder.mkdir(parents=True)
+        self._server, self._delay = Server(folder / "slow.img"), delay
+
+    def store(self, size: int) -> str:
+        self._server.image.touch()
+        os.truncate(self._server.image, size)
+        self._server.start("delay", parameters=(f"wdelay={self._delay}",))
+        return self._server.uri
+
+    def close(self) -> None:
+        self._server.stop()

@@ -8,6 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import direct
 from nbd_client import NbdClient
 from pair import Pair
 
@@ -23,9 +24,7 @@ class Server:
         self.uri = f"nbd+unix:///?socket={self.socket}"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(
-        self, *filters: str, parameters: tuple[str, ...] = (), threads: int = 16
-    ) -> None:
+    def start(self, *filters: str, parameters: tuple[str, ...] = (), threads: int = 16) -> None:
         self.socket.unlink(missing_ok=True)
         words = [NBDKIT, "--foreground", "--unix", str(self.socket), f"--threads={threads}"]
         words += [f"--filter={name}" for name in filters]
@@ -67,3 +66,37 @@ def create_anew(pair: Pair, site: str, role: str) -> None:
         os.truncate(path, 0)
         os.truncate(path, path_size)
     pair.run("create", str(pair.toml(site)), "--role", role)
+
+
+class SlowPair:
+    """A running pair of two volumes whose target's data stores take 60 ms for each write."""
+
+    def __init__(self, pair: Pair) -> None:
+        self.pair = pair
+        self.servers = [serve_data(pair, "west", volume) for volume in ("disk", "disk2")]
+
+    def begin(self) -> None:
+        for site in ("east", "west"):
+            self.pair.configure(site, 'link_timeout = "20s"')  # slow is not lost here
+        for server in self.servers:
+            server.start()
+        create_anew(self.pair, "west", "target")
+        self.pair.start()
+        direct.sync(self.pair)
+        self.change_speed(slow=True)
+
+    def change_speed(self, *, slow: bool) -> None:
+        """With other servers before the stores; the target is stopped and started for it."""
+        direct.stop(self.pair, "west")
+        for server in self.servers:
+            server.stop()
+            if slow:
+                server.start("delay", parameters=("wdelay=60ms",), threads=4)
+            else:
+                server.start()
+        self.pair.start("west")
+
+    def end(self) -> None:
+        self.pair.kill()
+        for server in self.servers:
+            server.stop()

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from conftest import MakePair
-from handmade import Handmade, eventually, flashmirror, refused, state_of, until_state
+from handmade import Handmade, SlowDisk, eventually, flashmirror, refused, state_of, until_state
 from nbd_client import NbdClient, NbdError
 from pair import FLASHMIRROR, Pair
 
@@ -330,27 +330,39 @@ def test_pause_stands_still_durably_and_sync_works_meanwhile(make_pair: MakePair
     eventually(lambda: pair.image("west").read_bytes()[:5] == b"later", "resume mirrors")
 
 
-def test_pause_now_stops_in_the_middle_of_a_copy(make_pair: MakePair) -> None:
-    """pause --now returns while a cycle is under way; resume lets it finish."""
-    pair = make_pair("--size", "256M")
-    pair.start()
-    pair.pause()
-    data = os.urandom(1 << 20)
-    with pair.client() as client:
-        for at in range(0, 256 << 20, 1 << 20):
-            client.write(at, data)
-    pair.resume()
-    eventually(lambda: state_of(pair)["cycle"]["phase"] == "copy", "a cycle copies")
-    pair.pause("--now")
-    first = state_of(pair)
-    assert first["state"] == "paused"
-    if first["cycle"]["phase"] == "copy":  # it was not too fast for us
-        pending = first["volumes"][0]["pending_bytes"]
-        assert first["committed"]["sequence"] == state_of(pair)["committed"]["sequence"]
-        assert pending == state_of(pair)["volumes"][0]["pending_bytes"] > 0
-    pair.resume()
-    pair.sync()
-    assert pair.image("west").read_bytes() == pair.image("east").read_bytes()
+def test_pause_now_stops_in_the_middle_of_a_copy(scratch: Path, handmade: Handmade) -> None:
+    """pause --now returns while a cycle is under way, which then stands still; a plain pause lets
+    it finish, and resume mirrors what was written since."""
+    slow = SlowDisk(scratch / "slow", "200ms")
+    handmade.size = 16 << 20
+    handmade.stores["east", "intermediate"] = slow.store(handmade.size)
+    try:
+        handmade.create()
+        handmade.start()
+        handmade.pause()
+        with handmade.client() as client:
+            for at in range(0, handmade.size, 1 << 20):
+                client.write(at, os.urandom(1 << 20))
+            handmade.resume()
+            eventually(lambda: state_of(handmade)["cycle"]["phase"] == "copy", "a cycle copies")
+            handmade.pause("--now")
+            first = state_of(handmade)
+            assert first["state"] == "paused" and first["cycle"]["phase"] == "copy"
+            pending = first["volumes"][0]["pending_bytes"]
+            client.write(0, os.urandom(1 << 20))  # by a copy before write if it has to
+            second = state_of(handmade)
+            assert second["cycle"]["sequence"] == first["cycle"]["sequence"]
+            assert pending >= second["volumes"][0]["pending_bytes"] > pending - (2 << 20) > 0
+        handmade.pause()
+        third = state_of(handmade)
+        assert third["hardened_sequence"] == first["cycle"]["sequence"]
+        assert third["volumes"][0]["next_bytes"] == 1 << 20
+        handmade.resume()
+        handmade.sync()
+        assert handmade.image("west").read_bytes() == handmade.image("east").read_bytes()
+    finally:
+        handmade.kill()
+        slow.close()
 
 
 def test_interval_paces_the_cycles(make_pair: MakePair) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import MakePair
-from handmade import Handmade, ServedDisk, eventually, state_of, until_state
+from handmade import Handmade, ServedDisk, SlowDisk, eventually, state_of, until_state
 from nbd_client import NbdError
 from pair import Pair
 
@@ -111,31 +111,34 @@ def test_a_cycle_moves_the_figures(make_pair: MakePair) -> None:
     assert value(target, 'wire_bytes_total{volume="disk"}') == 0
 
 
-def test_copies_before_write_are_counted_and_timed(make_pair: MakePair) -> None:
+def test_copies_before_write_are_counted_and_timed(scratch: Path, handmade: Handmade) -> None:
     """Writes that meet blocks of the running cycle are counted, with how long they waited."""
-    pair = make_pair("--size", "64M")
-    pair.start()
-    pair.pause()
-    data = bytes(range(256)) * 4096
-    with pair.client() as client:
-        while True:
-            for at in range(0, 64 << 20, 1 << 20):
-                client.write(at, data)
-            pair.resume()
-            eventually(lambda: state_of(pair)["cycle"]["phase"] == "copy", "a cycle copies")
-            pair.pause("--now")
-            status = state_of(pair)
-            if status["cycle"]["phase"] == "copy" and status["volumes"][0]["pending_bytes"]:
-                break
-        for at in range((64 << 20) - BLOCK, (63 << 20), -BLOCK):
-            client.write(at, b"y" * BLOCK)  # from the end: the background goes upwards
-    text = scrape(pair)
-    count = value(text, 'copies_before_write_total{volume="disk"}')
-    assert count > 0 and count == state_of(pair)["volumes"][0]["copies_before_write"]
-    assert value(text, 'copy_before_write_wait_seconds_count{volume="disk"}') == count
-    assert value(text, 'copy_before_write_wait_seconds_bucket{le="+Inf",volume="disk"}') == count
-    assert value(text, 'copy_before_write_wait_seconds_sum{volume="disk"}') > 0
-    assert value(text, 'pending_bytes{volume="disk"}') > 0
+    slow = SlowDisk(scratch / "slow", "300ms")
+    handmade.size = 16 << 20
+    handmade.stores["east", "intermediate"] = slow.store(handmade.size)
+    try:
+        handmade.create()
+        handmade.start()
+        handmade.pause()
+        with handmade.client() as client:
+            for at in range(0, handmade.size, 1 << 20):
+                client.write(at, b"x" * (1 << 20))
+            handmade.resume()
+            eventually(lambda: state_of(handmade)["cycle"]["phase"] == "copy", "a cycle copies")
+            for block in range(1, 4):  # from the end: the background goes upwards
+                client.write(handmade.size - block * BLOCK, b"y" * BLOCK)
+            text = scrape(handmade)
+        assert value(text, 'pending_bytes{volume="disk"}') > 0
+        assert value(text, 'copies_before_write_total{volume="disk"}') == 3
+        assert state_of(handmade)["volumes"][0]["copies_before_write"] == 3
+        waits = "copy_before_write_wait_seconds"
+        assert value(text, f'{waits}_count{{volume="disk"}}') == 3
+        assert value(text, f'{waits}_bucket{{le="+Inf",volume="disk"}}') == 3
+        assert value(text, f'{waits}_bucket{{le="0.131072",volume="disk"}}') == 0
+        assert 0.9 <= value(text, f'{waits}_sum{{volume="disk"}}') < 60
+    finally:
+        handmade.kill()
+        slow.close()
 
 
 def test_peer_connected_follows_the_peer(make_pair: MakePair) -> None:

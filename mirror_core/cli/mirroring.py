@@ -25,12 +25,13 @@ def sync(site: str, timeout: float, as_json: bool) -> None:
 @click.command()
 @site_argument
 @click.option("--now", is_flag=True, help="Stop copying where it is.")
+@click.option("--timeout", type=Duration(), help="Give up waiting; it stays paused.")
 @json_option
-def pause(site: str, now: bool, as_json: bool) -> None:
+def pause(site: str, now: bool, timeout: float | None, as_json: bool) -> None:
     """Make no new consistency point; returns when the last one is whole at the target."""
     settings = config.load(site)
     ask(settings, {"op": "pause", "now": now})
-    status = wait_until(settings, {"op": "settled"}, None, "pause")
+    status = wait_until(settings, {"op": "settled"}, timeout, "pause")
     record = {"state": "paused", "committed": status["committed"]}
     show(record, as_json, lambda: f"{settings.name}: paused")
 

@@ -97,7 +97,7 @@ runs (void)
   fm_bitmap_free (&b);
 }
 
-/* or adds what src has and keeps what dst had; reset leaves nothing behind. */
+/* or adds what src has and keeps what dst had; reset and empty leave nothing behind. */
 static void
 or_and_reset (void)
 {
@@ -114,6 +114,13 @@ or_and_reset (void)
   CHECK (fm_bitmap_run (&a, 115, 1000, &first, &n) && first == 99999);
   check_summaries (&a);
   fm_bitmap_reset (&a);
+  CHECK_EQ (fm_bitmap_count (&a), 0);
+  CHECK (!fm_bitmap_run (&a, 0, 1000, &first, &n));
+  fm_bitmap_set (&a, 0, 100000); /* many, then few: empty has a way for each */
+  fm_bitmap_empty (&a);
+  fm_bitmap_set (&a, 63, 2);
+  fm_bitmap_set (&a, 99999, 1);
+  fm_bitmap_empty (&a);
   CHECK_EQ (fm_bitmap_count (&a), 0);
   CHECK (!fm_bitmap_run (&a, 0, 1000, &first, &n));
   CHECK_EQ (fm_bitmap_set (&a, 99999, 1), 1);

@@ -134,6 +134,33 @@ server_silent (void)
   lab_kill (&server);
 }
 
+/* The same with many under way: all end when the port is given up, and libnbd,
+ * which may still hold their buffers, is done with them. */
+static void
+port_given_up (void)
+{
+  struct lab_server server = serve ("memory,16M");
+  struct fm_store *s = lab_nbd_store (&server);
+  int rc;
+  struct fm_port *p = fm_port_open (s, &rc);
+  struct fm_op ops[MANY];
+  lab_stop (&server);
+  for (unsigned i = 0; i < MANY; i++) {
+    ops[i] = (struct fm_op){ .kind = i % 2 ? FM_READ : FM_WRITE, .offset = i * PIECE,
+                             .length = PIECE, .buf = calloc (1, PIECE) };
+    s->ops->submit (p, &ops[i]);
+  }
+  p->failed = -ETIMEDOUT;
+  s->ops->step (p);
+  for (unsigned i = 0; i < MANY; i++) {
+    CHECK (ops[i].done && ops[i].rc == -ETIMEDOUT);
+    free (ops[i].buf);
+  }
+  fm_port_close (p);
+  fm_store_close (s);
+  lab_kill (&server);
+}
+
 static void
 refused (const char *lacks, const char *arguments)
 {
@@ -276,6 +303,7 @@ main (void)
   RUN (many_in_flight);
   RUN (server_killed);
   RUN (server_silent);
+  RUN (port_given_up);
   RUN (refusals);
   RUN (connect_has_a_deadline);
   RUN (server_error);

@@ -1,0 +1,225 @@
+"""What comes over the link between the sites: stops, deaths and silence of either site.
+
+Through all of it writes to the source never fail, and when it is over everything arrives.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import direct
+import pytest
+from conftest import MakePair
+from dependent import REGION, Judge, Load, read_images
+from pair import Pair
+from served import SlowPair
+
+WRITERS = 4
+LINK_TIMEOUT_S = 1.0
+
+
+@pytest.fixture
+def pair(make_pair: MakePair) -> Pair:
+    """Two volumes, synced once, so that the target has an image to lose."""
+    pair = make_pair("--size", str(WRITERS * REGION), "--volumes", "2")
+    for site in ("east", "west"):
+        pair.configure(site, f'link_timeout = "{LINK_TIMEOUT_S}s"')
+    pair.start()
+    direct.sync(pair)
+    return pair
+
+
+def loaded(pair: Pair, *, reconnects: bool = False) -> Load:
+    return Load([pair.uri("disk"), pair.uri("disk2")], WRITERS, reconnects=reconnects)
+
+
+def check_end(pair: Pair, load: Load, judge: Judge) -> None:
+    """Nobody writes any more: after a sync the target holds every write, as the source does."""
+    direct.sync(pair)
+    images = read_images(pair.folder / "west", load)
+    judge.check(images, load.acknowledged())
+    assert images == read_images(pair.folder / "east", load)
+
+
+def kill(pair: Pair, site: str) -> None:
+    """End a site's process as a crash would; returns when it is gone."""
+    pid = direct.status(pair, site)["pid"]
+    handle = os.pidfd_open(pid)
+    signal.pidfd_send_signal(handle, signal.SIGKILL)
+    poll_readable(handle)
+    os.close(handle)
+
+
+def poll_readable(handle: int, timeout_s: float = 20.0) -> None:
+    assert select.select([handle], [], [], timeout_s)[0], "the process does not end"
+
+
+@contextmanager
+def frozen(pair: Pair, site: str) -> Iterator[None]:
+    """The site's process stands still: its sockets take what fits and answer nothing."""
+    pid = direct.status(pair, site)["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def wait_degraded(pair: Pair) -> dict[str, Any]:
+    found = direct.wait_status(pair, state="degraded")
+    assert found["reason"] and "west" in found["reason"]
+    return found
+
+
+def test_a_target_may_stop_and_start_under_load(pair: Pair) -> None:
+    """While the target is stopped writes go on and the source says that it is degraded, and
+    why; when it is back mirroring resumes by itself, and the image is still of one moment."""
+    with loaded(pair) as load:
+        judge = Judge(load)
+        for _ in range(3):
+            load.wait_writes(300)
+            direct.stop(pair, "west")
+            found = wait_degraded(pair)
+            assert found["peer"]["state"] == "disconnected" and found["peer"]["reason"]
+            load.wait_writes(300)
+            pair.start("west")
+            direct.wait_status(pair, state="mirroring", reason=None)
+            direct.pause(pair)
+            judge.check(read_images(pair.folder / "west", load))
+            direct.resume(pair)
+    check_end(pair, load, judge)
+
+
+def test_a_source_may_stop_and_start_under_load(pair: Pair) -> None:
+    """A source that is stopped and started keeps every acknowledged write, and goes on where it
+    was: what it had not sent arrives."""
+    with loaded(pair, reconnects=True) as load:
+        judge = Judge(load)
+        for _ in range(3):
+            load.wait_writes(300)
+            direct.stop(pair, "east")
+            pair.start("east")
+            load.wait_writes(100)
+            direct.wait_status(pair, state="mirroring", reason=None)
+            direct.pause(pair)
+            judge.check(read_images(pair.folder / "west", load))
+            direct.resume(pair)
+    check_end(pair, load, judge)
+
+
+def test_a_killed_target_claims_no_image_until_all_was_sent_again(pair: Pair) -> None:
+    """Exact maps do not survive a crash in this version: a target that was killed says that it
+    has no image, also to a source that is paused and so sends nothing; writes never fail; when
+    mirroring is resumed everything is sent again and both are equal."""
+    with loaded(pair) as load:
+        load.wait_writes(300)
+        direct.pause(pair)
+        kill(pair, "west")
+        dead = pair.status("west")
+        assert (dead["state"], dead["committed"]["sequence"]) == ("stopped", None)
+        assert "not stopped in order" in dead["reason"]
+        wait_degraded(pair)
+        pair.start("west")
+        direct.wait_status(pair, state="paused", reason=None)
+        direct.pause(pair)  # settled: nothing runs, and nothing was begun
+        for site in ("west", "east"):
+            found = direct.status(pair, site)
+            assert (found["committed"]["sequence"], found["hardened_sequence"]) == (None, None)
+        assert direct.status(pair, "west")["state"] == "initial"
+        direct.resume(pair)
+        load.wait_writes(300)
+    check_end(pair, load, Judge(load))
+    assert direct.status(pair, "west")["state"] == "mirroring"
+
+
+def test_a_target_killed_at_any_instant_ends_equal(pair: Pair) -> None:
+    """Killed in the middle of cycles, the target comes back and gets everything again."""
+    with loaded(pair) as load:
+        for _ in range(3):
+            load.wait_writes(300)
+            kill(pair, "west")
+            pair.start("west")
+            judge = Judge(load)
+            direct.sync(pair)
+            direct.pause(pair)
+            judge.check(read_images(pair.folder / "west", load))
+            direct.resume(pair)
+    check_end(pair, load, judge)
+
+
+def test_a_killed_source_sends_everything_again(pair: Pair) -> None:
+    """A source that was killed keeps every acknowledged write; the target keeps its image of
+    one moment and, after a sync, both are equal."""
+    with loaded(pair, reconnects=True) as load:
+        judge = Judge(load)
+        for _ in range(3):
+            load.wait_writes(300)
+            kill(pair, "east")
+            found = direct.status(pair, "west")
+            assert found["committed"]["sequence"] is not None
+            dead = pair.status("east")
+            assert dead["state"] == "stopped" and "not stopped in order" in dead["reason"]
+            pair.start("east")
+            direct.wait_status(pair, state="mirroring", reason=None)
+            direct.pause(pair)
+            judge.check(read_images(pair.folder / "west", load))
+            direct.resume(pair)
+    check_end(pair, load, judge)
+
+
+def test_a_silent_target_stalls_no_write_for_longer_than_the_link_timeout(pair: Pair) -> None:
+    """A target that answers nothing any more is a lost one: writes that wait for a copy to it
+    go on within link_timeout and a second, the source is degraded with its reason, and it
+    recovers by itself when the target answers again."""
+    with loaded(pair) as load:
+        judge = Judge(load)
+        direct.pause(pair)
+        load.wait_writes(500)
+        with frozen(pair, "west"):
+            direct.resume(pair)  # a cycle that waits for the target, and so the writes for it
+            wait_degraded(pair)
+            load.wait_writes(1000)
+        direct.wait_status(pair, state="mirroring", reason=None)
+        stalled_s = load.longest_s()
+        for _ in range(2):
+            load.wait_writes(300)
+            with frozen(pair, "west"):
+                wait_degraded(pair)
+                load.wait_writes(1000)
+            direct.wait_status(pair, state="mirroring", reason=None)
+            direct.pause(pair)
+            judge.check(read_images(pair.folder / "west", load))
+            direct.resume(pair)
+    assert stalled_s > LINK_TIMEOUT_S / 2, "no write waited: the test proved nothing"
+    assert load.longest_s() < LINK_TIMEOUT_S + 1
+    check_end(pair, load, judge)
+
+
+def test_a_sync_is_not_done_by_a_target_that_lost_its_image(make_pair: MakePair) -> None:
+    """A sync returns when its consistency point is whole in the target's data store, not when a
+    target that was killed in the middle of the second flashcopy comes back without an image."""
+    slow = SlowPair(make_pair("--size", "32M", "--volumes", "2"))
+    pair = slow.pair
+    try:
+        slow.begin()
+        with pair.client() as client, ThreadPoolExecutor(1) as pool:
+            direct.pause(pair)
+            client.write(0, b"\xa5" * (32 << 20))
+            before = direct.status(pair, "west")["committed"]["sequence"] or 0
+            done = pool.submit(direct.sync, pair)
+            direct.wait_commit(pair, before)
+            assert not done.done()
+            kill(pair, "west")
+            slow.servers[0].stop()
+            slow.servers[0].start()
+            pair.start("west")
+            done.result(60)
+            assert pair.image("west").read_bytes() == pair.image("east").read_bytes()
+    finally:
+        slow.end()
