@@ -1,4 +1,7 @@
-"""Ends the connections of clients when nbdkit was told to end.
+"""How many clients there may be, and how their connections end when nbdkit was told to end.
+
+At its limit of descriptors nbdkit spins on accept(2) and fills the log, for as long as the
+clients stay; so a connection is refused when few descriptors are left (`room`).
 
 nbdkit waits for its clients before it calls `cleanup`, without a bound, and a client that is
 idle (a mounted file system at night, the lanes of a source) never goes by itself.  So a thread
@@ -12,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import resource
 import socket
 import stat
 import threading
@@ -19,6 +23,20 @@ from pathlib import Path
 
 _LOOK_AGAIN_S = 0.05
 _SLEEP_S = 86400
+_RESERVED = 64  # descriptors
+
+
+def take_all_descriptors() -> None:
+    """Raise this process's limit as far as it may."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def room() -> bool:
+    """Whether one more client leaves enough descriptors for the stores, the peer and the log."""
+    fd = os.dup(2)  # the lowest that is free
+    os.close(fd)
+    return fd < resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _RESERVED
 
 
 class Ender(threading.Thread):

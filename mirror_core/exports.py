@@ -20,28 +20,16 @@ from mirror_core.site import Site
 from mirror_core.target import Target
 
 
-class VolumeExport:
+class VolumeExport(native.Client):
     """A volume, entered through its gate with this session."""
 
     kind = "volume"
 
     def __init__(self, member: Member, session: int) -> None:
-        self._volume, self._session = member.native, session
+        super().__init__(member.native, session)
         self.size = member.native.size
         self.block_size = member.native.block_size
         self.extents_known = member.native.front.kind == "file"
-
-    def pread(self, buffer: Any, offset: int) -> None:
-        self._volume.pread(buffer, offset)
-
-    def pwrite(self, buffer: Any, offset: int, fua: bool) -> None:
-        self._volume.pwrite(self._session, buffer, offset, native.FUA if fua else 0)
-
-    def flush(self) -> None:
-        self._volume.flush()
-
-    def zero(self, count: int, offset: int, flags: int) -> None:
-        self._volume.zero(self._session, count, offset, flags)
 
     def extents(self, count: int, offset: int) -> list[tuple[int, int, bool]]:
         """(offset, bytes, is a hole) over the range."""
@@ -66,7 +54,7 @@ class ControlExport:
         part = self._answer[offset : offset + len(buffer)]
         buffer[:] = part + bytes(len(buffer) - len(part))
 
-    def pwrite(self, buffer: Any, offset: int, fua: bool) -> None:
+    def pwrite(self, buffer: Any, offset: int, flags: int) -> None:
         if offset:
             raise MirrorError("a control request is written at offset 0", errno.EINVAL)
         self._answer = control.answer(self._site, bytes(buffer))

@@ -30,6 +30,9 @@ class NativeError(OSError):
     """An errno of the core, with its reason."""
 
 
+_from_buffer = _ffi.from_buffer
+
+
 def _check(rc: int, what: str, why: str = "") -> int:
     if rc < 0:
         raise NativeError(-rc, f"{what}: {why or os.strerror(-rc)}")
@@ -128,28 +131,6 @@ class Volume:
         self.front, self.size, self.block_size = front, size, block_size
         self.blocks = -(-size // block_size)
 
-    # -- clients: one call a request.  `session` must be the volume's.
-
-    def pread(self, buffer: Any, offset: int) -> None:
-        view = _ffi.from_buffer(buffer)
-        rc = _lib.fm_plugin_pread(self._handle, view, len(view), offset)
-        if rc < 0:
-            _check(rc, "read")
-
-    def pwrite(self, session: int, buffer: Any, offset: int, flags: int) -> None:
-        view = _ffi.from_buffer(buffer)
-        rc = _lib.fm_plugin_pwrite(self._handle, session, view, len(view), offset, flags)
-        if rc < 0:
-            _check(rc, "write")
-
-    def zero(self, session: int, count: int, offset: int, flags: int) -> None:
-        rc = _lib.fm_plugin_zero(self._handle, session, count, offset, flags)
-        if rc < 0:
-            _check(rc, "zero")
-
-    def flush(self) -> None:
-        _check(_lib.fm_plugin_flush(self._handle), "flush")
-
     # -- the control: one thread
 
     def flush_front(self) -> None:
@@ -222,6 +203,45 @@ class Volume:
     def close(self) -> None:
         _lib.fm_volume_free(self._handle)
         self._handle = _ffi.NULL
+
+
+class Client:
+    """A volume as a client of one session uses it: one call into the core a request.
+
+    The plugin's worker threads only (native/pin.h).  Buffers are used during the call and never
+    kept.  Errors are OSError with the errno for the client.
+    """
+
+    def __init__(self, volume: Volume, session: int) -> None:
+        self._handle, self._session, self._volume = volume._handle, session, volume
+
+    # The small functions that follow are the hot path: each global that they use is bound as a
+    # default, and nothing is checked that the core checks (docs/benchmarks.md).
+
+    def pread(
+        self, buffer: Any, offset: int, _call: Any = _lib.fm_plugin_pread, _view: Any = _from_buffer
+    ) -> None:
+        rc = _call(self._handle, _view(buffer), len(buffer), offset)
+        if rc:
+            _check(rc, "read")
+
+    def pwrite(
+        self,
+        buffer: Any,
+        offset: int,
+        flags: int,
+        _call: Any = _lib.fm_plugin_pwrite,
+        _view: Any = _from_buffer,
+    ) -> None:
+        rc = _call(self._handle, self._session, _view(buffer), len(buffer), offset, flags)
+        if rc:
+            _check(rc, "write")
+
+    def zero(self, count: int, offset: int, flags: int) -> None:
+        _check(_lib.fm_plugin_zero(self._handle, self._session, count, offset, flags), "zero")
+
+    def flush(self) -> None:
+        _check(_lib.fm_plugin_flush(self._handle), "flush")
 
 
 class Group:

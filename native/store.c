@@ -47,7 +47,8 @@ file_write (int fd, const char *buf, uint64_t n, uint64_t at, unsigned flags)
 {
   while (n) {
     struct iovec v = { .iov_base = (void *)buf, .iov_len = n };
-    ssize_t r = pwritev2 (fd, &v, 1, (off_t)at, flags & FM_FUA ? RWF_DSYNC : 0);
+    ssize_t r = flags & FM_FUA ? pwritev2 (fd, &v, 1, (off_t)at, RWF_DSYNC)
+                               : pwrite (fd, buf, n, (off_t)at);
     if (r < 0 && errno == EINTR)
       continue;
     if (r < 0)

@@ -75,8 +75,10 @@ fm_volume_link (struct fm_volume *v, struct fm_store *second, unsigned nprio)
   assert (fm_bitmap_count (&v->unsent) == 0);
   assert (v->strict || fm_bitmap_count (&v->sent) == 0);
   int rc = 0;
+  pthread_mutex_lock (&v->lock);
   v->sink[1] = second;
   v->nsinks = second ? 2 : 1;
+  pthread_mutex_unlock (&v->lock);
   v->bulk = fm_lane_open (v, FM_BULK_SLOTS, &rc);
   for (unsigned i = 0; rc == 0 && i < nprio; i++) {
     struct fm_lane *l = fm_lane_open (v, 1, &rc);
@@ -108,10 +110,12 @@ fm_volume_unlink (struct fm_volume *v)
   }
   fm_lane_close (v->bulk);
   v->bulk = NULL;
+  pthread_mutex_lock (&v->lock);
   if (v->sink[1])
     v->wire_bytes_before += atomic_exchange (&v->sink[1]->written_bytes, 0);
   v->sink[1] = NULL;
   v->nsinks = 1;
+  pthread_mutex_unlock (&v->lock);
 }
 
 /* What is left of the cycle that the background can still take. */
@@ -290,9 +294,11 @@ fm_volume_read_stats (struct fm_volume *v, struct fm_volume_stats *s)
   s->cycle_since_ns = atomic_load (&v->cycle_since_ns);
   for (unsigned i = 0; i < FM_SINKS; i++)
     s->copied_bytes[i] = atomic_load (&v->copied_bytes[i]);
+  pthread_mutex_lock (&v->lock);
   s->wire_bytes = v->wire_bytes_before;
   if (v->sink[1])
     s->wire_bytes += atomic_load (&v->sink[1]->written_bytes);
+  pthread_mutex_unlock (&v->lock);
   s->copies_before_write = atomic_load (&v->copies_before_write);
   s->write_errors = atomic_load (&v->write_errors);
   s->wait_us_sum = atomic_load (&v->wait_us_sum);

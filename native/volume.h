@@ -58,7 +58,7 @@ struct fm_volume {
   bool preserve_first; /* a writer waits for sink 0 only */
   bool strict;         /* see fm_volume_set_strict */
 
-  /* Changed only by fm_volume_set_sink, while there are no lanes. */
+  /* Changed only by link and unlink, while there are no lanes, and with `lock`. */
   struct fm_store *sink[FM_SINKS];
   unsigned nsinks;
 
@@ -83,7 +83,7 @@ struct fm_volume {
 
   /* Time of the oldest write that is in `next` / in the cycle; 0: none. */
   _Atomic uint64_t next_since_ns, cycle_since_ns;
-  uint64_t wire_bytes_before; /* by links that ended; the control's thread alone */
+  uint64_t wire_bytes_before; /* by links that ended; guarded by lock */
   _Atomic uint64_t copied_bytes[FM_SINKS], copies_before_write, write_errors;
   _Atomic uint64_t wait_us_sum, wait_us[FM_HISTOGRAM];
 };
@@ -142,7 +142,7 @@ unsigned fm_volume_runs (struct fm_volume *v, int which, uint64_t from, uint64_t
 /* Mark in `next` what the front holds as data (not holes). */
 void fm_volume_mark_data (struct fm_volume *v);
 
-/* Not while fm_volume_link or _unlink run in another thread. */
+/* From any thread, at any time between create and free. */
 void fm_volume_read_stats (struct fm_volume *v, struct fm_volume_stats *s);
 
 /* Blocks in `next` of all: cheap, for a control that asks often. */

@@ -14,6 +14,8 @@ import sys
 import nbdkit
 
 API_VERSION = 2
+FUA, PUNCH, FAST = 1, 2, 4  # of mirror_core.native, which can be imported only when configured
+FLAG_FUA = nbdkit.FLAG_FUA
 _site = None
 _ender = None
 _path = None
@@ -66,10 +68,11 @@ def after_fork():
         os.dup2(fd, 2)
         os.close(fd)
     try:
-        from mirror_core.connections import Ender
+        from mirror_core import connections
 
+        connections.take_all_descriptors()
         _site.start()
-        _ender = Ender(_site.config.socket)
+        _ender = connections.Ender(_site.config.socket)
         _ender.start()
     except Exception as error:
         _die(str(error))
@@ -78,6 +81,13 @@ def after_fork():
 def cleanup():
     _ender.end()
     _site.stop()
+
+
+def preconnect(readonly):
+    from mirror_core import connections
+
+    if not connections.room():
+        raise RuntimeError("too many connections for the limit of open files")
 
 
 def list_exports(readonly, is_tls):
@@ -105,7 +115,11 @@ class _Errno:
 
     def __exit__(self, kind, error, trace):
         if error is not None:
-            nbdkit.set_error(getattr(error, "code", 0) or getattr(error, "errno", 0) or errno.EIO)
+            _set_errno(error)
+
+
+def _set_errno(error):
+    nbdkit.set_error(getattr(error, "code", 0) or getattr(error, "errno", 0) or errno.EIO)
 
 
 _errno = _Errno()
@@ -164,13 +178,19 @@ def is_rotational(h):
 
 
 def pread(h, buf, offset, flags):
-    with _errno:
+    try:
         h.pread(buf, offset)
+    except Exception as error:
+        _set_errno(error)
+        raise
 
 
 def pwrite(h, buf, offset, flags):
-    with _errno:
-        h.pwrite(buf, offset, flags & nbdkit.FLAG_FUA)
+    try:
+        h.pwrite(buf, offset, FUA if flags & FLAG_FUA else 0)
+    except Exception as error:
+        _set_errno(error)
+        raise
 
 
 def flush(h, flags):
@@ -200,6 +220,3 @@ def extents(h, count, offset, flags):
             (at, size, nbdkit.EXTENT_HOLE | nbdkit.EXTENT_ZERO if hole else 0)
             for at, size, hole in h.extents(count, offset)
         ]
-
-
-FUA, PUNCH, FAST = 1, 2, 4  # of mirror_core.native, which can be imported only when configured

@@ -42,3 +42,19 @@ def handmade(scratch: Path) -> Iterator[Handmade]:
     pair = Handmade(scratch / "h")
     yield pair
     pair.kill()
+
+
+@pytest.fixture(scope="session")
+def running() -> Iterator[Pair]:
+    """A pair that runs and has committed; tests leave it as they found it."""
+    folder = Path(tempfile.mkdtemp(prefix="flashmirror-", dir="/dev/shm"))
+    pair = Pair(folder / "p", "--size", "1M")
+    try:
+        pair.start()
+        with pair.client() as client:
+            client.write(0, b"x" * 4096)
+        pair.sync()
+        yield pair
+    finally:
+        pair.kill()
+        shutil.rmtree(folder)

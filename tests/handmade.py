@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
+import re
+import select
+import signal
 import subprocess
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -71,6 +76,20 @@ def until_state(pair: Pair, state: str, site: str = "east") -> dict[str, Any]:
     return last
 
 
+def scrape(pair: Pair, site: str = "east") -> str:
+    address = state_of(pair, site)["metrics_address"]
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+        text: str = answer.read().decode()
+    return text
+
+
+def value(text: str, sample: str) -> float:
+    """The value of one sample: its name and labels as they are written, less the prefix."""
+    found = re.search(rf"^flashmirror_{re.escape(sample)} (\S+)$", text, re.MULTILINE)
+    assert found, f"{sample} is not in\n{text}"
+    return float(found[1])
+
+
 def contents(folder: Path) -> dict[str, str]:
     """A checksum of every ledger and every store below."""
     return {
@@ -121,6 +140,26 @@ class Handmade(Pair):
         for site in sites or ("east", "west"):
             self.write(site)
             self.run("create", str(self.toml(site)), "--role", ROLES[site])
+
+
+def east(pair: Pair) -> str:
+    """The source, as the commands want it."""
+    return str(pair.toml("east"))
+
+
+def record(*words: str) -> Any:
+    """What a command prints with --json."""
+    done = flashmirror(*words, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def kill(pair: Pair, site: str) -> None:
+    """SIGKILL, as a crash of the process."""
+    handle = os.pidfd_open(state_of(pair, site)["pid"])
+    signal.pidfd_send_signal(handle, signal.SIGKILL)
+    assert select.select([handle], [], [], 20)[0]
+    os.close(handle)
 
 
 def edit(pair: Pair, old: str, new: str) -> None:
@@ -190,7 +229,7 @@ class ServedDisk:
 
 
 class SlowDisk:
-    """An NBD server whose writes take as long as they are told to."""
+    """An NBD server whose writes take as long as they are told to, three at a time."""
 
     def __init__(self, folder: Path, delay: str) -> None:
         folder.mkdir(parents=True)
@@ -199,7 +238,7 @@ class SlowDisk:
     def store(self, size: int) -> str:
         self._server.image.touch()
         os.truncate(self._server.image, size)
-        self._server.start("delay", parameters=(f"wdelay={self._delay}",))
+        self._server.start("delay", parameters=(f"wdelay={self._delay}",), threads=3)
         return self._server.uri
 
     def close(self) -> None:

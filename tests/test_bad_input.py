@@ -10,6 +10,7 @@ import os
 import random
 import shutil
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,12 @@ Damage = Callable[[Pair], None]
 
 
 # ---- start
+
+
+def one_for_both(pair: Pair) -> None:
+    intermediate = pair.image("east").with_suffix(".intermediate.img")
+    intermediate.unlink()
+    intermediate.symlink_to(pair.image("east"))
 
 
 def swap(pair: Pair) -> None:
@@ -105,6 +112,7 @@ DAMAGES: dict[str, tuple[Damage, str, str]] = {  # what is done; the line's part
     "swapped stores": (swap, "disk.intermediate.img: not the store", "put the right one back"),
     "swapped files": (swap_files, "disk.img: not the store", "put the right one back"),
     "a copy": (replace_by_a_copy, "disk.img: not the store", "put the right one back"),
+    "one store for both": (one_for_both, "the same store as", "each must be its own"),
     "blanked store": (blank, "disk.img: its content changed", "put the right one back"),
     "something in the socket's place": (in_the_way, "east.sock", "move it away"),
     "no folder for the socket": (
@@ -130,9 +138,9 @@ def test_start_refuses_what_is_not_as_it_was(
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def prepared() -> Iterator[Path]:
     """A pair that ran, holds data and was stopped, to be used again and again."""
-    folder = Path("/dev/shm") / f"flashmirror-used-{os.getpid()}"
+    folder = Path(tempfile.mkdtemp(prefix="flashmirror-", dir="/dev/shm")) / "p"
     pair = Pair(folder, "--size", "1M")
     try:
         pair.start()
@@ -143,7 +151,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
     finally:
         pair.kill()
-        shutil.rmtree(folder)
+        shutil.rmtree(folder.parent)
 
 
 class Borrowed(Pair):

@@ -17,6 +17,8 @@ from nbd_client import FUA, NO_HOLE, TRIM, ZEROES, NbdClient
 from pair import SOAK, Pair
 from served import create_anew, serve_data
 
+pytestmark = pytest.mark.timeout(300 * SOAK)
+
 KIB, MIB = 1 << 10, 1 << 20
 # (bytes, block size, whether the data stores are behind NBD servers)
 SHAPES = [

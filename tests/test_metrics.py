@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import re
 import time
-import urllib.request
 from pathlib import Path
 
 import pytest
 from conftest import MakePair
-from handmade import Handmade, ServedDisk, SlowDisk, eventually, state_of, until_state
+from handmade import (
+    Handmade,
+    ServedDisk,
+    SlowDisk,
+    eventually,
+    scrape,
+    state_of,
+    until_state,
+    value,
+)
 from nbd_client import NbdError
 from pair import Pair
 
@@ -23,20 +31,6 @@ COUNTERS = (
 )  # fmt: skip
 HISTOGRAMS = ("cycle_duration_seconds", "cycle_freeze_seconds", "copy_before_write_wait_seconds")
 BLOCK = 4096
-
-
-def scrape(pair: Pair, site: str = "east") -> str:
-    address = state_of(pair, site)["metrics_address"]
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
-        text: str = answer.read().decode()
-    return text
-
-
-def value(text: str, sample: str) -> float:
-    """The value of one sample: its name and labels as they are written, less the prefix."""
-    found = re.search(rf"^flashmirror_{re.escape(sample)} (\S+)$", text, re.MULTILINE)
-    assert found, f"{sample} is not in\n{text}"
-    return float(found[1])
 
 
 def rises(pair: Pair, sample: str, above: float, site: str = "east") -> float:

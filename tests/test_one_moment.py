@@ -13,6 +13,8 @@ from dependent import REGION, Judge, Load, NotOneMoment, read_images
 from pair import SOAK, Pair
 from planted import loaded_core, plant
 
+pytestmark = pytest.mark.timeout(300 * SOAK)
+
 WRITERS = 4
 SIZE = f"{WRITERS * REGION}"
 

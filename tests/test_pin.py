@@ -6,8 +6,10 @@ import os
 import random
 import re
 import select
+import shutil
 import socket
 import struct
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from conftest import MakePair
-from handmade import eventually, state_of
+from handmade import eventually, flashmirror, state_of
 from nbd_client import WRITE, NbdClient
 from pair import SOAK, Pair
 from planted import loaded_core, plant
@@ -116,6 +118,29 @@ def test_many_connections_at_once_leak_nothing(make_pair: MakePair) -> None:
     assert held[-1] <= held[0] + 4096, held
 
 
+def test_too_many_clients_are_refused_and_the_others_served(make_pair: MakePair) -> None:
+    """At the limit of open files a new client is refused at once and those that are there are
+    served; nothing spins on accept, and when clients have gone there is room again."""
+    pair = make_pair("--size", "1M")
+    flashmirror("start", str(pair.toml("east")), prefix=("prlimit", "--nofile=150:150"))
+    uri = config.load(str(pair.toml("east"))).device_uri("disk")
+    clients = []
+    with pytest.raises(OSError):
+        for _ in range(200):
+            clients.append(NbdClient(uri))
+    assert len(clients) >= 30
+    for _ in range(100):
+        with pytest.raises(OSError):
+            NbdClient(uri)
+    for client in clients:
+        client.write(0, b"x" * BLOCK)
+        client.close()
+    eventually(lambda: pair.status()["pid"], "there is room again")
+    with NbdClient(uri) as client:
+        assert client.read(0, 1) == b"x"
+    assert "accept" not in pair.log("east") and len(pair.log("east")) < 50_000
+
+
 class Writers:
     """Clients that write as fast as they can, many requests in flight, until they are cut off."""
 
@@ -148,18 +173,16 @@ class Writers:
 
 
 @pytest.fixture(scope="module")
-def mirrored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    """A pair on tmpfs whose target runs throughout."""
-    folder = Path("/dev/shm") / f"flashmirror-pin-{os.getpid()}"
-    pair = Pair(folder, "--size", "1M")
+def mirrored() -> Iterator[Pair]:
+    """A pair whose target runs throughout."""
+    folder = Path(tempfile.mkdtemp(prefix="flashmirror-", dir="/dev/shm"))
+    pair = Pair(folder / "p", "--size", "1M")
     try:
         pair.start("west")
         yield pair
     finally:
         pair.kill()
-        for path in sorted(folder.rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() else path.unlink()
-        folder.rmdir()
+        shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("turn", range(20 * SOAK))
