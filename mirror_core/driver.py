@@ -57,7 +57,6 @@ class Driver(threading.Thread):
         self._began = self._held = 0.0  # of the running cycle
         self._last_begin = float("-inf")
         self._stuck = False  # a store failed: its reason stands until a cycle is committed
-        self.stats_lock = threading.Lock()  # a link is opened or closed, or statistics are read
         # -- guarded by `changed`
         self.changed = threading.Condition()
         self.stopping = False
@@ -212,12 +211,11 @@ class Driver(threading.Thread):
 
     def _connect(self) -> None:
         try:
-            with self.stats_lock:
-                for member in self._copier.members:
-                    export = f"{member.name}/intermediate/{self._session:x}"
-                    uri = self._config.peer_uri(export)
-                    self._peer_stores.append(native.Store.nbd(uri, self._config.link_timeout))
-                self._copier.link(self._peer_stores)
+            for member in self._copier.members:
+                export = f"{member.name}/intermediate/{self._session:x}"
+                uri = self._config.peer_uri(export)
+                self._peer_stores.append(native.Store.nbd(uri, self._config.link_timeout))
+            self._copier.link(self._peer_stores)
         except OSError as error:
             self._drop_stores()
             raise PeerError(f"peer at {self._config.peer}: {error.strerror}") from error
@@ -225,9 +223,8 @@ class Driver(threading.Thread):
     def _close_session(self) -> None:
         if not self.connected:
             return
-        with self.stats_lock:
-            self._copier.unlink()
-            self._drop_stores()
+        self._copier.unlink()
+        self._drop_stores()
         with self.changed:
             self.connected, self.connected_since = False, time.time()
             self.changed.notify_all()

@@ -107,10 +107,14 @@ class Flashcopy:
         for member in self.members:
             member.native.retry()
 
-    def abandon(self, code: int) -> None:
-        """Void the cycle in every volume: all its blocks go back into `next`."""
+    def fail(self, code: int) -> None:
+        """Nobody waits for a copy any more (native/volume.h: abandoned)."""
         for member in self.members:
             member.native.fail(code, FRONT)
+
+    def abandon(self, code: int) -> None:
+        """Void the cycle in every volume: all its blocks go back into `next`."""
+        self.fail(code)
         for member in self.members:
             member.native.abandon()
 

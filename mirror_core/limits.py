@@ -35,6 +35,7 @@ IDLE_LOOK_S = 0.5  # how often an idle control looks whether its peer still answ
 BACKOFF_MIN_S = 0.1
 BACKOFF_MAX_S = 5.0
 START_TIMEOUT_S = 30.0
+LOCK_PATIENCE_S = 0.5  # with others' looks at the lock of a state folder
 STOP_TIMEOUT_S = 60.0
 
 # --- lanes: connections to the peer for each volume, for writers that wait

@@ -135,9 +135,17 @@ def start_foreground(site: config.SiteConfig) -> None:
 
 def start(site: config.SiteConfig) -> None:
     """Start the site and return when its device opens.  Nothing if it runs already."""
-    if running(site):
-        _wait_ready(site)
-        return
+    try:
+        if not running(site):
+            _launch(site)
+    except MirrorError:
+        if not running(site):
+            raise
+        # Another start was quicker: its site is what was asked for.
+    _wait_ready(site)
+
+
+def _launch(site: config.SiteConfig) -> None:
     prepare(site)
     words, environment = command(site, foreground=False)
     log = site.state / "site.log"

@@ -13,12 +13,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from dataclasses import replace
 from typing import Any
 
 from pyroaring import BitMap64
 
-from mirror_core import flashcopy, ledger, native, stores
+from mirror_core import flashcopy, ledger, limits, native, stores
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig
 from mirror_core.driver import Driver
@@ -38,12 +39,18 @@ def lock_state(config: SiteConfig) -> int:
             f"{path}: {error.strerror}: run 'flashmirror create' first, or mend the permission",
             error.errno or 0,
         ) from error
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(fd)
-        raise LedgerError(f"{config.state}: the site runs already") from error
-    return fd
+    deadline = time.monotonic() + limits.LOCK_PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:  # a site that runs, or a command that looks whether one does
+            if time.monotonic() < deadline:
+                time.sleep(0.01)
+                continue
+            os.close(fd)
+            raise LedgerError(f"{config.state}: the site runs already") from error
+        os.ftruncate(fd, 0)  # whose it was is nobody to send a signal to
+        return fd
 
 
 def write_pid(fd: int) -> None:
@@ -213,8 +220,7 @@ class Site:
     # ---- how it is
 
     def statistics(self) -> dict[str, native.Stats]:
-        with self.control.stats_lock:
-            return self.copier.stats()
+        return self.copier.stats()
 
     def exposure(self) -> float:
         """Data exposure in seconds (DESIGN section 2); 0 on a target, which takes no writes."""

@@ -26,7 +26,7 @@ from pyroaring import BitMap64
 from mirror_core import flashcopy, limits, native, protocol, recovery
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig
-from mirror_core.errors import MirrorError, PeerError, Refused, describe
+from mirror_core.errors import LINK_ERRNOS, MirrorError, PeerError, Refused, describe
 from mirror_core.journal import Journal
 from mirror_core.ledger import Lineage
 
@@ -47,7 +47,6 @@ class Target(threading.Thread):
         self._blank = blank  # the data stores were holes when the site started
         self._owed = owed
         self.serial = threading.Lock()
-        self.stats_lock = threading.Lock()
         # -- guarded by `changed`
         self.changed = threading.Condition()
         self.stopping = False
@@ -183,7 +182,23 @@ class Target(threading.Thread):
                 with self.changed:
                     self.changed.wait_for(lambda: self.stopping, backoff)
                 backoff = min(2 * backoff, limits.BACKOFF_MAX_S)
-                self._copier.retry()
+                self._mend(error)
+
+    def _mend(self, error: MirrorError) -> None:
+        """Before another try.  Until a lost server is back the volumes stay failed, so that
+        writers who meet a pending block get an error and do not wait."""
+        if isinstance(error, flashcopy.CopyError) and error.code in LINK_ERRNOS:
+            unflushed = any(s.sent_blocks for s in self._copier.stats().values())
+            self._copier.fail(error.code)
+            self._copier.unlink()
+            try:
+                self._copier.link([None] * len(self._copier.members))
+            except OSError:
+                return
+            if unflushed:  # the server may have lost what it answered (I9)
+                self.lose_image("the connection to a data store was lost before a flush")
+                return
+        self._copier.retry()
 
     def _blame(self, error: MirrorError) -> str:
         """One line: which store, and what to do."""

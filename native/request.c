@@ -6,6 +6,7 @@
 #include <assert.h>
 #include <errno.h>
 
+#define ZERO_PIECE (64ULL * 1024 * 1024)
 #define LOOK_AGAIN_NS (50 * FM_MS) /* a bound for waits whose end is signalled */
 
 int
@@ -201,10 +202,16 @@ fm_volume_zero (struct fm_volume *v, uint64_t session, uint64_t n, uint64_t offs
 {
   if (outside (v, n, offset))
     return -ENOSPC;
-  struct fm_request r = { .session = session,
-                          .op = { .kind = FM_ZERO, .flags = flags, .offset = offset,
-                                  .length = n } };
-  return n ? run (v, &r) : 0;
+  int rc = 0;
+  while (n && rc == 0) { /* in pieces, each in the gate: a freeze must not wait for gigabytes */
+    uint64_t piece = n < ZERO_PIECE ? n : ZERO_PIECE;
+    struct fm_request r = { .session = session,
+                            .op = { .kind = FM_ZERO, .flags = flags, .offset = offset,
+                                    .length = piece } };
+    rc = run (v, &r);
+    offset += piece, n -= piece;
+  }
+  return rc;
 }
 
 int

@@ -230,15 +230,22 @@ fm_port_close (struct fm_port *p)
   free (p);
 }
 
+static void
+close_ports (struct fm_port *p)
+{
+  while (p) {
+    struct fm_port *next = p->next;
+    fm_port_close (p);
+    p = next;
+  }
+}
+
 void
 fm_store_close (struct fm_store *s)
 {
   if (!s)
     return;
-  for (struct fm_port *p = s->idle, *next; p; p = next) {
-    next = p->next;
-    fm_port_close (p);
-  }
+  close_ports (s->idle);
   s->ops->close (s);
   pthread_mutex_destroy (&s->lock);
   free (s->uri);
@@ -262,15 +269,22 @@ static void
 give_port (struct fm_store *s, struct fm_port *p)
 {
   pthread_mutex_lock (&s->lock);
-  bool keep = !p->failed && s->nidle < FM_STORE_IDLE_MAX;
-  if (keep) {
-    p->next = s->idle;
-    s->idle = p;
-    s->nidle++;
+  p->next = s->idle;
+  s->idle = p;
+  s->nidle++;
+  struct fm_port *gone = NULL;
+  if (p->failed) { /* the others most likely died with it: the next call connects anew */
+    gone = s->idle;
+    s->idle = NULL;
+    s->nidle = 0;
+  } else if (s->nidle > FM_STORE_IDLE_MAX) {
+    gone = p;
+    s->idle = p->next;
+    p->next = NULL;
+    s->nidle--;
   }
   pthread_mutex_unlock (&s->lock);
-  if (!keep)
-    fm_port_close (p);
+  close_ports (gone);
 }
 
 int

@@ -130,7 +130,8 @@ int
 fm_volume_copy (struct fm_volume *v, uint64_t slice_ns)
 {
   struct fm_lane *l = v->bulk;
-  assert (l);
+  if (!l)
+    return -ENOTCONN;
   uint64_t deadline = fm_now_ns () + slice_ns;
   for (;;) {
     bool more = fm_now_ns () < deadline && left (v) && !atomic_load (&v->abandoned);
@@ -170,6 +171,8 @@ int
 fm_volume_flush (struct fm_volume *v, bool front_too)
 {
   int rc = 0;
+  if (!v->bulk)
+    return -ENOTCONN;
   for (unsigned i = 0; rc == 0 && i < v->nsinks; i++)
     if ((rc = flush_on (v->bulk->sink[i])) < 0)
       fm_volume_fail (v, rc, (int)i);

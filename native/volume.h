@@ -112,7 +112,7 @@ int fm_volume_link (struct fm_volume *v, struct fm_store *second, unsigned nprio
 void fm_volume_unlink (struct fm_volume *v);
 
 /* Copy in the background for at most `slice_ns`.  1: nothing is left to copy;
- * 0: there is; -errno: the cycle is abandoned.  No claim of the background is
+ * 0: there is; -errno: the cycle is abandoned (-ENOTCONN: or there are no lanes).  No claim of the background is
  * left behind.  One thread a volume. */
 int fm_volume_copy (struct fm_volume *v, uint64_t slice_ns);
 /* Flush every sink (and the front too, if asked).  0 or -errno. */

@@ -9,6 +9,7 @@ import os
 import pty
 import re
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from handmade import (
 from nbd_client import NbdClient, NbdError
 from pair import FLASHMIRROR, Pair
 
-from mirror_core import config
+from mirror_core import config, process
 from mirror_core.cli import creating, mirroring, seeing
 from mirror_core.cli import running as running_
 
@@ -331,3 +332,37 @@ def test_help_tells_every_command() -> None:
         for command in family.COMMANDS:
             assert re.search(rf"^  {command.name} +[A-Z]\w+", text, re.MULTILINE), command.name
     assert flashmirror("--version").stdout.startswith("flashmirror, version ")
+
+
+def test_two_starts_at_once_are_one(make_pair: MakePair) -> None:
+    """Whoever comes second waits for the first: both exit with 0, and there is one process."""
+    pair = make_pair("--size", "1M")
+    for _ in range(2):
+        words = [str(FLASHMIRROR), "start", east(pair)]
+        both = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+        said = [start.communicate(timeout=60)[1] for start in both]
+        assert [start.returncode for start in both] == [0, 0], said
+        pair.stop("east")
+
+
+def test_a_look_at_a_site_does_not_keep_it_from_starting(make_pair: MakePair) -> None:
+    """Commands that look whether a site runs, all the time, never make a start fail."""
+    pair = make_pair("--size", "1M")
+    settings = config.load(east(pair))
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.is_set():
+            process.running(settings)
+
+    watchers = [threading.Thread(target=look) for _ in range(2)]
+    for watcher in watchers:
+        watcher.start()
+    try:
+        for _ in range(2):
+            pair.start("east")
+            pair.stop("east")
+    finally:
+        ended.set()
+        for watcher in watchers:
+            watcher.join()

@@ -1,6 +1,12 @@
 #!/bin/sh
 # Runs each test program given, prints what it says, and sums up: the last line
 # is `N passed, M failed`.  A program that dies counts as one failure.
+shm=/dev/shm
+[ -w "$shm" ] || shm=/tmp
+FM_SCRATCH=$(mktemp -d "$shm/fm-XXXXXX") || exit 1
+export FM_SCRATCH
+trap 'rm -rf "$FM_SCRATCH"' EXIT
+trap 'exit 1' HUP INT TERM
 passed=0 failed=0
 for program; do
   out=$(timeout 100 "$program" 2>&1)
