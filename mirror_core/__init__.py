@@ -35,6 +35,7 @@ The rooms.
     stores.py              opens stores exclusively and knows them again
     protocol.py, peer.py, control.py   records over the control export: form, asking, answering
     native.py              the only file that touches cffi
+    connections.py         how many clients, and how they end when the site stops
     process.py             sockets, the exec of nbdkit, readiness, stop
     metrics.py, journal.py metrics; log lines and counts
     config.py, units.py, limits.py, errors.py, cli/

@@ -50,14 +50,16 @@ class ControlExport:
         self._site = site
         self._answer = b""
 
-    def pread(self, buffer: Any, offset: int) -> None:
-        part = self._answer[offset : offset + len(buffer)]
-        buffer[:] = part + bytes(len(buffer) - len(part))
+    def read(self, buffer: Any, count: int, offset: int) -> int:
+        part = self._answer[offset : offset + count]
+        native.buffer(buffer)[:] = part + bytes(count - len(part))
+        return 0
 
-    def pwrite(self, buffer: Any, offset: int, flags: int) -> None:
+    def write(self, buffer: Any, count: int, offset: int, flags: int) -> int:
         if offset:
-            raise MirrorError("a control request is written at offset 0", errno.EINVAL)
-        self._answer = control.answer(self._site, bytes(buffer))
+            return -errno.EINVAL
+        self._answer = control.answer(self._site, bytes(native.buffer(buffer)))
+        return 0
 
     def flush(self) -> None:
         """Nothing is kept."""

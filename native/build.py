@@ -60,8 +60,9 @@ def compile_into(folder: Path, plants: list[str]) -> Path:
     sources = [str(HERE / f"{name}.c") for name in SOURCES]
     defines = [f"-DPLANT_{plant}" for plant in plants]
     command = ["gcc", "-shared", "-fPIC", *FLAGS, *defines, f"-I{HERE}", f"-I{include}"]
-    subprocess.run([*command, str(glue), *sources, "-lnbd", "-o", str(out)], check=True)
-    return out
+    fresh = out.with_suffix(".new")
+    subprocess.run([*command, str(glue), *sources, "-lnbd", "-o", str(fresh)], check=True)
+    return fresh.rename(out)  # whoever has the old one loaded keeps it
 
 
 def build_wheel(directory: str, settings: Any = None, metadata: str | None = None) -> str:

@@ -234,7 +234,11 @@ claim_next (struct fm_lane *l)
   if (!found && l->cursor) /* round once more: a writer may have left something */
     found = fm_plan_run (map, 0, max, v->claims, v->claims_high, &run);
   if (found) {
-    s = fm_lane_claim (l, feed ? FM_COPY_FEED : FM_COPY_ALL, run.first, run.n);
+    /* With preserve = "first" no writer may wait for the peer: not even one who meets
+     * a run of the background's. */
+    bool local = v->preserve_first && v->nsinks > 1;
+    enum fm_copy copy = feed ? FM_COPY_FEED : local ? FM_COPY_FIRST : FM_COPY_ALL;
+    s = fm_lane_claim (l, copy, run.first, run.n);
     l->cursor = run.first + 1; /* what the slot leaves of the run is found next */
   }
   pthread_mutex_unlock (&v->lock);

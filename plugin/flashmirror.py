@@ -17,6 +17,7 @@ API_VERSION = 2
 FUA, PUNCH, FAST = 1, 2, 4  # of mirror_core.native, which can be imported only when configured
 FLAG_FUA = nbdkit.FLAG_FUA
 _site = None
+_view = None  # mirror_core.native.view
 _ender = None
 _path = None
 
@@ -40,7 +41,7 @@ def config(key, value):
 
 
 def config_complete():
-    global _site
+    global _site, _view
     if _path is None:
         _die("site=FILE.toml is missing")
     if sys.prefix == sys.base_prefix and os.environ.get("FLASHMIRROR_PREFIX"):
@@ -51,6 +52,7 @@ def config_complete():
     try:
         from mirror_core import config as configuration
         from mirror_core.errors import MirrorError
+        from mirror_core.native import view as _view
         from mirror_core.site import Site
     except ImportError as error:
         _die(f"{error}: start the site with 'flashmirror start', which finds its environment")
@@ -118,6 +120,11 @@ class _Errno:
             _set_errno(error)
 
 
+def _fail(code):
+    nbdkit.set_error(code)
+    raise OSError(code, os.strerror(code))
+
+
 def _set_errno(error):
     nbdkit.set_error(getattr(error, "code", 0) or getattr(error, "errno", 0) or errno.EIO)
 
@@ -177,20 +184,19 @@ def is_rotational(h):
     return False
 
 
+# The hot path: one call into the core, which answers 0 or -errno.
+
+
 def pread(h, buf, offset, flags):
-    try:
-        h.pread(buf, offset)
-    except Exception as error:
-        _set_errno(error)
-        raise
+    rc = h.read(_view(buf), len(buf), offset)
+    if rc:
+        _fail(-rc)
 
 
 def pwrite(h, buf, offset, flags):
-    try:
-        h.pwrite(buf, offset, FUA if flags & FLAG_FUA else 0)
-    except Exception as error:
-        _set_errno(error)
-        raise
+    rc = h.write(_view(buf), len(buf), offset, FUA if flags & FLAG_FUA else 0)
+    if rc:
+        _fail(-rc)
 
 
 def flush(h, flags):

@@ -151,10 +151,12 @@ def shape_name(shape: tuple[int, int, bool]) -> str:
 @pytest.fixture(scope="module")
 def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
     folder = Path(tempfile.mkdtemp(prefix="flashmirror-", dir="/dev/shm"))
-    subject = Subject(folder / "pair", *request.param)
-    yield subject
-    subject.end()
-    shutil.rmtree(folder)
+    try:
+        subject = Subject(folder / "pair", *request.param)
+        yield subject
+        subject.end()
+    finally:
+        shutil.rmtree(folder)
 
 
 def steps(data: st.DataObject, subject: Subject, extra: list[list[str]]) -> list[Change | str]:

@@ -18,7 +18,7 @@ from mirror_core import ledger
 pytestmark = pytest.mark.timeout(300 * SOAK)
 
 WRITERS = 4
-REGION = 8 << 20  # so large that a cycle is many more runs than are in flight at once
+REGION = 5 << 20  # so large that a cycle is many more runs than are in flight at once
 INSTANTS = 3 * SOAK
 
 

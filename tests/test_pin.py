@@ -22,7 +22,7 @@ from nbd_client import WRITE, NbdClient
 from pair import SOAK, Pair
 from planted import loaded_core, plant
 
-from mirror_core import config, ledger
+from mirror_core import config, ledger, process
 
 BLOCK = 4096
 REQUESTS = 2000
@@ -189,9 +189,10 @@ def mirrored() -> Iterator[Pair]:
 def test_shutdown_under_load_never_hangs(mirrored: Pair, turn: int) -> None:
     """While four clients write pipelined and cycles run: stop returns within 10 s, the process is
     gone, and the ledger says that it ended in order."""
-    mirrored.start("east")
+    settings = config.load(str(mirrored.toml("east")))
+    process.start(settings)
     pid = state_of(mirrored)["pid"]
-    writers = Writers(mirrored.uri(), 4)
+    writers = Writers(settings.device_uri("disk"), 4)
     eventually(lambda: writers.answered >= 100 * (1 + turn % 5), "the clients write")
     begin = time.monotonic()
     mirrored.stop("east")
