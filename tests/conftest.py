@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from handmade import Handmade
-from pair import Pair
-
-MakePair = Callable[..., Pair]
+from pair import MakePair, Pair
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +96,6 @@ class Pair:
         for site in ("east", "west"):
             with contextlib.suppress(MirrorError):
                 process.stop(config.load(str(self.toml(site))))
+
+
+MakePair = Callable[..., Pair]  # the fixture in conftest.py

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MakePair
 from handmade import (
     MIB,
     Handmade,
@@ -29,7 +28,7 @@ from handmade import (
     state_of,
     until_state,
 )
-from pair import Pair
+from pair import MakePair, Pair
 
 from mirror_core import config, native, protocol
 

@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import MakePair
 from handmade import (
     Handmade,
     SlowDisk,
@@ -28,7 +27,7 @@ from handmade import (
     until_state,
 )
 from nbd_client import NbdClient, NbdError
-from pair import FLASHMIRROR, Pair
+from pair import FLASHMIRROR, MakePair, Pair
 
 from mirror_core import config, process
 from mirror_core.cli import creating, mirroring, seeing

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import direct
 import pytest
-from conftest import MakePair
 from nbd_client import FAST_ZERO, FUA, NO_HOLE, READ, TRIM, WRITE, ZEROES, NbdClient, NbdError
-from pair import Pair
+from pair import MakePair, Pair
 from served import create_anew, serve_data
 
 SIZE = 1_000_001

@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import MakePair
 from handmade import MIB, Handmade, MountedDisk, ServedDisk, eventually, scrape, state_of, value
 from nbd_client import FAST_ZERO, FUA, TRIM, ZEROES, NbdClient, NbdError
-from pair import Pair
+from pair import MakePair, Pair
 from served import Server
 
 from mirror_core import config

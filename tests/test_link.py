@@ -16,10 +16,9 @@ from typing import Any
 
 import direct
 import pytest
-from conftest import MakePair
 from dependent import REGION, Judge, Load, read_images
 from nbd_client import WRITE, NbdError
-from pair import SOAK, Pair
+from pair import SOAK, MakePair, Pair
 from served import SlowPair
 
 pytestmark = pytest.mark.timeout(300 * SOAK)

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import MakePair
 from handmade import (
     Handmade,
     ServedDisk,
@@ -19,7 +18,7 @@ from handmade import (
     value,
 )
 from nbd_client import NbdError
-from pair import Pair
+from pair import MakePair, Pair
 
 GAUGES = (
     "info", "committed_sequence", "consistency_point_timestamp_seconds", "data_exposure_seconds",

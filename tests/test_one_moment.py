@@ -8,9 +8,8 @@ from pathlib import Path
 
 import direct
 import pytest
-from conftest import MakePair
 from dependent import REGION, Judge, Load, NotOneMoment, read_images
-from pair import SOAK, Pair
+from pair import SOAK, MakePair, Pair
 from planted import loaded_core, plant
 
 pytestmark = pytest.mark.timeout(300 * SOAK)

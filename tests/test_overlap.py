@@ -7,9 +7,8 @@ from pathlib import Path
 
 import direct
 import pytest
-from conftest import MakePair
 from dependent import Judge, Load, NotOneMoment, read_images
-from pair import SOAK, Pair
+from pair import SOAK, MakePair, Pair
 from planted import loaded_core, plant
 from served import SlowPair
 

@@ -16,10 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import MakePair
 from handmade import eventually, flashmirror, state_of
 from nbd_client import WRITE, NbdClient
-from pair import SOAK, Pair
+from pair import SOAK, MakePair, Pair
 from planted import loaded_core, plant
 
 from mirror_core import config, ledger, process

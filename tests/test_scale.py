@@ -8,10 +8,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from conftest import MakePair
 from handmade import eventually, state_of
 from nbd_client import NbdClient
-from pair import Pair
+from pair import MakePair, Pair
 
 TIB64 = 64 << 40
 BLOCK = 4096

@@ -11,9 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from conftest import MakePair
 from handmade import east, kill
-from pair import FLASHMIRROR, Pair
+from pair import FLASHMIRROR, MakePair, Pair
 
 STATUS = {  # section 6 of the design, and block_size_bytes, by which `check` compares the sites
     "site", "role", "lineage", "pid", "metrics_address", "state", "reason", "peer", "cycle",

@@ -10,8 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import MakePair
-from pair import FLASHMIRROR, Pair
+from pair import FLASHMIRROR, MakePair, Pair
 
 from mirror_core import limits
 
