@@ -77,6 +77,23 @@ class Outcome:
     code: int = 0
 
 
+@dataclass(frozen=True)
+class Progress:
+    """Where the running cycle is; bytes of all volumes of the group."""
+
+    sequence: int = 0
+    phase: str = "idle"
+    copied_bytes: int = 0
+    total_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class LastCycle:
+    duration_seconds: float
+    bytes: int
+    freeze_seconds: float
+
+
 def cycle(
     sequence: int, freeze_deadline_s: float, freeze_max_s: float
 ) -> Generator[Effect, Result, Outcome]:

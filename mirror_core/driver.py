@@ -19,30 +19,13 @@ import threading
 import time
 import traceback
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from mirror_core import cycle, flashcopy, limits, native, peer, protocol
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig
 from mirror_core.errors import LINK_ERRNOS, MirrorError, PeerError, Refused
 from mirror_core.journal import Journal
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where the running cycle is; bytes of all volumes of the group."""
-
-    sequence: int = 0
-    phase: str = "idle"
-    copied_bytes: int = 0
-    total_bytes: int = 0
-
-
-@dataclass(frozen=True)
-class LastCycle:
-    duration_seconds: float
-    bytes: int
-    freeze_seconds: float
 
 
 class Driver(threading.Thread):
@@ -63,8 +46,8 @@ class Driver(threading.Thread):
         self.halted = False  # pause --now: the running cycle is to stand still
         self._standing = False  # and it does
         self.requested = 0  # commands wait for a commit of at least this sequence
-        self.progress = Progress()
-        self.last_cycle: LastCycle | None = None
+        self.progress = cycle.Progress()
+        self.last_cycle: cycle.LastCycle | None = None
         self.hardened = book.current.hardened
         self.committed = book.current.committed
         self.point = book.current.consistency_point
@@ -168,8 +151,8 @@ class Driver(threading.Thread):
             return peer.ask(self._config.peer_uri("/control"), record, timeout)
         except PeerError as error:
             raise PeerError(
-                f"peer at {self._config.peer}: {error}: start it, or mend the link; writes go on "
-                "and mirroring resumes by itself",
+                f"peer at {self._config.peer}: {error}: look at it and at the link; writes go "
+                "on and mirroring resumes by itself",
                 error.code,
             ) from error
 
@@ -263,7 +246,7 @@ class Driver(threading.Thread):
                     return False
                 if self._due():
                     # In one hold of the lock, or a pause could slip in between (wait_settled).
-                    self.progress = Progress(self.committed, "freeze")
+                    self.progress = cycle.Progress(self.committed, "freeze")
                     return True
                 behind = self.hardened < self.committed
                 if not behind:
@@ -387,7 +370,7 @@ class Driver(threading.Thread):
         duration = time.monotonic() - self._began
         with self.changed:
             self.committed, self.point = self.progress.sequence, self._point
-            self.last_cycle = LastCycle(duration, self.progress.total_bytes, self._held)
+            self.last_cycle = cycle.LastCycle(duration, self.progress.total_bytes, self._held)
             self.changed.notify_all()
         self._journal.duration(duration)
 

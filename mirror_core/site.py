@@ -115,7 +115,8 @@ class Site:
                         "the right store back"
                     )
                 mark = stores.owner(current.site, volume.name, part)
-                stores.verify(one, getattr(record, part), mark, current.clean)
+                size = record.size if current.clean else 0
+                stores.verify(one, getattr(record, part), mark, size)
                 opened[volume.name, part] = one
         return opened
 
@@ -211,8 +212,8 @@ class Site:
         return tuple(
             replace(
                 record,
-                data=self._opened[record.name, "data"].record(fingerprint=True),
-                intermediate=self._opened[record.name, "intermediate"].record(fingerprint=True),
+                data=self._opened[record.name, "data"].record(record.size),
+                intermediate=self._opened[record.name, "intermediate"].record(record.size),
             )
             for record in self.book.current.volumes
         )
@@ -361,7 +362,7 @@ def create(config: SiteConfig, role: ledger.Role) -> ledger.Ledger:
             records.append(
                 ledger.VolumeRecord(
                     volume.name, data.size, config.block_size,
-                    data.record(fingerprint=False), intermediate.record(fingerprint=False),
+                    data.record(), intermediate.record(),
                 )
             )  # fmt: skip
         first = ledger.Ledger(

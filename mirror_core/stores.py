@@ -55,19 +55,21 @@ class Opened:
                 if error.errno not in (errno.EOPNOTSUPP, errno.ENOSPC, errno.EPERM):
                     raise StoreError(f"{self.where}: {error.strerror}") from error
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, size: int) -> str:
         """A checksum of samples: of the first bytes, where file systems keep what tells them
         apart, and of places spread evenly over the rest."""
         digest = hashlib.sha256()
-        spread = [self.size * i // _SAMPLES for i in range(_SAMPLES)]
+        spread = [size * i // _SAMPLES for i in range(_SAMPLES)]
         for offset in sorted({*range(0, 16 * _SAMPLE, _SAMPLE), *spread}):
-            length = min(_SAMPLE, self.size - offset)
+            length = min(_SAMPLE, size - offset)
             if length > 0:
                 digest.update(self.store.read(length, offset))
         return digest.hexdigest()
 
-    def record(self, *, fingerprint: bool) -> StoreRecord:
-        return StoreRecord(self.kind, self.identity, self.fingerprint() if fingerprint else None)
+    def record(self, fingerprint_of: int = 0) -> StoreRecord:
+        """What to know it again by; with a fingerprint of that many bytes, if not 0."""
+        fingerprint = self.fingerprint(fingerprint_of) if fingerprint_of else None
+        return StoreRecord(self.kind, self.identity, fingerprint)
 
     def blank(self) -> bool:
         """Nothing but a hole, as far as the store can tell."""
@@ -151,8 +153,11 @@ def owner(site: str, volume: str, part: str) -> str:
     return f"{site}/{volume}/{part}"
 
 
-def verify(opened: Opened, record: StoreRecord, mark: str, clean: bool) -> None:
-    """Refuse a store that is not the one recorded.  StoreError."""
+def verify(opened: Opened, record: StoreRecord, mark: str, stopped_size: int) -> None:
+    """Refuse a store that is not the one recorded.  StoreError.
+
+    `stopped_size`: the volume's bytes after an orderly stop, whose fingerprint stands; else 0.
+    """
     way_out = "put the right one back (or, to begin anew, remove the site's state and create it)"
     if (opened.kind, opened.identity) != (record.kind, record.identity):
         raise StoreError(
@@ -160,7 +165,8 @@ def verify(opened: Opened, record: StoreRecord, mark: str, clean: bool) -> None:
         )
     if opened.mark() not in (None, mark):
         raise StoreError(f"{opened.where}: belongs to another site or volume: {way_out}")
-    if clean and record.fingerprint and opened.fingerprint() != record.fingerprint:
+    known = record.fingerprint if stopped_size else None
+    if known and opened.fingerprint(stopped_size) != known:
         raise StoreError(
             f"{opened.where}: its content changed while the site was stopped: {way_out}"
         )

@@ -213,9 +213,11 @@ fm_bitmap_reset (struct fm_bitmap *b)
 void
 fm_bitmap_empty (struct fm_bitmap *b)
 {
-  const uint64_t few = 64 * 1024;
-  if (fm_bitmap_count (b) > few) {
+  const uint64_t few = 8 * 1024; /* at most so many pages are kept: 32 MiB */
+  b->emptied += fm_bitmap_count (b);
+  if (b->emptied > few) {
     fm_bitmap_reset (b);
+    b->emptied = 0;
     return;
   }
   uint64_t first, n;

@@ -35,6 +35,7 @@ struct fm_bitmap {
   uint64_t words[FM_BITMAP_LEVELS];
   _Atomic uint64_t *level[FM_BITMAP_LEVELS];
   _Atomic uint64_t count;
+  uint64_t emptied; /* bits cleared one by one since the last reset: fm_bitmap_empty's own */
 };
 
 /* 0, or -ENOMEM / -EINVAL (no bits). */
@@ -54,8 +55,8 @@ bool fm_bitmap_run (const struct fm_bitmap *b, uint64_t from, uint64_t max,
 void fm_bitmap_or (struct fm_bitmap *dst, const struct fm_bitmap *src);
 /* Clear everything and give the memory back.  No other call may be under way. */
 void fm_bitmap_reset (struct fm_bitmap *b);
-/* The same, but a map that holds little keeps its pages: a cycle of few blocks
- * would fault them in again one by one. */
+/* The same, but a map that holds little keeps its pages for a while: a cycle of few
+ * blocks would fault them in again one by one. */
 void fm_bitmap_empty (struct fm_bitmap *b);
 
 static inline uint64_t

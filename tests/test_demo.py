@@ -185,6 +185,7 @@ def test_without_root_it_says_so() -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", pretend, SCRIPTS / "demo"],
+        cwd="/",  # -c looks there first, and a checkout is not an installation
         env={**os.environ, "PYTHONPATH": str(SCRIPTS)},
         capture_output=True,
         text=True,
