@@ -150,9 +150,11 @@ class Driver(threading.Thread):
         try:
             return peer.ask(self._config.peer_uri("/control"), record, timeout)
         except PeerError as error:
+            away = error.code in (errno.ENOENT, errno.ECONNREFUSED)
+            advice = "start it, or mend the link" if away else "look at it and at the link"
             raise PeerError(
-                f"peer at {self._config.peer}: {error}: look at it and at the link; writes go "
-                "on and mirroring resumes by itself",
+                f"peer at {self._config.peer}: {error}: {advice}; writes go on and mirroring "
+                "resumes by itself",
                 error.code,
             ) from error
 
