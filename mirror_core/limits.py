@@ -5,7 +5,6 @@ from __future__ import annotations
 KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
-TIB = 1024 * GIB
 
 # --- a volume
 BLOCK_SIZE_DEFAULT = 4 * KIB
@@ -21,7 +20,6 @@ NAME_PATTERN = r"[A-Za-z0-9_.-]{1,64}"
 CONTROL_BYTES = 64 * KIB  # a request, and an answer, with their padding
 CONTROL_WAIT_S = 1.0  # how long one request may wait inside a site before it answers
 CONTROL_TIMEOUT_S = 10.0  # how long a command waits for an answer
-JOBS_MAX = 256  # long operations that are remembered
 
 # --- timing, seconds
 DURATION_MAX_S = 366 * 86_400.0  # a setting; in nanoseconds it fits 64 bits
