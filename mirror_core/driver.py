@@ -252,7 +252,8 @@ class Driver(threading.Thread):
                     return True
                 behind = self.hardened < self.committed
                 if not behind:
-                    self.changed.wait(limits.IDLE_POLL_S)
+                    quiet = self._book.current.paused  # resume, sync and stop wake us
+                    self.changed.wait(limits.IDLE_LOOK_S if quiet else limits.IDLE_POLL_S)
             if behind or time.monotonic() >= looked + limits.IDLE_LOOK_S:
                 self._look_at_peer(0.05 if behind else 0.0)
                 looked = time.monotonic()

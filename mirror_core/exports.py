@@ -10,7 +10,7 @@ The plugin delegates every callback to one of these; a request is one call into 
 from __future__ import annotations
 
 import errno
-from typing import Any
+from typing import Self
 
 from mirror_core import control, limits, native
 from mirror_core.driver import Driver
@@ -25,6 +25,9 @@ class VolumeExport(native.Client):
 
     kind = "volume"
 
+    def __new__(cls, member: Member, session: int) -> Self:
+        return super().__new__(cls, member.native, session)
+
     def __init__(self, member: Member, session: int) -> None:
         super().__init__(member.native, session)
         self.size = member.native.size
@@ -34,7 +37,7 @@ class VolumeExport(native.Client):
     def extents(self, count: int, offset: int) -> list[tuple[int, int, bool]]:
         """(offset, bytes, is a hole) over the range."""
         rows = []
-        for step, hole in self._volume.front.extents(offset, count):
+        for step, hole in self.volume.front.extents(offset, count):
             rows.append((offset, step, hole))
             offset += step
         return rows
@@ -50,15 +53,15 @@ class ControlExport:
         self._site = site
         self._answer = b""
 
-    def read(self, buffer: Any, count: int, offset: int) -> int:
-        part = self._answer[offset : offset + count]
-        native.buffer(buffer)[:] = part + bytes(count - len(part))
+    def pread(self, buffer: memoryview, offset: int, flags: int) -> int:
+        part = self._answer[offset : offset + len(buffer)]
+        buffer[:] = part + bytes(len(buffer) - len(part))
         return 0
 
-    def write(self, buffer: Any, count: int, offset: int, flags: int) -> int:
+    def pwrite(self, buffer: memoryview, offset: int, flags: int) -> int:
         if offset:
             return -errno.EINVAL
-        self._answer = control.answer(self._site, bytes(native.buffer(buffer)))
+        self._answer = control.answer(self._site, bytes(buffer))
         return 0
 
     def flush(self) -> None:

@@ -7,14 +7,31 @@ GIL for as long as it runs.  Errors are OSError with the errno of the core.
 from __future__ import annotations
 
 import errno
-import functools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from importlib.abc import Loader
+from importlib.machinery import ModuleSpec
+from importlib.util import module_from_spec, spec_from_file_location
+from typing import TYPE_CHECKING, Any, Self, cast
 
+from mirror_core import _native
 from mirror_core._native import ffi as _ffi
 from mirror_core._native import lib as _lib
+
+
+def _second_module() -> Any:
+    """native/client.c: a module of its own in the shared object of the core, which it calls."""
+    spec = cast(ModuleSpec, spec_from_file_location("mirror_core._client", _native.__file__))
+    module = module_from_spec(spec)
+    cast(Loader, spec.loader).exec_module(module)
+    return module
+
+
+if TYPE_CHECKING:
+    from mirror_core import _client
+else:
+    _client = _second_module()
 
 FUA = 1
 PUNCH = 2
@@ -31,8 +48,7 @@ class NativeError(OSError):
     """An errno of the core, with its reason."""
 
 
-view = _ffi.from_buffer  # of an object with the buffer protocol: what Client.read takes
-buffer = _ffi.buffer  # and back
+take_hot_calls = _client.take_hot_calls
 
 
 def _check(rc: int, what: str, why: str = "") -> int:
@@ -44,11 +60,6 @@ def _check(rc: int, what: str, why: str = "") -> int:
 def now_s() -> float:
     """The monotonic clock of the core, in seconds."""
     return int(_lib.fm_now_ns()) / NS
-
-
-def pinned_threads() -> int:
-    """Python thread states that the plugin keeps for its workers (native/pin.h)."""
-    return int(_lib.fm_pinned())
 
 
 class Store:
@@ -207,28 +218,25 @@ class Volume:
         self._handle = _ffi.NULL
 
 
-class Client:
+class Client(_client.Client):
     """A volume as a client of one session uses it: one call into the core a request.
 
-    The plugin's worker threads only (native/pin.h).  Buffers are used during the call and never
-    kept.  Errors are OSError with the errno for the client.
+    The plugin's worker threads only (native/client.h).  Errors are OSError with the errno for
+    the client.
     """
 
-    # The two hot calls are the core's functions themselves with their first arguments bound: a
-    # Python method around them costs a tenth of a small request (docs/benchmarks.md).
+    def __new__(cls, volume: Volume, session: int) -> Self:
+        address = int(_ffi.cast("uintptr_t", volume._handle))
+        return super().__new__(cls, address, session)
 
     def __init__(self, volume: Volume, session: int) -> None:
-        self._handle, self._session, self._volume = volume._handle, session, volume
-        # read(buffer, bytes, offset), write(buffer, bytes, offset, flags): 0 or -errno; the
-        # buffer by `view`
-        self.read = functools.partial(_lib.fm_plugin_pread, self._handle)
-        self.write = functools.partial(_lib.fm_plugin_pwrite, self._handle, session)
+        self.volume = volume  # lives as long as its clients
 
     def zero(self, count: int, offset: int, flags: int) -> None:
-        _check(_lib.fm_plugin_zero(self._handle, self._session, count, offset, flags), "zero")
+        _check(self._zero(count, offset, flags), "zero")
 
     def flush(self) -> None:
-        _check(_lib.fm_plugin_flush(self._handle), "flush")
+        _check(self._flush(), "flush")
 
 
 class Group:

@@ -1,8 +1,10 @@
-/* See pin.h.  The only C file with Python.h. */
+/* See pin.h. */
 #include <Python.h>
 
 #include "pin.h"
 
+#include <pthread.h>
+#include <stdbool.h>
 #include <stdlib.h>
 
 #if PY_VERSION_HEX >= 0x030b0000 && PY_VERSION_HEX < 0x030e0000 && !defined PLANT_NO_PIN
@@ -20,7 +22,6 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static pthread_key_t key;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct ended *ended; /* guarded by lock */
-static _Atomic int alive;
 static __thread bool pinned;
 
 static void
@@ -56,13 +57,12 @@ free_ended (void)
 #endif
     PyThreadState_Delete (e->state);
     free (e);
-    atomic_fetch_sub (&alive, 1);
     e = next;
   }
 }
 
-static void
-pin (void)
+void
+fm_pin (void)
 {
   if (pinned || !PIN)
     return;
@@ -75,42 +75,4 @@ pin (void)
   e->state = PyThreadState_Get ();
   free_ended ();
   pthread_setspecific (key, e);
-  atomic_fetch_add (&alive, 1);
-  PyEval_SaveThread (); /* cffi takes the GIL back itself */
-}
-
-int
-fm_pinned (void)
-{
-  return atomic_load (&alive);
-}
-
-int
-fm_plugin_pread (struct fm_volume *v, void *buf, uint64_t n, uint64_t offset)
-{
-  pin ();
-  return fm_volume_read (v, buf, n, offset);
-}
-
-int
-fm_plugin_pwrite (struct fm_volume *v, uint64_t session, const void *buf, uint64_t n,
-                  uint64_t offset, unsigned flags)
-{
-  pin ();
-  return fm_volume_write (v, session, buf, n, offset, flags);
-}
-
-int
-fm_plugin_zero (struct fm_volume *v, uint64_t session, uint64_t n, uint64_t offset,
-                unsigned flags)
-{
-  pin ();
-  return fm_volume_zero (v, session, n, offset, flags);
-}
-
-int
-fm_plugin_flush (struct fm_volume *v)
-{
-  pin ();
-  return fm_volume_client_flush (v);
 }

@@ -13,20 +13,31 @@ import sys
 
 import nbdkit
 
-API_VERSION = 2
-FUA, PUNCH, FAST = 1, 2, 4  # of mirror_core.native, which can be imported only when configured
-FLAG_FUA = nbdkit.FLAG_FUA
-_site = None
-_view = None  # mirror_core.native.view
-_ender = None
-_path = None
-
 
 def _die(text):
     """A refusal before anything is served: one line, and the process ends."""
     sys.stderr.write(f"flashmirror: {text}\n")
     sys.stderr.flush()
     os._exit(1)
+
+
+if sys.prefix == sys.base_prefix and os.environ.get("FLASHMIRROR_PREFIX"):
+    _die(
+        f"nbdkit's Python runs outside {os.environ['FLASHMIRROR_PREFIX']}: start the site "
+        "with 'flashmirror start'"
+    )
+try:
+    from mirror_core import config as configuration
+    from mirror_core import connections, exports, native
+    from mirror_core.errors import MirrorError
+    from mirror_core.site import Site
+except ImportError as error:
+    _die(f"{error}: start the site with 'flashmirror start', which finds its environment")
+
+API_VERSION = 2
+_site = None
+_ender = None
+_path = None
 
 
 def thread_model():
@@ -41,21 +52,9 @@ def config(key, value):
 
 
 def config_complete():
-    global _site, _view
+    global _site
     if _path is None:
         _die("site=FILE.toml is missing")
-    if sys.prefix == sys.base_prefix and os.environ.get("FLASHMIRROR_PREFIX"):
-        _die(
-            f"nbdkit's Python runs outside {os.environ['FLASHMIRROR_PREFIX']}: start the site "
-            "with 'flashmirror start'"
-        )
-    try:
-        from mirror_core import config as configuration
-        from mirror_core.errors import MirrorError
-        from mirror_core.native import view as _view
-        from mirror_core.site import Site
-    except ImportError as error:
-        _die(f"{error}: start the site with 'flashmirror start', which finds its environment")
     try:
         _site = Site(configuration.load(_path))
     except MirrorError as error:
@@ -70,8 +69,6 @@ def after_fork():
         os.dup2(fd, 2)
         os.close(fd)
     try:
-        from mirror_core import connections
-
         connections.take_all_descriptors()
         _site.start()
         _ender = connections.Ender(_site.config.socket)
@@ -86,8 +83,6 @@ def cleanup():
 
 
 def preconnect(readonly):
-    from mirror_core import connections
-
     if not connections.room():
         raise RuntimeError("too many connections for the limit of open files")
 
@@ -97,14 +92,10 @@ def list_exports(readonly, is_tls):
 
 
 def default_export(readonly, is_tls):
-    from mirror_core import exports
-
     return exports.default_export(_site)
 
 
 def open(readonly):
-    from mirror_core import exports
-
     with _errno:
         return exports.open_export(_site, nbdkit.export_name())
 
@@ -130,6 +121,10 @@ def _set_errno(error):
 
 
 _errno = _Errno()
+
+
+def _fua(flags):
+    return native.FUA if flags & nbdkit.FLAG_FUA else 0
 
 
 def _volume(h):
@@ -184,19 +179,8 @@ def is_rotational(h):
     return False
 
 
-# The hot path: one call into the core, which answers 0 or -errno.
-
-
-def pread(h, buf, offset, flags):
-    rc = h.read(_view(buf), len(buf), offset)
-    if rc:
-        _fail(-rc)
-
-
-def pwrite(h, buf, offset, flags):
-    rc = h.write(_view(buf), len(buf), offset, FUA if flags & FLAG_FUA else 0)
-    if rc:
-        _fail(-rc)
+# pread and pwrite: from nbdkit into the core with no Python in between (native/client.h).
+native.take_hot_calls(sys.modules[__name__], _fail)
 
 
 def flush(h, flags):
@@ -206,18 +190,14 @@ def flush(h, flags):
 
 def trim(h, count, offset, flags):
     with _errno:
-        h.zero(count, offset, PUNCH | (FUA if flags & nbdkit.FLAG_FUA else 0))
+        h.zero(count, offset, native.PUNCH | _fua(flags))
 
 
 def zero(h, count, offset, flags):
+    punch = native.PUNCH if flags & nbdkit.FLAG_MAY_TRIM else 0
+    fast = native.FAST if flags & nbdkit.FLAG_FAST_ZERO else 0
     with _errno:
-        h.zero(
-            count,
-            offset,
-            (PUNCH if flags & nbdkit.FLAG_MAY_TRIM else 0)
-            | (FUA if flags & nbdkit.FLAG_FUA else 0)
-            | (FAST if flags & nbdkit.FLAG_FAST_ZERO else 0),
-        )
+        h.zero(count, offset, punch | fast | _fua(flags))
 
 
 def extents(h, count, offset, flags):
