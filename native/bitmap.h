@@ -1,17 +1,18 @@
 /* A set of blocks as bits, with summary levels, safe to use from many threads.
  *
  * Idea.  Level 0 has one bit a block; each level above has one bit for every
- * 64-bit word of the level below, set where that word may be non-zero, up to a
- * level of one word.  The words are anonymous memory that costs nothing until
- * it is touched: a map of 64 TiB (2^34 blocks of 4 KiB) is 2 GiB of address
- * space and a few pages of memory.  Readers go down from a summary, so asking
- * for a block that was never set touches no page of level 0.
+ * group of 512 bits (a cache line: a walk pays for lines, not for bits) of the
+ * level below, set where that group may be non-zero, up to a level of one group.
+ * The words are anonymous memory that costs nothing until it is touched: a map
+ * of 64 TiB (2^34 blocks of 4 KiB) is 2 GiB of address space and a few pages of
+ * memory.  Readers go down from a summary, so asking for a block that was never
+ * set touches no page of level 0.
  *
  * Invariants.
  *   - A set bit's summaries are set when the setter returns.
  *   - `count` is the number of set bits whenever no call is under way.
  *   - Bits past `nbits` are never set.
- * A clear that empties a word clears its summary, looks at the word again and
+ * A clear that empties a group clears its summary, looks at the group again and
  * puts the summary back if somebody set a bit meanwhile.  Between the two a
  * reader may miss that bit.  So a map that is set and cleared at the same time
  * must be read only by the scanner that clears it, which comes back while
@@ -27,7 +28,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define FM_BITMAP_LEVELS 8 /* 64^8 bits is more than any volume has */
+#define FM_BITMAP_LEVELS 7 /* 512^7 bits is more than any volume has */
 
 struct fm_bitmap {
   uint64_t nbits;

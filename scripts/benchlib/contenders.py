@@ -18,6 +18,7 @@ class Contender:
     """Started by `with`; under load inside `working()`; `prove()` when all loads have ended."""
 
     name: str
+    loads: tuple[str, ...] | None = None  # the workloads that it takes part in; None: all
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
@@ -52,21 +53,30 @@ class Contender:
 
 
 class NbdkitFile(Contender):
-    """The limit: nbdkit's own C plugin, no mirroring at all."""
+    """The limit: nbdkit's own C plugin as `nbdkit file` runs it, no mirroring at all."""
 
     name = "nbdkit-file"
+    options: tuple[str, ...] = ()
 
     def start(self, stack: ExitStack) -> None:
         self.lab.require_images(1)
-        image = self.lab.folder / "nbdkit.img"
+        image = self.lab.folder / f"{self.name}.img"
         fill(image, self.lab.size_bytes)
-        self.uri = stack.enter_context(nbdkit_file(image, self.lab.nbdkit_threads))
+        self.uri = stack.enter_context(nbdkit_file(image, *self.options))
+
+
+class NbdkitFileOneThread(NbdkitFile):
+    """The same with one thread a connection, as a site runs where nbdkit is old."""
+
+    name = "nbdkit-file-1"
+    options = ("--threads", "1")
+    loads = ("randwrite-4k-d32",)
 
 
 @contextmanager
-def nbdkit_file(image: Path, threads: int) -> Iterator[str]:
+def nbdkit_file(image: Path, *options: str) -> Iterator[str]:
     listening = image.with_suffix(".sock")
     listening.unlink(missing_ok=True)
-    command = ("nbdkit", "-f", "-U", str(listening), "-t", str(threads), "file", str(image))
+    command = ("nbdkit", "-f", "-U", str(listening), *options, "file", str(image))
     with serve(command, listening):
         yield f"nbd+unix:///?socket={listening}"

@@ -63,7 +63,7 @@ def _folder(lab: Lab) -> Iterator[Path]:
 def _nbdcopy(lab: Lab, source: Path, target: Path) -> float:
     fill(target, lab.size_bytes)
     began = time.monotonic()
-    with nbdkit_file(target, lab.nbdkit_threads) as uri:
+    with nbdkit_file(target) as uri:
         run(("nbdcopy", "--flush", str(source), uri), _COPY_SECONDS)
         seconds = time.monotonic() - began
     require_same(source, target, "nbdcopy")

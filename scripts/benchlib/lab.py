@@ -39,7 +39,6 @@ class Lab:
     folder: Path
     size_bytes: int
     flashmirror: Path
-    nbdkit_threads: int
 
     def require_images(self, count: int) -> None:
         """Images on tmpfs are memory: refuse before the machine swaps or kills."""

@@ -93,6 +93,10 @@ def _load_figures(results: Results) -> Iterable[Figure]:
         _at_least(0.95),
     )
     yield Figure(
+        f"idle / nbdkit-file-1, IOPS, {small}",
+        _ratios(results, idle, "nbdkit-file-1", small, _iops),
+    )
+    yield Figure(
         f"cycling / qemu-backup, IOPS, {small}",
         _ratios(results, cycling, backup, small, _iops),
         _at_least(2),
@@ -139,12 +143,15 @@ def _copy_figures(copies: Sequence[FirstCopy]) -> Iterable[Figure]:
 def _scale_figures(scale: Scale) -> Iterable[Figure]:
     resident = max(scale.resident_bytes_source, scale.resident_bytes_target) / MIB
     hold = scale.hold_seconds_p99
-    for touch, cycles in (("first touch", scale.first_touch), ("again", scale.again)):
+    for touch, cycles, goal in (
+        ("first touch", scale.first_touch, None),  # of the stores' file system, too
+        ("again", scale.again, _at_most(1.5)),
+    ):
         pairs = zip(cycles[SMALL], cycles[LARGE], strict=True)
         yield Figure(
             f"cycle of 1,000 blocks, {touch}, {LARGE} / {SMALL}",
             [large.cycle_seconds / small.cycle_seconds for small, large in pairs],
-            _at_most(1.5),
+            goal,
             _at_most(1.2),
         )
         for size in (SMALL, LARGE):
