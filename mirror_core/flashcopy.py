@@ -11,7 +11,7 @@ was: a cycle with a failed copy is void and must be abandoned (source) or retrie
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pyroaring import BitMap64
@@ -103,7 +103,18 @@ class Flashcopy:
         for member in self.members:
             member.native.settle()
 
+    def harden(self, record: Callable[[], None]) -> None:
+        """Flush what was sent, have it recorded as no longer pending, then let writers go on
+        (I2).  CopyError, or what `record` raises: `fail`, and `retry` later."""
+        for member in self.members:
+            member.native.harden_begin()
+        self.flush(front_too=False)
+        record()
+        for member in self.members:
+            member.native.harden_end()
+
     def retry(self) -> None:
+        """After a failure: what was not hardened is pending again."""
         for member in self.members:
             member.native.retry()
 

@@ -28,6 +28,7 @@ FREEZE_DEADLINE_S = 0.05
 FREEZE_MAX_S = 1.0
 FENCE_BUDGET_S = 5.0
 SLICE_S = 0.5  # of copying, between two looks of the control at the world
+HARDEN_SLICE_S = 0.002  # the least time of copying between two hardenings
 IDLE_POLL_S = 0.02  # how soon an idle control notices the first write
 IDLE_LOOK_S = 0.5  # how often an idle control looks whether its peer still answers
 BACKOFF_MIN_S = 0.1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.abc import Loader
@@ -37,7 +38,7 @@ FUA = 1
 PUNCH = 2
 FAST = 4
 
-NEXT, PENDING, UNSENT, SENT = range(4)  # the maps of a volume
+NEXT, PENDING, UNSENT, SENT, HARDENING = range(5)  # the maps of a volume
 
 _WHY_BYTES = 512
 _RUNS = 4096
@@ -166,11 +167,17 @@ class Volume:
     def settle(self) -> None:
         _lib.fm_volume_settle(self._handle)
 
-    def retry(self) -> None:
-        _lib.fm_volume_retry(self._handle)
-
     def set_strict(self) -> None:
         _lib.fm_volume_set_strict(self._handle)
+
+    def harden_begin(self) -> None:
+        _lib.fm_volume_harden_begin(self._handle)
+
+    def harden_end(self) -> None:
+        _lib.fm_volume_harden_end(self._handle)
+
+    def retry(self) -> None:
+        _lib.fm_volume_retry(self._handle)
 
     def forget_next(self) -> None:
         _lib.fm_volume_forget_next(self._handle)
@@ -192,16 +199,20 @@ class Volume:
 
     def runs(self, which: int) -> Iterator[tuple[int, int]]:
         """The runs (first block, blocks) of one of the maps."""
+        for packed in self._packed_runs(which):
+            yield from cast("Iterator[tuple[int, int]]", struct.iter_unpack("=QQ", packed))
+
+    def packed_runs(self, which: int) -> bytes:
+        """The same as pairs of 64-bit numbers, one after another."""
+        return b"".join(self._packed_runs(which))
+
+    def _packed_runs(self, which: int) -> Iterator[bytes]:
         out = _ffi.new("uint64_t[]", 2 * _RUNS)
-        at = 0
-        while True:
+        n, at = _RUNS, 0
+        while n == _RUNS:
             n = _lib.fm_volume_runs(self._handle, which, at, out, _RUNS)
-            values = _ffi.unpack(out, 2 * n) if n else []
-            for i in range(0, 2 * n, 2):
-                yield values[i], values[i + 1]
-            if n < _RUNS:
-                return
-            at = values[-2] + values[-1]
+            yield bytes(_ffi.buffer(out, 16 * n))
+            at = out[2 * n - 2] + out[2 * n - 1] if n else 0
 
     def stats(self) -> Stats:
         s = _ffi.new("struct fm_volume_stats *")
@@ -249,6 +260,10 @@ class Group:
     def next_blocks(self) -> int:
         """Blocks written since the last consistency point, of all volumes."""
         return int(_lib.fm_group_next_blocks(self._array, self._n))
+
+    def harden_wanted(self) -> bool:
+        """Whether a writer of any waits for a hardening."""
+        return bool(_lib.fm_group_harden_wanted(self._array, self._n))
 
     def freeze(self, budget_s: float) -> float:
         """One consistency point: next -> pending in every volume.  How long writes were held,

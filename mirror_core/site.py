@@ -19,7 +19,7 @@ from typing import Any
 
 from pyroaring import BitMap64
 
-from mirror_core import flashcopy, ledger, limits, native, stores
+from mirror_core import flashcopy, hardlog, ledger, limits, native, stores
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig
 from mirror_core.driver import Driver
@@ -86,6 +86,8 @@ class Site:
             undo.callback(os.close, self._lock)
             current = ledger.load(config.state)
             check_ledger(config, current)
+            if current.role == "target" and not current.clean:
+                current = hardlog.recover(config.state, current)
             self.book = Book(config.state, current)
             self._opened = self._open_stores(undo, current)
             self.members = self._build_volumes(undo, current)
@@ -141,11 +143,11 @@ class Site:
     def _restore(
         volume: native.Volume, record: ledger.VolumeRecord, current: ledger.Ledger
     ) -> None:
-        """The maps as the orderly stop left them; else what is certainly safe."""
+        """The maps as they are on disk; of a source, after an end without order, all blocks."""
         if current.role == "target":
             volume.set_strict()
-            pending = current.maps.get(f"{record.name}/pending") if current.clean else None
-            for first, count in flashcopy.runs_of(pending or BitMap64()):
+            pending = current.maps.get(f"{record.name}/pending", BitMap64())
+            for first, count in flashcopy.runs_of(pending):
                 volume.mark_pending(first, count)
         elif current.clean:
             changed = current.maps.get(f"{record.name}/next", BitMap64())
@@ -156,12 +158,14 @@ class Site:
 
     def _target(self, current: ledger.Ledger) -> Target:
         blank = all(self._opened[m.name, "data"].blank() for m in self.members)
-        owed = {
-            m.name: current.maps.get(f"{m.name}/written", BitMap64()) if current.clean
-            else BitMap64()
-            for m in self.members
-        }  # fmt: skip
-        return Target(self.config, self.book, self.copier, self.journal, blank=blank, owed=owed)
+        owed = {m.name: current.maps.get(f"{m.name}/written", BitMap64()) for m in self.members}
+        try:
+            log = hardlog.HardLog(self.config.state)
+        except OSError as error:
+            raise _no_state(self.config, error) from error
+        return Target(
+            self.config, self.book, self.copier, self.journal, log, blank=blank, owed=owed
+        )
 
     # ---- running
 
@@ -170,12 +174,15 @@ class Site:
         if self.metrics:
             self.metrics.start()  # first: a busy port is a refusal
         write_pid(self._lock)
+        source = self.book.current.role == "source"
         if not self.book.current.clean:
-            self.journal.say("was not stopped in order: everything is compared or sent again")
-        if self.book.current.role == "target":
-            if not self.book.current.clean:
-                self.book.update(whole=False, hardened=0, maps={})
+            self.journal.say(
+                "was not stopped in order: "
+                + ("everything is sent again" if source else "the second flashcopy goes on")
+            )
+        if not source:
             self.copier.link([None] * len(self.members))
+        # With the maps as they were recovered: the log of hardenings begins anew.
         self.book.update(clean=False)
         self.control.start()
 
@@ -185,9 +192,9 @@ class Site:
         self.control.join()
         if self.metrics:
             self.metrics.stop()
-        self.control.end()
         clean = True
         if isinstance(self.control, Driver):
+            self.control.end()
             try:
                 for member in self.members:
                     member.native.flush_front()
@@ -204,6 +211,7 @@ class Site:
                 },
             )
         else:
+            clean = self.control.end()
             self.copier.unlink()
         self.book.update(clean=clean, volumes=self._records())
         self._undo.close()

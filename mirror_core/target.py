@@ -3,15 +3,16 @@
     handshake   fence older sessions, then answer what the source needs to know (I8)
     commit      flush, wait until the commit before is whole, then one durable change:
                 pending := written, sequence (I3)
-    thread      copies pending from the intermediate to data while the next cycle arrives
+    thread      copies pending from the intermediate to data while the next cycle arrives, and
+                hardens in batches: copy many, flush once, record once (I2)
 
-Invariants.  image(k) = intermediate where a block is pending, data elsewhere (I1); the volumes
-are strict, so a write never overwrites a pending block that could not be copied.  `owed` holds
-what an abandoned cycle had written: the next commit must have written all of it again.
+Invariants.  image(k) = intermediate where a block is pending on disk (ledger, less hardlog), data
+elsewhere: at every instant, whatever ends the process (I1).  The volumes are strict, so a writer
+waits for the hardening of what it overwrites.  A batch is hardened when all is copied, or as soon
+as a writer waits, but at most half of the time goes into hardening.  `owed` holds what an
+abandoned cycle had written: the next commit must have written all of it again.
 
 Guard: `serial` orders handshakes and commits; `changed` guards the fields below its line.
-Left out: a crash.  Maps are exact only after an orderly stop; after any other the image is not
-claimed any more (`whole` is False) and the source sends everything.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from mirror_core import flashcopy, limits, native, protocol, recovery
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig
 from mirror_core.errors import LINK_ERRNOS, MirrorError, PeerError, Refused, describe
+from mirror_core.hardlog import HardLog
 from mirror_core.journal import Journal
 from mirror_core.ledger import Lineage
 
@@ -38,12 +40,15 @@ class Target(threading.Thread):
         book: Book,
         copier: flashcopy.Flashcopy,
         journal: Journal,
+        log: HardLog,
         *,
         blank: bool,
         owed: dict[str, BitMap64],
     ) -> None:
         super().__init__(name="second-flashcopy")
         self._config, self._book, self._copier, self._journal = config, book, copier, journal
+        self._log = log
+        self._log_is_whole = True  # False: a record may be lost: the ledger must be written
         self._blank = blank  # the data stores were holes when the site started
         self._owed = owed
         self.serial = threading.Lock()
@@ -57,6 +62,7 @@ class Target(threading.Thread):
         self.reason: str | None = None  # why the second flashcopy does not go on
         self.refusal: str | None = None  # of the last source that asked for a session
         self.total_bytes = 0  # of the second flashcopy under way
+        self.hardened = book.current.hardened  # and writers know it: later than the ledger
 
     # ---- requests of the source (nbdkit's threads)
 
@@ -152,13 +158,13 @@ class Target(threading.Thread):
     def _is_hardened(self) -> bool:
         """An image that was lost is never hardened, and there is nothing to harden."""
         mine = self._book.current
-        return not mine.whole or mine.hardened >= mine.committed
+        return not mine.whole or self.hardened >= mine.committed
 
     def poll(self, session: int, wait_s: float) -> protocol.Record:
         """How far the second flashcopy is; also the source's sign of life."""
         self._check_session(session)
         self.wait_hardened(min(wait_s, limits.CONTROL_WAIT_S))
-        return {"hardened": self._book.current.hardened, "reason": self.reason}
+        return {"hardened": self.hardened, "reason": self.reason}
 
     # ---- the second flashcopy (this thread)
 
@@ -171,13 +177,22 @@ class Target(threading.Thread):
 
     def _run(self) -> None:
         backoff = limits.BACKOFF_MIN_S
+        hardening_s = limits.HARDEN_SLICE_S  # what the last one took
         while self._wait_for_work():
             try:
-                if self._copier.copy(limits.SLICE_S):
-                    self._harden()
+                done = self._copier.copy(max(hardening_s, limits.HARDEN_SLICE_S))
+                if done or self._copier.group.harden_wanted():
+                    began = time.monotonic()
+                    self._copier.harden(self._record_all if done else self._record_batch)
+                    hardening_s = time.monotonic() - began
+                if done:
+                    with self.changed:
+                        self.hardened = self._book.current.committed
+                        self.changed.notify_all()
                 backoff = limits.BACKOFF_MIN_S
                 self._say(None)
             except MirrorError as error:
+                self._copier.fail(error.code or errno.EIO)
                 self._say(self._blame(error))
                 with self.changed:
                     self.changed.wait_for(lambda: self.stopping, backoff)
@@ -186,17 +201,13 @@ class Target(threading.Thread):
 
     def _mend(self, error: MirrorError) -> None:
         """Before another try.  Until a lost server is back the volumes stay failed, so that
-        writers who meet a pending block get an error and do not wait."""
+        writers who meet a pending block get an error and do not wait.  What was copied and not
+        hardened is copied again: a failed flush, or a lost server, may have lost it (I9)."""
         if isinstance(error, flashcopy.CopyError) and error.code in LINK_ERRNOS:
-            unflushed = any(s.sent_blocks for s in self._copier.stats().values())
-            self._copier.fail(error.code)
             self._copier.unlink()
             try:
                 self._copier.link([None] * len(self._copier.members))
             except OSError:
-                return
-            if unflushed:  # the server may have lost what it answered (I9)
-                self.lose_image("the connection to a data store was lost before a flush")
                 return
         self._copier.retry()
 
@@ -216,29 +227,33 @@ class Target(threading.Thread):
             self.changed.wait_for(lambda: self.stopping or not self._is_hardened())
             return not self.stopping
 
-    def _harden(self) -> None:
-        """All of pending is copied: make it durable, then say so (I2)."""
-        try:
-            self._copier.flush(front_too=False)
-        except MirrorError as error:
-            # What the flush covered may be lost and its source may be overwritten already.
-            self.lose_image(f"a flush of the data store failed ({error})")
-            return
-        self._copier.settle()
+    def _record_all(self) -> None:
+        """The durable pending maps are empty.  MirrorError: they may or may not be."""
+        # `written` of before a clean stop is of no more use: `owed` has it.
         self._book.update(hardened=self._book.current.committed, maps={})
-        with self.changed:
-            self.changed.notify_all()
 
-    def lose_image(self, why: str) -> None:
-        """The image can no longer be produced: say so, and have the source send everything."""
-        with self.serial:
-            self._copier.group.fence(0, limits.FENCE_BUDGET_S)
-            with self.changed:
-                self.session = 0
-            self._copier.abandon(-1)
-            self._copier.retry()
-            self._book.update(whole=False, hardened=0, maps={})
-        self._journal.say(f"{why}: the image is lost until everything was sent again")
+    def _record_batch(self) -> None:
+        """What is being hardened leaves the durable pending maps.  MirrorError: it may or may
+        not have left them."""
+        members = self._copier.members
+        if self._log_is_whole:
+            hardened = {i: m.native.packed_runs(native.HARDENING) for i, m in enumerate(members)}
+            try:
+                self._log.append(self._book.current.committed, hardened)
+            except OSError as error:
+                self._log_is_whole = False
+                raise MirrorError(
+                    f"{self._config.state}: {error.strerror}: mend that", error.errno or 0
+                ) from error
+        else:
+            self._book.update(
+                maps={
+                    f"{m.name}/pending": flashcopy.bitmap_of(m.native, native.PENDING, native.SENT)
+                    for m in members
+                }
+            )
+            self._log.restart(self._book.current.committed)
+            self._log_is_whole = True
 
     def _say(self, reason: str | None) -> None:
         with self.changed:
@@ -258,17 +273,21 @@ class Target(threading.Thread):
             self.stopping = True
             self.changed.notify_all()
 
-    def end(self) -> None:
-        """After the thread was joined and no client is left: the maps of an orderly stop."""
-        whole = self._book.current.whole
+    def end(self) -> bool:
+        """After the thread was joined and no client is left: the maps of an orderly stop.
+        Whether they tell all: False if what was written last may not be on its disk."""
+        flushed = True
         try:
             self._copier.flush(front_too=True)
         except MirrorError as error:
-            self._journal.say(f"flush at stop failed ({error}): the image is not claimed any more")
-            whole = False
+            self._journal.say(f"flush at stop failed: {error}")
+            flushed = False
         maps = {}
         for member in self._copier.members:
-            maps[f"{member.name}/pending"] = flashcopy.bitmap_of(member.native, native.PENDING)
+            left = (native.PENDING,) if flushed else (native.PENDING, native.SENT, native.HARDENING)
+            maps[f"{member.name}/pending"] = flashcopy.bitmap_of(member.native, *left)
             written = flashcopy.bitmap_of(member.native, native.NEXT)
             maps[f"{member.name}/written"] = written | self._owed[member.name]
-        self._book.update(maps=maps, whole=whole)
+        self._book.update(maps=maps)
+        self._log.close()
+        return flushed

@@ -141,13 +141,13 @@ is_zero (const char *p, uint64_t n)
   return n <= 16 || memcmp (p, p + 16, n - 16) == 0;
 }
 
-/* The copy stands in its sinks: move its blocks to the map that follows. */
+/* The copy stands in its sinks: move its blocks to the map that follows.  With `lock`. */
 static void
 settle_maps (struct fm_lane *l, const struct fm_slot *s)
 {
   struct fm_volume *v = l->v;
   uint64_t first = s->claim->first, n = s->claim->n;
-  fm_bitmap_set (s->copy == FM_COPY_FIRST ? &v->unsent : &v->sent, first, n);
+  fm_bitmap_set (s->copy == FM_COPY_FIRST ? &v->unsent : v->sent, first, n);
   fm_bitmap_clear (s->copy == FM_COPY_FEED ? &v->unsent : v->pending, first, n);
   for (unsigned i = first_sink (s); i < end_sink (l, s); i++)
     atomic_fetch_add_explicit (&v->copied_bytes[i], bytes_of (v, s->claim), memory_order_relaxed);
@@ -157,11 +157,11 @@ static void
 slot_end (struct fm_lane *l, struct fm_slot *s, int rc, int part)
 {
   struct fm_volume *v = l->v;
-  if (rc == 0)
-    settle_maps (l, s);
-  else
+  if (rc < 0)
     fm_volume_fail (v, rc, part);
   pthread_mutex_lock (&v->lock);
+  if (rc == 0)
+    settle_maps (l, s);
   s->claim->n = 0;
   v->nclaims--;
   pthread_cond_broadcast (&v->moved);

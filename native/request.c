@@ -87,6 +87,23 @@ end_block (const struct fm_volume *v, const struct fm_request *r)
   return ((r->op.offset + r->op.length - 1) >> v->shift) + 1;
 }
 
+static bool
+touches (const struct fm_bitmap *map, uint64_t first, uint64_t end)
+{
+  uint64_t at, n;
+  return fm_bitmap_count (map) && fm_bitmap_run (map, first, end - first, &at, &n) && at < end;
+}
+
+/* I2: whether a block under the request may still be in the durable record of what is
+ * pending.  With `lock`, under which blocks move from map to map. */
+static bool
+owed_under (const struct fm_volume *v, const struct fm_request *r)
+{
+  uint64_t first = r->op.offset >> v->shift, end = end_block (v, r);
+  return touches (v->pending, first, end) || touches (v->sent, first, end)
+         || touches (v->hardening, first, end);
+}
+
 int
 fm_request_step (struct fm_volume *v, struct fm_request *r)
 {
@@ -121,6 +138,21 @@ fm_request_step (struct fm_volume *v, struct fm_request *r)
     give_back (v, r);
     first = at;
   }
+  if (v->strict && atomic_load (&v->owed)) {
+    int failed = 0;
+    pthread_mutex_lock (&v->lock);
+    r->unhardened = owed_under (v, r);
+    if (r->unhardened) {
+      failed = atomic_load (&v->abandoned);
+      atomic_store (&v->harden_wanted, true);
+    }
+    pthread_mutex_unlock (&v->lock);
+    if (failed)
+      return leave (v, r, failed);
+    if (r->unhardened && !r->waited_since_ns)
+      r->waited_since_ns = fm_now_ns ();
+    return !r->unhardened;
+  }
   return 1;
 }
 
@@ -152,6 +184,13 @@ wait_for (struct fm_volume *v, struct fm_request *r)
   }
   uint64_t first = r->op.offset >> v->shift, end = end_block (v, r);
   pthread_mutex_lock (&v->lock);
+  if (r->unhardened) {
+    if (owed_under (v, r) && !atomic_load (&v->abandoned))
+      fm_cond_wait_until (&v->hardened, &v->lock, deadline);
+    r->unhardened = false;
+    pthread_mutex_unlock (&v->lock);
+    return;
+  }
   /* A claim that was dropped before we had the lock would not wake us. */
   if (!v->prio || fm_plan_overlap (v->claims, v->claims_high, first, end - first))
     fm_cond_wait_until (&v->moved, &v->lock, deadline);

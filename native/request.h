@@ -21,13 +21,15 @@ struct fm_request {
   struct fm_op op;   /* WRITE or ZERO, in bytes of the volume */
   uint64_t session;  /* must be the volume's */
   struct fm_lane *lane; /* borrowed while it copies for itself */
+  bool unhardened;          /* it waits for a hardening (strict volumes) */
   uint64_t waited_since_ns; /* 0: it met nothing pending */
 };
 
 /* 0; -EAGAIN: the gate is closed; -ESHUTDOWN: the session is over. */
 int fm_request_begin (struct fm_volume *v, struct fm_request *r);
-/* 1: nothing it overwrites is pending; 0: step again after a wait; -errno: a
- * strict volume could not copy, and the request has left the gate. */
+/* 1: nothing it overwrites is pending (nor, in a strict volume, waits for a hardening);
+ * 0: step again after a wait; -errno: a strict volume could not copy, and the request
+ * has left the gate. */
 int fm_request_step (struct fm_volume *v, struct fm_request *r);
 /* The client's answer: 0 or -errno. */
 int fm_request_finish (struct fm_volume *v, struct fm_request *r);

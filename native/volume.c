@@ -35,12 +35,14 @@ fm_volume_create (struct fm_store *front, struct fm_store *first, uint64_t size,
   v->preserve_first = preserve_first;
   v->next = &v->maps[0];
   v->pending = &v->maps[1];
+  v->sent = &v->maps[2];
+  v->hardening = &v->maps[3];
   fm_gate_init (&v->gate);
   pthread_mutex_init (&v->lock, NULL);
   fm_cond_init (&v->moved);
-  struct fm_bitmap *all[] = { &v->maps[0], &v->maps[1], &v->unsent, &v->sent };
-  for (unsigned i = 0; i < 4; i++) {
-    int rc = fm_bitmap_init (all[i], v->nblocks);
+  fm_cond_init (&v->hardened);
+  for (unsigned i = 0; i < 5; i++) {
+    int rc = fm_bitmap_init (i < 4 ? &v->maps[i] : &v->unsent, v->nblocks);
     if (rc < 0) {
       fm_volume_free (v);
       return rc;
@@ -56,11 +58,11 @@ fm_volume_free (struct fm_volume *v)
   if (!v)
     return;
   fm_volume_unlink (v);
-  fm_bitmap_free (&v->maps[0]);
-  fm_bitmap_free (&v->maps[1]);
+  for (unsigned i = 0; i < 4; i++)
+    fm_bitmap_free (&v->maps[i]);
   fm_bitmap_free (&v->unsent);
-  fm_bitmap_free (&v->sent);
   fm_gate_free (&v->gate);
+  pthread_cond_destroy (&v->hardened);
   pthread_cond_destroy (&v->moved);
   pthread_mutex_destroy (&v->lock);
   free (v);
@@ -73,7 +75,7 @@ fm_volume_link (struct fm_volume *v, struct fm_store *second, unsigned nprio)
 {
   assert (!v->bulk && !v->prio && nprio > 0 && nprio <= FM_PRIO_MAX);
   assert (fm_bitmap_count (&v->unsent) == 0);
-  assert (v->strict || fm_bitmap_count (&v->sent) == 0);
+  assert (v->strict || fm_bitmap_count (v->sent) == 0);
   int rc = 0;
   pthread_mutex_lock (&v->lock);
   v->sink[1] = second;
@@ -186,21 +188,63 @@ fm_volume_flush (struct fm_volume *v, bool front_too)
 void
 fm_volume_settle (struct fm_volume *v)
 {
-  assert (left (v) == 0);
-  fm_bitmap_empty (&v->sent);
+  assert (left (v) == 0 && !v->strict);
+  fm_bitmap_empty (v->sent);
   atomic_store (&v->cycle_since_ns, 0);
-}
-
-void
-fm_volume_retry (struct fm_volume *v)
-{
-  atomic_store (&v->abandoned, 0);
 }
 
 void
 fm_volume_set_strict (struct fm_volume *v)
 {
   v->strict = true;
+  atomic_store (&v->owed, fm_bitmap_count (v->pending));
+}
+
+void
+fm_volume_harden_begin (struct fm_volume *v)
+{
+  assert (v->strict && fm_bitmap_count (v->hardening) == 0);
+  pthread_mutex_lock (&v->lock);
+  struct fm_bitmap *t = v->hardening;
+  v->hardening = v->sent;
+  v->sent = t;
+  atomic_store (&v->harden_wanted, false);
+  pthread_mutex_unlock (&v->lock);
+}
+
+void
+fm_volume_harden_end (struct fm_volume *v)
+{
+  pthread_mutex_lock (&v->lock);
+  atomic_fetch_sub (&v->owed, fm_bitmap_count (v->hardening));
+  fm_bitmap_empty (v->hardening);
+  pthread_cond_broadcast (&v->hardened);
+  pthread_mutex_unlock (&v->lock);
+}
+
+/* Writers' copies that were under way when it failed come to their ends; with `lock`. */
+static void
+drain_claims (struct fm_volume *v)
+{
+  assert (atomic_load (&v->abandoned));
+  while (v->nclaims)
+    fm_cond_wait_until (&v->moved, &v->lock, fm_now_ns () + 1000 * FM_MS);
+}
+
+void
+fm_volume_retry (struct fm_volume *v)
+{
+  assert (v->strict);
+  pthread_mutex_lock (&v->lock);
+  if (atomic_load (&v->abandoned)) {
+    drain_claims (v);
+    fm_bitmap_or (v->pending, v->sent);
+    fm_bitmap_or (v->pending, v->hardening);
+    fm_bitmap_empty (v->sent);
+    fm_bitmap_empty (v->hardening);
+    atomic_store (&v->abandoned, 0);
+  }
+  pthread_mutex_unlock (&v->lock);
 }
 
 void
@@ -220,27 +264,27 @@ fm_volume_fail (struct fm_volume *v, int rc, int part)
     atomic_store (&v->abandoned, rc);
   }
   pthread_cond_broadcast (&v->moved);
+  pthread_cond_broadcast (&v->hardened);
   pthread_mutex_unlock (&v->lock);
 }
 
 void
 fm_volume_abandon (struct fm_volume *v)
 {
-  assert (atomic_load (&v->abandoned));
+  assert (!v->strict);
   pthread_mutex_lock (&v->lock);
-  while (v->nclaims) /* writers' copies that were under way when it failed */
-    fm_cond_wait_until (&v->moved, &v->lock, fm_now_ns () + 1000 * FM_MS);
+  drain_claims (v);
   pthread_mutex_unlock (&v->lock);
   /* First into next, then out of the others: at no time is a block in none. */
   fm_bitmap_or (v->next, v->pending);
   fm_bitmap_or (v->next, &v->unsent);
-  fm_bitmap_or (v->next, &v->sent);
+  fm_bitmap_or (v->next, v->sent);
   uint64_t since = atomic_exchange (&v->cycle_since_ns, 0);
   if (since) /* older than anything that `next` has seen */
     atomic_store (&v->next_since_ns, since);
   fm_bitmap_reset (v->pending);
   fm_bitmap_reset (&v->unsent);
-  fm_bitmap_reset (&v->sent);
+  fm_bitmap_reset (v->sent);
 }
 
 void
@@ -252,14 +296,14 @@ fm_volume_mark (struct fm_volume *v, uint64_t first, uint64_t n)
 void
 fm_volume_mark_pending (struct fm_volume *v, uint64_t first, uint64_t n)
 {
-  fm_bitmap_set (v->pending, first, n);
+  atomic_fetch_add (&v->owed, fm_bitmap_set (v->pending, first, n));
 }
 
 unsigned
 fm_volume_runs (struct fm_volume *v, int which, uint64_t from, uint64_t *out, unsigned max)
 {
-  const struct fm_bitmap *maps[] = { v->next, v->pending, &v->unsent, &v->sent };
-  assert (which >= 0 && which < 4);
+  const struct fm_bitmap *maps[] = { v->next, v->pending, &v->unsent, v->sent, v->hardening };
+  assert (which >= 0 && which < 5);
   unsigned i = 0;
   while (i < max
          && fm_bitmap_run (maps[which], from, v->nblocks, &out[2 * i], &out[2 * i + 1])) {
@@ -292,12 +336,12 @@ fm_volume_read_stats (struct fm_volume *v, struct fm_volume_stats *s)
   s->next_blocks = fm_bitmap_count (v->next);
   s->pending_blocks = fm_bitmap_count (v->pending);
   s->unsent_blocks = fm_bitmap_count (&v->unsent);
-  s->sent_blocks = fm_bitmap_count (&v->sent);
   s->next_since_ns = atomic_load (&v->next_since_ns);
   s->cycle_since_ns = atomic_load (&v->cycle_since_ns);
   for (unsigned i = 0; i < FM_SINKS; i++)
     s->copied_bytes[i] = atomic_load (&v->copied_bytes[i]);
   pthread_mutex_lock (&v->lock);
+  s->sent_blocks = fm_bitmap_count (v->sent) + fm_bitmap_count (v->hardening);
   s->wire_bytes = v->wire_bytes_before;
   if (v->sink[1])
     s->wire_bytes += atomic_load (&v->sink[1]->written_bytes);
@@ -322,6 +366,15 @@ fm_group_next_blocks (struct fm_volume **v, unsigned n)
   return sum;
 }
 
+bool
+fm_group_harden_wanted (struct fm_volume **v, unsigned n)
+{
+  for (unsigned i = 0; i < n; i++)
+    if (atomic_load (&v[i]->harden_wanted))
+      return true;
+  return false;
+}
+
 int
 fm_group_close (struct fm_volume **v, unsigned n, uint64_t deadline_ns)
 {
@@ -339,10 +392,13 @@ void
 fm_group_swap (struct fm_volume **v, unsigned n)
 {
   for (unsigned i = 0; i < n; i++) {
-    assert (left (v[i]) == 0 && fm_bitmap_count (&v[i]->sent) == 0);
+    assert (left (v[i]) == 0 && fm_bitmap_count (v[i]->sent) == 0);
+    assert (fm_bitmap_count (v[i]->hardening) == 0 && atomic_load (&v[i]->owed) == 0);
     struct fm_bitmap *t = v[i]->next;
     v[i]->next = v[i]->pending;
     v[i]->pending = t;
+    if (v[i]->strict)
+      atomic_store (&v[i]->owed, fm_bitmap_count (t));
     atomic_store (&v[i]->cycle_since_ns, atomic_exchange (&v[i]->next_since_ns, 0));
     atomic_store (&v[i]->abandoned, 0);
 #ifdef PLANT_NO_FREEZE

@@ -16,6 +16,7 @@
  *     pending   to be copied front -> sinks
  *     unsent    in sink 0, to be fed sink 0 -> sink 1 (preserve = "first" only)
  *     sent      in every sink, not yet asserted by a commit or a hardening
+ *     hardening of a strict volume: sent, now being flushed and recorded
  * A block leaves one map only after it stands in the one that follows.
  *
  * Invariants.
@@ -25,8 +26,11 @@
  *       fm_group_fence returned 0.
  *   A failure to copy sets `abandoned`: the cycle is void and can never be
  *   committed, writers wait for nothing more, and fm_volume_abandon puts every
- *   block of it back into `next`.  A strict volume (the target's) never gives a
- *   pending block up: the writer who meets it gets the error, until a retry.
+ *   block of it back into `next`.
+ *   I2  A strict volume (the target's) has a durable record of what is pending, so
+ *   a block is overwritten only when it is in none of pending, sent and hardening:
+ *   a writer who meets one has it copied and waits for the next hardening, or gets
+ *   the error of a copy that failed.  Nothing of it is ever given up.
  *
  * Left out: when to freeze, what to do after a failure, sequences, roles: the
  * control (mirror_core/) decides; here is only what must be fast or atomic.
@@ -57,6 +61,10 @@ struct fm_volume {
   struct fm_store *front;
   bool preserve_first; /* a writer waits for sink 0 only */
   bool strict;         /* see fm_volume_set_strict */
+  /* Of a strict volume: blocks in pending, sent and hardening together, and whether
+   * a writer waits for a hardening. */
+  _Atomic uint64_t owed;
+  _Atomic bool harden_wanted;
 
   /* Changed only by link and unlink, while there are no lanes, and with `lock`. */
   struct fm_store *sink[FM_SINKS];
@@ -65,8 +73,9 @@ struct fm_volume {
   struct fm_gate gate;
   /* The pointers change only with the gate closed; the bits are atomic. */
   struct fm_bitmap *_Atomic next, *_Atomic pending;
-  struct fm_bitmap unsent, sent;
-  struct fm_bitmap maps[2]; /* what next and pending point to */
+  struct fm_bitmap unsent;
+  struct fm_bitmap *sent, *hardening; /* the pointers: guarded by `lock` */
+  struct fm_bitmap maps[4];           /* what the four pointers point to */
   _Atomic uint64_t session; /* whose requests enter; changed with the gate closed */
 
   _Atomic int abandoned;   /* 0, or the -errno that voided this cycle */
@@ -74,6 +83,7 @@ struct fm_volume {
 
   pthread_mutex_t lock;  /* guards all below, to the blank line */
   pthread_cond_t moved;  /* a claim was dropped or a lane given back */
+  pthread_cond_t hardened; /* a hardening ended, or a copy failed */
   struct fm_claim claims[FM_CLAIMS];
   unsigned nclaims, claims_high; /* in use; one past the last ever used */
   struct fm_lane *prio; /* idle priority lanes */
@@ -117,13 +127,18 @@ void fm_volume_unlink (struct fm_volume *v);
 int fm_volume_copy (struct fm_volume *v, uint64_t slice_ns);
 /* Flush every sink (and the front too, if asked).  0 or -errno. */
 int fm_volume_flush (struct fm_volume *v, bool front_too);
-/* `sent` is asserted: forget it. */
+/* `sent` is asserted by a commit: forget it. */
 void fm_volume_settle (struct fm_volume *v);
-/* What failed has been mended: copy what is still pending. */
-void fm_volume_retry (struct fm_volume *v);
-/* A copy that fails, fails the writer who needs it instead of voiding the cycle:
- * for a front whose pending blocks are the only copy of a committed image (I1). */
+/* For a front whose pending blocks are the only copy of a committed image (I1, I2).
+ * Before the volume is in use. */
 void fm_volume_set_strict (struct fm_volume *v);
+/* A hardening of a strict volume, by the thread that copies: what was sent by `begin`
+ * is to be flushed, and recorded as no longer pending, durably, before `end`. */
+void fm_volume_harden_begin (struct fm_volume *v);
+void fm_volume_harden_end (struct fm_volume *v);
+/* After a failure of a strict volume (fm_volume_fail) that has been mended, or is to be
+ * tried again: what was not hardened is pending again. */
+void fm_volume_retry (struct fm_volume *v);
 /* next := nothing.  With the gate closed. */
 void fm_volume_forget_next (struct fm_volume *v);
 
@@ -136,7 +151,7 @@ void fm_volume_mark (struct fm_volume *v, uint64_t first, uint64_t n);
 /* pending |= ..., before the volume is in use (recovery). */
 void fm_volume_mark_pending (struct fm_volume *v, uint64_t first, uint64_t n);
 /* Up to `max` runs (first, n pairs in `out`) of a map from block `from` on; the
- * number of runs.  which: 0 next, 1 pending, 2 unsent, 3 sent. */
+ * number of runs.  which: 0 next, 1 pending, 2 unsent, 3 sent, 4 hardening. */
 unsigned fm_volume_runs (struct fm_volume *v, int which, uint64_t from, uint64_t *out,
                          unsigned max);
 /* Mark in `next` what the front holds as data (not holes). */
@@ -147,6 +162,8 @@ void fm_volume_read_stats (struct fm_volume *v, struct fm_volume_stats *s);
 
 /* Blocks in `next` of all: cheap, for a control that asks often. */
 uint64_t fm_group_next_blocks (struct fm_volume **v, unsigned n);
+/* Whether a writer of any waits for a hardening. */
+bool fm_group_harden_wanted (struct fm_volume **v, unsigned n);
 
 /* The group's freeze (I6), in one call or in its three steps. */
 int fm_group_close (struct fm_volume **v, unsigned n, uint64_t deadline_ns);

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import direct
+import durable
 import pytest
 from dependent import Judge, Load, NotOneMoment, read_images
-from pair import SOAK, MakePair, Pair
+from pair import SOAK, MakePair
 from planted import loaded_core, plant
 from served import SlowPair
 
@@ -31,19 +32,6 @@ def slow(make_pair: MakePair) -> Iterator[SlowPair]:
         slow.end()
 
 
-def image(pair: Pair, book: ledger.Ledger, volume: str) -> bytes:
-    """image(k) of a stopped target from its durable state alone, by invariant I1."""
-    block = book.volumes[0].block_size
-    stores = {
-        "data": pair.image("west", volume).read_bytes(),
-        "intermediate": (pair.folder / "west" / f"{volume}.intermediate.img").read_bytes(),
-    }
-    return b"".join(
-        stores[ledger.image(book, volume, at // block)][at : at + block]
-        for at in range(0, len(stores["data"]), block)
-    )
-
-
 def is_overlap(book: ledger.Ledger) -> bool:
     """The second flashcopy was under way, and some of the next cycle had arrived."""
     pending, written = (any(book.maps.get(f"{volume}/{name}") for volume in ("disk", "disk2"))
@@ -60,7 +48,7 @@ def check_instants(slow: SlowPair, judge: Judge, instants: int) -> int:
         direct.stop(pair, "west")
         book = ledger.load(pair.folder / "west/state")
         assert book.whole and book.clean
-        images = [image(pair, book, volume) for volume in ("disk", "disk2")]
+        images = [durable.image(pair, book, volume) for volume in ("disk", "disk2")]
         judge.check(images, point=book.consistency_point)
         overlaps += is_overlap(book)
         pair.start("west")

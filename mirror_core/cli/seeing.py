@@ -17,7 +17,7 @@ from mirror_core.units import format_size
 def stopped_status(settings: config.SiteConfig) -> dict[str, Any]:
     """The status of a site that does not run, from its ledger."""
     book = ledger.load(settings.state)
-    claims = book.role == "source" or (book.whole and book.clean)
+    claims = book.role == "source" or book.whole
     return {
         "site": book.name,
         "role": book.role,

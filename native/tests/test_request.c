@@ -142,31 +142,6 @@ exposure_starts_with_a_write (void)
   tear_down ();
 }
 
-/* A strict volume never gives a pending block up (I1): its writer gets the error
- * and has left the gate; other blocks go on; after a retry all is well. */
-static void
-strict (void)
-{
-  set_up (false, 1, 2, 0);
-  fm_volume_set_strict (v);
-  first->fail_rc = -ENOSPC;
-  CHECK_EQ (fm_volume_write (v, 0, new_bytes, BLOCK, 5 * BLOCK, 0), -ENOSPC);
-  CHECK_EQ (fm_volume_write (v, 0, new_bytes, BLOCK, 6 * BLOCK, 0), -ENOSPC);
-  CHECK_EQ (fm_volume_copy (v, 1000 * FM_MS), -ENOSPC);
-  CHECK (holds (front, 5, 6) && holds (front, 6, 7));
-  CHECK (stats ().pending_blocks == BLOCKS && stats ().failed_part == 0);
-  CHECK_EQ (fm_group_close (&v, 1, fm_now_ns () + 100 * FM_MS), 0);
-  fm_group_open (&v, 1);
-  first->fail_rc = 0;
-  fm_volume_retry (v);
-  CHECK_EQ (fm_volume_write (v, 0, new_bytes, BLOCK, 5 * BLOCK, 0), 0);
-  CHECK_EQ (fm_volume_copy (v, 1000 * FM_MS), 1);
-  CHECK (holds (first, 5, 6) && holds (front, 5, 99) && holds (first, 7, 8));
-  fm_volume_fail (v, -EIO, 0);
-  CHECK_EQ (fm_volume_write (v, 0, new_bytes, BLOCK, 6 * BLOCK, 0), 0); /* it was copied */
-  tear_down ();
-}
-
 /* What the client hears: bounds, errors of the front, and what is counted as one. */
 static void
 answers (void)
@@ -203,7 +178,6 @@ main (void)
   RUN (gate_and_session);
   RUN (missed_freeze);
   RUN (exposure_starts_with_a_write);
-  RUN (strict);
   RUN (answers);
   return finish ("request");
 }
