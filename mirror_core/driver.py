@@ -30,10 +30,16 @@ from mirror_core.journal import Journal
 
 class Driver(threading.Thread):
     def __init__(
-        self, config: SiteConfig, book: Book, copier: flashcopy.Flashcopy, journal: Journal
+        self,
+        config: SiteConfig,
+        book: Book,
+        copier: flashcopy.Flashcopy,
+        journal: Journal,
+        link: peer.Link,
     ) -> None:
         super().__init__(name="control")
         self._config, self._book, self._copier, self._journal = config, book, copier, journal
+        self._link = link
         self._peer_stores: list[native.Store] = []
         self._session = 0
         self._point = 0.0  # of the running cycle, Unix seconds
@@ -146,9 +152,8 @@ class Driver(threading.Thread):
     # -- a session with the target
 
     def _ask(self, record: protocol.Record) -> protocol.Record:
-        timeout = self._config.link_timeout + limits.CONTROL_WAIT_S
         try:
-            return peer.ask(self._config.peer_uri("/control"), record, timeout)
+            return self._link.ask(record)
         except PeerError as error:
             away = error.code in (errno.ENOENT, errno.ECONNREFUSED)
             advice = "start it, or mend the link" if away else "look at it and at the link"
@@ -197,9 +202,7 @@ class Driver(threading.Thread):
     def _connect(self) -> None:
         try:
             for member in self._copier.members:
-                export = f"{member.name}/intermediate/{self._session:x}"
-                uri = self._config.peer_uri(export)
-                self._peer_stores.append(native.Store.nbd(uri, self._config.link_timeout))
+                self._peer_stores.append(self._link.intermediate(member.name, self._session))
             self._copier.link(self._peer_stores)
         except OSError as error:
             self._drop_stores()

@@ -5,7 +5,26 @@ from __future__ import annotations
 import errno
 
 from mirror_core import limits, native, protocol
+from mirror_core.config import SiteConfig
 from mirror_core.errors import PeerError, Refused
+
+
+class Link:
+    """The way to the other site of a mirror: its control export and its intermediates."""
+
+    def __init__(self, config: SiteConfig) -> None:
+        self.peer = config.peer
+        self._config = config
+
+    def ask(self, record: protocol.Record) -> protocol.Record:
+        """Refused, PeerError as of `ask` below."""
+        timeout = self._config.link_timeout + limits.CONTROL_WAIT_S
+        return ask(self._config.peer_uri("/control"), record, timeout)
+
+    def intermediate(self, volume: str, session: int) -> native.Store:
+        """The peer's intermediate as this session may write it.  OSError."""
+        uri = self._config.peer_uri(f"{volume}/intermediate/{session:x}")
+        return native.Store.nbd(uri, self._config.link_timeout)
 
 
 def ask(uri: str, record: protocol.Record, timeout_s: float) -> protocol.Record:

@@ -19,7 +19,7 @@ from typing import Any
 
 from pyroaring import BitMap64
 
-from mirror_core import flashcopy, hardlog, ledger, limits, native, stores
+from mirror_core import flashcopy, hardlog, ledger, limits, native, peer, stores
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig
 from mirror_core.driver import Driver
@@ -95,7 +95,7 @@ class Site:
             self.metrics = MetricsServer(self) if config.metrics else None
             self._undo = undo.pop_all()
         self.control: Driver | Target = (
-            Driver(config, self.book, self.copier, self.journal)
+            Driver(config, self.book, self.copier, self.journal, peer.Link(config))
             if current.role == "source"
             else self._target(current)
         )

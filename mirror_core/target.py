@@ -51,6 +51,8 @@ class Target(threading.Thread):
         self._log_is_whole = True  # False: a record may be lost: the ledger must be written
         self._blank = blank  # the data stores were holes when the site started
         self._owed = owed
+        self._slice_s = limits.HARDEN_SLICE_S  # as long as the last hardening took
+        self._failure: MirrorError | None = None  # of the last step
         self.serial = threading.Lock()
         # -- guarded by `changed`
         self.changed = threading.Condition()
@@ -177,27 +179,37 @@ class Target(threading.Thread):
 
     def _run(self) -> None:
         backoff = limits.BACKOFF_MIN_S
-        hardening_s = limits.HARDEN_SLICE_S  # what the last one took
         while self._wait_for_work():
-            try:
-                done = self._copier.copy(max(hardening_s, limits.HARDEN_SLICE_S))
-                if done or self._copier.group.harden_wanted():
-                    began = time.monotonic()
-                    self._copier.harden(self._record_all if done else self._record_batch)
-                    hardening_s = time.monotonic() - began
-                if done:
-                    with self.changed:
-                        self.hardened = self._book.current.committed
-                        self.changed.notify_all()
+            if self.step():
                 backoff = limits.BACKOFF_MIN_S
-                self._say(None)
-            except MirrorError as error:
-                self._copier.fail(error.code or errno.EIO)
-                self._say(self._blame(error))
+                continue
+            with self.changed:
+                self.changed.wait_for(lambda: self.stopping, backoff)
+            backoff = min(2 * backoff, limits.BACKOFF_MAX_S)
+
+    def step(self) -> bool:
+        """Copy for a while, and harden if all is copied or a writer waits.  False: something
+        failed, and is to be tried again after a wait."""
+        try:
+            if self._failure:
+                self._mend(self._failure)
+            done = self._copier.copy(self._slice_s)
+            if done or self._copier.group.harden_wanted():
+                began = time.monotonic()
+                self._copier.harden(self._record_all if done else self._record_batch)
+                self._slice_s = max(limits.HARDEN_SLICE_S, time.monotonic() - began)
+            if done:
                 with self.changed:
-                    self.changed.wait_for(lambda: self.stopping, backoff)
-                backoff = min(2 * backoff, limits.BACKOFF_MAX_S)
-                self._mend(error)
+                    self.hardened = self._book.current.committed
+                    self.changed.notify_all()
+        except MirrorError as error:
+            self._failure = error
+            self._copier.fail(error.code or errno.EIO)
+            self._say(self._blame(error))
+            return False
+        self._failure = None
+        self._say(None)
+        return True
 
     def _mend(self, error: MirrorError) -> None:
         """Before another try.  Until a lost server is back the volumes stay failed, so that
@@ -208,7 +220,7 @@ class Target(threading.Thread):
             try:
                 self._copier.link([None] * len(self._copier.members))
             except OSError:
-                return
+                raise error from None  # it is still the same failure
         self._copier.retry()
 
     def _blame(self, error: MirrorError) -> str:
