@@ -45,6 +45,7 @@ class Driver(threading.Thread):
         self._point = 0.0  # of the running cycle, Unix seconds
         self._began = self._held = 0.0  # of the running cycle
         self._last_begin = float("-inf")
+        self._cooled = time.monotonic()  # when the intent was last cooled
         self._stuck = False  # a store failed: its reason stands until a cycle is committed
         # -- guarded by `changed`
         self.changed = threading.Condition()
@@ -379,6 +380,12 @@ class Driver(threading.Thread):
             self.last_cycle = cycle.LastCycle(duration, self.progress.total_bytes, self._held)
             self.changed.notify_all()
         self._journal.duration(duration)
+        if time.monotonic() >= self._cooled + limits.INTENT_COOL_S / 3:
+            self._cooled = time.monotonic()
+            try:
+                self._copier.cool(limits.INTENT_COOL_S)
+            except OSError as error:  # regions stay hot on disk: safe, and tried again
+                self._journal.say(str(error.strerror))
 
     @contextlib.contextmanager
     def _blaming(self) -> Generator[None, None, None]:

@@ -113,6 +113,11 @@ class Flashcopy:
         for member in self.members:
             member.native.harden_end()
 
+    def cool(self, after_s: int) -> None:
+        """After a commit whose cycle was settled (I4).  OSError: the intent log."""
+        for member in self.members:
+            member.native.cool(after_s)
+
     def retry(self) -> None:
         """After a failure: what was not hardened is pending again."""
         for member in self.members:

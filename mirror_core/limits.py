@@ -13,6 +13,11 @@ BLOCK_SIZE_MAX = 64 * MIB
 VOLUME_SIZE_MAX = 1 << 62
 VOLUMES_MAX = 64  # the volumes of a group freeze together: each adds to the hold
 
+# --- the intent log: fine for small volumes, of a bounded size for large ones
+INTENT_REGION_MIN = MIB
+INTENT_REGIONS_MAX = 1 << 20
+INTENT_COOL_S = 30  # a region that no cycle had a block of for so long is cooled
+
 # --- names
 NAME_PATTERN = r"[A-Za-z0-9_.-]{1,64}"
 

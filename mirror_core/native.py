@@ -110,6 +110,35 @@ class Store:
         self._handle = _ffi.NULL
 
 
+class Intent:
+    """The intent log of one volume (native/intent.h); owns the store that it is written to."""
+
+    def __init__(self, store: Store, offset: int, size: int, shift: int) -> None:
+        out = _ffi.new("struct fm_intent **")
+        _check(_lib.fm_intent_open(store._handle, offset, size, shift, out), "intent log")
+        self._handle, self._store, self._size = out[0], store, size
+
+    @staticmethod
+    def log_bytes(size: int, shift: int) -> int:
+        return int(_lib.fm_intent_log_bytes(size, shift))
+
+    def heat_all(self) -> None:
+        _check(_lib.fm_intent_heat_all(self._handle), "intent log")
+
+    def runs(self) -> Iterator[tuple[int, int]]:
+        """(offset, bytes) of what is hot, within the volume."""
+        at, length = _ffi.new("uint64_t *"), _ffi.new("uint64_t *")
+        start = 0
+        while _lib.fm_intent_run(self._handle, start, at, length):
+            yield int(at[0]), min(int(length[0]), self._size - int(at[0]))
+            start = int(at[0]) + int(length[0])
+
+    def close(self) -> None:
+        _lib.fm_intent_close(self._handle)
+        self._handle = _ffi.NULL
+        self._store.close()
+
+
 @dataclass(frozen=True)
 class Stats:
     """Counters of one volume; blocks, bytes and microseconds as in native/volume.h."""
@@ -166,6 +195,12 @@ class Volume:
 
     def settle(self) -> None:
         _lib.fm_volume_settle(self._handle)
+
+    def set_intent(self, intent: Intent) -> None:
+        _lib.fm_volume_set_intent(self._handle, intent._handle)
+
+    def cool(self, after_s: int) -> None:
+        _check(_lib.fm_volume_cool(self._handle, after_s), "intent log")
 
     def set_strict(self) -> None:
         _lib.fm_volume_set_strict(self._handle)

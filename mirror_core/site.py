@@ -19,7 +19,7 @@ from typing import Any
 
 from pyroaring import BitMap64
 
-from mirror_core import flashcopy, hardlog, ledger, limits, native, peer, stores
+from mirror_core import flashcopy, hardlog, intent, ledger, limits, native, peer, stores
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig
 from mirror_core.driver import Driver
@@ -135,26 +135,37 @@ class Site:
                 front, sink, record.size, record.block_size, self.config.preserve == "first"
             )
             undo.callback(volume.close)
-            self._restore(volume, record, current)
+            log = None
+            if source:
+                log = intent.open_log(self.config.state, current.site, record, clean=current.clean)
+                undo.callback(log.close)
+            self._restore(volume, record, current, log)
             members.append(flashcopy.Member(record.name, volume))
         return members
 
     @staticmethod
     def _restore(
-        volume: native.Volume, record: ledger.VolumeRecord, current: ledger.Ledger
+        volume: native.Volume,
+        record: ledger.VolumeRecord,
+        current: ledger.Ledger,
+        log: native.Intent | None,
     ) -> None:
-        """The maps as they are on disk; of a source, after an end without order, all blocks."""
-        if current.role == "target":
+        """The maps as they are on disk; of a source, after an end without order, what was hot."""
+        if log is None:
             volume.set_strict()
             pending = current.maps.get(f"{record.name}/pending", BitMap64())
             for first, count in flashcopy.runs_of(pending):
                 volume.mark_pending(first, count)
-        elif current.clean:
+            return
+        volume.set_intent(log)
+        if current.clean:
             changed = current.maps.get(f"{record.name}/next", BitMap64())
             for first, count in flashcopy.runs_of(changed):
                 volume.mark(first, count)
         else:
-            volume.mark(0, volume.blocks)
+            for offset, length in log.runs():
+                first = offset // record.block_size
+                volume.mark(first, -(-(offset + length) // record.block_size) - first)
 
     def _target(self, current: ledger.Ledger) -> Target:
         blank = all(self._opened[m.name, "data"].blank() for m in self.members)
@@ -178,7 +189,7 @@ class Site:
         if not self.book.current.clean:
             self.journal.say(
                 "was not stopped in order: "
-                + ("everything is sent again" if source else "the second flashcopy goes on")
+                + ("what was hot is sent again" if source else "the second flashcopy goes on")
             )
         if not source:
             self.copier.link([None] * len(self.members))

@@ -43,17 +43,12 @@ fm_bitmap_free (struct fm_bitmap *b)
   memset (b, 0, sizeof *b);
 }
 
+/* In the single order of seq_cst operations, which two pairs rely on, each of which looks
+ * after its own change and at least one of which must see what the other did: a setter
+ * (at the summary) and a clearer (at the group below it); a writer (at the intent log) and
+ * the cooler (at `next`: intent.h). */
 static inline uint64_t
 load (const struct fm_bitmap *b, unsigned l, uint64_t w)
-{
-  return atomic_load_explicit (&b->level[l][w], memory_order_acquire);
-}
-
-/* The look of a setter at the summary, and of a clearer at the word below it, each
- * after its own change: at least one of the two must see what the other did, which
- * only the single order of seq_cst operations promises. */
-static inline uint64_t
-look (const struct fm_bitmap *b, unsigned l, uint64_t w)
 {
   return atomic_load_explicit (&b->level[l][w], memory_order_seq_cst);
 }
@@ -70,7 +65,7 @@ static bool
 is_empty (const struct fm_bitmap *b, unsigned l, uint64_t group)
 {
   for (unsigned w = 0; w < GROUP_WORDS; w++)
-    if (look (b, l, group * GROUP_WORDS + w))
+    if (load (b, l, group * GROUP_WORDS + w))
       return false;
   return true;
 }
@@ -98,7 +93,7 @@ raise_summaries (struct fm_bitmap *b, unsigned l, uint64_t group, unsigned known
 {
   for (; l < b->levels; l++) {
     uint64_t bit = 1ULL << (group % 64), word = group / 64;
-    if (l < known || !(look (b, l, word) & bit))
+    if (l < known || !(load (b, l, word) & bit))
       atomic_fetch_or (&b->level[l][word], bit);
     group = word / GROUP_WORDS;
   }

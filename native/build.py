@@ -29,6 +29,7 @@ SOURCES = [
     "plan",
     "store",
     "store_nbd",
+    "intent",
     "lane",
     "request",
     "volume",

@@ -104,8 +104,9 @@ owed_under (const struct fm_volume *v, const struct fm_request *r)
          || touches (v->hardening, first, end);
 }
 
-int
-fm_request_step (struct fm_volume *v, struct fm_request *r)
+/* 1: nothing under the request is pending any more; 0, -errno: as fm_request_step. */
+static int
+copied_before (struct fm_volume *v, struct fm_request *r)
 {
 #ifdef PLANT_NO_COPY_BEFORE_WRITE
   return 1;
@@ -156,16 +157,36 @@ fm_request_step (struct fm_volume *v, struct fm_request *r)
   return 1;
 }
 
-int
-fm_request_finish (struct fm_volume *v, struct fm_request *r)
+/* In `next` before anything of it may be on the front (I4 needs it before the intent). */
+static void
+record (struct fm_volume *v, const struct fm_request *r)
 {
   uint64_t first = r->op.offset >> v->shift;
-  uint64_t end = end_block (v, r);
-  fm_bitmap_set (v->next, first, end - first);
+  fm_bitmap_set (v->next, first, end_block (v, r) - first);
   if (!atomic_load_explicit (&v->next_since_ns, memory_order_relaxed)) {
     uint64_t none = 0;
     atomic_compare_exchange_strong (&v->next_since_ns, &none, fm_now_ns ());
   }
+}
+
+int
+fm_request_step (struct fm_volume *v, struct fm_request *r)
+{
+  int rc = copied_before (v, r);
+  if (rc != 1)
+    return rc;
+  record (v, r);
+#ifndef PLANT_NO_INTENT
+  if (v->intent)
+    rc = fm_intent_heat_step (v->intent, r->op.offset, r->op.length);
+#endif
+  r->heating = rc == 0;
+  return rc < 0 ? leave (v, r, rc) : rc;
+}
+
+int
+fm_request_finish (struct fm_volume *v, struct fm_request *r)
+{
   int rc = fm_store_io (v->front, &r->op);
   if (rc < 0 && !(rc == -EOPNOTSUPP && (r->op.flags & FM_FAST)))
     atomic_fetch_add (&v->write_errors, 1);
@@ -180,6 +201,10 @@ wait_for (struct fm_volume *v, struct fm_request *r)
   uint64_t deadline = fm_now_ns () + LOOK_AGAIN_NS;
   if (r->lane) {
     fm_lane_wait (r->lane, deadline);
+    return;
+  }
+  if (r->heating) {
+    fm_intent_wait (v->intent, deadline);
     return;
   }
   uint64_t first = r->op.offset >> v->shift, end = end_block (v, r);

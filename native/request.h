@@ -1,15 +1,16 @@
 /* A write (or zero, or trim) of a client, as begin / step / finish.
  *
  *     begin    enter the gate, check the session
- *     step     have what is pending under it copied first (claim 1, step 4)
- *     finish   record it in `next`, issue it to the front, leave the gate
+ *     step     have what is pending under it copied first (claim 1, step 4), record it
+ *              in `next`, heat its regions in the intent log
+ *     finish   issue it to the front, leave the gate
  *
  * The blocking calls at the end run the three with waits in between; they are
  * what the plugin uses.  The steps never block, so a simulator can interleave
  * them.  A request that failed in any step has left the gate.
  *
- * Invariants: `next` holds a block before the front may hold its new bytes; the
- * front gets the new bytes only when none of its blocks is pending (I5), or the
+ * Invariants: `next`, and the intent log, hold a block before the front may hold
+ * its new bytes (I4); the front gets the new bytes only when none of its blocks is pending (I5), or the
  * cycle is void.  Left out: reads and flushes need no gate, they go straight on.
  */
 #ifndef FM_REQUEST_H
@@ -21,15 +22,16 @@ struct fm_request {
   struct fm_op op;   /* WRITE or ZERO, in bytes of the volume */
   uint64_t session;  /* must be the volume's */
   struct fm_lane *lane; /* borrowed while it copies for itself */
+  bool heating;             /* it waits for another's flush of the intent log */
   bool unhardened;          /* it waits for a hardening (strict volumes) */
   uint64_t waited_since_ns; /* 0: it met nothing pending */
 };
 
 /* 0; -EAGAIN: the gate is closed; -ESHUTDOWN: the session is over. */
 int fm_request_begin (struct fm_volume *v, struct fm_request *r);
-/* 1: nothing it overwrites is pending (nor, in a strict volume, waits for a hardening);
- * 0: step again after a wait; -errno: a strict volume could not copy, and the request
- * has left the gate. */
+/* 1: nothing it overwrites is pending (nor, in a strict volume, waits for a hardening),
+ * and its regions are hot; 0: step again after a wait; -errno: a strict volume could not
+ * copy, or the intent log cannot be written, and the request has left the gate. */
 int fm_request_step (struct fm_volume *v, struct fm_request *r);
 /* The client's answer: 0 or -errno. */
 int fm_request_finish (struct fm_volume *v, struct fm_request *r);

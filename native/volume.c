@@ -185,12 +185,35 @@ fm_volume_flush (struct fm_volume *v, bool front_too)
 
 /* ---- the maps ---- */
 
+static uint32_t
+now_s (void)
+{
+  return (uint32_t)(fm_now_ns () / (1000 * FM_MS));
+}
+
 void
 fm_volume_settle (struct fm_volume *v)
 {
   assert (left (v) == 0 && !v->strict);
+  if (v->intent)
+    fm_intent_used (v->intent, v->sent, v->shift, now_s ());
   fm_bitmap_empty (v->sent);
   atomic_store (&v->cycle_since_ns, 0);
+}
+
+void
+fm_volume_set_intent (struct fm_volume *v, struct fm_intent *i)
+{
+  assert (!v->strict && i->shift >= v->shift);
+  v->intent = i;
+}
+
+int
+fm_volume_cool (struct fm_volume *v, uint32_t after_s)
+{
+  assert (left (v) == 0 && fm_bitmap_count (v->sent) == 0);
+  uint32_t now = now_s ();
+  return v->intent && now >= after_s ? fm_intent_cool (v->intent, v->next, v->shift, now - after_s + 1) : 0;
 }
 
 void

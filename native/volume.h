@@ -40,6 +40,7 @@
 
 #include "bitmap.h"
 #include "gate.h"
+#include "intent.h"
 #include "plan.h"
 #include "store.h"
 
@@ -59,6 +60,7 @@ struct fm_volume {
   unsigned shift;      /* log2 of the block size */
   uint64_t run_blocks; /* the longest run copied at once */
   struct fm_store *front;
+  struct fm_intent *intent; /* or NULL; not owned */
   bool preserve_first; /* a writer waits for sink 0 only */
   bool strict;         /* see fm_volume_set_strict */
   /* Of a strict volume: blocks in pending, sent and hardening together, and whether
@@ -129,6 +131,11 @@ int fm_volume_copy (struct fm_volume *v, uint64_t slice_ns);
 int fm_volume_flush (struct fm_volume *v, bool front_too);
 /* `sent` is asserted by a commit: forget it. */
 void fm_volume_settle (struct fm_volume *v);
+/* From now on a write is issued only into hot regions.  Before the volume is in use. */
+void fm_volume_set_intent (struct fm_volume *v, struct fm_intent *i);
+/* After a commit, and a flush of the front since its consistency point: cool what no
+ * cycle used for `after_s` seconds (I4).  0 or -errno. */
+int fm_volume_cool (struct fm_volume *v, uint32_t after_s);
 /* For a front whose pending blocks are the only copy of a committed image (I1, I2).
  * Before the volume is in use. */
 void fm_volume_set_strict (struct fm_volume *v);

@@ -47,6 +47,12 @@ def test_sites_killed_at_random_instants_lose_nothing(pair: Pair, seed: int) -> 
     check_end(pair, load, judge)
 
 
+def copies_twice(pair: Pair) -> bool:
+    """The second flashcopy is under way, and the next cycle arrives."""
+    found = direct.status(pair, "west")
+    return bool(found["cycle"]["phase"] == "copy" and found["volumes"][0]["next_bytes"])
+
+
 def test_a_target_killed_while_both_copies_run_keeps_its_image(make_pair: MakePair) -> None:
     """With the second flashcopy slow and the next cycle arriving, so that writers wait for
     hardenings, a killed target's durable state gives an image of one moment each time."""
@@ -60,8 +66,7 @@ def test_a_target_killed_while_both_copies_run_keeps_its_image(make_pair: MakePa
             judge = Judge(load)
             load.wait_writes(500)
             for _ in range(4 * SOAK):
-                direct.wait_commit(pair, durable.load_book(pair).committed)
-                load.wait_writes(random.Random(len(uris)).randrange(50, 200))
+                direct.wait_for(lambda: copies_twice(pair), "both copies under way")
                 kill(pair, "west")
                 book = durable.check(pair, judge)
                 partial += any(book.maps.values())

@@ -1,0 +1,265 @@
+/* See intent.h. */
+#include "intent.h"
+#include "wait.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PAGE_WORDS 512 /* 4096 bytes */
+
+uint64_t
+fm_intent_log_bytes (uint64_t size, unsigned shift)
+{
+  uint64_t regions = (size + (1ULL << shift) - 1) >> shift;
+  uint64_t words = (regions + 63) / 64;
+  return (words + PAGE_WORDS - 1) / PAGE_WORDS * PAGE_WORDS * 8;
+}
+
+int
+fm_intent_open (struct fm_store *log, uint64_t log_offset, uint64_t size, unsigned shift,
+                struct fm_intent **out)
+{
+  struct fm_intent *i = calloc (1, sizeof *i);
+  if (!i)
+    return -ENOMEM;
+  uint64_t bytes = fm_intent_log_bytes (size, shift);
+  i->log = log;
+  i->log_offset = log_offset;
+  i->shift = shift;
+  i->nregions = (size + (1ULL << shift) - 1) >> shift;
+  i->nwords = bytes / 8;
+  i->hot = calloc (i->nwords, 8);
+  i->image = calloc (i->nwords, 8);
+  i->used_s = calloc (i->nregions, 4);
+  pthread_mutex_init (&i->lock, NULL);
+  fm_cond_init (&i->idle);
+  int rc = i->hot && i->image && i->used_s ? fm_store_read (log, i->image, bytes, log_offset)
+                                           : -ENOMEM;
+  if (rc < 0) {
+    fm_intent_close (i);
+    return rc;
+  }
+  for (uint64_t w = 0; w < i->nwords; w++)
+    atomic_init (&i->hot[w], i->image[w]);
+  *out = i;
+  return 0;
+}
+
+void
+fm_intent_close (struct fm_intent *i)
+{
+  if (!i)
+    return;
+  pthread_cond_destroy (&i->idle);
+  pthread_mutex_destroy (&i->lock);
+  free (i->hot);
+  free (i->image);
+  free (i->used_s);
+  free (i);
+}
+
+/* ---- writing the log: with `lock`, which it gives up meanwhile, and `busy` ---- */
+
+static void
+make_dirty (struct fm_intent *i, uint64_t word)
+{
+  if (i->dirty_from == i->dirty_end)
+    i->dirty_from = word, i->dirty_end = word + 1;
+  else if (word < i->dirty_from)
+    i->dirty_from = word;
+  else if (word >= i->dirty_end)
+    i->dirty_end = word + 1;
+}
+
+/* Write the pages that changed and flush.  On success *copy (to be freed) holds the words
+ * [*from, *end) that are on disk now; on failure they are dirty still. */
+static int
+write_dirty (struct fm_intent *i, uint64_t **copy, uint64_t *from, uint64_t *end)
+{
+  assert (i->busy);
+  *from = i->dirty_from / PAGE_WORDS * PAGE_WORDS;
+  *end = (i->dirty_end + PAGE_WORDS - 1) / PAGE_WORDS * PAGE_WORDS;
+  uint64_t bytes = (*end - *from) * 8;
+  *copy = malloc (bytes ? bytes : 1);
+  if (!*copy)
+    return -ENOMEM;
+  memcpy (*copy, i->image + *from, bytes);
+  i->dirty_from = i->dirty_end = 0;
+  pthread_mutex_unlock (&i->lock);
+  struct fm_op write = { .kind = FM_WRITE, .buf = *copy, .length = bytes,
+                         .offset = i->log_offset + *from * 8 };
+  struct fm_op flush = { .kind = FM_FLUSH };
+  int rc = fm_store_io (i->log, &write);
+  if (rc == 0)
+    rc = fm_store_io (i->log, &flush);
+  pthread_mutex_lock (&i->lock);
+  if (rc < 0) {
+    make_dirty (i, *from);
+    make_dirty (i, *end - 1);
+  }
+  return rc;
+}
+
+static void
+leave (struct fm_intent *i)
+{
+  i->busy = false;
+  pthread_cond_broadcast (&i->idle);
+}
+
+/* ---- heating ---- */
+
+static bool
+is_hot (const struct fm_intent *i, uint64_t first, uint64_t last)
+{
+  for (uint64_t r = first; r <= last; r++)
+    if (!(atomic_load (&i->hot[r / 64]) & (1ULL << (r % 64))))
+      return false;
+  return true;
+}
+
+/* What stands in these words of the log is hot from now on. */
+static void
+set_hot (struct fm_intent *i, const uint64_t *words, uint64_t from, uint64_t end)
+{
+  for (uint64_t w = from; w < end; w++)
+    if (words[w - from])
+      atomic_fetch_or (&i->hot[w], words[w - from]);
+}
+
+int
+fm_intent_heat_step (struct fm_intent *i, uint64_t offset, uint64_t length)
+{
+  uint64_t first = offset >> i->shift, last = (offset + length - 1) >> i->shift;
+  if (is_hot (i, first, last))
+    return 1;
+  int rc = 0;
+  pthread_mutex_lock (&i->lock);
+  for (uint64_t r = first; r <= last; r++) { /* whoever writes next, writes this too */
+    i->image[r / 64] |= 1ULL << (r % 64);
+    make_dirty (i, r / 64);
+  }
+  if (!i->busy) {
+    uint64_t *words, from, end;
+    i->busy = true;
+    rc = write_dirty (i, &words, &from, &end);
+    if (rc == 0) {
+      set_hot (i, words, from, end);
+      rc = 1;
+    }
+    free (words);
+    leave (i);
+  }
+  pthread_mutex_unlock (&i->lock);
+  return rc;
+}
+
+void
+fm_intent_wait (struct fm_intent *i, uint64_t deadline_ns)
+{
+  pthread_mutex_lock (&i->lock);
+  if (i->busy)
+    fm_cond_wait_until (&i->idle, &i->lock, deadline_ns);
+  pthread_mutex_unlock (&i->lock);
+}
+
+int
+fm_intent_heat_all (struct fm_intent *i)
+{
+  int rc;
+  while ((rc = fm_intent_heat_step (i, 0, i->nregions << i->shift)) == 0)
+    fm_intent_wait (i, fm_now_ns () + 50 * FM_MS);
+  return rc < 0 ? rc : 0;
+}
+
+/* ---- cooling ---- */
+
+void
+fm_intent_used (struct fm_intent *i, const struct fm_bitmap *blocks, unsigned shift,
+                uint32_t now_s)
+{
+  uint64_t at = 0, n, per = i->shift - shift;
+  for (uint64_t from = 0; fm_bitmap_run (blocks, from, 1, &at, &n);) {
+    uint64_t region = at >> per;
+    i->used_s[region] = now_s;
+    from = (region + 1) << per;
+  }
+}
+
+static bool
+has_blocks (const struct fm_bitmap *map, uint64_t region, unsigned per)
+{
+  uint64_t first = region << per, at, n;
+  return fm_bitmap_run (map, first, 1, &at, &n) && at >> per == region;
+}
+
+/* Whether this hot region may go cold; then it is not hot any more. */
+static bool
+may_cool (struct fm_intent *i, uint64_t region, const struct fm_bitmap *next, unsigned per)
+{
+  uint64_t bit = 1ULL << (region % 64);
+  if (has_blocks (next, region, per))
+    return false;
+  atomic_fetch_and (&i->hot[region / 64], ~bit);
+  if (!has_blocks (next, region, per)) /* looked at in the order of seq_cst: see intent.h */
+    return true;
+  atomic_fetch_or (&i->hot[region / 64], bit);
+  return false;
+}
+
+int
+fm_intent_cool (struct fm_intent *i, const struct fm_bitmap *next, unsigned shift,
+                uint32_t before_s)
+{
+  int rc = 0;
+  bool cooled = false;
+  pthread_mutex_lock (&i->lock);
+  while (i->busy)
+    fm_cond_wait_until (&i->idle, &i->lock, fm_now_ns () + 50 * FM_MS);
+  i->busy = true; /* nobody heats from here on: what is cooled stays so until `leave` */
+  for (uint64_t w = 0; w < i->nwords; w++)
+    for (uint64_t left = atomic_load (&i->hot[w]); left; left &= left - 1) {
+      uint64_t region = w * 64 + (unsigned)__builtin_ctzll (left);
+      if (i->used_s[region] >= before_s || !may_cool (i, region, next, i->shift - shift))
+        continue;
+      i->image[w] &= ~(1ULL << (region % 64));
+      make_dirty (i, w);
+      cooled = true;
+    }
+  if (cooled) {
+    uint64_t *words, from, end;
+    rc = write_dirty (i, &words, &from, &end);
+    free (words);
+  }
+  leave (i);
+  pthread_mutex_unlock (&i->lock);
+  return rc;
+}
+
+/* ---- what a person, or a recovery, asks ---- */
+
+bool
+fm_intent_run (const struct fm_intent *i, uint64_t from, uint64_t *offset, uint64_t *length)
+{
+  uint64_t r = from >> i->shift, end;
+  while (r < i->nregions && !is_hot (i, r, r))
+    r += atomic_load (&i->hot[r / 64]) ? 1 : 64 - r % 64;
+  if (r >= i->nregions)
+    return false;
+  for (end = r; end < i->nregions && is_hot (i, end, end);)
+    end++;
+  *offset = r << i->shift;
+  *length = (end - r) << i->shift;
+  return true;
+}
+
+uint64_t
+fm_intent_hot (const struct fm_intent *i)
+{
+  uint64_t n = 0;
+  for (uint64_t w = 0; w < i->nwords; w++)
+    n += (unsigned)__builtin_popcountll (atomic_load (&i->hot[w]));
+  return n;
+}
