@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 
-from mirror_core import limits, protocol
+from mirror_core import limits, promotion, protocol, recovery
 from mirror_core.driver import Driver
 from mirror_core.errors import MirrorError, PeerError, Refused
 from mirror_core.protocol import Record
@@ -76,8 +76,10 @@ def _settled(site: Site, _record: Record) -> Record:
 
 
 def _handshake(site: Site, record: Record) -> Record:
-    target = _target(site)
-    return target.handshake(protocol.Handshake.of(record)).record()
+    hello = protocol.Handshake.of(record)
+    if not isinstance(site.control, Target):
+        raise Refused(recovery.decide(site.book.current, hello).refused or "not a target")
+    return site.control.handshake(hello).record()
 
 
 def _commit(site: Site, record: Record) -> Record:
@@ -87,6 +89,10 @@ def _commit(site: Site, record: Record) -> Record:
 def _hardened(site: Site, record: Record) -> Record:
     wait = protocol.field(record, "wait", float)
     return _target(site).poll(protocol.field(record, "session", int), wait)
+
+
+def _promote(site: Site, record: Record) -> Record:
+    return promotion.promote(site, force=protocol.field(record, "force", bool))
 
 
 _HANDLERS: dict[str, Callable[[Site, Record], Record]] = {
@@ -99,4 +105,5 @@ _HANDLERS: dict[str, Callable[[Site, Record], Record]] = {
     "handshake": _handshake,
     "commit": _commit,
     "hardened": _hardened,
+    "promote": _promote,
 }

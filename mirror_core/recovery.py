@@ -23,7 +23,7 @@ class Decision:
 def decide(mine: Ledger, hello: Handshake) -> Decision:
     """The target's answer to a handshake, from its own ledger alone."""
     if mine.role != "target":
-        return Decision(refused=f"{mine.name} is a {mine.role}, not a target: check 'peer'")
+        return Decision(refused=_not_a_target(mine, hello))
     if hello.name == mine.name:
         return Decision(refused=f"both sites are named {mine.name}: give each its own name")
     mismatch = _shapes_differ(mine, hello.volumes)
@@ -37,6 +37,15 @@ def decide(mine: Ledger, hello: Handshake) -> Decision:
             f"{hello.lineage[:8]}): create the target anew to overwrite it"
         )
     return Decision()
+
+
+def _not_a_target(mine: Ledger, hello: Handshake) -> str:
+    if mine.lineage and mine.lineage.parent == hello.lineage:
+        return (
+            f"{mine.name} was promoted after sequence {mine.lineage.forked_at} and is the source "
+            f"now: the history of {hello.name} ended there"
+        )
+    return f"{mine.name} is a {mine.role}, not a target: check 'peer'"
 
 
 def _shapes_differ(mine: Ledger, theirs: tuple[VolumeShape, ...]) -> str | None:

@@ -224,10 +224,11 @@ class Site:
         else:
             clean = self.control.end()
             self.copier.unlink()
-        self.book.update(clean=clean, volumes=self._records())
+        self.book.update(clean=clean, volumes=self.records())
         self._undo.close()
 
-    def _records(self) -> tuple[ledger.VolumeRecord, ...]:
+    def records(self) -> tuple[ledger.VolumeRecord, ...]:
+        """The volumes, and what their stores are now: nobody writes to them."""
         return tuple(
             replace(
                 record,
@@ -315,7 +316,11 @@ class Site:
         connected = control.connected()
         left = self.copier.left_bytes()
         with control.changed:
-            silent = None if connected else control.refusal or "no word from the source"
+            silent = (
+                "is being promoted" if control.promoting
+                else None if connected
+                else control.refusal or "no word from the source"
+            )  # fmt: skip
             reason = control.reason or silent
             state = (
                 "refused" if silent and control.refusal

@@ -18,6 +18,7 @@ Guard: `serial` orders handshakes and commits; `changed` guards the fields below
 from __future__ import annotations
 
 import errno
+import secrets
 import threading
 import time
 import traceback
@@ -57,6 +58,7 @@ class Target(threading.Thread):
         # -- guarded by `changed`
         self.changed = threading.Condition()
         self.stopping = False
+        self.promoting = False  # no session is opened any more
         self.session = 0
         self.source: str | None = None
         self.heard = 0.0  # monotonic: the source's last control request
@@ -72,18 +74,14 @@ class Target(threading.Thread):
         """Open a session.  Refused; PeerError: older requests do not end."""
         with self.serial:
             mine = self._book.current
+            if self.promoting:
+                raise Refused(f"{mine.name} is being promoted: it is to be the source")
             decision = recovery.decide(mine, hello)
             if decision.refused:
                 with self.changed:
                     self.refusal = decision.refused
                 raise Refused(decision.refused)
-            try:
-                self._copier.group.fence(hello.session, limits.FENCE_BUDGET_S)
-            except OSError as error:
-                raise PeerError(
-                    f"{mine.name}: requests of an older session are still under way",
-                    error.errno or errno.ETIMEDOUT,
-                ) from error
+            self._fence(hello.session)
             self._remember_written()
             if decision.adopt:
                 self._book.update(lineage=Lineage(hello.lineage))
@@ -101,6 +99,35 @@ class Target(threading.Thread):
         for member in self._copier.members:
             self._owed[member.name] |= flashcopy.bitmap_of(member.native, native.NEXT)
             member.native.forget_next()
+
+    def prepare_promotion(self, *, force: bool) -> bool:
+        """End the source's session for good; asked again, say whether the image is whole in
+        `data`.  MirrorError: refused, and nothing has changed."""
+        with self.serial:
+            mine = self._book.current
+            if not mine.whole:
+                raise MirrorError("has no image yet: nothing to promote", errno.ENODATA)
+            if not self.promoting:
+                if self.connected() and not force:
+                    raise MirrorError(
+                        f"its source {self.source} is connected: stop it, or promote with --force",
+                        errno.EBUSY,
+                    )
+                self._fence(secrets.randbits(62) | 1)
+                with self.changed:
+                    self.promoting, self.session = True, 0
+                return False
+            return self.wait_hardened(limits.CONTROL_WAIT_S)
+
+    def _fence(self, session: int) -> None:
+        """Only requests of this session enter from now on.  PeerError: older ones do not end."""
+        try:
+            self._copier.group.fence(session, limits.FENCE_BUDGET_S)
+        except OSError as error:
+            raise PeerError(
+                f"{self._book.current.name}: requests of an older session are still under way",
+                error.errno or errno.ETIMEDOUT,
+            ) from error
 
     def _check_session(self, session: int) -> None:
         if session != self.session:

@@ -1,11 +1,16 @@
-"""sync, pause, resume: what a person asks of a source's control."""
+"""sync, pause, resume, promote: what a person asks of a running site's control."""
 
 from __future__ import annotations
 
+import time
+from datetime import datetime
+from typing import Any
+
 import click
 
-from mirror_core import config
-from mirror_core.cli.common import Duration, ask, json_option, show, site_argument, wait_until
+from mirror_core import config, limits, peer, process, protocol
+from mirror_core.cli.common import Bar, Duration, ask, json_option, show, site_argument, wait_until
+from mirror_core.errors import MirrorError, PeerError
 
 
 @click.command()
@@ -46,4 +51,52 @@ def resume(site: str, as_json: bool) -> None:
     show({"state": "mirroring"}, as_json, lambda: f"{settings.name}: mirroring goes on")
 
 
-COMMANDS = [sync, pause, resume]
+@click.command()
+@site_argument
+@click.option("--force", is_flag=True, help="Even if its source is connected and healthy.")
+@json_option
+def promote(site: str, force: bool, as_json: bool) -> None:
+    """Make a target the source: its image, read and write.  The old source is refused then."""
+    settings = config.load(site)
+    moment = ask(settings, {"op": "status"})["committed"]
+    ask(settings, {"op": "promote", "force": force})  # refused here, or not at all
+    _wait_promoted(settings, {"op": "promote", "force": force})
+    status = process.status(settings)
+    record = {"site": settings.name, "role": status["role"], "lineage": status["lineage"], **moment}
+    show(record, as_json, lambda: _promoted(settings.name, record))
+
+
+def _wait_promoted(settings: config.SiteConfig, request: protocol.Record) -> None:
+    """Until the site has begun anew as a source; meanwhile it is away for a moment."""
+    bar, away_since = Bar(), None
+    try:
+        while True:
+            try:
+                answer = peer.ask(settings.control_uri(), request, limits.CONTROL_TIMEOUT_S)
+                if answer["done"]:
+                    return
+                away_since = None
+                bar.update(answer["status"])
+            except PeerError as error:
+                away_since = away_since or time.monotonic()
+                if time.monotonic() >= away_since + limits.START_TIMEOUT_S:
+                    raise MirrorError(
+                        f"{settings.name}: does not come back as a source ({error}): see "
+                        f"{settings.state}/site.log, then start it"
+                    ) from error
+                time.sleep(0.02)  # a process that starts has no event to wait on but its answer
+    finally:
+        bar.end()
+
+
+def _promoted(name: str, record: dict[str, Any]) -> str:
+    if record["consistency_point"] is None:
+        return f"{name}: is the source"
+    at = datetime.fromtimestamp(record["consistency_point"]).astimezone()
+    return (
+        f"{name}: is the source now, as of consistency point {record['sequence']}, "
+        f"{at.isoformat(' ', 'seconds')}"
+    )
+
+
+COMMANDS = [sync, pause, resume, promote]

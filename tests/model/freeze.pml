@@ -105,17 +105,16 @@ inline make_point() {
 }
 #else
 inline make_point() {
-again:
-	closed[0] = true;
-	closed[1] = true;
-	if
-	:: drain(0); drain(1)
-	:: misses < MISSES -> /* the deadline: only open */
-		misses++;
-		closed[0] = false;
-		closed[1] = false;
-		goto again
-	fi;
+	do
+	:: closed[0] = true;
+	   closed[1] = true;
+	   if
+	   :: drain(0); drain(1); break
+	   :: misses < MISSES -> misses++ /* the deadline, at any time before the swap: only open */
+	   fi;
+	   closed[0] = false;
+	   closed[1] = false
+	od;
 	swap(0);
 	swap(1);
 	closed[0] = false;
@@ -128,10 +127,9 @@ active proctype freeze() {
 	for (point : 1 .. POINTS) {
 		known = acked;
 		make_point();
-		if
-		:: copy_to_first(0); copy_to_first(1)
-		:: copy_to_first(1); copy_to_first(0)
-		fi;
+		select (v : 0 .. 1);
+		copy_to_first(v);
+		copy_to_first(1 - v);
 		d_step {
 			last = (first[0] > first[1] -> first[0] : first[1]);
 			for (n : 1 .. WRITES) {

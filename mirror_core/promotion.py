@@ -1,0 +1,58 @@
+"""A target becomes a source: its image, read and write, is a new data history.
+
+    fence     requests of the old source end, and it gets no session any more (I8)
+    finish    the second flashcopy: then `data` alone is the image
+    record    one change of the ledger: role, and a new lineage that names the old one
+    anew      the process begins again, and finds that it is a source
+
+Invariants.  Until the record nothing has changed but this process's mind: it may end at any
+instant and is a target again.  From the record on every start serves the volumes, and the old
+source is refused by lineage.  What is written is marked in an intent log that begins empty, which
+is exactly what this site and the old history differ by.
+
+Left out: failback.  The intermediate keeps what an uncommitted cycle had written; a source never
+reads its intermediate but for blocks that it has put there in the same cycle.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from mirror_core import process, protocol
+from mirror_core.errors import MirrorError
+from mirror_core.ledger import Lineage
+from mirror_core.site import Site
+from mirror_core.target import Target
+
+
+def promote(site: Site, *, force: bool) -> protocol.Record:
+    """One turn, to be asked again until `done`.  MirrorError: refused, nothing was changed."""
+    book = site.book.current
+    if not isinstance(site.control, Target):
+        if book.lineage is None or book.lineage.parent is None:
+            raise MirrorError("is a source already", errno.EINVAL)
+        return {"done": True, "status": site.status()}  # asked again after it was done
+    hardened = site.control.prepare_promotion(force=force)
+    if hardened and site.book.current.role == "target":
+        _record(site)
+        process.begin_anew(site.config)
+    return {"done": False, "status": site.status()}
+
+
+def _record(site: Site) -> None:
+    book = site.book.current
+    assert book.lineage is not None and book.whole and book.hardened == book.committed
+    site.book.update(
+        role="source",
+        lineage=Lineage(os.urandom(16).hex(), parent=book.lineage.id, forked_at=book.committed),
+        begun=max(book.begun, book.committed),
+        committed=0,
+        consistency_point=None,
+        hardened=0,
+        whole=False,
+        paused=False,
+        clean=True,  # nothing is left in memory that counts
+        maps={},
+        volumes=site.records(),
+    )

@@ -1,0 +1,159 @@
+"""A target is promoted: its image is served, of one moment, and the old source is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+
+import direct
+import pytest
+from dependent import REGION, Judge, Load, read_images
+from nbd_client import NbdClient
+from pair import SOAK, CommandFailed, MakePair, Pair
+from served import SlowPair
+from test_link import WRITERS, kill
+
+from mirror_core import config
+
+pytestmark = pytest.mark.timeout(300 * SOAK)
+
+
+@pytest.fixture
+def pair(make_pair: MakePair) -> Pair:
+    pair = make_pair("--size", str(WRITERS * REGION), "--volumes", "2")
+    pair.start()
+    direct.sync(pair)
+    return pair
+
+
+def west_device(pair: Pair, volume: str = "disk") -> NbdClient:
+    return NbdClient(config.load(str(pair.toml("west"))).device_uri(volume))
+
+
+def lose_source(pair: Pair) -> None:
+    """Kill it, and wait until the target has noticed."""
+    kill(pair, "east")
+    direct.wait_for(
+        lambda: direct.status(pair, "west")["peer"]["state"] == "disconnected", "the loss"
+    )
+
+
+def promote(pair: Pair, *words: str) -> dict[str, object]:
+    found: dict[str, object] = json.loads(
+        pair.run("promote", str(pair.toml("west")), "--json", *words)
+    )
+    return found
+
+
+def test_a_promoted_target_serves_the_image_of_its_last_moment(pair: Pair) -> None:
+    """After the source is lost under load, the promoted target serves what the moment that it
+    names held, read and write; it keeps what is written through a restart and a kill."""
+    with Load([pair.uri("disk"), pair.uri("disk2")], WRITERS, reconnects=True) as load:
+        judge = Judge(load)
+        load.wait_writes(300)
+        lose_source(pair)
+        said = promote(pair)
+        found = direct.status(pair, "west")
+        assert (said["role"], found["role"]) == ("source", "source")
+        point = said["consistency_point"]
+        assert isinstance(point, float)
+        judge.check(read_images(pair.folder / "west", load), point=point)
+        pair.start("east")  # so that the writers end
+    with west_device(pair) as client:
+        client.write(4096, b"new" * 100)
+        client.flush()
+    kill(pair, "west")
+    pair.start("west")
+    direct.stop(pair, "west")
+    pair.start("west")
+    with west_device(pair) as client:
+        assert client.read(4096, 300) == b"new" * 100
+
+
+def test_the_old_source_is_refused(pair: Pair) -> None:
+    """It says that the other site was promoted and after which sequence; it goes on serving, and
+    nothing of it reaches the promoted site any more."""
+    lose_source(pair)
+    said = promote(pair)
+    before = pair.image("west").read_bytes()
+    pair.start("east")
+    found = direct.wait_status(pair, "east", state="refused")
+    assert f"west was promoted after sequence {said['sequence']}" in found["reason"]
+    with pair.client() as client:
+        client.write(0, b"old history")
+    assert direct.status(pair, "west")["role"] == "source"
+    assert pair.image("west").read_bytes() == before
+
+
+def test_a_connected_source_is_not_overruled_without_force(pair: Pair) -> None:
+    """While its source is connected and healthy a target refuses, and nothing changes; with
+    --force the session of the source ends and the target is promoted."""
+    with pytest.raises(CommandFailed, match="its source east is connected: stop it, or promote"):
+        promote(pair)
+    direct.sync(pair)
+    assert promote(pair, "--force")["role"] == "source"
+    assert "west was promoted" in direct.wait_status(pair, "east", state="refused")["reason"]
+
+
+def test_a_site_without_an_image_is_not_promoted(make_pair: MakePair) -> None:
+    """A target that never committed anything has nothing to promote; a source is one already."""
+    pair = make_pair("--size", "1M")
+    pair.start("west")
+    with pytest.raises(CommandFailed, match="has no image yet"):
+        promote(pair)
+    pair.start("east")
+    with pytest.raises(CommandFailed, match="east: is a source already"):
+        pair.run("promote", str(pair.toml("east")))
+
+
+def test_promoting_again_is_the_same(pair: Pair) -> None:
+    """A promotion that was done is done: the same answer, and the same history."""
+    lose_source(pair)
+    first, second = promote(pair), promote(pair)
+    assert first["lineage"] == second["lineage"] and second["role"] == "source"
+
+
+def test_a_promotion_may_be_killed_at_any_instant(make_pair: MakePair) -> None:
+    """With the second flashcopy slow, so that the promotion waits for it: killed in the middle it
+    is a target again, with the same image; a promotion asked again comes to its end."""
+    slow = SlowPair(make_pair("--size", "8M", "--volumes", "2"))
+    pair = slow.pair
+    try:
+        slow.begin()
+        with pair.client() as client:
+            direct.pause(pair)
+            for i in range(0, 2000, 8):
+                client.write(i * 4096, b"\xa5" * 4096)
+        before = direct.status(pair, "west")["committed"]["sequence"]
+        direct.ask(pair, {"op": "sync"})
+        direct.wait_commit(pair, before)
+        lose_source(pair)
+        committed = direct.status(pair, "west")["committed"]
+        caller = threading.Thread(target=promote_and_lose, args=(pair,))
+        caller.start()
+        direct.wait_for(lambda: is_promoting(pair), "a promotion under way")
+        kill(pair, "west")
+        pair.start("west")
+        caller.join(60)
+        found = direct.status(pair, "west")
+        if found["role"] == "target":
+            assert found["committed"] == committed
+            slow.change_speed(slow=False)
+            promote(pair)
+        assert direct.status(pair, "west")["role"] == "source"
+        with west_device(pair) as client:
+            assert client.read(1992 * 4096, 4096) == b"\xa5" * 4096
+        assert pair.image("west").read_bytes() == pair.image("east").read_bytes()
+    finally:
+        slow.end()
+
+
+def promote_and_lose(pair: Pair) -> None:
+    with contextlib.suppress(CommandFailed):
+        promote(pair)
+
+
+def is_promoting(pair: Pair) -> bool:
+    found = direct.status(pair, "west")
+    return bool(found["cycle"]["phase"] == "copy" and found["reason"] == "is being promoted")
