@@ -28,7 +28,9 @@ The rooms.
     site.py                builds a site: opens, recovers, starts, stops; says how it is
     driver.py              the source's control thread: performs the effects of
     cycle.py               one cycle as a generator of effects; pure
-    target.py              the target: sessions, commit, the second flashcopy
+    target.py              the target: sessions, commit, the second flashcopy and its hardening
+    hardlog.py, intent.py  the durable logs beside the ledger: of a target, of a source
+    promotion.py, resync.py   a target becomes a source; a person chooses a history
     recovery.py            a target's answer to a source's history; a pure table
     flashcopy.py           the relation of a whole group, for those two threads
     ledger.py, book.py     the durable record of a site; the one in use
@@ -40,8 +42,9 @@ The rooms.
     metrics.py, journal.py metrics; log lines and counts
     config.py, units.py, limits.py, errors.py, cli/
     ../native/             what must be fast or atomic, in C: bitmap, gate, request (a write as
-                           begin / step / finish), plan, lane (copies in flight), volume, store,
-                           pin; its headers are its documentation.  Policy is never in C.
+                           begin / step / finish), plan, lane (copies in flight), volume, intent,
+                           store, client, pin; its headers are its documentation.  Policy is
+                           never in C.
 
 The order of a record.  Device flush strictly before the record that asserts it, everywhere.
 Nothing is guessed: what is in doubt stops mirroring with one line and waits for a person.

@@ -172,10 +172,10 @@ class Driver(threading.Thread):
         shapes = tuple(protocol.VolumeShape(v.name, v.size, v.block_size) for v in mine.volumes)
         hello = protocol.Handshake(mine.name, mine.lineage.id, self._session, shapes)
         welcome = protocol.Welcome.of(self._ask(hello.record()))
-        if welcome.committed < mine.committed:
+        if welcome.whole and welcome.committed < mine.committed:  # not whole: all is sent
             raise Refused(
                 f"peer {welcome.name} went back from sequence {mine.committed} to "
-                f"{welcome.committed} (an older copy of it?): create it anew"
+                f"{welcome.committed} (an older copy of it?): 'flashmirror resync --full' there"
             )
         self._book.update(begun=max(mine.begun, welcome.committed))
         if not welcome.whole:

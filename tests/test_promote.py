@@ -157,3 +157,31 @@ def promote_and_lose(pair: Pair) -> None:
 def is_promoting(pair: Pair) -> bool:
     found = direct.status(pair, "west")
     return bool(found["cycle"]["phase"] == "copy" and found["reason"] == "is being promoted")
+
+
+def test_the_old_source_takes_the_new_history_when_a_person_says_so(pair: Pair) -> None:
+    """`resync --full --force` makes the old source a target; then it gets everything."""
+    lose_source(pair)
+    promote(pair)
+    with west_device(pair) as client:
+        client.write(8192, b"new" * 100)
+    with pytest.raises(CommandFailed, match="is a source: --force makes it a target"):
+        pair.run("resync", "--full", str(pair.toml("east")))
+    pair.run("resync", "--full", "--force", str(pair.toml("east")))
+    pair.start("east")
+    pair.run("sync", str(pair.toml("west")), "--timeout", "60s")
+    for volume in ("disk", "disk2"):
+        assert pair.image("east", volume).read_bytes() == pair.image("west", volume).read_bytes()
+    assert direct.status(pair, "east")["role"] == "target"
+
+
+def test_a_target_takes_everything_anew_when_a_person_says_so(pair: Pair) -> None:
+    """`resync --full` on a stopped target gives its image up; it gets everything again."""
+    with pytest.raises(CommandFailed, match="the site runs already"):
+        pair.run("resync", "--full", str(pair.toml("west")))
+    direct.stop(pair, "west")
+    pair.run("resync", "--full", str(pair.toml("west")))
+    assert pair.status("west")["committed"]["sequence"] is None
+    pair.start("west")
+    direct.sync(pair)
+    assert pair.image("east").read_bytes() == pair.image("west").read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from mirror_core.ledger import Ledger, Lineage, Role, StoreRecord, VolumeRecord
 from mirror_core.protocol import Handshake, VolumeShape
-from mirror_core.recovery import Decision, decide
+from mirror_core.recovery import TABLE, Decision, decide
 
 STORE = StoreRecord("file", "1")
 MINE = Ledger(
@@ -64,9 +65,24 @@ REFUSALS: list[tuple[str, Ledger, Handshake, str]] = [
         "lineage",
         MINE,
         replace(HELLO, lineage="b" * 32),
-        "west mirrors another history (lineage aaaaaaaa, not bbbbbbbb): create the target anew",
+        "west mirrors another history (lineage aaaaaaaa, not bbbbbbbb): 'flashmirror resync",
     ),
 ]
+
+
+def test_docs_recovery_says_what_the_table_does() -> None:
+    """docs/recovery.md has the table's rows, in its order, and none else."""
+    text = (Path(__file__).parent.parent / "docs/recovery.md").read_text()
+    rows = [f"| {row.when} | {row.does} | {row.person} |" for row in TABLE]
+    assert [line for line in text.splitlines() if line in rows] == rows
+    asked = text.partition("## A source opens a session")[2].partition("\n## ")[0]
+    assert asked.count("\n| ") == len(rows) + 2
+
+
+def test_a_promoted_site_says_so_to_the_history_that_it_left() -> None:
+    """The old source hears that the other site was promoted, and after which sequence."""
+    mine = replace(MINE, role="source", lineage=Lineage("b" * 32, "a" * 32, 7))
+    assert "west was promoted after sequence 7" in (decide(mine, HELLO).refused or "")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""create, init, check: what is done before a site runs."""
+"""create, init, check, resync: what is done while a site does not run."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 import click
 
 from mirror_core import config, ledger, limits, peer, process, stores
+from mirror_core import resync as resyncing
 from mirror_core import site as sites
 from mirror_core.cli.common import json_option, show, site_argument
 from mirror_core.errors import ConfigError, MirrorError
@@ -41,6 +42,19 @@ def create(site: str, role: str, as_json: bool) -> None:
         "volumes": [{"name": v.name, "size_bytes": v.size} for v in first.volumes],
     }
     show(record, as_json, lambda: f"{first.name}: created as {first.role}")
+
+
+@click.command()
+@site_argument
+@click.option("--full", is_flag=True, required=True, help="Give up all that this site holds.")
+@click.option("--force", is_flag=True, help="Also if it is a source: it becomes a target.")
+@json_option
+def resync(site: str, full: bool, force: bool, as_json: bool) -> None:
+    """Have a stopped site take everything from its peer, whatever it holds now."""
+    settings = config.load(site)
+    fresh = resyncing.resync_full(settings, force=force)
+    record = {"site": fresh.name, "role": fresh.role}
+    show(record, as_json, lambda: f"{fresh.name}: a target that takes everything from its peer")
 
 
 _TEMPLATE = """\
@@ -235,4 +249,4 @@ def _check_peer(settings: config.SiteConfig, book: ledger.Ledger | None) -> Row:
     return ("peer", "ok", f"{other['site']}: {other['role']}, {other['state']}")
 
 
-COMMANDS = [create, init, check]
+COMMANDS = [create, init, check, resync]

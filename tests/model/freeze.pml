@@ -123,13 +123,14 @@ inline make_point() {
 #endif
 
 active proctype freeze() {
-	byte point, v, n, known, last, misses;
+	byte point, v, other, n, known, last, misses;
 	for (point : 1 .. POINTS) {
 		known = acked;
 		make_point();
 		select (v : 0 .. 1);
+		other = 1 - v;
 		copy_to_first(v);
-		copy_to_first(1 - v);
+		copy_to_first(other);
 		d_step {
 			last = (first[0] > first[1] -> first[0] : first[1]);
 			for (n : 1 .. WRITES) {

@@ -20,20 +20,22 @@
  *             that of the last committed one.  A commit carries its point along.
  *
  * Safety: `promises`, below, in every state.  Progress: whenever no step of the protocol is left to
- * do, both sites are equal (the `else` of `mirror`); and there is no endless run without such rest
- * (pan -l).  So after the faults stop the sites become equal.
+ * do, both sites are equal (the `else` of `mirror`); and no run goes on for ever without such rest
+ * (-DENDLESS).  So after the faults stop the sites become equal.
  *
  * Bounds: 2 blocks, and the numbers below, which -D changes.  The blocks are alike, so the first
  * write goes to block 0.  There are as many sequences as these lead to (at most WRITES and one
  * for each loss).
  *
  * Left out: the first copy (both sites start equal), several volumes (freeze.pml), regions of more
- * than one block, torn blocks, I/O errors, crashes between the steps of one promote or rejoin,
- * cycles of a promoted site before its peer has rejoined, the cache of the first intermediate (what
- * is in it is read only while its site has power).
+ * than one block, torn blocks, I/O errors, stores behind a server, crashes between the steps of one
+ * promote or rejoin, cycles of a promoted site before its peer has rejoined.
+ * Weaker than the design, so safe in both: a writer waits for the first intermediate only
+ * (preserve = "first"); the first intermediate is never flushed, as it is read only in the cycle
+ * that wrote it; a promote leaves the intermediate as it is.
  *
- * Switches: each NO_..., given to spin with -D, removes one rule; then there is a trace.  They
- * stand where the rule stands, named after it, with the paragraph of DESIGN.
+ * Switches: each, given to spin with -D, removes one rule; then pan finds a trace, and `spin -t -B`
+ * prints its steps.  A switch stands where the rule stands, with its paragraph of DESIGN.
  */
 
 #ifndef WRITES
@@ -62,7 +64,7 @@ typedef Store {
 };
 
 /* Whatever survives a loss of power now, block b is v. */
-#define is(store, b, v) (store.cache[b] == v && store.disk[b] == v)
+#define surely(store, b, v) (store.cache[b] == v && store.disk[b] == v)
 
 inline put(store, b, v) {
 	if
@@ -117,7 +119,7 @@ unsigned copied : 2;      /* of pending2, in `target` but not flushed */
 bool restarted;           /* since the last handshake: another instance */
 
 bool promoted;            /* durable, as are the next two */
-bool whole = true;        /* false: rejoined, its image is of no history yet */
+bool whole = true;        /* false: rejoined, and nothing committed since */
 unsigned intent2 : 2;     /* intent of a promoted site */
 
 /* ---- between them */
@@ -137,7 +139,11 @@ byte writes, losses, cuts, promotes;
 
 /* The number is durable before the first copy (I3).  The freeze is one moment here. */
 inline begin() {
+#ifdef NO_FIRST_CYCLE /* section 4: until the first commit of a lineage, an empty cycle counts */
+	!k && next ->
+#else
 	!k && (next || !whole) ->
+#endif
 	printf("begin\n");
 	begun++;
 	k = begun;
@@ -267,6 +273,8 @@ inline commit() {
 	settle()
 }
 
+/* Sooner or later, maybe in the next cycle.  That `next` lacks a block would prove nothing here: the
+ * freeze empties it.  So it is the writer who heats the block again. */
 inline cool() {
 	cooling ->
 	printf("cool\n");
@@ -335,11 +343,7 @@ inline handshake() {
 	:: else
 	fi;
 #endif
-	restarted = false;
-	if
-	:: begun < committed -> begun = committed
-	:: else
-	fi
+	restarted = false
 }
 
 /* What the connection may hold when it dies. */
@@ -362,7 +366,8 @@ inline leave_behind() {
 	link = false
 }
 
-#define equal(b) (is(source, b, held[b]) && is(target, b, held[b]))
+#define equal(b) (surely(source, b, held[b]) && surely(target, b, held[b]))
+#define converged (equal(0) && equal(1) && !intent && whole)
 
 active proctype mirror() {
 	do
@@ -382,8 +387,8 @@ active proctype mirror() {
 		:: copy_to_target(1)
 		:: harden()
 		:: handshake()
-#ifndef NO_REST
-		:: else -> assert(promoted || (equal(0) && equal(1) && !intent && whole))
+#ifndef ENDLESS /* pan -l then finds every endless run: this is the only step that repeats */
+		:: else -> assert(promoted || converged)
 #endif
 		fi
 	   }
@@ -458,7 +463,11 @@ inline lose_power_at_source() {
 #endif
 	forget_cycle();
 	cooling = 0;
+#ifdef NO_RESTART_FROM_INTENT /* section 4: next := intent, the unfinished cycle included */
+	next = 0
+#else
 	next = intent
+#endif
 }
 
 /* Restart: ledger, pending2 and the durable part of `written` are there; its connections died. */
@@ -527,7 +536,7 @@ inline rejoin() {
 #endif
 	next = intent;
 	intent2 = 0;
-	begun = committed;
+	begun = committed; /* max(begun, committed): this site had begun nothing */
 	pending2 = 0;
 	written = 0;
 	written_disk = 0;
@@ -563,15 +572,15 @@ active proctype world() {
 /* ======== the promises */
 
 /* I1: the image of the committed sequence is the source at its consistency point. */
-#define image(b) (has(pending2, b) -> is(second, b, held[b]) : is(target, b, held[b]))
+#define image(b) (has(pending2, b) -> surely(second, b, held[b]) : surely(target, b, held[b]))
 #define recoverable (promoted || !whole || (image(0) && image(1)))
 
 /* Promoted: the volume is that image, and what was written since is in its intent. */
-#define served(b) (has(intent2, b) || is(target, b, held[b]))
+#define served(b) (has(intent2, b) || surely(target, b, held[b]))
 #define serves_the_image (!promoted || (served(0) && served(1)))
 
 /* I4: what may differ from the last committed consistency point is in the intent. */
-#define known(b) (has(intent, b) || is(source, b, held[b]))
+#define known(b) (has(intent, b) || surely(source, b, held[b]))
 #define nothing_forgotten (known(0) && known(1))
 
 active proctype promises() {
