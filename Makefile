@@ -25,15 +25,18 @@ demo: build
 	@scripts/need-packages $(DEMO_PACKAGES)
 	$(BIN)/python scripts/demo $(if $(ONCE),--once)
 
-# Everything that CI runs: style, types, the C alone (plain, ASan+UBSan, TSan), then the rest.
+# Everything that CI runs: style, types, the C alone (plain, ASan+UBSan, TSan), planted faults in
+# it, then the rest.
 test: build lint
 	@scripts/need-packages $(TEST_PACKAGES)
 	$(MAKE) --no-print-directory -C native check asan tsan
+	$(BIN)/python scripts/planted-bugs --native
 	$(BIN)/pytest $(TESTS)
 
 # The same tests, longer.
 soak: build
 	@scripts/need-packages $(TEST_PACKAGES)
+	$(BIN)/python scripts/planted-bugs
 	FLASHMIRROR_SOAK=10 $(BIN)/pytest --timeout 7200 $(TESTS)
 
 bench: build
@@ -46,6 +49,7 @@ lint: build
 	$(BIN)/mypy
 	$(BIN)/mypy scripts/bench
 	$(BIN)/mypy scripts/demo
+	$(BIN)/mypy scripts/planted-bugs
 
 clean:
 	rm -rf $(VENV) build *.egg-info native/_native.c native/build-* mirror_core/*.so

@@ -176,10 +176,8 @@ fm_request_step (struct fm_volume *v, struct fm_request *r)
   if (rc != 1)
     return rc;
   record (v, r);
-#ifndef PLANT_NO_INTENT
   if (v->intent)
     rc = fm_intent_heat_step (v->intent, r->op.offset, r->op.length);
-#endif
   r->heating = rc == 0;
   return rc < 0 ? leave (v, r, rc) : rc;
 }

@@ -1,0 +1,137 @@
+"""Faults of a line or two, each with the test that must catch it: tests of the tests.
+
+A fault is an edit of the source, or a macro where it takes more places; it is built into a copy,
+never switched at run time.  `scripts/planted-bugs` plants them one at a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`caught_by`: a program of native/tests (`native:NAME`) or a pytest node."""
+
+    what: str
+    caught_by: str
+    edits: tuple[tuple[str, str, str], ...] = ()  # (file, what stands there once, instead)
+    define: str | None = None  # -DPLANT_...
+
+
+FAULTS = (
+    Fault("no freeze", "native:volume", define="NO_FREEZE"),
+    Fault("no copy before write", "native:volume", define="NO_COPY_BEFORE_WRITE"),
+    Fault(
+        "the freeze leaves out one volume of the group (I6)",
+        "native:volume",
+        (("native/volume.c", "  for (unsigned i = 0; i < n; i++)\n    fm_gate_close",
+          "  for (unsigned i = n > 1; i < n; i++)\n    fm_gate_close"),),
+    ),
+    Fault(
+        "a block leaves pending before its copy stands in the sinks (I5)",
+        "native:request",
+        (("native/lane.c", "  s->state = FM_SLOT_WRITING;\n",
+          "  s->state = FM_SLOT_WRITING;\n"
+          "  fm_bitmap_clear (l->v->pending, s->claim->first, s->claim->n);\n"),),
+    ),
+    Fault(
+        "the mark in next comes after the write",
+        "native:request",
+        (("native/request.c", "  record (v, r);\n", ""),
+         ("native/request.c", "  int rc = fm_store_io (v->front, &r->op);\n",
+          "  int rc = fm_store_io (v->front, &r->op);\n  record (v, r);\n")),
+    ),
+    Fault(
+        "the short last block is cut to whole sectors",
+        "native:request",
+        (("native/lane.c", "return (end < v->size ? end : v->size) - start;",
+          "return ((end < v->size ? end : v->size) - start) & ~511ULL;"),),
+    ),
+    Fault(
+        "an abandoned cycle forgets what was sent (I9)",
+        "native:failure",
+        (("native/volume.c", "  fm_bitmap_or (v->next, v->sent);\n", ""),),
+    ),
+    Fault(
+        "a request of an older session enters (I8)",
+        "native:request",
+        (("native/request.c", "if (atomic_load (&v->session) == r->session)",
+          "if (atomic_load (&v->session) >= r->session || 1)"),),
+    ),
+    Fault(
+        "two copies of one block run at once",
+        "native:claims",
+        (("native/plan.c", "if (claims[i].n && claims[i].first < first + n",
+          "if (n > 1 << 30 && claims[i].n"),),
+    ),
+    Fault(
+        "a writer does not wait for the hardening (I2)",
+        "native:harden",
+        (("native/request.c", "if (v->strict && atomic_load (&v->owed))", "if (0)"),),
+    ),
+    Fault(
+        "a hardening covers what was copied after its flush began (I2)",
+        "native:harden",
+        (("native/volume.c", "  fm_bitmap_empty (v->hardening);\n  pthread_cond",
+          "  fm_bitmap_empty (v->hardening);\n  fm_bitmap_empty (v->sent);\n  pthread_cond"),),
+    ),
+    Fault(
+        "a failed flush of the target's data is just tried again (I9)",
+        "native:harden",
+        (("native/volume.c", "    fm_bitmap_or (v->pending, v->hardening);\n", ""),),
+    ),
+    Fault(
+        "a write does not wait for the intent log (I4)",
+        "native:intent",
+        (("native/request.c", "  if (v->intent)\n", "  if (v->intent && 0)\n"),),
+    ),
+    Fault(
+        "a region is hot before its bit is written (I4)",
+        "native:intent",
+        (("native/intent.c", "    i->busy = true;\n    rc = write_dirty",
+          "    i->busy = true;\n    set_hot (i, i->image, 0, i->nwords);\n    rc = write_dirty"),),
+    ),
+    Fault(
+        "the intent log is not flushed (I4)",
+        "native:intent",
+        (("native/intent.c", "    rc = fm_store_io (i->log, &flush);", "    (void)flush;"),),
+    ),
+    Fault(
+        "a region is cooled although it was written since (I4)",
+        "native:intent",
+        (("native/intent.c",
+          "return fm_bitmap_run (map, first, 1, &at, &n) && at >> per == region;",
+          "return fm_bitmap_run (map, first, 1, &at, &n) && !per;"),),
+    ),
+    Fault(
+        "hardenings are not logged: a stale bit in pending2 (I2)",
+        "tests/test_kill.py::test_a_target_killed_while_both_copies_run_keeps_its_image",
+        (("mirror_core/hardlog.py", "        if sequence != self._sequence:\n",
+          "        return\n        if sequence != self._sequence:\n"),),
+    ),
+    Fault(
+        "a commit forgets which blocks are in the intermediate (I3)",
+        "tests/test_kill.py::test_a_target_killed_while_both_copies_run_keeps_its_image",
+        (("mirror_core/target.py",
+          'maps={f"{name}/pending": bitmap for name, bitmap in written.items()},', "maps={},"),),
+    ),
+    Fault(
+        "a killed source forgets what was hot (I4)",
+        "tests/test_intent.py::test_a_killed_source_sends_only_what_was_hot",
+        (("mirror_core/site.py", "for offset, length in log.runs():",
+          "for offset, length in ():"),),
+    ),
+    Fault(
+        "another history is admitted (I7)",
+        "tests/test_recovery.py",
+        (("mirror_core/recovery.py", "if mine.lineage is None or mine.lineage.id == hello.lineage:",
+          "if True:"),),
+    ),
+    Fault(
+        "a promoted site keeps the lineage of the old source (I7)",
+        "tests/test_promote.py::test_the_old_source_is_refused",
+        (("mirror_core/promotion.py", "lineage=Lineage(os.urandom(16).hex(), "
+          "parent=book.lineage.id, forked_at=book.committed),", "lineage=book.lineage,"),),
+    ),
+)  # fmt: skip
