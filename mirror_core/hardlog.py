@@ -4,7 +4,7 @@ A hardening must be durable before a writer overwrites what it covered (I2).  Wr
 ledger each time would cost as much as its maps are large, so a hardening appends one record: for
 each volume the runs of blocks that are whole in `data` now.
 
-    record   magic, serial, sequence, CRC-32 and length of the body; body: volume, runs
+    record   magic, serial, sequence, length of the body, CRC-32 of all; body: volume, runs
 
     pending2 on disk = the ledger's `pending` of `sequence`, less the log's runs of that sequence
 
@@ -30,7 +30,9 @@ from pyroaring import BitMap64
 from mirror_core.errors import LedgerError
 from mirror_core.ledger import Ledger
 
-_HEAD = struct.Struct("<8sQQII")  # magic, serial, sequence, crc of the body, bytes of the body
+_HEAD = struct.Struct("<8sQQI")  # magic, serial, sequence, bytes of the body
+_CRC = struct.Struct("<I")  # of the head and the body
+_START = _HEAD.size + _CRC.size
 _MAGIC = b"fmHARD\r\n"
 _PART = struct.Struct("<IQ")  # in the body, for each volume: its number, its runs; then the runs
 _RUN = struct.Struct("<QQ")  # first block, blocks
@@ -61,8 +63,8 @@ class HardLog:
         body = b"".join(
             _PART.pack(volume, len(runs) // _RUN.size) + runs for volume, runs in hardened.items()
         )
-        head = _HEAD.pack(_MAGIC, self._serial, sequence, zlib.crc32(body), len(body))
-        record = head + body
+        head = _HEAD.pack(_MAGIC, self._serial, sequence, len(body))
+        record = head + _CRC.pack(zlib.crc32(head + body)) + body
         written = os.pwrite(self._fd, record, self._end)
         if written != len(record):
             raise OSError(28, "short write")
@@ -112,26 +114,27 @@ def replay(state: Path, sequence: int) -> list[tuple[int, int, int]]:
         if _HEAD.unpack_from(data, at)[2] != sequence:
             return []
         found += _runs(body)
-        at += _HEAD.size + len(body)
+        at += _START + len(body)
         serial += 1
     return found
 
 
 def _record(data: bytes, at: int, serial: int) -> bytes | None:
     """The body of the record at `at`, if there is a whole one with that serial."""
-    if len(data) - at < _HEAD.size:
+    if len(data) - at < _START:
         return None
-    magic, number, _, crc, length = _HEAD.unpack_from(data, at)
-    body = data[at + _HEAD.size : at + _HEAD.size + length]
+    magic, number, _, length = _HEAD.unpack_from(data, at)
+    head, body = data[at : at + _HEAD.size], data[at + _START : at + _START + length]
+    (crc,) = _CRC.unpack_from(data, at + _HEAD.size)
     good = magic == _MAGIC and number == serial and len(body) == length
-    return body if good and zlib.crc32(body) == crc else None
+    return body if good and zlib.crc32(head + body) == crc else None
 
 
 def _refuse_damage(path: Path, data: bytes, at: int, serial: int) -> None:
     """A torn record is the last one: behind a damaged one stands a good one."""
     later = data.find(_MAGIC, at + 1)
     while later >= 0:
-        if len(data) - later >= _HEAD.size:
+        if len(data) - later >= _START:
             number = _HEAD.unpack_from(data, later)[1]
             if number > serial and _record(data, later, number) is not None:
                 raise LedgerError(f"{path}: the log is damaged at byte {at}: restore the state "
