@@ -10,7 +10,8 @@
  * acknowledged before the freeze began, and what differs from it is in a map.  Progress: both
  * processes come to their end, so no write waits for ever.
  *
- * Bounds: 2 volumes, WRITES, POINTS, and MISSES, the deadlines that pass before the swap.
+ * Bounds: 2 volumes, WRITES, POINTS, and MISSES, the deadlines that pass before the swap: 150,000
+ * states, a second.
  *
  * Left out: everything after the copy of the point to `first` (mirror.pml); several clients: what
  * depends on no other write may be on either side of the point.
