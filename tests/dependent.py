@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from nbd_client import NbdClient, NbdError
 
@@ -198,6 +199,14 @@ class Load:
             self.raise_error()
 
 
+class Logged(Protocol):
+    """A load as its judge sees it."""
+
+    region: int
+
+    def logs(self) -> list[Log]: ...
+
+
 class NotOneMoment(AssertionError):
     """The image is not what a prefix of a writer's writes leaves."""
 
@@ -205,7 +214,7 @@ class NotOneMoment(AssertionError):
 class Judge:
     """Checks image after image of one load; the prefixes must never grow shorter."""
 
-    def __init__(self, load: Load) -> None:
+    def __init__(self, load: Logged) -> None:
         self._logs, self._region = load.logs(), load.region
         self.prefix = [0] * len(self._logs)
         self._model = [[bytearray(self._region) for _ in range(2)] for _ in self._logs]

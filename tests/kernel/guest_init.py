@@ -26,8 +26,8 @@ from typing import Any
 PIVOT_ROOT, FINIT_MODULE = 155, 313  # x86_64 system calls without a wrapper in libc
 MNT_DETACH = 2
 POWER_OFF = 0x4321FEDC
-IFREQ_LO_UP = b"lo".ljust(16, b"\0") + b"\x41\0".ljust(24, b"\0")  # flags: up, running
-SIOCSIFFLAGS = 0x8914
+SIOCSIFFLAGS, SIOCSIFADDR, SIOCSIFNETMASK = 0x8914, 0x8916, 0x891C
+UP_AND_RUNNING = b"\x41\0"
 TIMED_OUT = 124
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -84,16 +84,26 @@ def share(folder: str) -> None:
     check(libc.mount(b"none", folder.encode(), b"hostfs", 0, folder.encode()), f"share {folder}")
 
 
-def raise_loopback() -> None:
+def raise_interface(name: str, address: str = "") -> None:
+    """Up, and if an address is given with that one, in a network of 254."""
     udp = libc.socket(2, 2, 0)
-    check(libc.ioctl(udp, SIOCSIFFLAGS, IFREQ_LO_UP), "lo up")
+
+    def set_one(request: int, value: bytes) -> None:
+        ifreq = name.encode().ljust(16, b"\0") + value.ljust(24, b"\0")
+        check(libc.ioctl(udp, request, ifreq), f"{name} {address}")
+
+    if address:
+        for request, text in (SIOCSIFADDR, address), (SIOCSIFNETMASK, "255.255.255.0"):
+            set_one(request, b"\2\0\0\0" + bytes(map(int, text.split("."))))  # sockaddr_in
+    set_one(SIOCSIFFLAGS, UP_AND_RUNNING)
     os.close(udp)
 
 
 def raw(terminal: int) -> None:
-    """What the command prints leaves as it is, with no carriage returns added."""
+    """What the command prints leaves as it is, with no carriage returns added, and alone."""
     mode = termios.tcgetattr(terminal)
     mode[1] &= ~termios.OPOST
+    mode[3] &= ~termios.ECHO
     termios.tcsetattr(terminal, termios.TCSANOW, mode)
 
 
@@ -102,7 +112,7 @@ def run(command: list[str], folder: str, timeout: float, console: int) -> int:
     child = subprocess.Popen(
         command,
         cwd=folder,
-        stdin=subprocess.DEVNULL,
+        stdin=console,
         stdout=console,
         stderr=console,
         start_new_session=True,
@@ -133,7 +143,9 @@ def main() -> None:
         conf: dict[str, Any] = json.loads(Path(os.environ["GUEST_CONF"]).read_text())
         make_root()
         share(conf["share"])
-        raise_loopback()
+        raise_interface("lo")
+        if conf["address"]:
+            raise_interface("vec0", conf["address"])
         os.environ.clear()
         os.environ.update(conf["environment"])
         for module in conf["modules"]:
