@@ -37,6 +37,9 @@ fm_intent_open (struct fm_store *log, uint64_t log_offset, uint64_t size, unsign
   fm_cond_init (&i->idle);
   int rc = i->hot && i->image && i->used_s ? fm_store_read (log, i->image, bytes, log_offset)
                                            : -ENOMEM;
+  struct fm_op flush = { .kind = FM_FLUSH }; /* a killed process may have left bits unflushed */
+  if (rc == 0)
+    rc = fm_store_io (log, &flush);
   if (rc < 0) {
     fm_intent_close (i);
     return rc;

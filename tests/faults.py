@@ -98,6 +98,11 @@ FAULTS = (
         (("native/intent.c", "    rc = fm_store_io (i->log, &flush);", "    (void)flush;"),),
     ),
     Fault(
+        "bits that a killed process left unflushed count as durable (I4)",
+        "native:intent",
+        (("native/intent.c", "    rc = fm_store_io (log, &flush);", "    (void)flush;"),),
+    ),
+    Fault(
         "a region is cooled although it was written since (I4)",
         "native:intent",
         (("native/intent.c",
