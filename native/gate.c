@@ -51,7 +51,7 @@ fm_gate_wait_open (struct fm_gate *g)
 {
   pthread_mutex_lock (&g->lock);
   while (atomic_load (&g->state) & FM_GATE_CLOSED)
-    pthread_cond_wait (&g->opened, &g->lock);
+    fm_cond_wait (&g->opened, &g->lock);
   pthread_mutex_unlock (&g->lock);
 }
 

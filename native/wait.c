@@ -29,6 +29,12 @@ fm_cond_init (pthread_cond_t *c)
   pthread_condattr_destroy (&a);
 }
 
+void
+fm_cond_wait (pthread_cond_t *c, pthread_mutex_t *m)
+{
+  pthread_cond_wait (c, m);
+}
+
 int
 fm_cond_wait_until (pthread_cond_t *c, pthread_mutex_t *m, uint64_t deadline_ns)
 {

@@ -1,8 +1,9 @@
 /* The only place where the core blocks, and the clock that it blocks by.
  *
  * Everything else in native/ is a step that returns at once; the loops that
- * production threads run around those steps sleep here, each with a bound, so
- * a simulator can drive the same steps without a thread or a clock.  All times
+ * production threads run around those steps sleep here, each with a bound
+ * (but for a closed gate, which its closer always opens), so a simulator that puts
+ * its own wait.c here runs all the rest without a thread or a clock.  All times
  * are nanoseconds of CLOCK_MONOTONIC.
  */
 #ifndef FM_WAIT_H
@@ -17,6 +18,7 @@
 uint64_t fm_now_ns (void);
 
 void fm_cond_init (pthread_cond_t *c); /* a condition on the monotonic clock */
+void fm_cond_wait (pthread_cond_t *c, pthread_mutex_t *m); /* its end is signalled for sure */
 /* 0 when woken, -ETIMEDOUT at the deadline. */
 int fm_cond_wait_until (pthread_cond_t *c, pthread_mutex_t *m, uint64_t deadline_ns);
 

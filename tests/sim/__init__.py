@@ -1,0 +1,3 @@
+"""The simulator (world.py is its top).  Importing it puts the simulated core into place first."""
+
+from sim import core as core

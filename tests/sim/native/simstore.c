@@ -1,0 +1,411 @@
+/* See simstore.h. */
+#include "simstore.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct sim_disk {
+  int number;
+  uint64_t size;
+  char *now, *safe;
+  struct sim_sector { uint32_t sector; char bytes[SIM_SECTOR]; } *log;
+  size_t nlog, room;
+  unsigned fail_kinds, fail_count;
+  int fail_rc;
+};
+
+struct sim_store {
+  struct fm_store store; /* first: the store is this one */
+  struct sim_disk *disk; /* NULL: a link store */
+  unsigned lazy;
+  bool dead;
+  int remote;
+  struct answer { struct fm_port *port; struct fm_op *op; int rc; struct answer *next; } *answers;
+};
+
+uint32_t sim_credit;
+uint64_t sim_seed;
+
+static unsigned
+random_below (unsigned n)
+{
+  sim_seed ^= sim_seed << 13;
+  sim_seed ^= sim_seed >> 7;
+  sim_seed ^= sim_seed << 17;
+  return (unsigned)((sim_seed >> 20) % n);
+}
+
+/* ---- disks ---- */
+
+struct sim_disk *
+sim_disk_new (int number, uint64_t size)
+{
+  assert (size % SIM_SECTOR == 0);
+  struct sim_disk *d = calloc (1, sizeof *d);
+  d->number = number;
+  d->size = size;
+  d->now = calloc (1, size);
+  d->safe = calloc (1, size);
+  return d;
+}
+
+void
+sim_disk_free (struct sim_disk *d)
+{
+  free (d->now);
+  free (d->safe);
+  free (d->log);
+  free (d);
+}
+
+char *
+sim_disk_now (struct sim_disk *d)
+{
+  return d->now;
+}
+
+uint64_t
+sim_disk_unflushed (struct sim_disk *d)
+{
+  return d->nlog;
+}
+
+uint64_t
+sim_disk_survivors (struct sim_disk *d, unsigned keep, char *out)
+{
+  uint64_t lost = 0;
+  memcpy (out, d->safe, d->size);
+  for (size_t i = 0; i < d->nlog; i++)
+    if (random_below (256) < keep)
+      memcpy (out + (uint64_t)d->log[i].sector * SIM_SECTOR, d->log[i].bytes, SIM_SECTOR);
+    else
+      lost++;
+  return lost;
+}
+
+void
+sim_disk_reset (struct sim_disk *d, const char *bytes)
+{
+  memcpy (d->now, bytes, d->size);
+  memcpy (d->safe, bytes, d->size);
+  d->nlog = 0;
+}
+
+void
+sim_disk_fail (struct sim_disk *d, unsigned kinds, unsigned count, int rc)
+{
+  d->fail_kinds = kinds;
+  d->fail_count = count;
+  d->fail_rc = rc;
+}
+
+static void
+log_sector (struct sim_disk *d, uint64_t sector)
+{
+  if (d->nlog == d->room) {
+    d->room = d->room ? 2 * d->room : 64;
+    d->log = realloc (d->log, d->room * sizeof *d->log);
+  }
+  struct sim_sector *s = &d->log[d->nlog++];
+  s->sector = (uint32_t)sector;
+  memcpy (s->bytes, d->now + sector * SIM_SECTOR, SIM_SECTOR);
+}
+
+/* Only a flush of the whole disk empties the log, but a FUA write must not be undone by an
+ * older one of the same sector. */
+static void
+make_safe (struct sim_disk *d, uint64_t sector)
+{
+  memcpy (d->safe + sector * SIM_SECTOR, d->now + sector * SIM_SECTOR, SIM_SECTOR);
+  size_t kept = 0;
+  for (size_t i = 0; i < d->nlog; i++)
+    if (d->log[i].sector != sector)
+      d->log[kept++] = d->log[i];
+  d->nlog = kept;
+}
+
+static int
+disk_run (struct sim_disk *d, const struct fm_op *op)
+{
+  bool fails = d->fail_count && (d->fail_kinds & (1U << op->kind));
+  if (fails)
+    d->fail_count--;
+  if (op->kind == FM_FLUSH) {
+    if (fails)
+      return d->fail_rc;
+    memcpy (d->safe, d->now, d->size);
+    d->nlog = 0;
+    return 0;
+  }
+  assert (op->offset % SIM_SECTOR == 0 && op->length % SIM_SECTOR == 0);
+  if (op->offset > d->size || op->length > d->size - op->offset)
+    return -EINVAL;
+  if (op->kind == FM_READ) {
+    if (!fails)
+      memcpy (op->buf, d->now + op->offset, op->length);
+    return fails ? d->fail_rc : 0;
+  }
+  for (uint64_t at = 0; at < op->length; at += SIM_SECTOR) {
+    char *to = d->now + op->offset + at;
+    if (fails && random_below (2))
+      continue;
+    if (op->kind == FM_WRITE)
+      memcpy (to, (const char *)op->buf + at, SIM_SECTOR);
+    else
+      memset (to, 0, SIM_SECTOR);
+    log_sector (d, (op->offset + at) / SIM_SECTOR);
+    if (op->flags & FM_FUA && !fails)
+      make_safe (d, (op->offset + at) / SIM_SECTOR);
+  }
+  return fails ? d->fail_rc : 0;
+}
+
+/* ---- a disk's store ---- */
+
+static struct sim_store *
+store_of (struct fm_port *p)
+{
+  return (struct sim_store *)p->store;
+}
+
+static bool
+credit_is_spent (void)
+{
+  return sim_credit && --sim_credit == 0;
+}
+
+static void
+run (struct fm_port *p, struct fm_op *op)
+{
+  struct sim_store *s = store_of (p);
+  bool event = !s->dead && credit_is_spent (), before = event && random_below (2);
+  if (before)
+    sim_event (s->disk->number, op->kind);
+  int rc = s->dead ? -EIO : disk_run (s->disk, op);
+  if (event && !before) {
+    sim_event (s->disk->number, op->kind + 4);
+    if (s->dead)
+      rc = -EIO; /* it was done, but nobody heard of it */
+  }
+  fm_op_finish (p->store, op, rc);
+}
+
+static int
+disk_port_open (struct fm_port *p, uint64_t deadline_ns)
+{
+  (void)deadline_ns;
+  return store_of (p)->dead ? -EIO : 0;
+}
+
+static void
+disk_port_close (struct fm_port *p)
+{
+  (void)p;
+}
+
+static void
+disk_submit (struct fm_port *p, struct fm_op *op)
+{
+  if (!store_of (p)->lazy) {
+    run (p, op);
+    return;
+  }
+  op->link = p->under_way;
+  p->under_way = op;
+}
+
+/* Ends some of what is under way in any order, and at least one, so that nobody starves. */
+static void
+disk_step (struct fm_port *p)
+{
+  bool one = false;
+  for (struct fm_op **at = &p->under_way; *at;) {
+    struct fm_op *op = *at;
+    if (op->link ? random_below (1 + store_of (p)->lazy) : one) {
+      at = &op->link;
+      continue;
+    }
+    *at = op->link;
+    run (p, op);
+    one = true;
+  }
+}
+
+static bool
+disk_pollfd (struct fm_port *p, struct pollfd *fd)
+{
+  (void)p, (void)fd;
+  return false;
+}
+
+static uint64_t
+disk_hole (struct fm_store *store, uint64_t offset, uint64_t length, uint64_t *data)
+{
+  struct sim_disk *d = ((struct sim_store *)store)->disk;
+  uint64_t n = 0;
+  while (n < length && d->now[offset + n] == 0)
+    n++;
+  n -= n % SIM_SECTOR;
+  if (n)
+    return n;
+  if (data)
+    *data = length < SIM_SECTOR ? length : SIM_SECTOR;
+  return 0;
+}
+
+static void
+close_nothing (struct fm_store *s)
+{
+  (void)s;
+}
+
+static const struct fm_store_ops disk_ops = {
+  .port_open = disk_port_open,
+  .port_close = disk_port_close,
+  .submit = disk_submit,
+  .step = disk_step,
+  .pollfd = disk_pollfd,
+  .hole = disk_hole,
+  .close = close_nothing,
+};
+
+static struct sim_store *
+new_store (const struct fm_store_ops *ops, uint64_t size)
+{
+  struct sim_store *s = calloc (1, sizeof *s);
+  s->store.ops = ops;
+  s->store.size = size;
+  s->store.timeout_ns = 1000000000ULL;
+  pthread_mutex_init (&s->store.lock, NULL);
+  return s;
+}
+
+struct fm_store *
+sim_store_open (struct sim_disk *d, unsigned lazy)
+{
+  struct sim_store *s = new_store (&disk_ops, d->size);
+  s->disk = d;
+  s->lazy = lazy;
+  return &s->store;
+}
+
+void
+sim_store_kill (struct fm_store *s)
+{
+  ((struct sim_store *)s)->dead = true;
+}
+
+/* ---- the link's store ---- */
+
+static int
+link_port_open (struct fm_port *p, uint64_t deadline_ns)
+{
+  (void)deadline_ns;
+  int number = sim_connect (store_of (p)->remote, p);
+  p->nbd = (void *)(intptr_t)number;
+  return number < 0 ? number : 0;
+}
+
+/* The answer that came for this operation: 1, or 0 if there is none yet.  `op` NULL: any. */
+static int
+take_answer (struct fm_port *p, const struct fm_op *op, int *rc)
+{
+  for (struct answer **at = &store_of (p)->answers; *at; at = &(*at)->next)
+    if ((*at)->port == p && (!op || (*at)->op == op)) {
+      struct answer *a = *at;
+      *at = a->next;
+      *rc = a->rc;
+      free (a);
+      return 1;
+    }
+  return 0;
+}
+
+static void
+link_port_close (struct fm_port *p)
+{
+  int rc;
+  while (take_answer (p, NULL, &rc))
+    ; /* it came too late */
+  sim_disconnect ((int)(intptr_t)p->nbd);
+}
+
+static void
+link_submit (struct fm_port *p, struct fm_op *op)
+{
+  if (p->failed) {
+    fm_op_finish (p->store, op, p->failed);
+    return;
+  }
+  op->link = p->under_way;
+  p->under_way = op;
+  sim_send ((int)(intptr_t)p->nbd, op);
+}
+
+static void
+link_step (struct fm_port *p)
+{
+  for (struct fm_op **at = &p->under_way; *at;) {
+    struct fm_op *op = *at;
+    int rc = p->failed;
+    if (!p->failed && !take_answer (p, op, &rc)) {
+      at = &op->link;
+      continue;
+    }
+    *at = op->link;
+    fm_op_finish (p->store, op, rc);
+  }
+}
+
+static bool
+link_pollfd (struct fm_port *p, struct pollfd *fd)
+{
+  *fd = (struct pollfd){ .fd = -1 };
+  return !p->failed;
+}
+
+static uint64_t
+link_hole (struct fm_store *s, uint64_t offset, uint64_t length, uint64_t *data)
+{
+  (void)s, (void)offset;
+  if (data)
+    *data = length;
+  return 0;
+}
+
+static const struct fm_store_ops link_ops = {
+  .port_open = link_port_open,
+  .port_close = link_port_close,
+  .submit = link_submit,
+  .step = link_step,
+  .pollfd = link_pollfd,
+  .hole = link_hole,
+  .close = close_nothing,
+};
+
+struct fm_store *
+sim_remote_open (int remote, uint64_t size, uint64_t timeout_ns)
+{
+  struct sim_store *s = new_store (&link_ops, size);
+  s->remote = remote;
+  s->store.timeout_ns = timeout_ns;
+  return &s->store;
+}
+
+void
+sim_answer (struct fm_port *p, struct fm_op *op, int rc)
+{
+  struct answer *a = calloc (1, sizeof *a);
+  struct sim_store *s = store_of (p);
+  *a = (struct answer){ .port = p, .op = op, .rc = rc, .next = s->answers };
+  s->answers = a;
+}
+
+void
+sim_cut (struct fm_port *p, int rc)
+{
+  if (!p->failed)
+    p->failed = rc;
+}

@@ -1,0 +1,65 @@
+/* The simulator's stores: disks with a volatile cache, and the peer's store behind a link.
+ *
+ * Idea.  A disk outlives the sites that open it.  It has the bytes that a reader sees
+ * (`now`), the bytes that are safe (`safe`), and a log of every sector written since the
+ * last flush.  When the power goes, each logged sector is kept or lost by a coin of its own,
+ * in order: so any subset of unflushed writes may survive, torn at sector size.  A killed
+ * process loses nothing: the cache is the machine's.
+ *
+ * A store is one site's opening of a disk.  When the site dies its stores are killed: what
+ * still runs of it gets errors and changes nothing any more, and so unwinds.
+ *
+ * A link store has no bytes: its operations become messages (sim/network.py) whose answers
+ * end them; a cut port ends all of its own with an error.
+ *
+ * Every operation is a point where other tasks may run and anything may crash: once before
+ * it has any effect, or once after it and before its answer (`sim_event`).
+ *
+ * Left out: reads that fail only here and there, and a cache that writes back while up
+ * (the same as a flush that nobody relies on: a coin that kept all of a prefix).
+ */
+#ifndef FM_SIMSTORE_H
+#define FM_SIMSTORE_H
+
+#include "store.h"
+
+#define SIM_SECTOR 512
+
+struct sim_disk;
+
+extern uint64_t sim_clock_ns;
+extern uint32_t sim_credit; /* operations until the next sim_event; 0: never */
+extern uint64_t sim_seed;
+
+/* Implemented in Python. */
+int sim_wait (uint64_t deadline_ns); /* 1: the deadline has passed */
+void sim_event (int disk, int kind);
+int sim_connect (int remote, struct fm_port *p); /* a connection's number, or -errno */
+void sim_disconnect (int connection);
+void sim_send (int connection, struct fm_op *op);
+
+struct sim_disk *sim_disk_new (int number, uint64_t size);
+void sim_disk_free (struct sim_disk *d);
+char *sim_disk_now (struct sim_disk *d);
+uint64_t sim_disk_unflushed (struct sim_disk *d); /* sectors */
+/* Into `out` what stands after a power loss that keeps a sector with a chance of
+ * `keep` in 256; how many sectors were lost. */
+uint64_t sim_disk_survivors (struct sim_disk *d, unsigned keep, char *out);
+/* The power came back and this is what the disk holds. */
+void sim_disk_reset (struct sim_disk *d, const char *bytes);
+/* Of the next operations of `kinds` (bits of 1 << kind) `count` fail with -rc; a write
+ * that fails is torn. */
+void sim_disk_fail (struct sim_disk *d, unsigned kinds, unsigned count, int rc);
+
+struct fm_store *sim_store_open (struct sim_disk *d, unsigned lazy);
+struct fm_store *sim_remote_open (int remote, uint64_t size, uint64_t timeout_ns);
+void sim_store_kill (struct fm_store *s);
+
+/* An answer to an operation of a link store.  The port's next step takes it: `op` may lie on
+ * the stack of a task, which is elsewhere while that task does not run, so nobody else may
+ * touch it. */
+void sim_answer (struct fm_port *p, struct fm_op *op, int rc);
+/* The connection is gone: the port's next step ends what is under way. */
+void sim_cut (struct fm_port *p, int rc);
+
+#endif

@@ -1,0 +1,50 @@
+/* native/wait.c of the simulator: the clock is a number, and whoever waits gives way.
+ *
+ * Idea.  wait.c is the only place where the core blocks, so with this file in its place the
+ * core's own blocking loops, unchanged, run as tasks of one thread: a wait hands control to
+ * the scheduler (sim/sched.py), which comes back when it likes; a wake-up without a reason
+ * is allowed by the contract of a condition, so nobody needs to be told of signals.
+ *
+ * Invariant.  No mutex is held while another task runs.
+ */
+#include "simstore.h"
+#include "wait.h"
+
+#include <errno.h>
+
+uint64_t sim_clock_ns;
+
+uint64_t
+fm_now_ns (void)
+{
+  return sim_clock_ns += 100; /* a look at the clock takes time, so that slices end */
+}
+
+void
+fm_cond_init (pthread_cond_t *c)
+{
+  pthread_cond_init (c, NULL);
+}
+
+int
+fm_cond_wait_until (pthread_cond_t *c, pthread_mutex_t *m, uint64_t deadline_ns)
+{
+  (void)c;
+  pthread_mutex_unlock (m);
+  int late = sim_wait (deadline_ns);
+  pthread_mutex_lock (m);
+  return late ? -ETIMEDOUT : 0;
+}
+
+void
+fm_cond_wait (pthread_cond_t *c, pthread_mutex_t *m)
+{
+  fm_cond_wait_until (c, m, UINT64_MAX);
+}
+
+int
+fm_poll_until (struct pollfd *fds, nfds_t n, uint64_t deadline_ns)
+{
+  (void)fds, (void)n;
+  return sim_wait (deadline_ns) ? -ETIMEDOUT : 0;
+}

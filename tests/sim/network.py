@@ -1,0 +1,217 @@
+"""The simulated link: production's exchanges and NBD connections as messages that can be late.
+
+A request becomes a task of the target's life, which enters production where nbdkit would: the
+control export's answer, or a write to the intermediate through its gate.  The scheduler decides
+when it arrives.  A cut ends every connection at the source at once; what was on the way is
+lost, or arrives later all the same: the delayed commit and the delayed write of I8.  A hung
+link carries nothing until it is mended or cut.  A duplicate is a request that arrives twice.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Any
+
+from mirror_core import control, exports, native
+from mirror_core.errors import MirrorError
+from sim.core import ffi, lib
+from sim.sched import NS, Life, bytes_at, current
+from sim.simos import Condition
+
+if TYPE_CHECKING:
+    from sim.world import World
+
+_HANG_NS = 5 * NS  # longer than anybody's patience
+
+
+class Broken:
+    """A connection, or one exchange, between two lives."""
+
+    def __init__(self, source: Life, target: Life) -> None:
+        self.source, self.target = source, target
+        self.broken = False
+
+
+class Exchange(Broken):
+    def __init__(self, source: Life, target: Life) -> None:
+        super().__init__(source, target)
+        self.answer: bytes | None = None
+        self.changed = Condition()
+
+
+class Connection(Broken):
+    def __init__(self, source: Life, target: Life, port: Any, export: exports.VolumeExport) -> None:
+        super().__init__(source, target)
+        self.port, self.volume = port, export.volume._handle
+        self.session = export.session
+
+
+class Network:
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.up = True
+        self.hung = False
+        self.late = 0.0  # the chance that a message of a cut connection still arrives
+        self.twice = 0.0  # the chance that an exchange arrives twice
+        self.exchanges: list[Exchange] = []
+        self.connections: dict[int, Connection] = {}
+        self.remotes: dict[int, tuple[str, str]] = {}  # a link store's site and export
+        self._numbers = 0  # of connections
+
+    # ---- faults
+
+    def cut(self) -> None:
+        """Every connection ends."""
+        for exchange in self.exchanges:
+            exchange.broken = True
+            exchange.changed.notify_all()
+        self.exchanges.clear()
+        for connection in self.connections.values():
+            connection.broken = True
+            lib.sim_cut(connection.port, -errno.ENOTCONN)
+
+    def _arrives(self, way: Broken) -> bool:
+        """On the target's side, where a message comes in: whether it does."""
+        scheduler = current()
+        while self.hung and not way.broken:
+            scheduler.wait(lib.sim_clock_ns + NS // 10)
+        return not way.broken or scheduler.random.random() < self.late
+
+    def _reach(self, site: str) -> tuple[Life, Life]:
+        task = current().current
+        assert task and task.life
+        target = self.world.sites[site].life
+        if not self.up or target is None or target.dead or target.control is None:
+            raise native.NativeError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+        return task.life, target
+
+    # ---- one request of the control export (mirror_core.native.exchange)
+
+    def exchange(self, uri: str, request: bytes, _answer_bytes: int, timeout_s: float) -> bytes:
+        scheduler = current()
+        scheduler.pause()
+        source, target = self._reach(uri.partition("/")[0])
+        exchange = Exchange(source, target)
+        self.exchanges.append(exchange)
+        operation = bytes(request[:60])
+        scheduler.trace(f"asks {operation!r}")
+
+        def handle() -> None:
+            if self._arrives(exchange):
+                answer = control.answer(self.world.site_of(target), request)
+                scheduler.trace(f"answers {answer[:100]!r}")
+                if not self._arrives_back(exchange):
+                    return
+                exchange.answer = answer
+                exchange.changed.notify_all()
+
+        scheduler.spawn(target, f"{target.name}: exchange", handle)
+        if scheduler.random.random() < self.twice:
+            scheduler.trace("and it will arrive twice")
+            scheduler.spawn(target, f"{target.name}: exchange again", handle)
+        exchange.changed.wait_for(
+            lambda: exchange.broken or exchange.answer is not None, timeout_s
+        )
+        if exchange in self.exchanges:
+            self.exchanges.remove(exchange)
+        if exchange.broken or exchange.answer is None:
+            code = errno.ECONNRESET if exchange.broken else errno.ETIMEDOUT
+            exchange.broken = True
+            raise native.NativeError(code, os.strerror(code))
+        return exchange.answer
+
+    def _arrives_back(self, way: Broken) -> bool:
+        current().pause()
+        while self.hung and not way.broken:
+            current().wait(lib.sim_clock_ns + NS // 10)
+        return not way.broken
+
+    # ---- the peer's intermediate (mirror_core.native.Store.nbd, and ports of link stores)
+
+    def open_store(self, uri: str, timeout_s: float) -> native.Store:
+        scheduler = current()
+        scheduler.pause()
+        site, _, name = uri.partition("/")
+        _, target = self._reach(site)
+        export = self._export(target, name)
+        number = len(self.remotes) + 1
+        self.remotes[number] = site, name
+        handle = lib.sim_remote_open(number, export.size, int(timeout_s * NS))
+        return native.Store(handle, "nbd")
+
+    def _export(self, target: Life, name: str) -> exports.VolumeExport:
+        try:
+            export = exports.open_export(self.world.site_of(target), name)
+        except MirrorError as error:
+            raise native.NativeError(error.code, str(error)) from error
+        assert isinstance(export, exports.VolumeExport)
+        # As nbdkit keeps it for the connection's life (VolumeExport hands it to C).
+        export.session = int(name.rpartition("/")[2], 16)  # type: ignore[attr-defined]
+        return export
+
+    def connect(self, remote: int, port: Any) -> int:
+        site, name = self.remotes[remote]
+        try:
+            source, target = self._reach(site)
+            export = self._export(target, name)
+        except OSError as error:
+            return -(error.errno or errno.EIO)
+        self._numbers += 1
+        number = self._numbers
+        self.connections[number] = Connection(source, target, port, export)
+        return number
+
+    def disconnect(self, number: int) -> None:
+        connection = self.connections.pop(number)  # late messages hold it still
+        connection.broken, connection.port = True, ffi.NULL
+
+    def send(self, number: int, op: Any) -> None:
+        connection = self.connections[number]
+        scheduler = current()
+        kind, flags, offset, length = op.kind, op.flags, op.offset, op.length
+        data = bytes_at(op.buf, length) if kind == lib.FM_WRITE else b""
+        volume, session = connection.volume, connection.session
+
+        def handle() -> None:
+            if not self._arrives(connection):
+                return
+            if kind == lib.FM_WRITE:
+                rc = lib.fm_volume_write(volume, session, data, length, offset, flags)
+            elif kind == lib.FM_ZERO:
+                rc = lib.fm_volume_zero(volume, session, length, offset, flags)
+            else:
+                rc = lib.fm_volume_client_flush(volume)
+            scheduler.trace(f"{kind} of {length} at {offset}: {rc}")
+            if connection.target.dead or not self._arrives_back(connection):
+                return
+            if connection.port:
+                lib.sim_answer(connection.port, op, rc)
+
+        scheduler.spawn(connection.target, f"{connection.target.name}: request", handle)
+
+
+# ---- the core's way to it
+
+_now: list[Network] = []
+
+
+def install(network: Network) -> None:
+    _now[:] = [network]
+    native.exchange = network.exchange
+    setattr(native.Store, "nbd", network.open_store)  # noqa: B010
+
+
+@ffi.def_extern()  # type: ignore[untyped-decorator]
+def sim_connect(remote: int, port: Any) -> int:
+    return _now[0].connect(remote, port)
+
+
+@ffi.def_extern()  # type: ignore[untyped-decorator]
+def sim_disconnect(connection: int) -> None:
+    _now[0].disconnect(connection)
+
+
+@ffi.def_extern()  # type: ignore[untyped-decorator]
+def sim_send(connection: int, op: Any) -> None:
+    _now[0].send(connection, op)
