@@ -20,7 +20,7 @@ import errno
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,10 +85,10 @@ def image(ledger: Ledger, volume: str, block: int) -> Literal["intermediate", "d
 
 def encode(ledger: Ledger) -> bytes:
     """The file's bytes."""
-    head = asdict(replace(ledger, maps={}))
+    head = dict(vars(ledger))
     blobs = {key: bitmap.serialize() for key, bitmap in sorted(ledger.maps.items()) if bitmap}
     head["maps"] = {key: len(blob) for key, blob in blobs.items()}
-    payload = json.dumps(head).encode() + b"\n" + b"".join(blobs.values())
+    payload = json.dumps(head, default=vars).encode() + b"\n" + b"".join(blobs.values())
     first = f"{_MAGIC} {VERSION} {hashlib.sha256(payload).hexdigest()} {len(payload)}\n"
     return first.encode() + payload
 

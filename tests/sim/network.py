@@ -107,7 +107,7 @@ class Network:
                 exchange.changed.notify_all()
 
         scheduler.spawn(target, f"{target.name}: exchange", handle)
-        if scheduler.random.random() < self.twice:
+        if b"handshake" not in operation and scheduler.random.random() < self.twice:
             scheduler.trace("and it will arrive twice")
             scheduler.spawn(target, f"{target.name}: exchange again", handle)
         exchange.changed.wait_for(

@@ -68,7 +68,7 @@ class Scheduler:
         self.random = random.Random(seed)
         self.stride = stride  # operations of disks between two switches, at most
         self.tasks: list[Task] = []
-        self.current: Task | None = None
+        self.current: Task | None = None  # None: the world itself runs
         self.switches = 0
         self.tracer: Callable[[str], None] | None = None
         self._world = getcurrent()  # who calls `turn`
@@ -103,7 +103,7 @@ class Scheduler:
 
     def pause(self) -> None:
         """Others may run here."""
-        task = self._task()
+        task = self.current
         if task:
             self._give_way(task, READY, NEVER)
             if task.is_dead():
@@ -111,14 +111,16 @@ class Scheduler:
 
     def touch(self) -> None:
         """As an operation of a disk: a pause if the credit is spent."""
-        lib.sim_credit = max(1, lib.sim_credit) - 1
-        if lib.sim_credit == 0:
+        credit = lib.sim_credit
+        if credit > 1:
+            lib.sim_credit = credit - 1
+        else:
             self._give_credit()
             self.pause()
 
     def wait(self, deadline_ns: int) -> bool:
         """Until woken by `wake` or the deadline; True: it was the deadline."""
-        task = self._task()
+        task = self.current
         assert task, "only a task can wait"
         if task.is_dead():
             raise SiteDead
@@ -135,7 +137,7 @@ class Scheduler:
     # ---- for the core (callbacks of cffi: they never raise)
 
     def core_wait(self, deadline_ns: int) -> int:
-        task = self._task()
+        task = self.current
         assert task
         if not task.is_dead():
             self._give_way(task, LOOKING, deadline_ns)
@@ -148,14 +150,11 @@ class Scheduler:
 
     def core_event(self) -> None:
         self._give_credit()
-        task = self._task()
+        task = self.current
         if task:
             self._give_way(task, READY, NEVER)
 
     # ---- the loop
-
-    def _task(self) -> Task | None:
-        return self.current if getcurrent() is not self._world else None
 
     def _give_way(self, task: Task, state: str, deadline_ns: int) -> bool:
         task.state, task.deadline = state, deadline_ns
@@ -174,18 +173,23 @@ class Scheduler:
 
     def turn(self) -> bool:
         """One task goes on.  False: there is none, nor will there be."""
-        ready = [t for t in self.tasks if t.state == READY]
-        looking = [t for t in self.tasks if t.state == LOOKING]
-        if ready and not (looking and self.random.random() < 0.2):
+        ready, looking = [], []
+        for task in self.tasks:
+            if task.state is READY:
+                ready.append(task)
+            elif task.state is LOOKING:
+                looking.append(task)
+        chance = self.random.random()
+        if ready and not (looking and chance < 0.2):
             self._looked = 0
-            self.switch_to(ready[int(self.random.random() * len(ready))])
+            self.switch_to(ready[int(chance * 997) % len(ready)])
             return True
         if looking and (ready or self._looked < 2 * len(looking)):
             self._looked += 1
-            task = looking[int(self.random.random() * len(looking))]
+            task = looking[int(chance * 997) % len(looking)]
             task.state = READY
             self.switch_to(task)
-            if task.state == READY:  # it met a disk: it had not looked in vain
+            if task.state is READY:  # it met a disk: it had not looked in vain
                 self._looked = 0
             return True
         return self._pass_time()

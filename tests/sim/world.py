@@ -271,8 +271,8 @@ class World:
         rng = self.random
         self.east.boot()
         self.west.boot()
-        gap = rng.choice((15, 60, 200))
-        for _ in range(rng.randrange(1, 7)):
+        gap = rng.choice((5, 20, 20, 60, 150))
+        for _ in range(rng.randrange(1, 6)):
             self._turns(int(rng.expovariate(1 / gap)))
             self.fault()
             if rng.random() < 0.5:
@@ -281,7 +281,7 @@ class World:
                 self.probe()
             self._boot_all(0.9)
         self._calm()
-        self._turns(rng.randrange(100))
+        self._turns(rng.randrange(60))
         self._end()
         self.counts["schedules"] += 1
         self.counts["switches"] += self.scheduler.switches
