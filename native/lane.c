@@ -7,7 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#ifndef HOLE_WORTH_ASKING
 #define HOLE_WORTH_ASKING (64 * 1024)      /* bytes; below, reading is cheaper than lseek */
+#endif
 #define HOLE_RUN_MAX (64ULL * 1024 * 1024) /* bytes zeroed at once */
 
 void

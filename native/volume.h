@@ -48,7 +48,9 @@
 
 #define FM_SINKS 2
 #define FM_CLAIMS 160     /* bulk slots and priority lanes together */
+#ifndef FM_BULK_SLOTS /* the simulator has fewer, and shorter runs: small volumes, many steps */
 #define FM_BULK_SLOTS 32  /* runs in flight in the background */
+#endif
 #define FM_PRIO_MAX 16
 #define FM_HISTOGRAM 24   /* bucket i: below 2^i microseconds; the last: the rest */
 

@@ -22,7 +22,8 @@ from sim.simos import Condition
 if TYPE_CHECKING:
     from sim.world import World
 
-_HANG_NS = 5 * NS  # longer than anybody's patience
+_SLOW_NS = NS // 20
+_LATE_NS = NS  # how long a message of a cut connection is on its way, at most
 
 
 class Broken:
@@ -52,7 +53,8 @@ class Network:
         self.world = world
         self.up = True
         self.hung = False
-        self.late = 0.0  # the chance that a message of a cut connection still arrives
+        self.slow = world.random.choice((0.0, 0.1, 0.3))  # the chance that one takes its time
+        self.late = world.random.choice((0.0, 0.5, 1.0))  # the chance that a message of a cut connection still arrives
         self.twice = 0.0  # the chance that an exchange arrives twice
         self.exchanges: list[Exchange] = []
         self.connections: dict[int, Connection] = {}
@@ -74,9 +76,17 @@ class Network:
     def _arrives(self, way: Broken) -> bool:
         """On the target's side, where a message comes in: whether it does."""
         scheduler = current()
+        if scheduler.random.random() < self.slow:
+            scheduler.wait(lib.sim_clock_ns + int(scheduler.random.random() * _SLOW_NS))
         while self.hung and not way.broken:
             scheduler.wait(lib.sim_clock_ns + NS // 10)
-        return not way.broken or scheduler.random.random() < self.late
+        if not way.broken:
+            return True
+        if scheduler.random.random() >= self.late:
+            return False
+        scheduler.wait(lib.sim_clock_ns + int(scheduler.random.random() * _LATE_NS))
+        self.world.counts["late messages"] += 1
+        return True
 
     def _reach(self, site: str) -> tuple[Life, Life]:
         task = current().current

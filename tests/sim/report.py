@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import resource
 
 from sim import exhaustive, runner
 
 _ORDER = (
-    "schedules", "switches", "points", "writes", "flushes", "power losses", "kills",
+    "schedules", "switches", "points", "hardening records", "writes", "flushes", "power losses", "kills",
     "crashes in recovery", "writes lost", "torn files", "link cuts", "late messages",
     "disk errors", "write errors", "probes", "images judged",
 )  # fmt: skip
@@ -36,4 +37,6 @@ def show(found: runner.Report) -> None:
     print(f"{'distinct states':20} {len(found.states):>12,}")
     print(f"{'violations':20} {len(found.violations):>12,}")
     rate = found.counts["schedules"] / max(found.seconds, 1e-9)
-    print(f"{found.seconds:.1f} s, {rate:.0f} schedules a second")
+    cpu = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+    print(f"{found.seconds:.1f} s, {rate:.0f} schedules a second; {cpu:.1f} s of CPU, "
+          f"{1000 * cpu / max(found.counts['schedules'], 1):.2f} ms each")  # fmt: skip

@@ -64,9 +64,10 @@ class Task:
 
 
 class Scheduler:
-    def __init__(self, seed: int, stride: int) -> None:
+    def __init__(self, seed: int, stride: int, tick_ns: int) -> None:
         self.random = random.Random(seed)
         self.stride = stride  # operations of disks between two switches, at most
+        self.tick_ns = tick_ns  # how long those take, at most
         self.tasks: list[Task] = []
         self.current: Task | None = None  # None: the world itself runs
         self.switches = 0
@@ -78,7 +79,9 @@ class Scheduler:
         self._give_credit()
 
     def _give_credit(self) -> None:
-        lib.sim_credit = 1 + int(self.random.random() * self.stride)
+        chance = self.random.random()
+        lib.sim_credit = 1 + int(chance * self.stride)
+        lib.sim_clock_ns += int(chance * self.tick_ns)
 
     def trace(self, text: str) -> None:
         if self.tracer:

@@ -7,6 +7,7 @@ folder, is replaced.  Its control thread becomes a task.
 from __future__ import annotations
 
 import contextlib
+import errno
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -181,6 +182,8 @@ class Machine:
         life.dead, self.life = True, None
         for handle in life.handles:
             lib.sim_store_kill(handle)
+        if life.site:
+            life.site.copier.fail(errno.EIO)  # nobody is left who could end a writer's wait
         current().unwind(life)
         if life.site:
             life.site.copier.unlink()

@@ -15,11 +15,11 @@ import random
 from collections import Counter
 from typing import Any, Literal
 
-from mirror_core import native
+from mirror_core import limits, native
 from mirror_core.driver import Driver
 from mirror_core.errors import LedgerError
 from mirror_core.target import Target
-from sim import network, sched, simos
+from sim import network, plants, sched, simos
 from sim.core import ffi, lib
 from sim.oracle import SECTOR, Oracle
 from sim.sched import Life, Scheduler, Violation
@@ -29,6 +29,7 @@ _TURNS_MAX = 30_000  # of an end: faults are over, so it takes a few hundred
 _KEEP = (0.0, 0.25, 0.5, 0.75, 1.0)  # the chance of an unflushed write
 
 patch_production()
+plants.install()
 
 
 class World:
@@ -37,7 +38,8 @@ class World:
         self.counts: Counter[str] = Counter()
         self.states: set[int] = set()
         rng = self.random
-        self.scheduler = Scheduler(seed, stride=rng.choice((1, 2, 4, 8, 16)))
+        stride, tick_ns = rng.choice((1, 2, 4, 8, 16)), rng.choice((1_000, 100_000, 3_000_000))
+        self.scheduler = Scheduler(seed, stride, tick_ns)
         self.scheduler.tracer = tracer
         sched.install(self.scheduler)
         simos.forget_descriptors()
@@ -57,6 +59,7 @@ class World:
         self.clients_stop = False
         self.nclients = rng.randrange(1, 4)
         self.disk_errors = rng.random() < 0.3
+        limits.HARDEN_SLICE_S = rng.choice((0.002, 0.000_002))  # the latter: many small batches
         self.east.create("source")
         self.west.create("target")
 
@@ -82,6 +85,15 @@ class World:
         """A site is open and has not begun: the oracle watches its consistency points."""
         assert life.site
         if machine is self.west:
+            assert isinstance(life.site.control, Target)
+            log = life.site.control._log
+            append = log.append
+
+            def counted(sequence: int, hardened: Any) -> None:
+                append(sequence, hardened)
+                self.counts["hardening records"] += 1
+
+            setattr(log, "append", counted)  # noqa: B010
             return
         site, group = life.site, life.site.copier.group
         freeze = group.freeze
@@ -188,6 +200,7 @@ class World:
         except LedgerError as error:
             raise Violation(f"the target cannot start: {error}") from error
         self.oracle.judge(book, data, intermediate)
+        self.counts["images judged"] += book.whole
 
     def probe(self) -> None:
         """What if the target's power went at this instant?"""

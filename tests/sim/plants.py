@@ -1,0 +1,116 @@
+"""Planted faults in production's Python, for tests of the simulator: each must be caught.
+
+Named by SIM_PLANT in lower case, put in before the first schedule; those of the core are in
+upper case and compiled in (native/*.c, PLANT_).  A plant replaces one function by one that
+lacks one step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from mirror_core import cycle, driver, flashcopy, hardlog, ledger, native, target
+from sim import simos
+
+
+def _put(where: object, name: str, value: object) -> None:
+    setattr(where, name, value)
+
+
+def commit_without_flush() -> None:
+    """The commit's record before the flush of the intermediate (I3)."""
+    _put(native.Volume, "flush_front", lambda _volume: None)
+
+
+def record_before_flush() -> None:
+    """A hardening's record before the flush of what it asserts (I2)."""
+
+    def harden(self: flashcopy.Flashcopy, record: Callable[[], None]) -> None:
+        for member in self.members:
+            member.native.harden_begin()
+        record()
+        self.flush(front_too=False)
+        for member in self.members:
+            member.native.harden_end()
+
+    _put(flashcopy.Flashcopy, "harden", harden)
+
+
+def _without_sync(names: tuple[str, ...], *, folders: bool, files: bool) -> SimpleNamespace:
+    def sync(fd: int) -> None:
+        is_folder = simos._open[fd][1] is None
+        if (is_folder and folders) or (not is_folder and files):
+            simos.fsync(fd)
+
+    return SimpleNamespace(**{**vars(simos.OS), **dict.fromkeys(names, sync)})
+
+
+def ledger_not_synced() -> None:
+    """The ledger renamed over the old one before its bytes are on the disk."""
+    _put(ledger, "os", _without_sync(("fsync",), folders=True, files=False))
+
+
+def folder_not_synced() -> None:
+    """A commit acknowledged while the new ledger's name is not on the disk."""
+    _put(ledger, "os", _without_sync(("fsync",), folders=False, files=True))
+
+
+def log_not_synced() -> None:
+    """A hardening's record not synced before writers go on (I2)."""
+    _put(hardlog, "os", _without_sync(("fdatasync",), folders=True, files=False))
+
+
+def late_commits() -> None:
+    """Commits of an older session are taken (I8)."""
+    _put(target.Target, "_check_session", lambda _target, _session: None)
+
+
+def begun_not_durable() -> None:
+    """A sequence is used before it is on the disk (I3)."""
+    effect = driver.Driver._effect
+
+    def without_begin(self: driver.Driver, wanted: cycle.Effect) -> cycle.Result:
+        if not isinstance(wanted, cycle.Begin):
+            return effect(self, wanted)
+        self._book.current = dataclasses.replace(self._book.current, begun=wanted.sequence)
+        self._phase("freeze", sequence=wanted.sequence, copied_bytes=0, total_bytes=0)
+        return cycle.Result()
+
+    _put(driver.Driver, "_effect", without_begin)
+
+
+def freeze_of_one_volume() -> None:
+    """Each volume has a moment of its own (I6)."""
+    freeze = native.Group.freeze
+
+    def one_by_one(self: native.Group, budget_s: float) -> float:
+        held = 0.0
+        for i in range(self._n):
+            single: Any = object.__new__(native.Group)
+            single._array = native._ffi.new("struct fm_volume *[]", [self._array[i]])
+            single._n = 1
+            held += freeze(single, budget_s)
+            simos.current().pause()
+        return held
+
+    _put(native.Group, "freeze", one_by_one)
+
+
+def stale_pending() -> None:
+    """What was hardened stays in the durable pending map (I2)."""
+    _put(hardlog.HardLog, "append", lambda _log, _sequence, _hardened: None)
+
+
+def recovery_forgets_log() -> None:
+    """A restart takes the ledger's pending map without the log of hardenings (I1)."""
+    _put(hardlog, "recover", lambda _state, book: book)
+
+
+def install() -> None:
+    for name in filter(None, os.environ.get("SIM_PLANT", "").split(",")):
+        if not name.isupper():
+            globals()[name]()
