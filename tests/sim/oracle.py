@@ -29,7 +29,7 @@ class Oracle:
         self.model = [bytearray(one) for one in initial]  # what is acknowledged
         self.points: dict[int, Image] = {}
         self.acknowledged = 0  # the last commit that the source knows of
-        self.seen = 0  # the last k found at the target
+        self.seen = 0  # the last k that a target that is up has shown
         # Of a sector since it was last known durable: what it may hold, oldest first; and how
         # far that is acknowledged.
         self._versions: dict[tuple[int, int], list[bytes]] = {}
@@ -120,7 +120,7 @@ class Oracle:
         """What a target's durable state says; its k."""
         if not book.whole:
             if self.seen or self.acknowledged:
-                raise Violation(f"the image of {self.acknowledged} is lost")
+                raise Violation(f"the image of {max(self.seen, self.acknowledged)} is lost")
             return 0
         k = book.committed
         if k < self.acknowledged:
@@ -129,7 +129,6 @@ class Oracle:
             raise Violation(f"the image went back from {self.seen} to {k}")
         if k not in self.points:
             raise Violation(f"image {k} was never a consistency point")
-        self.seen = k
         for number, volume in enumerate(book.volumes):
             stores = {"data": data[number], "intermediate": intermediate[number]}
             parts = []
@@ -140,9 +139,15 @@ class Oracle:
             if image != self.points[k][number]:
                 raise Violation(f"image {k} of volume {number} is not what the source held: "
                                 + difference(image, self.points[k][number]))  # fmt: skip
-        for old in [s for s in self.points if s < k]:
-            self.points[old] = ()  # can be asked for no more; the number stays used
         return k
+
+    def durable(self, k: int) -> None:
+        """A target that is up says that k is its image: no crash may take that back.  (What was
+        on the disk of one that was just killed, a power loss may still take back.)"""
+        if k > self.seen:
+            self.seen = k
+            for old in [s for s in self.points if s < k]:
+                self.points[old] = ()  # can be asked for no more; the number stays used
 
 
 def difference(found: bytes, meant: bytes) -> str:

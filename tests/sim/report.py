@@ -8,7 +8,7 @@ import resource
 from sim import exhaustive, runner
 
 _ORDER = (
-    "schedules", "switches", "points", "hardening records", "writes", "flushes", "power losses", "kills",
+    "schedules", "switches", "points", "commits", "hardening records", "writes", "flushes", "power losses", "kills",
     "crashes in recovery", "writes lost", "torn files", "link cuts", "late messages",
     "disk errors", "write errors", "probes", "images judged",
 )  # fmt: skip
