@@ -42,10 +42,12 @@ class Exchange(Broken):
 
 
 class Connection(Broken):
-    def __init__(self, source: Life, target: Life, port: Any, export: exports.VolumeExport) -> None:
+    def __init__(
+        self, source: Life, target: Life, port: Any, export: exports.VolumeExport, session: str
+    ) -> None:
         super().__init__(source, target)
         self.port, self.volume = port, export.volume._handle
-        self.session = export.session
+        self.session = int(session, 16)
 
 
 class Network:
@@ -54,7 +56,9 @@ class Network:
         self.up = True
         self.hung = False
         self.slow = world.random.choice((0.0, 0.1, 0.3))  # the chance that one takes its time
-        self.late = world.random.choice((0.0, 0.5, 1.0))  # the chance that a message of a cut connection still arrives
+        self.late = world.random.choice(
+            (0.0, 0.5, 1.0)
+        )  # the chance that a message of a cut connection still arrives
         self.twice = 0.0  # the chance that an exchange arrives twice
         self.exchanges: list[Exchange] = []
         self.connections: dict[int, Connection] = {}
@@ -120,9 +124,7 @@ class Network:
         if b"handshake" not in operation and scheduler.random.random() < self.twice:
             scheduler.trace("and it will arrive twice")
             scheduler.spawn(target, f"{target.name}: exchange again", handle)
-        exchange.changed.wait_for(
-            lambda: exchange.broken or exchange.answer is not None, timeout_s
-        )
+        exchange.changed.wait_for(lambda: exchange.broken or exchange.answer is not None, timeout_s)
         if exchange in self.exchanges:
             self.exchanges.remove(exchange)
         if exchange.broken or exchange.answer is None:
@@ -156,8 +158,6 @@ class Network:
         except MirrorError as error:
             raise native.NativeError(error.code, str(error)) from error
         assert isinstance(export, exports.VolumeExport)
-        # As nbdkit keeps it for the connection's life (VolumeExport hands it to C).
-        export.session = int(name.rpartition("/")[2], 16)  # type: ignore[attr-defined]
         return export
 
     def connect(self, remote: int, port: Any) -> int:
@@ -169,7 +169,7 @@ class Network:
             return -(error.errno or errno.EIO)
         self._numbers += 1
         number = self._numbers
-        self.connections[number] = Connection(source, target, port, export)
+        self.connections[number] = Connection(source, target, port, export, name.rpartition("/")[2])
         return number
 
     def disconnect(self, number: int) -> None:
@@ -208,7 +208,7 @@ _now: list[Network] = []
 
 def install(network: Network) -> None:
     _now[:] = [network]
-    native.exchange = network.exchange
+    setattr(native, "exchange", network.exchange)  # noqa: B010
     setattr(native.Store, "nbd", network.open_store)  # noqa: B010
 
 

@@ -98,7 +98,7 @@ class Oracle:
                     allowed = versions if power else versions[self._known[key] :]
                 if found not in allowed:
                     raise Violation(f"the source lost sector {sector} of volume {volume}: "
-                                    f"{found[:8]!r}, not of {[a[:8] for a in allowed]}")  # fmt: skip
+                                    f"{found[:8]!r}, of {[a[:8] for a in allowed]}")  # fmt: skip
         self.model = [bytearray(disk) for disk in disks]
         if power:
             self._versions.clear()

@@ -15,6 +15,8 @@ from typing import Any
 
 from mirror_core import cycle, driver, flashcopy, hardlog, ledger, native, target
 from sim import simos
+from sim.core import ffi
+from sim.sched import current
 
 
 def _put(where: object, name: str, value: object) -> None:
@@ -91,10 +93,10 @@ def freeze_of_one_volume() -> None:
         held = 0.0
         for i in range(self._n):
             single: Any = object.__new__(native.Group)
-            single._array = native._ffi.new("struct fm_volume *[]", [self._array[i]])
+            single._array = ffi.new("struct fm_volume *[]", [self._array[i]])
             single._n = 1
             held += freeze(single, budget_s)
-            simos.current().pause()
+            current().pause()
         return held
 
     _put(native.Group, "freeze", one_by_one)

@@ -6,9 +6,11 @@ import argparse
 import resource
 
 from sim import exhaustive, runner
+from sim.world import World
 
 _ORDER = (
-    "schedules", "switches", "points", "commits", "hardening records", "writes", "flushes", "power losses", "kills",
+    "schedules", "switches", "points", "commits", "hardening records", "writes", "flushes",
+    "power losses", "kills",
     "crashes in recovery", "writes lost", "torn files", "link cuts", "late messages",
     "disk errors", "write errors", "probes", "images judged",
 )  # fmt: skip
@@ -16,15 +18,19 @@ _ORDER = (
 
 def main(arguments: argparse.Namespace) -> int:
     plants = "".join(f" --plant {name}" for name in arguments.plant)
+    make: runner.Make = World
+    if arguments.exhaustive:
+        make = exhaustive.Small
+        plants += f" --exhaustive --crashes {arguments.crashes}"
     if arguments.seed is not None:
-        _, violation = runner.one(arguments.seed, print)
+        _, violation = runner.one(arguments.seed, print, make)
         print(violation or "no violation")
         return int(violation is not None)
+    first, count = arguments.first, arguments.count
     if arguments.exhaustive:
-        found = exhaustive.run(arguments.jobs)
-    else:
-        found = runner.many(arguments.count, arguments.first, arguments.jobs,
-                            stop_at=arguments.stop_at, progress=True)  # fmt: skip
+        first, count = 0, exhaustive.cases(arguments.crashes)
+    found = runner.many(count, first, arguments.jobs, stop_at=arguments.stop_at, progress=True,
+                        make=make)  # fmt: skip
     show(found)
     for seed, what in found.violations[:20]:
         print(f"seed {seed}: {what}\n    scripts/simulate --seed {seed}{plants}")

@@ -17,8 +17,10 @@ import sys
 import time
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from typing import Any
 
 from sim.sched import Violation
 from sim.world import World
@@ -41,9 +43,12 @@ class Report:
         self.violations += other.violations
 
 
-def one(seed: int, tracer: object = None) -> tuple[World, str | None]:
+Make = Callable[[int, Any], World]  # of a seed and a tracer
+
+
+def one(seed: int, tracer: Any = None, make: Make = World) -> tuple[World, str | None]:
     """Run a schedule; the violation, if there is one."""
-    world = World(seed, tracer)
+    world = make(seed, tracer)
     try:
         world.run()
     except Exception as error:
@@ -56,13 +61,13 @@ def one(seed: int, tracer: object = None) -> tuple[World, str | None]:
     return world, None
 
 
-def _work(first: int, step: int, last: int, pipe: Connection, under_way: mmap.mmap) -> None:
+def _work(make: Make, seeds: range, pipe: Connection, under_way: mmap.mmap) -> None:
     gc.disable()
     report = Report()
-    for number, seed in enumerate(range(first, last, step), 1):
+    for number, seed in enumerate(seeds, 1):
         struct.pack_into("=q", under_way, 0, seed)
         signal.alarm(_SCHEDULE_SECONDS)
-        world, violation = one(seed)
+        world, violation = one(seed, None, make)
         report.counts += world.counts
         report.states |= world.states
         if violation:
@@ -79,8 +84,8 @@ def _work(first: int, step: int, last: int, pipe: Connection, under_way: mmap.mm
 class _Worker:
     """One core's share: seeds first, first + step, ..."""
 
-    def __init__(self, first: int, step: int, last: int) -> None:
-        self.step, self.last = step, last
+    def __init__(self, make: Make, first: int, step: int, last: int) -> None:
+        self.make, self.step, self.last = make, step, last
         self.under_way = mmap.mmap(-1, 8)
         self._begin(first)
 
@@ -89,7 +94,7 @@ class _Worker:
         self.pipe, far = multiprocessing.Pipe(duplex=False)
         context = multiprocessing.get_context("fork")
         self.process = context.Process(
-            target=_work, args=(first, self.step, self.last, far, self.under_way)
+            target=_work, args=(self.make, range(first, self.last, self.step), far, self.under_way)
         )
         self.process.start()
         far.close()
@@ -119,12 +124,18 @@ class _Worker:
 
 
 def many(
-    count: int, first: int, jobs: int, *, stop_at: int = 0, progress: bool = False
+    count: int,
+    first: int,
+    jobs: int,
+    *,
+    stop_at: int = 0,
+    progress: bool = False,
+    make: Make = World,
 ) -> Report:
     """`count` schedules from seed `first` on; with `stop_at`, until so many violations."""
     began = time.monotonic()
     total = Report()
-    workers = [_Worker(first + i, jobs, first + count) for i in range(min(jobs, count))]
+    workers = [_Worker(make, first + i, jobs, first + count) for i in range(min(jobs, count))]
     while workers:
         for pipe in multiprocessing.connection.wait([w.pipe for w in workers]):
             worker = next(w for w in workers if w.pipe is pipe)

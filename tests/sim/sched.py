@@ -68,6 +68,7 @@ class Scheduler:
         self.random = random.Random(seed)
         self.stride = stride  # operations of disks between two switches, at most
         self.tick_ns = tick_ns  # how long those take, at most
+        self.laggard = ""  # tasks of this name get a turn seldom
         self.tasks: list[Task] = []
         self.current: Task | None = None  # None: the world itself runs
         self.switches = 0
@@ -185,7 +186,10 @@ class Scheduler:
         chance = self.random.random()
         if ready and not (looking and chance < 0.2):
             self._looked = 0
-            self.switch_to(ready[int(chance * 997) % len(ready)])
+            task = ready[int(chance * 997) % len(ready)]
+            if task.name == self.laggard and chance * 991 % 1 < 0.85:
+                task = ready[int(chance * 983) % len(ready)]
+            self.switch_to(task)
             return True
         if looking and (ready or self._looked < 2 * len(looking)):
             self._looked += 1

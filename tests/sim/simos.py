@@ -138,7 +138,11 @@ class SimPath:
     def unlink(self, missing_ok: bool = False) -> None:
         assert missing_ok
         self.touch()
-        self.fs.rename(lambda names: names.pop(self.name, None) and None)
+
+        def change(names: dict[str, Inode]) -> None:
+            names.pop(self.name, None)
+
+        self.fs.rename(change)
 
 
 class _File:
@@ -293,15 +297,27 @@ def _deadline(timeout: float | None) -> int:
     return NEVER if timeout is None else int(lib.sim_clock_ns) + int(timeout * NS)
 
 
+def _urandom(n: int) -> bytes:
+    return current().random.randbytes(n)
+
+
+def _uniform(a: float, b: float) -> float:
+    return current().random.uniform(a, b)
+
+
+def _randbits(n: int) -> int:
+    return current().random.getrandbits(n)
+
+
 OS = SimpleNamespace(
     **{name: getattr(os, name) for name in dir(os) if name.startswith("O_")},
     open=open_, close=close, pwrite=pwrite, ftruncate=ftruncate, fsync=fsync, fdatasync=fsync,
     rename=rename, strerror=os.strerror, getpid=lambda: 1,
-    fdopen=lambda fd, _mode: _File(fd), urandom=lambda n: current().random.randbytes(n),
+    fdopen=lambda fd, _mode: _File(fd), urandom=_urandom,
 )  # fmt: skip
 TIME = SimpleNamespace(
     monotonic=lambda: lib.sim_clock_ns / NS, time=lambda: 1e9 + lib.sim_clock_ns / NS
 )
 THREADING = SimpleNamespace(Condition=Condition, Lock=Lock)
-RANDOM = SimpleNamespace(uniform=lambda a, b: current().random.uniform(a, b))
-SECRETS = SimpleNamespace(randbits=lambda n: current().random.getrandbits(n))
+RANDOM = SimpleNamespace(uniform=_uniform)
+SECRETS = SimpleNamespace(randbits=_randbits)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from mirror_core import book as book_module
-from mirror_core import config, driver, hardlog, ledger, native, site, stores, target
+from mirror_core import config, driver, hardlog, journal, ledger, native, site, stores, target
 from mirror_core.errors import MirrorError
 from sim import simos
 from sim.core import ffi, lib
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PARTS = ("data", "intermediate")
 
 
-class QuietJournal(site.Journal):
+class QuietJournal(journal.Journal):
     def say(self, text: str) -> None:
         current().trace(text)
 

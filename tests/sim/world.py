@@ -11,8 +11,10 @@ oracle looks at what is on the disks.
 from __future__ import annotations
 
 import errno
+import functools
 import random
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from mirror_core import limits, native
@@ -32,22 +34,48 @@ patch_production()
 plants.install()
 
 
-class World:
-    def __init__(self, seed: int, tracer: Any = None) -> None:
-        self.random = random.Random(seed)
-        self.counts: Counter[str] = Counter()
-        self.states: set[int] = set()
-        rng = self.random
-        stride, tick_ns = rng.choice((1, 2, 4, 8, 16)), rng.choice((1_000, 100_000, 3_000_000))
-        self.scheduler = Scheduler(seed, stride, tick_ns)
-        self.scheduler.tracer = tracer
-        sched.install(self.scheduler)
-        simos.forget_descriptors()
-        self.block = rng.choice((512, 512, 1024))
-        self.preserve: Literal["both", "first"] = rng.choice(("both", "both", "first"))
+@dataclass(frozen=True)
+class Shape:
+    """How large a world is, and how it runs."""
+
+    sizes: dict[str, int]
+    block: int = SECTOR
+    preserve: Literal["both", "first"] = "both"
+    clients: int = 1
+    disk_errors: bool = False
+    stride: int = 1
+    tick_ns: int = 1_000
+    laggard: str = ""
+    slice_s: float = 2e-7  # of the second flashcopy: small batches of hardening
+
+    @classmethod
+    def of(cls, rng: random.Random) -> Shape:
         sizes = {"a": SECTOR * rng.randrange(2, 17)}
         if rng.random() < 0.7:
             sizes["b"] = SECTOR * rng.randrange(2, 9)
+        return cls(
+            sizes, rng.choice((512, 512, 1024)), rng.choice(("both", "both", "first")),
+            rng.randrange(1, 4), rng.random() < 0.3, rng.choice((1, 2, 4, 8, 16)),
+            rng.choice((1_000, 100_000, 3_000_000)),
+            rng.choice(("", "west: control", "west: control", "east: control")),
+            rng.choice((0.002, 2e-7, 2e-7)),
+        )  # fmt: skip
+
+
+class World:
+    def __init__(self, seed: int, tracer: Any = None, shape: Shape | None = None) -> None:
+        self.random = random.Random(seed)
+        self.counts: Counter[str] = Counter()
+        self.states: set[int] = set()
+        shape = shape or Shape.of(self.random)
+        self.scheduler = Scheduler(seed, shape.stride, shape.tick_ns)
+        self.scheduler.laggard = shape.laggard
+        self.scheduler.tracer = tracer
+        sched.install(self.scheduler)
+        simos.forget_descriptors()
+        limits.HARDEN_SLICE_S = shape.slice_s
+        self.block, self.preserve, sizes = shape.block, shape.preserve, shape.sizes
+        self.nclients, self.disk_errors = shape.clients, shape.disk_errors
         self.east = Machine(self, "east", "west", sizes)
         self.west = Machine(self, "west", "east", sizes)
         self.sites = {"east": self.east, "west": self.west}
@@ -57,9 +85,6 @@ class World:
         self.oracle = Oracle(self.east.images("data"), self.block)
         self.serial = 0  # of writes
         self.clients_stop = False
-        self.nclients = rng.randrange(1, 4)
-        self.disk_errors = rng.random() < 0.3
-        limits.HARDEN_SLICE_S = rng.choice((0.002, 2e-7, 2e-7))  # the latter: small batches
         self.east.create("source")
         self.west.create("target")
 
@@ -114,7 +139,8 @@ class World:
         if machine is self.west:
             return
         for number in range(self.nclients):
-            self.scheduler.spawn(life, f"client {number}", lambda n=number: self._client(life, n))
+            work = functools.partial(self._client, life, number)
+            self.scheduler.spawn(life, f"client {number}", work)
 
     # ---- clients: each owns every n-th sector range, and writes only when the last is answered
 
@@ -283,8 +309,8 @@ class World:
         rng = self.random
         self.east.boot()
         self.west.boot()
-        gap = rng.choice((5, 20, 20, 60, 150))
-        for _ in range(rng.randrange(1, 6)):
+        gap = rng.choice((5, 12, 25, 60, 100))
+        for _ in range(rng.randrange(1, 5)):
             self._turns(int(rng.expovariate(1 / gap)))
             self.fault()
             if rng.random() < 0.5:
@@ -293,7 +319,7 @@ class World:
                 self.probe()
             self._boot_all(0.9)
         self._calm()
-        self._turns(rng.randrange(60))
+        self._turns(rng.randrange(30))
         self._end()
         self.counts["schedules"] += 1
         self.counts["switches"] += self.scheduler.switches
@@ -362,4 +388,6 @@ class World:
             parts += [str(control.reason), control.progress.phase, str(control.committed)]
         if west and west.site and isinstance(west.site.control, Target):
             parts += [str(west.site.control.reason), str(west.site.control.hardened)]
-        return ", ".join(parts) + "; " + ", ".join(f"{t.name} {t.state}" for t in self.scheduler.tasks)
+        return (
+            ", ".join(parts) + "; " + ", ".join(f"{t.name} {t.state}" for t in self.scheduler.tasks)
+        )
