@@ -137,11 +137,14 @@ class Site:
             undo.callback(volume.close)
             log = None
             if source:
-                log = intent.open_log(self.config.state, current.site, record, clean=current.clean)
+                log = self._open_intent(record, current)
                 undo.callback(log.close)
             self._restore(volume, record, current, log)
             members.append(flashcopy.Member(record.name, volume))
         return members
+
+    def _open_intent(self, record: ledger.VolumeRecord, current: ledger.Ledger) -> native.Intent:
+        return intent.open_log(self.config.state, current.site, record, clean=current.clean)
 
     @staticmethod
     def _restore(

@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SOAK = int(os.environ.get("FLASHMIRROR_SOAK", "1"))
-COUNT = 50_000
+COUNT = 10_000
 
 
 def simulate(*options: str) -> tuple[int, str]:
@@ -58,6 +58,7 @@ PLANTS = {
     "NO_FENCE": 8_000,
     "NO_SINK_FLUSH": 500,
     "SENT_IS_COMMITTED": 1_000,
+    "hot_forgotten": 1_000,
     "record_before_flush": 2_000,
     "ledger_not_synced": 200,
     "folder_not_synced": 200,

@@ -28,6 +28,11 @@ def commit_without_flush() -> None:
     _put(native.Volume, "flush_front", lambda _volume: None)
 
 
+def hot_forgotten() -> None:
+    """A source that was not stopped in order forgets what its intent log says (I4)."""
+    _put(native.Intent, "runs", lambda _log: iter(()))
+
+
 def record_before_flush() -> None:
     """A hardening's record before the flush of what it asserts (I2)."""
 

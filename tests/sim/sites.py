@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from mirror_core import book as book_module
 from mirror_core import config, driver, hardlog, journal, ledger, native, site, stores, target
-from mirror_core.errors import MirrorError
+from mirror_core.errors import LedgerError, MirrorError
 from sim import simos
 from sim.core import ffi, lib
 from sim.sched import Life, bytes_at, current
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from sim.world import World
 
 PARTS = ("data", "intermediate")
+INTENT_BYTES = 4096
+REGION_SHIFT = 10  # of the intent log: a few blocks, so that there are several regions
 
 
 class QuietJournal(journal.Journal):
@@ -74,6 +76,16 @@ class SimSite(site.Site):
                 )
         return opened
 
+    def _open_intent(self, record: ledger.VolumeRecord, current: ledger.Ledger) -> native.Intent:
+        """On a disk of its own, which loses what was not flushed as the others do."""
+        handle = lib.sim_store_open(self._machine.intents[record.name], 0)
+        self._life.handles.append(handle)
+        shift = max(REGION_SHIFT, record.block_size.bit_length() - 1)
+        try:
+            return native.Intent(native.Store(handle, "file"), 0, record.size, shift)
+        except OSError as error:
+            raise LedgerError("intent log", error.errno or 0) from error
+
 
 class Incarnation(Life):
     """A site from its boot to its end."""
@@ -100,12 +112,15 @@ class Machine:
         self.fs = simos.SimFs()
         self.life: Incarnation | None = None
         self.disks: dict[tuple[str, str], Any] = {}
+        self.intents: dict[str, Any] = {}  # the disks of the intent logs
         self.sizes = volumes
         for volume, size in volumes.items():
             for part in PARTS:
                 number = len(self.disks) + (10 if name == "east" else 20)
                 disk = lib.sim_disk_new(number, size)
                 self.disks[volume, part] = ffi.gc(disk, lib.sim_disk_free)
+            log = lib.sim_disk_new(len(self.disks) + (30 if name == "east" else 40), INTENT_BYTES)
+            self.intents[volume] = ffi.gc(log, lib.sim_disk_free)
 
     def config_for(self, life: Incarnation) -> SimConfig:
         volumes = tuple(config.VolumeConfig(v, f"{v}.img", f"{v}.mid") for v in self.sizes)
@@ -196,6 +211,10 @@ class Machine:
             images, gone = self.survivors(part, keep)
             self.fill(part, images)
             lost += gone
+        for log in self.intents.values():
+            out = ffi.new("char[]", INTENT_BYTES)
+            lost += lib.sim_disk_survivors(log, int(256 * keep), out)
+            lib.sim_disk_reset(log, bytes_at(out, INTENT_BYTES))
         self.fs, torn = self.fs.survivors(current().random, keep)
         return lost, torn
 
