@@ -11,7 +11,7 @@ What survives a cut of the source need not be a prefix of the writes: that is pr
 target only. The source has, sector by sector, at least the last write that was flushed there.
 
 The order of a round:  load, cut, boot;  the target's image from its durable state, before its site
-runs (a target that was not cut is asked once it has settled, with its source gone);  both sites
+runs (a target that was not cut goes on running: once it has settled, its source gone);  both sites
 run, what the source's devices hold;  sync, all bytes of both.  Where the target alone was cut, the
 load goes on meanwhile, until a commit shows that mirroring has resumed.
 
@@ -260,6 +260,13 @@ class Rig:
         self._start(["east", "west"])
         self._ask(self.east, "sync")
 
+    def report(self) -> None:
+        """The end of what each guest said: the trouble may be another's than the one asked."""
+        for site in self._sites.values():
+            if site.guest:
+                site.cut_power()
+                print(f"{site.name}: {site.guest.result().report()}")
+
     def end(self) -> None:
         for site in self._sites.values():
             site.close()
@@ -345,8 +352,9 @@ class Rig:
         self._boot(names)
 
     def _look_at_target(self, found: Round) -> None:
-        order = "settled_image" if found.cut == "source" else "durable_image"
-        record = self._ask(self.west, order)
+        if found.cut == "source":
+            self._ask(self.west, "settle")
+        record = self._ask(self.west, "image")
         found.committed_after = record["sequence"]
         found.pending_blocks = record["pending_blocks"]
         images = self.west.volumes()
@@ -388,5 +396,8 @@ def rig(seed: int, options: Sequence[str] = ()) -> Iterator[Rig]:
         try:
             rig.begin()
             yield rig
+        except BaseException:
+            rig.report()
+            raise
         finally:
             rig.end()

@@ -196,7 +196,8 @@ class Guest:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self._said.append(line)
-            self._lines.put(line)
+            if line.endswith("\n"):  # or the power was cut in the middle of it
+                self._lines.put(line)
         self._lines.put(None)
 
     def say(self, line: str) -> None:
