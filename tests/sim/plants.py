@@ -24,7 +24,8 @@ def _put(where: object, name: str, value: object) -> None:
 
 
 def commit_without_flush() -> None:
-    """The commit's record before the flush of the intermediate (I3)."""
+    """No flush of the intermediate by the target before a commit (I3).  Not caught, for it is
+    not needed: the source has flushed it over the link before it asks for the commit."""
     _put(native.Volume, "flush_front", lambda _volume: None)
 
 

@@ -9,7 +9,7 @@ from sim import exhaustive, runner
 from sim.world import World
 
 _ORDER = (
-    "schedules", "switches", "points", "commits", "hardening records", "writes", "flushes",
+    "schedules", "switches", "points", "hardening records", "writes", "flushes",
     "power losses", "kills",
     "crashes in recovery", "writes lost", "torn files", "link cuts", "late messages",
     "disk errors", "write errors", "probes", "images judged",
