@@ -359,6 +359,7 @@ class World:
         until = self.scheduler.switches + _TURNS_MAX
         while not self._converged():
             self._turns(20)
+            self._boot_all()  # one that was just booting when a disk failed
             if self.scheduler.switches > until:
                 raise Violation(f"it does not converge: {self._why()}")
         self._note_commits()
