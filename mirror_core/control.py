@@ -41,8 +41,9 @@ def _driver(site: Site) -> Driver:
 
 
 def _target(site: Site) -> Target:
+    """For what belongs to a session: whether there may be one is for the next handshake to say."""
     if not isinstance(site.control, Target):
-        raise Refused(f"{site.config.name} is a source, not a target: check 'peer'")
+        raise PeerError("this session is over: the site is a source now")
     return site.control
 
 

@@ -303,7 +303,7 @@ def test_a_source_of_another_history_is_refused(handmade: Handmade) -> None:
     handmade.start("east")
     for site in ("east", "west"):
         reason = until_state(handmade, "refused", site)["reason"]
-        assert "west mirrors another history" in reason and "create the target anew" in reason
+        assert "west mirrors another history" in reason and "resync --full" in reason
     assert state_of(handmade, "west")["committed"] == committed
 
 

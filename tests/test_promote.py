@@ -93,7 +93,11 @@ def test_a_connected_source_is_not_overruled_without_force(pair: Pair) -> None:
         promote(pair)
     direct.sync(pair)
     assert promote(pair, "--force")["role"] == "source"
-    assert "west was promoted" in direct.wait_status(pair, "east", state="refused")["reason"]
+    direct.wait_for(
+        lambda: "west was promoted" in (direct.status(pair, "east")["reason"] or ""),
+        "the old source hears that it was overruled",
+    )
+    assert direct.status(pair, "east")["state"] == "refused"
 
 
 def test_a_site_without_an_image_is_not_promoted(make_pair: MakePair) -> None:
