@@ -87,6 +87,10 @@ def _commit(site: Site, record: Record) -> Record:
     return _target(site).commit(protocol.Commit.of(record))
 
 
+def _compare(site: Site, record: Record) -> Record:
+    return _target(site).compare(protocol.Compare.of(record))
+
+
 def _hardened(site: Site, record: Record) -> Record:
     wait = protocol.field(record, "wait", float)
     return _target(site).poll(protocol.field(record, "session", int), wait)
@@ -104,6 +108,7 @@ _HANDLERS: dict[str, Callable[[Site, Record], Record]] = {
     "resume": _resume,
     "settled": _settled,
     "handshake": _handshake,
+    "compare": _compare,
     "commit": _commit,
     "hardened": _hardened,
     "promote": _promote,

@@ -21,7 +21,7 @@ import traceback
 from collections.abc import Generator
 from dataclasses import replace
 
-from mirror_core import cycle, flashcopy, limits, native, peer, protocol
+from mirror_core import compare, cycle, flashcopy, limits, native, peer, protocol
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig
 from mirror_core.errors import LINK_ERRNOS, MirrorError, PeerError, Refused
@@ -47,6 +47,9 @@ class Driver(threading.Thread):
         self._last_begin = float("-inf")
         self._cooled = time.monotonic()  # when the intent was last cooled
         self._stuck = False  # a store failed: its reason stands until a cycle is committed
+        self._coarse = not book.current.clean  # until a commit: `next` holds more than differs
+        self._comparable = False  # the target's intermediates hold an image
+        self._comparison: compare.Comparison | None = None  # of the running cycle
         # -- guarded by `changed`
         self.changed = threading.Condition()
         self.stopping = False
@@ -178,6 +181,7 @@ class Driver(threading.Thread):
                 f"{welcome.committed} (an older copy of it?): 'flashmirror resync --full' there"
             )
         self._book.update(begun=max(mine.begun, welcome.committed))
+        self._comparable = welcome.whole
         if not welcome.whole:
             self._mark_everything(data_only=welcome.blank)
         self._connect()
@@ -336,6 +340,9 @@ class Driver(threading.Thread):
             )
             return cycle.Result(error=text, code=error.errno or 0)
         self._point, self._began = point, time.monotonic()
+        comparing = self._coarse and self._comparable
+        self._copier.compare(comparing)
+        self._comparison = compare.Comparison(self._copier.members) if comparing else None
         self._journal.held(self._held)
         self._phase("copy", total_bytes=self._copier.left_bytes())
         return cycle.Result()
@@ -351,9 +358,21 @@ class Driver(threading.Thread):
                 return cycle.Result(done=False)
         with self._blaming():
             done = self._copier.copy(limits.SLICE_S)
+            if done and self._comparison:
+                self._compare(self._comparison)
+                done = False
         copied = self.progress.total_bytes - self._copier.left_bytes()
         self._phase("copy", copied_bytes=max(0, copied))
         return cycle.Result(done=done)
+
+    def _compare(self, comparison: compare.Comparison) -> None:
+        """One request; after the last what is left is to be sent."""
+        if asked := comparison.ask(self._session):
+            equal = comparison.take(self._ask(asked.record()))
+            self._journal.compared(asked.volume, asked.wire_bytes(), equal)
+        else:
+            self._comparison = None
+            self._copier.compare(False)
 
     def _commit(self, sequence: int) -> cycle.Result:
         self._phase("commit")
@@ -374,6 +393,7 @@ class Driver(threading.Thread):
 
     def _settle(self) -> None:
         self._copier.settle()
+        self._coarse = False
         duration = time.monotonic() - self._began
         with self.changed:
             self.committed, self.point = self.progress.sequence, self._point

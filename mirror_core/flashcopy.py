@@ -79,6 +79,11 @@ class Flashcopy:
                 raise self._failure(member, error) from error
         return True
 
+    def compare(self, on: bool) -> None:
+        """Whether what the first sink has is to be compared with the second before it is fed."""
+        for member in self.members:
+            member.native.compare(on)
+
     def flush(self, *, front_too: bool) -> None:
         """Flush the sinks, and the front if asked.  CopyError."""
         for member in self.members:

@@ -46,6 +46,8 @@ class Journal:
         self.cycles: Counter[str] = Counter()
         self.freezes = Histogram(FREEZE_BUCKETS_S)
         self.durations = Histogram(CYCLE_BUCKETS_S)
+        self.comparing: Counter[str] = Counter()  # wire bytes by volume
+        self.equal: Counter[str] = Counter()  # bytes by volume that needed not be sent
 
     def say(self, text: str) -> None:
         """One line in the log: stderr, which the starter sends to a file or to the journal."""
@@ -67,6 +69,11 @@ class Journal:
     def duration(self, seconds: float) -> None:
         with self._lock:
             self.durations.add(seconds)
+
+    def compared(self, volume: str, wire_bytes: int, equal_bytes: int) -> None:
+        with self._lock:
+            self.comparing[volume] += wire_bytes
+            self.equal[volume] += equal_bytes
 
     def snapshot(self) -> tuple[dict[str, int], Histogram, Histogram]:
         with self._lock:

@@ -23,8 +23,15 @@ NAME_PATTERN = r"[A-Za-z0-9_.-]{1,64}"
 
 # --- the control export
 CONTROL_BYTES = 64 * KIB  # a request, and an answer, with their padding
+ANSWER_BYTES = 4 * KIB  # an answer is read in such pieces, up to its first zero byte
 CONTROL_WAIT_S = 1.0  # how long one request may wait inside a site before it answers
 CONTROL_TIMEOUT_S = 10.0  # how long a command waits for an answer
+
+# --- comparing by checksums: what one request holds
+COMPARE_UNIT_BYTES = 4 * KIB  # under one checksum, at least
+COMPARE_SUMS = 2048
+COMPARE_RUNS = 256
+COMPARE_BYTES = 16 * MIB  # to be read by both sites while one request waits
 
 # --- timing, seconds
 DURATION_MAX_S = 366 * 86_400.0  # a setting; in nanoseconds it fits 64 bits

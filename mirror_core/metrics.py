@@ -90,7 +90,13 @@ class SiteCollector(Collector):
         )
         wire = CounterMetricFamily(
             _P + "wire_bytes",
-            "NBD payload sent to the peer, before TLS: size the link by its rate.",
+            "NBD payload and checksums exchanged with the peer, before TLS: size the link by its "
+            "rate.",
+            labels=["volume"],
+        )
+        equal = CounterMetricFamily(
+            _P + "equal_bytes",
+            "Found equal at the peer by checksums after an end without order, so not sent.",
             labels=["volume"],
         )
         before = CounterMetricFamily(
@@ -116,12 +122,13 @@ class SiteCollector(Collector):
         )
         for name, s in stats.items():
             copied.add_metric([name, "first" if source else "second"], s.copied_bytes[0])
-            wire.add_metric([name], s.wire_bytes)
+            wire.add_metric([name], s.wire_bytes + self._site.journal.comparing[name])
+            equal.add_metric([name], self._site.journal.equal[name])
             before.add_metric([name], s.copies_before_write)
             errors.add_metric([name], s.write_errors)
             pending.add_metric([name], (s.pending_blocks + s.unsent_blocks) * sizes[name])
             following.add_metric([name], s.next_blocks * sizes[name])
-        yield from (copied, wire, before, errors, pending, following)
+        yield from (copied, wire, equal, before, errors, pending, following)
 
     def _histograms(self) -> Iterator[Metric]:
         counts, freezes, durations = self._site.journal.snapshot()

@@ -171,7 +171,7 @@ class Volume:
         )
         _check(rc, "volume")
         self._handle = out[0]
-        self.front, self.size, self.block_size = front, size, block_size
+        self.front, self.first, self.size, self.block_size = front, first, size, block_size
         self.blocks = -(-size // block_size)
 
     # -- the control: one thread
@@ -189,6 +189,16 @@ class Volume:
     def copy(self, slice_s: float) -> bool:
         """Copy for a while; True when nothing is left.  OSError: the cycle is abandoned."""
         return bool(_check(_lib.fm_volume_copy(self._handle, int(slice_s * NS)), "copy"))
+
+    def compare(self, on: bool) -> None:
+        """Whether what is unsent is to be compared before it is sent."""
+        _lib.fm_volume_compare(self._handle, on)
+
+    def equal(self, first: int, count: int) -> None:
+        _lib.fm_volume_equal(self._handle, first, count)
+
+    def adopt(self, session: int, first: int, count: int) -> None:
+        _check(_lib.fm_volume_adopt(self._handle, session, first, count), "adopt")
 
     def flush_sinks(self, front_too: bool) -> None:
         _check(_lib.fm_volume_flush(self._handle, front_too), "flush")

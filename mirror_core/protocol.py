@@ -7,6 +7,8 @@ another version, or one that is not a record at all, is refused with a reason.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
 import re
 from dataclasses import asdict, dataclass
@@ -134,6 +136,51 @@ class Welcome:
             field(record, "committed", int), field(record, "hardened", int),
             field(record, "whole", bool), field(record, "blank", bool),
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Source -> target: which of these pieces does the second intermediate hold already?
+
+    runs   (first block, blocks)
+    sums   checksums of their pieces, one after another (compare.py)
+    """
+
+    session: int
+    volume: str
+    runs: tuple[tuple[int, int], ...]
+    sums: bytes
+
+    def record(self) -> Record:
+        sums = base64.b64encode(self.sums).decode()
+        return {"op": "compare", **vars(self), "sums": sums}
+
+    def wire_bytes(self) -> int:
+        """Of the question and its answer, about."""
+        return len(encode(self.record())) + limits.ANSWER_BYTES
+
+    @classmethod
+    def of(cls, record: Record) -> Compare:
+        runs = []
+        for run in field(record, "runs", list):
+            if not isinstance(run, list) or len(run) != 2:
+                raise PeerError("malformed control record: runs")
+            pair = {"first": run[0], "count": run[1]}
+            runs.append((field(pair, "first", int), field(pair, "count", int)))
+        try:
+            sums = base64.b64decode(field(record, "sums", str), validate=True)
+        except (ValueError, binascii.Error) as error:
+            raise PeerError("malformed control record: sums") from error
+        volume = _matching(record, "volume", limits.NAME_PATTERN)
+        return cls(field(record, "session", int), volume, tuple(runs), sums)
+
+
+def bits_of(record: Record, key: str, count: int) -> list[bool]:
+    """A field that holds `count` yes or no, as text of 0 and 1.  PeerError."""
+    text = field(record, key, str)
+    if len(text) != count or set(text) - {"0", "1"}:
+        raise PeerError(f"malformed control record: {key}: {short(text)}")
+    return [c == "1" for c in text]
 
 
 @dataclass(frozen=True)

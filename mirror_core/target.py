@@ -25,7 +25,7 @@ import traceback
 
 from pyroaring import BitMap64
 
-from mirror_core import flashcopy, limits, native, protocol, recovery
+from mirror_core import compare, flashcopy, limits, native, protocol, recovery
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig
 from mirror_core.errors import LINK_ERRNOS, MirrorError, PeerError, Refused, describe
@@ -130,9 +130,27 @@ class Target(threading.Thread):
             ) from error
 
     def _check_session(self, session: int) -> None:
-        if session != self.session:
+        if not session or session != self.session:
             raise PeerError("this session is over: another one was opened since")
         self.heard = time.monotonic()
+
+    def compare(self, asked: protocol.Compare) -> protocol.Record:
+        """{"equal": "01.."}: which pieces are here as they are; they count as written now."""
+        self._check_session(asked.session)
+        member = next((m for m in self._copier.members if m.name == asked.volume), None)
+        if member is None:
+            raise PeerError(f"there is no volume {asked.volume}", errno.ENOENT)
+        try:
+            found = compare.equal(member.native, asked)
+            for first, count in compare.runs_where(member.native, asked, found):
+                member.native.adopt(asked.session, first, count)
+        except ValueError as error:
+            raise PeerError(f"malformed control record: {error}") from error
+        except OSError as error:
+            raise PeerError(
+                f"the target cannot compare: {describe(error.errno or 0)}", error.errno or 0
+            ) from error
+        return {"equal": "".join("01"[same] for same in found)}
 
     def commit(self, request: protocol.Commit) -> protocol.Record:
         """{"done": True} when `sequence` is committed, durably; {"done": False}: ask again."""

@@ -228,6 +228,8 @@ claim_next (struct fm_lane *l)
   uint64_t hole_blocks = HOLE_RUN_MAX >> v->shift;
   uint64_t max = hole_blocks > v->run_blocks ? hole_blocks : v->run_blocks;
   bool feed = fm_bitmap_count (v->pending) == 0;
+  if (feed && v->comparing)
+    return NULL;
   const struct fm_bitmap *map = feed ? &v->unsent : v->pending;
   struct fm_slot *s = NULL;
   struct fm_claim run;
@@ -238,7 +240,7 @@ claim_next (struct fm_lane *l)
   if (found) {
     /* With preserve = "first" no writer may wait for the peer: not even one who meets
      * a run of the background's. */
-    bool local = v->preserve_first && v->nsinks > 1;
+    bool local = (v->preserve_first || v->comparing) && v->nsinks > 1;
     enum fm_copy copy = feed ? FM_COPY_FEED : local ? FM_COPY_FIRST : FM_COPY_ALL;
     s = fm_lane_claim (l, copy, run.first, run.n);
     l->cursor = run.first + 1; /* what the slot leaves of the run is found next */

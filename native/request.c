@@ -176,6 +176,25 @@ record (struct fm_volume *v, const struct fm_request *r)
 }
 
 int
+fm_volume_adopt (struct fm_volume *v, uint64_t session, uint64_t first, uint64_t n)
+{
+  uint64_t offset = first << v->shift;
+  if (first >= v->nblocks || n == 0 || n > v->nblocks - first)
+    return -EINVAL;
+  struct fm_request r = { .session = session,
+                          .op = { .kind = FM_WRITE, .offset = offset,
+                                  .length = (n << v->shift) < v->size - offset
+                                              ? n << v->shift : v->size - offset } };
+  int rc;
+  while ((rc = fm_request_begin (v, &r)) == -EAGAIN)
+    fm_gate_wait_open (&v->gate);
+  if (rc < 0)
+    return rc;
+  record (v, &r);
+  return leave (v, &r, 0);
+}
+
+int
 fm_request_step (struct fm_volume *v, struct fm_request *r)
 {
   int rc = copied_before (v, r);

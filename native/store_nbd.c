@@ -12,6 +12,7 @@
 
 #include "store_nbd.h"
 
+#define ANSWER_PIECE 4096 /* bytes of a control answer; mirror_core/limits.py counts on it */
 #define TURNS 32 /* replies taken in one step at most: then the caller's own work again */
 
 static int
@@ -303,6 +304,22 @@ sync_op (struct fm_port *p, struct fm_op *op, uint64_t deadline_ns)
   return op->rc;
 }
 
+/* Piece by piece, up to the zero bytes that an answer ends with: most are short. */
+static int
+hear (struct fm_port *p, char *answer, uint64_t bytes, uint64_t deadline_ns)
+{
+  memset (answer, 0, bytes);
+  for (uint64_t at = 0; at == 0 || (at < bytes && answer[at - 1]);) {
+    struct fm_op op = { .kind = FM_READ, .offset = at, .buf = answer + at };
+    op.length = bytes - at < ANSWER_PIECE ? bytes - at : ANSWER_PIECE;
+    int rc = sync_op (p, &op, deadline_ns);
+    if (rc < 0)
+      return rc;
+    at += op.length;
+  }
+  return 0;
+}
+
 int
 fm_exchange (const char *uri, const void *request, uint64_t request_bytes, void *answer,
              uint64_t answer_bytes, uint64_t timeout_ns, char *why, unsigned whysize)
@@ -316,10 +333,9 @@ fm_exchange (const char *uri, const void *request, uint64_t request_bytes, void 
     return rc;
   port.nbd = h;
   struct fm_op ask = { .kind = FM_WRITE, .buf = (void *)request, .length = request_bytes };
-  struct fm_op hear = { .kind = FM_READ, .buf = answer, .length = answer_bytes };
   rc = sync_op (&port, &ask, deadline);
   if (rc == 0)
-    rc = sync_op (&port, &hear, deadline);
+    rc = hear (&port, answer, answer_bytes, deadline);
   if (rc < 0)
     snprintf (why, whysize, "%s", strerror (-rc));
   nbd_port_close (&port);

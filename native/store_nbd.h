@@ -10,7 +10,8 @@
 int fm_nbd_connect (const char *uri, uint64_t deadline_ns, struct nbd_handle **out, char *why,
                     unsigned whysize);
 
-/* Write `request` at 0 of the export, read `answer` at 0, disconnect. */
+/* Write `request` at 0 of the export, read `answer` at 0 up to its first zero byte (the rest
+ * becomes zeroes), disconnect. */
 int fm_exchange (const char *uri, const void *request, uint64_t request_bytes, void *answer,
                  uint64_t answer_bytes, uint64_t timeout_ns, char *why, unsigned whysize);
 

@@ -130,6 +130,13 @@ left (const struct fm_volume *v)
   return pending + fm_bitmap_count (&v->unsent);
 }
 
+/* What the background may take now. */
+static uint64_t
+ready (const struct fm_volume *v)
+{
+  return v->comparing ? fm_bitmap_count (v->pending) : left (v);
+}
+
 int
 fm_volume_copy (struct fm_volume *v, uint64_t slice_ns)
 {
@@ -138,7 +145,7 @@ fm_volume_copy (struct fm_volume *v, uint64_t slice_ns)
     return -ENOTCONN;
   uint64_t deadline = fm_now_ns () + slice_ns;
   for (;;) {
-    bool more = fm_now_ns () < deadline && left (v) && !atomic_load (&v->abandoned);
+    bool more = fm_now_ns () < deadline && ready (v) && !atomic_load (&v->abandoned);
     bool begun = more && fm_lane_fill (l);
     bool moved = fm_lane_step (l);
     if (l->active && !moved)
@@ -153,7 +160,24 @@ fm_volume_copy (struct fm_volume *v, uint64_t slice_ns)
       break;
   }
   int rc = atomic_load (&v->abandoned);
-  return rc ? rc : left (v) == 0;
+  return rc ? rc : ready (v) == 0;
+}
+
+void
+fm_volume_compare (struct fm_volume *v, bool comparing)
+{
+  v->comparing = comparing;
+}
+
+void
+fm_volume_equal (struct fm_volume *v, uint64_t first, uint64_t n)
+{
+  assert (v->comparing && first <= v->nblocks && n <= v->nblocks - first);
+  pthread_mutex_lock (&v->lock);
+  fm_bitmap_set (v->sent, first, n);
+  uint64_t moved = fm_bitmap_clear (&v->unsent, first, n);
+  assert (moved == n); /* nobody but the background feeds, and it waits */
+  pthread_mutex_unlock (&v->lock);
 }
 
 static int

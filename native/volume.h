@@ -14,7 +14,7 @@
  * Where a block is (the maps are disjoint but for `next`, which is about the
  * future):
  *     pending   to be copied front -> sinks
- *     unsent    in sink 0, to be fed sink 0 -> sink 1 (preserve = "first" only)
+ *     unsent    in sink 0, to be fed sink 0 -> sink 1 (preserve = "first", or comparing)
  *     sent      in every sink, not yet asserted by a commit or a hardening
  *     hardening of a strict volume: sent, now being flushed and recorded
  * A block leaves one map only after it stands in the one that follows.
@@ -93,7 +93,8 @@ struct fm_volume {
   struct fm_lane *prio; /* idle priority lanes */
   unsigned nprio_out;   /* priority lanes that writers hold */
 
-  struct fm_lane *bulk;  /* of the control's thread alone */
+  struct fm_lane *bulk;  /* of the control's thread alone; so is the next line */
+  bool comparing;        /* what is unsent waits: sink 1 may hold it already */
 
   /* Time of the oldest write that is in `next` / in the cycle; 0: none. */
   _Atomic uint64_t next_since_ns, cycle_since_ns;
@@ -129,6 +130,14 @@ void fm_volume_unlink (struct fm_volume *v);
  * 0: there is; -errno: the cycle is abandoned (-ENOTCONN: or there are no lanes).  No claim of the background is
  * left behind.  One thread a volume. */
 int fm_volume_copy (struct fm_volume *v, uint64_t slice_ns);
+/* While it compares the background copies to sink 0 only; what is then unsent is compared
+ * with sink 1 by the caller, who takes out what is equal, and the rest is fed after. */
+void fm_volume_compare (struct fm_volume *v, bool comparing);
+/* Sink 1 holds these unsent blocks as they are: they count as sent. */
+void fm_volume_equal (struct fm_volume *v, uint64_t first, uint64_t n);
+/* The other end of it: these blocks of the front count as written by `session`, as they
+ * are.  0 or -errno: the session is over (I8). */
+int fm_volume_adopt (struct fm_volume *v, uint64_t session, uint64_t first, uint64_t n);
 /* Flush every sink (and the front too, if asked).  0 or -errno. */
 int fm_volume_flush (struct fm_volume *v, bool front_too);
 /* `sent` is asserted by a commit: forget it. */

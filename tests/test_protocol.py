@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 
 from mirror_core import limits, protocol
 from mirror_core.errors import PeerError
-from mirror_core.protocol import Commit, Handshake, Record, VolumeShape, Welcome
+from mirror_core.protocol import Commit, Compare, Handshake, Record, VolumeShape, Welcome
 
 LINEAGE = "0123456789abcdef" * 2
 HELLO = Handshake("east", LINEAGE, 2**62, (VolumeShape("disk", 1 << 46, 4096),))
 WELCOME = Welcome("west", "i" * 32, 7, 6, True, False)
 COMMIT = Commit(LINEAGE, 2**62, 8, 1234.5)
-READERS: list[Callable[[Record], object]] = [Handshake.of, Welcome.of, Commit.of]
+COMPARE = Compare(2**62, "disk", ((0, 2), (2**33, 1)), bytes(range(48)))
+READERS: list[Callable[[Record], object]] = [Handshake.of, Welcome.of, Commit.of, Compare.of]
 
 
 def through_the_wire(record: Record) -> Record:
@@ -28,7 +29,8 @@ def through_the_wire(record: Record) -> Record:
 
 
 def test_each_record_comes_back_as_it_was_sent() -> None:
-    """Handshake, welcome and commit survive the wire, padding included."""
+    """Handshake, welcome, comparison and commit survive the wire, padding included."""
+    assert Compare.of(through_the_wire(COMPARE.record())) == COMPARE
     assert Handshake.of(through_the_wire(HELLO.record())) == HELLO
     assert Welcome.of(through_the_wire(WELCOME.record())) == WELCOME
     assert Commit.of(through_the_wire(COMMIT.record())) == COMMIT
@@ -90,12 +92,13 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
     max_leaves=4,
 )
-FIELDS = sorted({*HELLO.record(), *WELCOME.record(), *COMMIT.record(), "size", "block_size"})
+RECORDS = [HELLO.record(), WELCOME.record(), COMMIT.record(), COMPARE.record()]
+FIELDS = sorted({*(key for record in RECORDS for key in record), "size", "block_size"})
 
 
 @settings(max_examples=500)
 @given(
-    st.sampled_from([HELLO.record(), WELCOME.record(), COMMIT.record()]),
+    st.sampled_from(RECORDS),
     st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=3),
     st.sampled_from(READERS),
 )
@@ -131,6 +134,40 @@ def test_a_handshake_that_could_do_harm_is_refused(changes: dict[str, Any]) -> N
     """Sizes, sessions and names outside their bounds never reach the core or the ledger."""
     with pytest.raises(PeerError, match="malformed control record"):
         Handshake.of({**HELLO.record(), **changes})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"runs": [[0]]},
+        {"runs": [[0, -1]]},
+        {"runs": [["0", 1]]},
+        {"runs": [7]},
+        {"sums": "no base64!"},
+        {"sums": "\xe9"},
+        {"sums": 7},
+        {"volume": "a/b"},
+    ],
+)
+def test_a_comparison_that_makes_no_sense_is_refused(changes: dict[str, Any]) -> None:
+    """Runs that are none and sums that are no bytes never reach a store."""
+    with pytest.raises(PeerError, match="malformed control record"):
+        Compare.of({**COMPARE.record(), **changes})
+
+
+@pytest.mark.parametrize("text", ["", "01", "0123", "01 1", None, ["0", "1", "1"]])
+def test_an_answer_to_a_comparison_has_one_bit_a_piece(text: object) -> None:
+    """Anything else than so many 0 and 1 is refused."""
+    assert protocol.bits_of({"equal": "011"}, "equal", 3) == [False, True, True]
+    with pytest.raises(PeerError, match="malformed control record: equal"):
+        protocol.bits_of({"equal": text}, "equal", 3)
+
+
+def test_the_largest_comparison_fits() -> None:
+    """As many runs and sums as a request may have fit into it."""
+    runs = tuple((limits.VOLUME_SIZE_MAX // 512, 2**63 - 1) for _ in range(limits.COMPARE_RUNS))
+    largest = Compare(2**62, "n" * 64, runs, bytes(16 * limits.COMPARE_SUMS))
+    assert Compare.of(through_the_wire(largest.record())) == largest
 
 
 def test_the_largest_handshake_fits() -> None:

@@ -120,6 +120,45 @@ no_write_over_a_pending_block (void)
   }
 }
 
+/* While it compares, the background copies to sink 0 only, writers do as ever, and what was
+ * found equal is not sent; the rest is, from sink 0, whatever was written since. */
+static void
+what_is_equal_is_not_sent (void)
+{
+  set_up (false, 2, 2, 0);
+  fm_volume_compare (v, true);
+  CHECK_EQ (fm_volume_write (v, 0, new_bytes, BLOCK, 5 * BLOCK, 0), 0); /* copies to both */
+  CHECK_EQ (fm_volume_copy (v, 10000 * FM_MS), 1);
+  CHECK (stats ().unsent_blocks == BLOCKS - 1 && stats ().sent_blocks == 1);
+  CHECK (second->writes == 1 && holds (second, 5, 6));
+  CHECK_EQ (fm_volume_write (v, 0, new_bytes, BLOCK, 20 * BLOCK, 0), 0);
+  fm_volume_equal (v, 6, 10);
+  CHECK (stats ().unsent_blocks == BLOCKS - 11 && stats ().sent_blocks == 11);
+  fm_volume_compare (v, false);
+  CHECK_EQ (fm_volume_copy (v, 10000 * FM_MS), 1);
+  CHECK (stats ().unsent_blocks == 0 && stats ().sent_blocks == BLOCKS);
+  for (unsigned b = 0; b < BLOCKS; b++)
+    CHECK (holds (second, b, b >= 6 && b < 16 ? 0 : (char)(b + 1)));
+  tear_down ();
+}
+
+/* What a session says to be equal counts as written by it; of an older session nothing
+ * does (I8), nor what is no block. */
+static void
+what_is_equal_counts_as_written (void)
+{
+  set_up (false, 1, 1, 0);
+  CHECK_EQ (fm_group_fence (&v, 1, 7, 100 * FM_MS), 0);
+  CHECK_EQ (fm_volume_adopt (v, 6, 0, 3), -ESHUTDOWN);
+  CHECK_EQ (fm_volume_adopt (v, 7, BLOCKS - 1, 2), -EINVAL);
+  CHECK_EQ (fm_volume_adopt (v, 7, UINT64_MAX, 2), -EINVAL);
+  CHECK_EQ (stats ().next_blocks, 0);
+  CHECK_EQ (fm_volume_adopt (v, 7, 2, 3), 0);
+  CHECK_EQ (fm_volume_adopt (v, 7, BLOCKS - 1, 1), 0);
+  CHECK_EQ (stats ().next_blocks, 4);
+  tear_down ();
+}
+
 static struct fm_volume *large;
 
 static void *
@@ -177,6 +216,8 @@ main (void)
   RUN (claims_are_disjoint);
   RUN (unlink_waits_for_writers);
   RUN (no_write_over_a_pending_block);
+  RUN (what_is_equal_is_not_sent);
+  RUN (what_is_equal_counts_as_written);
   RUN (no_claim_outlives_its_cycle);
   return finish ("claims");
 }

@@ -1,0 +1,102 @@
+"""After an end without order only what differs travels; the rest is compared by checksums."""
+
+from __future__ import annotations
+
+import random
+
+import direct
+import pytest
+from handmade import scrape, value
+from pair import MakePair, Pair
+from test_link import kill
+
+from mirror_core.errors import PeerError
+from mirror_core.protocol import Compare
+
+MIB = 1 << 20
+SIZE = 64 * MIB
+
+
+def filled(make_pair: MakePair, *options: str) -> Pair:
+    """Both sites hold the same random bytes, all regions are hot, and mirroring is paused."""
+    pair = make_pair("--size", str(SIZE), *options)
+    pair.start()
+    rng = random.Random(3)
+    with pair.client() as client:
+        for at in range(0, SIZE, MIB):
+            client.write(at, rng.randbytes(MIB))
+    direct.sync(pair)
+    direct.pause(pair)
+    return pair
+
+
+def wire(pair: Pair) -> float:
+    return value(scrape(pair), 'wire_bytes_total{volume="disk"}')
+
+
+def killed_and_synced(pair: Pair) -> float:
+    """Wire bytes of a source that lost what it knew of its blocks, until both are equal."""
+    kill(pair, "east")
+    pair.start("east")
+    direct.sync(pair)
+    assert pair.image("east").read_bytes() == pair.image("west").read_bytes()
+    return wire(pair)
+
+
+@pytest.mark.parametrize("block", [512, 4096, 64 * 1024])
+def test_only_what_differs_travels(make_pair: MakePair, block: int) -> None:
+    """64 MiB that may differ, of which 200 pieces do: their bytes, and 1 % for checksums."""
+    pair = filled(make_pair, "--block-size", str(block))
+    unit = max(block, 4096)
+    places = sorted(random.Random(4).sample(range(SIZE // unit), 200))
+    with pair.client() as client:
+        for i, place in enumerate(places):
+            client.write(place * unit, b"%08d" % i * (unit // 8))
+    sent = killed_and_synced(pair)
+    assert 200 * unit <= sent <= 1.2 * 200 * unit + SIZE // 100
+    assert value(scrape(pair), 'equal_bytes_total{volume="disk"}') == SIZE - 200 * unit
+
+
+def test_writes_go_on_while_blocks_are_compared(make_pair: MakePair) -> None:
+    """Writers meet blocks that are compared, and blocks that were: each image is of one moment,
+    and at the end both are equal."""
+    pair = filled(make_pair)
+    kill(pair, "east")
+    pair.start("east")
+    sequence = direct.ask(pair, {"op": "sync"})["sequence"]
+    rng = random.Random(5)
+    with pair.client() as client:
+        while not direct.ask(pair, {"op": "wait", "sequence": sequence})["done"]:
+            for _ in range(50):
+                client.write(rng.randrange(SIZE // 512) * 512, rng.randbytes(512))
+    direct.sync(pair)
+    assert value(scrape(pair), 'equal_bytes_total{volume="disk"}') > SIZE // 2
+    assert pair.image("east").read_bytes() == pair.image("west").read_bytes()
+
+
+def test_a_comparison_cut_short_is_made_again(make_pair: MakePair) -> None:
+    """The target is killed while blocks are compared, once it has found some equal: what it
+    forgot is compared or sent again."""
+    pair = filled(make_pair)
+    with pair.client() as client:
+        client.write(5 * MIB, b"x" * MIB)
+    kill(pair, "east")
+    pair.start("east")
+    direct.ask(pair, {"op": "sync"})
+    direct.wait_for(
+        lambda: value(scrape(pair), 'equal_bytes_total{volume="disk"}') > 0, "the first are equal"
+    )
+    kill(pair, "west")
+    pair.start("west")
+    direct.sync(pair)
+    assert pair.image("east").read_bytes() == pair.image("west").read_bytes()
+
+
+def test_a_comparison_of_another_session_is_refused(make_pair: MakePair) -> None:
+    """Whoever does not hold the session changes nothing and learns nothing; a source is asked
+    nothing at all."""
+    pair = filled(make_pair)
+    for asked in (Compare(1, "disk", ((0, 1),), bytes(16)), Compare(0, "x", (), b"")):
+        for site in ("west", "east"):
+            with pytest.raises(PeerError, match="session is over"):
+                direct.ask(pair, asked.record(), site)
