@@ -36,6 +36,8 @@ class Driver(threading.Thread):
         copier: flashcopy.Flashcopy,
         journal: Journal,
         link: peer.Link,
+        *,
+        coarse: bool,
     ) -> None:
         super().__init__(name="control")
         self._config, self._book, self._copier, self._journal = config, book, copier, journal
@@ -47,7 +49,7 @@ class Driver(threading.Thread):
         self._last_begin = float("-inf")
         self._cooled = time.monotonic()  # when the intent was last cooled
         self._stuck = False  # a store failed: its reason stands until a cycle is committed
-        self._coarse = not book.current.clean  # until a commit: `next` holds more than differs
+        self._coarse = coarse  # until a commit: `next` may hold much that does not differ
         self._comparable = False  # the target's intermediates hold an image
         self._comparison: compare.Comparison | None = None  # of the running cycle
         # -- guarded by `changed`

@@ -10,8 +10,8 @@ folder flushed, so a reader finds the old record or the new one, never a part (r
 Invariants.  What the head says is of one moment: a commit is one replacement (I3).  A file that
 is damaged, foreign or of another version is refused with what is wrong, never guessed at (I7).
 
-Left out: exact maps across a crash.  `clean` tells whether the maps are those of an orderly
-stop; if it is False they are older than the stores, and the site starts anew from the stores.
+`clean` tells whether the maps are those of an orderly stop; if it is False a source's are in
+shared memory (mapfile.py) or, coarsely, in its intent log.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ class Ledger:
     whole: bool = False  # target: image(committed) can be produced
     paused: bool = False
     clean: bool = True
+    run: str = ""  # random id of the run whose maps are in shared memory (mapfile.py)
     maps: dict[str, BitMap64] = field(default_factory=dict)  # "VOLUME/next" and so on
 
 

@@ -236,6 +236,16 @@ class Volume:
     def mark(self, first: int, count: int) -> None:
         _lib.fm_volume_mark(self._handle, first, count)
 
+    def share(self, fd: int) -> None:
+        """Keep the maps in this file, which is taken over.  OSError: close the volume."""
+        _check(_lib.fm_volume_share(self._handle, fd), "maps")
+
+    def shared_bytes(self) -> int:
+        return int(_lib.fm_volume_shared_bytes(self._handle))
+
+    def mark_shared(self, fd: int) -> None:
+        _check(_lib.fm_volume_mark_shared(self._handle, fd), "maps")
+
     def mark_pending(self, first: int, count: int) -> None:
         _lib.fm_volume_mark_pending(self._handle, first, count)
 

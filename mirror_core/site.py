@@ -13,13 +13,14 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
 import time
 from dataclasses import replace
 from typing import Any
 
 from pyroaring import BitMap64
 
-from mirror_core import flashcopy, hardlog, intent, ledger, limits, native, peer, stores
+from mirror_core import flashcopy, hardlog, intent, ledger, limits, mapfile, native, peer, stores
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig
 from mirror_core.driver import Driver
@@ -80,6 +81,9 @@ class Site:
     def __init__(self, config: SiteConfig) -> None:
         self.config = config
         self.journal = Journal()
+        self._run = secrets.token_hex(16)
+        self._maps_count = False  # the maps in memory outlive this process
+        self._coarse = False  # a source that knows regions which may differ, not blocks
         self._undo = contextlib.ExitStack()
         with contextlib.ExitStack() as undo:
             self._lock = lock_state(config)
@@ -89,13 +93,21 @@ class Site:
             if current.role == "target" and not current.clean:
                 current = hardlog.recover(config.state, current)
             self.book = Book(config.state, current)
+            undo.callback(self._end_maps, current.run)
             self._opened = self._open_stores(undo, current)
             self.members = self._build_volumes(undo, current)
             self.copier = flashcopy.Flashcopy(self.members)
             self.metrics = MetricsServer(self) if config.metrics else None
             self._undo = undo.pop_all()
         self.control: Driver | Target = (
-            Driver(config, self.book, self.copier, self.journal, peer.Link(config))
+            Driver(
+                config,
+                self.book,
+                self.copier,
+                self.journal,
+                peer.Link(config),
+                coarse=self._coarse,
+            )
             if current.role == "source"
             else self._target(current)
         )
@@ -139,6 +151,7 @@ class Site:
             if source:
                 log = self._open_intent(record, current)
                 undo.callback(log.close)
+                self._keep_maps(volume, record, current)
             self._restore(volume, record, current, log)
             members.append(flashcopy.Member(record.name, volume))
         return members
@@ -146,8 +159,19 @@ class Site:
     def _open_intent(self, record: ledger.VolumeRecord, current: ledger.Ledger) -> native.Intent:
         return intent.open_log(self.config.state, current.site, record, clean=current.clean)
 
-    @staticmethod
+    def _keep_maps(
+        self, volume: native.Volume, record: ledger.VolumeRecord, current: ledger.Ledger
+    ) -> None:
+        try:
+            mapfile.share(self.config.state, current.site, record, self._run, volume)
+        except OSError as error:
+            self.journal.say(
+                f"volume {record.name}: no memory for maps that outlive a kill "
+                f"({error.strerror}): after one, regions of the intent log are compared"
+            )
+
     def _restore(
+        self,
         volume: native.Volume,
         record: ledger.VolumeRecord,
         current: ledger.Ledger,
@@ -165,10 +189,16 @@ class Site:
             changed = current.maps.get(f"{record.name}/next", BitMap64())
             for first, count in flashcopy.runs_of(changed):
                 volume.mark(first, count)
-        else:
+        elif not self._restore_exact(volume, record, current):
+            self._coarse = True
             for offset, length in log.runs():
                 first = offset // record.block_size
                 volume.mark(first, -(-(offset + length) // record.block_size) - first)
+
+    def _restore_exact(
+        self, volume: native.Volume, record: ledger.VolumeRecord, current: ledger.Ledger
+    ) -> bool:
+        return mapfile.restore(self.config.state, current.site, record, current.run, volume)
 
     def _target(self, current: ledger.Ledger) -> Target:
         blank = all(self._opened[m.name, "data"].blank() for m in self.members)
@@ -192,12 +222,20 @@ class Site:
         if not self.book.current.clean:
             self.journal.say(
                 "was not stopped in order: "
-                + ("what was hot is sent again" if source else "the second flashcopy goes on")
+                + (
+                    "the second flashcopy goes on"
+                    if not source
+                    else "what was hot is compared"
+                    if self._coarse
+                    else "its maps are whole"
+                )
             )
         if not source:
             self.copier.link([None] * len(self.members))
         # With the maps as they were recovered: the log of hardenings begins anew.
-        self.book.update(clean=False)
+        self.book.update(clean=False, run=self._run)
+        self._remove_maps(but=self._run)
+        self._maps_count = True
         self.control.start()
 
     def stop(self) -> None:
@@ -228,7 +266,15 @@ class Site:
             clean = self.control.end()
             self.copier.unlink()
         self.book.update(clean=clean, volumes=self.records())
+        self._maps_count = not clean
         self._undo.close()
+
+    def _end_maps(self, run_before: str) -> None:
+        if not self._maps_count:
+            self._remove_maps(but=run_before if not self.book.current.clean else "")
+
+    def _remove_maps(self, *, but: str) -> None:
+        mapfile.remove(self.config.state, self.book.current.site, but=but)
 
     def records(self) -> tuple[ledger.VolumeRecord, ...]:
         """The volumes, and what their stores are now: nobody writes to them."""

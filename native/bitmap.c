@@ -3,12 +3,16 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #define GROUP_WORDS 8 /* a cache line */
 #define GROUP_SHIFT 9
 #define GROUP_BITS (1ULL << GROUP_SHIFT)
+#define PAGE 4096
+#define PAGE_WORDS (PAGE / 8)
 
 int
 fm_bitmap_init (struct fm_bitmap *b, uint64_t nbits)
@@ -35,9 +39,97 @@ fm_bitmap_init (struct fm_bitmap *b, uint64_t nbits)
   return 0;
 }
 
+uint64_t
+fm_bitmap_shared_bytes (const struct fm_bitmap *b)
+{
+  return (b->words[0] * 8 + PAGE - 1) / PAGE * PAGE;
+}
+
+static uint64_t
+there_bytes (const struct fm_bitmap *b)
+{
+  return (fm_bitmap_shared_bytes (b) / PAGE + 63) / 64 * 8;
+}
+
+int
+fm_bitmap_share (struct fm_bitmap *b, int fd, uint64_t offset, _Atomic uint64_t *whole)
+{
+  assert (!b->there && fm_bitmap_count (b) == 0 && offset % PAGE == 0);
+  void *there = mmap (NULL, there_bytes (b), PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (there == MAP_FAILED)
+    return -errno;
+  if (mmap (b->level[0], b->words[0] * 8, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd,
+            (off_t)offset) == MAP_FAILED) {
+    int rc = -errno;
+    munmap (there, there_bytes (b));
+    return rc;
+  }
+  b->there = there;
+  b->whole = whole;
+  b->fd = fd;
+  b->offset = offset;
+  pthread_mutex_init (&b->growing, NULL);
+  return 0;
+}
+
+static bool
+is_there (const struct fm_bitmap *b, uint64_t word)
+{
+  uint64_t page = word / PAGE_WORDS;
+  return !b->there || (atomic_load (&b->there[page / 64]) & (1ULL << (page % 64)));
+}
+
+/* Before a word is written. */
+static void
+make_there (struct fm_bitmap *b, uint64_t word)
+{
+  if (is_there (b, word))
+    return;
+  uint64_t page = word / PAGE_WORDS;
+  pthread_mutex_lock (&b->growing);
+  if (!is_there (b, word)) {
+    if (fallocate (b->fd, 0, (off_t)(b->offset + page * PAGE), PAGE) < 0) {
+      atomic_store (b->whole, 0);
+      void *p = mmap (&b->level[0][page * PAGE_WORDS], PAGE, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+      assert (p != MAP_FAILED);
+    }
+    atomic_fetch_or (&b->there[page / 64], 1ULL << (page % 64));
+  }
+  pthread_mutex_unlock (&b->growing);
+}
+
+int
+fm_bitmap_load (struct fm_bitmap *b, int fd, uint64_t offset)
+{
+  uint64_t words[PAGE_WORDS];
+  off_t end = (off_t)(offset + fm_bitmap_shared_bytes (b)), at = (off_t)offset;
+  while (at < end && (at = lseek (fd, at, SEEK_DATA)) >= 0 && at < end) {
+    at -= at % PAGE;
+    ssize_t n = pread (fd, words, PAGE, at);
+    if (n != PAGE)
+      return n < 0 ? -errno : -EIO;
+    uint64_t first = (uint64_t)(at - (off_t)offset) * 8;
+    for (unsigned w = 0; w < PAGE_WORDS; w++, first += 64)
+      for (uint64_t left = words[w]; left; left &= left - 1) {
+        uint64_t bit = first + (unsigned)__builtin_ctzll (left);
+        if (bit >= b->nbits)
+          return -EINVAL;
+        fm_bitmap_set (b, bit, 1);
+      }
+    at += PAGE;
+  }
+  return at < 0 && errno != ENXIO ? -errno : 0; /* ENXIO: no data any more */
+}
+
 void
 fm_bitmap_free (struct fm_bitmap *b)
 {
+  if (b->there) {
+    munmap (b->there, there_bytes (b));
+    pthread_mutex_destroy (&b->growing);
+  }
   for (unsigned l = 0; l < b->levels; l++)
     munmap (b->level[l], b->words[l] * 8);
   memset (b, 0, sizeof *b);
@@ -121,8 +213,10 @@ fm_bitmap_set (struct fm_bitmap *b, uint64_t first, uint64_t n)
   while (first < end) {
     uint64_t word = first / 64, stop = (word + 1) * 64 < end ? (word + 1) * 64 : end;
     uint64_t m = mask (first % 64, (unsigned)(stop - word * 64));
-    if (first == start || first % GROUP_BITS == 0)
+    if (first == start || first % GROUP_BITS == 0) {
       known = known_from (b, word / GROUP_WORDS);
+      make_there (b, word);
+    }
     if (known > 1 || (load (b, 0, word) & m) != m) {
       uint64_t old = 0; /* fetch_or begins with a read, this with a write */
       if (known == 1 || !atomic_compare_exchange_strong (&b->level[0][word], &old, m))
@@ -146,6 +240,10 @@ fm_bitmap_clear (struct fm_bitmap *b, uint64_t first, uint64_t n)
   bool emptied = false; /* some word of this group */
   while (first < end) {
     uint64_t word = first / 64, stop = (word + 1) * 64 < end ? (word + 1) * 64 : end;
+    if (!is_there (b, word)) {
+      first = stop;
+      continue;
+    }
     uint64_t m = mask (first % 64, (unsigned)(stop - word * 64));
     uint64_t old = atomic_fetch_and (&b->level[0][word], ~m);
     changed += (unsigned)__builtin_popcountll (m & old);
@@ -213,7 +311,8 @@ fm_bitmap_run (const struct fm_bitmap *b, uint64_t from, uint64_t max, uint64_t 
       return false;
     end = b->nbits - i < max ? b->nbits : i + max;
     for (k = i; k < end; k = (k / 64 + 1) * 64) {
-      uint64_t v = ~load (b, 0, k / 64) & mask (k % 64, 64);
+      uint64_t v = is_there (b, k / 64) ? ~load (b, 0, k / 64) : ~0ULL;
+      v &= mask (k % 64, 64);
       if (v) {
         k = k / 64 * 64 + (unsigned)__builtin_ctzll (v);
         break;
@@ -239,6 +338,14 @@ fm_bitmap_reset (struct fm_bitmap *b)
 {
   for (unsigned l = 0; l < b->levels; l++)
     madvise (b->level[l], b->words[l] * 8, MADV_DONTNEED);
+  if (b->there) { /* the file gives its pages back, and what stands in for some is dropped */
+    int rc = fallocate (b->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)b->offset,
+                        (off_t)fm_bitmap_shared_bytes (b));
+    void *p = mmap (b->level[0], b->words[0] * 8, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+                    b->fd, (off_t)b->offset);
+    assert (rc == 0 && p != MAP_FAILED);
+    madvise (b->there, there_bytes (b), MADV_DONTNEED);
+  }
   atomic_store (&b->count, 0);
 }
 

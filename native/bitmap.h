@@ -18,11 +18,17 @@
  * must be read only by the scanner that clears it, which comes back while
  * `count` is not zero; maps that writers test are never in that position.
  *
- * Left out: persistence (mapfile), run lengths, shrinking of touched pages.
+ * Shared.  Level 0 may live in a file in memory instead, which outlives the process: then
+ * each of its pages is allocated before it is touched, and one that is not there is never
+ * touched, or a full file system would end the process (SIGBUS).  Where it cannot be
+ * allocated the map goes on in anonymous memory, after the file was marked as not whole.
+ *
+ * Left out: what the file is called and whom it belongs to (mirror_core/mapfile.py).
  */
 #ifndef FM_BITMAP_H
 #define FM_BITMAP_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -37,11 +43,24 @@ struct fm_bitmap {
   _Atomic uint64_t *level[FM_BITMAP_LEVELS];
   _Atomic uint64_t count;
   uint64_t emptied; /* bits cleared one by one since the last reset: fm_bitmap_empty's own */
+
+  /* Of a shared one, else NULL: a bit for each page of level 0 that may be touched. */
+  _Atomic uint64_t *there;
+  _Atomic uint64_t *whole; /* 0: the file does not hold all bits */
+  int fd;                  /* not owned; level 0 begins in it at `offset` */
+  uint64_t offset;
+  pthread_mutex_t growing; /* held where `there` grows */
 };
 
 /* 0, or -ENOMEM / -EINVAL (no bits). */
 int fm_bitmap_init (struct fm_bitmap *b, uint64_t nbits);
 void fm_bitmap_free (struct fm_bitmap *b);
+/* Level 0 moves into the file, which is empty there.  Before any bit is set; `offset` is a
+ * multiple of 4096.  0 or -errno. */
+int fm_bitmap_share (struct fm_bitmap *b, int fd, uint64_t offset, _Atomic uint64_t *whole);
+uint64_t fm_bitmap_shared_bytes (const struct fm_bitmap *b); /* of level 0, whole pages */
+/* b |= the bits of a shared bitmap of as many.  0 or -errno. */
+int fm_bitmap_load (struct fm_bitmap *b, int fd, uint64_t offset);
 
 /* Set or clear [first, first + n); the number of bits that changed. */
 uint64_t fm_bitmap_set (struct fm_bitmap *b, uint64_t first, uint64_t n);

@@ -5,15 +5,16 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#ifdef PLANT_NO_FREEZE
+#include <sys/mman.h>
 #include <unistd.h>
-#endif
 
 #ifndef RUN_BYTES
 #define RUN_BYTES (256 * 1024) /* one copy at most, but at least one block */
 #endif
+#define HEAD_BYTES 4096
 #define BLOCK_MIN 512
 #define BLOCK_MAX (64U * 1024 * 1024)
 
@@ -35,6 +36,7 @@ fm_volume_create (struct fm_store *front, struct fm_store *first, uint64_t size,
   v->sink[0] = first;
   v->nsinks = 1;
   v->preserve_first = preserve_first;
+  v->shared_fd = -1;
   v->next = &v->maps[0];
   v->pending = &v->maps[1];
   v->sent = &v->maps[2];
@@ -63,11 +65,61 @@ fm_volume_free (struct fm_volume *v)
   for (unsigned i = 0; i < 4; i++)
     fm_bitmap_free (&v->maps[i]);
   fm_bitmap_free (&v->unsent);
+  if (v->shared_head)
+    munmap (v->shared_head, HEAD_BYTES);
+  if (v->shared_fd >= 0)
+    close (v->shared_fd);
   fm_gate_free (&v->gate);
   pthread_cond_destroy (&v->hardened);
   pthread_cond_destroy (&v->moved);
   pthread_mutex_destroy (&v->lock);
   free (v);
+}
+
+/* ---- maps in shared memory ---- */
+
+static struct fm_bitmap *
+map_of (struct fm_volume *v, unsigned i)
+{
+  return i < 4 ? &v->maps[i] : &v->unsent;
+}
+
+uint64_t
+fm_volume_shared_bytes (const struct fm_volume *v)
+{
+  return HEAD_BYTES + 5 * fm_bitmap_shared_bytes (&v->unsent);
+}
+
+int
+fm_volume_share (struct fm_volume *v, int fd)
+{
+  assert (!v->strict && v->shared_fd < 0);
+  v->shared_fd = fd;
+  /* What fm_bitmap_reset counts on. */
+  if (fallocate (fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, HEAD_BYTES,
+                 (off_t)(fm_volume_shared_bytes (v) - HEAD_BYTES)) < 0)
+    return -errno;
+  void *head = mmap (NULL, HEAD_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (head == MAP_FAILED)
+    return -errno;
+  v->shared_head = head;
+  _Atomic uint64_t *whole = (_Atomic uint64_t *)((char *)head + HEAD_BYTES) - 1;
+  int rc = 0;
+  for (unsigned i = 0; rc == 0 && i < 5; i++)
+    rc = fm_bitmap_share (map_of (v, i), fd, HEAD_BYTES + i * fm_bitmap_shared_bytes (&v->unsent),
+                          whole);
+  if (rc < 0)
+    atomic_store (whole, 0);
+  return rc;
+}
+
+int
+fm_volume_mark_shared (struct fm_volume *v, int fd)
+{
+  int rc = 0;
+  for (unsigned i = 0; rc == 0 && i < 5; i++)
+    rc = fm_bitmap_load (v->next, fd, HEAD_BYTES + i * fm_bitmap_shared_bytes (v->next));
+  return rc;
 }
 
 /* ---- lanes ---- */

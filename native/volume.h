@@ -80,6 +80,8 @@ struct fm_volume {
   struct fm_bitmap unsent;
   struct fm_bitmap *sent, *hardening; /* the pointers: guarded by `lock` */
   struct fm_bitmap maps[4];           /* what the four pointers point to */
+  void *shared_head;                  /* of the file that the maps are in, or NULL */
+  int shared_fd;
   _Atomic uint64_t session; /* whose requests enter; changed with the gate closed */
 
   _Atomic int abandoned;   /* 0, or the -errno that voided this cycle */
@@ -118,6 +120,15 @@ struct fm_volume_stats {
 int fm_volume_create (struct fm_store *front, struct fm_store *first, uint64_t size,
                       uint32_t block_size, bool preserve_first, struct fm_volume **out);
 void fm_volume_free (struct fm_volume *v);
+
+/* Before the volume is in use: the maps move into this file (taken over, also on failure) of
+ * fm_volume_shared_bytes, where they outlive the process.  Its first page is the caller's, but
+ * for the last 8 bytes: a number that becomes 0 if the file cannot hold them all (no space).
+ * 0 or -errno: the file is worth nothing, and the volume goes on without it. */
+int fm_volume_share (struct fm_volume *v, int fd);
+uint64_t fm_volume_shared_bytes (const struct fm_volume *v);
+/* next |= every block in a map of such a file, of a volume of the same shape.  0 or -errno. */
+int fm_volume_mark_shared (struct fm_volume *v, int fd);
 
 /* Open the lanes to `first` and, if given, `second`; `nprio` for writers.  No
  * lanes may be open and nothing may be unsent or sent.  0 or -errno. */

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,6 +11,15 @@ from pathlib import Path
 import pytest
 from handmade import Handmade
 from pair import MakePair, Pair
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _runtime_directory() -> Iterator[None]:
+    """Maps that outlive a killed site are kept here, not in the machine's /run."""
+    folder = tempfile.mkdtemp(prefix="flashmirror-run-", dir="/dev/shm")
+    os.environ["RUNTIME_DIRECTORY"] = folder
+    yield
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

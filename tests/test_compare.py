@@ -8,7 +8,7 @@ import direct
 import pytest
 from handmade import scrape, value
 from pair import MakePair, Pair
-from test_link import kill
+from test_link import kill, lose_power
 
 from mirror_core.errors import PeerError
 from mirror_core.protocol import Compare
@@ -34,9 +34,9 @@ def wire(pair: Pair) -> float:
     return value(scrape(pair), 'wire_bytes_total{volume="disk"}')
 
 
-def killed_and_synced(pair: Pair) -> float:
+def lost_and_synced(pair: Pair) -> float:
     """Wire bytes of a source that lost what it knew of its blocks, until both are equal."""
-    kill(pair, "east")
+    lose_power(pair, "east")
     pair.start("east")
     direct.sync(pair)
     assert pair.image("east").read_bytes() == pair.image("west").read_bytes()
@@ -52,7 +52,7 @@ def test_only_what_differs_travels(make_pair: MakePair, block: int) -> None:
     with pair.client() as client:
         for i, place in enumerate(places):
             client.write(place * unit, b"%08d" % i * (unit // 8))
-    sent = killed_and_synced(pair)
+    sent = lost_and_synced(pair)
     assert 200 * unit <= sent <= 1.2 * 200 * unit + SIZE // 100
     assert value(scrape(pair), 'equal_bytes_total{volume="disk"}') == SIZE - 200 * unit
 
@@ -61,7 +61,7 @@ def test_writes_go_on_while_blocks_are_compared(make_pair: MakePair) -> None:
     """Writers meet blocks that are compared, and blocks that were: each image is of one moment,
     and at the end both are equal."""
     pair = filled(make_pair)
-    kill(pair, "east")
+    lose_power(pair, "east")
     pair.start("east")
     sequence = direct.ask(pair, {"op": "sync"})["sequence"]
     rng = random.Random(5)
@@ -80,7 +80,7 @@ def test_a_comparison_cut_short_is_made_again(make_pair: MakePair) -> None:
     pair = filled(make_pair)
     with pair.client() as client:
         client.write(5 * MIB, b"x" * MIB)
-    kill(pair, "east")
+    lose_power(pair, "east")
     pair.start("east")
     direct.ask(pair, {"op": "sync"})
     direct.wait_for(

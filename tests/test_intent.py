@@ -1,4 +1,4 @@
-"""After an end without order a source sends what its intent log says, not everything (I4)."""
+"""After a power loss a source looks at what its intent log says, not at everything (I4)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import direct
 import pytest
 from handmade import scrape, value
 from pair import CommandFailed, MakePair, Pair
-from test_link import kill
+from test_link import kill, lose_power
 
 MIB = 1 << 20
 REGION = MIB  # of the log, for volumes up to 1 TiB
@@ -40,29 +40,30 @@ def is_equal(pair: Pair) -> bool:
     return pair.image("east").read_bytes() == pair.image("west").read_bytes()
 
 
-def sent_after_a_kill(pair: Pair) -> int:
-    """Bytes that a source copied since it was killed and started again."""
-    kill(pair, "east")
+def copied_after_a_loss(pair: Pair) -> int:
+    """Bytes that a source copied since it was killed, lost its maps, and was started again."""
+    lose_power(pair, "east")
     pair.start("east")
     direct.sync(pair)
     assert is_equal(pair)
     return int(value(scrape(pair), 'copied_bytes_total{copy="first",volume="disk"}'))
 
 
-def test_a_killed_source_sends_only_what_was_hot(pair: Pair) -> None:
-    """Three writes in 256 MiB: after a kill three regions are sent, and both are equal."""
+def test_only_what_was_hot_is_looked_at(pair: Pair) -> None:
+    """Three writes in 256 MiB: after a loss three regions are copied and compared, and both
+    sites are equal."""
     direct.pause(pair)
     with pair.client() as client:
         for place in PLACES:
             client.write(place, b"new" * 1000)
     for _ in range(2):
-        assert 0 < sent_after_a_kill(pair) <= len(PLACES) * REGION
+        assert 0 < copied_after_a_loss(pair) <= len(PLACES) * REGION
 
 
 def test_a_lost_log_makes_everything_hot(pair: Pair) -> None:
-    """Without its log a killed source knows nothing, so it sends everything."""
+    """Without its log such a source knows nothing, so it looks at everything."""
     log_of(pair).unlink()
-    assert sent_after_a_kill(pair) == SIZE
+    assert copied_after_a_loss(pair) == SIZE
 
 
 def test_another_log_is_refused(pair: Pair) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import direct
@@ -52,6 +53,13 @@ def check_end(pair: Pair, load: Load, judge: Judge) -> None:
 
 def check_no_stall(load: Load) -> None:
     assert load.longest_s() < LINK_TIMEOUT_S + 1, "a write stalled"
+
+
+def lose_power(pair: Pair, site: str) -> None:
+    """What a machine that goes down takes along, beside what was not flushed."""
+    kill(pair, site)
+    for path in Path(os.environ["RUNTIME_DIRECTORY"]).glob("*.maps"):
+        path.unlink()
 
 
 def kill(pair: Pair, site: str) -> None:

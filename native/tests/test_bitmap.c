@@ -4,6 +4,8 @@
 #include "bitmap.h"
 
 #include <pthread.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 
 #define THREADS 4
 
@@ -34,13 +36,30 @@ model_run (const bool *m, uint64_t nbits, uint64_t from, uint64_t max, uint64_t 
   return *n > 0;
 }
 
+/* Another process finds the same bits in the file. */
 static void
-against_model (uint64_t nbits, unsigned rounds, uint64_t *seed)
+outlives (const struct fm_bitmap *b, const bool *m, int fd)
+{
+  struct fm_bitmap other;
+  CHECK_EQ (fm_bitmap_init (&other, b->nbits), 0);
+  CHECK_EQ (fm_bitmap_load (&other, fd, 4096), 0);
+  CHECK_EQ (fm_bitmap_count (&other), fm_bitmap_count (b));
+  for (uint64_t first = 0, n; fm_bitmap_run (&other, first, b->nbits, &first, &n); first += n)
+    for (uint64_t i = first; i < first + n; i++)
+      CHECK (m[i]);
+  fm_bitmap_free (&other);
+}
+
+static void
+against_model (uint64_t nbits, unsigned rounds, uint64_t *seed, int fd)
 {
   struct fm_bitmap b;
+  _Atomic uint64_t whole = 1;
   bool *m = calloc (nbits, 1);
   uint64_t count = 0;
   CHECK_EQ (fm_bitmap_init (&b, nbits), 0);
+  if (fd >= 0)
+    CHECK_EQ (fm_bitmap_share (&b, fd, 4096, &whole), 0);
   for (unsigned i = 0; i < rounds; i++) {
     uint64_t first = random_below (seed, nbits);
     uint64_t longest = random_below (seed, 4) ? 70 : nbits;
@@ -60,6 +79,8 @@ against_model (uint64_t nbits, unsigned rounds, uint64_t *seed)
       CHECK (f1 == f2 && n1 == n2);
   }
   check_summaries (&b);
+  if (fd >= 0)
+    outlives (&b, m, fd);
   fm_bitmap_free (&b);
   free (m);
 }
@@ -73,7 +94,76 @@ random_operations (void)
       = { 1, 2, 63, 64, 65, 127, 511, 512, 513, 1000, 4096, 4097, 262143, 262144, 262145 };
   uint64_t seed = 1;
   for (unsigned i = 0; i < sizeof sizes / sizeof *sizes; i++)
-    against_model (sizes[i], SANITIZED ? 300 : 1500, &seed);
+    against_model (sizes[i], SANITIZED ? 300 : 1500, &seed, -1);
+}
+
+static int
+memory_file (uint64_t bytes)
+{
+  int fd = memfd_create ("bitmap", 0);
+  CHECK (fd >= 0 && ftruncate (fd, (off_t)bytes) == 0);
+  return fd;
+}
+
+/* The same of maps in a file, which another process then finds as they were; pages that
+ * hold nothing are never there, and an emptied map gives all of them back. */
+static void
+maps_in_a_file (void)
+{
+  static const uint64_t sizes[] = { 1, 64, 513, 32767, 32768, 32769, 1 << 20 };
+  uint64_t seed = 2;
+  for (unsigned i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+    int fd = memory_file (4096 + 131072);
+    against_model (sizes[i], 300, &seed, fd);
+    close (fd);
+  }
+  struct fm_bitmap b;
+  struct stat s;
+  _Atomic uint64_t whole = 1;
+  const uint64_t nbits = 1ULL << 34;
+  CHECK_EQ (fm_bitmap_init (&b, nbits), 0);
+  int fd = memory_file (4096 + fm_bitmap_shared_bytes (&b));
+  CHECK_EQ (fm_bitmap_share (&b, fd, 4096, &whole), 0);
+  uint64_t first, n;
+  CHECK_EQ (fm_bitmap_set (&b, nbits - 1, 1), 1);
+  CHECK_EQ (fm_bitmap_set (&b, 32760, 8), 8); /* the end of a page, whose next is not there */
+  CHECK (fm_bitmap_run (&b, 0, nbits, &first, &n) && first == 32760 && n == 8);
+  CHECK (fm_bitmap_run (&b, 32768, nbits, &first, &n) && first == nbits - 1 && n == 1);
+  CHECK_EQ (fm_bitmap_clear (&b, 0, 1 << 20), 8);
+  CHECK (fstat (fd, &s) == 0 && s.st_blocks == 2 * 8);
+  fm_bitmap_reset (&b);
+  CHECK (fstat (fd, &s) == 0 && s.st_blocks == 0);
+  CHECK (!fm_bitmap_run (&b, 0, nbits, &first, &n) && whole == 1);
+  CHECK_EQ (fm_bitmap_set (&b, 7, 1), 1);
+  fm_bitmap_free (&b);
+  close (fd);
+}
+
+/* Where there is no room for a page the map goes on as ever, and its file says that it does
+ * not hold everything. */
+static void
+no_room_for_a_shared_page (void)
+{
+  struct fm_bitmap b;
+  uint64_t first, n;
+  _Atomic uint64_t whole = 1;
+  CHECK_EQ (fm_bitmap_init (&b, 10 * 32768), 0);
+  int fd = memory_file (11 * 4096);
+  CHECK_EQ (fm_bitmap_share (&b, fd, 4096, &whole), 0);
+  CHECK_EQ (fm_bitmap_set (&b, 2 * 32768 - 1, 1), 1);
+  CHECK (whole == 1);
+  b.fd = -1; /* stands for a full file system: fallocate fails */
+  CHECK_EQ (fm_bitmap_set (&b, 2 * 32768, 5), 5);
+  CHECK (whole == 0);
+  b.fd = fd;
+  CHECK_EQ (fm_bitmap_set (&b, 5 * 32768, 5), 5);
+  CHECK (fm_bitmap_run (&b, 0, 1000, &first, &n) && first == 2 * 32768 - 1 && n == 6);
+  CHECK_EQ (fm_bitmap_clear (&b, 2 * 32768, 2), 2);
+  CHECK_EQ (fm_bitmap_count (&b), 9);
+  fm_bitmap_reset (&b);
+  CHECK (!fm_bitmap_run (&b, 0, 1000, &first, &n) && fm_bitmap_count (&b) == 0 && whole == 0);
+  fm_bitmap_free (&b);
+  close (fd);
 }
 
 /* A run is not cut at words; `max` and the end of the map cut it. */
@@ -297,6 +387,8 @@ int
 main (void)
 {
   RUN (random_operations);
+  RUN (maps_in_a_file);
+  RUN (no_room_for_a_shared_page);
   RUN (runs);
   RUN (or_and_reset);
   RUN (sparse);

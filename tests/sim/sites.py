@@ -76,6 +76,19 @@ class SimSite(site.Site):
                 )
         return opened
 
+    def _keep_maps(
+        self, volume: native.Volume, record: ledger.VolumeRecord, current: ledger.Ledger
+    ) -> None:
+        """None: every end of a site is a power loss to its maps."""
+
+    def _restore_exact(
+        self, volume: native.Volume, record: ledger.VolumeRecord, current: ledger.Ledger
+    ) -> bool:
+        return False
+
+    def _remove_maps(self, *, but: str) -> None:
+        """There are none."""
+
     def _open_intent(self, record: ledger.VolumeRecord, current: ledger.Ledger) -> native.Intent:
         """On a disk of its own, which loses what was not flushed as the others do."""
         handle = lib.sim_store_open(self._machine.intents[record.name], 0)

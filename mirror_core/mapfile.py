@@ -1,0 +1,111 @@
+"""Where a source's maps outlive its process: files in memory, one a volume and run.
+
+    FOLDER/SITE-VOLUME-RUN.maps     a page that says what it is, then the maps (native/volume.h)
+
+A killed process leaves them as they were at its last instruction, so the next one knows exactly
+which blocks may differ.  A machine that went down takes them along: then the intent log decides.
+
+Invariants.  Maps count only for the run that the ledger names, in the boot that they were made
+in, and if they hold every bit (the last number of the first page).  A new run makes new files; the
+old ones stand until the ledger names the new run.  Without memory for them a site runs all the
+same, and after a kill the intent log decides.
+
+Left out: a target's maps.  What it needs is durable (ledger, log of hardenings).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from mirror_core import native
+from mirror_core.ledger import VolumeRecord
+
+_PAGE = 4096
+_HEAD = struct.Struct("<8sI32s32s36sQQ")  # magic, version, site, run, boot, size, block size
+_CRC = struct.Struct("<I")
+_WHOLE = struct.Struct("<Q")
+_MAGIC = b"fmMAPS\0\0"
+_VERSION = 1
+
+
+def boot_id() -> str:
+    """Of the running kernel: random(4)."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def folders(state: Path) -> Iterator[Path]:
+    """Where maps may be, the best first: $RUNTIME_DIRECTORY is systemd's (systemd.exec(5))."""
+    named = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    if named:
+        yield Path(named)
+    yield Path("/run/flashmirror")
+    own = os.environ.get("XDG_RUNTIME_DIR")
+    if own:
+        yield Path(own) / "flashmirror"
+    yield state
+
+
+def _name(site: str, volume: str, run: str) -> str:
+    return f"{site}-{volume}-{run}.maps"
+
+
+def _head(site: str, record: VolumeRecord, run: str) -> bytes:
+    head = _HEAD.pack(
+        _MAGIC, _VERSION, site.encode(), run.encode(), boot_id().encode(), record.size,
+        record.block_size,
+    )  # fmt: skip
+    return (head + _CRC.pack(zlib.crc32(head))).ljust(_PAGE - _WHOLE.size, b"\0")
+
+
+def share(state: Path, site: str, record: VolumeRecord, run: str, volume: native.Volume) -> None:
+    """The volume's maps of this run are kept.  OSError: nowhere, and the volume has its own."""
+    failure = OSError()
+    for folder in folders(state):
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            path = folder / _name(site, record.name, run)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            failure = error
+            continue
+        try:
+            os.pwrite(fd, _head(site, record, run) + _WHOLE.pack(1), 0)
+            os.ftruncate(fd, volume.shared_bytes())
+            volume.share(os.dup(fd))
+            return
+        except OSError as error:
+            path.unlink()
+            failure = error
+        finally:
+            os.close(fd)
+    raise failure
+
+
+def restore(state: Path, site: str, record: VolumeRecord, run: str, volume: native.Volume) -> bool:
+    """Mark what the maps of that run hold; False: they tell nothing, or not all."""
+    wanted = _head(site, record, run) + _WHOLE.pack(1)
+    for folder in folders(state):
+        with contextlib.suppress(OSError):
+            fd = os.open(folder / _name(site, record.name, run), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                same_size = os.fstat(fd).st_size == volume.shared_bytes()
+                if same_size and os.pread(fd, _PAGE, 0) == wanted:
+                    volume.mark_shared(fd)
+                    return True
+            finally:
+                os.close(fd)
+    return False
+
+
+def remove(state: Path, site: str, *, but: str) -> None:
+    """The site's maps are no more, but for those of one run."""
+    for folder in folders(state):
+        with contextlib.suppress(OSError):
+            for path in folder.glob(f"{site}-*.maps"):
+                if not path.name.endswith(f"-{but}.maps"):
+                    path.unlink()
