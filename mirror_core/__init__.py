@@ -30,6 +30,8 @@ The rooms.
     cycle.py               one cycle as a generator of effects; pure
     target.py              the target: sessions, commit, the second flashcopy and its hardening
     hardlog.py, intent.py  the durable logs beside the ledger: of a target, of a source
+    mapfile.py             a source's maps in memory, which outlive its process
+    compare.py             after a power loss: what the peer holds already is not sent
     promotion.py, resync.py   a target becomes a source; a person chooses a history
     recovery.py            a target's answer to a source's history; a pure table
     flashcopy.py           the relation of a whole group, for those two threads
