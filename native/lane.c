@@ -11,6 +11,13 @@
 #define HOLE_WORTH_ASKING (64 * 1024)      /* bytes; below, reading is cheaper than lseek */
 #endif
 #define HOLE_RUN_MAX (64ULL * 1024 * 1024) /* bytes zeroed at once */
+/* Bytes of a run that is worth sharing instead of copying, and of one that is shared at once,
+ * while the files are locked.  Below, sharing and the next write to what is shared cost more
+ * than two copies (docs/benchmarks.md). */
+#ifndef CLONE_WORTH
+#define CLONE_WORTH (1024 * 1024)
+#endif
+#define CLONE_MAX (16ULL * 1024 * 1024)
 
 void
 fm_lane_close (struct fm_lane *l)
@@ -103,8 +110,24 @@ shrink (struct fm_volume *v, struct fm_claim *c, uint64_t n)
   pthread_mutex_unlock (&v->lock);
 }
 
-/* A hole is written as zeroes without being read, anything else is read; either
- * way the claim shrinks to what is done now. */
+/* A long run to one sink that can share it needs no reading and no writing. */
+static bool
+slot_clone (struct fm_lane *l, struct fm_slot *s)
+{
+  struct fm_volume *v = l->v;
+  if (s->copy == FM_COPY_FEED || end_sink (l, s) != 1 || bytes_of (v, s->claim) < CLONE_WORTH)
+    return false;
+  shrink (v, s->claim, CLONE_MAX >> v->shift ? CLONE_MAX >> v->shift : 1);
+  uint64_t length = bytes_of (v, s->claim), offset = s->claim->first << v->shift;
+  if (fm_store_clone (v->front, v->sink[0], offset, length) < 0)
+    return false;
+  s->state = FM_SLOT_WRITING;
+  s->write[0] = (struct fm_op){ .kind = FM_WRITE, .length = length, .done = true };
+  return true;
+}
+
+/* A hole is written as zeroes without being read, a long run is shared where that can be,
+ * anything else is read; either way the claim shrinks to what is done now. */
 void
 fm_lane_begin (struct fm_lane *l, struct fm_slot *s)
 {
@@ -115,11 +138,14 @@ fm_lane_begin (struct fm_lane *l, struct fm_slot *s)
   if (length >= HOLE_WORTH_ASKING) {
     uint64_t hole = from->store->ops->hole (from->store, offset, length, NULL);
     uint64_t whole = hole == length ? s->claim->n : hole >> v->shift;
-    shrink (v, s->claim, whole ? whole : v->run_blocks);
     if (whole) {
+      shrink (v, s->claim, whole);
       slot_write (l, s, true);
       return;
     }
+    if (slot_clone (l, s))
+      return;
+    shrink (v, s->claim, v->run_blocks);
   }
   assert (s->claim->n <= v->run_blocks);
   size_t room = v->run_blocks << v->shift;

@@ -7,8 +7,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <linux/fs.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -310,6 +312,21 @@ fm_store_io (struct fm_store *s, struct fm_op *op)
   }
   give_port (s, p);
   return op->rc;
+}
+
+int
+fm_store_clone (struct fm_store *from, struct fm_store *to, uint64_t offset, uint64_t length)
+{
+  if (from->ops != &file_ops || to->ops != &file_ops || atomic_load (&to->no_clone))
+    return -EOPNOTSUPP;
+  struct file_clone_range range = { .src_fd = from->fd, .src_offset = offset,
+                                    .src_length = length, .dest_offset = offset };
+  if (ioctl (to->fd, FICLONERANGE, &range) == 0)
+    return 0;
+  int rc = -errno;
+  if (rc != -EINVAL) /* which is about alignment: another range may do */
+    atomic_store (&to->no_clone, true);
+  return rc;
 }
 
 uint64_t

@@ -77,6 +77,7 @@ struct fm_store {
   uint64_t timeout_ns; /* of one operation on a server, and of connecting */
   _Atomic uint64_t written_bytes;  /* payload of WRITE ops that were done well */
   _Atomic uint64_t errors;
+  _Atomic bool no_clone; /* it was tried, and is not to be had */
   pthread_mutex_t lock; /* guards idle and nidle */
   struct fm_port *idle; /* ports for fm_store_io, last used first */
   unsigned nidle;
@@ -95,6 +96,10 @@ void fm_port_close (struct fm_port *p);
 
 /* One operation, from any thread, to its end: rc.  Bounded by timeout_ns. */
 int fm_store_io (struct fm_store *s, struct fm_op *op);
+
+/* `to` shares these bytes with `from` (FICLONERANGE: files of one file system that has
+ * reflinks, aligned to its blocks), without moving them.  0, or -errno: copy them instead. */
+int fm_store_clone (struct fm_store *from, struct fm_store *to, uint64_t offset, uint64_t length);
 
 uint64_t fm_store_size (struct fm_store *s);
 int fm_store_read (struct fm_store *s, void *buf, uint64_t n, uint64_t offset);

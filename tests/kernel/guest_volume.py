@@ -81,6 +81,7 @@ class Facts:
     big_file_bytes: int
     allocated_before_trim_bytes: int
     allocated_after_trim_bytes: int
+    shared_extents: int  # of the target's data, with its intermediate
     under_load: Target
     at_rest: Target
 
@@ -172,6 +173,11 @@ def allocated_bytes(image: Path) -> int:
     return image.stat().st_blocks * 512
 
 
+def shared_extents(image: Path) -> int:
+    """None where the file system cannot tell."""
+    return command("filefrag", "-v", image, ok=tuple(range(256))).stdout.count("shared")
+
+
 def wait_for_cycles(sites: Sites, load: Load, count: int) -> None:
     """Return when so many more consistency points are committed, beside the load."""
     goal = sites.committed() + count
@@ -214,14 +220,26 @@ def scenario(sites: Sites, system: FileSystem, at: Path) -> Facts:
         big_file_bytes=BIG_FILE_MIB << 20,
         allocated_before_trim_bytes=allocated_before_trim,
         allocated_after_trim_bytes=allocated_bytes(sites.image),
+        shared_extents=shared_extents(sites.image),
         under_load=under_load,
         at_rest=look_at_target(sites, system),
     )
 
 
+def put_on_xfs(folder: Path) -> None:
+    """Where the target's two stores can share extents."""
+    disk = SCRATCH / "disk"
+    command("truncate", "--size", "2G", disk)
+    command("mkfs.xfs", "-q", disk)
+    folder.mkdir()
+    command("mount", "-o", "loop", disk, folder)
+
+
 def main(facts: str, name: str, block: str, program: str) -> None:
     system = FILE_SYSTEMS[name]
     folder = SCRATCH / "pair"
+    if name == "xfs" and program != PLAIN:
+        put_on_xfs(folder)
     sites: Sites = (
         PlainServer(folder, system.size)
         if program == PLAIN
