@@ -44,7 +44,11 @@ fm_intent_open (struct fm_store *log, uint64_t log_offset, uint64_t size, unsign
     fm_intent_close (i);
     return rc;
   }
-  for (uint64_t w = 0; w < i->nwords; w++)
+  if (i->nregions % 64)
+    i->image[i->nregions / 64] &= (1ULL << (i->nregions % 64)) - 1;
+  uint64_t words = (i->nregions + 63) / 64; /* bits behind the last region are damage */
+  memset (i->image + words, 0, (i->nwords - words) * 8);
+  for (uint64_t w = 0; w < words; w++)
     atomic_init (&i->hot[w], i->image[w]);
   *out = i;
   return 0;

@@ -43,7 +43,8 @@ struct fm_intent {
 };
 
 /* The bits stand in `log` from `log_offset` on, in words of 64, whole pages of 4096
- * bytes; regions are 2^shift bytes of a volume of `size`.  0 or -errno. */
+ * bytes; regions are 2^shift bytes of a volume of `size`.  Bits behind the last region
+ * mean nothing.  0 or -errno. */
 int fm_intent_open (struct fm_store *log, uint64_t log_offset, uint64_t size, unsigned shift,
                     struct fm_intent **out);
 void fm_intent_close (struct fm_intent *i);

@@ -148,6 +148,26 @@ log_fails (void)
   end ();
 }
 
+/* Bits behind the last region, as damage leaves them, are no regions: nothing counts or cools
+ * them, and the next write of their page takes them away. */
+static void
+bits_of_no_region (void)
+{
+  begin (0);
+  fm_intent_close (intent);
+  memset (logged->bytes + LOG_OFFSET, 255, fm_intent_log_bytes (SIZE, REGION_SHIFT));
+  open_intent ();
+  fm_volume_set_intent (v, intent);
+  uint64_t at, n;
+  CHECK_EQ (fm_intent_hot (intent), REGIONS);
+  CHECK (fm_intent_run (intent, 0, &at, &n) && at == 0 && n == REGIONS << REGION_SHIFT);
+  CHECK_EQ (fm_volume_cool (v, 0), 0);
+  CHECK_EQ (fm_intent_hot (intent), 0);
+  for (unsigned r = 0; r < 4096 * 8; r++)
+    CHECK (!on_disk (r));
+  end ();
+}
+
 static _Atomic bool over;
 
 static void *
@@ -189,6 +209,7 @@ main (void)
   RUN (found_again);
   RUN (cooled_when_committed);
   RUN (log_fails);
+  RUN (bits_of_no_region);
   RUN (under_load);
   return finish ("intent");
 }
