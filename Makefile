@@ -9,7 +9,7 @@ SOURCES := $(wildcard pyproject.toml native/*.[ch] native/native.cdef native/bui
 
 RUN_PACKAGES  := nbdkit nbdkit-plugin-python libnbd-dev gcc pkg-config python3-venv python3-dev make
 DEMO_PACKAGES := libnbd-bin nbdfuse fuse3 e2fsprogs nbd-client kmod
-TEST_PACKAGES := spin $(DEMO_PACKAGES) fio strace user-mode-linux xfsprogs iproute2 sqlite3 systemd
+TEST_PACKAGES := spin clang libclang-rt-dev $(DEMO_PACKAGES) fio strace user-mode-linux xfsprogs iproute2 sqlite3 systemd
 BENCH_PACKAGES := $(DEMO_PACKAGES) fio qemu-utils qemu-system-common
 
 .PHONY: build demo test soak bench lint clean
@@ -25,17 +25,18 @@ demo: build
 	@scripts/need-packages $(DEMO_PACKAGES)
 	$(BIN)/python scripts/demo $(if $(ONCE),--once)
 
-# Everything that CI runs: style, types, the C alone (plain, ASan+UBSan, TSan), planted faults in
-# it, then the rest.
+# Everything that CI runs: style, types, the C alone (plain, ASan+UBSan, TSan, fuzzed), planted
+# faults in it, then the rest.
 test: build lint
 	@scripts/need-packages $(TEST_PACKAGES)
-	$(MAKE) --no-print-directory -C native check asan tsan
+	$(MAKE) --no-print-directory -C native check asan tsan fuzz
 	$(BIN)/python scripts/planted-bugs --native
 	$(BIN)/pytest $(TESTS)
 
 # The same tests, longer.
 soak: build
 	@scripts/need-packages $(TEST_PACKAGES)
+	$(MAKE) --no-print-directory -C native fuzz FUZZ_SECONDS=300
 	$(BIN)/python scripts/planted-bugs
 	FLASHMIRROR_SOAK=10 $(BIN)/pytest --timeout 7200 $(TESTS)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Fault:
-    """`caught_by`: a program of native/tests (`native:NAME`) or a pytest node."""
+    """`caught_by`: a program of native/tests (`native:NAME`, `fuzz:NAME`) or a pytest node."""
 
     what: str
     caught_by: str
@@ -108,6 +108,23 @@ FAULTS = (
         (("native/intent.c",
           "return fm_bitmap_run (map, first, 1, &at, &n) && at >> per == region;",
           "return fm_bitmap_run (map, first, 1, &at, &n) && !per;"),),
+    ),
+    Fault(
+        "a group of which only the last word is set counts as empty",
+        "fuzz:maps",
+        (("native/bitmap.c", "  for (unsigned w = 0; w < GROUP_WORDS; w++)\n",
+          "  for (unsigned w = 0; w < GROUP_WORDS - 1; w++)\n"),),
+    ),
+    Fault(
+        "the block behind a claim is not copied",
+        "fuzz:maps",
+        (("native/plan.c", "from = c->first + c->n;", "from = c->first + c->n + 1;"),),
+    ),
+    Fault(
+        "bits behind the last region of an intent log count as regions (I7)",
+        "fuzz:intent",
+        (("native/intent.c", "memset (i->image + words, 0,",
+          "words = i->nwords;\n  memset (i->image + words, 0,"),),
     ),
     Fault(
         "hardenings are not logged: a stale bit in pending2 (I2)",
