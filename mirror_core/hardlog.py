@@ -10,8 +10,8 @@ each volume the runs of blocks that are whole in `data` now.
 
 Invariants.  `append` returns when the record is durable, and only then may a covered block be
 overwritten.  Records of another sequence mean nothing: a commit voids the log without touching
-it.  A torn record can only be the last (nothing was promised for it); one that is damaged before
-a good one is refused (I7).
+it.  A torn record can only be the last (nothing was promised for it); one that is damaged, or
+missing, before a good one of this sequence is refused (I7).
 
 Left out: removing one block twice, which is harmless, and compaction: a commit begins anew.
 """
@@ -85,6 +85,10 @@ def recover(state: Path, book: Ledger) -> Ledger:
     """The ledger with its `pending` maps as they are on disk now (I1).  LedgerError."""
     hardened = [BitMap64() for _ in book.volumes]
     for volume, first, count in replay(state, book.committed):
+        if volume >= len(hardened) or (first + count - 1) * book.volumes[volume].block_size >= (
+            book.volumes[volume].size
+        ):
+            raise LedgerError(f"{path_in(state)}: the log of another site: restore its own")
         hardened[volume].add_range(first, first + count)
     maps = dict(book.maps)
     for record, gone in zip(book.volumes, hardened, strict=True):
@@ -107,36 +111,35 @@ def replay(state: Path, sequence: int) -> list[tuple[int, int, int]]:
     found: list[tuple[int, int, int]] = []
     at = serial = 0
     while at < len(data):
-        body = _record(data, at, serial)
+        body = _record(data, at, sequence, serial)
         if body is None:
-            _refuse_damage(path, data, at, serial)
+            _refuse_damage(path, data, at, sequence, serial)
             break
-        if _HEAD.unpack_from(data, at)[2] != sequence:
-            return []
         found += _runs(body)
         at += _START + len(body)
         serial += 1
     return found
 
 
-def _record(data: bytes, at: int, serial: int) -> bytes | None:
-    """The body of the record at `at`, if there is a whole one with that serial."""
+def _record(data: bytes, at: int, sequence: int, serial: int) -> bytes | None:
+    """The body of the record at `at`, if there is a whole one of the sequence with that serial."""
     if len(data) - at < _START:
         return None
-    magic, number, _, length = _HEAD.unpack_from(data, at)
+    magic, number, of, length = _HEAD.unpack_from(data, at)
+    if (magic, of, number) != (_MAGIC, sequence, serial) or len(data) - at - _START < length:
+        return None
     head, body = data[at : at + _HEAD.size], data[at + _START : at + _START + length]
     (crc,) = _CRC.unpack_from(data, at + _HEAD.size)
-    good = magic == _MAGIC and number == serial and len(body) == length
-    return body if good and zlib.crc32(head + body) == crc else None
+    return body if zlib.crc32(head + body) == crc else None
 
 
-def _refuse_damage(path: Path, data: bytes, at: int, serial: int) -> None:
-    """A torn record is the last one: behind a damaged one stands a good one."""
-    later = data.find(_MAGIC, at + 1)
+def _refuse_damage(path: Path, data: bytes, at: int, sequence: int, serial: int) -> None:
+    """A torn record is the last one: behind one that is damaged, or gone, stands a good one."""
+    later = data.find(_MAGIC, at)
     while later >= 0:
         if len(data) - later >= _START:
             number = _HEAD.unpack_from(data, later)[1]
-            if number > serial and _record(data, later, number) is not None:
+            if number >= serial and _record(data, later, sequence, number) is not None:
                 raise LedgerError(f"{path}: the log is damaged at byte {at}: restore the state "
                                   "folder, or create the target anew")  # fmt: skip
         later = data.find(_MAGIC, later + 1)

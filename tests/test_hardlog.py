@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyroaring import BitMap64
+from test_ledger import sample
 
 from mirror_core.errors import LedgerError
-from mirror_core.hardlog import HardLog, path_in, replay
+from mirror_core.hardlog import HardLog, path_in, recover, replay
 
 RUNS = st.lists(st.tuples(st.integers(0, 2**40), st.integers(1, 2**20)), min_size=1, max_size=4)
 RECORDS = st.lists(st.dictionaries(st.integers(0, 3), RUNS, min_size=1), min_size=1, max_size=5)
@@ -50,30 +54,6 @@ def test_a_torn_log_gives_every_record_that_was_whole(
         assert len(replay(state, 7)) <= len(found(records))
 
 
-@given(RECORDS.filter(lambda records: len(records) > 1), st.data())
-def test_a_damaged_record_before_a_good_one_is_refused(
-    records: Records, data: st.DataObject
-) -> None:
-    """Any byte changed in a record that a good one follows: refused, never read around."""
-    with tempfile.TemporaryDirectory() as folder:
-        state = Path(folder)
-        ends = written(state, 7, records)
-        at = data.draw(st.integers(0, ends[-2] - 1))
-        image = bytearray(path_in(state).read_bytes())
-        image[at] ^= data.draw(st.integers(1, 255))
-        path_in(state).write_bytes(image)
-        with pytest.raises(LedgerError, match="is damaged at byte"):
-            replay(state, 7)
-
-
-@given(st.binary(max_size=300))
-def test_garbage_is_never_taken_for_hardenings(garbage: bytes) -> None:
-    """Bytes that nobody wrote as a log mean nothing."""
-    with tempfile.TemporaryDirectory() as folder:
-        path_in(Path(folder)).write_bytes(garbage)
-        assert replay(Path(folder), 7) == []
-
-
 def test_a_commit_voids_the_log(tmp_path: Path) -> None:
     """Records of another sequence mean nothing; the first of a new one begins the log anew."""
     written(tmp_path, 7, [{0: [(1, 1)]}, {0: [(2, 1)]}])
@@ -81,3 +61,38 @@ def test_a_commit_voids_the_log(tmp_path: Path) -> None:
     written(tmp_path, 8, [{1: [(5, 2)]}])
     assert replay(tmp_path, 8) == [(1, 5, 2)]
     assert replay(tmp_path, 7) == []
+
+
+LOST: dict[str, Callable[[list[bytes]], list[bytes]]] = {
+    "in the middle": lambda parts: [parts[0], parts[2]],
+    "of the beginning": lambda parts: parts[1:],
+    "but for its head": lambda parts: [parts[0], parts[1][:32], parts[2]],
+    "behind bytes of nobody": lambda parts: [parts[0], b"nobody's", *parts[1:]],
+}
+
+
+@pytest.mark.parametrize("lose", LOST.values(), ids=[key.replace(" ", "-") for key in LOST])
+def test_a_lost_record_is_noticed(
+    tmp_path: Path, lose: Callable[[list[bytes]], list[bytes]]
+) -> None:
+    """A whole record behind one that is damaged or gone: refused, never left out."""
+    ends = [0, *written(tmp_path, 7, [{0: [(i, 1)]} for i in range(3)])]
+    data = path_in(tmp_path).read_bytes()
+    parts = [data[begin:end] for begin, end in itertools.pairwise(ends)]
+    path_in(tmp_path).write_bytes(b"".join(lose(parts)))
+    with pytest.raises(LedgerError, match="is damaged at byte"):
+        replay(tmp_path, 7)
+    assert replay(tmp_path, 8) == []  # void, so it does not matter
+
+
+def test_a_log_of_another_site_is_refused(tmp_path: Path) -> None:
+    """Blocks that no volume of the ledger has are refused."""
+    for runs in ({1: [(0, 1)]}, {0: [((1 << 34) - 1, 2)]}, {0: [(2**63, 2**63)]}):
+        path_in(tmp_path).unlink(missing_ok=True)
+        written(tmp_path, 8, [runs])
+        with pytest.raises(LedgerError, match="the log of another site"):
+            recover(tmp_path, sample(committed=8))
+    path_in(tmp_path).unlink()
+    written(tmp_path, 8, [{0: [(0, 1)]}])
+    gone = recover(tmp_path, sample(committed=8)).maps["disk/pending"]
+    assert gone == sample().maps["disk/pending"] - BitMap64([0])
