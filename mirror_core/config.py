@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar, cast
 from urllib.parse import parse_qs, quote, urlsplit
 
 from mirror_core import limits
-from mirror_core.errors import ConfigError
+from mirror_core.errors import ConfigError, short
 from mirror_core.units import parse_duration, parse_size
 
 ETC = Path("/etc/flashmirror")
@@ -84,9 +84,10 @@ def load(site: str) -> SiteConfig:
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}: name a site's TOML file") from error
     try:
-        return _Reader(path, tomllib.loads(text.decode())).site()
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        table = tomllib.loads(text.decode())
+    except (ValueError, RecursionError) as error:  # tomllib lets through what int() says
         raise ConfigError(f"{path}: not valid TOML: {error}: mend it there") from error
+    return _Reader(path, table).site()
 
 
 _LATER = {
@@ -111,7 +112,7 @@ class _Reader:
         if value is None:
             raise self.refuse(where + key, "is missing: add it (README.md shows a whole file)")
         if not isinstance(value, str) or not value:
-            raise self.refuse(where + key, f"must be a text in quotes, not {value!r}")
+            raise self.refuse(where + key, f"must be a text in quotes, not {short(value)}")
         if not value.isprintable():
             raise self.refuse(where + key, f"{value!r} holds control characters: remove them")
         return value
@@ -211,9 +212,10 @@ class _Reader:
         text = self.table.pop("metrics", None)
         if text is None:
             return None
-        match = re.fullmatch(r"\[?([0-9A-Za-z.:-]+?)\]?:(\d{1,5})", str(text))
+        pattern = r"\[?([0-9A-Za-z.:-]+?)\]?:(\d{1,5})"
+        match = re.fullmatch(pattern, text) if isinstance(text, str) else None
         if not match or int(match[2]) > 65535:
-            raise self.refuse("metrics", f"{text!r} is not an address: write 127.0.0.1:9809")
+            raise self.refuse("metrics", f"{short(text)} is not an address: write 127.0.0.1:9809")
         return match[1], int(match[2])
 
     def _volumes(self) -> tuple[VolumeConfig, ...]:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from mirror_core import limits, promotion, protocol, recovery
 from mirror_core.driver import Driver
-from mirror_core.errors import MirrorError, PeerError, Refused
+from mirror_core.errors import MirrorError, PeerError, Refused, short
 from mirror_core.protocol import Record
 from mirror_core.site import Site
 from mirror_core.target import Target
@@ -25,7 +25,7 @@ def answer(site: Site, data: bytes) -> bytes:
         operation = protocol.field(record, "op", str)
         handler = _HANDLERS.get(operation)
         if handler is None:
-            raise PeerError(f"no such operation: {protocol.short(operation)}", errno.EINVAL)
+            raise PeerError(f"no such operation: {short(operation)}", errno.EINVAL)
         return protocol.encode(handler(site, record))
     except Refused as error:
         site.journal.say(f"refused: {error}")

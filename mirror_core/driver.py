@@ -24,7 +24,7 @@ from dataclasses import replace
 from mirror_core import compare, cycle, flashcopy, limits, native, peer, protocol
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig
-from mirror_core.errors import LINK_ERRNOS, MirrorError, PeerError, Refused
+from mirror_core.errors import LINK_ERRNOS, MirrorError, PeerError, Refused, line
 from mirror_core.journal import Journal
 
 
@@ -151,7 +151,7 @@ class Driver(threading.Thread):
     def _say_of_peer(self, trouble: object) -> None:
         """Take over what holds the target up; nothing does: our own reason stands or goes."""
         if isinstance(trouble, str):
-            self._say(f"peer at {self._config.peer}: {trouble}")
+            self._say(f"peer at {self._config.peer}: {line(trouble)}")
         elif self.reason and not self._stuck:
             self._say(None)
 
@@ -433,7 +433,7 @@ class Driver(threading.Thread):
         with contextlib.suppress(MirrorError):
             answer = self._ask({"op": "hardened", "session": self._session, "wait": 0.0})
             if isinstance(answer.get("reason"), str):
-                return f"peer at {self._config.peer}: {answer['reason']}"
+                return f"peer at {self._config.peer}: {line(answer['reason'])}"
         return None
 
     def end(self) -> None:

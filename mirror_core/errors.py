@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import os
 
+from mirror_core import limits
+
 
 class MirrorError(Exception):
     """Something outside is wrong; the text is the one line a person reads."""
@@ -46,6 +48,22 @@ LINK_ERRNOS = frozenset({
     errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNRESET, errno.ECONNREFUSED, errno.EPIPE,
     errno.ESHUTDOWN, errno.ENOENT,
 })  # fmt: skip
+
+
+def short(value: object) -> str:
+    """A value that somebody gave us, in one line that has an end."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested without end; a number of thousands of digits
+        text = f"a {type(value).__name__} without end"
+    return text if len(text) <= 80 else text[:80] + "..."
+
+
+def line(value: object) -> str:
+    """What somebody else says, as one line that a person can be shown."""
+    text = value if isinstance(value, str) else short(value)
+    shown = "".join(c if c.isprintable() else "?" for c in text[: limits.LINE_MAX])
+    return shown if len(text) <= limits.LINE_MAX else shown + "..."
 
 
 def describe(code: int) -> str:

@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 from pyroaring import BitMap64
 
-from mirror_core.errors import LedgerError
+from mirror_core.errors import LedgerError, line
 
 VERSION = 1
 _MAGIC = "flashmirror-ledger"
@@ -109,9 +109,9 @@ def decode(data: bytes, where: str) -> Ledger:
         raise LedgerError(f"{where}: the ledger is damaged (checksum): restore it from a backup")
     try:
         return _decode_payload(payload)
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise LedgerError(
-            f"{where}: the ledger makes no sense ({error}): restore it from a backup"
+            f"{where}: the ledger makes no sense ({line(str(error))}): restore it from a backup"
         ) from error
 
 

@@ -25,6 +25,7 @@ NAME_PATTERN = r"[A-Za-z0-9_.-]{1,64}"
 CONTROL_BYTES = 64 * KIB  # a request, and an answer, with their padding
 ANSWER_BYTES = 4 * KIB  # an answer is read in such pieces, up to its first zero byte
 CONTROL_WAIT_S = 1.0  # how long one request may wait inside a site before it answers
+LINE_MAX = 1000  # characters of what a peer says that a person is shown
 CONTROL_TIMEOUT_S = 10.0  # how long a command waits for an answer
 
 # --- comparing by checksums: what one request holds

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+from typing import cast
 
 from mirror_core import limits, native, protocol
 from mirror_core.config import SiteConfig
-from mirror_core.errors import PeerError, Refused
+from mirror_core.errors import PeerError, Refused, line
 
 
 class Link:
@@ -37,9 +38,16 @@ def ask(uri: str, record: protocol.Record, timeout_s: float) -> protocol.Record:
         data = native.exchange(uri, protocol.encode(record), limits.CONTROL_BYTES, timeout_s)
     except OSError as error:
         raise PeerError(error.strerror or str(error), error.errno or errno.EIO) from error
+    return answer_of(data)
+
+
+def answer_of(data: bytes) -> protocol.Record:
+    """The record in an answer.  Refused, PeerError: what it says, or that it is none."""
     answer = protocol.decode(data)
     if "refused" in answer:
-        raise Refused(str(answer["refused"]))
+        raise Refused(line(answer["refused"]))
     if "error" in answer:
-        raise PeerError(str(answer["error"]), int(answer.get("errno", errno.EIO)))
+        code = answer.get("errno")
+        known = type(code) is int and code in errno.errorcode
+        raise PeerError(line(answer["error"]), cast(int, code) if known else errno.EIO)
     return answer

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar, cast
 
 from mirror_core import limits
-from mirror_core.errors import PeerError
+from mirror_core.errors import PeerError, short
 
 VERSION = 1
 Record = dict[str, Any]
@@ -47,12 +47,6 @@ def decode(data: bytes) -> Record:
     if type(version) is not int or version != VERSION:
         raise PeerError(f"control protocol version {short(version)}, this site speaks {VERSION}")
     return record
-
-
-def short(value: object) -> str:
-    """A value of a peer's record in one line that fits into an answer."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:80] + "..."
 
 
 def field(record: Record, key: str, kind: type[T]) -> T:
@@ -94,7 +88,10 @@ class Handshake:
     @classmethod
     def of(cls, record: Record) -> Handshake:
         shapes = []
-        for item in field(record, "volumes", list):
+        volumes = field(record, "volumes", list)
+        if len(volumes) > limits.VOLUMES_MAX:
+            raise PeerError(f"malformed control record: {len(volumes)} volumes")
+        for item in volumes:
             if not isinstance(item, dict):
                 raise PeerError("malformed control record: volumes")
             shapes.append(
@@ -132,7 +129,7 @@ class Welcome:
     @classmethod
     def of(cls, record: Record) -> Welcome:
         return cls(
-            field(record, "name", str), field(record, "instance", str),
+            _matching(record, "name", limits.NAME_PATTERN), field(record, "instance", str),
             field(record, "committed", int), field(record, "hardened", int),
             field(record, "whole", bool), field(record, "blank", bool),
         )  # fmt: skip

@@ -10,7 +10,7 @@ Invariants.  image(k) = intermediate where a block is pending on disk (ledger, l
 elsewhere: at every instant, whatever ends the process (I1).  The volumes are strict, so a writer
 waits for the hardening of what it overwrites.  A batch is hardened when all is copied, or as soon
 as a writer waits, but at most half of the time goes into hardening.  `owed` holds what an
-abandoned cycle had written: the next commit must have written all of it again.
+abandoned cycle had written: a commit that has not written all of it again is refused.
 
 Guard: `serial` orders handshakes and commits; `changed` guards the fields below its line.
 """
@@ -181,7 +181,10 @@ class Target(threading.Thread):
                 for member in self._copier.members
             }
             for name, owed in self._owed.items():
-                assert owed <= written[name], "a cycle left out what an abandoned one had written"
+                if not owed <= written[name]:
+                    raise PeerError(
+                        f"volume {name}: a cycle left out what an abandoned one had written"
+                    )
             self._book.update(
                 committed=request.sequence,
                 consistency_point=request.consistency_point,

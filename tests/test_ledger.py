@@ -63,26 +63,11 @@ def test_an_empty_map_is_no_map() -> None:
     assert ledger.decode(ledger.encode(record), "x").maps == {}
 
 
-@settings(max_examples=500)
-@given(st.integers(0, len(GOOD) - 1), st.integers(1, 255))
-def test_a_changed_byte_is_refused(at: int, mask: int) -> None:
-    """Whichever byte of the file changes, the record is refused in one line."""
-    refused(GOOD[:at] + bytes([GOOD[at] ^ mask]) + GOOD[at + 1 :])
-
-
 def test_each_byte_of_the_first_line_matters() -> None:
     """The line that names the format, its version and the checksum is itself safe."""
     for at in range(GOOD.index(b"\n") + 1):
         for mask in (1, 0x20, 0x80):
             refused(GOOD[:at] + bytes([GOOD[at] ^ mask]) + GOOD[at + 1 :])
-
-
-@settings(max_examples=200)
-@given(st.integers(0, len(GOOD) - 1), st.binary(max_size=9))
-def test_a_cut_or_longer_file_is_refused(end: int, tail: bytes) -> None:
-    """A file that was cut anywhere, or to which something was added, is refused."""
-    refused(GOOD[:end] + tail if GOOD[end:] != tail else b"")
-    refused(GOOD + (tail or b"\0"))
 
 
 @given(st.binary(max_size=200))
@@ -103,33 +88,19 @@ def test_another_version_is_refused() -> None:
 
 
 HEAD = json.loads(GOOD.split(b"\n")[1])
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
-    max_leaves=5,
-)
 
 
-@settings(max_examples=300)
-@given(st.sampled_from(sorted(HEAD)), JSON | st.just("missing"))
-def test_a_record_that_makes_no_sense_is_refused(key: str, value: object) -> None:
-    """A right checksum over a wrong record: a ledger, or one line."""
-    head = {**HEAD, "maps": {}, key: value}
-    if value == "missing":
-        del head[key]
-    try:
-        record = ledger.decode(sealed(json.dumps(head).encode() + b"\n"), "/state/ledger")
-    except LedgerError as error:
-        assert str(error).startswith("/state/ledger: ")
-    else:
-        assert record.role in ("source", "target")
-
-
-@settings(max_examples=100)
-@given(JSON)
-def test_a_head_of_another_shape_is_refused(head: object) -> None:
-    """A right checksum over no record at all is refused."""
-    assert "makes no sense" in refused(sealed(json.dumps(head).encode() + b"\n"))
+def test_a_head_of_another_shape_is_refused() -> None:
+    """A right checksum over no record at all is refused, however deep it is nested."""
+    for head in (
+        b"",
+        b"[]",
+        b"7",
+        b'{"maps": {}}',
+        b'{"a": ' + b"[" * 100_000,
+        b'{"maps": {}, "lineage": {"\\u001f": 1}}',
+    ):
+        assert "makes no sense" in refused(sealed(head + b"\n"))
 
 
 def test_maps_that_are_too_short_are_refused() -> None:
