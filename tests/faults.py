@@ -179,6 +179,53 @@ FAULTS = (
           "for offset, length in ():"),),
     ),
     Fault(
+        "the checksum of a ledger is not looked at (I7)",
+        "tests/test_fuzz.py::test_a_damaged_ledger_is_never_taken_for_another",
+        (("mirror_core/ledger.py", "hashlib.sha256(payload).hexdigest() != words[2] or ", ""),),
+    ),
+    Fault(
+        "the checksum of a record of hardenings is not looked at (I7)",
+        "tests/test_fuzz.py::test_a_damaged_log_of_hardenings_gives_a_prefix_or_is_refused",
+        (("mirror_core/hardlog.py", "return body if zlib.crc32(head + body) == crc else None",
+          "return body if crc or zlib.crc32(head + body) == crc else None"),),
+    ),
+    Fault(
+        "a record of hardenings that is gone is not missed (I7)",
+        "tests/test_fuzz.py::test_a_damaged_log_of_hardenings_gives_a_prefix_or_is_refused",
+        (("mirror_core/hardlog.py", "later = data.find(_MAGIC, at)\n",
+          "later = data.find(_MAGIC, at + 1)\n"),),
+    ),
+    Fault(
+        "the size in the head of an intent log is not looked at (I7)",
+        "tests/test_fuzz.py::"
+        "test_a_damaged_intent_log_is_refused_or_its_regions_are_of_the_volume",
+        (("mirror_core/intent.py", "os.pread(fd, _PAGE, 0) != _head(site, record)",
+          "os.pread(fd, 16, 0) != _head(site, record)[:16]"),),
+    ),
+    Fault(
+        "a handshake may name any number of volumes",
+        "tests/test_fuzz.py::test_a_target_answers_every_control_record_in_any_order",
+        (("mirror_core/protocol.py", "len(volumes) > limits.VOLUMES_MAX", "False"),),
+    ),
+    Fault(
+        "a target believes that a cycle holds all that an abandoned one had written",
+        "tests/test_fuzz.py::test_a_target_answers_every_control_record_in_any_order",
+        (("mirror_core/target.py", "                if not owed <= written[name]:\n",
+          "                assert owed <= written[name]\n                if False:\n"),),
+    ),
+    Fault(
+        "a peer's errno is not looked at",
+        "tests/test_fuzz.py::test_a_peers_answer_is_a_record_or_an_error",
+        (("mirror_core/peer.py", "known = type(code) is int and code in errno.errorcode",
+          "known = code is not None"),),
+    ),
+    Fault(
+        "a number of thousands of digits is not a refusal of a configuration",
+        "tests/test_fuzz.py::test_any_configuration_is_a_site_or_refused",
+        (("mirror_core/config.py", "except (ValueError, RecursionError)",
+          "except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError)"),),
+    ),
+    Fault(
         "another history is admitted (I7)",
         "tests/test_recovery.py",
         (("mirror_core/recovery.py", "if mine.lineage is None or mine.lineage.id == hello.lineage:",
