@@ -200,6 +200,9 @@ def test_a_damaged_intent_log_is_refused_or_its_regions_are_of_the_volume(scratc
 # ---- control records
 
 SMALL = st.integers(0, 4)
+VOLUMES = st.just([SHAPE]) | st.sampled_from([0, 64, 65, 500]).map(
+    lambda n: [{**SHAPE, "name": f"{i:064}"} for i in range(n)]
+)
 LINEAGE = st.sampled_from(LINEAGES)
 REQUESTS = st.one_of(
     st.sampled_from(["status", "sync", "resume", "settled"]).map(lambda op: {"op": op}),
@@ -208,10 +211,7 @@ REQUESTS = st.one_of(
     st.builds(
         dict, op=st.just("handshake"), name=st.sampled_from(["east", "west", "n" * 64]),
         lineage=LINEAGE, session=SMALL,
-        volumes=st.just([SHAPE]) | st.builds(
-            lambda n, width: [{**SHAPE, "name": f"{i:0{width}}"} for i in range(n)],
-            st.sampled_from([0, 1, 64, 65, 500]), st.sampled_from([1, 64]),
-        ),
+        volumes=VOLUMES,
     ),
     st.builds(dict, op=st.just("commit"), lineage=LINEAGE, session=SMALL, sequence=SMALL,
               consistency_point=st.floats(0, 1e10)),
@@ -340,7 +340,7 @@ def test_a_target_answers_every_control_record_in_any_order(
     writes = st.tuples(session, st.integers(0, 255))
     likely = st.one_of(
         st.builds(dict, op=st.just("handshake"), name=st.just("east"), session=session,
-                  lineage=st.just(LINEAGES[0]), volumes=st.just([SHAPE])),
+                  lineage=st.just(LINEAGES[0]), volumes=VOLUMES),
         st.builds(dict, op=st.just("commit"), lineage=st.just(LINEAGES[0]), session=session,
                   sequence=st.integers(1, 9), consistency_point=st.just(1.5)),
         REQUESTS,
