@@ -31,7 +31,7 @@ test: build lint
 	@scripts/need-packages $(TEST_PACKAGES)
 	$(MAKE) --no-print-directory -C native check asan tsan fuzz
 	$(BIN)/python scripts/planted-bugs --native
-	$(BIN)/pytest $(TESTS)
+	$(BIN)/pytest -n 2 --dist loadfile $(TESTS)
 
 # The same tests, longer.
 soak: build
