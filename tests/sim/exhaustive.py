@@ -50,11 +50,11 @@ class Small(World):
         self.east.boot()
         self.west.boot()
         for point, who, keep in self.crashes:
-            self._turns(point)
+            self.scheduler.turns(point)
             for name in who:
                 self.crash(self.sites[name], power=keep is not None, keep=keep or 0.0)
             self._boot_all()
-        self._turns(30)
+        self.scheduler.turns(30)
         self._end()
         self.counts["schedules"] += 1
         self.counts["switches"] += self.scheduler.switches

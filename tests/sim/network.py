@@ -94,7 +94,7 @@ class Network:
 
     def _reach(self, site: str) -> tuple[Life, Life]:
         task = current().current
-        assert task and task.life
+        assert task
         target = self.world.sites[site].life
         if not self.up or target is None or target.dead or target.control is None:
             raise native.NativeError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))

@@ -52,6 +52,7 @@ class Shape:
     tick_ns: int = 1_000
     laggard: str = ""
     slice_s: float = 2e-7  # of the second flashcopy: small batches of hardening
+    lanes: int = 1  # of writers who wait for a copy
 
     @classmethod
     def of(cls, rng: random.Random) -> Shape:
@@ -63,7 +64,7 @@ class Shape:
             rng.randrange(1, 4), rng.random() < 0.3, rng.choice((1, 2, 4, 8, 16)),
             rng.choice((1_000, 100_000, 3_000_000)),
             rng.choice(("", "west: control", "west: control", "east: control")),
-            rng.choice((0.002, 2e-7, 2e-7)),
+            rng.choice((0.002, 2e-7, 2e-7)), rng.choice((1, 1, 2, 3)),
         )  # fmt: skip
 
 
@@ -79,6 +80,7 @@ class World:
         sched.install(self.scheduler)
         simos.forget_descriptors()
         limits.HARDEN_SLICE_S = shape.slice_s
+        limits.PRIORITY_LANES = shape.lanes
         self.block, self.preserve, sizes = shape.block, shape.preserve, shape.sizes
         self.nclients, self.disk_errors = shape.clients, shape.disk_errors
         self.east = Machine(self, "east", "west", sizes)
@@ -316,24 +318,18 @@ class World:
         self.west.boot()
         gap = rng.choice((5, 12, 25, 60, 100))
         for _ in range(rng.randrange(1, 5)):
-            self._turns(int(rng.expovariate(1 / gap)))
+            self.scheduler.turns(int(rng.expovariate(1 / gap)))
             self.fault()
             if rng.random() < 0.5:
-                self._turns(rng.randrange(20))
+                self.scheduler.turns(rng.randrange(20))
             if rng.random() < 0.5:
                 self.probe()
             self._boot_all(0.9)
         self._calm()
-        self._turns(rng.randrange(30))
+        self.scheduler.turns(rng.randrange(30))
         self._end()
         self.counts["schedules"] += 1
         self.counts["switches"] += self.scheduler.switches
-
-    def _turns(self, count: int) -> None:
-        until = self.scheduler.switches + count
-        while self.scheduler.switches < until:
-            if not self.scheduler.turn():
-                return
 
     def _boot_all(self, chance: float = 1.0) -> None:
         for machine in (self.east, self.west):
@@ -358,7 +354,7 @@ class World:
         self.scheduler.trace("*** the end: clients stop")
         until = self.scheduler.switches + _TURNS_MAX
         while not self._converged():
-            self._turns(20)
+            self.scheduler.turns(20)
             self._boot_all()  # one that was just booting when a disk failed
             if self.scheduler.switches > until:
                 raise Violation(f"it does not converge: {self._why()}")
