@@ -4,6 +4,7 @@ nothing was changed by it."""
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -13,7 +14,7 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from handmade import (
@@ -30,7 +31,8 @@ from handmade import (
 )
 from pair import MakePair, Pair
 
-from mirror_core import config, native, protocol
+from mirror_core import config, native, protocol, stores
+from mirror_core.errors import StoreError
 
 Damage = Callable[[Pair], None]
 
@@ -134,6 +136,27 @@ def test_start_refuses_what_is_not_as_it_was(
     with nothing_changes(used_pair.folder):
         line = refused("start", str(used_pair.toml("east")))
     assert what in line and advice in line, line
+
+
+def test_a_source_starts_whatever_its_intermediate_holds(used_pair: Pair) -> None:
+    """Nobody reads there what an earlier cycle left, and nobody flushed it: after an orderly
+    stop a power loss may change it."""
+    (used_pair.folder / "east/disk.intermediate.img").open("r+b").write(b"\xee" * 4096)
+    used_pair.start()
+    used_pair.sync()
+    assert used_pair.image("east").read_bytes() == used_pair.image("west").read_bytes()
+
+
+def test_a_store_that_cannot_be_read_is_named() -> None:
+    """One line, at a start and at a stop."""
+
+    class Broken:
+        def read(self, _length: int, _offset: int) -> bytes:
+            raise native.NativeError(errno.EIO, "read: Input/output error")
+
+    one = stores.Opened("disk.img", cast(native.Store, Broken()), 4096, "file", "1", None)
+    with pytest.raises(StoreError, match=r"disk\.img: read: Input/output error: look into"):
+        one.record(4096)
 
 
 @pytest.fixture(scope="module")
