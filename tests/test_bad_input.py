@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import direct
 import pytest
 from handmade import (
     MIB,
@@ -31,8 +32,8 @@ from handmade import (
 )
 from pair import MakePair, Pair
 
-from mirror_core import config, native, protocol, stores
-from mirror_core.errors import StoreError
+from mirror_core import config, limits, native, protocol, stores
+from mirror_core.errors import PeerError, StoreError
 
 Damage = Callable[[Pair], None]
 
@@ -328,6 +329,25 @@ def test_a_source_of_another_history_is_refused(handmade: Handmade) -> None:
         reason = until_state(handmade, "refused", site)["reason"]
         assert "west mirrors another history" in reason and "resync --full" in reason
     assert state_of(handmade, "west")["committed"] == committed
+
+
+def test_a_handshake_that_comes_twice_is_refused(make_pair: MakePair) -> None:
+    """It ends no session, and opens none that was ended (I8)."""
+    pair = make_pair("--size", "1M")
+    pair.start()
+    direct.sync(pair)
+    direct.stop(pair, "east")
+    shapes = (protocol.VolumeShape("disk", 1 << 20, limits.BLOCK_SIZE_DEFAULT),)
+    lineage = direct.status(pair, "west")["lineage"]
+    first, second = (
+        protocol.Handshake("east", lineage, session, shapes).record() for session in (5, 7)
+    )
+    for record in (first, second):
+        direct.ask(pair, record, "west")
+    for record in (second, first):
+        with pytest.raises(PeerError, match="a handshake came twice"):
+            direct.ask(pair, record, "west")
+    direct.ask(pair, {"op": "hardened", "session": 7, "wait": 0.0}, "west")
 
 
 def test_noise_on_the_control_export_disturbs_nobody(make_pair: MakePair) -> None:
