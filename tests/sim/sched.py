@@ -120,6 +120,10 @@ class Scheduler:
             raise SiteDead
         return late
 
+    def ask_world(self) -> None:
+        """Its turn is the next."""
+        self._until = self.switches
+
     @staticmethod
     def wake(task: Task) -> None:
         if task.state == WAITING:
@@ -185,12 +189,16 @@ class Scheduler:
         going = self.switches < self._until and not self._error
         self._switch(self._choose() if going else None)
 
-    def turns(self, count: int) -> None:
-        """Tasks go on, `count` switches in all, or until none ever will."""
-        self._until = self.switches + count
-        while self.switches < self._until and (task := self._choose()):
+    def turns(self, count: int) -> bool:
+        """Tasks go on, `count` switches in all.  True: the world was asked before."""
+        until = self._until = self.switches + count
+        while self.switches < self._until:
+            task = self._choose()
+            if task is None:
+                return False
             self._go_on(task)
         self._until = 0
+        return self.switches < until
 
     def _go_on(self, task: Task) -> None:
         self._switch(task)
@@ -200,14 +208,12 @@ class Scheduler:
     def _choose(self) -> Task | None:
         """Who goes on; None: there is nobody, nor will there be."""
         while True:
-            ready, looking = [], []
-            for task in self.tasks:
-                if task.state is READY:
-                    ready.append(task)
-                elif task.state is LOOKING:
-                    looking.append(task)
             chance = self.random.random()
-            if ready and not (looking and chance < 0.2):
+            ready = [task for task in self.tasks if task.state is READY]
+            looking: list[Task] = []
+            if chance < 0.2 or not ready:
+                looking = [task for task in self.tasks if task.state is LOOKING]
+            if ready and not looking:
                 self._looked = 0
                 task = ready[int(chance * 997) % len(ready)]
                 if task.name == self.laggard and chance * 991 % 1 < 0.85:

@@ -325,4 +325,4 @@ TIME = SimpleNamespace(
 )
 THREADING = SimpleNamespace(Condition=Condition, Lock=Lock)
 RANDOM = SimpleNamespace(uniform=_uniform)
-SECRETS = SimpleNamespace(randbits=_randbits)
+SECRETS = SimpleNamespace(randbits=_randbits, token_hex=lambda n: _urandom(n).hex())
