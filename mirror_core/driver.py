@@ -200,7 +200,13 @@ class Driver(threading.Thread):
             self._journal.say(f"mirroring to {welcome.name}")
 
     def _mark_everything(self, *, data_only: bool) -> None:
+        """What is sent is hot first (I4): if the answer to its commit is lost, and then this
+        site's power, the target waits for all that a cycle after that one had sent."""
         for member in self._copier.members:
+            try:
+                member.native.heat_all()
+            except OSError as error:
+                raise MirrorError(str(error.strerror), error.errno or errno.EIO) from error
             if data_only:
                 member.native.mark_data()
             else:

@@ -30,6 +30,7 @@ from mirror_core.errors import LedgerError, line
 
 VERSION = 1
 _MAGIC = "flashmirror-ledger"
+_ENCODER = json.JSONEncoder(default=vars, check_circular=False)
 Role = Literal["source", "target"]
 
 
@@ -89,7 +90,7 @@ def encode(ledger: Ledger) -> bytes:
     head = dict(vars(ledger))
     blobs = {key: bitmap.serialize() for key, bitmap in sorted(ledger.maps.items()) if bitmap}
     head["maps"] = {key: len(blob) for key, blob in blobs.items()}
-    payload = json.dumps(head, default=vars).encode() + b"\n" + b"".join(blobs.values())
+    payload = _ENCODER.encode(head).encode() + b"\n" + b"".join(blobs.values())
     first = f"{_MAGIC} {VERSION} {hashlib.sha256(payload).hexdigest()} {len(payload)}\n"
     return first.encode() + payload
 

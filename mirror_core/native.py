@@ -172,6 +172,7 @@ class Volume:
         _check(rc, "volume")
         self._handle = out[0]
         self.front, self.first, self.size, self.block_size = front, first, size, block_size
+        self._intent: Intent | None = None
         self.blocks = -(-size // block_size)
 
     # -- the control: one thread
@@ -207,7 +208,13 @@ class Volume:
         _lib.fm_volume_settle(self._handle)
 
     def set_intent(self, intent: Intent) -> None:
+        self._intent = intent
         _lib.fm_volume_set_intent(self._handle, intent._handle)
+
+    def heat_all(self) -> None:
+        """Of a source: its intent log says that every block may differ.  OSError."""
+        if self._intent:
+            self._intent.heat_all()
 
     def cool(self, after_s: int) -> None:
         _check(_lib.fm_volume_cool(self._handle, after_s), "intent log")

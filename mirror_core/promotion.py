@@ -54,5 +54,5 @@ def _record(site: Site) -> None:
         paused=False,
         clean=True,  # nothing is left in memory that counts
         maps={},
-        volumes=site.records(),
+        volumes=site.records("source"),
     )

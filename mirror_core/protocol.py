@@ -11,7 +11,7 @@ import base64
 import binascii
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from mirror_core import limits
@@ -35,10 +35,13 @@ def _refuse_constant(text: str) -> None:
     raise ValueError(f"{text} is no number")  # JSON has no NaN and no Infinity
 
 
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
 def decode(data: bytes) -> Record:
     """The record in padded bytes.  PeerError: it is none, or of another version."""
     try:
-        record = json.loads(data.rstrip(b"\0"), parse_constant=_refuse_constant)
+        record = _DECODER.decode(data.rstrip(b"\0").decode())
     except (ValueError, RecursionError) as error:
         raise PeerError("malformed control record: not JSON") from error
     if not isinstance(record, dict):
@@ -83,7 +86,7 @@ class Handshake:
     volumes: tuple[VolumeShape, ...]
 
     def record(self) -> Record:
-        return {"op": "handshake", **asdict(self)}
+        return {"op": "handshake", **vars(self), "volumes": [vars(v) for v in self.volumes]}
 
     @classmethod
     def of(cls, record: Record) -> Handshake:
@@ -124,7 +127,7 @@ class Welcome:
     blank: bool
 
     def record(self) -> Record:
-        return asdict(self)
+        return dict(vars(self))
 
     @classmethod
     def of(cls, record: Record) -> Welcome:
@@ -190,7 +193,7 @@ class Commit:
     consistency_point: float
 
     def record(self) -> Record:
-        return {"op": "commit", **asdict(self)}
+        return {"op": "commit", **vars(self)}
 
     @classmethod
     def of(cls, record: Record) -> Commit:

@@ -265,7 +265,13 @@ class Site:
         else:
             clean = self.control.end()
             self.copier.unlink()
-        self.book.update(clean=clean, volumes=self.records())
+        volumes = self.book.current.volumes
+        try:
+            volumes = self.records(self.book.current.role)
+        except StoreError as error:
+            self.journal.say(f"at stop: {error}")
+            clean = False
+        self.book.update(clean=clean, volumes=volumes)
         self._maps_count = not clean
         self._undo.close()
 
@@ -276,13 +282,16 @@ class Site:
     def _remove_maps(self, *, but: str) -> None:
         mapfile.remove(self.config.state, self.book.current.site, but=but)
 
-    def records(self) -> tuple[ledger.VolumeRecord, ...]:
-        """The volumes, and what their stores are now: nobody writes to them."""
+    def records(self, role: ledger.Role) -> tuple[ledger.VolumeRecord, ...]:
+        """The volumes, and what their stores are now: nobody writes to them.  What a source's
+        intermediate holds does not count, and a power loss may change it.  StoreError."""
         return tuple(
             replace(
                 record,
                 data=self._opened[record.name, "data"].record(record.size),
-                intermediate=self._opened[record.name, "intermediate"].record(record.size),
+                intermediate=self._opened[record.name, "intermediate"].record(
+                    record.size if role == "target" else 0
+                ),
             )
             for record in self.book.current.volumes
         )

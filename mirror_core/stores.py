@@ -57,14 +57,22 @@ class Opened:
 
     def fingerprint(self, size: int) -> str:
         """A checksum of samples: of the first bytes, where file systems keep what tells them
-        apart, and of places spread evenly over the rest."""
+        apart, and of places spread evenly over the rest.  StoreError: it cannot be read."""
         digest = hashlib.sha256()
         spread = [size * i // _SAMPLES for i in range(_SAMPLES)]
         for offset in sorted({*range(0, 16 * _SAMPLE, _SAMPLE), *spread}):
             length = min(_SAMPLE, size - offset)
             if length > 0:
-                digest.update(self.store.read(length, offset))
+                digest.update(self._read(length, offset))
         return digest.hexdigest()
+
+    def _read(self, length: int, offset: int) -> bytes:
+        try:
+            return self.store.read(length, offset)
+        except OSError as error:
+            raise StoreError(
+                f"{self.where}: {error.strerror}: look into that store", error.errno or errno.EIO
+            ) from error
 
     def record(self, fingerprint_of: int = 0) -> StoreRecord:
         """What to know it again by; with a fingerprint of that many bytes, if not 0."""

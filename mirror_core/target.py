@@ -22,6 +22,7 @@ import secrets
 import threading
 import time
 import traceback
+from collections import deque
 
 from pyroaring import BitMap64
 
@@ -54,6 +55,7 @@ class Target(threading.Thread):
         self._owed = owed
         self._slice_s = limits.HARDEN_SLICE_S  # as long as the last hardening took
         self._failure: MirrorError | None = None  # of the last step
+        self._sessions: deque[int] = deque(maxlen=limits.SESSIONS_KNOWN)  # asked for lately
         self.serial = threading.Lock()
         # -- guarded by `changed`
         self.changed = threading.Condition()
@@ -81,6 +83,7 @@ class Target(threading.Thread):
                 with self.changed:
                     self.refusal = decision.refused
                 raise Refused(decision.refused)
+            self._refuse_twice(hello.session)
             self._fence(hello.session)
             self._remember_written()
             if decision.adopt:
@@ -93,6 +96,13 @@ class Target(threading.Thread):
             return protocol.Welcome(
                 mine.name, mine.site, mine.committed, mine.hardened, mine.whole, blank
             )
+
+    def _refuse_twice(self, session: int) -> None:
+        """A handshake that came again, or late, would put an end to the session that runs, or
+        let requests of a fenced one enter (I8).  PeerError."""
+        if session in self._sessions:
+            raise PeerError("this session was opened before: a handshake came twice")
+        self._sessions.append(session)
 
     def _remember_written(self) -> None:
         """No request of any session is in the gate: what was written is owed from now on."""

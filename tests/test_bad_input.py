@@ -4,6 +4,7 @@ nothing was changed by it."""
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -13,8 +14,9 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import direct
 import pytest
 from handmade import (
     MIB,
@@ -30,7 +32,8 @@ from handmade import (
 )
 from pair import MakePair, Pair
 
-from mirror_core import config, native, protocol
+from mirror_core import config, limits, native, protocol, stores
+from mirror_core.errors import PeerError, StoreError
 
 Damage = Callable[[Pair], None]
 
@@ -134,6 +137,27 @@ def test_start_refuses_what_is_not_as_it_was(
     with nothing_changes(used_pair.folder):
         line = refused("start", str(used_pair.toml("east")))
     assert what in line and advice in line, line
+
+
+def test_a_source_starts_whatever_its_intermediate_holds(used_pair: Pair) -> None:
+    """Nobody reads there what an earlier cycle left, and nobody flushed it: after an orderly
+    stop a power loss may change it."""
+    (used_pair.folder / "east/disk.intermediate.img").open("r+b").write(b"\xee" * 4096)
+    used_pair.start()
+    used_pair.sync()
+    assert used_pair.image("east").read_bytes() == used_pair.image("west").read_bytes()
+
+
+def test_a_store_that_cannot_be_read_is_named() -> None:
+    """One line, at a start and at a stop."""
+
+    class Broken:
+        def read(self, _length: int, _offset: int) -> bytes:
+            raise native.NativeError(errno.EIO, "read: Input/output error")
+
+    one = stores.Opened("disk.img", cast(native.Store, Broken()), 4096, "file", "1", None)
+    with pytest.raises(StoreError, match=r"disk\.img: read: Input/output error: look into"):
+        one.record(4096)
 
 
 @pytest.fixture(scope="module")
@@ -305,6 +329,25 @@ def test_a_source_of_another_history_is_refused(handmade: Handmade) -> None:
         reason = until_state(handmade, "refused", site)["reason"]
         assert "west mirrors another history" in reason and "resync --full" in reason
     assert state_of(handmade, "west")["committed"] == committed
+
+
+def test_a_handshake_that_comes_twice_is_refused(make_pair: MakePair) -> None:
+    """It ends no session, and opens none that was ended (I8)."""
+    pair = make_pair("--size", "1M")
+    pair.start()
+    direct.sync(pair)
+    direct.stop(pair, "east")
+    shapes = (protocol.VolumeShape("disk", 1 << 20, limits.BLOCK_SIZE_DEFAULT),)
+    lineage = direct.status(pair, "west")["lineage"]
+    first, second = (
+        protocol.Handshake("east", lineage, session, shapes).record() for session in (5, 7)
+    )
+    for record in (first, second):
+        direct.ask(pair, record, "west")
+    for record in (second, first):
+        with pytest.raises(PeerError, match="a handshake came twice"):
+            direct.ask(pair, record, "west")
+    direct.ask(pair, {"op": "hardened", "session": 7, "wait": 0.0}, "west")
 
 
 def test_noise_on_the_control_export_disturbs_nobody(make_pair: MakePair) -> None:

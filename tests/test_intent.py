@@ -60,6 +60,18 @@ def test_only_what_was_hot_is_looked_at(pair: Pair) -> None:
         assert 0 < copied_after_a_loss(pair) <= len(PLACES) * REGION
 
 
+def test_what_a_first_cycle_sends_is_hot(make_pair: MakePair) -> None:
+    """All that is sent to a target without an image is in the log first.  Or: the answer to that
+    commit is lost, a second cycle has sent much of it again when the source loses its power, and
+    the target waits for ever for the rest of what that cycle had begun."""
+    pair = make_pair("--size", str(SIZE))
+    pair.start()
+    direct.sync(pair)
+    bits = log_of(pair).read_bytes()[4096:]
+    regions = SIZE // REGION
+    assert bits[: regions // 8] == b"\xff" * (regions // 8)
+
+
 def test_a_lost_log_makes_everything_hot(pair: Pair) -> None:
     """Without its log such a source knows nothing, so it looks at everything."""
     log_of(pair).unlink()

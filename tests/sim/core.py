@@ -25,7 +25,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 NATIVE = ROOT / "native"
 _REPLACED = ("wait",)
-_ADDED = ("simwait", "simstore")
+_ADDED = ("simwait", "simstore", "simmem")
 # On volumes of a few blocks: many copies, few at once, and holes that are worth asking for.
 _SMALL = ("-DFM_BULK_SLOTS=2", "-DRUN_BYTES=1024", "-DHOLE_WORTH_ASKING=1024")
 _HEADERS = ("request.h", "simstore.h", "store_nbd.h", "wait.h")
@@ -62,7 +62,7 @@ def build(plants: tuple[str, ...]) -> Path:
     fresh = out.with_suffix(f".{os.getpid()}")
     command = ["gcc", "-shared", "-fPIC", *production.FLAGS, *production.WARNINGS, *_SMALL,
                *(f"-DPLANT_{plant}" for plant in plants), f"-I{NATIVE}", f"-I{HERE / 'native'}",
-               f"-I{include}"]  # fmt: skip
+               f"-I{include}", "-include", "simmem.h"]  # fmt: skip
     quiet = ["-Wno-unused-parameter", "-Wno-missing-field-initializers"]  # the glue is generated
     subprocess.run([*command, *quiet, str(glue), *sources, "-lnbd", "-o", str(fresh)], check=True)
     glue.unlink()

@@ -3,8 +3,13 @@
 A case is a number: an interleaving (a seed of the scheduler, whose stride is 1: every operation
 of a disk or file is a point), then one or two crashes, each at a point, of one site or of both,
 by kill or power loss with nothing, all or some of what was not flushed surviving.  The first
-crash goes over every point of about two cycles; the second over every point of the recovery
-from the first, and only with power losses that keep nothing or all.
+crash goes over every point
+
+    plain       of about two cycles
+    commanded   of a promotion of the target, of an orderly stop of either site, from its command
+                on; that comes when there is an image
+    again       the second crash, over every point of the recovery from the first, only with power
+                losses that keep nothing or all
 
 Left out: every interleaving of the tasks, and every subset of what survives: those are random.
 """
@@ -13,48 +18,71 @@ from __future__ import annotations
 
 from typing import Any
 
+from sim import clients
 from sim.oracle import SECTOR
 from sim.world import Shape, World
 
 _POINTS = 110  # of the first crash: about two cycles
+_COMMAND_POINTS = 60  # after a command
+_IMAGE = 90  # turns until there is one
 _AGAIN = 50  # of the second: the recovery
 _INTERLEAVINGS = 3
 _FIRST = (None, 0.0, 0.5, 1.0)  # killed; power lost, and how much of what was not flushed stays
 _SECOND = (0.0, 1.0)
 _WHO = (("east",), ("west",), ("east", "west"))
-_ONE = _POINTS * len(_WHO) * len(_FIRST) * _INTERLEAVINGS
+_COMMANDS = ("promote", "stop west", "stop east")
+_WAYS = len(_WHO) * len(_FIRST) * _INTERLEAVINGS
+_PLAIN = _POINTS * _WAYS
+_COMMANDED = _COMMAND_POINTS * len(_COMMANDS) * _WAYS
 
 
 def cases(crashes: int) -> int:
     """How many there are: of one crash come first."""
-    return _ONE * (1 + (_AGAIN * len(_WHO) * len(_SECOND) if crashes == 2 else 0))
+    again = _PLAIN * _AGAIN * len(_WHO) * len(_SECOND)
+    return _PLAIN + _COMMANDED + (again if crashes == 2 else 0)
 
 
 class Small(World):
     def __init__(self, case: int, tracer: Any = None) -> None:
-        again, case = divmod(case, _ONE)
-        rest, self.point = divmod(case, _POINTS)
+        self.command_given, again = "", None
+        if _PLAIN <= case < _PLAIN + _COMMANDED:
+            case, command = divmod(case - _PLAIN, len(_COMMANDS))
+            self.command_given = _COMMANDS[command]
+        elif case >= _PLAIN:
+            again, case = divmod(case - _PLAIN - _COMMANDED, _PLAIN)
+        rest, point = divmod(case, _COMMAND_POINTS if self.command_given else _POINTS)
         rest, who = divmod(rest, len(_WHO))
         interleaving, how = divmod(rest, len(_FIRST))
         shape = Shape(
             {"a": 3 * SECTOR}, laggard=("", "west: control", "east: control")[interleaving]
         )
         super().__init__(1000 + interleaving, tracer, shape)
-        self.crashes = [(self.point, _WHO[who], _FIRST[how])]
-        if again:
-            rest, point = divmod(again - 1, _AGAIN)
+        self.crashes = [(point, _WHO[who], _FIRST[how])]
+        if again is not None:
+            rest, point = divmod(again, _AGAIN)
             who_again, how_again = divmod(rest, len(_SECOND))
             self.crashes.append((point, _WHO[who_again], _SECOND[how_again]))
 
     def run(self) -> None:
         self.east.boot()
         self.west.boot()
+        if self.command_given:
+            self.turns(_IMAGE)
+            self._give_command()
         for point, who, keep in self.crashes:
-            self._turns(point)
+            self.turns(point)
             for name in who:
                 self.crash(self.sites[name], power=keep is not None, keep=keep or 0.0)
             self._boot_all()
-        self._turns(30)
+        self.turns(30)
         self._end()
         self.counts["schedules"] += 1
         self.counts["switches"] += self.scheduler.switches
+
+    def _give_command(self) -> None:
+        _, _, name = self.command_given.partition(" ")
+        if name:
+            self._stop(self.sites[name])
+        else:
+            assert self.west.life
+            clients.promote(self, self.west.life, force=True)

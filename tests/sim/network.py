@@ -94,9 +94,9 @@ class Network:
 
     def _reach(self, site: str) -> tuple[Life, Life]:
         task = current().current
-        assert task and task.life
+        assert task
         target = self.world.sites[site].life
-        if not self.up or target is None or target.dead or target.control is None:
+        if not self.up or target is None or target.control is None or target.stopping:
             raise native.NativeError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
         return task.life, target
 
@@ -121,7 +121,7 @@ class Network:
                 exchange.changed.notify_all()
 
         scheduler.spawn(target, f"{target.name}: exchange", handle)
-        if b"handshake" not in operation and scheduler.random.random() < self.twice:
+        if scheduler.random.random() < self.twice:
             scheduler.trace("and it will arrive twice")
             scheduler.spawn(target, f"{target.name}: exchange again", handle)
         exchange.changed.wait_for(lambda: exchange.broken or exchange.answer is not None, timeout_s)

@@ -1,12 +1,16 @@
-"""The judge: what the source held at each consistency point, and what may be found later.
+"""The judge: what clients were told, what a source held at each point, and what may be found.
 
+Of a source (Content):
+  - After a power loss each sector holds what was acknowledged and then flushed, or something
+    written there later; after a killed process, what was acknowledged; after an orderly stop
+    that, whatever the power does.
+Of a mirror (History, one a lineage):
+  - At a consistency point the source's disk holds exactly the acknowledged writes (I6).
   - image(k) of what a target's disk and ledger hold, at any instant of power loss, equals the
     source at consistency point k, byte for byte; k never goes back, and is never below the last
     commit that the source was told of.
-  - At the point itself the source's disk holds exactly the acknowledged writes (I6).
-  - After a power loss each sector of the source holds what was acknowledged and then flushed,
-    or something written there later; after a killed process, what was acknowledged.
-  - When faults end both sites become equal.
+  - A target that was promoted begins as its last image, and the history ends there.
+When faults end both sites become equal (world.py).
 
 The source after a power loss is a new content: the model goes on from what the disk holds.
 """
@@ -23,13 +27,11 @@ SECTOR = 512
 Image = tuple[bytes, ...]  # of each volume
 
 
-class Oracle:
-    def __init__(self, initial: Sequence[bytes], block: int) -> None:
-        self.block = block
+class Content:
+    """The volumes of one source as its clients know them."""
+
+    def __init__(self, initial: Sequence[bytes]) -> None:
         self.model = [bytearray(one) for one in initial]  # what is acknowledged
-        self.points: dict[int, Image] = {}
-        self.acknowledged = 0  # the last commit that the source knows of
-        self.seen = 0  # the last k that a target that is up has shown
         # Of a sector since it was last known durable: what it may hold, oldest first; and how
         # far that is acknowledged.
         self._versions: dict[tuple[int, int], list[bytes]] = {}
@@ -72,33 +74,27 @@ class Oracle:
 
         return flushed
 
-    # ---- the source
+    # ---- what is found
 
-    def point(self, sequence: int, disks: Image) -> None:
-        """The swap of consistency point `sequence` has just been made."""
-        if sequence in self.points:
-            raise Violation(f"sequence {sequence} was used twice")
-        for volume, (disk, model) in enumerate(zip(disks, self.model, strict=True)):
-            if disk != model:
-                raise Violation(f"point {sequence}: volume {volume} is not what was acknowledged: "
-                                + difference(disk, bytes(model)))  # fmt: skip
-        self.points[sequence] = disks
-
-    def source_came_back(self, disks: Image, *, power: bool) -> None:
-        """A new life of the source begins with these bytes."""
+    def judge(self, disks: Image, *, power: bool) -> None:
+        """What stands on the disks after the site was killed, or lost its power."""
         for volume, disk in enumerate(disks):
-            for sector in range(len(disk) // SECTOR):
-                found = disk[sector * SECTOR : (sector + 1) * SECTOR]
-                key = volume, sector
+            model = self.model[volume]
+            for at in range(0, len(disk), SECTOR):
+                found = disk[at : at + SECTOR]
+                key = volume, at // SECTOR
                 versions = self._versions.get(key)
                 if versions is None:
-                    at = sector * SECTOR
-                    allowed = [bytes(self.model[volume][at : at + SECTOR])]
+                    allowed = [bytes(model[at : at + SECTOR])]
                 else:
                     allowed = versions if power else versions[self._known[key] :]
                 if found not in allowed:
-                    raise Violation(f"the source lost sector {sector} of volume {volume}: "
+                    raise Violation(f"the source lost sector {key[1]} of volume {volume}: "
                                     f"{found[:8]!r}, of {[a[:8] for a in allowed]}")  # fmt: skip
+
+    def came_back(self, disks: Image, *, power: bool) -> None:
+        """A new life of the source begins with these bytes."""
+        self.judge(disks, power=power)
         self.model = [bytearray(disk) for disk in disks]
         if power:
             self._versions.clear()
@@ -114,32 +110,84 @@ class Oracle:
                 versions.append(found)
             self._known[volume, sector] = len(versions) - 1
 
+    def stopped(self, disks: Image) -> None:
+        """In order: no request is under way, and all was flushed."""
+        self.equals(disks, "after an orderly stop")
+        self._versions.clear()
+        self._known.clear()
+
+    def equals(self, disks: Image, when: str) -> None:
+        for volume, (disk, model) in enumerate(zip(disks, self.model, strict=True)):
+            if disk != model:
+                raise Violation(f"{when}: volume {volume} is not what was acknowledged: "
+                                + difference(disk, bytes(model)))  # fmt: skip
+
+
+class History:
+    """One lineage: its consistency points, and what is known of its target."""
+
+    def __init__(self, block: int) -> None:
+        self.block = block
+        self.points: dict[int, Image] = {}
+        self.acknowledged = 0  # the last commit that the source knows of
+        self.seen = 0  # the last k that a target that is up has shown
+        self.end: int | None = None  # the k at which the target was promoted
+
+    # ---- the source
+
+    def point(self, sequence: int, disks: Image, content: Content) -> None:
+        """The swap of consistency point `sequence` has just been made."""
+        if sequence in self.points:
+            raise Violation(f"sequence {sequence} was used twice")
+        content.equals(disks, f"point {sequence}")
+        self.points[sequence] = disks
+
+    def acknowledge(self, k: int) -> None:
+        """The source knows of commit `k`."""
+        if self.end is not None and k > self.end:
+            raise Violation(f"{k} was committed, but the history ended with {self.end}")
+        self.acknowledged = max(self.acknowledged, k)
+
     # ---- the target
 
-    def judge(self, book: ledger.Ledger, data: Image, intermediate: Image) -> int:
-        """What a target's durable state says; its k."""
+    def judge(self, book: ledger.Ledger, data: Image, intermediate: Image) -> None:
+        """What a target's durable state says."""
         if not book.whole:
             if self.seen or self.acknowledged:
                 raise Violation(f"the image of {max(self.seen, self.acknowledged)} is lost")
-            return 0
-        k = book.committed
-        if k < self.acknowledged:
-            raise Violation(f"image {k} is older than acknowledged commit {self.acknowledged}")
-        if k < self.seen:
-            raise Violation(f"the image went back from {self.seen} to {k}")
-        if k not in self.points:
-            raise Violation(f"image {k} was never a consistency point")
+            return
+        self._check_k(book.committed)
+        images = []
         for number, volume in enumerate(book.volumes):
             stores = {"data": data[number], "intermediate": intermediate[number]}
             parts = []
             for at in range(0, volume.size, self.block):
                 where = ledger.image(book, volume.name, at // self.block)
                 parts.append(stores[where][at : at + self.block])
-            image = b"".join(parts)
-            if image != self.points[k][number]:
+            images.append(b"".join(parts))
+        self._compare(book.committed, images)
+
+    def promoted(self, k: int, data: Image) -> None:
+        """A target's durable state says that it is a source, and nobody wrote to it yet."""
+        if k != (self.end or k):
+            raise Violation(f"promoted after {k}, and before that after {self.end}")
+        self._check_k(k)
+        self._compare(k, data)
+        self.end = k
+
+    def _check_k(self, k: int) -> None:
+        if k < self.acknowledged:
+            raise Violation(f"image {k} is older than acknowledged commit {self.acknowledged}")
+        if k < self.seen:
+            raise Violation(f"the image went back from {self.seen} to {k}")
+        if k not in self.points:
+            raise Violation(f"image {k} was never a consistency point")
+
+    def _compare(self, k: int, images: Sequence[bytes]) -> None:
+        for number, (image, meant) in enumerate(zip(images, self.points[k], strict=True)):
+            if image != meant:
                 raise Violation(f"image {k} of volume {number} is not what the source held: "
-                                + difference(image, self.points[k][number]))  # fmt: skip
-        return k
+                                + difference(image, meant))  # fmt: skip
 
     def durable(self, k: int) -> None:
         """A target that is up says that k is its image: no crash may take that back.  (What was

@@ -13,7 +13,17 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from mirror_core import cycle, driver, flashcopy, hardlog, ledger, native, target
+from mirror_core import (
+    cycle,
+    driver,
+    flashcopy,
+    hardlog,
+    ledger,
+    native,
+    promotion,
+    site,
+    target,
+)
 from sim import simos
 from sim.core import ffi
 from sim.sched import current
@@ -26,7 +36,43 @@ def _put(where: object, name: str, value: object) -> None:
 def commit_without_flush() -> None:
     """No flush of the intermediate by the target before a commit (I3).  Not caught, for it is
     not needed: the source has flushed it over the link before it asks for the commit."""
-    _put(native.Volume, "flush_front", lambda _volume: None)
+    flush = native.Volume.flush_front
+    _put(native.Volume, "flush_front", lambda volume: volume._intent and flush(volume))
+
+
+def stop_without_flush() -> None:
+    """An orderly stop of a source asserts what is not on its disk."""
+    flush = native.Volume.flush_front
+    _put(native.Volume, "flush_front", lambda volume: volume._intent or flush(volume))
+
+
+def promoted_too_early() -> None:
+    """A target becomes a source while blocks of its image are in the intermediate only."""
+
+    def record(site: site.Site) -> None:
+        whole = dataclasses.replace(site.book.current, hardened=site.book.current.committed)
+        site.book.current = whole
+        recorded(site)
+
+    recorded = promotion._record
+    _put(promotion, "_record", record)
+    _put(target.Target, "wait_hardened", lambda _target, _timeout_s: True)
+
+
+def handshake_twice() -> None:
+    """A handshake that comes again opens its session again (I8)."""
+    _put(target.Target, "_refuse_twice", lambda _target, _session: None)
+
+
+def marked_not_heated() -> None:
+    """What is sent because the target has no image is not in the intent log (I4)."""
+    _put(native.Volume, "heat_all", lambda _volume: None)
+
+
+def kept_intermediate() -> None:
+    """A source that was stopped knows its intermediate by its bytes, which nobody flushed."""
+    records = site.Site.records
+    _put(site.Site, "records", lambda self, _role: records(self, "target"))
 
 
 def hot_forgotten() -> None:

@@ -11,8 +11,11 @@ from sim.world import World
 _ORDER = (
     "schedules", "switches", "points", "hardening records", "writes", "flushes",
     "power losses", "kills",
-    "crashes in recovery", "writes lost", "torn files", "link cuts", "late messages",
-    "disk errors", "write errors", "probes", "images judged",
+    "crashes in recovery",
+    "maps outlived a kill", "writes lost", "torn files", "link cuts", "late messages",
+    "disk errors", "write errors",
+    "commands", "orderly stops", "syncs done", "promotions", "old sources refused",
+    "probes", "images judged",
 )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from greenlet import getcurrent, greenlet
+from greenlet import GreenletExit, getcurrent, greenlet
 
 from sim.core import ffi, lib
 
@@ -41,7 +41,7 @@ class Violation(AssertionError):
 
 
 class Life:
-    """One incarnation of a site; None as a life: the world itself."""
+    """One incarnation of a site."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -49,18 +49,12 @@ class Life:
 
 
 class Task:
-    def __init__(
-        self, life: Life | None, name: str, run: Callable[[], None], world: greenlet
-    ) -> None:
-        self.life, self.name = life, name
-        self.greenlet = greenlet(run, world)  # where it goes when it ends
+    def __init__(self, life: Life, name: str, work: Callable[[], None]) -> None:
+        self.life, self.name, self.work = life, name, work
+        self.greenlet: greenlet | None = None  # None: it has not begun
         self.state = READY
         self.deadline = NEVER
         self.late = False
-        self.error: BaseException | None = None
-
-    def is_dead(self) -> bool:
-        return self.life is not None and self.life.dead
 
 
 class Scheduler:
@@ -73,7 +67,9 @@ class Scheduler:
         self.current: Task | None = None  # None: the world itself runs
         self.switches = 0
         self.tracer: Callable[[str], None] | None = None
-        self._world = getcurrent()  # who calls `turn`
+        self._world = getcurrent()  # who calls `turns`
+        self._until = 0  # the switches after which the world goes on
+        self._error: BaseException | None = None  # of a task that has ended
         self._looked = 0  # in vain, since anything else happened
         lib.sim_clock_ns = NS
         lib.sim_seed = seed * 2654435761 % (1 << 63) | 1
@@ -91,17 +87,8 @@ class Scheduler:
 
     # ---- for tasks
 
-    def spawn(self, life: Life | None, name: str, work: Callable[[], None]) -> Task:
-        def run() -> None:
-            try:
-                if not task.is_dead():
-                    work()
-            except SiteDead:
-                pass
-            except BaseException as error:
-                task.error = error
-
-        task = Task(life, name, run, self._world)
+    def spawn(self, life: Life, name: str, work: Callable[[], None]) -> Task:
+        task = Task(life, name, work)
         self.tasks.append(task)
         return task
 
@@ -110,7 +97,7 @@ class Scheduler:
         task = self.current
         if task:
             self._give_way(task, READY, NEVER)
-            if task.is_dead():
+            if task.life.dead:
                 raise SiteDead
 
     def touch(self) -> None:
@@ -126,12 +113,16 @@ class Scheduler:
         """Until woken by `wake` or the deadline; True: it was the deadline."""
         task = self.current
         assert task, "only a task can wait"
-        if task.is_dead():
+        if task.life.dead:
             raise SiteDead
         late = self._give_way(task, WAITING, deadline_ns)
-        if task.is_dead():
+        if task.life.dead:
             raise SiteDead
         return late
+
+    def ask_world(self) -> None:
+        """Its turn is the next."""
+        self._until = self.switches
 
     @staticmethod
     def wake(task: Task) -> None:
@@ -143,11 +134,11 @@ class Scheduler:
     def core_wait(self, deadline_ns: int) -> int:
         task = self.current
         assert task
-        if not task.is_dead():
+        if not task.life.dead:
             self._give_way(task, LOOKING, deadline_ns)
         else:
             self._give_way(task, READY, NEVER)
-        if task.is_dead():  # whatever it waits for: it is late
+        if task.life.dead:  # whatever it waits for: it is late
             lib.sim_clock_ns = max(lib.sim_clock_ns, min(deadline_ns, lib.sim_clock_ns + 9 * NS))
             return 1
         return int(lib.sim_clock_ns >= deadline_ns)
@@ -158,48 +149,85 @@ class Scheduler:
         if task:
             self._give_way(task, READY, NEVER)
 
-    # ---- the loop
+    # ---- the loop: who gives way chooses who goes on, so the world is asked seldom
 
     def _give_way(self, task: Task, state: str, deadline_ns: int) -> bool:
         task.state, task.deadline = state, deadline_ns
-        self._world.switch()
+        if state is not LOOKING:
+            self._looked = 0
+        other = self._choose() if self.switches < self._until else None
+        if other is not task:
+            self._switch(other)
         return task.late
 
-    def switch_to(self, task: Task) -> None:
-        self.switches += 1
+    def _switch(self, task: Task | None) -> None:
         self.current = task
-        task.greenlet.switch()
-        self.current = None
-        if task.greenlet.dead:
-            self.tasks.remove(task)
-            if task.error:
-                raise task.error
+        if task is None:
+            self._world.switch()
+        elif task.greenlet:
+            task.greenlet.switch()
+        else:
+            task.greenlet = _idle.pop() if _idle else greenlet(_run_tasks, self._world)
+            if task.greenlet is not getcurrent():
+                task.greenlet.switch()
 
-    def turn(self) -> bool:
-        """One task goes on.  False: there is none, nor will there be."""
-        ready, looking = [], []
-        for task in self.tasks:
-            if task.state is READY:
-                ready.append(task)
-            elif task.state is LOOKING:
-                looking.append(task)
-        chance = self.random.random()
-        if ready and not (looking and chance < 0.2):
-            self._looked = 0
-            task = ready[int(chance * 997) % len(ready)]
-            if task.name == self.laggard and chance * 991 % 1 < 0.85:
-                task = ready[int(chance * 983) % len(ready)]
-            self.switch_to(task)
-            return True
-        if looking and (ready or self._looked < 2 * len(looking)):
-            self._looked += 1
-            task = looking[int(chance * 997) % len(looking)]
-            task.state = READY
-            self.switch_to(task)
-            if task.state is READY:  # it met a disk: it had not looked in vain
+    def run_task(self, task: Task) -> None:
+        """All of it, in its greenlet."""
+        try:
+            if not task.life.dead:
+                task.work()
+        except SiteDead:
+            pass
+        except GreenletExit:
+            raise  # nobody will come back here: a violation has ended the schedule
+        except BaseException as error:
+            self._error = error
+        self.tasks.remove(task)
+        self._looked = 0
+
+    def after_task(self) -> None:
+        going = self.switches < self._until and not self._error
+        self._switch(self._choose() if going else None)
+
+    def turns(self, count: int) -> bool:
+        """Tasks go on, `count` switches in all.  True: the world was asked before."""
+        until = self._until = self.switches + count
+        while self.switches < self._until:
+            task = self._choose()
+            if task is None:
+                return False
+            self._go_on(task)
+        self._until = 0
+        return self.switches < until
+
+    def _go_on(self, task: Task) -> None:
+        self._switch(task)
+        if self._error:
+            raise self._error
+
+    def _choose(self) -> Task | None:
+        """Who goes on; None: there is nobody, nor will there be."""
+        while True:
+            chance = self.random.random()
+            ready = [task for task in self.tasks if task.state is READY]
+            looking: list[Task] = []
+            if chance < 0.2 or not ready:
+                looking = [task for task in self.tasks if task.state is LOOKING]
+            if ready and not looking:
                 self._looked = 0
-            return True
-        return self._pass_time()
+                task = ready[int(chance * 997) % len(ready)]
+                if task.name == self.laggard and chance * 991 % 1 < 0.85:
+                    task = ready[int(chance * 983) % len(ready)]
+                break
+            if looking and (ready or self._looked < 2 * len(looking)):
+                self._looked += 1
+                task = looking[int(chance * 997) % len(looking)]
+                task.state = READY
+                break
+            if not self._pass_time():
+                return None
+        self.switches += 1
+        return task
 
     def _pass_time(self) -> bool:
         self._looked = 0
@@ -221,7 +249,7 @@ class Scheduler:
             for task in left:
                 if task in self.tasks:
                     task.state = READY
-                    self.switch_to(task)
+                    self._go_on(task)
             turns += 1
             if turns > _UNWIND_TURNS:
                 raise Violation(f"a dead site does not unwind: {[t.name for t in left]}")
@@ -230,6 +258,17 @@ class Scheduler:
 # ---- the one of this process, and the core's way to it
 
 _now: list[Scheduler] = []
+_idle: list[greenlet] = []
+
+
+def _run_tasks() -> None:
+    """A greenlet runs one task after another: its stack costs as much as what a task does."""
+    while True:
+        scheduler = _now[0]
+        assert scheduler.current
+        scheduler.run_task(scheduler.current)
+        _idle.append(getcurrent())
+        scheduler.after_task()
 
 
 def install(scheduler: Scheduler) -> None:

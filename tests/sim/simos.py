@@ -55,6 +55,11 @@ class SimFs:
         self.failing = 0  # the next so many writes and syncs fail
         self.failing_code = errno.EIO
 
+    def put(self, name: str, data: bytes) -> None:
+        """A file that stands there, safely."""
+        inode = self.names[name] = self.safe_names[name] = Inode()
+        inode.now[:] = inode.safe = data
+
     def rename(self, change: Callable[[dict[str, Inode]], None]) -> None:
         change(self.names)
         self.changes.append(change)
@@ -320,4 +325,4 @@ TIME = SimpleNamespace(
 )
 THREADING = SimpleNamespace(Condition=Condition, Lock=Lock)
 RANDOM = SimpleNamespace(uniform=_uniform)
-SECRETS = SimpleNamespace(randbits=_randbits)
+SECRETS = SimpleNamespace(randbits=_randbits, token_hex=lambda n: _urandom(n).hex())

@@ -1,29 +1,55 @@
-"""A simulated machine with production's Site on it: boots, crashes, and what is on its disks.
+"""A simulated machine with production's Site on it: boots, stops, crashes, and its disks.
 
-The Site is production's own, constructor and all; only what opens a store, and what locks the
-folder, is replaced.  Its control thread becomes a task.
+The Site is production's own, constructor, stop and all; only what opens a store, what locks the
+folder, and the exec at the end of a promotion, is replaced.  Its control thread becomes a task.
+A site that stops does as nbdkit has it do: no connection is taken, those there are end, and when
+no request is left it closes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from mirror_core import book as book_module
-from mirror_core import config, driver, hardlog, journal, ledger, native, site, stores, target
+from mirror_core import (
+    config,
+    driver,
+    hardlog,
+    journal,
+    ledger,
+    native,
+    promotion,
+    resync,
+    site,
+    stores,
+    target,
+)
 from mirror_core.errors import LedgerError, MirrorError
 from sim import simos
 from sim.core import ffi, lib
-from sim.sched import Life, bytes_at, current
+from sim.oracle import SECTOR, Content, History
+from sim.sched import NEVER, NS, Life, bytes_at, current
 
 if TYPE_CHECKING:
     from sim.world import World
 
+_PATHS = {name: Path(name) for name in ("sim.toml", "east", "west")}
 PARTS = ("data", "intermediate")
 INTENT_BYTES = 4096
 REGION_SHIFT = 10  # of the intent log: a few blocks, so that there are several regions
+
+
+@functools.lru_cache(64)
+def _load(data: bytes) -> ledger.Ledger:
+    """The oracle's: it finds the same ledger again and again."""
+    return ledger.decode(data, "ledger")
 
 
 class QuietJournal(journal.Journal):
@@ -33,17 +59,34 @@ class QuietJournal(journal.Journal):
 
 def patch_production() -> None:
     """Once a process: production's modules use the simulated system."""
-    for module in (ledger, hardlog, site):
+    for module in (ledger, hardlog, site, promotion, resync):
         setattr(module, "os", simos.OS)  # noqa: B010
     for module in (driver, target, book_module):
         setattr(module, "threading", simos.THREADING)  # noqa: B010
     for module in (driver, target, site):
         setattr(module, "time", simos.TIME)  # noqa: B010
     setattr(driver, "random", simos.RANDOM)  # noqa: B010
-    setattr(driver, "secrets", simos.SECRETS)  # noqa: B010
+    for module in (driver, target, site):
+        setattr(module, "secrets", simos.SECRETS)  # noqa: B010
+    setattr(promotion, "process", SimpleNamespace(begin_anew=_begin_anew))  # noqa: B010
+    setattr(stores, "_SAMPLE", SECTOR)  # noqa: B010
+    setattr(stores, "_SAMPLES", 3)  # noqa: B010
+    # A thread that is never started needs nothing of a thread.
+    setattr(threading.Thread, "__init__", lambda _thread, name: None)  # noqa: B010
     setattr(site, "Journal", QuietJournal)  # noqa: B010
-    setattr(site, "lock_state", lambda _config: -1)  # noqa: B010
+    for module in (site, resync):
+        setattr(module, "lock_state", lambda _config: -1)  # noqa: B010
     setattr(site, "write_pid", lambda _fd: None)  # noqa: B010
+
+
+def _begin_anew(_config: config.SiteConfig) -> None:
+    """An exec: the world kills what runs and boots."""
+    scheduler = current()
+    life = scheduler.current and scheduler.current.life
+    assert isinstance(life, Incarnation)
+    life.anew = True
+    scheduler.ask_world()
+    scheduler.wait(NEVER)
 
 
 class SimConfig(config.SiteConfig):
@@ -70,24 +113,39 @@ class SimSite(site.Site):
                 self._life.handles.append(handle)
                 store = native.Store(handle, "file")
                 undo.callback(store.close)
-                where = f"{self._machine.name}/{record.name}/{part}"
-                opened[record.name, part] = stores.Opened(
-                    where, store, record.size, "file", where, None
-                )
+                where = self._machine.where(record.name, part)
+                one = stores.Opened(where, store, record.size, "file", where, None)
+                size = record.size if current.clean else 0
+                stores.verify(one, getattr(record, part), "", size)
+                opened[record.name, part] = one
         return opened
 
     def _keep_maps(
         self, volume: native.Volume, record: ledger.VolumeRecord, current: ledger.Ledger
     ) -> None:
-        """None: every end of a site is a power loss to its maps."""
+        """What a kill leaves of them is Machine.maps, which a power loss takes."""
 
     def _restore_exact(
         self, volume: native.Volume, record: ledger.VolumeRecord, current: ledger.Ledger
     ) -> bool:
-        return False
+        kept = self._machine.maps.get(current.run)
+        if kept is None:
+            return False
+        self._machine.world.counts["maps outlived a kill"] += 1
+        for first, count in kept[record.name]:
+            volume.mark(first, count)
+        return True
 
     def _remove_maps(self, *, but: str) -> None:
-        """There are none."""
+        for run in [run for run in self._machine.maps if run != but]:
+            del self._machine.maps[run]
+
+    def maps(self) -> dict[str, list[tuple[int, int]]]:
+        """As they are at this instant in shared memory (mapfile.py), all five in one."""
+        return {
+            member.name: [run for which in range(5) for run in member.native.runs(which)]
+            for member in self.members
+        }
 
     def _open_intent(self, record: ledger.VolumeRecord, current: ledger.Ledger) -> native.Intent:
         """On a disk of its own, which loses what was not flushed as the others do."""
@@ -101,19 +159,29 @@ class SimSite(site.Site):
 
 
 class Incarnation(Life):
-    """A site from its boot to its end."""
+    """A site from its boot to its end, or a command on a site that does not run."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.handles: list[Any] = []  # its stores
         self.site: SimSite | None = None
         self.up = False
-        self.refused: MirrorError | None = None  # it did not start
+        self.stopping = False
+        self.anew = False  # the process is to begin again
+        self.refused: MirrorError | None = None  # it did not start, or did not stop in order
 
     @property
     def control(self) -> driver.Driver | target.Target | None:
         """Of a site that is up."""
         return self.site.control if self.site and self.up else None
+
+    @property
+    def source(self) -> driver.Driver | None:
+        return self.control if isinstance(self.control, driver.Driver) else None
+
+    @property
+    def target(self) -> target.Target | None:
+        return self.control if isinstance(self.control, target.Target) else None
 
 
 class Machine:
@@ -127,6 +195,9 @@ class Machine:
         self.disks: dict[tuple[str, str], Any] = {}
         self.intents: dict[str, Any] = {}  # the disks of the intent logs
         self.sizes = volumes
+        self.maps: dict[str, dict[str, list[tuple[int, int]]]] = {}  # by run and volume
+        self.content: Content | None = None  # of a source: what its clients know
+        self.follows: History | None = None  # of a target, and of a source that was one
         for volume, size in volumes.items():
             for part in PARTS:
                 number = len(self.disks) + (10 if name == "east" else 20)
@@ -138,21 +209,26 @@ class Machine:
     def config_for(self, life: Incarnation) -> SimConfig:
         volumes = tuple(config.VolumeConfig(v, f"{v}.img", f"{v}.mid") for v in self.sizes)
         return SimConfig(
-            Path("sim.toml"), self.name, Path(self.name), Path(self.peer),
+            _PATHS["sim.toml"], self.name, _PATHS[self.name], _PATHS[self.peer],
             cast(Path, simos.SimPath(self.fs, life)), None, volumes,
             preserve=self.world.preserve, block_size=self.world.block,
         )  # fmt: skip
 
     def create(self, role: ledger.Role) -> None:
         """As `flashmirror create`."""
-        nothing = ledger.StoreRecord("file", "")
         records = tuple(
-            ledger.VolumeRecord(v, size, self.world.block, nothing, nothing)
+            ledger.VolumeRecord(
+                v, size, self.world.block,
+                *(ledger.StoreRecord("file", self.where(v, part)) for part in PARTS),
+            )
             for v, size in self.sizes.items()
-        )
+        )  # fmt: skip
         lineage = ledger.Lineage("1" * 32) if role == "source" else None
         first = ledger.Ledger(self.name, self.name, role, lineage, records)
-        ledger.save(cast(Path, simos.SimPath(self.fs, Life(self.name))), first)
+        self.fs.put("ledger", ledger.encode(first))
+
+    def where(self, volume: str, part: str) -> str:
+        return f"{self.name}/{volume}/{part}"
 
     # ---- what the disks hold
 
@@ -177,49 +253,100 @@ class Machine:
 
     # ---- its lives
 
-    def boot(self) -> None:
+    def _begin(self, what: str, work: Callable[[Incarnation], None]) -> None:
         assert self.life is None
         life = self.life = Incarnation(self.name)
-        scheduler = current()
 
         def run() -> None:
             try:
-                opened = SimSite(self, life)
-                life.site = opened
-                setattr(opened.control, "start", start)  # noqa: B010
-                self.world.opened(self, life)
-                opened.start()
+                work(life)
             except MirrorError as error:
-                scheduler.trace(f"does not start: {error}")
+                current().trace(f"does not {what}: {error}")
                 life.refused = error
+                if life.site is None:
+                    life.handles.clear()  # the stores were closed: not to be killed
+
+        current().spawn(life, f"{self.name}: {what}", run)
+
+    def boot(self) -> None:
+        self._begin("boot", self._boot)
+
+    def _boot(self, life: Incarnation) -> None:
+        scheduler = current()
+        opened = SimSite(self, life)
+        life.site = opened
 
         def start() -> None:
-            site_now = life.site
-            assert site_now
-            scheduler.spawn(life, f"{self.name}: control", site_now.control._run)
+            task = scheduler.spawn(life, f"{self.name}: control", opened.control._run)
+
+            def join() -> None:
+                while task in scheduler.tasks:
+                    scheduler.wait(lib.sim_clock_ns + NS // 1000)
+
+            setattr(opened.control, "join", join)  # noqa: B010
             life.up = True
             scheduler.trace("is up")
             self.world.started(self, life)
 
-        scheduler.spawn(life, f"{self.name}: boot", run)
+        setattr(opened.control, "start", start)  # noqa: B010
+        self.world.opened(self, life)
+        opened.start()
+
+    def stop(self) -> None:
+        """In order: the life ends, unless something comes in between."""
+        life = self.life
+        assert life and life.up
+        life.stopping = True
+        scheduler = current()
+
+        def run() -> None:
+            site_now = life.site
+            assert site_now
+            while len([t for t in scheduler.tasks if t.life is life]) > 2:  # its control, and this
+                scheduler.wait(lib.sim_clock_ns + NS // 1000)
+            try:
+                site_now.stop()
+            except MirrorError as error:
+                scheduler.trace(f"does not stop in order: {error}")
+                life.refused = error
+                return
+            scheduler.trace("stopped")
+            life.dead, self.life = True, None
+            self.world.stopped(self)
+
+        scheduler.spawn(life, f"{self.name}: stop", run)
+
+    def resync(self) -> None:
+        """As `flashmirror resync --full --force`."""
+
+        def work(life: Incarnation) -> None:
+            resync.resync_full(self.config_for(life), force=True)
+            current().trace("gives up its history")
+            life.dead, self.life = True, None
+
+        self._begin("resync", work)
 
     def crash(self) -> None:
         """The process ends here; its disks and files stay as they are at this instant."""
         life = self.life
         assert life
         life.dead, self.life = True, None
+        if life.site and life.site.book.current.role == "source":
+            self.maps[life.site._run] = life.site.maps()
         for handle in life.handles:
             lib.sim_store_kill(handle)
         if life.site:
             life.site.copier.fail(errno.EIO)  # nobody is left who could end a writer's wait
         current().unwind(life)
         if life.site:
+            life.site._maps_count = True  # nobody removes them
             life.site.copier.unlink()
             life.site._undo.close()
 
     def lose_power(self, keep: float) -> tuple[int, int]:
         """After a crash: what was not flushed is lost; (writes lost, files torn)."""
         lost = 0
+        self.maps.clear()
         for part in PARTS:
             images, gone = self.survivors(part, keep)
             self.fill(part, images)
@@ -234,5 +361,5 @@ class Machine:
     def book_on_disk(self, fs: simos.SimFs) -> ledger.Ledger:
         """What a boot now would find.  LedgerError."""
         state = cast(Path, simos.SimPath(fs, Life(self.name)))
-        book = ledger.load(state)
+        book = _load(ledger.path_in(state).read_bytes())
         return hardlog.recover(state, book) if book.role == "target" and not book.clean else book

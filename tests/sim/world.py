@@ -1,34 +1,31 @@
-"""One schedule: two machines, a link, clients and faults, all from one seed.
+"""One schedule: two machines, a link, clients, commands and faults, all from one seed.
 
-    trouble   clients write; a fault comes after a random number of switches, again and again
+    trouble   clients write; commands and faults come after random numbers of switches
     calm      faults end, everything is booted; clients write on for a while, then stop
-    end       both sites must become equal within a bound
+    end       if the target was promoted, the old source is refused, and takes the new one's
+              history; then both sites must become equal within a bound
 
 After every crash, and at instants in between (a probe: what if the power went here?), the
-oracle looks at what is on the disks.
+oracle looks at what is on the disks.  Who is the source follows from the ledgers alone.
 
-Left out: an orderly stop and start, commands (pause, sync), a lost or swapped store, a source
-that goes back to an older copy of itself, promote (a role is fixed here: Machine.create), and
-an intent log, which the source has not yet: after a crash it marks everything.  An exchange may
-arrive twice, but not a handshake: each has a connection of its own, and TCP repeats nothing.
+Left out: a lost or swapped store, and a source that goes back to an older copy of itself.
 """
 
 from __future__ import annotations
 
 import errno
-import functools
 import random
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mirror_core import limits, native
+from mirror_core import ledger, limits
 from mirror_core.driver import Driver
 from mirror_core.errors import LedgerError
 from mirror_core.target import Target
-from sim import network, plants, sched, simos
-from sim.core import ffi, lib
-from sim.oracle import SECTOR, Oracle
+from sim import clients, network, plants, sched, simos
+from sim.core import lib
+from sim.oracle import SECTOR, Content, History
 from sim.sched import Life, Scheduler, Violation
 from sim.sites import Incarnation, Machine, SimSite, patch_production
 
@@ -52,6 +49,9 @@ class Shape:
     tick_ns: int = 1_000
     laggard: str = ""
     slice_s: float = 2e-7  # of the second flashcopy: small batches of hardening
+    lanes: int = 1  # of writers who wait for a copy
+    unit: int = SECTOR  # under one checksum, when a source compares
+    sums: int = 2048  # in one request
 
     @classmethod
     def of(cls, rng: random.Random) -> Shape:
@@ -63,7 +63,8 @@ class Shape:
             rng.randrange(1, 4), rng.random() < 0.3, rng.choice((1, 2, 4, 8, 16)),
             rng.choice((1_000, 100_000, 3_000_000)),
             rng.choice(("", "west: control", "west: control", "east: control")),
-            rng.choice((0.002, 2e-7, 2e-7)),
+            rng.choice((0.002, 2e-7, 2e-7)), rng.choice((1, 1, 2, 3)),
+            rng.choice((512, 1024)), rng.choice((2, 2048)),
         )  # fmt: skip
 
 
@@ -79,6 +80,8 @@ class World:
         sched.install(self.scheduler)
         simos.forget_descriptors()
         limits.HARDEN_SLICE_S = shape.slice_s
+        limits.PRIORITY_LANES = shape.lanes
+        limits.COMPARE_UNIT_BYTES, limits.COMPARE_SUMS = shape.unit, shape.sums
         self.block, self.preserve, sizes = shape.block, shape.preserve, shape.sizes
         self.nclients, self.disk_errors = shape.clients, shape.disk_errors
         self.east = Machine(self, "east", "west", sizes)
@@ -87,11 +90,14 @@ class World:
         self.network = network.Network(self)
         network.install(self.network)
         self._fill()
-        self.oracle = Oracle(self.east.images("data"), self.block)
+        self.histories: dict[str, History] = {}  # by lineage
+        self.east.content = Content(self.east.images("data"))
         self.serial = 0  # of writes
         self.clients_stop = False
         self.east.create("source")
         self.west.create("target")
+        lineage = self.east.book_on_disk(self.east.fs).lineage
+        self.west.follows = self._history(lineage)
 
     def _fill(self) -> None:
         """What the disks held before the sites were created."""
@@ -109,23 +115,43 @@ class World:
         assert isinstance(life, Incarnation) and life.site
         return life.site
 
+    def _history(self, lineage: ledger.Lineage | None) -> History:
+        assert lineage
+        return self.histories.setdefault(lineage.id, History(self.block))
+
     # ---- what machines report
 
     def opened(self, machine: Machine, life: Incarnation) -> None:
         """A site is open and has not begun: the oracle watches its consistency points."""
         assert life.site
-        if machine is self.west:
-            assert isinstance(life.site.control, Target)
-            log = life.site.control._log
-            append = log.append
-
-            def counted(sequence: int, hardened: Any) -> None:
-                append(sequence, hardened)
-                self.counts["hardening records"] += 1
-
-            setattr(log, "append", counted)  # noqa: B010
+        if isinstance(life.site.control, Target):
+            machine.content = None
+            self._watch_log(life.site.control)
             return
-        site, group = life.site, life.site.copier.group
+        current = life.site.book.current
+        if machine.content is None:
+            self._promoted(machine, current)
+            machine.content = Content(machine.images("data"))
+        self._watch_points(machine, life.site, machine.content, self._history(current.lineage))
+
+    def _watch_log(self, control: Target) -> None:
+        append = control._log.append
+
+        def counted(sequence: int, hardened: Any) -> None:
+            append(sequence, hardened)
+            self.counts["hardening records"] += 1
+
+        setattr(control._log, "append", counted)  # noqa: B010
+
+    def _promoted(self, machine: Machine, book: ledger.Ledger) -> None:
+        assert book.lineage and machine.follows
+        self.counts["promotions"] += machine.follows.end is None
+        machine.follows.promoted(book.lineage.forked_at, machine.images("data"))
+
+    def _watch_points(
+        self, machine: Machine, site: SimSite, content: Content, history: History
+    ) -> None:
+        life, group = machine.life, site.copier.group
         freeze = group.freeze
 
         def watched(budget_s: float) -> float:
@@ -133,115 +159,89 @@ class World:
             self.counts["points"] += 1
             sequence = site.book.current.begun
             self.scheduler.trace(f"consistency point {sequence}")
-            if not life.dead:
-                self.oracle.point(sequence, machine.images("data"))
+            if life and not life.dead:
+                history.point(sequence, machine.images("data"), content)
             return held
 
         setattr(group, "freeze", watched)  # noqa: B010
 
     def started(self, machine: Machine, life: Incarnation) -> None:
-        assert life.site
-        if machine is self.west:
-            return
-        for number in range(self.nclients):
-            work = functools.partial(self._client, life, number)
-            self.scheduler.spawn(life, f"client {number}", work)
+        if life.source:
+            clients.Clients(self, machine, life)
 
-    # ---- clients: each owns every n-th sector range, and writes only when the last is answered
+    def stopped(self, machine: Machine) -> None:
+        """In order."""
+        self.counts["orderly stops"] += 1
+        book = machine.book_on_disk(machine.fs)
+        if book.role == "target":
+            self._judge(machine, machine.fs, machine.images("data"),
+                        machine.images("intermediate"), power=False)  # fmt: skip
+        elif machine.content and book.clean:
+            machine.content.stopped(machine.images("data"))
+        elif machine.content:
+            machine.content.came_back(machine.images("data"), power=False)
 
-    def _client(self, life: Incarnation, number: int) -> None:
-        rng = self.scheduler.random
-        while not self.clients_stop:
-            volume = rng.randrange(len(self.east.sizes))
-            size = list(self.east.sizes.values())[volume]
-            share = size // SECTOR // self.nclients
-            if share == 0:
-                if number:
-                    return
-                share = size // SECTOR
-            first = number * share + rng.randrange(share)
-            sectors = min(rng.choice((1, 1, 1, 2, 3)), (number + 1) * share - first)
-            self._request(life, volume, first * SECTOR, sectors * SECTOR)
-            self.scheduler.pause()
-            if rng.random() < 0.2:
-                self.scheduler.wait(lib.sim_clock_ns + int(rng.random() * 30_000_000))
-
-    def _request(self, life: Incarnation, volume: int, offset: int, length: int) -> None:
-        assert life.site
-        rng, oracle = self.scheduler.random, self.oracle
-        handle = life.site.members[volume].native._handle
-        kind = rng.random()
-        if kind < 0.1:
-            flushed = oracle.flushing(volume)
-            if lib.fm_volume_client_flush(handle) == 0 and not life.dead:
-                self.counts["flushes"] += 1
-                flushed()
-            return
-        if kind < 0.2:
-            out = ffi.new("char[]", length)
-            if lib.fm_volume_read(handle, out, length, offset) == 0 and not life.dead:
-                meant = bytes(oracle.model[volume][offset : offset + length])
-                if sched.bytes_at(out, length) != meant:
-                    raise Violation(f"a read of volume {volume} at {offset} is wrong")
-            return
-        flags = native.FUA if rng.random() < 0.1 else 0
-        self.serial += 1
-        if kind < 0.3:
-            data = bytes(length)
-            oracle.issue(volume, offset, data)
-            rc = lib.fm_volume_zero(handle, 0, length, offset, flags | native.PUNCH)
-        else:
-            data = b"".join(
-                (self.serial * 256 + i).to_bytes(8, "big") * (SECTOR // 8)
-                for i in range(length // SECTOR)
-            )
-            oracle.issue(volume, offset, data)
-            rc = lib.fm_volume_write(handle, 0, data, length, offset, flags)
-        self.scheduler.trace(f"write {self.serial} volume {volume} at {offset}+{length}: {rc}")
-        if life.dead:
-            return
-        self.counts["writes"] += 1
-        if rc == 0:
-            oracle.done(volume, offset, data)
-        else:
-            self.counts["write errors"] += 1
-            if not self.disk_errors:
-                raise Violation(f"a client got an error {rc} that no disk made")
-            disk = self.east.images("data")[volume]
-            oracle.failed(volume, offset, disk[offset : offset + length])
+    def synced(self, history: History, sequence: int) -> None:
+        """`sync` says that the target has `sequence`, and whole in its data stores."""
+        for machine in (self.east, self.west):
+            if machine.follows is not history or history.end is not None:
+                continue
+            fs, _ = machine.fs.survivors(self.scheduler.random, 0.0)
+            data, _ = machine.survivors("data", 0.0)
+            book = machine.book_on_disk(fs)
+            owed = any(bits for key, bits in book.maps.items() if key.endswith("/pending"))
+            if book.committed < sequence or (book.committed == sequence and owed):
+                raise Violation(f"{sequence} is not whole at the target")
+            if book.committed == sequence:
+                history.judge(book, data, data)
 
     # ---- the oracle's looks
 
     def _note_commits(self) -> None:
-        east, west = self.east.life, self.west.life
-        if east and east.site and isinstance(east.site.control, Driver):
-            self.oracle.acknowledged = max(self.oracle.acknowledged, east.site.control.committed)
-        if west and west.site and west.up and west.site.book.current.whole:
-            self.oracle.durable(west.site.book.current.committed)
+        for machine in (self.east, self.west):
+            life = machine.life
+            if not (life and life.site):
+                continue
+            book, control = life.site.book.current, life.site.control
+            if isinstance(control, Driver):
+                self._history(book.lineage).acknowledge(control.committed)
+            elif life.up and book.whole and machine.follows:
+                machine.follows.durable(book.committed)
         state = hash((
-            bytes(self.west.images("data")[0]), bytes(self.west.images("intermediate")[0]),
-            self.east.images("data"), self.oracle.acknowledged,
+            self.west.images("data"), self.west.images("intermediate"), self.east.images("data"),
+            sum(history.acknowledged for history in self.histories.values()),
         ))  # fmt: skip
         self.states.add(state)
 
-    def _judge(self, fs: simos.SimFs, data: Any, intermediate: Any) -> None:
+    def _judge(
+        self, machine: Machine, fs: simos.SimFs, data: Any, intermediate: Any, *, power: bool
+    ) -> ledger.Ledger:
         try:
-            book = self.west.book_on_disk(fs)
+            book = machine.book_on_disk(fs)
         except LedgerError as error:
-            raise Violation(f"the target cannot start: {error}") from error
-        self.oracle.judge(book, data, intermediate)
-        self.counts["images judged"] += book.whole
+            raise Violation(f"{machine.name} cannot start: {error}") from error
+        if book.role == "target":
+            assert machine.follows
+            machine.follows.judge(book, data, intermediate)
+            self.counts["images judged"] += book.whole
+        elif machine.content:
+            machine.content.judge(data, power=power)
+        else:
+            self._promoted(machine, book)
+        return book
 
     def probe(self) -> None:
-        """What if the target's power went at this instant?"""
+        """What if the target's power went at this instant?  And the source's?"""
         self.counts["probes"] += 1
         self._note_commits()
-        keep = self.scheduler.random.choice(_KEEP)
-        data, _ = self.west.survivors("data", keep)
-        intermediate, _ = self.west.survivors("intermediate", keep)
-        fs, torn = self.west.fs.survivors(self.scheduler.random, keep)
+        rng = self.scheduler.random
+        keep = rng.choice(_KEEP)
+        machine = self.east if (self.west.content is None) == (rng.random() < 0.2) else self.west
+        data, _ = machine.survivors("data", keep)
+        intermediate, _ = machine.survivors("intermediate", keep)
+        fs, torn = machine.fs.survivors(rng, keep)
         self.counts["torn files"] += torn
-        self._judge(fs, data, intermediate)
+        self._judge(machine, fs, data, intermediate, power=True)
 
     # ---- faults
 
@@ -258,14 +258,31 @@ class World:
             lost, torn = machine.lose_power(keep)
             self.counts["writes lost"] += lost
             self.counts["torn files"] += torn
-        if machine is self.west:
-            self._judge(self.west.fs, self.west.images("data"), self.west.images("intermediate"))
+        data = machine.images("data")
+        book = self._judge(machine, machine.fs, data, machine.images("intermediate"), power=power)
+        if book.role == "source" and machine.content:
+            machine.content.came_back(data, power=power)
+
+    def command(self) -> None:
+        """Of a person, to a site that is up."""
+        rng = self.scheduler.random
+        life = rng.choice((self.east, self.west)).life
+        if not (life and life.up) or life.stopping:
+            return
+        choice = rng.random()
+        if choice < 0.4:
+            self._stop(self.sites[life.name])
+        elif life.source:
+            asks = clients.sync, clients.sync, clients.pause, clients.pause, clients.resume
+            asks[int(choice * 997) % len(asks)](self, life)
         else:
-            self.oracle.source_came_back(machine.images("data"), power=power)
-            try:
-                machine.book_on_disk(machine.fs)
-            except LedgerError as error:
-                raise Violation(f"the source cannot start: {error}") from error
+            clients.promote(self, life, force=rng.random() < 0.7)
+
+    def _stop(self, machine: Machine) -> None:
+        self.scheduler.trace(f"*** {machine.name}: stop")
+        if machine.life and machine.life.target:
+            self.network.cut()
+        machine.stop()
 
     def fault(self) -> None:
         rng = self.scheduler.random
@@ -315,32 +332,44 @@ class World:
         self.east.boot()
         self.west.boot()
         gap = rng.choice((5, 12, 25, 60, 100))
+        commands = rng.choice((0.0, 0.2, 0.6))
         for _ in range(rng.randrange(1, 5)):
-            self._turns(int(rng.expovariate(1 / gap)))
+            wait = int(rng.expovariate(1 / gap))
+            if rng.random() < commands:
+                before = rng.randrange(wait + 1)
+                self.turns(before)
+                self.command()
+                wait -= before
+            self.turns(wait)
             self.fault()
             if rng.random() < 0.5:
-                self._turns(rng.randrange(20))
+                self.turns(rng.randrange(20))
             if rng.random() < 0.5:
                 self.probe()
             self._boot_all(0.9)
         self._calm()
-        self._turns(rng.randrange(30))
+        self.turns(rng.randrange(30))
         self._end()
         self.counts["schedules"] += 1
         self.counts["switches"] += self.scheduler.switches
 
-    def _turns(self, count: int) -> None:
+    def turns(self, count: int) -> None:
         until = self.scheduler.switches + count
-        while self.scheduler.switches < until:
-            if not self.scheduler.turn():
-                return
+        more = True
+        while more:
+            more = self.scheduler.turns(until - self.scheduler.switches)
+            for machine in (self.east, self.west):
+                if machine.life and machine.life.anew:
+                    self.counts["processes begun anew"] += 1
+                    self.crash(machine, power=False, keep=0.0)
+                    machine.boot()
 
     def _boot_all(self, chance: float = 1.0) -> None:
         for machine in (self.east, self.west):
             if machine.life and machine.life.refused:
                 if not self.disk_errors:
                     raise Violation(f"{machine.name} does not start: {machine.life.refused}")
-                machine.crash()
+                self.crash(machine, power=False, keep=0.0)
             if machine.life is None and self.scheduler.random.random() < chance:
                 machine.boot()
 
@@ -358,41 +387,64 @@ class World:
         self.scheduler.trace("*** the end: clients stop")
         until = self.scheduler.switches + _TURNS_MAX
         while not self._converged():
-            self._turns(20)
+            self.turns(20)
             self._boot_all()  # one that was just booting when a disk failed
+            self._resume_all()
             if self.scheduler.switches > until:
                 raise Violation(f"it does not converge: {self._why()}")
         self._note_commits()
-        self._judge(self.west.fs, self.west.images("data"), self.west.images("intermediate"))
-        source = self.east.images("data")
-        if source != self.west.images("data") or source != tuple(map(bytes, self.oracle.model)):
-            raise Violation("the sites are not equal in the end")
+        for machine in (self.east, self.west):
+            if machine.content:
+                machine.content.equals(self.east.images("data"), "in the end")
+                machine.content.equals(self.west.images("data"), "in the end")
+            else:
+                self._judge(machine, machine.fs, machine.images("data"),
+                            machine.images("intermediate"), power=False)  # fmt: skip
         for machine in (self.east, self.west):
             machine.crash()
 
+    def _resume_all(self) -> None:
+        """So that it can become quiet; and who was refused takes the other history."""
+        for machine, other in ((self.east, self.west), (self.west, self.east)):
+            life = machine.life
+            if not (life and life.site and life.source) or life.stopping:
+                continue
+            book = life.site.book.current
+            if book.paused:
+                clients.resume(self, life)
+            history = self._history(book.lineage)
+            ended = machine.content and other.content and other.follows is history
+            if ended and life.source.refused and "is the source now" in str(life.source.reason):
+                self.counts["old sources refused"] += 1
+                self.crash(machine, power=False, keep=0.0)
+                machine.follows = self._history(other.book_on_disk(other.fs).lineage)
+                machine.resync()
+
     def _converged(self) -> bool:
-        life, west = self.east.life, self.west.life
-        if not (life and west and life.up and west.up and life.site and west.site):
+        lives = [m.life for m in (self.east, self.west) if m.life and not m.life.stopping]
+        source = next((one for one in lives if one.source), None)
+        target = next((one for one in lives if one.target), None)
+        if not (source and source.site and source.source):
             return False
-        if any(t.name.startswith("client") for t in self.scheduler.tasks):
+        if not (target and target.site and target.target):
             return False
-        control, target = life.site.control, west.site.control
-        assert isinstance(control, Driver) and isinstance(target, Target)
+        if any("control" not in task.name for task in self.scheduler.tasks):
+            return False
+        control, committed = source.source, target.site.book.current.committed
         return (
             control.progress.phase == "idle"
-            and life.site.copier.group.next_blocks() == 0
+            and source.site.copier.group.next_blocks() == 0
             and control.hardened >= control.committed > 0
-            and target.hardened >= control.committed
+            and target.target.hardened >= committed >= control.committed
         )
 
     def _why(self) -> str:
-        life, west = self.east.life, self.west.life
         parts = []
-        if life and life.site and isinstance(life.site.control, Driver):
-            control = life.site.control
-            parts += [str(control.reason), control.progress.phase, str(control.committed)]
-        if west and west.site and isinstance(west.site.control, Target):
-            parts += [str(west.site.control.reason), str(west.site.control.hardened)]
+        for life in (self.east.life, self.west.life):
+            if life and life.source:
+                parts += [str(life.source.reason), life.source.progress.phase]
+            elif life and life.target:
+                parts += [str(life.target.reason), str(life.target.hardened)]
         return (
             ", ".join(parts) + "; " + ", ".join(f"{t.name} {t.state}" for t in self.scheduler.tasks)
         )

@@ -139,7 +139,7 @@ disk_run (struct sim_disk *d, const struct fm_op *op)
     d->nlog = 0;
     return 0;
   }
-  assert (op->offset % SIM_SECTOR == 0 && op->length % SIM_SECTOR == 0);
+  assert (op->kind == FM_READ || (op->offset % SIM_SECTOR == 0 && op->length % SIM_SECTOR == 0));
   if (op->offset > d->size || op->length > d->size - op->offset)
     return -EINVAL;
   if (op->kind == FM_READ) {

@@ -1,0 +1,181 @@
+"""Who uses a site: clients that read and write, and a person who gives commands.
+
+Each client owns every n-th sector range of its source's volumes, and begins a request only when
+the last one is answered.  Commands are asked of the control export as `flashmirror` asks them,
+again and again until done; what they promise is judged when they say that it is so.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from mirror_core import control, native, protocol
+from sim.core import ffi, lib
+from sim.oracle import SECTOR, Content
+from sim.sched import NS, Violation, bytes_at, current
+from sim.sites import Incarnation, Machine
+
+if TYPE_CHECKING:
+    from sim.world import World
+
+
+class Clients:
+    """Those of one life of a source."""
+
+    def __init__(self, world: World, machine: Machine, life: Incarnation) -> None:
+        assert life.site and machine.content
+        self.world, self.machine, self.life, self.site = world, machine, life, life.site
+        self.content: Content = machine.content
+        for number in range(world.nclients):
+            work = functools.partial(self._run, number)
+            world.scheduler.spawn(life, f"client {number}", work)
+
+    def _run(self, number: int) -> None:
+        world, sizes = self.world, list(self.machine.sizes.values())
+        scheduler, rng = world.scheduler, world.scheduler.random
+        while not (world.clients_stop or self.life.stopping):
+            volume = rng.randrange(len(sizes))
+            share = sizes[volume] // SECTOR // world.nclients
+            if share == 0:
+                if number:
+                    return
+                share = sizes[volume] // SECTOR
+            first = number * share + rng.randrange(share)
+            sectors = min(rng.choice((1, 1, 1, 2, 3)), (number + 1) * share - first)
+            self._request(volume, first * SECTOR, sectors * SECTOR)
+            scheduler.pause()
+            if rng.random() < 0.2:
+                scheduler.wait(lib.sim_clock_ns + int(rng.random() * 30_000_000))
+
+    def _request(self, volume: int, offset: int, length: int) -> None:
+        world, content, life = self.world, self.content, self.life
+        handle = self.site.members[volume].native._handle
+        kind = world.scheduler.random.random()
+        if kind < 0.1:
+            flushed = content.flushing(volume)
+            if lib.fm_volume_client_flush(handle) == 0 and not life.dead:
+                world.counts["flushes"] += 1
+                flushed()
+        elif kind < 0.2:
+            out = ffi.new("char[]", length)
+            if lib.fm_volume_read(handle, out, length, offset) == 0 and not life.dead:
+                meant = bytes(content.model[volume][offset : offset + length])
+                if bytes_at(out, length) != meant:
+                    raise Violation(f"a read of volume {volume} at {offset} is wrong")
+        else:
+            self._write(volume, offset, length, zero=kind < 0.3)
+
+    def _write(self, volume: int, offset: int, length: int, *, zero: bool) -> None:
+        world, content = self.world, self.content
+        handle = self.site.members[volume].native._handle
+        flags = native.FUA if world.scheduler.random.random() < 0.1 else 0
+        world.serial += 1
+        if zero:
+            data = bytes(length)
+            content.issue(volume, offset, data)
+            rc = lib.fm_volume_zero(handle, 0, length, offset, flags | native.PUNCH)
+        else:
+            data = b"".join(
+                (world.serial * 256 + i).to_bytes(8, "big") * (SECTOR // 8)
+                for i in range(length // SECTOR)
+            )
+            content.issue(volume, offset, data)
+            rc = lib.fm_volume_write(handle, 0, data, length, offset, flags)
+        world.scheduler.trace(f"write {world.serial} volume {volume} at {offset}+{length}: {rc}")
+        if self.life.dead:
+            return
+        world.counts["writes"] += 1
+        if rc == 0:
+            content.done(volume, offset, data)
+            return
+        world.counts["write errors"] += 1
+        if not world.disk_errors:
+            raise Violation(f"a client got an error {rc} that no disk made")
+        disk = self.machine.images("data")[volume]
+        content.failed(volume, offset, disk[offset : offset + length])
+
+
+# ---- a person
+
+
+class _Failed(Exception):
+    """The command says that it cannot be done."""
+
+
+def _ask(life: Incarnation, **record: Any) -> dict[str, Any]:
+    assert life.site
+    answer = protocol.decode(control.answer(life.site, protocol.encode(record)))
+    if "refused" in answer or "error" in answer:
+        current().trace(f"{record['op']}: {answer}")
+        raise _Failed
+    return answer
+
+
+def _ask_until_done(life: Incarnation, **record: Any) -> bool:
+    """False: the site is about to end."""
+    while not life.stopping:
+        if _ask(life, **record)["done"]:
+            return True
+        current().pause()
+    return False
+
+
+def _command(world: World, life: Incarnation, name: str, work: Any) -> None:
+    def run() -> None:
+        try:
+            work(world, life)
+        except _Failed:
+            return
+
+    world.counts["commands"] += 1
+    world.scheduler.trace(f"*** {life.name}: {name}")
+    world.scheduler.spawn(life, f"{life.name}: {name}", run)
+
+
+def pause(world: World, life: Incarnation) -> None:
+    """No new consistency point; the last one becomes whole at the target."""
+    now = world.scheduler.random.random() < 0.4
+
+    def work(world: World, life: Incarnation) -> None:
+        _ask(life, op="pause", now=now)
+        _ask_until_done(life, op="settled")
+
+    _command(world, life, "pause", work)
+
+
+def resume(world: World, life: Incarnation) -> None:
+    _command(world, life, "resume", lambda _world, life: _ask(life, op="resume"))
+
+
+def sync(world: World, life: Incarnation) -> None:
+    """Every write acknowledged before it is whole at the target."""
+
+    def work(world: World, life: Incarnation) -> None:
+        assert life.site and life.site.book.current.lineage
+        history = world.histories[life.site.book.current.lineage.id]
+        sequence = _ask(life, op="sync")["sequence"]
+        if any(made >= sequence for made in history.points):
+            raise Violation(f"sync waits for point {sequence}, which was made before it")
+        if _ask_until_done(life, op="wait", sequence=sequence):
+            world.counts["syncs done"] += 1
+            world.synced(history, sequence)
+
+    _command(world, life, "sync", work)
+
+
+def promote(world: World, life: Incarnation, *, force: bool) -> None:
+    """Asked again until the site begins anew; but not when it is refused."""
+
+    def work(_world: World, life: Incarnation) -> None:
+        while not life.stopping:
+            try:
+                if _ask(life, op="promote", force=force)["done"]:
+                    return
+            except _Failed:
+                if life.target is None or not life.target.promoting:
+                    raise
+                current().wait(lib.sim_clock_ns + NS // 100)
+            current().pause()
+
+    _command(world, life, "promote", work)
