@@ -178,7 +178,7 @@ class Volume:
     # -- the control: one thread
 
     def flush_front(self) -> None:
-        _check(_lib.fm_volume_client_flush(self._handle), "flush")
+        _check(_lib.fm_volume_flush_front(self._handle), "flush")
 
     def link(self, second: Store | None, lanes: int) -> None:
         handle = second._handle if second else _ffi.NULL

@@ -12,6 +12,7 @@ struct client {
   PyObject_HEAD
   struct fm_volume *volume;
   uint64_t session;
+  _Atomic uint64_t heard; /* losses of the front: store.h */
 };
 
 static PyTypeObject *client_type;
@@ -168,6 +169,7 @@ client_new (PyTypeObject *type, PyObject *args, PyObject *kwargs)
   if (c) {
     c->volume = (struct fm_volume *)(uintptr_t)volume;
     c->session = session;
+    atomic_init (&c->heard, atomic_load (&c->volume->told));
   }
   return (PyObject *)c;
 }
@@ -196,7 +198,7 @@ client_flush (PyObject *self, PyObject *none)
   int rc;
   fm_pin ();
   Py_BEGIN_ALLOW_THREADS
-  rc = fm_volume_client_flush (c->volume);
+  rc = fm_volume_client_flush (c->volume, &c->heard);
   Py_END_ALLOW_THREADS
   return PyLong_FromLong (rc);
 }

@@ -42,6 +42,7 @@ int fm_volume_write (struct fm_volume *v, uint64_t session, const void *buf, uin
                      uint64_t offset, unsigned flags);
 int fm_volume_zero (struct fm_volume *v, uint64_t session, uint64_t n, uint64_t offset,
                     unsigned flags);
-int fm_volume_client_flush (struct fm_volume *v);
+/* *heard: of this client's connection; it begins with `told` of the volume. */
+int fm_volume_client_flush (struct fm_volume *v, _Atomic uint64_t *heard);
 
 #endif

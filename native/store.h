@@ -10,11 +10,30 @@
  *   - Every submitted op becomes done exactly once, with rc 0 or -errno; after
  *     a port failed, all of its ops are done with the error.
  *   - A flush that is done with 0 covers every write that was done on *any*
- *     port of the store before the flush was submitted.  For servers this is
+ *     port of the store before the flush was submitted, if the port that
+ *     flushes was open before they were submitted.  For servers this is
  *     NBD's multi-conn promise, and opening refuses a server without it.
  *   - A port whose connection failed stays failed: nothing reconnects behind
  *     the caller's back (I9).
  *   - A zero that may punch (FM_PUNCH) still reads as zeroes afterwards.
+ *
+ * What was written and not flushed may be gone (I9): a flush failed, or a server
+ * went and came back.  Nobody may be told later that it is durable, and everybody
+ * who relies on it must hear.  So a store counts its losses (`lost`), and whoever
+ * flushes it remembers up to which he has heard of them (fm_store_flush): the next
+ * flush of each ends with an error once, whoever met the loss first.
+ *   - A flush that fails is a loss: a file says so once, to whichever of its users
+ *     asks first, and takes the pages for clean afterwards.  (To each descriptor: so
+ *     a write with FUA, which could hear of it too, has one of its own.)
+ *   - A server is flushed on one connection, its anchor, open from before the first
+ *     write of fm_store_io was submitted.  As long as it lives, so does the server's
+ *     process that has answered the writes, and a flush on it covers them.  When it
+ *     has ended while something is written and not covered by a good flush, that is
+ *     a loss; so is a write whose anchor is another one when it is done than when it
+ *     was submitted.  A server that ends when all is flushed costs nothing.
+ *   - Who writes on ports of his own (a lane's sinks) flushes on one of them that was
+ *     open before the first write and stays failed if it fails: his own anchor.
+ * Counted on: at most one process serves a store at a time.
  * Left out: reconnection, retries and roles (policy is never in C).
  */
 #ifndef FM_STORE_H
@@ -72,16 +91,31 @@ struct fm_store_ops {
 struct fm_store {
   const struct fm_store_ops *ops;
   uint64_t size;  /* bytes */
-  int fd;         /* file */
+  int fd, fua_fd; /* file; the second for what has FM_FUA */
   char *uri;      /* server */
   uint64_t timeout_ns; /* of one operation on a server, and of connecting */
   _Atomic uint64_t written_bytes;  /* payload of WRITE ops that were done well */
   _Atomic uint64_t errors;
   _Atomic bool no_clone; /* it was tried, and is not to be had */
-  pthread_mutex_t lock; /* guards idle and nidle */
+  _Atomic uint64_t lost;   /* how often what was not flushed may have gone */
+  _Atomic uint64_t writes; /* done by fm_store_io, to be flushed; one for what was before us */
+
+  pthread_mutex_t lock; /* guards all below, to the blank line */
   struct fm_port *idle; /* ports for fm_store_io, last used first */
   unsigned nidle;
+  bool flush_held;      /* somebody has what belongs to flushing */
+  pthread_cond_t flush_free;
+
+  /* Of who holds that. */
+  uint64_t covered;       /* `writes` when the last good flush began */
+  struct fm_port *anchor; /* of a server, or NULL */
+  uint64_t anchors;       /* how many there have been */
+  _Atomic uint64_t anchored; /* the number of this one, 0: there is none; read by all */
 };
+
+/* For implementations: what is the same for all.  The memory is zeroed. */
+void fm_store_init (struct fm_store *s, const struct fm_store_ops *ops, uint64_t size,
+                    uint64_t timeout_ns);
 
 /* Takes the descriptor over, also on failure.  0 or -errno. */
 int fm_store_open_file (int fd, uint64_t size, struct fm_store **out);
@@ -94,8 +128,13 @@ void fm_store_close (struct fm_store *s);
 struct fm_port *fm_port_open (struct fm_store *s, int *rc);
 void fm_port_close (struct fm_port *p);
 
-/* One operation, from any thread, to its end: rc.  Bounded by timeout_ns. */
+/* One operation on a port of the caller's, to its end: rc.  Bounded by timeout_ns. */
+int fm_port_io (struct fm_port *p, struct fm_op *op);
+/* The same from any thread; with a connection to be made it is bounded by twice that. */
 int fm_store_io (struct fm_store *s, struct fm_op *op);
+/* Flush, for somebody who has heard of *heard losses: 0, or -errno, once for all that he has
+ * not heard of.  From any thread, and of two at once for the same one each is told. */
+int fm_store_flush (struct fm_store *s, _Atomic uint64_t *heard);
 
 /* `to` shares these bytes with `from` (FICLONERANGE: files of one file system that has
  * reflinks, aligned to its blocks), without moving them.  0, or -errno: copy them instead. */

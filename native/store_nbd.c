@@ -54,6 +54,12 @@ wanted (struct nbd_handle *h, struct pollfd *fd)
   return fd->fd >= 0 && fd->events;
 }
 
+static bool
+ended (struct nbd_handle *h)
+{
+  return nbd_aio_is_dead (h) || nbd_aio_is_closed (h);
+}
+
 int
 fm_nbd_connect (const char *uri, uint64_t deadline_ns, struct nbd_handle **out, char *why,
                 unsigned whysize)
@@ -68,7 +74,7 @@ fm_nbd_connect (const char *uri, uint64_t deadline_ns, struct nbd_handle **out, 
     rc = nbd_errno ();
   while (rc == 0 && !nbd_aio_is_ready (h)) {
     struct pollfd fd;
-    if (nbd_aio_is_dead (h) || nbd_aio_is_closed (h) || !wanted (h, &fd)) {
+    if (ended (h) || !wanted (h, &fd)) {
       rc = nbd_errno ();
       break;
     }
@@ -184,8 +190,11 @@ nbd_submit (struct fm_port *p, struct fm_op *op)
   if (r == -1 && !op->done) { /* refused before it was queued */
     op->rc = nbd_errno ();
     op->done = true;
-    if (nbd_aio_is_dead (h) || nbd_aio_is_closed (h))
-      p->failed = op->rc;
+  }
+  if (ended (h)) { /* while it sent, or before: then the refusal is of no known errno */
+    p->failed = -ENOTCONN;
+    if (op->done)
+      op->rc = -ENOTCONN;
   }
   reap (p);
 }
@@ -197,7 +206,7 @@ nbd_step (struct fm_port *p)
     struct pollfd fd;
     for (int i = 0; i < TURNS && wanted (p->nbd, &fd) && poll (&fd, 1, 0) > 0; i++)
       turn (p->nbd, fd.revents);
-    if (nbd_aio_is_dead (p->nbd) || nbd_aio_is_closed (p->nbd))
+    if (ended (p->nbd))
       p->failed = -ENOTCONN;
   }
   if (p->failed)
@@ -279,12 +288,9 @@ fm_store_open_nbd (const char *uri, uint64_t timeout_ns, struct fm_store **out, 
     free (copy);
     return -ENOMEM;
   }
-  s->ops = &nbd_ops;
+  fm_store_init (s, &nbd_ops, size, timeout_ns);
   s->fd = -1;
   s->uri = copy;
-  s->size = size;
-  s->timeout_ns = timeout_ns;
-  pthread_mutex_init (&s->lock, NULL);
   *out = s;
   return 0;
 }

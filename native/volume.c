@@ -236,15 +236,13 @@ static int
 flush_on (struct fm_port *p)
 {
   struct fm_op op = { .kind = FM_FLUSH };
-  uint64_t deadline = fm_now_ns () + p->store->timeout_ns;
-  p->store->ops->submit (p, &op);
-  while (!op.done) {
-    struct pollfd fd;
-    if (p->store->ops->pollfd (p, &fd) && fm_poll_until (&fd, 1, deadline) == -ETIMEDOUT)
-      p->failed = -ETIMEDOUT;
-    p->store->ops->step (p);
-  }
-  return op.rc;
+  return fm_port_io (p, &op);
+}
+
+int
+fm_volume_flush_front (struct fm_volume *v)
+{
+  return fm_store_flush (v->front, &v->heard);
 }
 
 int
@@ -258,7 +256,7 @@ fm_volume_flush (struct fm_volume *v, bool front_too)
     if ((rc = flush_on (v->bulk->sink[i])) < 0)
       fm_volume_fail (v, rc, (int)i);
 #endif
-  if (rc == 0 && front_too && (rc = flush_on (v->bulk->front)) < 0)
+  if (rc == 0 && front_too && (rc = fm_volume_flush_front (v)) < 0)
     fm_volume_fail (v, rc, -1);
   return rc;
 }
@@ -506,6 +504,9 @@ fm_group_swap (struct fm_volume **v, unsigned n)
       atomic_store (&v[i]->owed, fm_bitmap_count (t));
     atomic_store (&v[i]->cycle_since_ns, atomic_exchange (&v[i]->next_since_ns, 0));
     atomic_store (&v[i]->abandoned, 0);
+    /* What is copied is read after this, so it is what a loss has left (of the target:
+     * what a commit asserts was flushed before this). */
+    atomic_store (&v[i]->heard, atomic_load (&v[i]->front->lost));
 #ifdef PLANT_NO_FREEZE
     usleep (2000); /* the volumes' moments differ, as without a common freeze they may */
 #endif
@@ -538,8 +539,13 @@ fm_group_fence (struct fm_volume **v, unsigned n, uint64_t session, uint64_t bud
   int rc = fm_group_close (v, n, fm_now_ns () + budget_ns);
   if (rc < 0)
     return rc;
-  for (unsigned i = 0; i < n; i++)
+  for (unsigned i = 0; i < n; i++) {
     atomic_store (&v[i]->session, session);
+    /* What older sessions wrote counts no more, lost or not. */
+    uint64_t lost = atomic_load (&v[i]->front->lost);
+    atomic_store (&v[i]->heard, lost);
+    atomic_store (&v[i]->told, lost);
+  }
   fm_group_open (v, n);
   return 0;
 }

@@ -84,6 +84,10 @@ struct fm_volume {
   int shared_fd;
   _Atomic uint64_t session; /* whose requests enter; changed with the gate closed */
 
+  /* Losses of the front (store.h) that the control has heard of, or that concern nothing
+   * which counts on a flush any more; and those that some client has heard of. */
+  _Atomic uint64_t heard, told;
+
   _Atomic int abandoned;   /* 0, or the -errno that voided this cycle */
   _Atomic int failed_part; /* of it: -1 front, else the sink's number */
 
@@ -151,6 +155,8 @@ void fm_volume_equal (struct fm_volume *v, uint64_t first, uint64_t n);
 int fm_volume_adopt (struct fm_volume *v, uint64_t session, uint64_t first, uint64_t n);
 /* Flush every sink (and the front too, if asked).  0 or -errno. */
 int fm_volume_flush (struct fm_volume *v, bool front_too);
+/* Flush the front, of what was written since the last swap or fence.  0 or -errno. */
+int fm_volume_flush_front (struct fm_volume *v);
 /* `sent` is asserted by a commit: forget it. */
 void fm_volume_settle (struct fm_volume *v);
 /* From now on a write is issued only into hot regions.  Before the volume is in use. */

@@ -125,10 +125,7 @@ fake_open (uint64_t size, unsigned lazy)
     silent_fd = eventfd (0, EFD_CLOEXEC);
   }
   struct fake *f = calloc (1, sizeof *f);
-  f->store.ops = &fake_ops;
-  f->store.size = size;
-  f->store.timeout_ns = 1000000000ULL;
-  pthread_mutex_init (&f->store.lock, NULL);
+  fm_store_init (&f->store, &fake_ops, size, 1000000000ULL);
   pthread_mutex_init (&f->lock, NULL);
   f->bytes = calloc (size, 1);
   f->lazy = lazy;

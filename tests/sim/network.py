@@ -47,6 +47,7 @@ class Connection(Broken):
     ) -> None:
         super().__init__(source, target)
         self.port, self.volume = port, export.volume._handle
+        self.heard = ffi.new("uint64_t *", lib.sim_told(self.volume))
         self.session = int(session, 16)
 
 
@@ -191,7 +192,7 @@ class Network:
             elif kind == lib.FM_ZERO:
                 rc = lib.fm_volume_zero(volume, session, length, offset, flags)
             else:
-                rc = lib.fm_volume_client_flush(volume)
+                rc = lib.sim_client_flush(volume, connection.heard)
             scheduler.trace(f"{kind} of {length} at {offset}: {rc}")
             if connection.target.dead or not self._arrives_back(connection):
                 return

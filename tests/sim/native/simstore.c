@@ -275,10 +275,7 @@ static struct sim_store *
 new_store (const struct fm_store_ops *ops, uint64_t size)
 {
   struct sim_store *s = calloc (1, sizeof *s);
-  s->store.ops = ops;
-  s->store.size = size;
-  s->store.timeout_ns = 1000000000ULL;
-  pthread_mutex_init (&s->store.lock, NULL);
+  fm_store_init (&s->store, ops, size, 1000000000ULL);
   return s;
 }
 
@@ -408,4 +405,21 @@ sim_cut (struct fm_port *p, int rc)
 {
   if (!p->failed)
     p->failed = rc;
+}
+
+/* ---- clients ---- */
+
+uint64_t
+sim_told (struct fm_volume *v)
+{
+  return v->told;
+}
+
+int
+sim_client_flush (struct fm_volume *v, uint64_t *heard)
+{
+  _Atomic uint64_t h = *heard;
+  int rc = fm_volume_client_flush (v, &h);
+  *heard = h;
+  return rc;
 }

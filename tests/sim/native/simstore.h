@@ -21,7 +21,7 @@
 #ifndef FM_SIMSTORE_H
 #define FM_SIMSTORE_H
 
-#include "store.h"
+#include "request.h"
 
 #define SIM_SECTOR 512
 
@@ -54,6 +54,10 @@ void sim_disk_fail (struct sim_disk *d, unsigned kinds, unsigned count, int rc);
 struct fm_store *sim_store_open (struct sim_disk *d, unsigned lazy);
 struct fm_store *sim_remote_open (int remote, uint64_t size, uint64_t timeout_ns);
 void sim_store_kill (struct fm_store *s);
+
+/* A client's flush, and where its `heard` begins: cffi knows no atomics. */
+uint64_t sim_told (struct fm_volume *v);
+int sim_client_flush (struct fm_volume *v, uint64_t *heard);
 
 /* An answer to an operation of a link store.  The port's next step takes it: `op` may lie on
  * the stack of a task, which is elsewhere while that task does not run, so nobody else may

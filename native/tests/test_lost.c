@@ -1,0 +1,293 @@
+/* Promises of store.h about what was written and not flushed: whoever counts on it hears, once,
+ * that it may be gone, and nobody hears so when it is not. */
+#include "check.h"
+#include "fake.h"
+#include "lab.h"
+#include "request.h"
+#include "wait.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <sys/stat.h>
+
+#define BLOCK 4096
+#define WRITERS 4
+#define RESTARTS 25
+
+static struct lab_server server;
+static struct fm_store *s;
+static char image[108], arguments[256];
+static int disk; /* what the server's disk holds */
+
+static void
+begin (void)
+{
+  memset (&server, 0, sizeof server);
+  disk = lab_file (1 << 20, image);
+  snprintf (arguments, sizeof arguments, "--filter=cache,file,%s,cache=writeback", image);
+  lab_serve (&server, arguments);
+  s = lab_nbd_store (&server);
+}
+
+/* What it had answered and not flushed is gone. */
+static void
+restart (void)
+{
+  lab_kill (&server);
+  lab_serve (&server, arguments);
+}
+
+static void
+end (void)
+{
+  fm_store_close (s);
+  lab_kill (&server);
+  close (disk);
+}
+
+static int
+write_number (uint64_t block, uint64_t number, unsigned flags)
+{
+  uint64_t buf[BLOCK / 8] = { number };
+  struct fm_op op = { .kind = FM_WRITE, .flags = flags, .offset = block * BLOCK,
+                      .length = BLOCK, .buf = buf };
+  return fm_store_io (s, &op);
+}
+
+static int
+write_at (uint64_t block, unsigned flags)
+{
+  return write_number (block, 1, flags);
+}
+
+/* Something that meets the connection which has ended, and is told nothing of writes. */
+static void
+stumble (void)
+{
+  char byte;
+  for (unsigned i = 0; i < 2 && fm_store_read (s, &byte, 1, 0) < 0; i++)
+    ;
+  CHECK_EQ (fm_store_read (s, &byte, 1, 0), 0);
+}
+
+/* A server goes and comes back between a write and the flush: the next flush of everybody who
+ * counts on that write fails once, whoever met the dead connection first. */
+static void
+each_is_told_once (void)
+{
+  for (unsigned stumbles = 0; stumbles < 2; stumbles++) {
+    begin ();
+    _Atomic uint64_t one = 0, other = 0;
+    CHECK_EQ (write_at (0, 0), 0);
+    CHECK_EQ (fm_store_flush (s, &one), 0);
+    CHECK_EQ (write_at (1, 0), 0);
+    restart ();
+    if (stumbles)
+      stumble ();
+    CHECK (fm_store_flush (s, &one) < 0);
+    CHECK_EQ (write_at (1, 0), 0);
+    CHECK_EQ (fm_store_flush (s, &one), 0);
+    CHECK_EQ (fm_store_flush (s, &other), -EIO);
+    CHECK_EQ (fm_store_flush (s, &other), 0);
+    end ();
+  }
+}
+
+/* The same when more is written to the new server before anybody flushes. */
+static void
+later_writes_hide_nothing (void)
+{
+  begin ();
+  _Atomic uint64_t one = 0;
+  CHECK_EQ (write_at (0, 0), 0);
+  restart ();
+  stumble ();
+  CHECK_EQ (write_at (1, 0), 0);
+  CHECK_EQ (write_at (2, 0), 0);
+  CHECK (fm_store_flush (s, &one) < 0);
+  CHECK_EQ (fm_store_flush (s, &one), 0);
+  end ();
+}
+
+/* A server that comes back costs no error of a flush when all was flushed, or written with FUA,
+ * or only read. */
+static void
+nothing_to_lose (void)
+{
+  begin ();
+  _Atomic uint64_t one = 0;
+  restart ();
+  stumble ();
+  CHECK_EQ (fm_store_flush (s, &one), 0);
+  CHECK_EQ (write_at (0, 0), 0);
+  CHECK_EQ (fm_store_flush (s, &one), 0);
+  CHECK_EQ (write_at (1, FM_FUA), 0);
+  restart ();
+  CHECK_EQ (fm_store_flush (s, &one), 0);
+  stumble ();
+  CHECK_EQ (write_at (2, 0), 0);
+  CHECK_EQ (fm_store_flush (s, &one), 0);
+  CHECK_EQ (s->lost, 0);
+  end ();
+}
+
+/* While the server is away a flush fails; the loss stays told when it is back. */
+static void
+flush_while_away (void)
+{
+  begin ();
+  _Atomic uint64_t one = 0, other = 0;
+  CHECK_EQ (write_at (0, 0), 0);
+  lab_kill (&server);
+  for (unsigned i = 0; i < 3; i++)
+    CHECK (fm_store_flush (s, &one) < 0);
+  lab_serve (&server, arguments);
+  CHECK_EQ (fm_store_flush (s, &one), 0);
+  CHECK_EQ (fm_store_flush (s, &other), -EIO);
+  CHECK_EQ (fm_store_flush (s, &other), 0);
+  end ();
+}
+
+static _Atomic unsigned told, good;
+static _Atomic bool stop;
+
+static void *
+writer (void *arg)
+{
+  uint64_t mine = (uintptr_t)arg, number = 0, on_disk;
+  _Atomic uint64_t heard = s->lost;
+  while (!stop) {
+    if (write_number (mine, ++number, 0) < 0)
+      continue;
+    usleep (500);
+    int rc = fm_store_flush (s, &heard);
+    CHECK_EQ (pread (disk, &on_disk, 8, (off_t)(mine * BLOCK)), 8);
+    CHECK (rc < 0 || on_disk == number);
+    *(rc < 0 ? &told : &good) += 1;
+  }
+  return NULL;
+}
+
+/* Writers on a server that is killed and started again and again: what was written before a
+ * flush that ended well stands on the disk. */
+static void
+restarts_under_writers (void)
+{
+  begin ();
+  pthread_t t[WRITERS];
+  stop = false;
+  for (uintptr_t i = 0; i < WRITERS; i++)
+    pthread_create (&t[i], NULL, writer, (void *)i);
+  for (unsigned i = 0; i < RESTARTS; i++) {
+    usleep (20000);
+    lab_kill (&server);
+    lab_serve (&server, arguments);
+  }
+  usleep (50000);
+  stop = true;
+  for (unsigned i = 0; i < WRITERS; i++)
+    pthread_join (t[i], NULL);
+  CHECK (told > 0 && good > 0);
+  end ();
+}
+
+/* ---- a file, whose flush the system fails once */
+
+static int pipe_ends[2], file;
+
+/* fdatasync(2) fails from here on, as after an error of writeback ... */
+static void
+break_file (void)
+{
+  CHECK (pipe (pipe_ends) == 0 && dup2 (pipe_ends[1], s->fd) == s->fd);
+}
+
+/* ... or it has told somebody, and is content. */
+static void
+mend_file (void)
+{
+  CHECK (dup2 (file, s->fd) == s->fd);
+  close (pipe_ends[0]);
+  close (pipe_ends[1]);
+}
+
+/* One who flushes a file eats the error of it, as fdatasync(2) has it; the others are told. */
+static void
+file_tells_all (void)
+{
+  s = lab_file_store (1 << 20, &file);
+  _Atomic uint64_t one = 0, other = 0;
+  CHECK_EQ (write_at (0, 0), 0);
+  break_file ();
+  CHECK (fm_store_flush (s, &one) < 0);
+  mend_file ();
+  CHECK_EQ (fm_store_flush (s, &other), -EIO);
+  CHECK_EQ (fm_store_flush (s, &other), 0);
+  CHECK_EQ (fm_store_flush (s, &one), 0);
+  fm_store_close (s);
+  close (file);
+}
+
+/* A write with FUA asks on a descriptor of its own: what it hears is not missing for the flush. */
+static void
+fua_is_apart (void)
+{
+  s = lab_file_store (1 << 20, &file);
+  CHECK (s->fua_fd != s->fd);
+  CHECK_EQ (write_at (0, FM_FUA), 0);
+  CHECK (fcntl (s->fua_fd, F_GETFL) & O_RDWR);
+  struct stat a, b;
+  CHECK (fstat (s->fd, &a) == 0 && fstat (s->fua_fd, &b) == 0 && a.st_ino == b.st_ino);
+  fm_store_close (s);
+  close (file);
+}
+
+/* A client hears that the front's flush failed: the cycle that copied what he had written is
+ * void, and the next one, which reads what is left, is not. */
+static void
+cycle_is_void (void)
+{
+  s = lab_file_store (1 << 20, &file);
+  struct fake *first = fake_open (1 << 20, 0);
+  struct fm_volume *v;
+  _Atomic uint64_t client = 0;
+  char buf[BLOCK] = "x";
+  uint64_t held;
+  CHECK_EQ (fm_volume_create (s, &first->store, 1 << 20, BLOCK, false, &v), 0);
+  CHECK_EQ (fm_volume_link (v, NULL, 1), 0);
+  CHECK_EQ (fm_volume_write (v, 0, buf, BLOCK, 0, 0), 0);
+  CHECK_EQ (fm_group_freeze (&v, 1, 100 * FM_MS, &held), 0);
+  CHECK_EQ (fm_volume_copy (v, 100 * FM_MS), 1);
+  break_file ();
+  CHECK (fm_volume_client_flush (v, &client) < 0);
+  mend_file ();
+  CHECK_EQ (v->told, 1); /* who connects now need not hear of it */
+  CHECK_EQ (fm_volume_flush (v, true), -EIO);
+  CHECK (v->abandoned == -EIO && v->failed_part == -1);
+  fm_volume_abandon (v);
+  CHECK_EQ (fm_bitmap_count (v->next), 1);
+  s->lost++; /* once more, before the next one begins */
+  CHECK_EQ (fm_group_freeze (&v, 1, 100 * FM_MS, &held), 0);
+  CHECK_EQ (fm_volume_copy (v, 100 * FM_MS), 1);
+  CHECK_EQ (fm_volume_flush (v, true), 0);
+  fm_volume_settle (v);
+  CHECK_EQ (fm_volume_client_flush (v, &client), -EIO);
+  fm_volume_free (v);
+  fake_close (first);
+  fm_store_close (s);
+  close (file);
+}
+
+int
+main (void)
+{
+  RUN (each_is_told_once);
+  RUN (later_writes_hide_nothing);
+  RUN (nothing_to_lose);
+  RUN (flush_while_away);
+  RUN (restarts_under_writers);
+  RUN (file_tells_all);
+  RUN (fua_is_apart);
+  RUN (cycle_is_void);
+  return finish ("lost");
+}
