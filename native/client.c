@@ -3,6 +3,7 @@
 #include "pin.h"
 #include "request.h"
 
+#include <errno.h>
 #include <stdbool.h>
 #include <string.h>
 
@@ -25,6 +26,24 @@ answer (PyObject *fail, int rc)
   if (rc == 0)
     Py_RETURN_NONE;
   return PyObject_CallFunction (fail, "i", -rc);
+}
+
+/* nbdkit makes EINVAL of an errno that NBD has no number for, such as those of a store's
+ * connection that has ended: for a client they are EIO. */
+static int
+for_client (int rc)
+{
+  switch (-rc) {
+  case ENOTCONN:
+  case ETIMEDOUT:
+  case ECONNREFUSED:
+  case ECONNRESET:
+  case EPIPE:
+  case ENOENT:
+    return -EIO;
+  default:
+    return rc;
+  }
 }
 
 /* To the handle's own method, in Python. */
@@ -68,7 +87,7 @@ callback_pread (PyObject *fail, PyObject *const *args, Py_ssize_t n)
   struct client *c = (struct client *)args[0];
   fm_pin ();
   Py_BEGIN_ALLOW_THREADS
-  rc = fm_volume_read (c->volume, b->buf, (uint64_t)b->len, offset);
+  rc = for_client (fm_volume_read (c->volume, b->buf, (uint64_t)b->len, offset));
   Py_END_ALLOW_THREADS
   return answer (fail, rc);
 }
@@ -87,8 +106,8 @@ callback_pwrite (PyObject *fail, PyObject *const *args, Py_ssize_t n)
   struct client *c = (struct client *)args[0];
   fm_pin ();
   Py_BEGIN_ALLOW_THREADS
-  rc = fm_volume_write (c->volume, c->session, b->buf, (uint64_t)b->len, offset,
-                        flags & NBDKIT_FLAG_FUA ? FM_FUA : 0);
+  rc = for_client (fm_volume_write (c->volume, c->session, b->buf, (uint64_t)b->len, offset,
+                                    flags & NBDKIT_FLAG_FUA ? FM_FUA : 0));
   Py_END_ALLOW_THREADS
   return answer (fail, rc);
 }
@@ -185,7 +204,7 @@ client_zero (PyObject *self, PyObject *args)
     return NULL;
   fm_pin ();
   Py_BEGIN_ALLOW_THREADS
-  rc = fm_volume_zero (c->volume, c->session, count, offset, flags);
+  rc = for_client (fm_volume_zero (c->volume, c->session, count, offset, flags));
   Py_END_ALLOW_THREADS
   return PyLong_FromLong (rc);
 }
@@ -198,7 +217,7 @@ client_flush (PyObject *self, PyObject *none)
   int rc;
   fm_pin ();
   Py_BEGIN_ALLOW_THREADS
-  rc = fm_volume_client_flush (c->volume, &c->heard);
+  rc = for_client (fm_volume_client_flush (c->volume, &c->heard));
   Py_END_ALLOW_THREADS
   return PyLong_FromLong (rc);
 }

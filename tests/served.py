@@ -18,8 +18,9 @@ NBDKIT = "/usr/sbin/nbdkit" if Path("/usr/sbin/nbdkit").exists() else "nbdkit"
 class Server:
     """nbdkit's file plugin over an image.  `stop` ends it; `start` again with other filters."""
 
-    def __init__(self, image: Path) -> None:
+    def __init__(self, image: Path, *plugin: str) -> None:
         self.image = image
+        self._plugin = plugin or ("file", str(image))
         self.socket = image.with_suffix(".sock")
         self.uri = f"nbd+unix:///?socket={self.socket}"
         self._process: subprocess.Popen[bytes] | None = None
@@ -28,7 +29,7 @@ class Server:
         self.socket.unlink(missing_ok=True)
         words = [NBDKIT, "--foreground", "--unix", str(self.socket), f"--threads={threads}"]
         words += [f"--filter={name}" for name in filters]
-        self._process = subprocess.Popen([*words, "file", str(self.image), *parameters])
+        self._process = subprocess.Popen([*words, *self._plugin, *parameters])
         deadline = time.monotonic() + 20
         while True:
             try:
@@ -43,6 +44,52 @@ class Server:
             self._process.send_signal(signal.SIGKILL)  # its writes are in the file already
             self._process.wait(20)
             self._process = None
+
+
+class Faulty(Server):
+    """A disk with a cache that is lost when the server is killed, and with faults on command
+    (faulty.py)."""
+
+    def __init__(self, image: Path) -> None:
+        script = Path(__file__).with_name("faulty.py")
+        super().__init__(image, "python", str(script), f"image={image}")
+        self._faults, self._calls = Path(f"{image}.faults"), Path(f"{image}.calls")
+
+    def store(self, size: int) -> str:
+        """Begin with an empty image of this size; its URI."""
+        self._faults.mkdir(parents=True)
+        self.image.touch()
+        os.truncate(self.image, size)
+        self.start()
+        return self.uri
+
+    def fail(self, error: str, *calls: str) -> None:
+        """These calls end with this error, or "hang"."""
+        for call in calls:
+            fresh = self._faults / f"{call}.new"
+            fresh.write_text(error)
+            fresh.rename(self._faults / call)
+
+    def hold(self, call: str) -> None:
+        """Of what hangs: it hangs on until `release`, but what is asked from now on does not."""
+        (self._faults / call).rename(self._faults / "held")
+
+    def release(self) -> None:
+        (self._faults / "held").unlink()
+
+    def mend(self) -> None:
+        for path in self._faults.iterdir():
+            path.unlink()
+
+    def tried(self, *calls: str) -> int:
+        """How often these were asked of it."""
+        found = self._calls.read_text().split() if self._calls.exists() else []
+        return sum(found.count(call) for call in calls)
+
+    def restart(self) -> None:
+        """What it had answered and not flushed is lost."""
+        self.stop()
+        self.start()
 
 
 def serve_data(pair: Pair, site: str, volume: str = "disk") -> Server:

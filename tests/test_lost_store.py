@@ -1,15 +1,22 @@
-"""A target whose data stands behind an NBD server that dies: linked anew when it is back, and what
-it had answered and not flushed is copied again (I9)."""
+"""A store behind an NBD server that dies with what it had answered and not flushed (I9).
+
+The target's data or intermediate: linked anew when it is back, and what may be lost is copied
+again.  The source's data: whoever counted on it is told, once, and the target follows the disk.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import errno
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import direct
 import pytest
+from handmade import Handmade, eventually
+from nbd_client import FUA, NbdClient, NbdError
 from pair import MakePair, Pair
-from served import Server, create_anew, serve_data
+from served import Faulty, Server, create_anew, serve_data
 
 BLOCK = 4096
 BLOCKS = 100  # written with gaps, so that each is a run of its own
@@ -99,3 +106,174 @@ def test_a_server_that_dies_with_unflushed_writes_costs_nothing(served: Served) 
     found = direct.wait_status(served.pair, "west", hardened_sequence=committed["sequence"])
     assert found["committed"] == committed
     assert served.is_equal()
+
+
+# ---- a server whose cache is lost with it
+
+SIZE = 1 << 20
+
+
+@pytest.fixture
+def faulty(scratch: Path, handmade: Handmade) -> Iterator[Faulty]:
+    """A server for one of the stores; it ends after the pair."""
+    server = Faulty(scratch / "faulty.img")
+    yield server
+    handmade.kill()
+    server.stop()
+
+
+def begin(pair: Handmade, faulty: Faulty, site: str, part: str) -> None:
+    pair.stores[site, part] = faulty.store(SIZE)
+    pair.create()
+    pair.start()
+
+
+def fails(request: Callable[[], object]) -> bool:
+    try:
+        request()
+    except NbdError as error:
+        assert error.errno == errno.EIO
+        return True
+    return False
+
+
+def answers(client: NbdClient) -> bool:
+    """Whether a read is answered; a connection that has ended is met by one request or two."""
+    return not fails(lambda: client.read(0, BLOCK))
+
+
+def test_a_client_whose_writes_were_lost_is_told(handmade: Handmade, faulty: Faulty) -> None:
+    """The source's data loses what was answered and not flushed: the next flush of every
+    connection fails with EIO, once, whoever met the dead server first; the target follows what
+    the disk holds."""
+    begin(handmade, faulty, "east", "data")
+    with handmade.client() as one, handmade.client() as other, handmade.client() as reader:
+        one.write(0, b"kept" * 1024)
+        one.flush()
+        one.write(0, b"lost" * 1024)
+        one.write(BLOCK, b"safe" * 1024, FUA)
+        handmade.sync()  # a flush of the cycle's: all is safe so far
+        faulty.fail("hang", "flush")  # or a cycle would save what comes
+        other.write(2 * BLOCK, b"gone" * 1024)
+        faulty.restart()
+        faulty.mend()
+        eventually(lambda: answers(reader), "the server is back")
+        assert fails(one.flush) and fails(other.flush) and fails(reader.flush)
+        for client in (one, other, reader):
+            client.flush()
+        with handmade.client() as late:
+            late.flush()
+        assert one.read(2 * BLOCK, BLOCK) == bytes(BLOCK), "the disk never had it"
+        handmade.sync()
+        held = one.read(0, SIZE)
+    assert held[:BLOCK] == b"lost" * 1024 and held[BLOCK : 2 * BLOCK] == b"safe" * 1024
+    assert handmade.image("west").read_bytes() == held
+
+
+# ---- a server that hangs, and does later what it was asked
+
+
+def test_a_late_write_of_a_client_overwrites_nothing(handmade: Handmade, faulty: Faulty) -> None:
+    """A write that was given up is done by the server of the source's data when it likes: until it
+    is, nothing else is written there, so that it cannot undo what came after."""
+    handmade.more = 'link_timeout = "500ms"'
+    begin(handmade, faulty, "east", "data")
+    with handmade.client() as client:
+        handmade.sync()
+        faulty.fail("hang", "pwrite")
+        assert fails(lambda: client.write(0, b"old" * 1024))
+        faulty.hold("pwrite")
+        assert fails(lambda: client.write(0, b"new" * 1024)), "the old one could come after it"
+        assert client.read(0, 3) == bytes(3)
+        faulty.release()
+        eventually(lambda: not fails(lambda: client.write(0, b"new" * 1024)), "it was done")
+        handmade.sync()
+        assert client.read(0, 3072) == b"new" * 1024
+        assert handmade.image("west").read_bytes() == client.read(0, SIZE)
+
+
+def test_a_late_write_of_the_second_flashcopy_overwrites_nothing(
+    handmade: Handmade, faulty: Faulty
+) -> None:
+    """The same at the target's data: the image is not undone by a copy of the one before."""
+    handmade.more = 'link_timeout = "500ms"'
+    begin(handmade, faulty, "west", "data")
+    with handmade.client() as client:
+        handmade.sync()
+        faulty.fail("hang", "pwrite")
+        client.write(0, b"old" * 1024)
+        eventually(
+            lambda: "timed out" in str(direct.status(handmade, "west")["reason"]), "a reason"
+        )
+        faulty.hold("pwrite")
+        client.write(0, b"new" * 1024)
+        direct.ask(handmade, {"op": "sync"})
+        tried = faulty.tried("pwrite")
+        faulty.release()
+        handmade.sync()
+        assert faulty.tried("pwrite") > tried
+    assert faulty.image.read_bytes()[:3072] == b"new" * 1024
+
+
+# ---- a server whose cache goes with it
+
+
+def test_a_server_that_comes_back_with_everything_costs_no_flush(
+    handmade: Handmade, faulty: Faulty
+) -> None:
+    """All was flushed before the server went: no flush fails."""
+    begin(handmade, faulty, "east", "data")
+    with handmade.client() as client:
+        client.write(0, b"x" * BLOCK)
+        handmade.sync()
+        client.flush()
+        faulty.restart()
+        client.flush()
+        eventually(lambda: answers(client), "the server is back")
+        client.write(0, b"y" * BLOCK)
+        client.flush()
+        handmade.sync()
+        assert handmade.image("west").read_bytes() == client.read(0, SIZE)
+
+
+def test_a_failed_flush_is_told_to_each_client(handmade: Handmade, faulty: Faulty) -> None:
+    """A flush of the source's data fails, of a client or of the cycle: nobody's next flush says
+    that all is well, and the cycle is sent again."""
+    begin(handmade, faulty, "east", "data")
+    with handmade.client() as one, handmade.client() as other:
+        handmade.sync()
+        faulty.fail("EIO", "flush")
+        one.write(0, b"x" * BLOCK)
+        found = eventually(lambda: direct.status(handmade)["reason"], "a reason")
+        assert faulty.uri in found and "Input/output error" in found
+        faulty.mend()
+        handmade.sync()
+        assert fails(one.flush) and fails(other.flush)
+        one.flush()
+        other.flush()
+        assert handmade.image("west").read_bytes() == one.read(0, SIZE)
+
+
+def test_an_intermediate_that_loses_a_cycle_gets_it_again(
+    handmade: Handmade, faulty: Faulty
+) -> None:
+    """The target's intermediate loses what it had answered before the commit: the cycle is void,
+    all of it is sent again, and the image is right."""
+    begin(handmade, faulty, "west", "intermediate")
+    with handmade.client() as client:
+        handmade.sync()
+        before = direct.status(handmade, "west")["committed"]["sequence"]
+        faulty.fail("hang", "flush")
+        client.write(0, b"again" * 1000)
+        tried = faulty.tried("flush")
+        direct.wait_for(lambda: faulty.tried("flush") > tried, "the cycle's flush")
+        faulty.stop()
+        faulty.mend()
+        found = eventually(lambda: direct.status(handmade)["reason"], "a reason")
+        assert faulty.uri in found or "peer at" in found
+        assert direct.status(handmade, "west")["committed"]["sequence"] == before
+        faulty.start()
+        handmade.sync()
+        held = client.read(0, SIZE)
+    assert held.startswith(b"again")
+    assert handmade.image("west").read_bytes() == held
