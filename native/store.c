@@ -455,7 +455,9 @@ run_flush (struct fm_store *s, struct fm_op *op)
   int rc = hold_flush (s);
   if (rc < 0)
     return not_begun (s, op, rc);
-  if (s->covered >= mine) /* nothing was written, or another's flush has covered it by now */
+  if (!fm_store_settled (s))
+    not_begun (s, op, -ETIMEDOUT);
+  else if (s->covered >= mine) /* nothing was written, or another's flush has covered it by now */
     not_begun (s, op, 0);
   else if (has_anchor (s) && (rc = need_anchor (s)) < 0)
     not_begun (s, op, rc);

@@ -34,6 +34,12 @@
  *   - Who writes on ports of his own (a lane's sinks) flushes on one of them that was
  *     open before the first write and stays failed if it fails: his own anchor.
  * Counted on: at most one process serves a store at a time.
+ *
+ * A write that was given up, because a server did not answer in time, may be done by it
+ * later.  It must not undo what was written after it, nor change what was copied
+ * meanwhile.  So of its connection our side is shut, and until the server has closed the
+ * other (it has done all by then, or is dead) the store takes no write and no flush:
+ * -ETIMEDOUT, at once.  Its end counts as a loss: who has copied in between does so again.
  * Left out: reconnection, retries and roles (policy is never in C).
  */
 #ifndef FM_STORE_H
@@ -70,6 +76,7 @@ struct fm_port {
   int failed;             /* 0, or the -errno that ended this port */
   void *nbd;              /* struct nbd_handle *, for a server */
   struct fm_op *under_way;
+  struct fm_late *late;   /* of a server: to be used if a write is given up */
   struct fm_port *next;   /* in the store's idle list */
 };
 
@@ -99,12 +106,14 @@ struct fm_store {
   _Atomic bool no_clone; /* it was tried, and is not to be had */
   _Atomic uint64_t lost;   /* how often what was not flushed may have gone */
   _Atomic uint64_t writes; /* done by fm_store_io, to be flushed; one for what was before us */
+  _Atomic unsigned nlate;  /* connections with writes that were given up */
 
   pthread_mutex_t lock; /* guards all below, to the blank line */
   struct fm_port *idle; /* ports for fm_store_io, last used first */
   unsigned nidle;
   bool flush_held;      /* somebody has what belongs to flushing */
   pthread_cond_t flush_free;
+  struct fm_late *late; /* those connections */
 
   /* Of who holds that. */
   uint64_t covered;       /* `writes` when the last good flush began */
@@ -145,7 +154,9 @@ int fm_store_read (struct fm_store *s, void *buf, uint64_t n, uint64_t offset);
 /* See `hole` in fm_store_ops. */
 uint64_t fm_store_hole (struct fm_store *s, uint64_t offset, uint64_t length, uint64_t *data);
 
-/* For implementations: take `op` off the port's list with this result. */
+/* For implementations: whether nothing that was given up can still be done (store_nbd.c). */
+bool fm_store_settled (struct fm_store *s);
+/* Take `op` off the port's list with this result. */
 void fm_op_finish (struct fm_store *s, struct fm_op *op, int rc);
 
 #endif

@@ -5,10 +5,13 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <libnbd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "store_nbd.h"
 
@@ -117,11 +120,80 @@ reap (struct fm_port *p)
   }
 }
 
+/* ---- writes that were given up: see store.h ---- */
+
+struct fm_late {
+  int fd; /* the connection's, or -1: nobody will ever know */
+  struct fm_late *next;
+};
+
+/* Before the handle is closed. */
+static void
+leave_late (struct fm_port *p)
+{
+  struct fm_store *s = p->store;
+  bool writes = false;
+  for (const struct fm_op *op = p->under_way; op; op = op->link)
+    writes |= op->kind == FM_WRITE || op->kind == FM_ZERO;
+  if (!p->nbd || !p->late || !writes || p->failed != -ETIMEDOUT)
+    return;
+  struct fm_late *late = p->late;
+  p->late = NULL;
+  late->fd = fcntl (nbd_aio_get_fd (p->nbd), F_DUPFD_CLOEXEC, 0);
+  if (late->fd >= 0)
+    shutdown (late->fd, SHUT_WR);
+  pthread_mutex_lock (&s->lock);
+  late->next = s->late;
+  s->late = late;
+  s->nlate++;
+  pthread_mutex_unlock (&s->lock);
+}
+
+/* Whether the server has closed the connection: all that it was sent is done, or never will be. */
+static bool
+is_over (int fd)
+{
+  char answers[4096];
+  ssize_t n;
+  if (fd < 0)
+    return false;
+  while ((n = recv (fd, answers, sizeof answers, MSG_DONTWAIT)) > 0)
+    ;
+  return n == 0 || (errno != EAGAIN && errno != EINTR);
+}
+
+bool
+fm_store_settled (struct fm_store *s)
+{
+#ifdef PLANT_LATE_WRITES
+  return true;
+#endif
+  if (atomic_load (&s->nlate) == 0)
+    return true;
+  pthread_mutex_lock (&s->lock);
+  for (struct fm_late **at = &s->late; *at;) {
+    struct fm_late *late = *at;
+    if (!is_over (late->fd)) {
+      at = &late->next;
+      continue;
+    }
+    *at = late->next;
+    close (late->fd);
+    free (late);
+    atomic_fetch_add (&s->lost, 1);
+    s->nlate--;
+  }
+  bool settled = s->nlate == 0;
+  pthread_mutex_unlock (&s->lock);
+  return settled;
+}
+
 /* The connection ends; so does, with its error, everything under way on it. */
 static void
 fail (struct fm_port *p)
 {
   reap (p);
+  leave_late (p);
   if (p->nbd)
     nbd_close (p->nbd); /* from here on libnbd touches no buffer of ours */
   p->nbd = NULL;
@@ -137,15 +209,21 @@ static int
 nbd_port_open (struct fm_port *p, uint64_t deadline_ns)
 {
   struct nbd_handle *h;
+  p->late = malloc (sizeof *p->late);
+  if (!p->late)
+    return -ENOMEM;
   int rc = fm_nbd_connect (p->store->uri, deadline_ns, &h, NULL, 0);
   if (rc == 0)
     p->nbd = h;
+  else
+    free (p->late);
   return rc;
 }
 
 static void
 nbd_port_close (struct fm_port *p)
 {
+  free (p->late);
   if (!p->nbd)
     return;
   if (!p->failed)
@@ -159,6 +237,10 @@ nbd_submit (struct fm_port *p, struct fm_op *op)
   op->done = false;
   if (p->failed) {
     fm_op_finish (p->store, op, p->failed);
+    return;
+  }
+  if ((op->kind == FM_WRITE || op->kind == FM_ZERO) && !fm_store_settled (p->store)) {
+    fm_op_finish (p->store, op, -ETIMEDOUT);
     return;
   }
   struct nbd_handle *h = p->nbd;
@@ -235,7 +317,13 @@ nbd_hole (struct fm_store *s, uint64_t offset, uint64_t length, uint64_t *data)
 static void
 nbd_close_store (struct fm_store *s)
 {
-  (void)s;
+  while (s->late) {
+    struct fm_late *late = s->late;
+    s->late = late->next;
+    if (late->fd >= 0)
+      close (late->fd);
+    free (late);
+  }
 }
 
 static const struct fm_store_ops nbd_ops = {

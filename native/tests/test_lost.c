@@ -8,6 +8,7 @@
 
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <sys/stat.h>
 
 #define BLOCK 4096
@@ -191,6 +192,39 @@ restarts_under_writers (void)
   end ();
 }
 
+/* A write that was given up may still be done by the server: until it is over nothing else is
+ * written, and nothing flushed; that it is over is told. */
+static void
+late_write (void)
+{
+  begin ();
+  _Atomic uint64_t one = 0;
+  s->timeout_ns = 200 * FM_MS;
+  CHECK_EQ (write_number (0, 1, 0), 0);
+  CHECK_EQ (fm_store_flush (s, &one), 0);
+  lab_stop (&server);
+  CHECK_EQ (write_number (0, 2, 0), -ETIMEDOUT);
+  uint64_t start = fm_now_ns (), found = 0;
+  CHECK_EQ (write_number (1, 3, 0), -ETIMEDOUT);
+  CHECK_EQ (fm_store_flush (s, &one), -ETIMEDOUT);
+  CHECK (fm_now_ns () - start < 2 * s->timeout_ns + 100 * FM_MS);
+  kill (server.pid, SIGCONT);
+  while (!fm_store_settled (s))
+    usleep (1000);
+  CHECK_EQ (fm_store_read (s, &found, 8, 0), 0);
+  CHECK_EQ (found, 2); /* it came late, and not later */
+  CHECK (fm_store_flush (s, &one) < 0);
+  CHECK_EQ (write_number (0, 4, 0), 0);
+  CHECK_EQ (fm_store_flush (s, &one), 0);
+  lab_stop (&server); /* it is killed instead: what it did not do it never will */
+  CHECK_EQ (write_number (0, 5, 0), -ETIMEDOUT);
+  CHECK_EQ (write_number (0, 5, 0), -ETIMEDOUT);
+  restart ();
+  CHECK_EQ (write_number (0, 6, 0), 0);
+  CHECK (fm_store_flush (s, &one) < 0);
+  end ();
+}
+
 /* ---- a file, whose flush the system fails once */
 
 static int pipe_ends[2], file;
@@ -286,6 +320,7 @@ main (void)
   RUN (nothing_to_lose);
   RUN (flush_while_away);
   RUN (restarts_under_writers);
+  RUN (late_write);
   RUN (file_tells_all);
   RUN (fua_is_apart);
   RUN (cycle_is_void);
