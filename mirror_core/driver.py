@@ -48,6 +48,7 @@ class Driver(threading.Thread):
         self._began = self._held = 0.0  # of the running cycle
         self._last_begin = float("-inf")
         self._cooled = time.monotonic()  # when the intent was last cooled
+        self._backoff = limits.BACKOFF_MIN_S  # anew with a commit, or when a session has lasted
         self._stuck = False  # a store failed: its reason stands until a cycle is committed
         self._coarse = coarse  # until a commit: `next` may hold much that does not differ
         self._comparable = False  # the target's intermediates hold an image
@@ -125,21 +126,22 @@ class Driver(threading.Thread):
             self._say(f"internal error ({error!r}): report it, restart the site", refused=True)
 
     def _run(self) -> None:
-        backoff = limits.BACKOFF_MIN_S
         while not self.stopping:
+            opened = float("inf")
             try:
                 self._open_session()
-                if not self._stuck:
-                    backoff = limits.BACKOFF_MIN_S
+                opened = time.monotonic()
                 self._mirror()
             except MirrorError as error:
                 self._say(str(error), refused=isinstance(error, Refused))
             finally:
                 self._close_session()
+            if time.monotonic() >= opened + limits.BACKOFF_MAX_S:
+                self._backoff = limits.BACKOFF_MIN_S
             with self.changed:
-                wait = backoff * random.uniform(0.5, 1.0)
+                wait = self._backoff * random.uniform(0.5, 1.0)
                 self.changed.wait_for(lambda: self.stopping, wait)
-            backoff = min(2 * backoff, limits.BACKOFF_MAX_S)
+            self._backoff = min(2 * self._backoff, limits.BACKOFF_MAX_S)
 
     def _say(self, reason: str | None, *, refused: bool = False) -> None:
         with self.changed:
@@ -216,10 +218,14 @@ class Driver(threading.Thread):
         try:
             for member in self._copier.members:
                 self._peer_stores.append(self._link.intermediate(member.name, self._session))
-            self._copier.link(self._peer_stores)
+            with self._blaming():
+                self._copier.link(self._peer_stores)
         except OSError as error:
             self._drop_stores()
             raise PeerError(f"peer at {self._config.peer}: {error.strerror}") from error
+        except MirrorError:
+            self._drop_stores()
+            raise
 
     def _close_session(self) -> None:
         if not self.connected:
@@ -402,6 +408,7 @@ class Driver(threading.Thread):
     def _settle(self) -> None:
         self._copier.settle()
         self._coarse = False
+        self._backoff = limits.BACKOFF_MIN_S
         duration = time.monotonic() - self._began
         with self.changed:
             self.committed, self.point = self.progress.sequence, self._point
@@ -425,7 +432,7 @@ class Driver(threading.Thread):
             where = {
                 flashcopy.FRONT: f"data store {volume.data}",
                 0: f"intermediate store {volume.intermediate}",
-                1: f"intermediate store of the peer at {self._config.peer}",
+                flashcopy.PEER: f"intermediate store of the peer at {self._config.peer}",
             }
             text = self._trouble_of_peer(error) or flashcopy.explain(error, where)
             raise MirrorError(
@@ -434,7 +441,7 @@ class Driver(threading.Thread):
 
     def _trouble_of_peer(self, error: flashcopy.CopyError) -> str | None:
         """The peer's own words for why it refused a write, if it has any."""
-        if error.part < 1 or error.code in LINK_ERRNOS:
+        if error.part != flashcopy.PEER or error.code in LINK_ERRNOS:
             return None
         with contextlib.suppress(MirrorError):
             answer = self._ask({"op": "hardened", "session": self._session, "wait": 0.0})

@@ -19,7 +19,8 @@ from pyroaring import BitMap64
 from mirror_core import limits, native
 from mirror_core.errors import LINK_ERRNOS, MirrorError, describe
 
-FRONT = -1  # of a failure: the store that is copied from; else the number of the sink
+# Of a failure: the store that is copied from, else the number of the sink; 1 is the peer's.
+FRONT, PEER = -1, 1
 
 
 class CopyError(MirrorError):
@@ -34,8 +35,9 @@ def explain(error: CopyError, where: Mapping[int, str]) -> str:
     """One line: which store (`where`: by the failure's part), what is wrong, what to do."""
     advice = (
         "free some space there" if error.code in (errno.ENOSPC, errno.EDQUOT)
-        else "look at the other site's status and the link" if error.code in LINK_ERRNOS
-        else "look into that store"
+        else "look into that store" if error.code not in LINK_ERRNOS
+        else "look at the other site's status and the link" if error.part == PEER
+        else "look at its server"
     )  # fmt: skip
     return f"{where[error.part]}: {error}: {advice}"
 
@@ -54,13 +56,17 @@ class Flashcopy:
         self.group = native.Group([m.native for m in members])
 
     def link(self, seconds: Sequence[native.Store | None]) -> None:
-        """Open the lanes to sink 0 and, where given, sink 1 of each volume.  OSError."""
+        """Open the lanes to sink 0 and, where given, sink 1 of each volume.  CopyError."""
         linked = []
         try:
             for member, second in zip(self.members, seconds, strict=True):
-                member.native.link(second, limits.PRIORITY_LANES)
+                try:
+                    member.native.link(second, limits.PRIORITY_LANES)
+                except OSError as error:
+                    part = member.native.stats().failed_part
+                    raise CopyError(member.name, part, error.errno or 0) from error
                 linked.append(member)
-        except OSError:
+        except CopyError:
             for member in linked:
                 member.native.unlink()
             raise

@@ -56,6 +56,7 @@ class Target(threading.Thread):
         self._slice_s = limits.HARDEN_SLICE_S  # as long as the last hardening took
         self._failure: MirrorError | None = None  # of the last step
         self._sessions: deque[int] = deque(maxlen=limits.SESSIONS_KNOWN)  # asked for lately
+        self._backoff = limits.BACKOFF_MIN_S  # until the next try after a failure
         self.serial = threading.Lock()
         # -- guarded by `changed`
         self.changed = threading.Condition()
@@ -179,9 +180,15 @@ class Target(threading.Thread):
             return {"done": True, "hardened": self._book.current.hardened}
 
     def _commit(self, request: protocol.Commit) -> None:
-        try:
-            for member in self._copier.members:
+        for volume, member in zip(self._config.volumes, self._copier.members, strict=True):
+            try:
                 member.native.flush_front()  # before the record that asserts it
+            except OSError as error:  # what the cycle wrote is owed: it is written again (I9)
+                raise PeerError(
+                    f"the target cannot commit: intermediate store {volume.intermediate}: "
+                    f"{describe(error.errno or 0)}"
+                ) from error
+        try:
             self._copier.group.close_gates(limits.FENCE_BUDGET_S)
         except OSError as error:
             raise PeerError(f"the target cannot commit: {describe(error.errno or 0)}") from error
@@ -236,14 +243,12 @@ class Target(threading.Thread):
             self._say(f"internal error ({error!r}): report it, restart the site")
 
     def _run(self) -> None:
-        backoff = limits.BACKOFF_MIN_S
         while self._wait_for_work():
             if self.step():
-                backoff = limits.BACKOFF_MIN_S
                 continue
             with self.changed:
-                self.changed.wait_for(lambda: self.stopping, backoff)
-            backoff = min(2 * backoff, limits.BACKOFF_MAX_S)
+                self.changed.wait_for(lambda: self.stopping, self._backoff)
+            self._backoff = min(2 * self._backoff, limits.BACKOFF_MAX_S)
 
     def step(self) -> bool:
         """Copy for a while, and harden if all is copied or a writer waits.  False: something
@@ -256,6 +261,7 @@ class Target(threading.Thread):
                 began = time.monotonic()
                 self._copier.harden(self._record_all if done else self._record_batch)
                 self._slice_s = max(limits.HARDEN_SLICE_S, time.monotonic() - began)
+                self._backoff = limits.BACKOFF_MIN_S  # what was only copied is copied again
             if done:
                 with self.changed:
                     self.hardened = self._book.current.committed
@@ -277,8 +283,8 @@ class Target(threading.Thread):
             self._copier.unlink()
             try:
                 self._copier.link([None] * len(self._copier.members))
-            except OSError:
-                raise error from None  # it is still the same failure
+            except flashcopy.CopyError as still:
+                raise still from error
         self._copier.retry()
 
     def _blame(self, error: MirrorError) -> str:

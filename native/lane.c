@@ -45,11 +45,14 @@ fm_lane_open (struct fm_volume *v, unsigned nslots, int *rc)
   }
   l->v = v;
   l->nslots = nslots;
+  *rc = 0;
+  int part = -1; /* whose port it is: see failed_part */
   l->front = fm_port_open (v->front, rc);
-  for (unsigned i = 0; *rc == 0 && i < v->nsinks; i++)
-    l->sink[i] = fm_port_open (v->sink[i], rc);
+  while (*rc == 0 && ++part < (int)v->nsinks)
+    l->sink[part] = fm_port_open (v->sink[part], rc);
   if (*rc == 0)
     return l;
+  atomic_store (&v->failed_part, part);
   fm_lane_close (l);
   return NULL;
 }

@@ -135,7 +135,7 @@ uint64_t fm_volume_shared_bytes (const struct fm_volume *v);
 int fm_volume_mark_shared (struct fm_volume *v, int fd);
 
 /* Open the lanes to `first` and, if given, `second`; `nprio` for writers.  No
- * lanes may be open and nothing may be unsent or sent.  0 or -errno. */
+ * lanes may be open and nothing may be unsent or sent.  0 or -errno, of `failed_part`. */
 int fm_volume_link (struct fm_volume *v, struct fm_store *second, unsigned nprio);
 /* Wait for the writers' lanes, then close all.  A cycle that is not complete
  * must have been failed before (fm_volume_fail), or writers would copy on. */
