@@ -78,12 +78,15 @@ class Store:
         return cls(out[0], "file")
 
     @classmethod
-    def nbd(cls, uri: str, timeout_s: float) -> Store:
-        """An NBD server; connects once to learn its size and abilities."""
+    def nbd(cls, uri: str, timeout_s: float, *, fenced: bool = False) -> Store:
+        """An NBD server; connects once to learn its size and abilities.  `fenced`: it refuses
+        itself what was given up (native/late.h)."""
         out = _ffi.new("struct fm_store **")
         why = _ffi.new(f"char[{_WHY_BYTES}]")
         rc = _lib.fm_store_open_nbd(uri.encode(), int(timeout_s * NS), out, why, _WHY_BYTES)
         _check(rc, uri, _ffi.string(why).decode(errors="replace"))
+        if fenced:
+            _lib.fm_store_set_fenced(out[0])
         return cls(out[0], "nbd")
 
     @property

@@ -25,7 +25,7 @@ class Link:
     def intermediate(self, volume: str, session: int) -> native.Store:
         """The peer's intermediate as this session may write it.  OSError."""
         uri = self._config.peer_uri(f"{volume}/intermediate/{session:x}")
-        return native.Store.nbd(uri, self._config.link_timeout)
+        return native.Store.nbd(uri, self._config.link_timeout, fenced=True)
 
 
 def ask(uri: str, record: protocol.Record, timeout_s: float) -> protocol.Record:

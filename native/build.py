@@ -28,6 +28,8 @@ SOURCES = [
     "wait",
     "plan",
     "store",
+    "store_file",
+    "late",
     "store_nbd",
     "intent",
     "lane",

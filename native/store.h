@@ -34,12 +34,7 @@
  *   - Who writes on ports of his own (a lane's sinks) flushes on one of them that was
  *     open before the first write and stays failed if it fails: his own anchor.
  * Counted on: at most one process serves a store at a time.
- *
- * A write that was given up, because a server did not answer in time, may be done by it
- * later.  It must not undo what was written after it, nor change what was copied
- * meanwhile.  So of its connection our side is shut, and until the server has closed the
- * other (it has done all by then, or is dead) the store takes no write and no flush:
- * -ETIMEDOUT, at once.  Its end counts as a loss: who has copied in between does so again.
+ * A write that was given up may be done by a server later: late.h.
  * Left out: reconnection, retries and roles (policy is never in C).
  */
 #ifndef FM_STORE_H
@@ -67,6 +62,7 @@ struct fm_op {
   int rc;          /* once done: 0 or -errno */
   bool done;
   struct fm_op *link; /* the port's list of what is under way */
+  void *command;      /* of a server: store_nbd.c */
 };
 
 struct fm_store;
@@ -76,11 +72,13 @@ struct fm_port {
   int failed;             /* 0, or the -errno that ended this port */
   void *nbd;              /* struct nbd_handle *, for a server */
   struct fm_op *under_way;
-  struct fm_late *late;   /* of a server: to be used if a write is given up */
+  struct fm_late *late;   /* of a server: for writes that are given up (late.h) */
   struct fm_port *next;   /* in the store's idle list */
 };
 
 struct fm_store_ops {
+  /* One operation at once, from any thread: rc.  NULL: it takes a port, and flushes an anchor. */
+  int (*run) (struct fm_store *s, const struct fm_op *op);
   int (*port_open) (struct fm_port *p, uint64_t deadline_ns);
   void (*port_close) (struct fm_port *p);
   void (*submit) (struct fm_port *p, struct fm_op *op);
@@ -98,6 +96,7 @@ struct fm_store_ops {
 struct fm_store {
   const struct fm_store_ops *ops;
   uint64_t size;  /* bytes */
+  bool fenced;    /* a server that refuses what was given up itself (I8): see late.h */
   int fd, fua_fd; /* file; the second for what has FM_FUA */
   char *uri;      /* server */
   uint64_t timeout_ns; /* of one operation on a server, and of connecting */
@@ -113,7 +112,7 @@ struct fm_store {
   unsigned nidle;
   bool flush_held;      /* somebody has what belongs to flushing */
   pthread_cond_t flush_free;
-  struct fm_late *late; /* those connections */
+  struct fm_late *late; /* those connections (late.h) */
 
   /* Of who holds that. */
   uint64_t covered;       /* `writes` when the last good flush began */
@@ -132,6 +131,7 @@ int fm_store_open_file (int fd, uint64_t size, struct fm_store **out);
  * needs (writable, flush, FUA, zeroing, multi-conn); the reason is in `why`. */
 int fm_store_open_nbd (const char *uri, uint64_t timeout_ns, struct fm_store **out, char *why,
                        unsigned whysize);
+void fm_store_set_fenced (struct fm_store *s); /* before it is in use */
 void fm_store_close (struct fm_store *s);
 
 struct fm_port *fm_port_open (struct fm_store *s, int *rc);
@@ -154,9 +154,7 @@ int fm_store_read (struct fm_store *s, void *buf, uint64_t n, uint64_t offset);
 /* See `hole` in fm_store_ops. */
 uint64_t fm_store_hole (struct fm_store *s, uint64_t offset, uint64_t length, uint64_t *data);
 
-/* For implementations: whether nothing that was given up can still be done (store_nbd.c). */
-bool fm_store_settled (struct fm_store *s);
-/* Take `op` off the port's list with this result. */
+/* For implementations: take `op` off the port's list with this result. */
 void fm_op_finish (struct fm_store *s, struct fm_op *op, int rc);
 
 #endif

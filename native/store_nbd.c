@@ -1,17 +1,15 @@
 /* The store that is an NBD server, over libnbd: one connection a port, commands
  * asynchronous, many in flight.  See store.h; libnbd(3) for the calls. */
+#include "late.h"
 #include "store.h"
 #include "wait.h"
 
 #include <assert.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <libnbd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include "store_nbd.h"
 
@@ -63,6 +61,15 @@ ended (struct nbd_handle *h)
   return nbd_aio_is_dead (h) || nbd_aio_is_closed (h);
 }
 
+bool
+fm_nbd_turn (struct nbd_handle *h)
+{
+  struct pollfd fd;
+  for (int i = 0; i < TURNS && wanted (h, &fd) && poll (&fd, 1, 0) > 0; i++)
+    turn (h, fd.revents);
+  return !ended (h);
+}
+
 int
 fm_nbd_connect (const char *uri, uint64_t deadline_ns, struct nbd_handle **out, char *why,
                 unsigned whysize)
@@ -95,10 +102,22 @@ fm_nbd_connect (const char *uri, uint64_t deadline_ns, struct nbd_handle **out, 
   return rc;
 }
 
+/* What libnbd knows of an operation; it outlives one that is given up. */
+struct command {
+  struct fm_op *op; /* NULL: given up */
+  bool fenced;      /* the store is: no bytes here, libnbd has the caller's */
+  char bytes[];     /* what is sent or received */
+};
+
 static int
 on_done (void *user, int *error)
 {
-  struct fm_op *op = user;
+  struct command *c = user;
+  struct fm_op *op = c->op;
+  if (!op)
+    return 1;
+  if (op->kind == FM_READ && !c->fenced && !*error)
+    memcpy (op->buf, c->bytes, op->length);
   op->rc = *error ? -*error : 0;
   op->done = true; /* taken off the list, and finished, by `reap` */
   return 1;        /* retire the command */
@@ -120,72 +139,20 @@ reap (struct fm_port *p)
   }
 }
 
-/* ---- writes that were given up: see store.h ---- */
-
-struct fm_late {
-  int fd; /* the connection's, or -1: nobody will ever know */
-  struct fm_late *next;
-};
-
-/* Before the handle is closed. */
-static void
+/* A connection that is given up with writes under way goes on by itself: late.h. */
+static bool
 leave_late (struct fm_port *p)
 {
-  struct fm_store *s = p->store;
   bool writes = false;
   for (const struct fm_op *op = p->under_way; op; op = op->link)
     writes |= op->kind == FM_WRITE || op->kind == FM_ZERO;
-  if (!p->nbd || !p->late || !writes || p->failed != -ETIMEDOUT)
-    return;
-  struct fm_late *late = p->late;
-  p->late = NULL;
-  late->fd = fcntl (nbd_aio_get_fd (p->nbd), F_DUPFD_CLOEXEC, 0);
-  if (late->fd >= 0)
-    shutdown (late->fd, SHUT_WR);
-  pthread_mutex_lock (&s->lock);
-  late->next = s->late;
-  s->late = late;
-  s->nlate++;
-  pthread_mutex_unlock (&s->lock);
-}
-
-/* Whether the server has closed the connection: all that it was sent is done, or never will be. */
-static bool
-is_over (int fd)
-{
-  char answers[4096];
-  ssize_t n;
-  if (fd < 0)
+  if (!writes || p->store->fenced || p->failed != -ETIMEDOUT)
     return false;
-  while ((n = recv (fd, answers, sizeof answers, MSG_DONTWAIT)) > 0)
-    ;
-  return n == 0 || (errno != EAGAIN && errno != EINTR);
-}
-
-bool
-fm_store_settled (struct fm_store *s)
-{
-#ifdef PLANT_LATE_WRITES
+  for (struct fm_op *op = p->under_way; op; op = op->link)
+    ((struct command *)op->command)->op = NULL;
+  fm_late_add (p->store, p->late, p->nbd);
+  p->late = NULL;
   return true;
-#endif
-  if (atomic_load (&s->nlate) == 0)
-    return true;
-  pthread_mutex_lock (&s->lock);
-  for (struct fm_late **at = &s->late; *at;) {
-    struct fm_late *late = *at;
-    if (!is_over (late->fd)) {
-      at = &late->next;
-      continue;
-    }
-    *at = late->next;
-    close (late->fd);
-    free (late);
-    atomic_fetch_add (&s->lost, 1);
-    s->nlate--;
-  }
-  bool settled = s->nlate == 0;
-  pthread_mutex_unlock (&s->lock);
-  return settled;
 }
 
 /* The connection ends; so does, with its error, everything under way on it. */
@@ -193,8 +160,7 @@ static void
 fail (struct fm_port *p)
 {
   reap (p);
-  leave_late (p);
-  if (p->nbd)
+  if (p->nbd && !leave_late (p))
     nbd_close (p->nbd); /* from here on libnbd touches no buffer of ours */
   p->nbd = NULL;
   while (p->under_way) {
@@ -209,7 +175,7 @@ static int
 nbd_port_open (struct fm_port *p, uint64_t deadline_ns)
 {
   struct nbd_handle *h;
-  p->late = malloc (sizeof *p->late);
+  p->late = fm_late_new ();
   if (!p->late)
     return -ENOMEM;
   int rc = fm_nbd_connect (p->store->uri, deadline_ns, &h, NULL, 0);
@@ -239,7 +205,7 @@ nbd_submit (struct fm_port *p, struct fm_op *op)
     fm_op_finish (p->store, op, p->failed);
     return;
   }
-  if ((op->kind == FM_WRITE || op->kind == FM_ZERO) && !fm_store_settled (p->store)) {
+  if ((op->kind == FM_WRITE || op->kind == FM_ZERO) && !fm_late_settled (p->store)) {
     fm_op_finish (p->store, op, -ETIMEDOUT);
     return;
   }
@@ -248,17 +214,28 @@ nbd_submit (struct fm_port *p, struct fm_op *op)
     fm_op_finish (p->store, op, -EOPNOTSUPP); /* libnbd's own refusal would be EINVAL */
     return;
   }
-  nbd_completion_callback cb = { .callback = on_done, .user_data = op };
+  bool moves = (op->kind == FM_READ || op->kind == FM_WRITE) && !p->store->fenced;
+  struct command *c = malloc (sizeof *c + (moves ? op->length : 0));
+  if (!c) {
+    fm_op_finish (p->store, op, -ENOMEM);
+    return;
+  }
+  *c = (struct command){ .op = op, .fenced = p->store->fenced };
+  if (moves && op->kind == FM_WRITE)
+    memcpy (c->bytes, op->buf, op->length);
+  op->command = c; /* until op is done: then libnbd has freed it */
+  void *buf = moves ? c->bytes : op->buf;
+  nbd_completion_callback cb = { .callback = on_done, .user_data = c, .free = free };
   uint32_t fua = op->flags & FM_FUA ? LIBNBD_CMD_FLAG_FUA : 0;
   op->link = p->under_way;
   p->under_way = op;
   int64_t r = -1;
   switch (op->kind) {
   case FM_READ:
-    r = nbd_aio_pread (h, op->buf, op->length, op->offset, cb, 0);
+    r = nbd_aio_pread (h, buf, op->length, op->offset, cb, 0);
     break;
   case FM_WRITE:
-    r = nbd_aio_pwrite (h, op->buf, op->length, op->offset, cb, fua);
+    r = nbd_aio_pwrite (h, buf, op->length, op->offset, cb, fua);
     break;
   case FM_ZERO:
     r = nbd_aio_zero (h, op->length, op->offset, cb,
@@ -284,13 +261,8 @@ nbd_submit (struct fm_port *p, struct fm_op *op)
 static void
 nbd_step (struct fm_port *p)
 {
-  if (!p->failed) {
-    struct pollfd fd;
-    for (int i = 0; i < TURNS && wanted (p->nbd, &fd) && poll (&fd, 1, 0) > 0; i++)
-      turn (p->nbd, fd.revents);
-    if (ended (p->nbd))
-      p->failed = -ENOTCONN;
-  }
+  if (!p->failed && !fm_nbd_turn (p->nbd))
+    p->failed = -ENOTCONN;
   if (p->failed)
     fail (p);
   else
@@ -317,13 +289,7 @@ nbd_hole (struct fm_store *s, uint64_t offset, uint64_t length, uint64_t *data)
 static void
 nbd_close_store (struct fm_store *s)
 {
-  while (s->late) {
-    struct fm_late *late = s->late;
-    s->late = late->next;
-    if (late->fd >= 0)
-      close (late->fd);
-    free (late);
-  }
+  fm_late_forget (s);
 }
 
 static const struct fm_store_ops nbd_ops = {
@@ -419,7 +385,7 @@ fm_exchange (const char *uri, const void *request, uint64_t request_bytes, void 
              uint64_t answer_bytes, uint64_t timeout_ns, char *why, unsigned whysize)
 {
   uint64_t deadline = fm_now_ns () + timeout_ns;
-  struct fm_store server = { .ops = &nbd_ops };
+  struct fm_store server = { .ops = &nbd_ops, .fenced = true };
   struct fm_port port = { .store = &server };
   struct nbd_handle *h;
   int rc = fm_nbd_connect (uri, deadline, &h, why, whysize);

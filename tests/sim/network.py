@@ -142,7 +142,7 @@ class Network:
 
     # ---- the peer's intermediate (mirror_core.native.Store.nbd, and ports of link stores)
 
-    def open_store(self, uri: str, timeout_s: float) -> native.Store:
+    def open_store(self, uri: str, timeout_s: float, *, fenced: bool) -> native.Store:
         scheduler = current()
         scheduler.pause()
         site, _, name = uri.partition("/")

@@ -1,0 +1,68 @@
+/* See late.h. */
+#include "late.h"
+#include "store_nbd.h"
+
+#include <libnbd.h>
+#include <stdlib.h>
+
+struct fm_late {
+  struct nbd_handle *connection;
+  struct fm_late *next;
+};
+
+struct fm_late *
+fm_late_new (void)
+{
+  return calloc (1, sizeof (struct fm_late));
+}
+
+void
+fm_late_add (struct fm_store *s, struct fm_late *late, struct nbd_handle *connection)
+{
+  late->connection = connection;
+  pthread_mutex_lock (&s->lock);
+  late->next = s->late;
+  s->late = late;
+  s->nlate++;
+  pthread_mutex_unlock (&s->lock);
+}
+
+static void
+take_first (struct fm_late **at)
+{
+  struct fm_late *late = *at;
+  *at = late->next;
+  nbd_close (late->connection);
+  free (late);
+}
+
+bool
+fm_late_settled (struct fm_store *s)
+{
+#ifdef PLANT_LATE_WRITES
+  return true;
+#endif
+  if (atomic_load (&s->nlate) == 0)
+    return true;
+  pthread_mutex_lock (&s->lock);
+  for (struct fm_late **at = &s->late; *at;) {
+    struct nbd_handle *h = (*at)->connection;
+    if (fm_nbd_turn (h) && nbd_aio_in_flight (h) > 0) {
+      at = &(*at)->next;
+      continue;
+    }
+    take_first (at);
+    atomic_fetch_add (&s->lost, 1); /* before anybody finds it settled */
+    s->nlate--;
+  }
+  bool settled = s->nlate == 0;
+  pthread_mutex_unlock (&s->lock);
+  return settled;
+}
+
+void
+fm_late_forget (struct fm_store *s)
+{
+  while (s->late)
+    take_first (&s->late);
+}

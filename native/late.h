@@ -1,0 +1,29 @@
+/* Writes to a server that were given up, and that it may do later.
+ *
+ * Idea.  Nobody can take back what was sent.  Done late, a write undoes what was written after it,
+ * or changes what was copied meanwhile.  So its connection lives on until the server has answered
+ * all, or is dead; until then the store takes no write and no flush: -ETIMEDOUT, at once.  Its end
+ * counts as a loss (store.h): who copied in between does so again.
+ *
+ * The bytes of what is under way are libnbd's, not the caller's, who does not wait.  A store that
+ * is fenced needs none of this: its server refuses what an older session sent (I8).
+ *
+ * Left out: a server behind a network that is cut, which has what we sent and is never heard of
+ * again; a process of ours that ends meanwhile.
+ */
+#ifndef FM_LATE_H
+#define FM_LATE_H
+
+#include "store.h"
+
+struct nbd_handle;
+
+/* Made with the connection, so that it cannot be missing when it is needed; free(3) it, or: */
+struct fm_late *fm_late_new (void);
+/* Both are the store's from now on. */
+void fm_late_add (struct fm_store *s, struct fm_late *late, struct nbd_handle *connection);
+/* Whether nothing of the store is late any more. */
+bool fm_late_settled (struct fm_store *s);
+void fm_late_forget (struct fm_store *s); /* the store ends */
+
+#endif
