@@ -240,9 +240,9 @@ look_at_anchor (struct fm_store *s)
   free_flush (s);
 }
 
-/* Ended before it was submitted. */
+/* Ended without a port. */
 static int
-not_begun (struct fm_store *s, struct fm_op *op, int rc)
+ended (struct fm_store *s, struct fm_op *op, int rc)
 {
   if (rc < 0)
     atomic_fetch_add_explicit (&s->errors, 1, memory_order_relaxed);
@@ -257,13 +257,13 @@ run_flush (struct fm_store *s, struct fm_op *op)
   uint64_t mine = atomic_load (&s->writes);
   int rc = hold_flush (s);
   if (rc < 0)
-    return not_begun (s, op, rc);
+    return ended (s, op, rc);
   if (!fm_late_settled (s))
-    not_begun (s, op, -ETIMEDOUT);
+    ended (s, op, -ETIMEDOUT);
   else if (s->covered >= mine) /* nothing was written, or another's flush has covered it by now */
-    not_begun (s, op, 0);
+    ended (s, op, 0);
   else if (has_anchor (s) && (rc = need_anchor (s)) < 0)
-    not_begun (s, op, rc);
+    ended (s, op, rc);
   else {
     uint64_t covers = atomic_load (&s->writes);
     if (has_anchor (s))
@@ -287,7 +287,7 @@ run_on_server (struct fm_store *s, struct fm_op *op)
   int rc = 0;
   struct fm_port *p = take_port (s, &rc);
   if (!p)
-    return not_begun (s, op, rc);
+    return ended (s, op, rc);
   fm_port_io (p, op);
   if (p->failed)
     look_at_anchor (s);
@@ -300,8 +300,7 @@ run (struct fm_store *s, struct fm_op *op)
 {
   if (has_anchor (s))
     return run_on_server (s, op);
-  fm_op_finish (s, op, s->ops->run (s, op));
-  return op->rc;
+  return ended (s, op, s->ops->run (s, op));
 }
 
 int
@@ -314,7 +313,7 @@ fm_store_io (struct fm_store *s, struct fm_op *op)
   uint64_t number = 0;
   int rc = has_anchor (s) ? anchor_for_write (s, &number) : 0;
   if (rc < 0)
-    return not_begun (s, op, rc);
+    return ended (s, op, rc);
   if (run (s, op) < 0)
     return op->rc;
   /* First count it, then look: who drops an anchor does the one and the other in the other

@@ -100,7 +100,7 @@ struct fm_store {
   int fd, fua_fd; /* file; the second for what has FM_FUA */
   char *uri;      /* server */
   uint64_t timeout_ns; /* of one operation on a server, and of connecting */
-  _Atomic uint64_t written_bytes;  /* payload of WRITE ops that were done well */
+  _Atomic uint64_t written_bytes;  /* payload of WRITE ops that were done well on ports */
   _Atomic uint64_t errors;
   _Atomic bool no_clone; /* it was tried, and is not to be had */
   _Atomic uint64_t lost;   /* how often what was not flushed may have gone */

@@ -82,6 +82,19 @@ FAULTS = (
         (("native/volume.c", "    fm_bitmap_or (v->pending, v->hardening);\n", ""),),
     ),
     Fault(
+        "a server that went with unflushed writes is just connected to again (I9)",
+        "native:lost",
+        (("native/store.c", "  if (atomic_load (&s->writes) > s->covered)\n"
+          "    atomic_fetch_add (&s->lost, 1);\n", ""),),
+    ),
+    Fault(
+        "only who asks first hears of a failed flush (I9)",
+        "native:lost",
+        (("native/store.c", "return rc == 0 && lost != known ? -EIO : rc;",
+          "return rc + 0 * (int)(lost - known);"),),
+    ),
+    Fault("what was given up may come later", "native:lost", define="LATE_WRITES"),
+    Fault(
         "a write does not wait for the intent log (I4)",
         "native:intent",
         (("native/request.c", "  if (v->intent)\n", "  if (v->intent && 0)\n"),),

@@ -57,7 +57,7 @@ class Content:
         """A write got an error: the sectors hold what the disk says, old or new."""
         for at in range(0, len(disk), SECTOR):
             key = volume, (offset + at) // SECTOR
-            self._versions[key].append(disk[at : at + SECTOR])
+            self._versions.setdefault(key, []).append(disk[at : at + SECTOR])
         self.done(volume, offset, disk)
 
     def flushing(self, volume: int) -> Callable[[], None]:
@@ -101,6 +101,21 @@ class Content:
             self._known.clear()
         else:
             self._killed(disks)
+
+    def server_lost(self, volume: int, disk: bytes) -> None:
+        """The server of the source's data went with what was not flushed, and came back; what is
+        in flight may still be done."""
+        for sector in range(len(disk) // SECTOR):
+            key, at = (volume, sector), sector * SECTOR
+            found = disk[at : at + SECTOR]
+            versions = self._versions.get(key)
+            if found not in (versions or [bytes(self.model[volume][at : at + SECTOR])]):
+                raise Violation(f"a server lost sector {sector} of volume {volume} that was "
+                                f"flushed: {found[:8]!r}")  # fmt: skip
+            if versions:
+                self._versions[key] = [found, *versions[self._known[key] + 1 :]]
+                self._known[key] = 0
+        self.model[volume][:] = disk
 
     def _killed(self, disks: Image) -> None:
         """Nothing was flushed, and what was in flight is now known."""

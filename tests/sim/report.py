@@ -13,7 +13,7 @@ _ORDER = (
     "power losses", "kills",
     "crashes in recovery",
     "maps outlived a kill", "writes lost", "torn files", "link cuts", "late messages",
-    "disk errors", "write errors",
+    "disk errors", "servers lost", "write errors",
     "commands", "orderly stops", "syncs done", "promotions", "old sources refused",
     "probes", "images judged",
 )  # fmt: skip

@@ -358,6 +358,18 @@ class Machine:
         self.fs, torn = self.fs.survivors(current().random, keep)
         return lost, torn
 
+    def restart_server(self, number: int, part: str, keep: float) -> int:
+        """The server of a store goes with what was not flushed, and comes back; writes lost."""
+        volume, size = list(self.sizes.items())[number]
+        disk = self.disks[volume, part]
+        out = ffi.new("char[]", size)
+        lost = int(lib.sim_disk_survivors(disk, int(256 * keep), out))
+        lib.sim_disk_reset(disk, bytes_at(out, size))
+        place = len(PARTS) * number + PARTS.index(part)
+        if self.life and place < len(self.life.handles):
+            lib.sim_store_restart(self.life.handles[place])
+        return lost
+
     def book_on_disk(self, fs: simos.SimFs) -> ledger.Ledger:
         """What a boot now would find.  LedgerError."""
         state = cast(Path, simos.SimPath(fs, Life(self.name)))

@@ -316,6 +316,9 @@ class World:
     def _disk_fault(self) -> None:
         rng = self.scheduler.random
         machine = rng.choice((self.east, self.west))
+        if rng.random() < 0.4:
+            self._server_fault(machine)
+            return
         code = rng.choice((errno.EIO, errno.ENOSPC))
         self.counts["disk errors"] += 1
         self.scheduler.trace(f"*** a disk of {machine.name} fails")
@@ -324,6 +327,18 @@ class World:
             return
         disk = rng.choice(list(machine.disks.values()))
         lib.sim_disk_fail(disk, rng.randrange(1, 16), rng.randrange(1, 4), -code)
+
+    def _server_fault(self, machine: Machine) -> None:
+        rng = self.scheduler.random
+        number, part = rng.randrange(len(machine.sizes)), rng.choice(("data", "intermediate"))
+        self.scheduler.trace(f"*** the server of {machine.name}'s {part} goes and comes back")
+        self._note_commits()
+        self.counts["servers lost"] += 1
+        self.counts["writes lost"] += machine.restart_server(number, part, rng.choice(_KEEP))
+        if machine is self.west:
+            self._judge(machine.fs, machine.images("data"), machine.images("intermediate"))
+        elif part == "data":
+            self.oracle.server_lost(number, machine.images("data")[number])
 
     # ---- a schedule
 

@@ -21,6 +21,7 @@ struct sim_store {
   struct sim_disk *disk; /* NULL: a link store */
   unsigned lazy;
   bool dead;
+  intptr_t server; /* its number; a port has that of when it was opened */
   int remote;
   struct answer { struct fm_port *port; struct fm_op *op; int rc; struct answer *next; } *answers;
 };
@@ -176,18 +177,31 @@ credit_is_spent (void)
   return sim_credit && --sim_credit == 0;
 }
 
+/* Whether the port's server is still there. */
+static bool
+connected (struct fm_port *p)
+{
+  if ((intptr_t)p->nbd != store_of (p)->server && !p->failed)
+    p->failed = -ENOTCONN;
+  return !p->failed;
+}
+
 static void
 run (struct fm_port *p, struct fm_op *op)
 {
   struct sim_store *s = store_of (p);
+  if (!connected (p)) {
+    fm_op_finish (p->store, op, p->failed);
+    return;
+  }
   bool event = !s->dead && credit_is_spent (), before = event && random_below (2);
   if (before)
     sim_event (s->disk->number, op->kind);
-  int rc = s->dead ? -EIO : disk_run (s->disk, op);
+  int rc = s->dead ? -EIO : connected (p) ? disk_run (s->disk, op) : p->failed;
   if (event && !before) {
     sim_event (s->disk->number, op->kind + 4);
-    if (s->dead)
-      rc = -EIO; /* it was done, but nobody heard of it */
+    if (s->dead || !connected (p))
+      rc = s->dead ? -EIO : p->failed; /* it was done, but nobody heard of it */
   }
   fm_op_finish (p->store, op, rc);
 }
@@ -196,6 +210,7 @@ static int
 disk_port_open (struct fm_port *p, uint64_t deadline_ns)
 {
   (void)deadline_ns;
+  p->nbd = (void *)store_of (p)->server;
   return store_of (p)->dead ? -EIO : 0;
 }
 
@@ -292,6 +307,12 @@ void
 sim_store_kill (struct fm_store *s)
 {
   ((struct sim_store *)s)->dead = true;
+}
+
+void
+sim_store_restart (struct fm_store *s)
+{
+  ((struct sim_store *)s)->server++;
 }
 
 /* ---- the link's store ---- */

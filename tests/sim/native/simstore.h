@@ -54,6 +54,9 @@ void sim_disk_fail (struct sim_disk *d, unsigned kinds, unsigned count, int rc);
 struct fm_store *sim_store_open (struct sim_disk *d, unsigned lazy);
 struct fm_store *sim_remote_open (int remote, uint64_t size, uint64_t timeout_ns);
 void sim_store_kill (struct fm_store *s);
+/* Its server went and came back: every connection has ended.  What the disk holds then is the
+ * caller's to say (sim_disk_survivors). */
+void sim_store_restart (struct fm_store *s);
 
 /* A client's flush, and where its `heard` begins: cffi knows no atomics. */
 uint64_t sim_told (struct fm_volume *v);
