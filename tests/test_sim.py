@@ -43,7 +43,8 @@ def test_random_crashes_lose_nothing() -> None:
     assert status == 0, output
     assert counter(output, "schedules") == COUNT * SOAK
     for name in ("power losses", "crashes in recovery", "writes lost", "torn files", "link cuts",
-                 "late messages", "disk errors", "servers lost", "hardening records", "maps outlived a kill",
+                 "late messages", "disk errors", "servers lost", "hardening records",
+                 "maps outlived a kill",
                  "orderly stops", "syncs done", "promotions", "old sources refused"):  # fmt: skip
         assert counter(output, name) > 0, f"the schedules had no {name}"
 

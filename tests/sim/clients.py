@@ -34,6 +34,8 @@ class Clients:
     def _run(self, number: int) -> None:
         world, sizes = self.world, list(self.machine.sizes.values())
         scheduler, rng = world.scheduler, world.scheduler.random
+        handles = [member.native._handle for member in self.site.members]
+        heard = [ffi.new("uint64_t *", lib.sim_told(handle)) for handle in handles]
         while not (world.clients_stop or self.life.stopping):
             volume = rng.randrange(len(sizes))
             share = sizes[volume] // SECTOR // world.nclients
@@ -43,18 +45,18 @@ class Clients:
                 share = sizes[volume] // SECTOR
             first = number * share + rng.randrange(share)
             sectors = min(rng.choice((1, 1, 1, 2, 3)), (number + 1) * share - first)
-            self._request(volume, first * SECTOR, sectors * SECTOR)
+            self._request(volume, first * SECTOR, sectors * SECTOR, heard[volume])
             scheduler.pause()
             if rng.random() < 0.2:
                 scheduler.wait(lib.sim_clock_ns + int(rng.random() * 30_000_000))
 
-    def _request(self, volume: int, offset: int, length: int) -> None:
+    def _request(self, volume: int, offset: int, length: int, heard: Any) -> None:
         world, content, life = self.world, self.content, self.life
         handle = self.site.members[volume].native._handle
         kind = world.scheduler.random.random()
         if kind < 0.1:
             flushed = content.flushing(volume)
-            if lib.fm_volume_client_flush(handle) == 0 and not life.dead:
+            if lib.sim_client_flush(handle, heard) == 0 and not life.dead:
                 world.counts["flushes"] += 1
                 flushed()
         elif kind < 0.2:

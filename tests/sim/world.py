@@ -330,15 +330,18 @@ class World:
 
     def _server_fault(self, machine: Machine) -> None:
         rng = self.scheduler.random
+        if machine.life is None or not machine.life.up:
+            return
         number, part = rng.randrange(len(machine.sizes)), rng.choice(("data", "intermediate"))
         self.scheduler.trace(f"*** the server of {machine.name}'s {part} goes and comes back")
         self._note_commits()
         self.counts["servers lost"] += 1
         self.counts["writes lost"] += machine.restart_server(number, part, rng.choice(_KEEP))
-        if machine is self.west:
-            self._judge(machine.fs, machine.images("data"), machine.images("intermediate"))
-        elif part == "data":
-            self.oracle.server_lost(number, machine.images("data")[number])
+        data = machine.images("data")
+        if machine.book_on_disk(machine.fs).role == "target":
+            self._judge(machine, machine.fs, data, machine.images("intermediate"), power=True)
+        elif part == "data" and machine.content:
+            machine.content.server_lost(number, data[number])
 
     # ---- a schedule
 
