@@ -3,7 +3,10 @@
 #include "store_nbd.h"
 
 #include <libnbd.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 
 struct fm_late {
   struct nbd_handle *connection;
@@ -16,10 +19,22 @@ fm_late_new (void)
   return calloc (1, sizeof (struct fm_late));
 }
 
+/* A machine that is gone says nothing: without a question its connection would stay for ever. */
+static void
+keep_asking (int fd)
+{
+  int yes = 1, seconds = 5, times = 4;
+  setsockopt (fd, SOL_SOCKET, SO_KEEPALIVE, &yes, sizeof yes); /* a Unix socket needs it not */
+  setsockopt (fd, IPPROTO_TCP, TCP_KEEPIDLE, &seconds, sizeof seconds);
+  setsockopt (fd, IPPROTO_TCP, TCP_KEEPINTVL, &seconds, sizeof seconds);
+  setsockopt (fd, IPPROTO_TCP, TCP_KEEPCNT, &times, sizeof times);
+}
+
 void
 fm_late_add (struct fm_store *s, struct fm_late *late, struct nbd_handle *connection)
 {
   late->connection = connection;
+  keep_asking (nbd_aio_get_fd (connection));
   pthread_mutex_lock (&s->lock);
   late->next = s->late;
   s->late = late;
