@@ -253,11 +253,9 @@ fm_volume_flush (struct fm_volume *v, bool front_too)
   int rc = 0;
   if (!v->bulk)
     return -ENOTCONN;
-#ifndef PLANT_NO_SINK_FLUSH
   for (unsigned i = 0; rc == 0 && i < v->nsinks; i++)
     if ((rc = flush_on (v->bulk->sink[i])) < 0)
       fm_volume_fail (v, rc, (int)i);
-#endif
   if (rc == 0 && front_too && (rc = flush_on (v->bulk->front)) < 0)
     fm_volume_fail (v, rc, -1);
   return rc;
@@ -381,9 +379,7 @@ fm_volume_abandon (struct fm_volume *v)
   /* First into next, then out of the others: at no time is a block in none. */
   fm_bitmap_or (v->next, v->pending);
   fm_bitmap_or (v->next, &v->unsent);
-#ifndef PLANT_SENT_IS_COMMITTED
   fm_bitmap_or (v->next, v->sent);
-#endif
   uint64_t since = atomic_exchange (&v->cycle_since_ns, 0);
   if (since) /* older than anything that `next` has seen */
     atomic_store (&v->next_since_ns, since);
@@ -506,9 +502,6 @@ fm_group_swap (struct fm_volume **v, unsigned n)
       atomic_store (&v[i]->owed, fm_bitmap_count (t));
     atomic_store (&v[i]->cycle_since_ns, atomic_exchange (&v[i]->next_since_ns, 0));
     atomic_store (&v[i]->abandoned, 0);
-#ifdef PLANT_NO_FREEZE
-    usleep (2000); /* the volumes' moments differ, as without a common freeze they may */
-#endif
   }
 }
 
