@@ -5,8 +5,7 @@ pyproject.toml names this file as its build backend (PEP 517, in-tree), so that
 `native.cdef` and then hands over to setuptools, which compiles it together with the
 core (`[[tool.setuptools.ext-modules]]`).
 
-Run as a program it compiles one extension into a folder, which the tests of the tests
-use to plant a fault at compile time: `build.py --plant NO_FREEZE --into DIR`.
+Run as a program it compiles one extension into a folder: `build.py --into DIR`.
 """
 
 from __future__ import annotations
@@ -56,14 +55,13 @@ def generate() -> Path:
     return target
 
 
-def compile_into(folder: Path, plants: list[str]) -> Path:
-    """Compile the extension with these planted faults; the path of the shared object."""
+def compile_into(folder: Path) -> Path:
+    """Compile the extension; the path of the shared object."""
     glue = generate()
     include = sysconfig.get_paths()["include"]
     out = folder / ("_native" + str(sysconfig.get_config_var("EXT_SUFFIX")))
     sources = [str(HERE / f"{name}.c") for name in SOURCES]
-    defines = [f"-DPLANT_{plant}" for plant in plants]
-    command = ["gcc", "-shared", "-fPIC", *FLAGS, *defines, f"-I{HERE}", f"-I{include}"]
+    command = ["gcc", "-shared", "-fPIC", *FLAGS, f"-I{HERE}", f"-I{include}"]
     fresh = out.with_suffix(".new")
     subprocess.run([*command, str(glue), *sources, "-lnbd", "-o", str(fresh)], check=True)
     return fresh.rename(out)  # whoever has the old one loaded keeps it
@@ -92,6 +90,5 @@ get_requires_for_build_sdist = build_meta.get_requires_for_build_sdist
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="compile the native core into a folder")
     parser.add_argument("--into", type=Path, required=True)
-    parser.add_argument("--plant", action="append", default=[], metavar="NAME")
     arguments = parser.parse_args()
-    print(compile_into(arguments.into, arguments.plant))
+    print(compile_into(arguments.into))

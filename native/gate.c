@@ -58,21 +58,13 @@ fm_gate_wait_open (struct fm_gate *g)
 void
 fm_gate_close (struct fm_gate *g)
 {
-#ifndef PLANT_NO_FREEZE
   uint32_t old = atomic_fetch_or (&g->state, FM_GATE_CLOSED);
   assert (!(old & FM_GATE_CLOSED));
-#else
-  (void)g;
-#endif
 }
 
 int
 fm_gate_drain (struct fm_gate *g, uint64_t deadline_ns)
 {
-#ifdef PLANT_NO_FREEZE
-  (void)g, (void)deadline_ns;
-  return 0;
-#endif
   int r = 0;
   pthread_mutex_lock (&g->lock);
   while (r == 0 && (atomic_load (&g->state) & ~FM_GATE_CLOSED))

@@ -54,9 +54,6 @@ take_first (struct fm_late **at)
 bool
 fm_late_settled (struct fm_store *s)
 {
-#ifdef PLANT_LATE_WRITES
-  return true;
-#endif
   if (atomic_load (&s->nlate) == 0)
     return true;
   pthread_mutex_lock (&s->lock);

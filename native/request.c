@@ -14,9 +14,7 @@ fm_request_begin (struct fm_volume *v, struct fm_request *r)
 {
   if (!fm_gate_try_enter (&v->gate))
     return -EAGAIN;
-#ifndef PLANT_NO_FENCE
   if (atomic_load (&v->session) == r->session)
-#endif
     return 0;
   fm_gate_leave (&v->gate);
   return -ESHUTDOWN;
@@ -110,9 +108,6 @@ owed_under (const struct fm_volume *v, const struct fm_request *r)
 static int
 copied_before (struct fm_volume *v, struct fm_request *r)
 {
-#ifdef PLANT_NO_COPY_BEFORE_WRITE
-  return 1;
-#endif
   if (r->lane) {
     fm_lane_step (r->lane);
     if (r->lane->active)
@@ -141,7 +136,6 @@ copied_before (struct fm_volume *v, struct fm_request *r)
     give_back (v, r);
     first = at;
   }
-#ifndef PLANT_NO_HARDENING
   if (v->strict && atomic_load (&v->owed)) {
     int failed = 0;
     pthread_mutex_lock (&v->lock);
@@ -157,9 +151,6 @@ copied_before (struct fm_volume *v, struct fm_request *r)
       r->waited_since_ns = fm_now_ns ();
     return !r->unhardened;
   }
-#else
-  (void)owed_under;
-#endif
   return 1;
 }
 

@@ -251,11 +251,9 @@ fm_volume_flush (struct fm_volume *v, bool front_too)
   int rc = 0;
   if (!v->bulk)
     return -ENOTCONN;
-#ifndef PLANT_NO_SINK_FLUSH
   for (unsigned i = 0; rc == 0 && i < v->nsinks; i++)
     if ((rc = flush_on (v->bulk->sink[i])) < 0)
       fm_volume_fail (v, rc, (int)i);
-#endif
   if (rc == 0 && front_too && (rc = fm_volume_flush_front (v)) < 0)
     fm_volume_fail (v, rc, -1);
   return rc;
@@ -379,9 +377,7 @@ fm_volume_abandon (struct fm_volume *v)
   /* First into next, then out of the others: at no time is a block in none. */
   fm_bitmap_or (v->next, v->pending);
   fm_bitmap_or (v->next, &v->unsent);
-#ifndef PLANT_SENT_IS_COMMITTED
   fm_bitmap_or (v->next, v->sent);
-#endif
   uint64_t since = atomic_exchange (&v->cycle_since_ns, 0);
   if (since) /* older than anything that `next` has seen */
     atomic_store (&v->next_since_ns, since);
@@ -507,9 +503,6 @@ fm_group_swap (struct fm_volume **v, unsigned n)
     /* What is copied is read after this, so it is what a loss has left (of the target:
      * what a commit asserts was flushed before this). */
     atomic_store (&v[i]->heard, atomic_load (&v[i]->front->lost));
-#ifdef PLANT_NO_FREEZE
-    usleep (2000); /* the volumes' moments differ, as without a common freeze they may */
-#endif
   }
 }
 

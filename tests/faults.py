@@ -1,12 +1,13 @@
 """Faults of a line or two, each with the test that must catch it: tests of the tests.
 
-A fault is an edit of the source, or a macro where it takes more places; it is built into a copy,
-never switched at run time.  `scripts/planted-bugs` plants them one at a time.
+A fault is edits of the source; it is built into a copy, never switched at run time.
+`scripts/planted-bugs` plants them one at a time, and tests plant those that have a name (`plant`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -15,13 +16,60 @@ class Fault:
 
     what: str
     caught_by: str
-    edits: tuple[tuple[str, str, str], ...] = ()  # (file, what stands there once, instead)
-    define: str | None = None  # -DPLANT_...
+    edits: tuple[tuple[str, str, str], ...]  # (file, what stands there once, instead)
+    name: str = ""
+
+    def plant(self, root: Path) -> None:
+        """Into a copy of the checkout.  NotPlanted: it no longer fits the source."""
+        for file, old, new in self.edits:
+            text = (root / file).read_text()
+            if text.count(old) != 1:
+                raise NotPlanted(f"{file} has {text.count(old)} times what the fault replaces")
+            (root / file).write_text(text.replace(old, new))
+
+
+class NotPlanted(Exception):
+    """The fault could not be built in."""
+
+
+def named(name: str) -> Fault:
+    return next(fault for fault in FAULTS if fault.name == name)
 
 
 FAULTS = (
-    Fault("no freeze", "native:volume", define="NO_FREEZE"),
-    Fault("no copy before write", "native:volume", define="NO_COPY_BEFORE_WRITE"),
+    Fault(
+        "no freeze (I6)",
+        "native:volume",
+        (("native/gate.c", "  uint32_t old = atomic_fetch_or (&g->state, FM_GATE_CLOSED);\n"
+          "  assert (!(old & FM_GATE_CLOSED));\n", "  (void)g;\n"),
+         ("native/gate.c", "while (r == 0 && (atomic_load (&g->state)",
+          "while (0 && (atomic_load (&g->state)"),
+         # The volumes' moments differ, as without a common freeze they may.
+         ("native/volume.c", "    atomic_store (&v[i]->abandoned, 0);\n",
+          "    atomic_store (&v[i]->abandoned, 0);\n    usleep (2000);\n")),
+        "NO_FREEZE",
+    ),
+    Fault(
+        "no copy before write",
+        "native:volume",
+        (("native/request.c", "  int rc = copied_before (v, r);\n",
+          "  int rc = 1;\n  (void)copied_before;\n"),),
+        "NO_COPY_BEFORE_WRITE",
+    ),
+    Fault(
+        "a thread of nbdkit makes a Python thread state for each request",
+        "tests/test_pin.py::test_a_request_does_not_make_a_thread_state",
+        (("native/pin.c", "if (pinned || !PIN)", "if (pinned || PIN)"),),
+        "NO_PIN",
+    ),
+    Fault(
+        "a cycle is committed while its sinks are not flushed (I3)",
+        "tests/test_sim.py::test_every_crash_point_of_the_small_scope",
+        (("native/volume.c", "  for (unsigned i = 0; rc == 0 && i < v->nsinks; i++)\n"
+          "    if ((rc = flush_on", "  for (unsigned i = 0; rc == 1 && i < v->nsinks; i++)\n"
+          "    if ((rc = flush_on"),),
+        "NO_SINK_FLUSH",
+    ),
     Fault(
         "the freeze leaves out one volume of the group (I6)",
         "native:volume",
@@ -52,12 +100,14 @@ FAULTS = (
         "an abandoned cycle forgets what was sent (I9)",
         "native:failure",
         (("native/volume.c", "  fm_bitmap_or (v->next, v->sent);\n", ""),),
+        "SENT_IS_COMMITTED",
     ),
     Fault(
         "a request of an older session enters (I8)",
         "native:request",
         (("native/request.c", "if (atomic_load (&v->session) == r->session)",
           "if (atomic_load (&v->session) >= r->session || 1)"),),
+        "NO_FENCE",
     ),
     Fault(
         "two copies of one block run at once",
@@ -69,6 +119,7 @@ FAULTS = (
         "a writer does not wait for the hardening (I2)",
         "native:harden",
         (("native/request.c", "if (v->strict && atomic_load (&v->owed))", "if (0)"),),
+        "NO_HARDENING",
     ),
     Fault(
         "a hardening covers what was copied after its flush began (I2)",
@@ -93,7 +144,13 @@ FAULTS = (
         (("native/store.c", "return rc == 0 && lost != known ? -EIO : rc;",
           "return rc + 0 * (int)(lost - known);"),),
     ),
-    Fault("what was given up may come later", "native:lost", define="LATE_WRITES"),
+    Fault(
+        "what was given up may come later",
+        "native:lost",
+        (("native/late.c", "  if (atomic_load (&s->nlate) == 0)\n    return true;\n",
+          "  return true;\n"),),
+        "LATE_WRITES",
+    ),
     Fault(
         "a write does not wait for the intent log (I4)",
         "native:intent",

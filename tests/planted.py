@@ -8,18 +8,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import faults
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def plant(fault: str, folder: Path) -> dict[str, str]:
-    """Build the program with -DPLANT_<fault> in `folder`; the environment that runs it."""
+    """Build the program with that fault of faults.py in `folder`; the environment that runs it."""
     package = folder / "mirror_core"
     shutil.copytree(
         ROOT / "mirror_core", package, ignore=shutil.ignore_patterns("*.so", "__pycache__")
     )
     shutil.copytree(ROOT / "plugin", folder / "plugin")
+    shutil.copytree(ROOT / "native", folder / "native", ignore=shutil.ignore_patterns("build-*"))
+    faults.named(fault).plant(folder)
     subprocess.run(
-        [sys.executable, str(ROOT / "native/build.py"), "--into", str(package), "--plant", fault],
+        [sys.executable, str(folder / "native/build.py"), "--into", str(package)],
         check=True,
         capture_output=True,
         text=True,

@@ -75,14 +75,14 @@ if SOAK > 1:  # these take thousands of schedules to show
         "NO_HARDENING": 10_000,
         "NO_FENCE": 20_000,
         "record_before_flush": 20_000,
-        "late_commits": 3_000,
+        "late_commits": 20_000,
         "recovery_forgets_log": 5_000,
     }
 
 
 @pytest.mark.parametrize("plant", PLANTS)
 def test_planted_fault_is_caught(plant: str) -> None:
-    """A step left out (sim/plants.py; PLANT_ in native/) is a violation within some schedules."""
+    """A step left out (sim/plants.py; faults.py) is a violation within some schedules."""
     status, output = simulate("--plant", plant, "--count", str(PLANTS[plant]), "--stop-at", "1")
     assert status == 1 and f"--plant {plant}" in output
 

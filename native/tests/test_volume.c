@@ -2,8 +2,8 @@
  * two volumes, cycles of freeze, copy, flush and settle all the while, and after
  * each of them the sinks hold the source as it was at the freeze.
  *
- * These tests must fail with -DPLANT_NO_FREEZE and -DPLANT_NO_COPY_BEFORE_WRITE
- * (make planted). */
+ * These tests must fail without the freeze and without copy before write
+ * (tests/faults.py). */
 #include "check.h"
 #include "lab.h"
 #include "request.h"

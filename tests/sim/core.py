@@ -1,6 +1,6 @@
 """The production core with the simulator's stores and clock, in place of mirror_core._native.
 
-Compiled once for a content of its sources, with planted faults if asked, into build/, and put
+Compiled once for a content of its sources, with faults of faults.py if asked, into build/, and put
 into sys.modules under the production name before mirror_core.native is imported, so that the
 production Python runs on it without a change.  A process that imported this simulates only.
 """
@@ -11,6 +11,7 @@ import ctypes
 import hashlib
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import cffi
+import faults
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -42,7 +44,8 @@ def build(plants: tuple[str, ...]) -> Path:
     """The shared object, compiled unless it stands already."""
     production = _load("native_build", NATIVE / "build.py")
     inputs = sorted([*NATIVE.glob("*.[ch]"), NATIVE / "native.cdef", *(HERE / "native").iterdir()])
-    digest = hashlib.sha256(repr((plants, _SMALL)).encode())
+    planted = [faults.named(plant) for plant in plants]
+    digest = hashlib.sha256(repr((planted, _SMALL)).encode())
     for path in inputs:
         if path.name != "_native.c":
             digest.update(path.read_bytes())
@@ -50,29 +53,33 @@ def build(plants: tuple[str, ...]) -> Path:
     out = folder / ("_native" + str(sysconfig.get_config_var("EXT_SUFFIX")))
     if out.exists():
         return out
-    folder.mkdir(parents=True, exist_ok=True)
+    source = folder / f"source-{os.getpid()}" / "native"
+    shutil.copytree(NATIVE, source, ignore=shutil.ignore_patterns("build-*"))
+    for fault in planted:
+        fault.plant(source.parent)
     ffi = cffi.FFI()
     ffi.cdef((NATIVE / "native.cdef").read_text() + (HERE / "native/sim.cdef").read_text())
     ffi.set_source("mirror_core._native", "".join(f'#include "{h}"\n' for h in _HEADERS))
     glue = folder / f"glue-{os.getpid()}.c"
     ffi.emit_c_code(str(glue))
-    sources = [str(NATIVE / f"{name}.c") for name in production.SOURCES if name not in _REPLACED]
+    sources = [str(source / f"{name}.c") for name in production.SOURCES if name not in _REPLACED]
     sources += [str(HERE / "native" / f"{name}.c") for name in _ADDED]
     include = sysconfig.get_paths()["include"]
     fresh = out.with_suffix(f".{os.getpid()}")
     command = ["gcc", "-shared", "-fPIC", *production.FLAGS, *production.WARNINGS, *_SMALL,
-               *(f"-DPLANT_{plant}" for plant in plants), f"-I{NATIVE}", f"-I{HERE / 'native'}",
+               f"-I{source}", f"-I{HERE / 'native'}",
                f"-I{include}", "-include", "simmem.h"]  # fmt: skip
     quiet = ["-Wno-unused-parameter", "-Wno-missing-field-initializers"]  # the glue is generated
     subprocess.run([*command, *quiet, str(glue), *sources, "-lnbd", "-o", str(fresh)], check=True)
     glue.unlink()
+    shutil.rmtree(source.parent)
     return fresh.rename(out)  # two who build at once make the same
 
 
 def _install() -> Any:
     assert "mirror_core.native" not in sys.modules, "production's core is loaded already"
     plants = tuple(filter(None, os.environ.get("SIM_PLANT", "").split(",")))
-    native_plants = tuple(p for p in plants if p.isupper())  # the others are Python's: plants.py
+    native_plants = tuple(p for p in plants if p.isupper())  # the others: plants.py
     # A copy's buffer is 256 KiB: not a mapping of its own each time (M_MMAP_, M_TRIM_THRESHOLD).
     libc = ctypes.CDLL(None)
     libc.mallopt(-3, 1 << 24)

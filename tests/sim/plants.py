@@ -1,7 +1,7 @@
 """Planted faults in production's Python, for tests of the simulator: each must be caught.
 
 Named by SIM_PLANT in lower case, put in before the first schedule; those of the core are in
-upper case and compiled in (native/*.c, PLANT_).  A plant replaces one function by one that
+upper case and compiled in (faults.py).  A plant replaces one function by one that
 lacks one step.
 """
 
