@@ -255,6 +255,8 @@ fm_volume_flush (struct fm_volume *v, bool front_too)
   for (unsigned i = 0; rc == 0 && i < v->nsinks; i++)
     if ((rc = flush_on (v->bulk->sink[i])) < 0)
       fm_volume_fail (v, rc, (int)i);
+#else
+  (void)flush_on;
 #endif
   if (rc == 0 && front_too && (rc = fm_volume_flush_front (v)) < 0)
     fm_volume_fail (v, rc, -1);
