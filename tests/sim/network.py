@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from typing import TYPE_CHECKING, Any
 
 from mirror_core import control, exports, native
@@ -116,6 +117,10 @@ class Network:
             if self._arrives(exchange):
                 answer = control.answer(self.world.site_of(target), request)
                 scheduler.trace(f"answers {answer[:100]!r}")
+                equal = re.search(rb'"equal": "([01]*)"', answer)
+                if equal:
+                    self.world.counts["pieces compared"] += len(equal[1])
+                    self.world.counts["found equal"] += equal[1].count(b"1")
                 if not self._arrives_back(exchange):
                     return
                 exchange.answer = answer

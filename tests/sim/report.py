@@ -12,7 +12,7 @@ _ORDER = (
     "schedules", "switches", "points", "hardening records", "writes", "flushes",
     "power losses", "kills",
     "crashes in recovery",
-    "maps outlived a kill", "writes lost", "torn files", "link cuts", "late messages",
+    "maps outlived a kill", "pieces compared", "found equal", "writes lost", "torn files", "link cuts", "late messages",
     "disk errors", "servers lost", "write errors",
     "commands", "orderly stops", "syncs done", "promotions", "old sources refused",
     "probes", "images judged",
