@@ -79,9 +79,9 @@ FAULTS = (
     Fault(
         "a block leaves pending before its copy stands in the sinks (I5)",
         "native:request",
-        (("native/lane.c", "  s->state = FM_SLOT_WRITING;\n",
+        (("native/lane.c", "  s->state = FM_SLOT_WRITING;\n  for",
           "  s->state = FM_SLOT_WRITING;\n"
-          "  fm_bitmap_clear (l->v->pending, s->claim->first, s->claim->n);\n"),),
+          "  fm_bitmap_clear (l->v->pending, s->claim->first, s->claim->n);\n  for"),),
     ),
     Fault(
         "the mark in next comes after the write",
