@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 from mirror_core import control, exports, native
 from mirror_core.errors import MirrorError
 from sim.core import ffi, lib
-from sim.sched import NS, Life, bytes_at, current
+from sim.sched import NS, Life, Violation, bytes_at, current
 from sim.simos import Condition
 
 if TYPE_CHECKING:
     from sim.world import World
 
 _SLOW_NS = NS // 20
+_NEVER = b"a cycle left out"  # what a target never has to say to a source without a fault
 _LATE_NS = NS  # how long a message of a cut connection is on its way, at most
 
 
@@ -121,6 +122,8 @@ class Network:
                 if equal:
                     self.world.counts["pieces compared"] += len(equal[1])
                     self.world.counts["found equal"] += equal[1].count(b"1")
+                if _NEVER in answer:
+                    raise Violation(answer.decode())
                 if not self._arrives_back(exchange):
                     return
                 exchange.answer = answer

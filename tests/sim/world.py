@@ -125,14 +125,9 @@ class World:
         """A site is open and has not begun: the oracle watches its consistency points."""
         assert life.site
         if isinstance(life.site.control, Target):
-            machine.content = None
             self._watch_log(life.site.control)
-            return
-        current = life.site.book.current
-        if machine.content is None:
-            self._promoted(machine, current)
-            machine.content = Content(machine.images("data"))
-        self._watch_points(machine, life.site, machine.content, self._history(current.lineage))
+        else:
+            self._watch_points(machine, life.site)
 
     def _watch_log(self, control: Target) -> None:
         append = control._log.append
@@ -143,15 +138,9 @@ class World:
 
         setattr(control._log, "append", counted)  # noqa: B010
 
-    def _promoted(self, machine: Machine, book: ledger.Ledger) -> None:
-        assert book.lineage and machine.follows
-        self.counts["promotions"] += machine.follows.end is None
-        machine.follows.promoted(book.lineage.forked_at, machine.images("data"))
-
-    def _watch_points(
-        self, machine: Machine, site: SimSite, content: Content, history: History
-    ) -> None:
+    def _watch_points(self, machine: Machine, site: SimSite) -> None:
         life, group = machine.life, site.copier.group
+        history = self._history(site.book.current.lineage)
         freeze = group.freeze
 
         def watched(budget_s: float) -> float:
@@ -159,15 +148,29 @@ class World:
             self.counts["points"] += 1
             sequence = site.book.current.begun
             self.scheduler.trace(f"consistency point {sequence}")
-            if life and not life.dead:
-                history.point(sequence, machine.images("data"), content)
+            if life and not life.dead and machine.content:
+                history.point(sequence, machine.images("data"), machine.content)
             return held
 
         setattr(group, "freeze", watched)  # noqa: B010
 
     def started(self, machine: Machine, life: Incarnation) -> None:
-        if life.source:
-            clients.Clients(self, machine, life)
+        """Its role is durable: a start writes the ledger."""
+        if life.target:
+            machine.content = None
+            return
+        assert life.site
+        if machine.content is None:
+            self._promoted(machine, life.site.book.current)
+        clients.Clients(self, machine, life)
+
+    def _promoted(self, machine: Machine, book: ledger.Ledger) -> None:
+        assert book.lineage and machine.follows
+        data = machine.images("data")
+        machine.follows.promoted(book.lineage.forked_at, data)
+        machine.follows.end = book.lineage.forked_at
+        machine.content = Content(data)
+        self.counts["promotions"] += 1
 
     def stopped(self, machine: Machine) -> None:
         """In order."""
@@ -227,7 +230,8 @@ class World:
         elif machine.content:
             machine.content.judge(data, power=power)
         else:
-            self._promoted(machine, book)
+            assert machine.follows and book.lineage
+            machine.follows.promoted(book.lineage.forked_at, data)
         return book
 
     def probe(self) -> None:
