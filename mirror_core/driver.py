@@ -197,6 +197,8 @@ class Driver(threading.Thread):
             self.reason, self.refused = self.reason if self._stuck else None, False
             if not welcome.whole:
                 self.committed, self.point = 0, None
+            elif welcome.committed > self.committed:  # its answer was lost, or our ledger is older
+                self.committed, self.point = welcome.committed, welcome.point
             self.changed.notify_all()
         if not self._stuck:
             self._journal.say(f"mirroring to {welcome.name}")

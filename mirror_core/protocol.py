@@ -117,6 +117,7 @@ class Welcome:
     whole   image(committed) can be produced; if not, every block must be sent
     blank   the data stores hold nothing but holes: of a source's blocks only those
             that hold data need to be sent
+    point   of `committed`, Unix seconds; 0: there is none
     """
 
     name: str
@@ -125,6 +126,7 @@ class Welcome:
     hardened: int
     whole: bool
     blank: bool
+    point: float
 
     def record(self) -> Record:
         return dict(vars(self))
@@ -135,6 +137,7 @@ class Welcome:
             _matching(record, "name", limits.NAME_PATTERN), field(record, "instance", str),
             field(record, "committed", int), field(record, "hardened", int),
             field(record, "whole", bool), field(record, "blank", bool),
+            field(record, "point", float),
         )  # fmt: skip
 
 

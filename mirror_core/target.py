@@ -95,8 +95,9 @@ class Target(threading.Thread):
             mine = self._book.current
             blank = self._blank and mine.committed == 0
             return protocol.Welcome(
-                mine.name, mine.site, mine.committed, mine.hardened, mine.whole, blank
-            )
+                mine.name, mine.site, mine.committed, mine.hardened, mine.whole, blank,
+                mine.consistency_point or 0.0,
+            )  # fmt: skip
 
     def _refuse_twice(self, session: int) -> None:
         """A handshake that came again, or late, would put an end to the session that runs, or

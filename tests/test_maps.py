@@ -142,3 +142,13 @@ def test_the_next_folder_serves_when_one_cannot(make_pair: MakePair) -> None:
     kill(pair, "east")
     assert maps() == [] and copied_after_start(pair) == 50 * BLOCK
     direct.stop(pair, "east")
+
+
+def test_a_killed_source_hears_of_the_last_commit(pair: Pair) -> None:
+    """Its own ledger is a cycle behind; the target tells it which point it holds, and of when."""
+    before = direct.status(pair)["committed"]
+    kill(pair, "east")
+    pair.start("east")
+    direct.wait_for(lambda: direct.status(pair)["peer"]["state"] == "connected", "a session")
+    assert direct.status(pair)["committed"] == before
+    assert direct.status(pair, "west")["committed"] == before
