@@ -314,14 +314,14 @@ fm_store_io (struct fm_store *s, struct fm_op *op)
   int rc = has_anchor (s) ? anchor_for_write (s, &number) : 0;
   if (rc < 0)
     return ended (s, op, rc);
-  if (run (s, op) < 0)
-    return op->rc;
+  rc = run (s, op);
   /* First count it, then look: who drops an anchor does the one and the other in the other
-   * order, so one of the two sees that the anchor did not outlive the write. */
+   * order, so one of the two sees that the anchor did not outlive the write.  One that failed
+   * may have been done in part, which is to be flushed, but nobody counts on it. */
   atomic_fetch_add (&s->writes, 1);
-  if (atomic_load (&s->anchored) != number)
+  if (rc == 0 && atomic_load (&s->anchored) != number)
     atomic_fetch_add (&s->lost, 1);
-  return 0;
+  return rc;
 }
 
 int

@@ -277,6 +277,25 @@ fua_is_apart (void)
   close (file);
 }
 
+/* A flush with nothing to cover asks nobody; a write that failed may be there in part, and is
+ * covered: a commit that counts on what it copied of it flushes it. */
+static void
+failed_write_is_flushed (void)
+{
+  struct fake *f = fake_open (1 << 20, 0);
+  _Atomic uint64_t heard = 0;
+  s = &f->store;
+  for (unsigned i = 0; i < 2; i++) {
+    CHECK_EQ (fm_store_flush (s, &heard), 0);
+    CHECK_EQ (f->flushes, 1);
+  }
+  f->fail_rc = -EIO;
+  CHECK_EQ (write_at (0, 0), -EIO);
+  CHECK_EQ (fm_store_flush (s, &heard), 0);
+  CHECK_EQ (f->flushes, 2);
+  fake_close (f);
+}
+
 /* A client hears that the front's flush failed: the cycle that copied what he had written is
  * void, and the next one, which reads what is left, is not. */
 static void
@@ -324,6 +343,7 @@ main (void)
   RUN (late_write);
   RUN (file_tells_all);
   RUN (fua_is_apart);
+  RUN (failed_write_is_flushed);
   RUN (cycle_is_void);
   return finish ("lost");
 }
