@@ -155,6 +155,7 @@ FAULTS = (
         "a write does not wait for the intent log (I4)",
         "native:intent",
         (("native/request.c", "  if (v->intent)\n", "  if (v->intent && 0)\n"),),
+        "NO_INTENT",
     ),
     Fault(
         "a region is hot before its bit is written (I4)",

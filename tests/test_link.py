@@ -264,7 +264,7 @@ def test_a_sync_is_not_done_by_a_target_that_lost_its_image(make_pair: MakePair)
             kill(pair, "west")
             slow.servers[0].stop()
             slow.servers[0].start()
-            pair.start("west")
+            slow.start_target()
             done.result(60)
             assert pair.image("west").read_bytes() == pair.image("east").read_bytes()
     finally:

@@ -138,7 +138,7 @@ def test_a_promotion_may_be_killed_at_any_instant(make_pair: MakePair) -> None:
         caller.start()
         direct.wait_for(lambda: is_promoting(pair), "a promotion under way")
         kill(pair, "west")
-        pair.start("west")
+        slow.start_target()
         caller.join(60)
         found = direct.status(pair, "west")
         if found["role"] == "target":

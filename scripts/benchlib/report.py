@@ -41,6 +41,7 @@ class Results:
     measurements: list[Measurement] = field(default_factory=list)
     first_copies: list[FirstCopy] = field(default_factory=list)
     scale: Scale | None = None
+    intent: list[float] = field(default_factory=list)
 
     def of(self, contender: str, workload: str) -> list[Measurement]:
         return [m for m in self.measurements if (m.contender, m.workload) == (contender, workload)]
@@ -79,6 +80,9 @@ def figures(results: Results) -> list[Figure]:
     found = [*_load_figures(results), *_copy_figures(results.first_copies)]
     if results.scale:
         found += _scale_figures(results.scale)
+    found.append(
+        Figure("with / without intent log, IOPS, 4k-d32 on a disk", results.intent, _at_least(0.95))
+    )
     return [figure for figure in found if figure.values]
 
 
