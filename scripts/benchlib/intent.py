@@ -19,7 +19,7 @@ from benchlib.lab import MIB, fill, say
 from benchlib.load import WORKLOADS, Pace, put_on
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SIZE = 256 * MIB
+SIZE = 64 * MIB
 FAULT = "NO_INTENT"
 _HEAT = next(w for w in WORKLOADS if w.name == "write-1m-d8")
 _LOAD = next(w for w in WORKLOADS if w.name == "randwrite-4k-d32")
@@ -36,7 +36,10 @@ def measure_intent(program: Path, disk: Path, rounds: int, pace: Pace) -> list[f
         ratios = []
         for number in range(1, rounds + 1):
             order = (with_log, without) if number % 2 else (without, with_log)
-            iops = {pair: put_on(pair.uri(), _LOAD, pace, seed=number).iops for pair in order}
+            iops = {}
+            for pair in order:
+                os.sync()  # what the disk still writes of the one before is not this one's
+                iops[pair] = put_on(pair.uri(), _LOAD, pace, seed=number).iops
             ratios.append(iops[with_log] / iops[without])
             say(
                 f"[intent] round {number}: {iops[with_log]:,.0f} IOPS with the log, "
