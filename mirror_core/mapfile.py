@@ -16,6 +16,7 @@ Left out: a target's maps.  What it needs is durable (ledger, log of hardenings)
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import struct
 import zlib
@@ -38,8 +39,9 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def folders(state: Path) -> Iterator[Path]:
-    """Where maps may be, the best first: $RUNTIME_DIRECTORY is systemd's (systemd.exec(5))."""
+def folders() -> Iterator[Path]:
+    """Where maps may be, the best first: $RUNTIME_DIRECTORY is systemd's (systemd.exec(5)).  The
+    first that is on tmpfs serves."""
     named = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     if named:
         yield Path(named)
@@ -47,7 +49,7 @@ def folders(state: Path) -> Iterator[Path]:
     own = os.environ.get("XDG_RUNTIME_DIR")
     if own:
         yield Path(own) / "flashmirror"
-    yield state
+    yield Path(f"/dev/shm/flashmirror-{os.geteuid()}")  # where the others are on a disk
 
 
 def _name(site: str, volume: str, run: str) -> str:
@@ -62,12 +64,14 @@ def _head(site: str, record: VolumeRecord, run: str) -> bytes:
     return (head + _CRC.pack(zlib.crc32(head))).ljust(_PAGE - _WHOLE.size, b"\0")
 
 
-def share(state: Path, site: str, record: VolumeRecord, run: str, volume: native.Volume) -> None:
+def share(site: str, record: VolumeRecord, run: str, volume: native.Volume) -> None:
     """The volume's maps of this run are kept.  OSError: nowhere, and the volume has its own."""
-    failure = OSError()
-    for folder in folders(state):
+    failure = OSError(errno.ENOENT, "no folder")
+    for folder in folders():
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
+            if folder.lstat().st_uid != os.geteuid():
+                raise PermissionError(errno.EPERM, "of another user")
             path = folder / _name(site, record.name, run)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -86,10 +90,10 @@ def share(state: Path, site: str, record: VolumeRecord, run: str, volume: native
     raise failure
 
 
-def restore(state: Path, site: str, record: VolumeRecord, run: str, volume: native.Volume) -> bool:
+def restore(site: str, record: VolumeRecord, run: str, volume: native.Volume) -> bool:
     """Mark what the maps of that run hold; False: they tell nothing, or not all."""
     wanted = _head(site, record, run) + _WHOLE.pack(1)
-    for folder in folders(state):
+    for folder in folders():
         with contextlib.suppress(OSError):
             fd = os.open(folder / _name(site, record.name, run), os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -102,9 +106,9 @@ def restore(state: Path, site: str, record: VolumeRecord, run: str, volume: nati
     return False
 
 
-def remove(state: Path, site: str, *, but: str) -> None:
+def remove(site: str, *, but: str) -> None:
     """The site's maps are no more, but for those of one run."""
-    for folder in folders(state):
+    for folder in folders():
         with contextlib.suppress(OSError):
             for path in folder.glob(f"{site}-*.maps"):
                 if not path.name.endswith(f"-{but}.maps"):

@@ -163,7 +163,7 @@ class Site:
         self, volume: native.Volume, record: ledger.VolumeRecord, current: ledger.Ledger
     ) -> None:
         try:
-            mapfile.share(self.config.state, current.site, record, self._run, volume)
+            mapfile.share(current.site, record, self._run, volume)
         except OSError as error:
             self.journal.say(
                 f"volume {record.name}: no memory for maps that outlive a kill "
@@ -198,7 +198,7 @@ class Site:
     def _restore_exact(
         self, volume: native.Volume, record: ledger.VolumeRecord, current: ledger.Ledger
     ) -> bool:
-        return mapfile.restore(self.config.state, current.site, record, current.run, volume)
+        return mapfile.restore(current.site, record, current.run, volume)
 
     def _target(self, current: ledger.Ledger) -> Target:
         blank = all(self._opened[m.name, "data"].blank() for m in self.members)
@@ -280,7 +280,7 @@ class Site:
             self._remove_maps(but=run_before if not self.book.current.clean else "")
 
     def _remove_maps(self, *, but: str) -> None:
-        mapfile.remove(self.config.state, self.book.current.site, but=but)
+        mapfile.remove(self.book.current.site, but=but)
 
     def records(self, role: ledger.Role) -> tuple[ledger.VolumeRecord, ...]:
         """The volumes, and what their stores are now: nobody writes to them.  What a source's

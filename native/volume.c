@@ -6,9 +6,11 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #ifndef RUN_BYTES
@@ -90,24 +92,39 @@ fm_volume_shared_bytes (const struct fm_volume *v)
   return HEAD_BYTES + 5 * fm_bitmap_shared_bytes (&v->unsent);
 }
 
+/* Whether the file is in memory, which a disk's is not: it would be read and written back in
+ * the way of writes; and whether it can be emptied, as fm_bitmap_reset does. */
+static int
+can_hold_maps (int fd, uint64_t bytes)
+{
+  struct statfs where;
+  if (fstatfs (fd, &where) < 0)
+    return -errno;
+  if (where.f_type != TMPFS_MAGIC)
+    return -EOPNOTSUPP;
+  return fallocate (fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, HEAD_BYTES,
+                    (off_t)(bytes - HEAD_BYTES)) < 0 ? -errno : 0;
+}
+
 int
 fm_volume_share (struct fm_volume *v, int fd)
 {
-  assert (!v->strict && v->shared_fd < 0);
+  assert (!v->strict);
+  int rc = v->shared_fd >= 0 ? -EBUSY : can_hold_maps (fd, fm_volume_shared_bytes (v));
+  void *head = MAP_FAILED;
+  if (rc == 0
+      && (head = mmap (NULL, HEAD_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)) == MAP_FAILED)
+    rc = -errno;
+  if (rc < 0) {
+    close (fd);
+    return rc;
+  }
   v->shared_fd = fd;
-  /* What fm_bitmap_reset counts on. */
-  if (fallocate (fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, HEAD_BYTES,
-                 (off_t)(fm_volume_shared_bytes (v) - HEAD_BYTES)) < 0)
-    return -errno;
-  void *head = mmap (NULL, HEAD_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-  if (head == MAP_FAILED)
-    return -errno;
   v->shared_head = head;
   _Atomic uint64_t *whole = (_Atomic uint64_t *)((char *)head + HEAD_BYTES) - 1;
-  int rc = 0;
+  uint64_t each = fm_bitmap_shared_bytes (&v->unsent);
   for (unsigned i = 0; rc == 0 && i < 5; i++)
-    rc = fm_bitmap_share (map_of (v, i), fd, HEAD_BYTES + i * fm_bitmap_shared_bytes (&v->unsent),
-                          whole);
+    rc = fm_bitmap_share (map_of (v, i), fd, HEAD_BYTES + i * each, whole);
   if (rc < 0)
     atomic_store (whole, 0);
   return rc;

@@ -125,7 +125,7 @@ int fm_volume_create (struct fm_store *front, struct fm_store *first, uint64_t s
                       uint32_t block_size, bool preserve_first, struct fm_volume **out);
 void fm_volume_free (struct fm_volume *v);
 
-/* Before the volume is in use: the maps move into this file (taken over, also on failure) of
+/* Before the volume is in use: the maps move into this file on tmpfs (taken over, also on failure) of
  * fm_volume_shared_bytes, where they outlive the process.  Its first page is the caller's, but
  * for the last 8 bytes: a number that becomes 0 if the file cannot hold them all (no space).
  * 0 or -errno: the file is worth nothing, and the volume goes on without it. */
