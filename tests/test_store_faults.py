@@ -48,7 +48,7 @@ WRITE = Fault("EIO on write", "EIO", ("pwrite",))
 FULL = Fault("ENOSPC on write", "ENOSPC", ("pwrite",))
 READ = Fault("EIO on read", "EIO", ("pread",))
 FLUSH = Fault("failed flush", "EIO", ("flush",))
-GONE = Fault("disappears", calls=("pread", "pwrite"))  # a flush has nothing left to do
+GONE = Fault("disappears")
 HANGS = Fault("hangs", "hang")
 
 # Of each store: the faults that stop mirroring, and those that it need not notice.
