@@ -269,8 +269,8 @@ class Target(threading.Thread):
                     self.changed.notify_all()
         except MirrorError as error:
             self._failure = error
+            self._say(self._blame(error))  # first: a writer who gets the error makes its site ask
             self._copier.fail(error.code or errno.EIO)
-            self._say(self._blame(error))
             return False
         self._failure = None
         self._say(None)
