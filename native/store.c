@@ -308,8 +308,15 @@ fm_store_io (struct fm_store *s, struct fm_op *op)
 {
   if (op->kind == FM_FLUSH)
     return run_flush (s, op);
-  if (op->kind == FM_READ || op->flags & FM_FUA)
+  if (op->kind == FM_READ)
     return run (s, op);
+  if (op->flags & FM_FUA) {
+    /* Durable when it succeeds; one that failed may be in the cache in part, for a flush. */
+    int rc = run (s, op);
+    if (rc < 0)
+      atomic_fetch_add (&s->writes, 1);
+    return rc;
+  }
   uint64_t number = 0;
   int rc = has_anchor (s) ? anchor_for_write (s, &number) : 0;
   if (rc < 0)
