@@ -11,7 +11,8 @@ not.  In its next cycle
 Invariants.  Compared is always with the second intermediate, never with the first: after an
 abandoned cycle that may hold what the second never got.  A block found equal is in the target's
 `next` like one that was sent, so a commit's flush and record cover it (I3).  Between the target's
-reading and its counting nothing can change the block but this session, whose source waits.
+reading and its counting nothing can change the block but this session, whose source waits.  A
+request names its cycle: one that comes late would count for a later one, which does not hold it.
 
 Left out: what to do about different versions of a block: the source's is sent.  Checksums are
 BLAKE2b of 16 bytes (hashlib): two different blocks with the same one are not to be expected.
@@ -80,7 +81,7 @@ class Comparison:
         self._left = ((m, runs) for m in members for runs in requests(m.native))
         self._asked: tuple[Member, protocol.Compare] | None = None
 
-    def ask(self, session: int) -> protocol.Compare | None:
+    def ask(self, session: int, sequence: int) -> protocol.Compare | None:
         """The next question.  CopyError: the first intermediate cannot be read."""
         for member, runs in self._left:
             volume = member.native
@@ -88,8 +89,9 @@ class Comparison:
                 sums = checksums(volume.first, volume, pieces_of(runs, unit_of(volume)))
             except OSError as error:
                 raise CopyError(member.name, 0, error.errno or errno.EIO) from error
-            self._asked = member, protocol.Compare(session, member.name, tuple(runs), sums)
-            return self._asked[1]
+            question = protocol.Compare(session, sequence, member.name, tuple(runs), sums)
+            self._asked = member, question
+            return question
         return None
 
     def take(self, answer: protocol.Record) -> int:

@@ -383,7 +383,7 @@ class Driver(threading.Thread):
 
     def _compare(self, comparison: compare.Comparison) -> None:
         """One request; after the last what is left is to be sent."""
-        if asked := comparison.ask(self._session):
+        if asked := comparison.ask(self._session, self.progress.sequence):
             equal = comparison.take(self._ask(asked.record()))
             self._journal.compared(asked.volume, asked.wire_bytes(), equal)
         else:

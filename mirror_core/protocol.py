@@ -145,11 +145,13 @@ class Welcome:
 class Compare:
     """Source -> target: which of these pieces does the second intermediate hold already?
 
-    runs   (first block, blocks)
-    sums   checksums of their pieces, one after another (compare.py)
+    sequence   what the cycle under way is to commit
+    runs       (first block, blocks)
+    sums       checksums of their pieces, one after another (compare.py)
     """
 
     session: int
+    sequence: int
     volume: str
     runs: tuple[tuple[int, int], ...]
     sums: bytes
@@ -175,7 +177,8 @@ class Compare:
         except (ValueError, binascii.Error) as error:
             raise PeerError("malformed control record: sums") from error
         volume = _matching(record, "volume", limits.NAME_PATTERN)
-        return cls(field(record, "session", int), volume, tuple(runs), sums)
+        session, sequence = field(record, "session", int), field(record, "sequence", int)
+        return cls(session, sequence, volume, tuple(runs), sums)
 
 
 def bits_of(record: Record, key: str, count: int) -> list[bool]:

@@ -154,8 +154,11 @@ class Target(threading.Thread):
             raise PeerError(f"there is no volume {asked.volume}", errno.ENOENT)
         try:
             found = compare.equal(member.native, asked)
-            for first, count in compare.runs_where(member.native, asked, found):
-                member.native.adopt(asked.session, first, count)
+            with self.serial:
+                if asked.sequence <= self._book.current.committed:
+                    raise PeerError(f"sequence {asked.sequence} is committed: compared too late")
+                for first, count in compare.runs_where(member.native, asked, found):
+                    member.native.adopt(asked.session, first, count)
         except ValueError as error:
             raise PeerError(f"malformed control record: {error}") from error
         except OSError as error:

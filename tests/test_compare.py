@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 
 import direct
@@ -10,8 +11,9 @@ from handmade import scrape, value
 from pair import MakePair, Pair
 from test_link import kill, lose_power
 
+from mirror_core import limits
 from mirror_core.errors import PeerError
-from mirror_core.protocol import Compare
+from mirror_core.protocol import Compare, Handshake, VolumeShape
 
 MIB = 1 << 20
 SIZE = 64 * MIB
@@ -96,7 +98,28 @@ def test_a_comparison_of_another_session_is_refused(make_pair: MakePair) -> None
     """Whoever does not hold the session changes nothing and learns nothing; a source is asked
     nothing at all."""
     pair = filled(make_pair)
-    for asked in (Compare(1, "disk", ((0, 1),), bytes(16)), Compare(0, "x", (), b"")):
+    for asked in (Compare(1, 2, "disk", ((0, 1),), bytes(16)), Compare(0, 0, "x", (), b"")):
         for site in ("west", "east"):
             with pytest.raises(PeerError, match="session is over"):
                 direct.ask(pair, asked.record(), site)
+
+
+def test_a_comparison_that_comes_late_is_refused(make_pair: MakePair) -> None:
+    """What is found equal for a cycle that is committed would count for the next one, which
+    then would have to write the block again if it were abandoned."""
+    pair = make_pair("--size", "1M")
+    pair.start()
+    direct.sync(pair)
+    direct.stop(pair, "east")
+    west = direct.status(pair, "west")
+    lineage, committed = west["lineage"], west["committed"]["sequence"]
+    shapes = (VolumeShape("disk", MIB, limits.BLOCK_SIZE_DEFAULT),)
+    direct.ask(pair, Handshake("east", lineage, 5, shapes).record(), "west")
+    zeroes = hashlib.blake2b(bytes(limits.BLOCK_SIZE_DEFAULT), digest_size=16).digest()
+    late, timely = (
+        Compare(5, sequence, "disk", ((0, 1),), zeroes).record()
+        for sequence in (committed, committed + 1)
+    )
+    with pytest.raises(PeerError, match="compared too late"):
+        direct.ask(pair, late, "west")
+    assert direct.ask(pair, timely, "west")["equal"] == "1"

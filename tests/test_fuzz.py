@@ -216,8 +216,10 @@ REQUESTS = st.one_of(
     st.builds(dict, op=st.just("commit"), lineage=LINEAGE, session=SMALL, sequence=SMALL,
               consistency_point=st.floats(0, 1e10)),
     st.builds(
-        lambda session, runs, sums: protocol.Compare(session, "disk", tuple(runs), sums).record(),
-        SMALL, st.lists(st.tuples(st.integers(0, 300), SMALL), max_size=3),
+        lambda session, sequence, runs, sums: protocol.Compare(
+            session, sequence, "disk", tuple(runs), sums
+        ).record(),
+        SMALL, SMALL, st.lists(st.tuples(st.integers(0, 300), SMALL), max_size=3),
         st.sampled_from([0, 16, 32, 64]).map(bytes) | st.binary(max_size=48),
     ),
     st.builds(dict, op=st.just("hardened"), session=SMALL, wait=st.floats(0, 1)),

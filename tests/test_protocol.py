@@ -16,7 +16,7 @@ LINEAGE = "0123456789abcdef" * 2
 HELLO = Handshake("east", LINEAGE, 2**62, (VolumeShape("disk", 1 << 46, 4096),))
 WELCOME = Welcome("west", "i" * 32, 7, 6, True, False, 1234.5)
 COMMIT = Commit(LINEAGE, 2**62, 8, 1234.5)
-COMPARE = Compare(2**62, "disk", ((0, 2), (2**33, 1)), bytes(range(48)))
+COMPARE = Compare(2**62, 7, "disk", ((0, 2), (2**33, 1)), bytes(range(48)))
 
 
 def through_the_wire(record: Record) -> Record:
@@ -133,7 +133,7 @@ def test_an_answer_to_a_comparison_has_one_bit_a_piece(text: object) -> None:
 def test_the_largest_comparison_fits() -> None:
     """As many runs and sums as a request may have fit into it."""
     runs = tuple((limits.VOLUME_SIZE_MAX // 512, 2**63 - 1) for _ in range(limits.COMPARE_RUNS))
-    largest = Compare(2**62, "n" * 64, runs, bytes(16 * limits.COMPARE_SUMS))
+    largest = Compare(2**62, 2**62, "n" * 64, runs, bytes(16 * limits.COMPARE_SUMS))
     assert Compare.of(through_the_wire(largest.record())) == largest
 
 

@@ -242,10 +242,11 @@ class Scheduler:
                 task.state, task.late = READY, True
         return True
 
-    def unwind(self, life: Life) -> None:
+    def unwind(self, life: Life, end_waits: Callable[[], None]) -> None:
         """Everything of a dead life comes to its end; nobody else runs meanwhile."""
         turns = 0
         while left := [t for t in self.tasks if t.life is life]:
+            end_waits()
             for task in left:
                 if task in self.tasks:
                     task.state = READY

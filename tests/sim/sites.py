@@ -335,9 +335,14 @@ class Machine:
             self.maps[life.site._run] = life.site.maps()
         for handle in life.handles:
             lib.sim_store_kill(handle)
-        if life.site:
-            life.site.copier.fail(errno.EIO)  # nobody is left who could end a writer's wait
-        current().unwind(life)
+
+        def end_waits() -> None:
+            """Nobody is left who could end a writer's wait; a freeze that was under way may
+            have begun another cycle since the last time."""
+            if life.site:
+                life.site.copier.fail(errno.EIO)
+
+        current().unwind(life, end_waits)
         if life.site:
             life.site._maps_count = True  # nobody removes them
             life.site.copier.unlink()
