@@ -87,6 +87,10 @@ def _commit(site: Site, record: Record) -> Record:
     return _target(site).commit(protocol.Commit.of(record))
 
 
+def _stable(site: Site, record: Record) -> Record:
+    return _target(site).stabilize(protocol.Stable.of(record))
+
+
 def _compare(site: Site, record: Record) -> Record:
     return _target(site).compare(protocol.Compare.of(record))
 
@@ -109,6 +113,7 @@ _HANDLERS: dict[str, Callable[[Site, Record], Record]] = {
     "settled": _settled,
     "handshake": _handshake,
     "compare": _compare,
+    "stable": _stable,
     "commit": _commit,
     "hardened": _hardened,
     "promote": _promote,

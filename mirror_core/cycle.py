@@ -8,10 +8,15 @@
     commit     the target says: sequence k is the image
     settle     what the cycle held is asserted; its maps are forgotten
 
-The driver performs an effect and sends its Result back; an error is a value.  After an error the
-cycle ends with Abandon (but for a missed freeze, which has changed nothing): its blocks go back
-into `next`, and a new cycle begins later.  This is always right: every block of the cycle is
-copied again before the next commit.  Source: claim 1, steps 1 to 3.
+The driver performs an effect and sends its Result back; an error is a value.
+
+    the link, or the peer, is lost   resume: copy on into the first intermediate; once there is a
+                                     session again, feed the second from the first what it lacks
+    anything else                    abandon: the cycle's blocks go back into `next`, and a new
+                                     cycle begins later (but a missed freeze has changed nothing)
+
+Both are always right.  The first intermediate stands still at the consistency point; and every
+block of an abandoned cycle is copied again before the next commit.  Source: claim 1, steps 1 to 3.
 """
 
 from __future__ import annotations
@@ -46,6 +51,13 @@ class Commit:
 
 
 @dataclass(frozen=True)
+class Resume:
+    """Until there is a session that goes on with this cycle."""
+
+    sequence: int
+
+
+@dataclass(frozen=True)
 class Settle:
     sequence: int
 
@@ -56,16 +68,19 @@ class Abandon:
     code: int
 
 
-Effect = Begin | Freeze | Copy | Flush | Commit | Settle | Abandon
+Effect = Begin | Freeze | Copy | Flush | Commit | Resume | Settle | Abandon
 
 
 @dataclass(frozen=True)
 class Result:
-    """done: False asks for the same effect again.  error: one line, with its errno."""
+    """done: False asks for the same effect again.  error: one line, with its errno; `lost`: of
+    the link or the peer only.  committed: so the peer says."""
 
     done: bool = True
     error: str | None = None
     code: int = 0
+    lost: bool = False
+    committed: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,12 +121,30 @@ def cycle(
         if budget >= freeze_max_s:
             return Outcome("missed", result.error, result.code)
         budget = min(2 * budget, freeze_max_s)
-    for step in (Copy(), Flush(), Commit(sequence)):
-        result = Result(done=False)
-        while not result.done:
-            result = yield step
-            if result.error:
-                yield Abandon(result.error, result.code)
-                return Outcome("abandoned", result.error, result.code)
+    result = yield from _to_commit(sequence)
+    while result.lost:
+        result = yield from _until_done(Resume(sequence))
+        if not result.error and not result.committed:
+            result = yield from _to_commit(sequence)
+    if result.error:
+        yield Abandon(result.error, result.code)
+        return Outcome("abandoned", result.error, result.code)
     yield Settle(sequence)
     return Outcome("committed")
+
+
+def _to_commit(sequence: int) -> Generator[Effect, Result, Result]:
+    """The first flashcopy and its commit, or the first error."""
+    result = Result()
+    for effect in (Copy(), Flush(), Commit(sequence)):
+        result = yield from _until_done(effect)
+        if result.error:
+            break
+    return result
+
+
+def _until_done(effect: Effect) -> Generator[Effect, Result, Result]:
+    result = Result(done=False)
+    while not result.done:
+        result = yield effect
+    return result

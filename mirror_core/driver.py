@@ -1,8 +1,10 @@
 """The source site's control thread: performs the effects of cycle.py, paces, retries, stops.
 
-    for ever:  open a session with the target  ->  cycle after cycle  ->  on a fault, abandon
-               the cycle, say why, close the session, wait a little, and again
+    for ever:  open a session with the target  ->  cycle after cycle  ->  on a fault, say why,
+               close the session, wait a little, and again
 
+A cycle whose link is lost goes on: it copies into the first intermediate, waits for another
+session, and has what is not stable at the target sent again.  Any other fault abandons it.
 Writes to the volume go on whatever happens here; what they change is in `next`.
 
 Guard: `changed` (a condition) guards every field below its line; commands wait on it.  The
@@ -11,17 +13,15 @@ flashcopy belongs to this thread alone, but for its statistics.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import random
-import secrets
 import threading
 import time
 import traceback
 from collections.abc import Generator
 from dataclasses import replace
 
-from mirror_core import compare, cycle, flashcopy, limits, native, peer, protocol
+from mirror_core import compare, cycle, flashcopy, limits, peer, protocol, session
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig
 from mirror_core.errors import LINK_ERRNOS, MirrorError, PeerError, Refused, line
@@ -41,14 +41,16 @@ class Driver(threading.Thread):
     ) -> None:
         super().__init__(name="control")
         self._config, self._book, self._copier, self._journal = config, book, copier, journal
-        self._link = link
-        self._peer_stores: list[native.Store] = []
-        self._session = 0
+        self._session = session.Session(config, book, copier, link)
         self._point = 0.0  # of the running cycle, Unix seconds
         self._began = self._held = 0.0  # of the running cycle
         self._last_begin = float("-inf")
         self._cooled = time.monotonic()  # when the intent was last cooled
         self._backoff = limits.BACKOFF_MIN_S  # anew with a commit, or when a session has lasted
+        self._opened = float("inf")  # when the session was
+        self._retry_at = 0.0  # when the next is to be tried
+        self._stable_at = float("inf")  # when what was sent is to be made stable
+        self._stable_serial = 0
         self._stuck = False  # a store failed: its reason stands until a cycle is committed
         self._coarse = coarse  # until a commit: `next` may hold much that does not differ
         self._comparable = False  # the target's intermediates hold an image
@@ -127,21 +129,17 @@ class Driver(threading.Thread):
 
     def _run(self) -> None:
         while not self.stopping:
-            opened = float("inf")
             try:
                 self._open_session()
-                opened = time.monotonic()
                 self._mirror()
             except MirrorError as error:
                 self._say(str(error), refused=isinstance(error, Refused))
             finally:
-                self._close_session()
-            if time.monotonic() >= opened + limits.BACKOFF_MAX_S:
-                self._backoff = limits.BACKOFF_MIN_S
+                self._session.close()
+                self._set_disconnected()
             with self.changed:
-                wait = self._backoff * random.uniform(0.5, 1.0)
-                self.changed.wait_for(lambda: self.stopping, wait)
-            self._backoff = min(2 * self._backoff, limits.BACKOFF_MAX_S)
+                wait_s = self._retry_at - time.monotonic()
+                self.changed.wait_for(lambda: self.stopping, wait_s)
 
     def _say(self, reason: str | None, *, refused: bool = False) -> None:
         with self.changed:
@@ -159,36 +157,27 @@ class Driver(threading.Thread):
 
     # -- a session with the target
 
-    def _ask(self, record: protocol.Record) -> protocol.Record:
-        try:
-            return self._link.ask(record)
-        except PeerError as error:
-            away = error.code in (errno.ENOENT, errno.ECONNREFUSED)
-            advice = "start it, or mend the link" if away else "look at it and at the link"
-            raise PeerError(
-                f"peer at {self._config.peer}: {error}: {advice}; writes go on and mirroring "
-                "resumes by itself",
-                error.code,
-            ) from error
-
     def _open_session(self) -> None:
         """Handshake, then the lanes to the target's intermediates.  MirrorError."""
-        self._session = secrets.randbits(62) | 1
-        mine = self._book.current
-        assert mine.lineage is not None, "a source has a lineage from its creation"
-        shapes = tuple(protocol.VolumeShape(v.name, v.size, v.block_size) for v in mine.volumes)
-        hello = protocol.Handshake(mine.name, mine.lineage.id, self._session, shapes)
-        welcome = protocol.Welcome.of(self._ask(hello.record()))
-        if welcome.whole and welcome.committed < mine.committed:  # not whole: all is sent
-            raise Refused(
-                f"peer {welcome.name} went back from sequence {mine.committed} to "
-                f"{welcome.committed} (an older copy of it?): 'flashmirror resync --full' there"
-            )
-        self._book.update(begun=max(mine.begun, welcome.committed))
-        self._comparable = welcome.whole
+        self._retry_later()
+        welcome = self._session.open(0)
         if not welcome.whole:
             self._mark_everything(data_only=welcome.blank)
-        self._connect()
+        self._session.connect()
+        self._set_connected(welcome)
+
+    def _retry_later(self) -> None:
+        """Not before a while, which grows as long as sessions do not last."""
+        if time.monotonic() >= self._opened + limits.BACKOFF_MAX_S:
+            self._backoff = limits.BACKOFF_MIN_S
+        self._opened = float("inf")
+        self._retry_at = time.monotonic() + self._backoff * random.uniform(0.5, 1.0)
+        self._backoff = min(2 * self._backoff, limits.BACKOFF_MAX_S)
+
+    def _set_connected(self, welcome: protocol.Welcome) -> None:
+        self._comparable = welcome.whole
+        self._opened = time.monotonic()
+        self._stable_at = self._opened + limits.STABLE_S
         with self.changed:
             self.connected, self.connected_since = True, time.time()
             if self.requested <= self.hardened:
@@ -203,6 +192,12 @@ class Driver(threading.Thread):
         if not self._stuck:
             self._journal.say(f"mirroring to {welcome.name}")
 
+    def _set_disconnected(self) -> None:
+        with self.changed:
+            if self.connected:
+                self.connected, self.connected_since = False, time.time()
+                self.changed.notify_all()
+
     def _mark_everything(self, *, data_only: bool) -> None:
         """What is sent is hot first (I4): if the answer to its commit is lost, and then this
         site's power, the target waits for all that a cycle after that one had sent."""
@@ -216,31 +211,50 @@ class Driver(threading.Thread):
             else:
                 member.native.mark(0, member.native.blocks)
 
-    def _connect(self) -> None:
+    # -- a cycle that has lost its link
+
+    def _lose_session(self, error: PeerError) -> None:
+        """MirrorError: our own intermediate fails too."""
+        self._stuck = error.code not in LINK_ERRNOS
+        self._set_disconnected()
+        self._say(str(error))
+        self._retry_later()
+        self._session.part(error.code or errno.EIO)
+
+    def _resume(self, sequence: int) -> cycle.Result:
+        """Copy on into the first intermediate; now and then try to open another session."""
+        if self.stopping:
+            return cycle.Result(error="stopping", code=errno.ESHUTDOWN)
+        done = self._copy_on()
+        if (wait_s := self._retry_at - time.monotonic()) > 0:
+            with self.changed:
+                if done:
+                    self.changed.wait_for(lambda: self.stopping, min(wait_s, limits.IDLE_LOOK_S))
+            return cycle.Result(done=False)
+        self._retry_later()
         try:
-            for member in self._copier.members:
-                self._peer_stores.append(self._link.intermediate(member.name, self._session))
-            with self._blaming():
-                self._copier.link(self._peer_stores)
-        except OSError as error:
-            self._drop_stores()
-            raise PeerError(f"peer at {self._config.peer}: {error.strerror}") from error
-        except MirrorError:
-            self._drop_stores()
-            raise
+            welcome = self._session.open(sequence)
+            committed = self._go_on_with(sequence, welcome)
+            self._session.connect()
+        except PeerError as error:
+            self._say(str(error))
+            return cycle.Result(done=False)
+        self._set_connected(welcome)
+        return cycle.Result(committed=committed)
 
-    def _close_session(self) -> None:
-        if not self.connected:
-            return
-        self._copier.unlink()
-        self._drop_stores()
-        with self.changed:
-            self.connected, self.connected_since = False, time.time()
-            self.changed.notify_all()
-
-    def _drop_stores(self) -> None:
-        while self._peer_stores:
-            self._peer_stores.pop().close()
+    def _go_on_with(self, sequence: int, welcome: protocol.Welcome) -> bool:
+        """Whether the cycle is committed already.  MirrorError: what the target holds is not
+        what the cycle was begun on."""
+        if welcome.whole and welcome.committed >= sequence:
+            self._copier.all_sent()
+            return True
+        if not welcome.resumed:
+            if not welcome.whole:
+                raise MirrorError(f"peer {welcome.name} has no image: everything is sent again")
+            self._copier.forget_stable()
+        if self._comparison:
+            self._comparison = compare.Comparison(self._copier.members)
+        return False
 
     # -- cycles
 
@@ -253,6 +267,7 @@ class Driver(threading.Thread):
             self._journal.cycle(outcome.result)
             if outcome.result == "abandoned":
                 self._stuck = outcome.code not in LINK_ERRNOS
+                self._retry_later()
                 self._last_begin = float("-inf")
                 raise MirrorError(outcome.reason or "", outcome.code)
             self._stuck = self._stuck and outcome.result != "committed"
@@ -291,7 +306,9 @@ class Driver(threading.Thread):
         return rested and (self.committed == 0 or self._copier.group.next_blocks() > 0)
 
     def _look_at_peer(self, wait_s: float) -> None:
-        answer = self._ask({"op": "hardened", "session": self._session, "wait": wait_s})
+        answer = self._session.ask(
+            {"op": "hardened", "session": self._session.number, "wait": wait_s}
+        )
         self._set_hardened(protocol.field(answer, "hardened", int))
         self._say_of_peer(answer.get("reason"))
 
@@ -306,13 +323,22 @@ class Driver(threading.Thread):
             try:
                 result = self._effect(effect)
             except MirrorError as error:
-                result = cycle.Result(error=str(error), code=error.code)
+                result = self._result_of(error)
             try:
                 effect = run.send(result)
             except StopIteration as end:
                 self._phase("idle")
                 outcome: cycle.Outcome = end.value
                 return outcome
+
+    def _result_of(self, error: MirrorError) -> cycle.Result:
+        lost = isinstance(error, PeerError)
+        try:
+            if isinstance(error, PeerError):
+                self._lose_session(error)
+        except MirrorError as worse:
+            error, lost = worse, False
+        return cycle.Result(error=str(error), code=error.code, lost=lost)
 
     def _phase(self, phase: str, **more: int) -> None:
         with self.changed:
@@ -333,11 +359,13 @@ class Driver(threading.Thread):
                 return self._copy()
             case cycle.Flush():
                 self._phase("flush")
-                with self._blaming():
+                with self._session.blaming():
                     self._copier.check()
                     self._copier.flush(front_too=True)
             case cycle.Commit(sequence):
                 return self._commit(sequence)
+            case cycle.Resume(sequence):
+                return self._resume(sequence)
             case cycle.Settle():
                 self._settle()
             case cycle.Abandon(_, code):
@@ -356,6 +384,7 @@ class Driver(threading.Thread):
             )
             return cycle.Result(error=text, code=error.errno or 0)
         self._point, self._began = point, time.monotonic()
+        self._stable_at = self._began + limits.STABLE_S
         comparing = self._coarse and self._comparable
         self._copier.compare(comparing)
         self._comparison = compare.Comparison(self._copier.members) if comparing else None
@@ -364,27 +393,53 @@ class Driver(threading.Thread):
         return cycle.Result()
 
     def _copy(self) -> cycle.Result:
+        if self.stopping:
+            return cycle.Result(error="stopping", code=errno.ESHUTDOWN)
+        done = self._copy_on()
+        with self._session.blaming():
+            self._copier.check()
+        if done and self._comparison:
+            self._compare(self._comparison)
+            return cycle.Result(done=False)
+        if not done and time.monotonic() >= self._stable_at:
+            self._stabilize()
+        return cycle.Result(done=done)
+
+    def _copy_on(self) -> bool:
+        """Copy for a while, or stand still; whether nothing is left that can be copied now."""
         with self.changed:
-            if self.stopping:
-                return cycle.Result(error="stopping", code=errno.ESHUTDOWN)
             self._standing = self.halted and self.requested <= self.committed
             if self._standing:
                 self.changed.notify_all()
                 self.changed.wait(limits.IDLE_LOOK_S)
-                return cycle.Result(done=False)
-        with self._blaming():
+                return False
+        with self._session.blaming():
             done = self._copier.copy(limits.SLICE_S)
-            if done and self._comparison:
-                self._compare(self._comparison)
-                done = False
         copied = self.progress.total_bytes - self._copier.left_bytes()
         self._phase("copy", copied_bytes=max(0, copied))
-        return cycle.Result(done=done)
+        return done
+
+    def _stabilize(self) -> None:
+        """What was sent so far is not to be sent again when the link is lost.  PeerError."""
+        began = time.monotonic()
+        self._stable_serial += 1
+        record = protocol.Stable(
+            self._session.number, self.progress.sequence, self._stable_serial
+        ).record()
+
+        def ask() -> None:
+            while self._session.ask(record).get("done") is not True:
+                if self.stopping:
+                    raise MirrorError("stopping", errno.ESHUTDOWN)
+
+        self._copier.stabilize(ask)
+        took = time.monotonic() - began
+        self._stable_at = time.monotonic() + max(limits.STABLE_S, limits.STABLE_SHARE * took)
 
     def _compare(self, comparison: compare.Comparison) -> None:
         """One request; after the last what is left is to be sent."""
-        if asked := comparison.ask(self._session, self.progress.sequence):
-            equal = comparison.take(self._ask(asked.record()))
+        if asked := comparison.ask(self._session.number, self.progress.sequence):
+            equal = comparison.take(self._session.ask(asked.record()))
             self._journal.compared(asked.volume, asked.wire_bytes(), equal)
         else:
             self._comparison = None
@@ -393,12 +448,12 @@ class Driver(threading.Thread):
     def _commit(self, sequence: int) -> cycle.Result:
         self._phase("commit")
         assert self._book.current.lineage is not None
-        with self._blaming():
+        with self._session.blaming():
             self._copier.check()
         record = protocol.Commit(
-            self._book.current.lineage.id, self._session, sequence, self._point
+            self._book.current.lineage.id, self._session.number, sequence, self._point
         ).record()
-        answer = self._ask(record)
+        answer = self._session.ask(record)
         self._set_hardened(protocol.field(answer, "hardened", int))
         if answer.get("done") is True:
             return cycle.Result()
@@ -423,33 +478,6 @@ class Driver(threading.Thread):
                 self._copier.cool(limits.INTENT_COOL_S)
             except OSError as error:  # regions stay hot on disk: safe, and tried again
                 self._journal.say(str(error.strerror))
-
-    @contextlib.contextmanager
-    def _blaming(self) -> Generator[None, None, None]:
-        """Turns a failed copy into a line that says which store, and what to do."""
-        try:
-            yield
-        except flashcopy.CopyError as error:
-            volume = next(v for v in self._config.volumes if v.name == error.volume)
-            where = {
-                flashcopy.FRONT: f"data store {volume.data}",
-                0: f"intermediate store {volume.intermediate}",
-                flashcopy.PEER: f"intermediate store of the peer at {self._config.peer}",
-            }
-            text = self._trouble_of_peer(error) or flashcopy.explain(error, where)
-            raise MirrorError(
-                f"{text}; writes go on and mirroring resumes by itself", error.code
-            ) from error
-
-    def _trouble_of_peer(self, error: flashcopy.CopyError) -> str | None:
-        """The peer's own words for why it refused a write, if it has any."""
-        if error.part != flashcopy.PEER or error.code in LINK_ERRNOS:
-            return None
-        with contextlib.suppress(MirrorError):
-            answer = self._ask({"op": "hardened", "session": self._session, "wait": 0.0})
-            if isinstance(answer.get("reason"), str):
-                return f"peer at {self._config.peer}: {line(answer['reason'])}"
-        return None
 
     def end(self) -> None:
         """After the thread was joined and no client is left: void a cycle that still runs."""

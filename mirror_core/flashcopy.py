@@ -5,13 +5,15 @@ flush, and then either settle (what was sent is asserted by a record) or take it
 the two sides it is shows only in how the group is made (site.py): see native/volume.h.
 
 All calls but the totals come from one thread.  Errors are CopyError, which says whose fault it
-was: a cycle with a failed copy is void and must be abandoned (source) or retried (target).
+was: a cycle with a failed copy is void and must be abandoned (source) or retried (target); only
+a source that lost the second sink (`part`) goes on with it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pyroaring import BitMap64
@@ -54,29 +56,62 @@ class Flashcopy:
     def __init__(self, members: Sequence[Member]) -> None:
         self.members = tuple(members)
         self.group = native.Group([m.native for m in members])
+        self._parted = False
 
     def link(self, seconds: Sequence[native.Store | None]) -> None:
-        """Open the lanes to sink 0 and, where given, sink 1 of each volume.  CopyError."""
+        """Open the lanes to sink 0 and, where given, sink 1 of each volume.  CopyError: they
+        are as before."""
         linked = []
         try:
             for member, second in zip(self.members, seconds, strict=True):
-                try:
+                with self._opening(member):
                     member.native.link(second, limits.PRIORITY_LANES)
-                except OSError as error:
-                    part = member.native.stats().failed_part
-                    raise CopyError(member.name, part, error.errno or 0) from error
                 linked.append(member)
-        except CopyError:
+        except CopyError as error:
             for member in linked:
-                member.native.unlink()
+                self._part(member, error.code) if self._parted else member.native.unlink()
             raise
+        self._parted = False
+
+    def part(self, code: int) -> None:
+        """Sink 1 is lost: end what is under way there, and copy on to sink 0 alone.  CopyError:
+        that fails too."""
+        for member in self.members:
+            self._part(member, code)
+        self._parted = True
+
+    def _part(self, member: Member, code: int) -> None:
+        with self._opening(member):
+            member.native.lose_second(code)
+            member.native.part(limits.PRIORITY_LANES)
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _opening(member: Member) -> Generator[None, None, None]:
+        try:
+            yield
+        except OSError as error:
+            part = member.native.stats().failed_part
+            raise CopyError(member.name, part, error.errno or 0) from error
 
     def unlink(self) -> None:
         for member in self.members:
             member.native.unlink()
+        self._parted = False
+
+    def forget_stable(self) -> None:
+        """Of a parted group: the next link's sink 1 does not know of what was stable."""
+        for member in self.members:
+            member.native.forget_stable()
+
+    def all_sent(self) -> None:
+        """Of a parted group: the cycle is committed; only the answer was lost."""
+        for member in self.members:
+            member.native.all_sent()
 
     def copy(self, slice_s: float) -> bool:
-        """Copy for a while; True when nothing is left in any volume.  CopyError."""
+        """Copy for a while; True when nothing is left, in any volume, that can be copied now.
+        CopyError."""
         for member in self.members:
             try:
                 if not member.native.copy(slice_s):
@@ -101,14 +136,18 @@ class Flashcopy:
     @staticmethod
     def _failure(member: Member, error: OSError) -> CopyError:
         stats = member.native.stats()
+        if not stats.abandoned and stats.second_lost:
+            return CopyError(member.name, PEER, stats.second_lost)
         return CopyError(member.name, stats.failed_part, stats.abandoned or error.errno or 0)
 
     def check(self) -> None:
-        """CopyError if a writer's copy failed since the freeze."""
+        """CopyError if a copy failed since the freeze: of a sink 1 that was lost too."""
         for member in self.members:
             stats = member.native.stats()
             if stats.abandoned:
                 raise CopyError(member.name, stats.failed_part, stats.abandoned)
+            if stats.second_lost:
+                raise CopyError(member.name, PEER, stats.second_lost)
 
     def settle(self) -> None:
         for member in self.members:
@@ -120,6 +159,15 @@ class Flashcopy:
         for member in self.members:
             member.native.harden_begin()
         self.flush(front_too=False)
+        record()
+        for member in self.members:
+            member.native.harden_end()
+
+    def stabilize(self, record: Callable[[], None]) -> None:
+        """Have what was sent flushed and recorded at the other site (I9): it is not sent again
+        after the link was lost.  What `record` raises: it may not be; `part`."""
+        for member in self.members:
+            member.native.harden_begin()
         record()
         for member in self.members:
             member.native.harden_end()

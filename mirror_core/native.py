@@ -38,7 +38,7 @@ FUA = 1
 PUNCH = 2
 FAST = 4
 
-NEXT, PENDING, UNSENT, SENT, HARDENING = range(5)  # the maps of a volume
+NEXT, PENDING, UNSENT, SENT, HARDENING, STABLE = range(6)  # the maps of a volume
 
 _WHY_BYTES = 512
 _RUNS = 4096
@@ -160,6 +160,7 @@ class Stats:
     wait_us: tuple[int, ...]
     abandoned: int
     failed_part: int
+    second_lost: int
 
 
 class Volume:
@@ -187,11 +188,25 @@ class Volume:
         handle = second._handle if second else _ffi.NULL
         _check(_lib.fm_volume_link(self._handle, handle, lanes), "link")
 
+    def lose_second(self, code: int) -> None:
+        _lib.fm_volume_lose_second(self._handle, -abs(code))
+
+    def part(self, lanes: int) -> None:
+        """The second sink is lost: copy on to the first.  OSError: that cannot be opened."""
+        _check(_lib.fm_volume_part(self._handle, lanes), "link")
+
+    def forget_stable(self) -> None:
+        _lib.fm_volume_forget_stable(self._handle)
+
+    def all_sent(self) -> None:
+        _lib.fm_volume_all_sent(self._handle)
+
     def unlink(self) -> None:
         _lib.fm_volume_unlink(self._handle)
 
     def copy(self, slice_s: float) -> bool:
-        """Copy for a while; True when nothing is left.  OSError: the cycle is abandoned."""
+        """Copy for a while; True when nothing is left that can be copied now.  OSError: the
+        cycle is abandoned."""
         return bool(_check(_lib.fm_volume_copy(self._handle, int(slice_s * NS)), "copy"))
 
     def compare(self, on: bool) -> None:
@@ -286,7 +301,7 @@ class Volume:
             s.next_blocks, s.pending_blocks, s.unsent_blocks, s.sent_blocks,
             s.next_since_ns, s.cycle_since_ns, (s.copied_bytes[0], s.copied_bytes[1]),
             s.wire_bytes, s.copies_before_write, s.write_errors, s.wait_us_sum,
-            tuple(s.wait_us), s.abandoned, s.failed_part,
+            tuple(s.wait_us), s.abandoned, s.failed_part, s.second_lost,
         )  # fmt: skip
 
     def close(self) -> None:

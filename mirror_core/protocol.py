@@ -78,12 +78,13 @@ class VolumeShape:
 
 @dataclass(frozen=True)
 class Handshake:
-    """Source -> target: opens a session (I8)."""
+    """Source -> target: opens a session (I8); one that goes on with cycle `resumes`, unless 0."""
 
     name: str
     lineage: str
     session: int
     volumes: tuple[VolumeShape, ...]
+    resumes: int = 0
 
     def record(self) -> Record:
         return {"op": "handshake", **vars(self), "volumes": [vars(v) for v in self.volumes]}
@@ -106,7 +107,7 @@ class Handshake:
         return cls(
             _matching(record, "name", limits.NAME_PATTERN),
             _matching(record, "lineage", LINEAGE_PATTERN),
-            field(record, "session", int), tuple(shapes),
+            field(record, "session", int), tuple(shapes), field(record, "resumes", int),
         )  # fmt: skip
 
 
@@ -118,6 +119,7 @@ class Welcome:
     blank   the data stores hold nothing but holes: of a source's blocks only those
             that hold data need to be sent
     point   of `committed`, Unix seconds; 0: there is none
+    resumed what was stable of the cycle that the source goes on with counts as written
     """
 
     name: str
@@ -127,6 +129,7 @@ class Welcome:
     whole: bool
     blank: bool
     point: float
+    resumed: bool
 
     def record(self) -> Record:
         return dict(vars(self))
@@ -137,7 +140,7 @@ class Welcome:
             _matching(record, "name", limits.NAME_PATTERN), field(record, "instance", str),
             field(record, "committed", int), field(record, "hardened", int),
             field(record, "whole", bool), field(record, "blank", bool),
-            field(record, "point", float),
+            field(record, "point", float), field(record, "resumed", bool),
         )  # fmt: skip
 
 
@@ -187,6 +190,26 @@ def bits_of(record: Record, key: str, count: int) -> list[bool]:
     if len(text) != count or set(text) - {"0", "1"}:
         raise PeerError(f"malformed control record: {key}: {short(text)}")
     return [c == "1" for c in text]
+
+
+@dataclass(frozen=True)
+class Stable:
+    """Source -> target: flush what cycle `sequence` has written so far, and remember it.
+    `serial` tells one request from the next; it is asked again until it is done."""
+
+    session: int
+    sequence: int
+    serial: int
+
+    def record(self) -> Record:
+        return {"op": "stable", **vars(self)}
+
+    @classmethod
+    def of(cls, record: Record) -> Stable:
+        return cls(
+            field(record, "session", int), field(record, "sequence", int),
+            field(record, "serial", int),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,19 @@ from typing import Any
 
 from pyroaring import BitMap64
 
-from mirror_core import flashcopy, hardlog, intent, ledger, limits, mapfile, native, peer, stores
+from mirror_core import (
+    flashcopy,
+    hardlog,
+    intent,
+    ledger,
+    limits,
+    mapfile,
+    native,
+    peer,
+    runlog,
+    stores,
+    written,
+)
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig
 from mirror_core.driver import Driver
@@ -202,14 +214,17 @@ class Site:
 
     def _target(self, current: ledger.Ledger) -> Target:
         blank = all(self._opened[m.name, "data"].blank() for m in self.members)
-        owed = {m.name: current.maps.get(f"{m.name}/written", BitMap64()) for m in self.members}
+        found, owed = written.recover(self.config.state, current)
+        names = [m.name for m in self.members]
         try:
-            log = hardlog.HardLog(self.config.state)
+            log = runlog.RunLog(hardlog.path_in(self.config.state))
+            written_log = written.WrittenLog(self.config.state, names, found)
         except OSError as error:
             raise _no_state(self.config, error) from error
         return Target(
-            self.config, self.book, self.copier, self.journal, log, blank=blank, owed=owed
-        )
+            self.config, self.book, self.copier, self.journal, log,
+            written=written_log, blank=blank, owed=owed,
+        )  # fmt: skip
 
     # ---- running
 

@@ -1,38 +1,53 @@
 """The target site: admits a source's session, commits, and runs the second flashcopy.
 
     handshake   fence older sessions, then answer what the source needs to know (I8)
-    commit      flush, wait until the commit before is whole, then one durable change:
+    stable      flush, then remember durably what was written (written.py)
+    commit      wait until the commit before is whole, flush, then one durable change:
                 pending := written, sequence (I3)
-    thread      copies pending from the intermediate to data while the next cycle arrives, and
-                hardens in batches: copy many, flush once, record once (I2)
+    thread      flushes for the two above; copies pending from the intermediate to data while the
+                next cycle arrives, and hardens in batches: copy many, flush once, record once (I2)
 
 Invariants.  image(k) = intermediate where a block is pending on disk (ledger, less hardlog), data
 elsewhere: at every instant, whatever ends the process (I1).  The volumes are strict, so a writer
 waits for the hardening of what it overwrites.  A batch is hardened when all is copied, or as soon
-as a writer waits, but at most half of the time goes into hardening.  `owed` holds what an
-abandoned cycle had written: a commit that has not written all of it again is refused.
+as a writer waits, but at most half of the time goes into hardening.  `owed` holds what was
+written since the last commit and is not stable: a commit that has not written all of it, by what
+is stable or again, is refused.
 
-Guard: `serial` orders handshakes and commits; `changed` guards the fields below its line.
+Guard: `serial` orders what the source asks; `changed` guards the fields below its line.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import secrets
 import threading
 import time
 import traceback
 from collections import deque
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
 
 from pyroaring import BitMap64
 
-from mirror_core import compare, flashcopy, limits, native, protocol, recovery
+from mirror_core import compare, flashcopy, limits, native, protocol, recovery, runlog
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig
 from mirror_core.errors import LINK_ERRNOS, MirrorError, PeerError, Refused, describe
-from mirror_core.hardlog import HardLog
 from mirror_core.journal import Journal
 from mirror_core.ledger import Lineage
+from mirror_core.written import WrittenLog
+
+
+@dataclass
+class _Flush:
+    """One that was asked for, which covers `written`.  Guard: the target's `changed`."""
+
+    wanted: tuple[object, ...]
+    written: dict[str, BitMap64]
+    done: bool = False
+    error: str | None = None
 
 
 class Target(threading.Thread):
@@ -42,14 +57,15 @@ class Target(threading.Thread):
         book: Book,
         copier: flashcopy.Flashcopy,
         journal: Journal,
-        log: HardLog,
+        log: runlog.RunLog,
         *,
+        written: WrittenLog,
         blank: bool,
         owed: dict[str, BitMap64],
     ) -> None:
         super().__init__(name="second-flashcopy")
         self._config, self._book, self._copier, self._journal = config, book, copier, journal
-        self._log = log
+        self._log, self._written = log, written
         self._log_is_whole = True  # False: a record may be lost: the ledger must be written
         self._blank = blank  # the data stores were holes when the site started
         self._owed = owed
@@ -69,6 +85,7 @@ class Target(threading.Thread):
         self.reason: str | None = None  # why the second flashcopy does not go on
         self.refusal: str | None = None  # of the last source that asked for a session
         self.total_bytes = 0  # of the second flashcopy under way
+        self._flush: _Flush | None = None  # that is asked for
         self.hardened = book.current.hardened  # and writers know it: later than the ledger
 
     # ---- requests of the source (nbdkit's threads)
@@ -86,7 +103,7 @@ class Target(threading.Thread):
                 raise Refused(decision.refused)
             self._refuse_twice(hello.session)
             self._fence(hello.session)
-            self._remember_written()
+            resumed = self._begin_session(hello, anew=decision.adopt)
             if decision.adopt:
                 self._book.update(lineage=Lineage(hello.lineage))
             with self.changed:
@@ -96,7 +113,7 @@ class Target(threading.Thread):
             blank = self._blank and mine.committed == 0
             return protocol.Welcome(
                 mine.name, mine.site, mine.committed, mine.hardened, mine.whole, blank,
-                mine.consistency_point or 0.0,
+                mine.consistency_point or 0.0, resumed,
             )  # fmt: skip
 
     def _refuse_twice(self, session: int) -> None:
@@ -106,11 +123,30 @@ class Target(threading.Thread):
             raise PeerError("this session was opened before: a handshake came twice")
         self._sessions.append(session)
 
-    def _remember_written(self) -> None:
-        """No request of any session is in the gate: what was written is owed from now on."""
+    def _begin_session(self, hello: protocol.Handshake, *, anew: bool) -> bool:
+        """No request of any session is in the gate: what was written is owed from now on, but
+        for what is stable if the session goes on with its cycle (True).  PeerError."""
+        resumes = hello.resumes if hello.resumes > self._book.current.committed else 0
+        stable = None if anew else self._written.of(resumes)
+        if anew:  # another history, of which everything is sent
+            with self._recording():
+                self._written.forget()
         for member in self._copier.members:
-            self._owed[member.name] |= flashcopy.bitmap_of(member.native, native.NEXT)
+            written = flashcopy.bitmap_of(member.native, native.NEXT)
+            self._owed[member.name] = BitMap64() if anew else self._owed[member.name] | written
             member.native.forget_next()
+            for first, count in flashcopy.runs_of(stable[member.name]) if stable else ():
+                member.native.mark(first, count)
+        return stable is not None
+
+    @contextlib.contextmanager
+    def _recording(self) -> Generator[None, None, None]:
+        try:
+            yield
+        except OSError as error:
+            raise PeerError(
+                f"{self._config.state}: {error.strerror}: mend that", error.errno or errno.EIO
+            ) from error
 
     def prepare_promotion(self, *, force: bool) -> bool:
         """End the source's session for good; asked again, say whether the image is whole in
@@ -146,6 +182,45 @@ class Target(threading.Thread):
             raise PeerError("this session is over: another one was opened since")
         self.heard = time.monotonic()
 
+    def stabilize(self, asked: protocol.Stable) -> protocol.Record:
+        """{"done": True} when what was written before this was first asked is flushed, and
+        remembered durably; {"done": False}: ask again."""
+        with self.serial:
+            self._check_session(asked.session)
+            self._check_under_way(asked.sequence)
+            name = ("stable", asked.session, asked.sequence, asked.serial)
+            flush = self._flushed(name, self._bitmaps)
+            if flush is None:
+                return {"done": False}
+            with self._recording():
+                self._written.record(asked.sequence, flush.written, self._owed)
+            return {"done": True}
+
+    def _check_under_way(self, sequence: int) -> None:
+        if sequence <= self._book.current.committed:
+            raise PeerError(f"sequence {sequence} is committed: this was asked too late")
+
+    def _flushed(
+        self, wanted: tuple[object, ...], covered: Callable[[], dict[str, BitMap64]]
+    ) -> _Flush | None:
+        """The flush of all intermediates, by the thread, that was asked for by this name; None:
+        it goes on.  PeerError: it failed, and what the cycle wrote is written again (I9)."""
+        with self.changed:
+            flush = self._flush
+            if flush is None or flush.wanted != wanted:
+                self._flush = flush = _Flush(wanted, covered())
+                self.changed.notify_all()
+            self.changed.wait_for(lambda: self.stopping or flush.done, limits.CONTROL_WAIT_S)
+            if not flush.done:
+                return None
+            self._flush = None
+            if flush.error:
+                raise PeerError(flush.error)
+            return flush
+
+    def _bitmaps(self) -> dict[str, BitMap64]:
+        return {m.name: flashcopy.bitmap_of(m.native, native.NEXT) for m in self._copier.members}
+
     def compare(self, asked: protocol.Compare) -> protocol.Record:
         """{"equal": "01.."}: which pieces are here as they are; they count as written now."""
         self._check_session(asked.session)
@@ -155,8 +230,7 @@ class Target(threading.Thread):
         try:
             found = compare.equal(member.native, asked)
             with self.serial:
-                if asked.sequence <= self._book.current.committed:
-                    raise PeerError(f"sequence {asked.sequence} is committed: compared too late")
+                self._check_under_way(asked.sequence)
                 for first, count in compare.runs_where(member.native, asked, found):
                     member.native.adopt(asked.session, first, count)
         except ValueError as error:
@@ -180,27 +254,18 @@ class Target(threading.Thread):
                 raise Refused(f"sequence {request.sequence} is older than {mine.committed}")
             if not self.wait_hardened(limits.CONTROL_WAIT_S):
                 return {"done": False, "hardened": mine.hardened, "reason": self.reason}
+            if not self._flushed(("commit", request.session, request.sequence), dict):
+                return {"done": False, "hardened": mine.hardened, "reason": None}
             self._commit(request)
             return {"done": True, "hardened": self._book.current.hardened}
 
     def _commit(self, request: protocol.Commit) -> None:
-        for volume, member in zip(self._config.volumes, self._copier.members, strict=True):
-            try:
-                member.native.flush_front()  # before the record that asserts it
-            except OSError as error:  # what the cycle wrote is owed: it is written again (I9)
-                raise PeerError(
-                    f"the target cannot commit: intermediate store {volume.intermediate}: "
-                    f"{describe(error.errno or 0)}"
-                ) from error
         try:
             self._copier.group.close_gates(limits.FENCE_BUDGET_S)
         except OSError as error:
             raise PeerError(f"the target cannot commit: {describe(error.errno or 0)}") from error
         try:
-            written = {
-                member.name: flashcopy.bitmap_of(member.native, native.NEXT)
-                for member in self._copier.members
-            }
+            written = self._bitmaps()
             for name, owed in self._owed.items():
                 if not owed <= written[name]:
                     raise PeerError(
@@ -237,7 +302,7 @@ class Target(threading.Thread):
         self.wait_hardened(min(wait_s, limits.CONTROL_WAIT_S))
         return {"hardened": self.hardened, "reason": self.reason}
 
-    # ---- the second flashcopy (this thread)
+    # ---- the second flashcopy, and flushes (this thread)
 
     def run(self) -> None:
         try:
@@ -247,12 +312,32 @@ class Target(threading.Thread):
             self._say(f"internal error ({error!r}): report it, restart the site")
 
     def _run(self) -> None:
-        while self._wait_for_work():
-            if self.step():
+        retry_at = 0.0
+        while self._wait_for_work(retry_at):
+            self._flush_if_asked()
+            if time.monotonic() < retry_at or self._is_hardened():
                 continue
-            with self.changed:
-                self.changed.wait_for(lambda: self.stopping, self._backoff)
-            self._backoff = min(2 * self._backoff, limits.BACKOFF_MAX_S)
+            if not self.step():
+                retry_at = time.monotonic() + self._backoff
+                self._backoff = min(2 * self._backoff, limits.BACKOFF_MAX_S)
+
+    def _flush_if_asked(self) -> None:
+        """Before the record that asserts it."""
+        with self.changed:
+            flush = self._flush
+        if flush is None or flush.done:
+            return
+        for volume, member in zip(self._config.volumes, self._copier.members, strict=True):
+            try:
+                member.native.flush_front()
+            except OSError as error:
+                flush.error = (
+                    f"the target cannot commit: intermediate store {volume.intermediate}: "
+                    f"{describe(error.errno or 0)}"
+                )
+        with self.changed:
+            flush.done = True
+            self.changed.notify_all()
 
     def step(self) -> bool:
         """Copy for a while, and harden if all is copied or a writer waits.  False: something
@@ -302,9 +387,14 @@ class Target(threading.Thread):
         }
         return f"second flashcopy: {flashcopy.explain(error, where)}; it goes on by itself"
 
-    def _wait_for_work(self) -> bool:
+    def _wait_for_work(self, retry_at: float) -> bool:
+        """Until there is something to flush, or to copy and its time has come.  False: stop."""
         with self.changed:
-            self.changed.wait_for(lambda: self.stopping or not self._is_hardened())
+            while not self.stopping and (self._flush is None or self._flush.done):
+                wait_s = None if self._is_hardened() else retry_at - time.monotonic()
+                if wait_s is not None and wait_s <= 0:
+                    break
+                self.changed.wait(wait_s)
             return not self.stopping
 
     def _record_all(self) -> None:
@@ -370,4 +460,5 @@ class Target(threading.Thread):
             maps[f"{member.name}/written"] = written | self._owed[member.name]
         self._book.update(maps=maps)
         self._log.close()
+        self._written.close()
         return flushed

@@ -32,8 +32,10 @@ SOURCES = [
     "store_nbd",
     "intent",
     "lane",
+    "link",
     "request",
     "volume",
+    "shared",
     "pin",
     "client",
 ]

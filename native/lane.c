@@ -35,7 +35,7 @@ fm_lane_close (struct fm_lane *l)
 }
 
 struct fm_lane *
-fm_lane_open (struct fm_volume *v, unsigned nslots, int *rc)
+fm_lane_open (struct fm_volume *v, struct fm_store *second, unsigned nslots, int *rc)
 {
   struct fm_lane *l = calloc (1, sizeof *l);
   *rc = -ENOMEM;
@@ -45,11 +45,12 @@ fm_lane_open (struct fm_volume *v, unsigned nslots, int *rc)
   }
   l->v = v;
   l->nslots = nslots;
+  l->nsinks = second ? 2 : 1;
   *rc = 0;
   int part = -1; /* whose port it is: see failed_part */
   l->front = fm_port_open (v->front, rc);
-  while (*rc == 0 && ++part < (int)v->nsinks)
-    l->sink[part] = fm_port_open (v->sink[part], rc);
+  while (*rc == 0 && ++part < (int)l->nsinks)
+    l->sink[part] = fm_port_open (part ? second : v->first, rc);
   if (*rc == 0)
     return l;
   atomic_store (&v->failed_part, part);
@@ -75,7 +76,7 @@ first_sink (const struct fm_slot *s)
 static unsigned
 end_sink (const struct fm_lane *l, const struct fm_slot *s)
 {
-  return s->copy == FM_COPY_FIRST ? 1 : l->v->nsinks;
+  return s->copy == FM_COPY_FIRST ? 1 : l->nsinks;
 }
 
 static struct fm_port *
@@ -122,7 +123,7 @@ slot_clone (struct fm_lane *l, struct fm_slot *s)
     return false;
   shrink (v, s->claim, CLONE_MAX >> v->shift ? CLONE_MAX >> v->shift : 1);
   uint64_t length = bytes_of (v, s->claim), offset = s->claim->first << v->shift;
-  if (fm_store_clone (v->front, v->sink[0], offset, length) < 0)
+  if (fm_store_clone (v->front, v->first, offset, length) < 0)
     return false;
   s->state = FM_SLOT_WRITING;
   s->write[0] = (struct fm_op){ .kind = FM_WRITE, .length = length, .done = true };
@@ -188,7 +189,13 @@ static void
 slot_end (struct fm_lane *l, struct fm_slot *s, int rc, int part)
 {
   struct fm_volume *v = l->v;
-  if (rc < 0)
+  if (rc < 0 && part == 1) {
+    fm_volume_lose_second (v, rc);
+    if (s->copy == FM_COPY_ALL) { /* sink 0 has it */
+      s->copy = FM_COPY_FIRST;
+      rc = 0;
+    }
+  } else if (rc < 0)
     fm_volume_fail (v, rc, part);
   pthread_mutex_lock (&v->lock);
   if (rc == 0)
@@ -218,7 +225,7 @@ slot_step (struct fm_lane *l, struct fm_slot *s)
   for (unsigned i = first_sink (s); i < end_sink (l, s); i++) {
     if (!s->write[i].done)
       return false;
-    if (s->write[i].rc < 0 && rc == 0)
+    if (s->write[i].rc < 0 && rc == 0) /* sink 0's, if both have failed */
       rc = s->write[i].rc, part = (int)i;
   }
   slot_end (l, s, rc, part);
@@ -249,6 +256,17 @@ fm_lane_claim (struct fm_lane *l, enum fm_copy copy, uint64_t first, uint64_t n)
   return s;
 }
 
+enum fm_copy
+fm_lane_copy (const struct fm_lane *l, bool comparing)
+{
+  const struct fm_volume *v = l->v;
+  if (atomic_load (&v->second_lost))
+    return FM_COPY_FIRST;
+  /* With preserve = "first" no writer may wait for the peer: not even one who meets
+   * a run of the background's. */
+  return l->nsinks > 1 && (v->preserve_first || comparing) ? FM_COPY_FIRST : FM_COPY_ALL;
+}
+
 /* Claim the next run of the walk; NULL: all that is left is claimed by others. */
 static struct fm_slot *
 claim_next (struct fm_lane *l)
@@ -257,7 +275,7 @@ claim_next (struct fm_lane *l)
   uint64_t hole_blocks = HOLE_RUN_MAX >> v->shift;
   uint64_t max = hole_blocks > v->run_blocks ? hole_blocks : v->run_blocks;
   bool feed = fm_bitmap_count (v->pending) == 0;
-  if (feed && v->comparing)
+  if (feed && (v->comparing || atomic_load (&v->second_lost)))
     return NULL;
   const struct fm_bitmap *map = feed ? &v->unsent : v->pending;
   struct fm_slot *s = NULL;
@@ -267,11 +285,7 @@ claim_next (struct fm_lane *l)
   if (!found && l->cursor) /* round once more: a writer may have left something */
     found = fm_plan_run (map, 0, max, v->claims, v->claims_high, &run);
   if (found) {
-    /* With preserve = "first" no writer may wait for the peer: not even one who meets
-     * a run of the background's. */
-    bool local = (v->preserve_first || v->comparing) && v->nsinks > 1;
-    enum fm_copy copy = feed ? FM_COPY_FEED : local ? FM_COPY_FIRST : FM_COPY_ALL;
-    s = fm_lane_claim (l, copy, run.first, run.n);
+    s = fm_lane_claim (l, feed ? FM_COPY_FEED : fm_lane_copy (l, v->comparing), run.first, run.n);
     l->cursor = run.first + 1; /* what the slot leaves of the run is found next */
   }
   pthread_mutex_unlock (&v->lock);
@@ -294,7 +308,7 @@ static void
 each_port (struct fm_lane *l, void (*f) (struct fm_port *))
 {
   f (l->front);
-  for (unsigned i = 0; i < l->v->nsinks; i++)
+  for (unsigned i = 0; i < l->nsinks; i++)
     f (l->sink[i]);
 }
 
@@ -310,6 +324,9 @@ fm_lane_step (struct fm_lane *l)
   bool moved = false;
   if (!l->active)
     return false;
+  int lost = l->nsinks > 1 ? atomic_load (&l->v->second_lost) : 0;
+  if (lost && !l->sink[1]->failed) /* another lane found out: this one need not wait as long */
+    l->sink[1]->failed = lost;
   each_port (l, step_port);
   for (unsigned i = 0; i < l->nslots; i++)
     while (l->slots[i].state != FM_SLOT_FREE && slot_step (l, &l->slots[i]))
@@ -324,7 +341,7 @@ static void
 expire (struct fm_lane *l, uint64_t now)
 {
   struct fm_port *ports[] = { l->front, l->sink[0], l->sink[1] };
-  for (unsigned i = 0; i < 1 + l->v->nsinks; i++)
+  for (unsigned i = 0; i < 1 + l->nsinks; i++)
     if (ports[i]->under_way && now >= l->progress_ns + ports[i]->store->timeout_ns)
       ports[i]->failed = -ETIMEDOUT;
 }
@@ -335,7 +352,7 @@ fm_lane_wait (struct fm_lane *l, uint64_t deadline_ns)
   struct fm_port *ports[] = { l->front, l->sink[0], l->sink[1] };
   struct pollfd fds[1 + FM_SINKS];
   nfds_t n = 0;
-  for (unsigned i = 0; i < 1 + l->v->nsinks; i++)
+  for (unsigned i = 0; i < 1 + l->nsinks; i++)
     if (ports[i]->under_way && ports[i]->store->ops->pollfd (ports[i], &fds[n])) {
       uint64_t patience = l->progress_ns + ports[i]->store->timeout_ns;
       if (patience < deadline_ns)

@@ -11,7 +11,8 @@
  *   - A slot that is not FREE holds a claim on its run; a run has one claim.
  *   - A block leaves `pending` only after every sink of its copy answered 0 and
  *     it stands in `sent` (or `unsent`).
- *   - A failed copy leaves the maps as they were and fails the volume's cycle.
+ *   - A failed copy leaves the maps as they were and fails the volume's cycle; one that failed
+ *     at sink 1 only stands in sink 0, and the volume has lost its second.
  */
 #ifndef FM_LANE_H
 #define FM_LANE_H
@@ -20,7 +21,7 @@
 #include "volume.h"
 
 enum fm_copy {
-  FM_COPY_ALL,   /* front -> every sink; pending -> sent */
+  FM_COPY_ALL,   /* front -> every sink; pending -> sent, or unsent if sink 1 fails */
   FM_COPY_FIRST, /* front -> sink 0;     pending -> unsent */
   FM_COPY_FEED,  /* sink 0 -> sink 1;    unsent  -> sent */
 };
@@ -36,20 +37,26 @@ struct fm_slot {
 struct fm_lane {
   struct fm_volume *v;
   struct fm_port *front, *sink[FM_SINKS];
+  unsigned nsinks; /* 2: with the peer's */
+  unsigned link;   /* the number of the link that it belongs to */
   struct fm_slot *slots;
   unsigned nslots, active; /* active: slots that are not FREE */
   uint64_t cursor;         /* where the background's walk is */
   uint64_t progress_ns;    /* when something last moved */
-  struct fm_lane *next;    /* in volume->prio */
+  struct fm_lane *next;    /* in volume->prio or ->old */
 };
 
-struct fm_lane *fm_lane_open (struct fm_volume *v, unsigned nslots, int *rc);
+/* To sink 0 and, if given, `second`; NULL: *rc, of the volume's `failed_part`. */
+struct fm_lane *fm_lane_open (struct fm_volume *v, struct fm_store *second, unsigned nslots,
+                              int *rc);
 void fm_lane_close (struct fm_lane *l);
 
 /* Take the run [first, first + n) into a free slot.  The caller holds the
  * volume's lock and knows that no claim overlaps. */
 struct fm_slot *fm_lane_claim (struct fm_lane *l, enum fm_copy copy, uint64_t first,
                                uint64_t n);
+/* How a pending run is copied by this lane.  With the volume's lock. */
+enum fm_copy fm_lane_copy (const struct fm_lane *l, bool comparing);
 /* Start what was claimed; without the lock. */
 void fm_lane_begin (struct fm_lane *l, struct fm_slot *s);
 /* Fill free slots from the plan.  True: something was begun. */

@@ -24,9 +24,11 @@ static void
 give_back (struct fm_volume *v, struct fm_request *r)
 {
   pthread_mutex_lock (&v->lock);
-  r->lane->next = v->prio;
-  v->prio = r->lane;
-  v->nprio_out--;
+  bool old = r->lane->link != v->links;
+  struct fm_lane **idle = old ? &v->old : &v->prio;
+  r->lane->next = *idle;
+  *idle = r->lane;
+  *(old ? &v->old_out : &v->nprio_out) -= 1;
   pthread_cond_broadcast (&v->moved);
   pthread_mutex_unlock (&v->lock);
   r->lane = NULL;
@@ -52,8 +54,7 @@ claim_under (struct fm_volume *v, struct fm_request *r, uint64_t first, uint64_t
     r->lane = v->prio;
     v->prio = r->lane->next;
     v->nprio_out++;
-    bool one_sink = v->preserve_first && v->nsinks > 1;
-    s = fm_lane_claim (r->lane, one_sink ? FM_COPY_FIRST : FM_COPY_ALL, first, m);
+    s = fm_lane_claim (r->lane, fm_lane_copy (r->lane, false), first, m);
   }
   pthread_mutex_unlock (&v->lock);
   return s;

@@ -5,18 +5,12 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/magic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/vfs.h>
-#include <unistd.h>
 
 #ifndef RUN_BYTES
 #define RUN_BYTES (256 * 1024) /* one copy at most, but at least one block */
 #endif
-#define HEAD_BYTES 4096
 #define BLOCK_MIN 512
 #define BLOCK_MAX (64U * 1024 * 1024)
 
@@ -35,8 +29,7 @@ fm_volume_create (struct fm_store *front, struct fm_store *first, uint64_t size,
   v->nblocks = (size + block_size - 1) >> v->shift;
   v->run_blocks = block_size >= RUN_BYTES ? 1 : RUN_BYTES >> v->shift;
   v->front = front;
-  v->sink[0] = first;
-  v->nsinks = 1;
+  v->first = first;
   v->preserve_first = preserve_first;
   v->shared_fd = -1;
   v->next = &v->maps[0];
@@ -47,12 +40,13 @@ fm_volume_create (struct fm_store *front, struct fm_store *first, uint64_t size,
   pthread_mutex_init (&v->lock, NULL);
   fm_cond_init (&v->moved);
   fm_cond_init (&v->hardened);
-  for (unsigned i = 0; i < 5; i++) {
-    int rc = fm_bitmap_init (i < 4 ? &v->maps[i] : &v->unsent, v->nblocks);
-    if (rc < 0) {
-      fm_volume_free (v);
-      return rc;
-    }
+  int rc = fm_bitmap_init (&v->unsent, v->nblocks);
+  rc = rc < 0 ? rc : fm_bitmap_init (&v->stable, v->nblocks);
+  for (unsigned i = 0; rc == 0 && i < FM_MAPS; i++)
+    rc = fm_bitmap_init (&v->maps[i], v->nblocks);
+  if (rc < 0) {
+    fm_volume_free (v);
+    return rc;
   }
   *out = v;
   return 0;
@@ -64,131 +58,16 @@ fm_volume_free (struct fm_volume *v)
   if (!v)
     return;
   fm_volume_unlink (v);
-  for (unsigned i = 0; i < 4; i++)
+  for (unsigned i = 0; i < FM_MAPS; i++)
     fm_bitmap_free (&v->maps[i]);
   fm_bitmap_free (&v->unsent);
-  if (v->shared_head)
-    munmap (v->shared_head, HEAD_BYTES);
-  if (v->shared_fd >= 0)
-    close (v->shared_fd);
+  fm_bitmap_free (&v->stable);
+  fm_volume_unshare (v);
   fm_gate_free (&v->gate);
   pthread_cond_destroy (&v->hardened);
   pthread_cond_destroy (&v->moved);
   pthread_mutex_destroy (&v->lock);
   free (v);
-}
-
-/* ---- maps in shared memory ---- */
-
-static struct fm_bitmap *
-map_of (struct fm_volume *v, unsigned i)
-{
-  return i < 4 ? &v->maps[i] : &v->unsent;
-}
-
-uint64_t
-fm_volume_shared_bytes (const struct fm_volume *v)
-{
-  return HEAD_BYTES + 5 * fm_bitmap_shared_bytes (&v->unsent);
-}
-
-/* Whether the file is in memory, which a disk's is not: it would be read and written back in
- * the way of writes; and whether it can be emptied, as fm_bitmap_reset does. */
-static int
-can_hold_maps (int fd, uint64_t bytes)
-{
-  struct statfs where;
-  if (fstatfs (fd, &where) < 0)
-    return -errno;
-  if (where.f_type != TMPFS_MAGIC)
-    return -EOPNOTSUPP;
-  return fallocate (fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, HEAD_BYTES,
-                    (off_t)(bytes - HEAD_BYTES)) < 0 ? -errno : 0;
-}
-
-int
-fm_volume_share (struct fm_volume *v, int fd)
-{
-  assert (!v->strict);
-  int rc = v->shared_fd >= 0 ? -EBUSY : can_hold_maps (fd, fm_volume_shared_bytes (v));
-  void *head = MAP_FAILED;
-  if (rc == 0
-      && (head = mmap (NULL, HEAD_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)) == MAP_FAILED)
-    rc = -errno;
-  if (rc < 0) {
-    close (fd);
-    return rc;
-  }
-  v->shared_fd = fd;
-  v->shared_head = head;
-  _Atomic uint64_t *whole = (_Atomic uint64_t *)((char *)head + HEAD_BYTES) - 1;
-  uint64_t each = fm_bitmap_shared_bytes (&v->unsent);
-  for (unsigned i = 0; rc == 0 && i < 5; i++)
-    rc = fm_bitmap_share (map_of (v, i), fd, HEAD_BYTES + i * each, whole);
-  if (rc < 0)
-    atomic_store (whole, 0);
-  return rc;
-}
-
-int
-fm_volume_mark_shared (struct fm_volume *v, int fd)
-{
-  int rc = 0;
-  for (unsigned i = 0; rc == 0 && i < 5; i++)
-    rc = fm_bitmap_load (v->next, fd, HEAD_BYTES + i * fm_bitmap_shared_bytes (v->next));
-  return rc;
-}
-
-/* ---- lanes ---- */
-
-int
-fm_volume_link (struct fm_volume *v, struct fm_store *second, unsigned nprio)
-{
-  assert (!v->bulk && !v->prio && nprio > 0 && nprio <= FM_PRIO_MAX);
-  assert (fm_bitmap_count (&v->unsent) == 0);
-  assert (v->strict || fm_bitmap_count (v->sent) == 0);
-  int rc = 0;
-  pthread_mutex_lock (&v->lock);
-  v->sink[1] = second;
-  v->nsinks = second ? 2 : 1;
-  pthread_mutex_unlock (&v->lock);
-  v->bulk = fm_lane_open (v, FM_BULK_SLOTS, &rc);
-  for (unsigned i = 0; rc == 0 && i < nprio; i++) {
-    struct fm_lane *l = fm_lane_open (v, 1, &rc);
-    if (!l)
-      break;
-    pthread_mutex_lock (&v->lock);
-    l->next = v->prio;
-    v->prio = l;
-    pthread_mutex_unlock (&v->lock);
-  }
-  if (rc < 0)
-    fm_volume_unlink (v);
-  return rc;
-}
-
-void
-fm_volume_unlink (struct fm_volume *v)
-{
-  pthread_mutex_lock (&v->lock);
-  while (v->nprio_out) /* bounded by the stores' time-outs */
-    fm_cond_wait_until (&v->moved, &v->lock, fm_now_ns () + 1000 * FM_MS);
-  struct fm_lane *l = v->prio;
-  v->prio = NULL;
-  pthread_mutex_unlock (&v->lock);
-  while (l) {
-    struct fm_lane *next = l->next;
-    fm_lane_close (l);
-    l = next;
-  }
-  fm_lane_close (v->bulk);
-  v->bulk = NULL;
-  pthread_mutex_lock (&v->lock);
-  if (v->sink[1])
-    v->wire_bytes_before += atomic_exchange (&v->sink[1]->written_bytes, 0);
-  v->sink[1] = NULL;
-  v->nsinks = 1;
-  pthread_mutex_unlock (&v->lock);
 }
 
 /* What is left of the cycle that the background can still take. */
@@ -203,7 +82,8 @@ left (const struct fm_volume *v)
 static uint64_t
 ready (const struct fm_volume *v)
 {
-  return v->comparing ? fm_bitmap_count (v->pending) : left (v);
+  bool alone = v->comparing || atomic_load (&v->second_lost);
+  return alone ? fm_bitmap_count (v->pending) : left (v);
 }
 
 int
@@ -265,12 +145,11 @@ fm_volume_flush_front (struct fm_volume *v)
 int
 fm_volume_flush (struct fm_volume *v, bool front_too)
 {
-  int rc = 0;
+  int rc;
   if (!v->bulk)
     return -ENOTCONN;
-  for (unsigned i = 0; rc == 0 && i < v->nsinks; i++)
-    if ((rc = flush_on (v->bulk->sink[i])) < 0)
-      fm_volume_fail (v, rc, (int)i);
+  if ((rc = flush_on (v->bulk->sink[0])) < 0)
+    fm_volume_fail (v, rc, 0);
   if (rc == 0 && front_too && (rc = fm_volume_flush_front (v)) < 0)
     fm_volume_fail (v, rc, -1);
   return rc;
@@ -287,10 +166,13 @@ now_s (void)
 void
 fm_volume_settle (struct fm_volume *v)
 {
-  assert (left (v) == 0 && !v->strict);
-  if (v->intent)
+  assert (left (v) == 0 && !v->strict && fm_bitmap_count (v->hardening) == 0);
+  if (v->intent) {
     fm_intent_used (v->intent, v->sent, v->shift, now_s ());
+    fm_intent_used (v->intent, &v->stable, v->shift, now_s ());
+  }
   fm_bitmap_empty (v->sent);
+  fm_bitmap_empty (&v->stable);
   atomic_store (&v->cycle_since_ns, 0);
 }
 
@@ -319,7 +201,7 @@ fm_volume_set_strict (struct fm_volume *v)
 void
 fm_volume_harden_begin (struct fm_volume *v)
 {
-  assert (v->strict && fm_bitmap_count (v->hardening) == 0);
+  assert (fm_bitmap_count (v->hardening) == 0);
   pthread_mutex_lock (&v->lock);
   struct fm_bitmap *t = v->hardening;
   v->hardening = v->sent;
@@ -332,7 +214,10 @@ void
 fm_volume_harden_end (struct fm_volume *v)
 {
   pthread_mutex_lock (&v->lock);
-  atomic_fetch_sub (&v->owed, fm_bitmap_count (v->hardening));
+  if (v->strict)
+    atomic_fetch_sub (&v->owed, fm_bitmap_count (v->hardening));
+  else
+    fm_bitmap_or (&v->stable, v->hardening);
   fm_bitmap_empty (v->hardening);
   pthread_cond_broadcast (&v->hardened);
   pthread_mutex_unlock (&v->lock);
@@ -385,6 +270,30 @@ fm_volume_fail (struct fm_volume *v, int rc, int part)
 }
 
 void
+fm_volume_lose_second (struct fm_volume *v, int rc)
+{
+  assert (rc < 0 && !v->strict);
+  int none = 0;
+  atomic_compare_exchange_strong (&v->second_lost, &none, rc);
+}
+
+void
+fm_volume_forget_stable (struct fm_volume *v)
+{
+  assert (atomic_load (&v->second_lost));
+  fm_bitmap_or (&v->unsent, &v->stable); /* first: at no time is a block in none */
+  fm_bitmap_empty (&v->stable);
+}
+
+void
+fm_volume_all_sent (struct fm_volume *v)
+{
+  assert (atomic_load (&v->second_lost) && fm_bitmap_count (v->pending) == 0);
+  fm_bitmap_or (v->sent, &v->unsent);
+  fm_bitmap_empty (&v->unsent);
+}
+
+void
 fm_volume_abandon (struct fm_volume *v)
 {
   assert (!v->strict);
@@ -395,12 +304,16 @@ fm_volume_abandon (struct fm_volume *v)
   fm_bitmap_or (v->next, v->pending);
   fm_bitmap_or (v->next, &v->unsent);
   fm_bitmap_or (v->next, v->sent);
+  fm_bitmap_or (v->next, v->hardening);
+  fm_bitmap_or (v->next, &v->stable);
   uint64_t since = atomic_exchange (&v->cycle_since_ns, 0);
   if (since) /* older than anything that `next` has seen */
     atomic_store (&v->next_since_ns, since);
   fm_bitmap_reset (v->pending);
   fm_bitmap_reset (&v->unsent);
   fm_bitmap_reset (v->sent);
+  fm_bitmap_reset (v->hardening);
+  fm_bitmap_reset (&v->stable);
 }
 
 void
@@ -418,8 +331,9 @@ fm_volume_mark_pending (struct fm_volume *v, uint64_t first, uint64_t n)
 unsigned
 fm_volume_runs (struct fm_volume *v, int which, uint64_t from, uint64_t *out, unsigned max)
 {
-  const struct fm_bitmap *maps[] = { v->next, v->pending, &v->unsent, v->sent, v->hardening };
-  assert (which >= 0 && which < 5);
+  const struct fm_bitmap *maps[]
+    = { v->next, v->pending, &v->unsent, v->sent, v->hardening, &v->stable };
+  assert (which >= 0 && which < (int)(sizeof maps / sizeof *maps));
   unsigned i = 0;
   while (i < max
          && fm_bitmap_run (maps[which], from, v->nblocks, &out[2 * i], &out[2 * i + 1])) {
@@ -457,10 +371,11 @@ fm_volume_read_stats (struct fm_volume *v, struct fm_volume_stats *s)
   for (unsigned i = 0; i < FM_SINKS; i++)
     s->copied_bytes[i] = atomic_load (&v->copied_bytes[i]);
   pthread_mutex_lock (&v->lock);
-  s->sent_blocks = fm_bitmap_count (v->sent) + fm_bitmap_count (v->hardening);
+  s->sent_blocks = fm_bitmap_count (v->sent) + fm_bitmap_count (v->hardening)
+                   + fm_bitmap_count (&v->stable);
   s->wire_bytes = v->wire_bytes_before;
-  if (v->sink[1])
-    s->wire_bytes += atomic_load (&v->sink[1]->written_bytes);
+  if (v->second)
+    s->wire_bytes += atomic_load (&v->second->written_bytes);
   pthread_mutex_unlock (&v->lock);
   s->copies_before_write = atomic_load (&v->copies_before_write);
   s->write_errors = atomic_load (&v->write_errors);
@@ -469,6 +384,7 @@ fm_volume_read_stats (struct fm_volume *v, struct fm_volume_stats *s)
     s->wait_us[i] = atomic_load (&v->wait_us[i]);
   s->abandoned = atomic_load (&v->abandoned);
   s->failed_part = atomic_load (&v->failed_part);
+  s->second_lost = atomic_load (&v->second_lost);
 }
 
 /* ---- the group ---- */
@@ -509,6 +425,7 @@ fm_group_swap (struct fm_volume **v, unsigned n)
 {
   for (unsigned i = 0; i < n; i++) {
     assert (left (v[i]) == 0 && fm_bitmap_count (v[i]->sent) == 0);
+    assert (fm_bitmap_count (&v[i]->stable) == 0);
     assert (fm_bitmap_count (v[i]->hardening) == 0 && atomic_load (&v[i]->owed) == 0);
     struct fm_bitmap *t = v[i]->next;
     v[i]->next = v[i]->pending;

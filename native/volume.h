@@ -14,17 +14,21 @@
  * Where a block is (the maps are disjoint but for `next`, which is about the
  * future):
  *     pending   to be copied front -> sinks
- *     unsent    in sink 0, to be fed sink 0 -> sink 1 (preserve = "first", or comparing)
+ *     unsent    in sink 0, to be fed sink 0 -> sink 1 (preserve = "first", comparing, or lost)
  *     sent      in every sink, not yet asserted by a commit or a hardening
- *     hardening of a strict volume: sent, now being flushed and recorded
+ *     hardening sent, now being flushed and recorded where the sinks are
+ *     stable    of a source: that was done; not asserted by a commit yet (I9)
  * A block leaves one map only after it stands in the one that follows.
+ *
+ * A link may be lost in a cycle, which goes on: what sink 1 failed to take is unsent, and so is, once the
+ * link is parted, what was sent and is not stable.  Until there is another link sink 0 is enough.
  *
  * Invariants.
  *   I5  While a block is pending its old bytes stand in the front.
  *   I6  Maps are swapped only between group_close and group_open.
  *   I8  A request of an older session never reaches the front after
  *       fm_group_fence returned 0.
- *   A failure to copy sets `abandoned`: the cycle is void and can never be
+ *   A failure to copy, but to sink 1, sets `abandoned`: the cycle is void and can never be
  *   committed, writers wait for nothing more, and fm_volume_abandon puts every
  *   block of it back into `next`.
  *   I2  A strict volume (the target's) has a durable record of what is pending, so
@@ -47,6 +51,7 @@
 #include <pthread.h>
 
 #define FM_SINKS 2
+#define FM_MAPS 4         /* that are swapped with each other */
 #define FM_CLAIMS 160     /* bulk slots and priority lanes together */
 #ifndef FM_BULK_SLOTS /* the simulator has fewer, and shorter runs: small volumes, many steps */
 #define FM_BULK_SLOTS 32  /* runs in flight in the background */
@@ -70,16 +75,14 @@ struct fm_volume {
   _Atomic uint64_t owed;
   _Atomic bool harden_wanted;
 
-  /* Changed only by link and unlink, while there are no lanes, and with `lock`. */
-  struct fm_store *sink[FM_SINKS];
-  unsigned nsinks;
+  struct fm_store *first;
 
   struct fm_gate gate;
   /* The pointers change only with the gate closed; the bits are atomic. */
   struct fm_bitmap *_Atomic next, *_Atomic pending;
-  struct fm_bitmap unsent;
+  struct fm_bitmap unsent, stable;
   struct fm_bitmap *sent, *hardening; /* the pointers: guarded by `lock` */
-  struct fm_bitmap maps[4];           /* what the four pointers point to */
+  struct fm_bitmap maps[FM_MAPS];     /* what the four pointers point to */
   void *shared_head;                  /* of the file that the maps are in, or NULL */
   int shared_fd;
   _Atomic uint64_t session; /* whose requests enter; changed with the gate closed */
@@ -90,6 +93,7 @@ struct fm_volume {
 
   _Atomic int abandoned;   /* 0, or the -errno that voided this cycle */
   _Atomic int failed_part; /* of it: -1 front, else the sink's number */
+  _Atomic int second_lost; /* 0, or the -errno by which sink 1 went: nobody waits for it */
 
   pthread_mutex_t lock;  /* guards all below, to the blank line */
   pthread_cond_t moved;  /* a claim was dropped or a lane given back */
@@ -98,6 +102,10 @@ struct fm_volume {
   unsigned nclaims, claims_high; /* in use; one past the last ever used */
   struct fm_lane *prio; /* idle priority lanes */
   unsigned nprio_out;   /* priority lanes that writers hold */
+  unsigned links;       /* the number of the link whose lanes they are */
+  struct fm_lane *old;  /* idle ones of older links */
+  unsigned old_out;     /* and those that writers hold */
+  struct fm_store *second; /* sink 1, or NULL: for its figures */
 
   struct fm_lane *bulk;  /* of the control's thread alone; so is the next line */
   bool comparing;        /* what is unsent waits: sink 1 may hold it already */
@@ -116,7 +124,7 @@ struct fm_volume_stats {
   uint64_t wire_bytes; /* NBD payload sent to sinks that are servers */
   uint64_t copies_before_write, write_errors;
   uint64_t wait_us_sum, wait_us[24];
-  int abandoned, failed_part;
+  int abandoned, failed_part, second_lost;
 };
 
 /* `front` and `first` (sink 0) stay the caller's and must outlive the volume.
@@ -133,15 +141,25 @@ int fm_volume_share (struct fm_volume *v, int fd);
 uint64_t fm_volume_shared_bytes (const struct fm_volume *v);
 /* next |= every block in a map of such a file, of a volume of the same shape.  0 or -errno. */
 int fm_volume_mark_shared (struct fm_volume *v, int fd);
+void fm_volume_unshare (struct fm_volume *v); /* of fm_volume_free */
 
-/* Open the lanes to `first` and, if given, `second`; `nprio` for writers.  No
- * lanes may be open and nothing may be unsent or sent.  0 or -errno, of `failed_part`. */
+/* Open the lanes to `first` and, if given, `second`; `nprio` for writers.  There may be lanes only
+ * if the volume is parted: these take their place.  0 or -errno, of `failed_part`: as before. */
 int fm_volume_link (struct fm_volume *v, struct fm_store *second, unsigned nprio);
+/* Sink 1 is lost, with this -errno: from now on nobody waits for it, until the next link. */
+void fm_volume_lose_second (struct fm_volume *v, int rc);
+/* After that: end what is under way to sink 1.  What was sent and is not stable is unsent; no request
+ * of the old link is answered any more.  0 or -errno of sink 0: as before. */
+int fm_volume_part (struct fm_volume *v, unsigned nprio);
+/* Of a parted volume, whose sink 1 is to be another, or forgot: what was stable is unsent. */
+void fm_volume_forget_stable (struct fm_volume *v);
+/* Of a parted volume: it turns out that sink 1 has taken, and committed, all of the cycle. */
+void fm_volume_all_sent (struct fm_volume *v);
 /* Wait for the writers' lanes, then close all.  A cycle that is not complete
  * must have been failed before (fm_volume_fail), or writers would copy on. */
 void fm_volume_unlink (struct fm_volume *v);
 
-/* Copy in the background for at most `slice_ns`.  1: nothing is left to copy;
+/* Copy in the background for at most `slice_ns`.  1: nothing is left that can be copied now;
  * 0: there is; -errno: the cycle is abandoned (-ENOTCONN: or there are no lanes).  No claim of the background is
  * left behind.  One thread a volume. */
 int fm_volume_copy (struct fm_volume *v, uint64_t slice_ns);
@@ -153,7 +171,8 @@ void fm_volume_equal (struct fm_volume *v, uint64_t first, uint64_t n);
 /* The other end of it: these blocks of the front count as written by `session`, as they
  * are.  0 or -errno: the session is over (I8). */
 int fm_volume_adopt (struct fm_volume *v, uint64_t session, uint64_t first, uint64_t n);
-/* Flush every sink (and the front too, if asked).  0 or -errno. */
+/* Flush sink 0 (and the front too, if asked).  0 or -errno.  Sink 1 is flushed where it is, before
+ * what asserts it is recorded there. */
 int fm_volume_flush (struct fm_volume *v, bool front_too);
 /* Flush the front, of what was written since the last swap or fence.  0 or -errno. */
 int fm_volume_flush_front (struct fm_volume *v);
@@ -167,8 +186,8 @@ int fm_volume_cool (struct fm_volume *v, uint32_t after_s);
 /* For a front whose pending blocks are the only copy of a committed image (I1, I2).
  * Before the volume is in use. */
 void fm_volume_set_strict (struct fm_volume *v);
-/* A hardening of a strict volume, by the thread that copies: what was sent by `begin`
- * is to be flushed, and recorded as no longer pending, durably, before `end`. */
+/* A hardening, by the thread that copies: what was sent by `begin` is to be flushed and recorded,
+ * durably, before `end`: as no longer pending (strict), or as written by this cycle (source). */
 void fm_volume_harden_begin (struct fm_volume *v);
 void fm_volume_harden_end (struct fm_volume *v);
 /* After a failure of a strict volume (fm_volume_fail) that has been mended, or is to be
@@ -186,7 +205,7 @@ void fm_volume_mark (struct fm_volume *v, uint64_t first, uint64_t n);
 /* pending |= ..., before the volume is in use (recovery). */
 void fm_volume_mark_pending (struct fm_volume *v, uint64_t first, uint64_t n);
 /* Up to `max` runs (first, n pairs in `out`) of a map from block `from` on; the
- * number of runs.  which: 0 next, 1 pending, 2 unsent, 3 sent, 4 hardening. */
+ * number of runs.  which: 0 next, 1 pending, 2 unsent, 3 sent, 4 hardening, 5 stable. */
 unsigned fm_volume_runs (struct fm_volume *v, int which, uint64_t from, uint64_t *out,
                          unsigned max);
 /* Mark in `next` what the front holds as data (not holes). */

@@ -63,11 +63,10 @@ FAULTS = (
         "NO_PIN",
     ),
     Fault(
-        "a cycle is committed while its sinks are not flushed (I3)",
+        "a hardening is recorded while its sink is not flushed (I2)",
         "tests/test_sim.py::test_every_crash_point_of_the_small_scope",
-        (("native/volume.c", "  for (unsigned i = 0; rc == 0 && i < v->nsinks; i++)\n"
-          "    if ((rc = flush_on", "  for (unsigned i = 0; rc == 1 && i < v->nsinks; i++)\n"
-          "    if ((rc = flush_on"),),
+        (("native/volume.c", "if ((rc = flush_on (v->bulk->sink[0])) < 0)",
+          "if ((rc = 0 * flush_on (v->bulk->front)) < 0)"),),
         "NO_SINK_FLUSH",
     ),
     Fault(
@@ -101,6 +100,13 @@ FAULTS = (
         "native:failure",
         (("native/volume.c", "  fm_bitmap_or (v->next, v->sent);\n", ""),),
         "SENT_IS_COMMITTED",
+    ),
+    Fault(
+        "what was sent over a lost link and is not stable counts as sent (I9)",
+        "native:failure",
+        (("native/link.c", "  fm_bitmap_or (&v->unsent, v->sent);", "  "),
+         ("native/link.c", "  fm_bitmap_empty (v->sent);\n", "")),
+        "UNSTABLE_KEPT",
     ),
     Fault(
         "a request of an older session enters (I8)",

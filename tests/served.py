@@ -95,12 +95,14 @@ class Faulty(Server):
         self.start()
 
 
-def serve_data(pair: Pair, site: str, volume: str = "disk") -> Server:
-    """Rewrite a fresh pair's site so that a volume's data is behind a server, not started."""
+def serve(pair: Pair, site: str, volume: str = "disk", part: str = "data") -> Server:
+    """Rewrite a fresh pair's site so that a volume's store is behind a server, not started."""
     image = pair.image(site, volume)
+    if part == "intermediate":
+        image = image.with_name(f"{volume}.intermediate.img")
     server = Server(image)
     path = pair.toml(site)
-    path.write_text(path.read_text().replace(f'data = "{image}"', f'data = "{server.uri}"'))
+    path.write_text(path.read_text().replace(f'{part} = "{image}"', f'{part} = "{server.uri}"'))
     return server
 
 
@@ -123,7 +125,7 @@ class SlowPair:
 
     def __init__(self, pair: Pair) -> None:
         self.pair = pair
-        self.servers = [serve_data(pair, "west", volume) for volume in ("disk", "disk2")]
+        self.servers = [serve(pair, "west", volume) for volume in ("disk", "disk2")]
 
     def begin(self) -> None:
         for site in ("east", "west"):

@@ -120,6 +120,6 @@ def test_a_comparison_that_comes_late_is_refused(make_pair: MakePair) -> None:
         Compare(5, sequence, "disk", ((0, 1),), zeroes).record()
         for sequence in (committed, committed + 1)
     )
-    with pytest.raises(PeerError, match="compared too late"):
+    with pytest.raises(PeerError, match="asked too late"):
         direct.ask(pair, late, "west")
     assert direct.ask(pair, timely, "west")["equal"] == "1"

@@ -18,6 +18,7 @@ from mirror_core.cycle import (
     Freeze,
     Outcome,
     Result,
+    Resume,
     Settle,
     cycle,
 )
@@ -63,6 +64,32 @@ def test_an_error_abandons_the_cycle(at: int, before: int) -> None:
     assert outcome == Outcome("abandoned", "broken", 5)
 
 
+LOST = Result(error="the link is lost", code=107, lost=True)
+
+
+@pytest.mark.parametrize("at", [2, 3, 4])
+def test_a_lost_link_is_resumed_and_the_cycle_goes_on(at: int) -> None:
+    """After a copy, flush or commit that lost the peer the session is resumed, asked for until it
+    is, and then all that leads to the commit is done again: as often as the link is lost."""
+    effects, outcome = played([OK] * at + [LOST, AGAIN, OK, LOST, OK])
+    assert effects == [*WHOLE[: at + 1], *[Resume(7)] * 2, Copy(), Resume(7), *WHOLE[2:]]
+    assert outcome == Outcome("committed")
+
+
+def test_a_commit_whose_answer_was_lost_is_settled() -> None:
+    """The peer says that it has committed the cycle: nothing is copied or committed again."""
+    effects, outcome = played([*[OK] * 4, LOST, Result(committed=True)])
+    assert effects == [*WHOLE[:5], Resume(7), Settle(7)]
+    assert outcome == Outcome("committed")
+
+
+def test_what_cannot_be_resumed_is_abandoned() -> None:
+    """A resumption that is refused, or our own intermediate that fails, ends the cycle."""
+    effects, outcome = played([OK, OK, LOST, Result(error="refused", code=1)])
+    assert effects == [*WHOLE[:3], Resume(7), Abandon("refused", 1)]
+    assert outcome == Outcome("abandoned", "refused", 1)
+
+
 def test_a_begin_that_fails_misses_the_cycle() -> None:
     """Without a durable sequence nothing is frozen and nothing is copied (I3)."""
     assert played([Result(error="disk full", code=28)]) == (
@@ -89,7 +116,7 @@ def test_a_freeze_that_comes_late_is_as_good() -> None:
 
 
 ANSWERS = st.lists(
-    st.sampled_from([OK, AGAIN, Result(error="e", code=5), Result(done=False, error="e")]),
+    st.sampled_from([OK, AGAIN, LOST, Result(error="e", code=5), Result(committed=True)]),
     max_size=20,
 )
 
@@ -97,14 +124,17 @@ ANSWERS = st.lists(
 @given(ANSWERS, st.sampled_from([0.001, 0.05, 1.0]))
 def test_no_commit_follows_a_failure(answers: list[Result], deadline_s: float) -> None:
     """Whatever the world answers: a commit only after a whole copy and flush of this cycle, a
-    settle only after its commit, and after an error nothing but Abandon (or another freeze)."""
+    settle only after its commit, and after an error nothing but Abandon (or Resume, or another
+    freeze)."""
     effects, outcome = played(answers, deadline_s)
     results = dict(enumerate(answers))
     for i, effect in enumerate(effects[:-1]):
-        failed = results.get(i, OK).error is not None
-        follower = effects[i + 1]
+        result, follower = results.get(i, OK), effects[i + 1]
+        failed = result.error is not None
         if failed and isinstance(effect, Freeze):
             assert isinstance(follower, Freeze)
+        elif result.lost and not isinstance(effect, Begin | Abandon | Settle):
+            assert isinstance(follower, Resume)
         elif failed and not isinstance(effect, Abandon | Settle):
             assert isinstance(follower, Abandon)
         if isinstance(effect, Abandon):
@@ -114,8 +144,12 @@ def test_no_commit_follows_a_failure(answers: list[Result], deadline_s: float) -
     assert (Abandon in kinds) == (outcome.result == "abandoned")
     for i, kind in enumerate(kinds):
         if kind in (Flush, Commit, Settle) and kinds[i - 1] is not kind:
-            assert kinds[i - 1] is {Flush: Copy, Commit: Flush, Settle: Commit}[kind]
-            assert results.get(i - 1, OK) == OK
+            before, result = kinds[i - 1], results.get(i - 1, OK)
+            assert result.done and not result.error
+            if kind is Settle and before is Resume:
+                assert result.committed
+            else:
+                assert before is {Flush: Copy, Commit: Flush, Settle: Commit}[kind]
 
 
 def test_a_cycle_ends_with_its_last_effect() -> None:

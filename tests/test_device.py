@@ -10,7 +10,7 @@ import direct
 import pytest
 from nbd_client import FAST_ZERO, FUA, NO_HOLE, READ, TRIM, WRITE, ZEROES, NbdClient, NbdError
 from pair import MakePair, Pair
-from served import create_anew, serve_data
+from served import create_anew, serve
 
 SIZE = 1_000_001
 ENOTSUP = 95  # the protocol's number for it
@@ -97,7 +97,7 @@ def test_fua_and_flush_reach_the_store(make_pair: MakePair) -> None:
     """A write, zero or trim with FUA is passed on with it, one without is not, and a flush is
     a flush of the store."""
     pair = make_pair("--size", "1M")
-    server = serve_data(pair, "east")
+    server = serve(pair, "east")
     log = pair.folder / "calls.log"
     server.start("log", parameters=(f"logfile={log}",))
     try:

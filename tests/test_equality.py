@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nbd_client import FUA, NO_HOLE, TRIM, ZEROES, NbdClient
 from pair import SOAK, Pair
-from served import create_anew, serve_data
+from served import create_anew, serve
 
 pytestmark = pytest.mark.timeout(300 * SOAK)
 
@@ -84,7 +84,7 @@ class Subject:
         self.servers = []
         if served:
             for site, role in (("east", "source"), ("west", "target")):
-                self.servers.append(serve_data(self.pair, site))
+                self.servers.append(serve(self.pair, site))
                 self.servers[-1].start()
                 create_anew(self.pair, site, role)
         self.running: set[str] = set()

@@ -31,7 +31,7 @@ from test_config import VOLUME
 from test_hardlog import RECORDS, Records, found, written
 from test_ledger import sample, sealed
 
-from mirror_core import config, exports, hardlog, intent, ledger, limits, peer, protocol
+from mirror_core import config, exports, hardlog, intent, ledger, limits, peer, protocol, runlog
 from mirror_core.errors import ConfigError, LedgerError, MirrorError, PeerError, Refused
 from mirror_core.site import Site, create
 
@@ -144,7 +144,7 @@ def test_a_damaged_log_of_hardenings_gives_a_prefix_or_is_refused(scratch: Path)
         damaged = damage(mixed, steps, [other, data])
         path.write_bytes(damaged)
         try:
-            runs = hardlog.replay(scratch, 7)
+            runs = runlog.replay(path, 7)
         except LedgerError as error:
             check_line(error, path)
             assert damaged != data

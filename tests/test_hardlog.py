@@ -15,7 +15,8 @@ from pyroaring import BitMap64
 from test_ledger import sample
 
 from mirror_core.errors import LedgerError
-from mirror_core.hardlog import HardLog, path_in, recover, replay
+from mirror_core.hardlog import path_in, recover
+from mirror_core.runlog import RunLog, replay
 
 RUNS = st.lists(st.tuples(st.integers(0, 2**40), st.integers(1, 2**20)), min_size=1, max_size=4)
 RECORDS = st.lists(st.dictionaries(st.integers(0, 3), RUNS, min_size=1), min_size=1, max_size=5)
@@ -24,7 +25,7 @@ Records = list[dict[int, list[tuple[int, int]]]]
 
 def written(state: Path, sequence: int, records: Records) -> list[int]:
     """Append them; where each record ends."""
-    log, ends = HardLog(state), []
+    log, ends = RunLog(path_in(state)), []
     for record in records:
         packed = {v: b"".join(struct.pack("<QQ", *run) for run in runs)
                   for v, runs in record.items()}  # fmt: skip
@@ -50,17 +51,17 @@ def test_a_torn_log_gives_every_record_that_was_whole(
         torn = data.draw(st.binary(max_size=40))
         path_in(state).write_bytes(path_in(state).read_bytes()[:cut] + torn[: ends[-1] - cut])
         whole = sum(end <= cut for end in ends)
-        assert replay(state, 7)[: len(found(records[:whole]))] == found(records[:whole])
-        assert len(replay(state, 7)) <= len(found(records))
+        assert replay(path_in(state), 7)[: len(found(records[:whole]))] == found(records[:whole])
+        assert len(replay(path_in(state), 7)) <= len(found(records))
 
 
 def test_a_commit_voids_the_log(tmp_path: Path) -> None:
     """Records of another sequence mean nothing; the first of a new one begins the log anew."""
     written(tmp_path, 7, [{0: [(1, 1)]}, {0: [(2, 1)]}])
-    assert replay(tmp_path, 8) == []
+    assert replay(path_in(tmp_path), 8) == []
     written(tmp_path, 8, [{1: [(5, 2)]}])
-    assert replay(tmp_path, 8) == [(1, 5, 2)]
-    assert replay(tmp_path, 7) == []
+    assert replay(path_in(tmp_path), 8) == [(1, 5, 2)]
+    assert replay(path_in(tmp_path), 7) == []
 
 
 LOST: dict[str, Callable[[list[bytes]], list[bytes]]] = {
@@ -81,8 +82,8 @@ def test_a_lost_record_is_noticed(
     parts = [data[begin:end] for begin, end in itertools.pairwise(ends)]
     path_in(tmp_path).write_bytes(b"".join(lose(parts)))
     with pytest.raises(LedgerError, match="is damaged at byte"):
-        replay(tmp_path, 7)
-    assert replay(tmp_path, 8) == []  # void, so it does not matter
+        replay(path_in(tmp_path), 7)
+    assert replay(path_in(tmp_path), 8) == []  # void, so it does not matter
 
 
 def test_a_log_of_another_site_is_refused(tmp_path: Path) -> None:

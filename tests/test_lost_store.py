@@ -16,7 +16,7 @@ import pytest
 from handmade import Handmade, eventually
 from nbd_client import FUA, NbdClient, NbdError
 from pair import CommandFailed, MakePair, Pair
-from served import Faulty, Server, create_anew, serve_data
+from served import Faulty, Server, create_anew, serve
 
 BLOCK = 4096
 BLOCKS = 100  # written with gaps, so that each is a run of its own
@@ -25,7 +25,7 @@ BLOCKS = 100  # written with gaps, so that each is a run of its own
 class Served:
     def __init__(self, pair: Pair) -> None:
         self.pair = pair
-        self.server: Server = serve_data(pair, "west")
+        self.server: Server = serve(pair, "west")
         self.before = b""  # what the server's disk held before the test's own writes
 
     def begin(self, *filters: str, parameters: tuple[str, ...] = ()) -> None:

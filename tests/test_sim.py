@@ -44,7 +44,7 @@ def test_random_crashes_lose_nothing() -> None:
     assert counter(output, "schedules") == COUNT * SOAK
     for name in ("power losses", "crashes in recovery", "writes lost", "torn files", "link cuts",
                  "late messages", "disk errors", "servers lost", "hardening records",
-                 "maps outlived a kill",
+                 "maps outlived a kill", "cycles gone on with", "stable cycles resumed",
                  "orderly stops", "syncs done", "promotions", "old sources refused"):  # fmt: skip
         assert counter(output, name) > 0, f"the schedules had no {name}"
 
@@ -60,6 +60,11 @@ def test_every_crash_point_of_the_small_scope() -> None:
 PLANTS = {
     "NO_SINK_FLUSH": 500,
     "SENT_IS_COMMITTED": 1_000,
+    "UNSTABLE_KEPT": 5_000,
+    "commit_without_flush": 1_000,
+    "stable_without_flush": 20_000,
+    "stable_not_forgotten": 20_000,
+    "stable_of_any_cycle": 20_000,
     "hot_forgotten": 1_000,
     "ledger_not_synced": 200,
     "folder_not_synced": 200,

@@ -118,6 +118,12 @@ class Network:
             if self._arrives(exchange):
                 answer = control.answer(self.world.site_of(target), request)
                 scheduler.trace(f"answers {answer[:100]!r}")
+                if re.search(rb'"resumes": [1-9]', request):
+                    self.world.counts["cycles gone on with"] += 1
+                if b'"stable"' in operation and b'"done": true' in answer:
+                    self.world.counts["stable records"] += 1
+                if b'"resumed": true' in answer:
+                    self.world.counts["stable cycles resumed"] += 1
                 equal = re.search(rb'"equal": "([01]*)"', answer)
                 if equal:
                     self.world.counts["pieces compared"] += len(equal[1])

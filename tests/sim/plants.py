@@ -21,8 +21,10 @@ from mirror_core import (
     ledger,
     native,
     promotion,
+    runlog,
     site,
     target,
+    written,
 )
 from sim import simos
 from sim.core import ffi
@@ -34,10 +36,35 @@ def _put(where: object, name: str, value: object) -> None:
 
 
 def commit_without_flush() -> None:
-    """No flush of the intermediate by the target before a commit (I3).  Not caught, for it is
-    not needed: the source has flushed it over the link before it asks for the commit."""
-    flush = native.Volume.flush_front
-    _put(native.Volume, "flush_front", lambda volume: volume._intent and flush(volume))
+    """No flush of the intermediate by the target before a commit (I3)."""
+    _without_flush("commit")
+
+
+def stable_without_flush() -> None:
+    """What is not flushed counts as stable, and is not sent again (I9)."""
+    _without_flush("stable")
+
+
+def _without_flush(wanted: str) -> None:
+    flush = target.Target._flush_if_asked
+
+    def flush_if_asked(self: target.Target) -> None:
+        if self._flush and self._flush.wanted[0] == wanted:
+            self._flush.done = True
+            self.changed.notify_all()
+        flush(self)
+
+    _put(target.Target, "_flush_if_asked", flush_if_asked)
+
+
+def stable_not_forgotten() -> None:
+    """A target that does not know what was stable gets only what was not (I9)."""
+    _put(flashcopy.Flashcopy, "forget_stable", lambda _copier: None)
+
+
+def stable_of_any_cycle() -> None:
+    """What an older cycle made stable counts as written by this one (I3)."""
+    _put(written.WrittenLog, "of", lambda log, sequence: log._found.stable if sequence else None)
 
 
 def stop_without_flush() -> None:
@@ -115,7 +142,7 @@ def folder_not_synced() -> None:
 
 def log_not_synced() -> None:
     """A hardening's record not synced before writers go on (I2)."""
-    _put(hardlog, "os", _without_sync(("fdatasync",), folders=True, files=False))
+    _put(runlog, "os", _without_sync(("fdatasync",), folders=True, files=False))
 
 
 def late_commits() -> None:
@@ -156,7 +183,7 @@ def freeze_of_one_volume() -> None:
 
 def stale_pending() -> None:
     """What was hardened stays in the durable pending map (I2)."""
-    _put(hardlog.HardLog, "append", lambda _log, _sequence, _hardened: None)
+    _put(runlog.RunLog, "append", lambda _log, _sequence, _hardened: None)
 
 
 def recovery_forgets_log() -> None:

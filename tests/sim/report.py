@@ -12,6 +12,7 @@ _ORDER = (
     "schedules", "switches", "points", "hardening records", "writes", "flushes",
     "power losses", "kills",
     "crashes in recovery",
+    "cycles gone on with", "stable records", "stable cycles resumed",
     "maps outlived a kill", "pieces compared", "found equal",
     "writes lost", "torn files", "link cuts", "late messages",
     "disk errors", "servers lost", "write errors",

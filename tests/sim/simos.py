@@ -119,6 +119,10 @@ class SimPath:
     def __truediv__(self, name: str) -> SimPath:
         return SimPath(self.fs, self.life, name)
 
+    @property
+    def parent(self) -> SimPath:
+        return SimPath(self.fs, self.life)
+
     def with_suffix(self, suffix: str) -> SimPath:
         return SimPath(self.fs, self.life, self.name.partition(".")[0] + suffix)
 
@@ -299,7 +303,7 @@ class Lock:
 
 
 def _deadline(timeout: float | None) -> int:
-    return NEVER if timeout is None else int(lib.sim_clock_ns) + int(timeout * NS)
+    return NEVER if timeout is None else int(lib.sim_clock_ns) + int(timeout * NS) + 1
 
 
 def _urandom(n: int) -> bytes:

@@ -27,6 +27,8 @@ from mirror_core import (
     native,
     promotion,
     resync,
+    runlog,
+    session,
     site,
     stores,
     target,
@@ -59,14 +61,14 @@ class QuietJournal(journal.Journal):
 
 def patch_production() -> None:
     """Once a process: production's modules use the simulated system."""
-    for module in (ledger, hardlog, site, promotion, resync):
+    for module in (ledger, runlog, site, promotion, resync):
         setattr(module, "os", simos.OS)  # noqa: B010
     for module in (driver, target, book_module):
         setattr(module, "threading", simos.THREADING)  # noqa: B010
     for module in (driver, target, site):
         setattr(module, "time", simos.TIME)  # noqa: B010
     setattr(driver, "random", simos.RANDOM)  # noqa: B010
-    for module in (driver, target, site):
+    for module in (session, target, site):
         setattr(module, "secrets", simos.SECRETS)  # noqa: B010
     setattr(promotion, "process", SimpleNamespace(begin_anew=_begin_anew))  # noqa: B010
     setattr(stores, "_SAMPLE", SECTOR)  # noqa: B010
@@ -141,9 +143,11 @@ class SimSite(site.Site):
             del self._machine.maps[run]
 
     def maps(self) -> dict[str, list[tuple[int, int]]]:
-        """As they are at this instant in shared memory (mapfile.py), all five in one."""
+        """As they are at this instant in shared memory (mapfile.py), all in one."""
         return {
-            member.name: [run for which in range(5) for run in member.native.runs(which)]
+            member.name: [
+                run for which in range(native.STABLE + 1) for run in member.native.runs(which)
+            ]
             for member in self.members
         }
 

@@ -52,6 +52,8 @@ class Shape:
     lanes: int = 1  # of writers who wait for a copy
     unit: int = SECTOR  # under one checksum, when a source compares
     sums: int = 2048  # in one request
+    copy_s: float = 0.5  # of the first flashcopy, between two looks of its control
+    stable_s: float = 2.0  # between two records of what is stable
 
     @classmethod
     def of(cls, rng: random.Random) -> Shape:
@@ -65,6 +67,7 @@ class Shape:
             rng.choice(("", "west: control", "west: control", "east: control")),
             rng.choice((0.002, 2e-7, 2e-7)), rng.choice((1, 1, 2, 3)),
             rng.choice((512, 1024)), rng.choice((2, 2048)),
+            rng.choice((0.5, 2e-4, 2e-4)), rng.choice((0.0, 0.0, 0.002, 2.0)),
         )  # fmt: skip
 
 
@@ -82,6 +85,7 @@ class World:
         limits.HARDEN_SLICE_S = shape.slice_s
         limits.PRIORITY_LANES = shape.lanes
         limits.COMPARE_UNIT_BYTES, limits.COMPARE_SUMS = shape.unit, shape.sums
+        limits.SLICE_S, limits.STABLE_S, limits.STABLE_SHARE = shape.copy_s, shape.stable_s, 1
         self.block, self.preserve, sizes = shape.block, shape.preserve, shape.sizes
         self.nclients, self.disk_errors = shape.clients, shape.disk_errors
         self.east = Machine(self, "east", "west", sizes)

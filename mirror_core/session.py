@@ -1,0 +1,114 @@
+"""A session with the target: the handshake, the requests, and the way to its intermediates.
+
+    open      the handshake: older sessions are fenced (I8)
+    connect   the lanes to the target's intermediates, in place of those to the ones before
+    part      the link is lost: the cycle goes on into the first intermediate alone
+    close     the lanes end
+
+Left out: when, and how often (driver.py).  Belongs to the control's thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import secrets
+from collections.abc import Generator
+
+from mirror_core import flashcopy, native, peer, protocol
+from mirror_core.book import Book
+from mirror_core.config import SiteConfig
+from mirror_core.errors import LINK_ERRNOS, MirrorError, PeerError, Refused, line
+
+_LATER = "writes go on and mirroring resumes by itself"
+
+
+class Session:
+    def __init__(
+        self, config: SiteConfig, book: Book, copier: flashcopy.Flashcopy, link: peer.Link
+    ) -> None:
+        self._config, self._book, self._copier, self._link = config, book, copier, link
+        self._stores: list[native.Store] = []
+        self.number = 0
+
+    def ask(self, record: protocol.Record) -> protocol.Record:
+        """Refused; PeerError, with what to do."""
+        try:
+            return self._link.ask(record)
+        except PeerError as error:
+            away = error.code in (errno.ENOENT, errno.ECONNREFUSED)
+            advice = "start it, or mend the link" if away else "look at it and at the link"
+            raise PeerError(
+                f"peer at {self._config.peer}: {error}: {advice}; {_LATER}", error.code
+            ) from error
+
+    def open(self, resumes: int) -> protocol.Welcome:
+        """The handshake, to go on with that cycle unless it is 0.  Refused, PeerError."""
+        self.number = secrets.randbits(62) | 1
+        mine = self._book.current
+        assert mine.lineage is not None, "a source has a lineage from its creation"
+        shapes = tuple(protocol.VolumeShape(v.name, v.size, v.block_size) for v in mine.volumes)
+        hello = protocol.Handshake(mine.name, mine.lineage.id, self.number, shapes, resumes)
+        welcome = protocol.Welcome.of(self.ask(hello.record()))
+        if welcome.whole and welcome.committed < mine.committed:  # not whole: all is sent
+            raise Refused(
+                f"peer {welcome.name} went back from sequence {mine.committed} to "
+                f"{welcome.committed} (an older copy of it?): 'flashmirror resync --full' there"
+            )
+        self._book.update(begun=max(mine.begun, welcome.committed))
+        return welcome
+
+    def connect(self) -> None:
+        """PeerError; MirrorError: our own intermediate."""
+        try:
+            for member in self._copier.members:
+                self._stores.append(self._link.intermediate(member.name, self.number))
+            with self.blaming():
+                self._copier.link(self._stores)
+        except OSError as error:
+            self._drop_stores()
+            raise PeerError(f"peer at {self._config.peer}: {error.strerror}") from error
+        except MirrorError:
+            self._drop_stores()
+            raise
+
+    def part(self, code: int) -> None:
+        """MirrorError: our own intermediate."""
+        with self.blaming():
+            self._copier.part(code)
+        self._drop_stores()
+
+    def close(self) -> None:
+        self._copier.unlink()
+        self._drop_stores()
+
+    def _drop_stores(self) -> None:
+        while self._stores:
+            self._stores.pop().close()
+
+    @contextlib.contextmanager
+    def blaming(self) -> Generator[None, None, None]:
+        """Turns a failed copy into a line that says which store, and what to do; PeerError: one
+        of the peer's."""
+        try:
+            yield
+        except flashcopy.CopyError as error:
+            volume = next(v for v in self._config.volumes if v.name == error.volume)
+            where = {
+                flashcopy.FRONT: f"data store {volume.data}",
+                0: f"intermediate store {volume.intermediate}",
+                flashcopy.PEER: f"intermediate store of the peer at {self._config.peer}",
+            }
+            text = self._trouble_of_peer(error) or flashcopy.explain(error, where)
+            kind = PeerError if error.part == flashcopy.PEER else MirrorError
+            raise kind(f"{text}; {_LATER}", error.code) from error
+
+    def _trouble_of_peer(self, error: flashcopy.CopyError) -> str | None:
+        """The peer's own words for why it refused a write, if it has any."""
+        if error.part != flashcopy.PEER or error.code in LINK_ERRNOS:
+            return None
+        with contextlib.suppress(MirrorError):
+            answer = self.ask({"op": "hardened", "session": self.number, "wait": 0.0})
+            if isinstance(answer.get("reason"), str):
+                return f"peer at {self._config.peer}: {line(answer['reason'])}"
+        return None
