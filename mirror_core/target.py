@@ -332,7 +332,7 @@ class Target(threading.Thread):
                 member.native.flush_front()
             except OSError as error:
                 flush.error = (
-                    f"the target cannot commit: intermediate store {volume.intermediate}: "
+                    f"the target cannot flush: intermediate store {volume.intermediate}: "
                     f"{describe(error.errno or 0)}"
                 )
         with self.changed:

@@ -84,12 +84,11 @@ fm_volume_part (struct fm_volume *v, unsigned nprio)
   int rc = open_lanes (v, NULL, nprio);
   if (rc < 0)
     return rc;
-  pthread_mutex_lock (&v->lock);
+  /* No lane leads to sink 1 any more, so nothing is added to `sent`. */
   fm_bitmap_or (&v->unsent, v->sent); /* first: at no time is a block in none */
   fm_bitmap_or (&v->unsent, v->hardening);
   fm_bitmap_empty (v->sent);
   fm_bitmap_empty (v->hardening);
-  pthread_mutex_unlock (&v->lock);
   return 0;
 }
 

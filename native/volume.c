@@ -213,11 +213,11 @@ fm_volume_harden_begin (struct fm_volume *v)
 void
 fm_volume_harden_end (struct fm_volume *v)
 {
+  if (!v->strict) /* without the lock, which writers want: both are of this thread alone */
+    fm_bitmap_or (&v->stable, v->hardening);
   pthread_mutex_lock (&v->lock);
   if (v->strict)
     atomic_fetch_sub (&v->owed, fm_bitmap_count (v->hardening));
-  else
-    fm_bitmap_or (&v->stable, v->hardening);
   fm_bitmap_empty (v->hardening);
   pthread_cond_broadcast (&v->hardened);
   pthread_mutex_unlock (&v->lock);

@@ -210,7 +210,7 @@ REQUESTS = st.one_of(
     st.builds(dict, op=st.just("pause"), now=st.booleans()),
     st.builds(
         dict, op=st.just("handshake"), name=st.sampled_from(["east", "west", "n" * 64]),
-        lineage=LINEAGE, session=SMALL,
+        lineage=LINEAGE, session=SMALL, resumes=SMALL,
         volumes=VOLUMES,
     ),
     st.builds(dict, op=st.just("commit"), lineage=LINEAGE, session=SMALL, sequence=SMALL,
@@ -222,12 +222,14 @@ REQUESTS = st.one_of(
         SMALL, SMALL, st.lists(st.tuples(st.integers(0, 300), SMALL), max_size=3),
         st.sampled_from([0, 16, 32, 64]).map(bytes) | st.binary(max_size=48),
     ),
+    st.builds(dict, op=st.just("stable"), session=SMALL, sequence=SMALL, serial=SMALL),
     st.builds(dict, op=st.just("hardened"), session=SMALL, wait=st.floats(0, 1)),
     st.builds(dict, op=st.just("promote"), force=st.booleans()),
 )  # fmt: skip
 FIELDS = st.sampled_from(
     ["op", "name", "lineage", "session", "volumes", "sequence", "consistency_point", "wait", "now",
-     "force", "flashmirror", "reason", "runs", "sums", "volume"]
+     "force", "flashmirror", "reason", "runs", "sums", "volume",
+     "resumes", "serial"]
 )  # fmt: skip
 
 

@@ -1,0 +1,95 @@
+"""What a cycle made stable at the target is found again after any end, and only that."""
+
+from __future__ import annotations
+
+import os
+import resource
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyroaring import BitMap64
+from test_ledger import sample
+
+from mirror_core.ledger import Ledger
+from mirror_core.written import Written, WrittenLog, path_in, recover
+
+NAMES = [v.name for v in sample().volumes]
+BLOCKS = st.lists(st.integers(0, 200), max_size=8).map(BitMap64)
+MAPS = st.fixed_dictionaries(dict.fromkeys(NAMES, BLOCKS))
+
+
+def book(committed: int) -> Ledger:
+    return sample(role="target", committed=committed, maps={})
+
+
+@given(MAPS, st.lists(MAPS, min_size=1, max_size=4), st.data())
+def test_a_torn_log_gives_what_was_recorded_before_it(
+    owed: dict[str, BitMap64], steps: list[dict[str, BitMap64]], data: st.DataObject
+) -> None:
+    """Cut at any byte: the records before the cut stand, nothing of the torn one counts as
+    stable, and all that is known to be written is owed."""
+    with tempfile.TemporaryDirectory() as folder:
+        state = Path(folder)
+        log, written, ends = WrittenLog(state, NAMES, Written()), [], []
+        now = {name: BitMap64() for name in NAMES}
+        for step in steps:
+            now = {name: now[name] | step[name] for name in NAMES}
+            log.record(7, now, owed)
+            written.append(now)
+            ends.append(path_in(state).stat().st_size)
+        log.close()
+        cut = data.draw(st.integers(0, ends[-1]))
+        os.truncate(path_in(state), cut)
+        whole = sum(end <= cut for end in ends)
+        found, still_owed = recover(state, book(committed=6))
+        nothing = {name: BitMap64() for name in NAMES}
+        expected = written[whole - 1] if whole else nothing
+        assert dict(found.stable) in (expected, {})
+        assert not whole or (found.sequence == 7 and dict(found.stable) == expected)
+        if whole:
+            assert still_owed == {name: owed[name] | expected[name] for name in NAMES}
+
+
+def test_a_commit_voids_it(tmp_path: Path) -> None:
+    """What the committed cycle had made stable means nothing for the next."""
+    log = WrittenLog(tmp_path, NAMES, Written())
+    one = dict.fromkeys(NAMES, BitMap64([1, 2]))
+    log.record(7, one, one)
+    log.close()
+    assert recover(tmp_path, book(committed=7)) == (
+        Written(), dict.fromkeys(NAMES, BitMap64())
+    )  # fmt: skip
+
+
+def test_it_is_known_by_its_cycle_only(tmp_path: Path) -> None:
+    """Another sequence, or none, has nothing stable; nor has any after everything was forgotten."""
+    log = WrittenLog(tmp_path, NAMES, Written())
+    one = dict.fromkeys(NAMES, BitMap64([1, 2]))
+    log.record(7, one, one)
+    assert (log.of(7), log.of(8), log.of(0)) == (one, None, None)
+    log.forget()
+    assert log.of(7) is None and log.of(0) is None
+    log.close()
+    assert recover(tmp_path, book(committed=0))[0] == Written()
+
+
+def test_a_record_that_failed_is_made_whole_by_the_next(tmp_path: Path) -> None:
+    """After a write that failed nobody knows what of the log stands: the next record holds it
+    all."""
+    log = WrittenLog(tmp_path, NAMES, Written())
+    maps = [dict.fromkeys(NAMES, BitMap64(range(n))) for n in (3, 6, 9)]
+    log.record(7, maps[0], maps[0])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path_in(tmp_path).stat().st_size, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            log.record(7, maps[1], maps[0])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert log.of(7) == maps[0]
+    log.record(7, maps[2], maps[0])
+    log.close()
+    assert recover(tmp_path, book(committed=6))[0] == Written(7, maps[2])
