@@ -4,8 +4,8 @@
     freeze     the consistency point of the whole group (I6); a missed deadline is tried again
                with twice the patience, up to a bound
     copy       the first flashcopy, until nothing is left
-    flush      both intermediates, then the source
-    commit     the target says: sequence k is the image
+    flush      the first intermediate, and the source
+    commit     the target flushes the second, and says: sequence k is the image
     settle     what the cycle held is asserted; its maps are forgotten
 
 The driver performs an effect and sends its Result back; an error is a value.

@@ -50,7 +50,8 @@ class Driver(threading.Thread):
         self._opened = float("inf")  # when the session was
         self._retry_at = 0.0  # when the next is to be tried
         self._stable_at = float("inf")  # when what was sent is to be made stable
-        self._stable_serial = 0
+        self._stable_serial = self._stable = 0  # the last request for that; the last answered
+        self._commit_asked = 0  # the sequence
         self._stuck = False  # a store failed: its reason stands until a cycle is committed
         self._coarse = coarse  # until a commit: `next` may hold much that does not differ
         self._comparable = False  # the target's intermediates hold an image
@@ -160,7 +161,7 @@ class Driver(threading.Thread):
     def _open_session(self) -> None:
         """Handshake, then the lanes to the target's intermediates.  MirrorError."""
         self._retry_later()
-        welcome = self._session.open(0)
+        welcome = self._session.open()
         if not welcome.whole:
             self._mark_everything(data_only=welcome.blank)
         self._session.connect()
@@ -233,9 +234,11 @@ class Driver(threading.Thread):
             return cycle.Result(done=False)
         self._retry_later()
         try:
-            welcome = self._session.open(sequence)
+            welcome = self._session.open(sequence, self._stable)
             committed = self._go_on_with(sequence, welcome)
             self._session.connect()
+            if committed:
+                self._copier.all_sent()
         except PeerError as error:
             self._say(str(error))
             return cycle.Result(done=False)
@@ -246,8 +249,9 @@ class Driver(threading.Thread):
         """Whether the cycle is committed already.  MirrorError: what the target holds is not
         what the cycle was begun on."""
         if welcome.whole and welcome.committed >= sequence:
-            self._copier.all_sent()
-            return True
+            if welcome.committed == sequence == self._commit_asked:
+                return True
+            raise MirrorError(f"peer {welcome.name} has a commit that is not ours")
         if not welcome.resumed:
             if not welcome.whole:
                 raise MirrorError(f"peer {welcome.name} has no image: everything is sent again")
@@ -428,11 +432,13 @@ class Driver(threading.Thread):
         ).record()
 
         def ask() -> None:
-            while self._session.ask(record).get("done") is not True:
+            while (answer := self._session.ask(record)).get("done") is not True:
                 if self.stopping:
                     raise MirrorError("stopping", errno.ESHUTDOWN)
+                self._say_of_peer(answer.get("reason"))
 
         self._copier.stabilize(ask)
+        self._stable = self._stable_serial
         took = time.monotonic() - began
         self._stable_at = time.monotonic() + max(limits.STABLE_S, limits.STABLE_SHARE * took)
 
@@ -450,6 +456,7 @@ class Driver(threading.Thread):
         assert self._book.current.lineage is not None
         with self._session.blaming():
             self._copier.check()
+        self._commit_asked = sequence
         record = protocol.Commit(
             self._book.current.lineage.id, self._session.number, sequence, self._point
         ).record()

@@ -105,7 +105,7 @@ class Flashcopy:
             member.native.forget_stable()
 
     def all_sent(self) -> None:
-        """Of a parted group: the cycle is committed; only the answer was lost."""
+        """With nothing pending: the cycle is committed; only the answer was lost."""
         for member in self.members:
             member.native.all_sent()
 
@@ -230,15 +230,6 @@ def bitmap_of(volume: native.Volume, *maps: int) -> BitMap64:
 
 
 def runs_of(bitmap: BitMap64) -> list[tuple[int, int]]:
-    """(first, count) of each run of consecutive members."""
-    runs: list[tuple[int, int]] = []
-    start = end = None
-    for block in bitmap:
-        if end is None or block != end:
-            if start is not None and end is not None:
-                runs.append((start, end - start))
-            start = block
-        end = block + 1
-    if start is not None and end is not None:
-        runs.append((start, end - start))
-    return runs
+    """(first, count) of each run of consecutive members; as fast as there are few."""
+    firsts, lasts = bitmap - bitmap.shift(1), bitmap - bitmap.shift(-1)
+    return [(first, last - first + 1) for first, last in zip(firsts, lasts, strict=True)]

@@ -27,7 +27,7 @@ def path_in(state: Path) -> Path:
 def recover(state: Path, book: Ledger) -> Ledger:
     """The ledger with its `pending` maps as they are on disk now (I1).  LedgerError."""
     path = path_in(state)
-    hardened = sets_in(path, book.committed, book.volumes)
+    hardened = sets_of(path, runlog.replay(path, book.committed), book.volumes)
     maps = dict(book.maps)
     for record, gone in zip(book.volumes, hardened, strict=True):
         key = f"{record.name}/pending"
@@ -36,10 +36,10 @@ def recover(state: Path, book: Ledger) -> Ledger:
     return replace(book, maps=maps)
 
 
-def sets_in(path: Path, sequence: int, volumes: tuple[VolumeRecord, ...]) -> list[BitMap64]:
-    """The sets of a log, one for each volume.  LedgerError: damaged, or of other volumes."""
+def sets_of(path: Path, runs: runlog.Runs, volumes: tuple[VolumeRecord, ...]) -> list[BitMap64]:
+    """The sets of a log, one for each volume.  LedgerError: it is of other volumes."""
     sets = [BitMap64() for _ in volumes]
-    for number, first, count in runlog.replay(path, sequence):
+    for number, first, count in runs:
         if number >= len(sets) or (first + count - 1) * volumes[number].block_size >= (
             volumes[number].size
         ):

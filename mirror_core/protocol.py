@@ -78,13 +78,15 @@ class VolumeShape:
 
 @dataclass(frozen=True)
 class Handshake:
-    """Source -> target: opens a session (I8); one that goes on with cycle `resumes`, unless 0."""
+    """Source -> target: opens a session (I8); one that goes on with cycle `resumes`, unless 0,
+    of which it relies on what was stable at request `stable`."""
 
     name: str
     lineage: str
     session: int
     volumes: tuple[VolumeShape, ...]
     resumes: int = 0
+    stable: int = 0
 
     def record(self) -> Record:
         return {"op": "handshake", **vars(self), "volumes": [vars(v) for v in self.volumes]}
@@ -108,6 +110,7 @@ class Handshake:
             _matching(record, "name", limits.NAME_PATTERN),
             _matching(record, "lineage", LINEAGE_PATTERN),
             field(record, "session", int), tuple(shapes), field(record, "resumes", int),
+            field(record, "stable", int),
         )  # fmt: skip
 
 

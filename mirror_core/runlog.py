@@ -3,7 +3,9 @@
 Writing the whole ledger each time would cost as much as its maps are large, so what changes in
 a map between two ledgers is appended: for each numbered set the runs of blocks that joined it.
 
-    record   magic, serial, sequence, length of the body, CRC-32 of all; body: number, runs
+    record   magic, serial, sequence, mark, length of the body, CRC-32 of all; body: number, runs
+
+The mark of a record is its writer's.
 
 Invariants.  When `append` returns the record is durable.  Records of another sequence mean
 nothing: the log begins anew with the first record of the next.  A torn record can only be the
@@ -23,10 +25,10 @@ from pathlib import Path
 
 from mirror_core.errors import LedgerError
 
-_HEAD = struct.Struct("<8sQQI")  # magic, serial, sequence, bytes of the body
+_HEAD = struct.Struct("<8sQQQI")  # magic, serial, sequence, mark, bytes of the body
 _CRC = struct.Struct("<I")  # of the head and the body
 _START = _HEAD.size + _CRC.size
-_MAGIC = b"fmHARD\r\n"
+_MAGIC = b"fmRUNS\r\n"
 _PART = struct.Struct("<IQ")  # in the body, for each set: its number, its runs; then the runs
 _RUN = struct.Struct("<QQ")  # first block, blocks
 
@@ -44,7 +46,7 @@ class RunLog:
             os.close(folder)
         self._sequence = self._serial = self._end = 0
 
-    def append(self, sequence: int, sets: Mapping[int, bytes]) -> None:
+    def append(self, sequence: int, sets: Mapping[int, bytes], mark: int = 0) -> None:
         """Make durable that these runs (packed pairs, by number of the set) are in their sets.
         OSError: it may or may not be, and the next record takes its place."""
         if sequence != self._sequence:
@@ -52,7 +54,7 @@ class RunLog:
         body = b"".join(
             _PART.pack(number, len(runs) // _RUN.size) + runs for number, runs in sets.items()
         )
-        head = _HEAD.pack(_MAGIC, self._serial, sequence, len(body))
+        head = _HEAD.pack(_MAGIC, self._serial, sequence, mark, len(body))
         record = head + _CRC.pack(zlib.crc32(head + body)) + body
         written = os.pwrite(self._fd, record, self._end)
         if written != len(record):
@@ -88,17 +90,25 @@ def sequence_of(path: Path) -> int:
     return sequence if _record(data, 0, sequence, 0) is not None else 0
 
 
-def replay(path: Path, sequence: int) -> list[tuple[int, int, int]]:
-    """(number, first block, blocks) in the records of `sequence`.  LedgerError: damaged."""
+Runs = list[tuple[int, int, int]]  # number of the set, first block, blocks
+
+
+def replay(path: Path, sequence: int) -> Runs:
+    """All runs of `sequence`.  LedgerError: damaged."""
+    return [run for _, runs in records(path, sequence) for run in runs]
+
+
+def records(path: Path, sequence: int) -> list[tuple[int, Runs]]:
+    """The records of `sequence`: mark, runs.  LedgerError: damaged."""
     data = _read(path)
-    found: list[tuple[int, int, int]] = []
+    found: list[tuple[int, Runs]] = []
     at = serial = 0
     while at < len(data):
         body = _record(data, at, sequence, serial)
         if body is None:
             _refuse_damage(path, data, at, sequence, serial)
             break
-        found += _runs(body)
+        found.append((int(_HEAD.unpack_from(data, at)[3]), _runs(body)))
         at += _START + len(body)
         serial += 1
     return found
@@ -108,7 +118,7 @@ def _record(data: bytes, at: int, sequence: int, serial: int) -> bytes | None:
     """The body of the record at `at`, if there is a whole one of the sequence with that serial."""
     if len(data) - at < _START:
         return None
-    magic, number, of, length = _HEAD.unpack_from(data, at)
+    magic, number, of, _, length = _HEAD.unpack_from(data, at)
     if (magic, of, number) != (_MAGIC, sequence, serial) or len(data) - at - _START < length:
         return None
     head, body = data[at : at + _HEAD.size], data[at + _START : at + _START + length]
@@ -128,8 +138,9 @@ def _refuse_damage(path: Path, data: bytes, at: int, sequence: int, serial: int)
         later = data.find(_MAGIC, later + 1)
 
 
-def _runs(body: bytes) -> list[tuple[int, int, int]]:
-    found, at = [], 0
+def _runs(body: bytes) -> Runs:
+    found: Runs = []
+    at = 0
     while at < len(body):
         number, count = _PART.unpack_from(body, at)
         at += _PART.size

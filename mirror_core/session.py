@@ -42,13 +42,13 @@ class Session:
                 f"peer at {self._config.peer}: {error}: {advice}; {_LATER}", error.code
             ) from error
 
-    def open(self, resumes: int) -> protocol.Welcome:
+    def open(self, resumes: int = 0, stable: int = 0) -> protocol.Welcome:
         """The handshake, to go on with that cycle unless it is 0.  Refused, PeerError."""
         self.number = secrets.randbits(62) | 1
         mine = self._book.current
         assert mine.lineage is not None, "a source has a lineage from its creation"
         shapes = tuple(protocol.VolumeShape(v.name, v.size, v.block_size) for v in mine.volumes)
-        hello = protocol.Handshake(mine.name, mine.lineage.id, self.number, shapes, resumes)
+        hello = protocol.Handshake(mine.name, mine.lineage.id, self.number, shapes, resumes, stable)
         welcome = protocol.Welcome.of(self.ask(hello.record()))
         if welcome.whole and welcome.committed < mine.committed:  # not whole: all is sent
             raise Refused(
@@ -68,7 +68,7 @@ class Session:
         except OSError as error:
             self._drop_stores()
             raise PeerError(f"peer at {self._config.peer}: {error.strerror}") from error
-        except MirrorError:
+        except PeerError:  # but for another error lanes may be left, which `close` ends
             self._drop_stores()
             raise
 

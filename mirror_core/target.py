@@ -47,7 +47,6 @@ class _Flush:
     wanted: tuple[object, ...]
     written: dict[str, BitMap64]
     done: bool = False
-    error: str | None = None
 
 
 class Target(threading.Thread):
@@ -86,6 +85,9 @@ class Target(threading.Thread):
         self.refusal: str | None = None  # of the last source that asked for a session
         self.total_bytes = 0  # of the second flashcopy under way
         self._flush: _Flush | None = None  # that is asked for
+        # A flush failed, and no session has heard of it: one that was asked for in an older
+        # session may have met, and so used up, the failure of what a newer one wrote.
+        self._flush_error: str | None = None
         self.hardened = book.current.hardened  # and writers know it: later than the ledger
 
     # ---- requests of the source (nbdkit's threads)
@@ -108,6 +110,7 @@ class Target(threading.Thread):
                 self._book.update(lineage=Lineage(hello.lineage))
             with self.changed:
                 self.session, self.source, self.refusal = hello.session, hello.name, None
+                self._flush_error = None  # of before: all that is not stable is sent again
                 self.connected_since, self.heard = time.time(), time.monotonic()
             mine = self._book.current
             blank = self._blank and mine.committed == 0
@@ -127,7 +130,7 @@ class Target(threading.Thread):
         """No request of any session is in the gate: what was written is owed from now on, but
         for what is stable if the session goes on with its cycle (True).  PeerError."""
         resumes = hello.resumes if hello.resumes > self._book.current.committed else 0
-        stable = None if anew else self._written.of(resumes)
+        stable = None if anew else self._written.of(resumes, hello.stable)
         if anew:  # another history, of which everything is sent
             with self._recording():
                 self._written.forget()
@@ -191,9 +194,9 @@ class Target(threading.Thread):
             name = ("stable", asked.session, asked.sequence, asked.serial)
             flush = self._flushed(name, self._bitmaps)
             if flush is None:
-                return {"done": False}
+                return {"done": False, "reason": self.reason}
             with self._recording():
-                self._written.record(asked.sequence, flush.written, self._owed)
+                self._written.record(asked.sequence, asked.serial, flush.written, self._owed)
             return {"done": True}
 
     def _check_under_way(self, sequence: int) -> None:
@@ -214,9 +217,10 @@ class Target(threading.Thread):
             if not flush.done:
                 return None
             self._flush = None
-            if flush.error:
-                raise PeerError(flush.error)
-            return flush
+            error, self._flush_error = self._flush_error, None
+        if error:
+            raise PeerError(error)
+        return flush
 
     def _bitmaps(self) -> dict[str, BitMap64]:
         return {m.name: flashcopy.bitmap_of(m.native, native.NEXT) for m in self._copier.members}
@@ -255,7 +259,7 @@ class Target(threading.Thread):
             if not self.wait_hardened(limits.CONTROL_WAIT_S):
                 return {"done": False, "hardened": mine.hardened, "reason": self.reason}
             if not self._flushed(("commit", request.session, request.sequence), dict):
-                return {"done": False, "hardened": mine.hardened, "reason": None}
+                return {"done": False, "hardened": mine.hardened, "reason": self.reason}
             self._commit(request)
             return {"done": True, "hardened": self._book.current.hardened}
 
@@ -327,15 +331,17 @@ class Target(threading.Thread):
             flush = self._flush
         if flush is None or flush.done:
             return
+        failed = None
         for volume, member in zip(self._config.volumes, self._copier.members, strict=True):
             try:
                 member.native.flush_front()
             except OSError as error:
-                flush.error = (
+                failed = (
                     f"the target cannot flush: intermediate store {volume.intermediate}: "
                     f"{describe(error.errno or 0)}"
                 )
         with self.changed:
+            self._flush_error = failed or self._flush_error
             flush.done = True
             self.changed.notify_all()
 

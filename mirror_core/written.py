@@ -8,8 +8,10 @@
 The log (runlog.py) is of the cycle's sequence: a set of `stable` for each volume, then one of
 `owed`.  A commit voids it without touching it.
 
-Invariant.  A block is recorded only after the flush that covers it.  The record may hold more
-than the source knows to be stable (the answer was lost): that is sent again, which is harmless.
+Invariants.  What the source calls stable was flushed before it was recorded.  A record may hold
+more (what was just being written; what the source has no answer for): that is sent again, which
+is harmless.  A record's mark is the serial of the source's request, so that a target that was put
+back to an older state is found to know less than the source relies on (I7).
 Left out: what was written after the last record; the source sends it again.
 """
 
@@ -30,9 +32,11 @@ Maps = Mapping[str, BitMap64]
 
 @dataclass(frozen=True)
 class Written:
-    """`sequence`: of the cycle that `stable` belongs to; 0: of none.  Maps by volume's name."""
+    """`sequence`: of the cycle that `stable` belongs to; 0: of none.  `serial`: of the source's
+    last request for it.  Maps by volume's name."""
 
     sequence: int = 0
+    serial: int = 0
     stable: Maps = field(default_factory=dict)
 
 
@@ -48,11 +52,13 @@ def recover(state: Path, book: Ledger) -> tuple[Written, dict[str, BitMap64]]:
     sequence = runlog.sequence_of(path)
     if sequence <= book.committed:
         return Written(), owed
-    sets = hardlog.sets_in(path, sequence, book.volumes + book.volumes)
+    records = runlog.records(path, sequence)
+    runs = [run for _, part in records for run in part]
+    sets = hardlog.sets_of(path, runs, book.volumes + book.volumes)
     stable = dict(zip(names, sets, strict=False))
     for name, one in zip(names + names, sets, strict=True):
         owed[name] |= one
-    return Written(sequence, stable), owed
+    return Written(sequence, records[-1][0], stable), owed
 
 
 class WrittenLog:
@@ -64,26 +70,26 @@ class WrittenLog:
         self._volumes, self._found = volumes, found
         self._whole = False  # the log on disk holds all that `_found` says
 
-    def of(self, sequence: int) -> Maps | None:
-        """What is stable of this cycle; None: nothing is known of it."""
-        return self._found.stable if sequence and sequence == self._found.sequence else None
+    def of(self, sequence: int, serial: int = 0) -> Maps | None:
+        """What is stable of this cycle; None: nothing is known of it, or not that request."""
+        found = self._found
+        known = sequence and sequence == found.sequence and found.serial >= serial
+        return found.stable if known else None
 
-    def record(self, sequence: int, written: Maps, owed: Maps) -> None:
+    def record(self, sequence: int, serial: int, written: Maps, owed: Maps) -> None:
         """All of `written`, which is flushed, is stable.  OSError: what was stable before is."""
-        known = self.of(sequence)
-        anew, self._whole = known is None or not self._whole, False
-        if anew:
+        known = self.of(sequence) if self._whole else None
+        self._whole = False
+        maps = [written[n] - known[n] if known else written[n] for n in self._volumes]
+        if known is None:
             self._log.restart(sequence)
-            self._append(sequence, owed, len(self._volumes))
-        new = {n: b if anew or not known else b - known[n] for n, b in written.items()}
-        self._append(sequence, new, 0)
-        self._found, self._whole = Written(sequence, dict(written)), True
-
-    def _append(self, sequence: int, maps: Maps, number: int) -> None:
-        sets = {}
-        for i, name in enumerate(self._volumes, number):
-            sets[i] = b"".join(struct.pack("<QQ", *run) for run in flashcopy.runs_of(maps[name]))
-        self._log.append(sequence, sets)
+            maps += [owed[n] for n in self._volumes]
+        sets = {
+            i: b"".join(struct.pack("<QQ", *run) for run in flashcopy.runs_of(bitmap))
+            for i, bitmap in enumerate(maps)
+        }
+        self._log.append(sequence, sets, serial)
+        self._found, self._whole = Written(sequence, serial, dict(written)), True
 
     def forget(self) -> None:
         """Nothing is stable, and nothing owed: everything is sent.  OSError."""

@@ -53,7 +53,10 @@ fm_lane_open (struct fm_volume *v, struct fm_store *second, unsigned nslots, int
     l->sink[part] = fm_port_open (part ? second : v->first, rc);
   if (*rc == 0)
     return l;
-  atomic_store (&v->failed_part, part);
+  pthread_mutex_lock (&v->lock);
+  if (!atomic_load (&v->abandoned)) /* or it is about that */
+    atomic_store (&v->failed_part, part);
+  pthread_mutex_unlock (&v->lock);
   fm_lane_close (l);
   return NULL;
 }

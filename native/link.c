@@ -19,6 +19,17 @@ close_all (struct fm_lane *l)
   }
 }
 
+/* What the cycle has written to sink 0 counts on this lane's connection, as on an anchor
+ * (store.h, I9): before it ends that is made durable, or the cycle is void. */
+static void
+flush_first (struct fm_volume *v, struct fm_lane *bulk)
+{
+  struct fm_op op = { .kind = FM_FLUSH };
+  int rc = fm_port_io (bulk->sink[0], &op);
+  if (rc < 0)
+    fm_volume_fail (v, rc, 0);
+}
+
 /* `prio` and `bulk`, or none, which lead to `second` too if it is given, take the place of all
  * lanes.  Those that are out come back soon: the stores' time-outs are a bound. */
 static void
@@ -43,6 +54,8 @@ replace (struct fm_volume *v, struct fm_lane *prio, struct fm_lane *bulk, struct
     v->wire_bytes_before += atomic_exchange (&v->second->written_bytes, 0);
   v->second = second;
   pthread_mutex_unlock (&v->lock);
+  if (bulk && gone[2])
+    flush_first (v, gone[2]);
   for (unsigned i = 0; i < 3; i++)
     close_all (gone[i]);
 }

@@ -288,7 +288,7 @@ fm_volume_forget_stable (struct fm_volume *v)
 void
 fm_volume_all_sent (struct fm_volume *v)
 {
-  assert (atomic_load (&v->second_lost) && fm_bitmap_count (v->pending) == 0);
+  assert (fm_bitmap_count (v->pending) == 0 && !v->bulk->active);
   fm_bitmap_or (v->sent, &v->unsent);
   fm_bitmap_empty (&v->unsent);
 }

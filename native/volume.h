@@ -153,7 +153,7 @@ void fm_volume_lose_second (struct fm_volume *v, int rc);
 int fm_volume_part (struct fm_volume *v, unsigned nprio);
 /* Of a parted volume, whose sink 1 is to be another, or forgot: what was stable is unsent. */
 void fm_volume_forget_stable (struct fm_volume *v);
-/* Of a parted volume: it turns out that sink 1 has taken, and committed, all of the cycle. */
+/* With nothing pending: it turns out that sink 1 has taken, and committed, all of the cycle. */
 void fm_volume_all_sent (struct fm_volume *v);
 /* Wait for the writers' lanes, then close all.  A cycle that is not complete
  * must have been failed before (fm_volume_fail), or writers would copy on. */

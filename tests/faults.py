@@ -109,6 +109,12 @@ FAULTS = (
         "UNSTABLE_KEPT",
     ),
     Fault(
+        "the first intermediate's connection ends in mid-cycle without a flush (I9)",
+        "native:failure",
+        (("native/link.c", "    flush_first (v, gone[2]);\n", "    (void)flush_first;\n"),),
+        "NO_FLUSH_FIRST",
+    ),
+    Fault(
         "a request of an older session enters (I8)",
         "native:request",
         (("native/request.c", "if (atomic_load (&v->session) == r->session)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import tempfile
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from pyroaring import BitMap64
 from test_ledger import sample
 
+from mirror_core.flashcopy import runs_of
 from mirror_core.ledger import Ledger
 from mirror_core.written import Written, WrittenLog, path_in, recover
 
@@ -33,11 +35,13 @@ def test_a_torn_log_gives_what_was_recorded_before_it(
     stable, and all that is known to be written is owed."""
     with tempfile.TemporaryDirectory() as folder:
         state = Path(folder)
-        log, written, ends = WrittenLog(state, NAMES, Written()), [], []
+        log = WrittenLog(state, NAMES, Written())
+        written: list[dict[str, BitMap64]] = []
+        ends: list[int] = []
         now = {name: BitMap64() for name in NAMES}
         for step in steps:
             now = {name: now[name] | step[name] for name in NAMES}
-            log.record(7, now, owed)
+            log.record(7, 10 + len(written), now, owed)
             written.append(now)
             ends.append(path_in(state).stat().st_size)
         log.close()
@@ -48,16 +52,30 @@ def test_a_torn_log_gives_what_was_recorded_before_it(
         nothing = {name: BitMap64() for name in NAMES}
         expected = written[whole - 1] if whole else nothing
         assert dict(found.stable) in (expected, {})
-        assert not whole or (found.sequence == 7 and dict(found.stable) == expected)
+        assert not whole or found == Written(7, 9 + whole, expected)
         if whole:
             assert still_owed == {name: owed[name] | expected[name] for name in NAMES}
+
+
+@given(BLOCKS, st.integers(0, 1 << 40))
+def test_a_map_is_taken_apart_run_by_run(blocks: BitMap64, offset: int) -> None:
+    """The runs of a map are disjoint, do not touch, and make it up again; one of many millions
+    of blocks is one run, not as many steps."""
+    bitmap = BitMap64(offset + block for block in blocks)
+    bitmap.add_range(offset + (1 << 33), offset + (1 << 33) + (1 << 27))
+    runs = runs_of(bitmap)
+    again = BitMap64()
+    for first, count in runs:
+        again.add_range(first, first + count)
+    assert again == bitmap
+    assert all(a + n < b for (a, n), (b, _) in itertools.pairwise(runs))
 
 
 def test_a_commit_voids_it(tmp_path: Path) -> None:
     """What the committed cycle had made stable means nothing for the next."""
     log = WrittenLog(tmp_path, NAMES, Written())
     one = dict.fromkeys(NAMES, BitMap64([1, 2]))
-    log.record(7, one, one)
+    log.record(7, 1, one, one)
     log.close()
     assert recover(tmp_path, book(committed=7)) == (
         Written(), dict.fromkeys(NAMES, BitMap64())
@@ -65,11 +83,13 @@ def test_a_commit_voids_it(tmp_path: Path) -> None:
 
 
 def test_it_is_known_by_its_cycle_only(tmp_path: Path) -> None:
-    """Another sequence, or none, has nothing stable; nor has any after everything was forgotten."""
+    """Another sequence, or none, has nothing stable; nor has any after everything was forgotten;
+    nor one that lacks a request which the source relies on."""
     log = WrittenLog(tmp_path, NAMES, Written())
     one = dict.fromkeys(NAMES, BitMap64([1, 2]))
-    log.record(7, one, one)
+    log.record(7, 1, one, one)
     assert (log.of(7), log.of(8), log.of(0)) == (one, None, None)
+    assert (log.of(7, 1), log.of(7, 2)) == (one, None)
     log.forget()
     assert log.of(7) is None and log.of(0) is None
     log.close()
@@ -81,15 +101,15 @@ def test_a_record_that_failed_is_made_whole_by_the_next(tmp_path: Path) -> None:
     all."""
     log = WrittenLog(tmp_path, NAMES, Written())
     maps = [dict.fromkeys(NAMES, BitMap64(range(n))) for n in (3, 6, 9)]
-    log.record(7, maps[0], maps[0])
+    log.record(7, 1, maps[0], maps[0])
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (path_in(tmp_path).stat().st_size, hard))
     try:
         with pytest.raises(OSError, match="too large"):
-            log.record(7, maps[1], maps[0])
+            log.record(7, 2, maps[1], maps[0])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert log.of(7) == maps[0]
-    log.record(7, maps[2], maps[0])
+    log.record(7, 3, maps[2], maps[0])
     log.close()
-    assert recover(tmp_path, book(committed=6))[0] == Written(7, maps[2])
+    assert recover(tmp_path, book(committed=6))[0] == Written(7, 3, maps[2])

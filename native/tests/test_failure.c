@@ -214,6 +214,45 @@ second_sink_fails (void)
   tear_down ();
 }
 
+/* While there is no link the server of sink 0 goes with what it had not flushed, and comes back:
+ * the cycle is void, or sink 1 would be fed from what is older (I9). */
+static void
+first_sink_lost_without_a_link (void)
+{
+  struct lab_server server = { 0 };
+  char *image = malloc (SIZE);
+  for (unsigned before_part = 0; before_part < 2; before_part++) {
+    set_up (false, 0);
+    fm_volume_free (v);
+    lab_serve (&server, "memory,1M");
+    struct fm_store *s = lab_nbd_store (&server);
+    CHECK_EQ (fm_volume_create (&front->store, s, SIZE, BLOCK, false, &v), 0);
+    CHECK_EQ (fm_volume_link (v, &second->store, 2), 0);
+    memset (image, 7, SIZE);
+    CHECK_EQ (fm_volume_write (v, 0, image, SIZE, 0, 0), 0);
+    freeze ();
+    CHECK_EQ (fm_volume_write (v, 0, "new", 3, 0, 0), 0); /* copied first */
+    for (unsigned at = 0; at < 2; at++) {
+      if (at == 0) {
+        fm_volume_lose_second (v, -ENOTCONN);
+        copy_to_first (-ENOTCONN);
+      }
+      if (at != before_part) {
+        lab_kill (&server);
+        lab_serve (&server, "memory,1M");
+      }
+      CHECK_EQ (at ? fm_volume_link (v, &second->store, 2) : fm_volume_part (v, 2), 0);
+    }
+    CHECK (fm_volume_copy (v, 100 * FM_MS) < 0 && stats ().abandoned && stats ().failed_part == 0);
+    fm_volume_unlink (v);
+    fm_volume_free (v);
+    fm_store_close (s);
+    lab_kill (&server);
+    fake_close (front), fake_close (first), fake_close (second);
+  }
+  free (image);
+}
+
 /* The link is lost at any instant of a cycle under load, again and again: the cycle ends with both
  * sinks as the front was at its freeze. */
 static void
@@ -495,6 +534,7 @@ main (void)
 {
   RUN (first_sink_fails);
   RUN (second_sink_fails);
+  RUN (first_sink_lost_without_a_link);
   RUN (lost_under_load);
   RUN (abandoned_under_load);
   RUN (unlinked_under_load);
