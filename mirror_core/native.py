@@ -209,6 +209,10 @@ class Volume:
         cycle is abandoned."""
         return bool(_check(_lib.fm_volume_copy(self._handle, int(slice_s * NS)), "copy"))
 
+    def limit(self, rate: int) -> None:
+        """What the background sends to the second sink, bytes a second; 0: without limit."""
+        _lib.fm_volume_limit(self._handle, rate)
+
     def compare(self, on: bool) -> None:
         """Whether what is unsent is to be compared before it is sent."""
         _lib.fm_volume_compare(self._handle, on)

@@ -26,6 +26,7 @@ SOURCES = [
     "gate",
     "wait",
     "plan",
+    "flow",
     "store",
     "store_file",
     "late",

@@ -18,6 +18,7 @@
 #define CLONE_WORTH (1024 * 1024)
 #endif
 #define CLONE_MAX (16ULL * 1024 * 1024)
+#define PORTS_MAX (1 + FM_SINKS + FM_WIDE)
 
 void
 fm_lane_close (struct fm_lane *l)
@@ -28,6 +29,8 @@ fm_lane_close (struct fm_lane *l)
   fm_port_close (l->front);
   for (unsigned i = 0; i < FM_SINKS; i++)
     fm_port_close (l->sink[i]);
+  for (unsigned i = 0; i < l->nwide; i++)
+    fm_port_close (l->wide[i]);
   for (unsigned i = 0; i < l->nslots; i++)
     free (l->slots[i].buf);
   free (l->slots);
@@ -46,6 +49,7 @@ fm_lane_open (struct fm_volume *v, struct fm_store *second, unsigned nslots, int
   l->v = v;
   l->nslots = nslots;
   l->nsinks = second ? 2 : 1;
+  l->flow = second && nslots > 1 ? &v->flow : NULL;
   *rc = 0;
   int part = -1; /* whose port it is: see failed_part */
   l->front = fm_port_open (v->front, rc);
@@ -94,17 +98,50 @@ submit (struct fm_port *p, struct fm_op *op)
   p->store->ops->submit (p, op);
 }
 
+/* The connection of a slot to the peer; the first one does if there can be no more. */
+static struct fm_port *
+sink_port (struct fm_lane *l, const struct fm_slot *s, unsigned sink)
+{
+  unsigned n = (unsigned)(s - l->slots) / FM_SLOTS_EACH;
+  int rc = 0;
+  while (sink == 1 && l->nwide < n && rc == 0)
+    if ((l->wide[l->nwide] = fm_port_open (l->sink[1]->store, &rc)))
+      l->nwide++;
+  return sink == 1 && n && n <= l->nwide ? l->wide[n - 1] : l->sink[sink];
+}
+
+static bool
+goes_far (const struct fm_lane *l, const struct fm_slot *s)
+{
+  return l->flow && end_sink (l, s) > 1;
+}
+
+/* What was counted in the flow was not sent, or has ended. */
+static void
+leave_flow (struct fm_lane *l, struct fm_slot *s, uint64_t now)
+{
+  if (s->flow && s->sent_ns)
+    fm_flow_end (l->flow, s->flow, s->write[1].rc == 0 ? now - s->sent_ns : 0, now);
+  else if (s->flow)
+    fm_flow_cancel (l->flow, s->flow);
+  s->flow = s->sent_ns = 0;
+}
+
 static void
 slot_write (struct fm_lane *l, struct fm_slot *s, bool zero)
 {
   s->state = FM_SLOT_WRITING;
+  if (zero)
+    leave_flow (l, s, 0);
+  else if (s->flow)
+    s->sent_ns = fm_now_ns ();
   for (unsigned i = first_sink (s); i < end_sink (l, s); i++) {
     s->write[i] = (struct fm_op){ .kind = zero ? FM_ZERO : FM_WRITE,
                                   .flags = zero ? FM_PUNCH : 0,
                                   .offset = s->claim->first << l->v->shift,
                                   .length = bytes_of (l->v, s->claim),
                                   .buf = s->buf };
-    submit (l->sink[i], &s->write[i]);
+    submit (sink_port (l, s, i), &s->write[i]);
   }
 }
 
@@ -161,6 +198,8 @@ fm_lane_begin (struct fm_lane *l, struct fm_slot *s)
   s->state = FM_SLOT_READING;
   s->read = (struct fm_op){ .kind = FM_READ, .offset = offset, .buf = s->buf };
   s->read.length = bytes_of (v, s->claim);
+  if (goes_far (l, s))
+    fm_flow_begin (l->flow, s->flow = s->read.length);
   if (s->buf)
     submit (from, &s->read);
   else
@@ -192,9 +231,10 @@ static void
 slot_end (struct fm_lane *l, struct fm_slot *s, int rc, int part)
 {
   struct fm_volume *v = l->v;
+  leave_flow (l, s, fm_now_ns ());
   if (rc < 0 && part == 1) {
     fm_volume_lose_second (v, rc);
-    if (s->copy == FM_COPY_ALL) { /* sink 0 has it */
+    if (s->copy == FM_COPY_ALL && !v->hold) { /* sink 0 has it */
       s->copy = FM_COPY_FIRST;
       rc = 0;
     }
@@ -224,6 +264,8 @@ slot_step (struct fm_lane *l, struct fm_slot *s)
   }
   if (s->state != FM_SLOT_WRITING)
     return false;
+  if (s->sent_ns && s->write[1].done) /* not when sink 0 has it too, which may take longer */
+    leave_flow (l, s, fm_now_ns ());
   int rc = 0, part = 0;
   for (unsigned i = first_sink (s); i < end_sink (l, s); i++) {
     if (!s->write[i].done)
@@ -277,8 +319,8 @@ claim_next (struct fm_lane *l)
   struct fm_volume *v = l->v;
   uint64_t hole_blocks = HOLE_RUN_MAX >> v->shift;
   uint64_t max = hole_blocks > v->run_blocks ? hole_blocks : v->run_blocks;
-  bool feed = fm_bitmap_count (v->pending) == 0;
-  if (feed && (v->comparing || atomic_load (&v->second_lost)))
+  bool feed = fm_bitmap_count (v->pending) == 0, lost = atomic_load (&v->second_lost);
+  if ((feed && (v->comparing || lost)) || (lost && v->hold))
     return NULL;
   const struct fm_bitmap *map = feed ? &v->unsent : v->pending;
   struct fm_slot *s = NULL;
@@ -300,25 +342,33 @@ fm_lane_fill (struct fm_lane *l)
 {
   bool begun = false;
   struct fm_slot *s;
-  while (l->active < l->nslots && !atomic_load (&l->v->abandoned) && (s = claim_next (l))) {
+  while (l->active < l->nslots && !atomic_load (&l->v->abandoned) && !fm_lane_held_until (l)
+         && (s = claim_next (l))) {
     fm_lane_begin (l, s);
     begun = true;
   }
   return begun;
 }
 
-static void
-each_port (struct fm_lane *l, void (*f) (struct fm_port *))
+uint64_t
+fm_lane_held_until (struct fm_lane *l)
 {
-  f (l->front);
-  for (unsigned i = 0; i < l->nsinks; i++)
-    f (l->sink[i]);
+  struct fm_volume *v = l->v;
+  bool feed = fm_bitmap_count (v->pending) == 0;
+  bool far = l->flow && (feed || fm_lane_copy (l, v->comparing) == FM_COPY_ALL);
+  return far ? fm_flow_wait (l->flow, fm_now_ns ()) : 0;
 }
 
-static void
-step_port (struct fm_port *p)
+static unsigned
+ports_of (struct fm_lane *l, struct fm_port **out)
 {
-  p->store->ops->step (p);
+  unsigned n = 0;
+  out[n++] = l->front;
+  for (unsigned i = 0; i < l->nsinks; i++)
+    out[n++] = l->sink[i];
+  for (unsigned i = 0; i < l->nwide; i++)
+    out[n++] = l->wide[i];
+  return n;
 }
 
 bool
@@ -328,9 +378,13 @@ fm_lane_step (struct fm_lane *l)
   if (!l->active)
     return false;
   int lost = l->nsinks > 1 ? atomic_load (&l->v->second_lost) : 0;
-  if (lost && !l->sink[1]->failed) /* another lane found out: this one need not wait as long */
-    l->sink[1]->failed = lost;
-  each_port (l, step_port);
+  struct fm_port *ports[PORTS_MAX];
+  unsigned n = ports_of (l, ports);
+  for (unsigned i = 0; i < n; i++) {
+    if (lost && i > 1 && !ports[i]->failed) /* somebody found out: no need to wait as long */
+      ports[i]->failed = lost;
+    ports[i]->store->ops->step (ports[i]);
+  }
   for (unsigned i = 0; i < l->nslots; i++)
     while (l->slots[i].state != FM_SLOT_FREE && slot_step (l, &l->slots[i]))
       moved = true;
@@ -343,8 +397,9 @@ fm_lane_step (struct fm_lane *l)
 static void
 expire (struct fm_lane *l, uint64_t now)
 {
-  struct fm_port *ports[] = { l->front, l->sink[0], l->sink[1] };
-  for (unsigned i = 0; i < 1 + l->nsinks; i++)
+  struct fm_port *ports[PORTS_MAX];
+  unsigned n = ports_of (l, ports);
+  for (unsigned i = 0; i < n; i++)
     if (ports[i]->under_way && now >= l->progress_ns + ports[i]->store->timeout_ns)
       ports[i]->failed = -ETIMEDOUT;
 }
@@ -352,10 +407,11 @@ expire (struct fm_lane *l, uint64_t now)
 void
 fm_lane_wait (struct fm_lane *l, uint64_t deadline_ns)
 {
-  struct fm_port *ports[] = { l->front, l->sink[0], l->sink[1] };
-  struct pollfd fds[1 + FM_SINKS];
+  struct fm_port *ports[PORTS_MAX];
+  struct pollfd fds[PORTS_MAX];
   nfds_t n = 0;
-  for (unsigned i = 0; i < 1 + l->nsinks; i++)
+  unsigned nports = ports_of (l, ports);
+  for (unsigned i = 0; i < nports; i++)
     if (ports[i]->under_way && ports[i]->store->ops->pollfd (ports[i], &fds[n])) {
       uint64_t patience = l->progress_ns + ports[i]->store->timeout_ns;
       if (patience < deadline_ns)

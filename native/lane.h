@@ -5,7 +5,8 @@
  * FREE.  The background has one lane with many slots and fills free ones from
  * the plan; a writer that meets a pending block borrows a lane of one slot for
  * its own runs.  Each lane has its own ports, so a writer's copy never queues
- * behind the background's on a connection.
+ * behind the background's on a connection; and behind it on the way no longer than flow.h says.
+ * One connection does not fill a long way, so the background takes more as its window grows.
  *
  * Invariants.
  *   - A slot that is not FREE holds a claim on its run; a run has one claim.
@@ -20,6 +21,9 @@
 #include "store.h"
 #include "volume.h"
 
+#define FM_SLOTS_EACH 8 /* share one connection to the peer */
+#define FM_WIDE (1 + FM_BULK_SLOTS / FM_SLOTS_EACH)
+
 enum fm_copy {
   FM_COPY_ALL,   /* front -> every sink; pending -> sent, or unsent if sink 1 fails */
   FM_COPY_FIRST, /* front -> sink 0;     pending -> unsent */
@@ -32,12 +36,16 @@ struct fm_slot {
   struct fm_claim *claim; /* the run; in volume->claims */
   void *buf;              /* run_blocks long, allocated at first use */
   struct fm_op read, write[FM_SINKS];
+  uint64_t flow, sent_ns; /* bytes counted in the flow; when they were sent, 0: not yet */
 };
 
 struct fm_lane {
   struct fm_volume *v;
   struct fm_port *front, *sink[FM_SINKS];
   unsigned nsinks; /* 2: with the peer's */
+  struct fm_port *wide[FM_WIDE]; /* more connections to the peer, opened when slots need them */
+  unsigned nwide;
+  struct fm_flow *flow; /* of the background's lane, or NULL */
   unsigned link;   /* the number of the link that it belongs to */
   struct fm_slot *slots;
   unsigned nslots, active; /* active: slots that are not FREE */
@@ -59,8 +67,10 @@ struct fm_slot *fm_lane_claim (struct fm_lane *l, enum fm_copy copy, uint64_t fi
 enum fm_copy fm_lane_copy (const struct fm_lane *l, bool comparing);
 /* Start what was claimed; without the lock. */
 void fm_lane_begin (struct fm_lane *l, struct fm_slot *s);
-/* Fill free slots from the plan.  True: something was begun. */
+/* Fill free slots from the plan, as far as the flow lets.  True: something was begun. */
 bool fm_lane_fill (struct fm_lane *l);
+/* When the flow lets go on what it holds up; 0: it holds nothing up. */
+uint64_t fm_lane_held_until (struct fm_lane *l);
 /* Move every slot as far as it goes without blocking.  True: something moved. */
 bool fm_lane_step (struct fm_lane *l);
 /* Sleep until a port is ready, or until `deadline_ns`.  A port that did not

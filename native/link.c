@@ -42,8 +42,10 @@ replace (struct fm_volume *v, struct fm_lane *prio, struct fm_lane *bulk, struct
   v->links++;
   for (struct fm_lane *l = v->prio = prio; l; l = l->next)
     l->link = v->links;
-  if (second) /* not before, or lanes that do not lead there would count as all */
+  if (second) { /* not before, or lanes that do not lead there would count as all */
     atomic_store (&v->second_lost, 0);
+    pthread_cond_broadcast (&v->moved);
+  }
   v->old_out += v->nprio_out;
   v->nprio_out = 0;
   while (v->old_out)

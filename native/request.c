@@ -34,6 +34,13 @@ give_back (struct fm_volume *v, struct fm_request *r)
   r->lane = NULL;
 }
 
+/* Whether nothing is copied until there is another link. */
+static bool
+held (const struct fm_volume *v)
+{
+  return v->hold && atomic_load (&v->second_lost);
+}
+
 /* Claim the first pending run under the request if nobody has, with a lane. */
 static struct fm_slot *
 claim_under (struct fm_volume *v, struct fm_request *r, uint64_t first, uint64_t n)
@@ -42,7 +49,8 @@ claim_under (struct fm_volume *v, struct fm_request *r, uint64_t first, uint64_t
   pthread_mutex_lock (&v->lock);
   if (n > v->run_blocks)
     n = v->run_blocks;
-  if (atomic_load (&v->abandoned) || fm_plan_overlap (v->claims, v->claims_high, first, 1))
+  if (atomic_load (&v->abandoned) || held (v)
+      || fm_plan_overlap (v->claims, v->claims_high, first, 1))
     n = 0; /* void: fm_volume_abandon counts on no new claims; or somebody copies it now */
   for (const struct fm_claim *c;
        n && (c = fm_plan_overlap (v->claims, v->claims_high, first, n));)
@@ -232,7 +240,7 @@ wait_for (struct fm_volume *v, struct fm_request *r)
     return;
   }
   /* A claim that was dropped before we had the lock would not wake us. */
-  if (!v->prio || fm_plan_overlap (v->claims, v->claims_high, first, end - first))
+  if (!v->prio || held (v) || fm_plan_overlap (v->claims, v->claims_high, first, end - first))
     fm_cond_wait_until (&v->moved, &v->lock, deadline);
   pthread_mutex_unlock (&v->lock);
 }

@@ -36,6 +36,7 @@ fm_volume_create (struct fm_store *front, struct fm_store *first, uint64_t size,
   v->pending = &v->maps[1];
   v->sent = &v->maps[2];
   v->hardening = &v->maps[3];
+  fm_flow_init (&v->flow);
   fm_gate_init (&v->gate);
   pthread_mutex_init (&v->lock, NULL);
   fm_cond_init (&v->moved);
@@ -82,7 +83,9 @@ left (const struct fm_volume *v)
 static uint64_t
 ready (const struct fm_volume *v)
 {
-  bool alone = v->comparing || atomic_load (&v->second_lost);
+  bool lost = atomic_load (&v->second_lost), alone = v->comparing || lost;
+  if (lost && v->hold)
+    return 0;
   return alone ? fm_bitmap_count (v->pending) : left (v);
 }
 
@@ -100,16 +103,23 @@ fm_volume_copy (struct fm_volume *v, uint64_t slice_ns)
     if (l->active && !moved)
       fm_lane_wait (l, fm_now_ns () + 50 * FM_MS);
     else if (more && !l->active && !begun) {
-      /* Writers hold all that is left: wait for one of them. */
+      /* Writers hold all that is left: wait for one of them; or for the flow. */
+      uint64_t until = fm_lane_held_until (l);
       pthread_mutex_lock (&v->lock);
-      if (v->nclaims)
-        fm_cond_wait_until (&v->moved, &v->lock, deadline);
+      if (v->nclaims || until)
+        fm_cond_wait_until (&v->moved, &v->lock, until && until < deadline ? until : deadline);
       pthread_mutex_unlock (&v->lock);
     } else if (!more && !l->active)
       break;
   }
   int rc = atomic_load (&v->abandoned);
   return rc ? rc : ready (v) == 0;
+}
+
+void
+fm_volume_limit (struct fm_volume *v, uint64_t rate)
+{
+  fm_flow_limit (&v->flow, rate, fm_now_ns ());
 }
 
 void
@@ -189,6 +199,12 @@ fm_volume_cool (struct fm_volume *v, uint32_t after_s)
   assert (left (v) == 0 && fm_bitmap_count (v->sent) == 0);
   uint32_t now = now_s ();
   return v->intent && now >= after_s ? fm_intent_cool (v->intent, v->next, v->shift, now - after_s + 1) : 0;
+}
+
+void
+fm_volume_set_hold (struct fm_volume *v)
+{
+  v->hold = true;
 }
 
 void

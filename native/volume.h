@@ -43,6 +43,7 @@
 #define FM_VOLUME_H
 
 #include "bitmap.h"
+#include "flow.h"
 #include "gate.h"
 #include "intent.h"
 #include "plan.h"
@@ -54,7 +55,7 @@
 #define FM_MAPS 4         /* that are swapped with each other */
 #define FM_CLAIMS 160     /* bulk slots and priority lanes together */
 #ifndef FM_BULK_SLOTS /* the simulator has fewer, and shorter runs: small volumes, many steps */
-#define FM_BULK_SLOTS 32  /* runs in flight in the background */
+#define FM_BULK_SLOTS 128 /* runs in flight in the background */
 #endif
 #define FM_PRIO_MAX 16
 #define FM_HISTOGRAM 24   /* bucket i: below 2^i microseconds; the last: the rest */
@@ -70,6 +71,7 @@ struct fm_volume {
   struct fm_intent *intent; /* or NULL; not owned */
   bool preserve_first; /* a writer waits for sink 0 only */
   bool strict;         /* see fm_volume_set_strict */
+  bool hold;           /* see fm_volume_set_hold */
   /* Of a strict volume: blocks in pending, sent and hardening together, and whether
    * a writer waits for a hardening. */
   _Atomic uint64_t owed;
@@ -107,8 +109,9 @@ struct fm_volume {
   unsigned old_out;     /* and those that writers hold */
   struct fm_store *second; /* sink 1, or NULL: for its figures */
 
-  struct fm_lane *bulk;  /* of the control's thread alone; so is the next line */
+  struct fm_lane *bulk;  /* of the control's thread alone; so are the next lines */
   bool comparing;        /* what is unsent waits: sink 1 may hold it already */
+  struct fm_flow flow;   /* of what the background sends to sink 1 */
 
   /* Time of the oldest write that is in `next` / in the cycle; 0: none. */
   _Atomic uint64_t next_since_ns, cycle_since_ns;
@@ -163,6 +166,8 @@ void fm_volume_unlink (struct fm_volume *v);
  * 0: there is; -errno: the cycle is abandoned (-ENOTCONN: or there are no lanes).  No claim of the background is
  * left behind.  One thread a volume. */
 int fm_volume_copy (struct fm_volume *v, uint64_t slice_ns);
+/* Limit what the background sends to sink 1, bytes a second; 0: to nothing. */
+void fm_volume_limit (struct fm_volume *v, uint64_t rate);
 /* While it compares the background copies to sink 0 only; what is then unsent is compared
  * with sink 1 by the caller, who takes out what is equal, and the rest is fed after. */
 void fm_volume_compare (struct fm_volume *v, bool comparing);
@@ -183,6 +188,9 @@ void fm_volume_set_intent (struct fm_volume *v, struct fm_intent *i);
 /* After a commit, and a flush of the front since its consistency point: cool what no
  * cycle used for `after_s` seconds (I4).  0 or -errno. */
 int fm_volume_cool (struct fm_volume *v, uint32_t after_s);
+/* Without a link a writer who meets a pending block waits for the next one, instead of having it
+ * copied to sink 0 alone (I5 without "and the link up").  Before the volume is in use. */
+void fm_volume_set_hold (struct fm_volume *v);
 /* For a front whose pending blocks are the only copy of a committed image (I1, I2).
  * Before the volume is in use. */
 void fm_volume_set_strict (struct fm_volume *v);

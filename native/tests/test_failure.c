@@ -214,6 +214,54 @@ second_sink_fails (void)
   tear_down ();
 }
 
+static void *
+write_one (void *arg)
+{
+  (void)arg;
+  CHECK_EQ (fm_volume_write (v, 0, "new", 3, 0, 0), 0);
+  stop = true;
+  return NULL;
+}
+
+/* A volume that holds: a writer who meets a pending block without a link waits, until there is one
+ * again, or until the cycle is void; the others do not wait, and the copy is to both sinks. */
+static void
+holds_without_a_link (void)
+{
+  for (unsigned ends = 0; ends < 2; ends++) {
+    pthread_t t;
+    set_up (false, 0);
+    fm_volume_set_hold (v);
+    memset (front->bytes, 5, SIZE);
+    CHECK_EQ (fm_volume_link (v, &second->store, 2), 0);
+    fm_volume_mark (v, 0, BLOCKS / 2);
+    freeze ();
+    second->fail_rc = -EIO;
+    stop = false;
+    pthread_create (&t, NULL, write_one, NULL);
+    while (!stats ().second_lost)
+      usleep (100);
+    CHECK_EQ (fm_volume_part (v, 2), 0);
+    CHECK_EQ (fm_volume_copy (v, 10 * FM_MS), 1);
+    CHECK (stats ().pending_blocks == BLOCKS / 2 && stats ().unsent_blocks == 0);
+    CHECK_EQ (fm_volume_write (v, 0, "new", 3, (BLOCKS - 1) * BLOCK, 0), 0);
+    CHECK (!stop && front->bytes[0] == 5);
+    second->fail_rc = 0;
+    if (ends) {
+      CHECK_EQ (fm_volume_link (v, &second->store, 2), 0);
+      CHECK_EQ (copy_all (), 0);
+    } else
+      fm_volume_fail (v, -ESHUTDOWN, -1);
+    pthread_join (t, NULL);
+    CHECK (front->bytes[0] == 'n' && second->bytes[0] == (ends ? 5 : 0));
+    if (ends)
+      fm_volume_settle (v);
+    else
+      fm_volume_unlink (v), abandon ();
+    tear_down ();
+  }
+}
+
 /* While there is no link the server of sink 0 goes with what it had not flushed, and comes back:
  * the cycle is void, or sink 1 would be fed from what is older (I9). */
 static void
@@ -535,6 +583,7 @@ main (void)
   RUN (first_sink_fails);
   RUN (second_sink_fails);
   RUN (first_sink_lost_without_a_link);
+  RUN (holds_without_a_link);
   RUN (lost_under_load);
   RUN (abandoned_under_load);
   RUN (unlinked_under_load);

@@ -1,0 +1,117 @@
+/* See flow.h. */
+#include "flow.h"
+
+#include <assert.h>
+
+#define MS 1000000ULL
+#define QUEUE_NS (25 * MS)       /* longer is long */
+#define WHILE_NS (10000 * MS)    /* the way may become another in so long */
+#define LONG_WAY_NS (5 * MS)     /* below this FM_FLOW_NEAR fills any link */
+#define BURST_NS (50 * MS)       /* of the rate: how far the bucket fills */
+
+void
+fm_flow_init (struct fm_flow *f)
+{
+  *f = (struct fm_flow){ .window = FM_FLOW_FIRST, .doubling = true,
+                         .least_ns = UINT64_MAX, .least_before_ns = UINT64_MAX };
+}
+
+static int64_t
+burst (const struct fm_flow *f)
+{
+  return (int64_t)(f->rate / (1000 * MS / BURST_NS));
+}
+
+static void
+refill (struct fm_flow *f, uint64_t now_ns)
+{
+  uint64_t passed = now_ns - f->credit_ns;
+  if (passed > 1000 * MS)
+    passed = 1000 * MS;
+  int64_t more = (int64_t)(f->rate / 1000 * (passed / 1000) / 1000);
+  if (more == 0)
+    return; /* so little time that the sum would lose it */
+  f->credit = f->credit + more < burst (f) ? f->credit + more : burst (f);
+  f->credit_ns = now_ns;
+}
+
+void
+fm_flow_limit (struct fm_flow *f, uint64_t rate, uint64_t now_ns)
+{
+  f->rate = rate;
+  f->credit = 0;
+  f->credit_ns = now_ns;
+}
+
+uint64_t
+fm_flow_wait (struct fm_flow *f, uint64_t now_ns)
+{
+  if (f->in_flight && f->in_flight >= f->window)
+    return UINT64_MAX;
+  if (!f->rate)
+    return 0;
+  refill (f, now_ns);
+  if (f->credit >= 0)
+    return 0;
+  return now_ns + (uint64_t)-f->credit * 1000 / f->rate * MS + MS;
+}
+
+void
+fm_flow_begin (struct fm_flow *f, uint64_t bytes)
+{
+  f->in_flight += bytes;
+  if (f->rate)
+    f->credit -= (int64_t)bytes; /* into debt, so that a block may be larger than the bucket */
+}
+
+void
+fm_flow_cancel (struct fm_flow *f, uint64_t bytes)
+{
+  assert (f->in_flight >= bytes);
+  f->in_flight -= bytes;
+  if (f->rate)
+    f->credit += (int64_t)bytes;
+}
+
+static uint64_t
+least (const struct fm_flow *f)
+{
+  return f->least_ns < f->least_before_ns ? f->least_ns : f->least_before_ns;
+}
+
+/* The window was full: it can be judged. */
+static void
+adapt (struct fm_flow *f, uint64_t bytes, uint64_t latency_ns, uint64_t now_ns)
+{
+  uint64_t way = least (f), most = way >= LONG_WAY_NS ? FM_FLOW_FAR : FM_FLOW_NEAR;
+  if (latency_ns - way < QUEUE_NS)
+    f->window += f->doubling ? bytes : bytes / 8;
+  else if (now_ns - f->turned_ns > latency_ns) {
+    f->window -= f->window / (f->doubling ? 2 : 8);
+    f->doubling = false;
+    f->turned_ns = now_ns;
+  }
+  if (f->window > most)
+    f->window = most;
+  if (f->window < FM_FLOW_LEAST)
+    f->window = FM_FLOW_LEAST;
+}
+
+void
+fm_flow_end (struct fm_flow *f, uint64_t bytes, uint64_t latency_ns, uint64_t now_ns)
+{
+  assert (f->in_flight >= bytes);
+  bool full = f->in_flight >= f->window / 2;
+  f->in_flight -= bytes;
+  if (!latency_ns)
+    return;
+  if (now_ns - f->least_since_ns > WHILE_NS) {
+    f->least_before_ns = f->least_ns;
+    f->least_ns = UINT64_MAX;
+    f->least_since_ns = now_ns;
+  }
+  if (latency_ns < f->least_ns)
+    f->least_ns = latency_ns;
+  if (full)
+    adapt (f, bytes, latency_ns, now_ns);
+}

@@ -1,0 +1,46 @@
+/* How much the background may have in flight to the peer.  Pure: no I/O, no clock, no lock.
+ *
+ * Idea.  Bulk and the copies that writers wait for share one bottleneck, so what the bulk has
+ * queued there is what a writer waits behind.  The window of the bulk follows the delay, as in
+ * LEDBAT (RFC 6817): the least latency seen lately is the way itself, all above it is queue.  As
+ * long as the queue is short the window grows (doubling a round trip until it was long once, by an
+ * eighth after); when it is long the window shrinks by an eighth, once a round trip.
+ *
+ * A rate limits the bulk besides, as a bucket of bytes that refills.
+ *
+ * Invariants: FM_FLOW_LEAST <= window <= most, which is more on a long way; one copy may always be in
+ * flight.  Left out: fairness to others on the link; TCP sees to what is lost.
+ */
+#ifndef FM_FLOW_H
+#define FM_FLOW_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define FM_FLOW_LEAST (256 * 1024ULL)
+#define FM_FLOW_FIRST (1024 * 1024ULL)     /* to begin with */
+#define FM_FLOW_NEAR (8 * 1024 * 1024ULL)  /* at most, ... */
+#define FM_FLOW_FAR (32 * 1024 * 1024ULL)  /* ... where the way itself is long (flow.c) */
+
+struct fm_flow {
+  uint64_t window, in_flight; /* bytes */
+  bool doubling;
+  uint64_t least_ns, least_before_ns, least_since_ns; /* latency: of this while and of the one before */
+  uint64_t turned_ns;         /* when the window was last made smaller */
+  uint64_t rate;              /* bytes a second; 0: any */
+  int64_t credit;             /* bytes that may be sent now */
+  uint64_t credit_ns;         /* as of then */
+};
+
+void fm_flow_init (struct fm_flow *f);
+/* Limit it to `rate` bytes a second from now on; 0: to nothing. */
+void fm_flow_limit (struct fm_flow *f, uint64_t rate, uint64_t now_ns);
+/* 0: a copy may begin; else when to ask again (UINT64_MAX: after one has ended). */
+uint64_t fm_flow_wait (struct fm_flow *f, uint64_t now_ns);
+void fm_flow_begin (struct fm_flow *f, uint64_t bytes);
+/* It turned out to need nothing of the way. */
+void fm_flow_cancel (struct fm_flow *f, uint64_t bytes);
+/* It ended, `latency_ns` after it began; 0: nothing can be learned from it. */
+void fm_flow_end (struct fm_flow *f, uint64_t bytes, uint64_t latency_ns, uint64_t now_ns);
+
+#endif
