@@ -5,7 +5,9 @@ not.  In its next cycle
 
     source   copies the blocks to its first intermediate, where they stand still while writes go
              on, and offers their checksums
-    target   compares its second intermediate; what is equal counts as written by this session
+    target   compares its second intermediate; what is equal counts as written by this session.
+             One that has no image yet, but was seeded, compares its data, which is the image where
+             nothing is written: what is equal there need not be written at all
     source   sends the rest from the first intermediate
 
 Invariants.  Compared is always with the second intermediate, never with the first: after an
@@ -105,13 +107,13 @@ class Comparison:
         return sum(count for _, count in same) * volume.block_size
 
 
-def equal(volume: native.Volume, asked: protocol.Compare) -> list[bool]:
-    """The target's answer, a piece each.  ValueError: no such blocks.  OSError."""
+def equal(volume: native.Volume, asked: protocol.Compare, store: native.Store) -> list[bool]:
+    """The target's answer of this store, a piece each.  ValueError: no such blocks.  OSError."""
     unit = unit_of(volume)
     inside = all(0 < count <= volume.blocks - first for first, count in asked.runs)
     if not inside or sum(-(-n // unit) for _, n in asked.runs) * SUM_BYTES != len(asked.sums):
         raise ValueError("checksums of other blocks")
-    own = checksums(volume.front, volume, pieces_of(asked.runs, unit))
+    own = checksums(store, volume, pieces_of(asked.runs, unit))
     spans = range(0, len(own), SUM_BYTES)
     return [own[i : i + SUM_BYTES] == asked.sums[i : i + SUM_BYTES] for i in spans]
 

@@ -54,7 +54,7 @@ class Driver(threading.Thread):
         self._commit_asked = 0  # the sequence
         self._stuck = False  # a store failed: its reason stands until a cycle is committed
         self._coarse = coarse  # until a commit: `next` may hold much that does not differ
-        self._comparable = False  # the target's intermediates hold an image
+        self._comparable = self._seeded = False  # the target holds an image; a copy to begin with
         self._comparison: compare.Comparison | None = None  # of the running cycle
         # -- guarded by `changed`
         self.changed = threading.Condition()
@@ -176,7 +176,7 @@ class Driver(threading.Thread):
         self._backoff = min(2 * self._backoff, limits.BACKOFF_MAX_S)
 
     def _set_connected(self, welcome: protocol.Welcome) -> None:
-        self._comparable = welcome.whole
+        self._comparable, self._seeded = welcome.whole, welcome.seeded
         self._opened = time.monotonic()
         self._stable_at = self._opened + limits.STABLE_S
         with self.changed:
@@ -336,9 +336,10 @@ class Driver(threading.Thread):
                 return outcome
 
     def _result_of(self, error: MirrorError) -> cycle.Result:
-        lost = isinstance(error, PeerError)
+        # ESTALE: it is not enough for a commit; another cycle, of everything in it, may be.
+        lost = isinstance(error, PeerError) and error.code != errno.ESTALE
         try:
-            if isinstance(error, PeerError):
+            if isinstance(error, PeerError) and lost:
                 self._lose_session(error)
         except MirrorError as worse:
             error, lost = worse, False
@@ -389,7 +390,7 @@ class Driver(threading.Thread):
             return cycle.Result(error=text, code=error.errno or 0)
         self._point, self._began = point, time.monotonic()
         self._stable_at = self._began + limits.STABLE_S
-        comparing = self._coarse and self._comparable
+        comparing = self._seeded or (self._coarse and self._comparable)
         self._copier.compare(comparing)
         self._comparison = compare.Comparison(self._copier.members) if comparing else None
         self._journal.held(self._held)

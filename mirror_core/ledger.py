@@ -73,6 +73,7 @@ class Ledger:
     consistency_point: float | None = None  # of `committed`, Unix seconds
     hardened: int = 0  # the highest sequence whole in the target's data stores
     whole: bool = False  # target: image(committed) can be produced
+    seeded: bool = False  # target: not whole, but its data stores hold a copy to compare with
     paused: bool = False
     clean: bool = True
     run: str = ""  # random id of the run whose maps are in shared memory (mapfile.py)

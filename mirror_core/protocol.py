@@ -121,6 +121,7 @@ class Welcome:
     whole   image(committed) can be produced; if not, every block must be sent
     blank   the data stores hold nothing but holes: of a source's blocks only those
             that hold data need to be sent
+    seeded  they hold a copy that came by other means: what is equal need not be sent
     point   of `committed`, Unix seconds; 0: there is none
     resumed what was stable of the cycle that the source goes on with counts as written
     """
@@ -131,6 +132,7 @@ class Welcome:
     hardened: int
     whole: bool
     blank: bool
+    seeded: bool
     point: float
     resumed: bool
 
@@ -143,7 +145,8 @@ class Welcome:
             _matching(record, "name", limits.NAME_PATTERN), field(record, "instance", str),
             field(record, "committed", int), field(record, "hardened", int),
             field(record, "whole", bool), field(record, "blank", bool),
-            field(record, "point", float), field(record, "resumed", bool),
+            field(record, "seeded", bool), field(record, "point", float),
+            field(record, "resumed", bool),
         )  # fmt: skip
 
 

@@ -1,9 +1,11 @@
-"""The way out for a person when histories disagree: give up what a site holds, take the peer's.
+"""What a person says of a stopped target's stores: that they count for nothing, or hold a copy.
 
-The site becomes, or stays, a target without a history: the next source that fits is taken, and
-sends everything.  Its stores are not touched until then.
+    resync_full   the way out when histories disagree: the site becomes, or stays, a target
+                  without a history, and the next source that fits is taken and sends everything
+    seed          the data stores hold a copy of the source's that came by other means: what it
+                  holds already, by checksums (compare.py), is not sent
 
-Left out: sending only what differs (that needs the two histories to be compared).
+Stores are not touched here.  A seed need not be exact, nor of one moment: what differs is sent.
 """
 
 from __future__ import annotations
@@ -34,8 +36,30 @@ def resync_full(config: SiteConfig, *, force: bool) -> ledger.Ledger:
             consistency_point=None,
             hardened=0,
             whole=False,
+            seeded=False,
             maps={},
         )
+        ledger.save(config.state, fresh)
+    except OSError as error:
+        raise LedgerError(f"{config.state}: {error.strerror}: mend that") from error
+    finally:
+        os.close(lock)
+    return fresh
+
+
+def seed(config: SiteConfig) -> ledger.Ledger:
+    """The new ledger.  MirrorError: the site runs, is a source, or has an image."""
+    lock = lock_state(config)
+    try:
+        book = ledger.load(config.state)
+        if book.role == "source":
+            raise MirrorError(f"{book.name} is a source: seed the target")
+        if book.whole:
+            raise MirrorError(
+                f"{book.name} has an image, of sequence {book.committed}: only what changes is "
+                "sent (to give it up: 'flashmirror resync --full')"
+            )
+        fresh = replace(book, seeded=True)
         ledger.save(config.state, fresh)
     except OSError as error:
         raise LedgerError(f"{config.state}: {error.strerror}: mend that") from error

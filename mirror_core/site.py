@@ -247,6 +247,8 @@ class Site:
             )
         if not source:
             self.copier.link([None] * len(self.members))
+        if self.book.current.seeded:  # what is found equal from now on is durable
+            self.copier.flush(front_too=False)
         # With the maps as they were recovered: the log of hardenings begins anew.
         self.book.update(clean=False, run=self._run)
         self._remove_maps(but=self._run)

@@ -114,8 +114,9 @@ class Target(threading.Thread):
                 self.connected_since, self.heard = time.time(), time.monotonic()
             mine = self._book.current
             blank = self._blank and mine.committed == 0
+            seeded = mine.seeded and not mine.whole
             return protocol.Welcome(
-                mine.name, mine.site, mine.committed, mine.hardened, mine.whole, blank,
+                mine.name, mine.site, mine.committed, mine.hardened, mine.whole, blank, seeded,
                 mine.consistency_point or 0.0, resumed,
             )  # fmt: skip
 
@@ -232,11 +233,16 @@ class Target(threading.Thread):
         if member is None:
             raise PeerError(f"there is no volume {asked.volume}", errno.ENOENT)
         try:
-            found = compare.equal(member.native, asked)
+            seeded = self._book.current.seeded
+            store = member.native.first if seeded else member.native.front
+            found = compare.equal(member.native, asked, store)
             with self.serial:
                 self._check_under_way(asked.sequence)
                 for first, count in compare.runs_where(member.native, asked, found):
-                    member.native.adopt(asked.session, first, count)
+                    if seeded:  # need not be written, whatever an older cycle had written there
+                        self._owed[member.name].remove_range(first, first + count)
+                    else:
+                        member.native.adopt(asked.session, first, count)
         except ValueError as error:
             raise PeerError(f"malformed control record: {error}") from error
         except OSError as error:
@@ -273,12 +279,14 @@ class Target(threading.Thread):
             for name, owed in self._owed.items():
                 if not owed <= written[name]:
                     raise PeerError(
-                        f"volume {name}: a cycle left out what an abandoned one had written"
+                        f"volume {name}: a cycle left out what an abandoned one had written",
+                        errno.ESTALE,
                     )
             self._book.update(
                 committed=request.sequence,
                 consistency_point=request.consistency_point,
                 whole=True,
+                seeded=False,
                 maps={f"{name}/pending": bitmap for name, bitmap in written.items()},
             )
             self._copier.group.swap()

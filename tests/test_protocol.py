@@ -14,7 +14,7 @@ from mirror_core.protocol import Commit, Compare, Handshake, Record, VolumeShape
 
 LINEAGE = "0123456789abcdef" * 2
 HELLO = Handshake("east", LINEAGE, 2**62, (VolumeShape("disk", 1 << 46, 4096),))
-WELCOME = Welcome("west", "i" * 32, 7, 6, True, False, 1234.5, False)
+WELCOME = Welcome("west", "i" * 32, 7, 6, True, False, False, 1234.5, False)
 COMMIT = Commit(LINEAGE, 2**62, 8, 1234.5)
 COMPARE = Compare(2**62, 7, "disk", ((0, 2), (2**33, 1)), bytes(range(48)))
 

@@ -1,4 +1,4 @@
-"""create, init, check, resync: what is done while a site does not run."""
+"""create, init, check, resync, seed: what is done while a site does not run."""
 
 from __future__ import annotations
 
@@ -55,6 +55,16 @@ def resync(site: str, full: bool, force: bool, as_json: bool) -> None:
     fresh = resyncing.resync_full(settings, force=force)
     record = {"site": fresh.name, "role": fresh.role}
     show(record, as_json, lambda: f"{fresh.name}: a target that takes everything from its peer")
+
+
+@click.command()
+@site_argument
+@json_option
+def seed(site: str, as_json: bool) -> None:
+    """Have a stopped target take its data stores for a copy: only what differs is sent."""
+    fresh = resyncing.seed(config.load(site))
+    record = {"site": fresh.name, "role": fresh.role, "seeded": fresh.seeded}
+    show(record, as_json, lambda: f"{fresh.name}: what its data stores hold is compared, not sent")
 
 
 _TEMPLATE = """\
@@ -249,4 +259,4 @@ def _check_peer(settings: config.SiteConfig, book: ledger.Ledger | None) -> Row:
     return ("peer", "ok", f"{other['site']}: {other['role']}, {other['state']}")
 
 
-COMMANDS = [create, init, check, resync]
+COMMANDS = [create, init, check, resync, seed]
