@@ -6,8 +6,10 @@ clients stay; so a connection is refused when few descriptors are left (`room`).
 nbdkit waits for its clients before it calls `cleanup`, without a bound, and a client that is
 idle (a mounted file system at night, the lanes of a source) never goes by itself.  So a thread
 learns of the shutdown as a callback would, through nbdkit_nanosleep(3), and from then on shuts
-the receiving side of every connection of our socket: a request under way still gets its answer,
+the receiving side of every connection of our sockets: a request under way still gets its answer,
 then its connection ends.  It looks again until `cleanup`, which may miss nobody.
+
+nbdkit does not tell which descriptor is whose; they are found by their addresses (`accepted`).
 """
 
 from __future__ import annotations
@@ -19,17 +21,28 @@ import resource
 import socket
 import stat
 import threading
-from pathlib import Path
+from collections.abc import Iterator
+
+from mirror_core.config import SiteConfig
+
+Address = tuple[str, int]  # of a client over TCP
 
 _LOOK_AGAIN_S = 0.05
 _SLEEP_S = 86400
 _RESERVED = 64  # descriptors
+_PR_SET_PDEATHSIG = 1
 
 
 def take_all_descriptors() -> None:
     """Raise this process's limit as far as it may."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def outlive_the_starter() -> None:
+    """In the foreground, as with sockets that it was handed, nbdkit asks the kernel to be ended
+    together with its parent (seen in 1.32.5), which for a command that returns is at once."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
 
 
 def room() -> bool:
@@ -42,9 +55,9 @@ def room() -> bool:
 class Ender(threading.Thread):
     """Started after nbdkit's fork; `end` from cleanup, when no client is left."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, site: SiteConfig) -> None:
         super().__init__(name="ender")
-        self._path = str(path)
+        self._site = site
         self._left = threading.Event()
 
     def run(self) -> None:
@@ -52,20 +65,34 @@ class Ender(threading.Thread):
         while sleep(_SLEEP_S, 0) == 0:
             pass
         while not self._left.wait(_LOOK_AGAIN_S):
-            end_connections(self._path)
+            for connection, _ in accepted(self._site):
+                shut(connection, socket.SHUT_RD)
 
     def end(self) -> None:
         self._left.set()
         self.join()
 
 
-def end_connections(path: str) -> None:
-    """Shut the receiving side of every connection that was accepted on this Unix socket."""
+def accepted(site: SiteConfig) -> Iterator[tuple[socket.socket, Address | None]]:
+    """Every connection that was accepted on the site's sockets, valid until the next one is
+    asked for; who it is, if it came over TCP.  One that was closed meanwhile is left out."""
+    path, ports = str(site.socket), {tcp.port for tcp in site.tcp}
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):  # closed since
             if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
                 continue
             with socket.socket(fileno=os.dup(int(name))) as connection:
-                listens = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-                if not listens and connection.getsockname() == path:
-                    connection.shutdown(socket.SHUT_RD)
+                if connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    continue
+                own = connection.getsockname()
+                if own == path:
+                    yield connection, None
+                elif isinstance(own, tuple) and own[1] in ports:
+                    host, port = connection.getpeername()[:2]
+                    yield connection, (host.partition("%")[0], port)
+
+
+def shut(connection: socket.socket, how: int) -> None:
+    """End one side or both of a connection that others use; nothing if it has ended."""
+    with contextlib.suppress(OSError):
+        connection.shutdown(how)

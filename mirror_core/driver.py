@@ -177,7 +177,7 @@ class Driver(threading.Thread):
         mine = self._book.current
         assert mine.lineage is not None, "a source has a lineage from its creation"
         shapes = tuple(protocol.VolumeShape(v.name, v.size, v.block_size) for v in mine.volumes)
-        hello = protocol.Handshake(mine.name, mine.lineage.id, self._session, shapes)
+        hello = protocol.Handshake(mine.name, mine.lineage.id, self._session, shapes, mine.site)
         welcome = protocol.Welcome.of(self._ask(hello.record()))
         if welcome.whole and welcome.committed < mine.committed:  # not whole: all is sent
             raise Refused(

@@ -32,6 +32,7 @@ from test_hardlog import RECORDS, Records, found, written
 from test_ledger import sample, sealed
 
 from mirror_core import config, exports, hardlog, intent, ledger, limits, peer, protocol
+from mirror_core.door import Visitor
 from mirror_core.errors import ConfigError, LedgerError, MirrorError, PeerError, Refused
 from mirror_core.site import Site, create
 
@@ -199,6 +200,7 @@ def test_a_damaged_intent_log_is_refused_or_its_regions_are_of_the_volume(scratc
 
 # ---- control records
 
+LOCAL, PEER = Visitor(True, "user 0"), Visitor(False, "10.0.0.2")
 SMALL = st.integers(0, 4)
 VOLUMES = st.just([SHAPE]) | st.sampled_from([0, 64, 65, 500]).map(
     lambda n: [{**SHAPE, "name": f"{i:064}"} for i in range(n)]
@@ -211,7 +213,7 @@ REQUESTS = st.one_of(
     st.builds(
         dict, op=st.just("handshake"), name=st.sampled_from(["east", "west", "n" * 64]),
         lineage=LINEAGE, session=SMALL,
-        volumes=VOLUMES,
+        volumes=VOLUMES, site=st.sampled_from(LINEAGES),
     ),
     st.builds(dict, op=st.just("commit"), lineage=LINEAGE, session=SMALL, sequence=SMALL,
               consistency_point=st.floats(0, 1e10)),
@@ -227,14 +229,14 @@ REQUESTS = st.one_of(
 )  # fmt: skip
 FIELDS = st.sampled_from(
     ["op", "name", "lineage", "session", "volumes", "sequence", "consistency_point", "wait", "now",
-     "force", "flashmirror", "reason", "runs", "sums", "volume"]
+     "force", "flashmirror", "reason", "runs", "sums", "volume", "site"]
 )  # fmt: skip
 
 
 def request(
     record: dict[str, Any], changes: dict[str, Any], depth: int, steps: list[Step]
 ) -> bytes:
-    data = as_bytes({"flashmirror": 1, **record, **changes}, depth)
+    data = as_bytes({"flashmirror": protocol.VERSION, **record, **changes}, depth)
     return damage(data, steps, [data])[: limits.CONTROL_BYTES]
 
 
@@ -249,7 +251,7 @@ RECORD = st.builds(
 
 def answered(site: Site, request: bytes) -> protocol.Record:
     """What the control export of this site answers."""
-    export, buffer = exports.ControlExport(site), memoryview(bytearray(limits.CONTROL_BYTES))
+    export, buffer = exports.ControlExport(site, LOCAL), memoryview(bytearray(limits.CONTROL_BYTES))
     export.pwrite(memoryview(request), 0, 0)
     assert export.pread(buffer, 0, 0) == 0
     answer = protocol.decode(bytes(buffer))
@@ -297,7 +299,7 @@ def test_a_source_answers_every_control_record(
             answered(site, data)
 
         fuzz(body, st.binary(max_size=300) | RECORD)
-        assert answered(site, b'{"flashmirror": 1, "op": "status"}')["role"] == "source"
+        assert answered(site, protocol.encode({"op": "status"}))["role"] == "source"
 
 
 class Anew(Exception):
@@ -319,7 +321,7 @@ def test_a_target_answers_every_control_record_in_any_order(
 
     def write(site: Site, session: int, block: int) -> None:
         with contextlib.suppress(MirrorError, OSError):
-            export = exports.open_export(site, f"disk/intermediate/{session:x}")
+            export = exports.open_export(site, f"disk/intermediate/{session:x}", PEER)
             assert isinstance(export, exports.VolumeExport)
             export.zero(4096, block * 4096, 0)
 
@@ -333,7 +335,7 @@ def test_a_target_answers_every_control_record_in_any_order(
                         answered(site, step)
                     else:
                         write(site, *step)
-                status = answered(site, b'{"flashmirror": 1, "op": "status"}')
+                status = answered(site, protocol.encode({"op": "status"}))
                 assert "internal error" not in str(status["reason"])
         except Anew:
             role = "source"
@@ -347,7 +349,7 @@ def test_a_target_answers_every_control_record_in_any_order(
     writes = st.tuples(session, st.integers(0, 255))
     likely = st.one_of(
         st.builds(dict, op=st.just("handshake"), name=st.just("east"), session=session,
-                  lineage=st.just(LINEAGES[0]), volumes=VOLUMES),
+                  lineage=st.just(LINEAGES[0]), volumes=VOLUMES, site=st.just(LINEAGES[0])),
         st.builds(dict, op=st.just("commit"), lineage=st.just(LINEAGES[0]), session=session,
                   sequence=st.integers(1, 9), consistency_point=st.just(1.5)),
         REQUESTS,

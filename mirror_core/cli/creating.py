@@ -235,7 +235,7 @@ def _check_space(settings: config.SiteConfig) -> Row:
 
 def _check_peer(settings: config.SiteConfig, book: ledger.Ledger | None) -> Row:
     try:
-        other = peer.ask(settings.peer_uri("/control"), {"op": "status"}, settings.link_timeout)
+        other = peer.ask(settings.peer_uri("/control"), {"op": "who"}, settings.link_timeout)
     except MirrorError as error:
         return ("peer", "failed", f"{settings.peer}: {error}: start it")
     if book is None:
@@ -246,7 +246,7 @@ def _check_peer(settings: config.SiteConfig, book: ledger.Ledger | None) -> Row:
     theirs = {v["name"]: (v["size_bytes"], v["block_size_bytes"]) for v in other["volumes"]}
     if own != theirs:
         return ("peer", "failed", f"{other['site']} has other volumes, sizes or block sizes")
-    return ("peer", "ok", f"{other['site']}: {other['role']}, {other['state']}")
+    return ("peer", "ok", f"{other['site']}: {other['role']}")
 
 
 COMMANDS = [create, init, check, resync]
