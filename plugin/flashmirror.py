@@ -41,7 +41,7 @@ API_VERSION = 2
 # stranger's every try among it, is one line; the way of an error through our code is for bugs.
 _whole_story = traceback.format_exception
 traceback.format_exception = lambda kind, error, trace: (
-    [str(error)] if isinstance(error, MirrorError) else _whole_story(kind, error, trace)
+    [str(error)] if isinstance(error, (MirrorError, OSError)) else _whole_story(kind, error, trace)
 )
 _site = None
 _ender = None
