@@ -59,6 +59,7 @@ PRIORITY_LANES = 4
 PORT = 10809  # of NBD, as IANA has it
 PEM_BYTES_MAX = 256 * KIB  # of a file with a certificate or a key
 PKI_DAYS = 3650  # how long a certificate of `flashmirror pki` is valid
+PKI_WARN_DAYS = 30  # `check` warns so long before one ends
 BACKLOG = 1024  # connections that wait to be accepted
 KEEPALIVE_S = 10  # a client that is silent for so long is asked whether it is still there
 KEEPALIVE_PROBES = 3

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID as Usage
 from cryptography.x509.oid import NameOID
 
+from mirror_core.address import CERTIFICATES
 from mirror_core.errors import MirrorError
 
 _SKEW = datetime.timedelta(hours=1)  # the sites' clocks may differ
@@ -56,6 +57,20 @@ def make(folder: Path, sites: dict[str, tuple[str, ...]], days: int) -> None:
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise MirrorError(f"{folder}: {error.strerror}: name another folder") from error
+
+
+def first_to_expire(folder: Path) -> tuple[str, datetime.datetime]:
+    """Of a site's certificates: the file's name, and until when it is valid.  MirrorError."""
+    ends = {}
+    for name in CERTIFICATES:
+        try:
+            certificate = x509.load_pem_x509_certificate((folder / name).read_bytes())
+        except (OSError, ValueError) as error:
+            raise MirrorError(
+                f"{folder / name}: is no certificate: 'flashmirror pki' makes one"
+            ) from error
+        ends[name] = certificate.not_valid_after_utc
+    return min(ends.items(), key=lambda item: item[1])
 
 
 def _authority(days: int) -> _Signed:

@@ -401,7 +401,22 @@ SETTINGS = st.sampled_from(
     ]
 )
 TEXTS = st.text(alphabet=st.characters(codec="utf-8"), max_size=20) | st.sampled_from(
-    ["unix:/a", "nbd+unix:///?socket=a", "nbd://[", "[::1]:1", "1s", "9" * 400 + "s", "4K", "both"]
+    [
+        "unix:/a",
+        "nbd+unix:///?socket=a",
+        "nbd://[",
+        "[::1]:1",
+        "1s",
+        "9" * 400 + "s",
+        "4K",
+        "both",
+        "tcp:[::1]:7",
+        "tcp:a:0",
+        "nbds://a",
+        "nbds://[a]:7",
+        "nbd://a:7",
+        "nbds://a:b@c/d?e#f",
+    ]
 )
 
 
@@ -413,7 +428,20 @@ def toml(text: str) -> str:
 SETTING_VALUES = (
     TEXTS.map(toml)
     | st.integers(-(2**63), 2**63 - 1).map(str)
-    | st.sampled_from(["true", "[]", "nan", "inf", "1979-05-27", "{}", "[[]]", "{a = 1}"])
+    | st.sampled_from(
+        [
+            "true",
+            "[]",
+            "nan",
+            "inf",
+            "1979-05-27",
+            "{}",
+            "[[]]",
+            "{a = 1}",
+            "{certificates = 'a'}",
+            "{psk = 1}",
+        ]
+    )
     | st.sampled_from(["9" * 5000, "0x" + "f" * 5000])
     | st.lists(TEXTS.map(toml), max_size=2).map(lambda parts: f"[{', '.join(parts)}]")
 )

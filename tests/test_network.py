@@ -58,6 +58,17 @@ def test_both_sockets_are_one_process(make_remote: MakeRemote) -> None:
     socket.create_server(("127.0.0.1", pair.port["east"])).close()
 
 
+def test_a_promoted_target_listens_again(make_remote: MakeRemote) -> None:
+    """Its process begins anew on both sockets, and the old source hears over TCP that its history
+    has ended."""
+    pair = make_remote("--size", "1M")
+    pair.start()
+    pair.sync()
+    pair.run("promote", str(pair.toml("west")), "--force")
+    assert "west was promoted after sequence" in until_state(pair, "refused")["reason"]
+    assert direct.status(pair, "west")["role"] == "source"
+
+
 # ---- what TLS needs
 
 
@@ -138,6 +149,23 @@ def test_a_peer_of_another_authority_is_told_from_one_that_is_away(
     shutil.move(pair.folder / "right", pair.folder / "pki" / "west")
     pair.start("west")
     pair.sync()
+
+
+def test_check_tells_how_long_a_certificate_lasts(make_remote: MakeRemote) -> None:
+    """A warning when it is short, a failure when a key is missing; of a shared key that it is."""
+    pair = make_remote("--size", "1M")  # for one day
+    pair.start()
+
+    def row() -> dict[str, str]:
+        done = flashmirror("check", str(pair.toml("east")), "--json")
+        return next(r for r in json.loads(done.stdout) if r["check"] == "tls")
+
+    assert row()["result"] == "warning" and "valid until" in row()["detail"]
+    shutil.rmtree(pair.folder / "pki")
+    pki.make(pair.folder / "pki", {site: ("localhost",) for site in ("east", "west")}, days=90)
+    assert row()["result"] == "ok"
+    (pair.credentials("east") / "client-key.pem").unlink()
+    assert row()["result"] == "failed" and "client-key.pem" in row()["detail"]
 
 
 def test_the_peers_name_is_checked(make_remote: MakeRemote) -> None:
