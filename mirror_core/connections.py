@@ -8,24 +8,17 @@ idle (a mounted file system at night, the lanes of a source) never goes by itsel
 learns of the shutdown as a callback would, through nbdkit_nanosleep(3), and from then on shuts
 the receiving side of every connection of our sockets: a request under way still gets its answer,
 then its connection ends.  It looks again until `cleanup`, which may miss nobody.
-
-nbdkit does not tell which descriptor is whose; they are found by their addresses (`accepted`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import resource
-import socket
-import stat
 import threading
-from collections.abc import Iterator
 
+from mirror_core import limits, native
 from mirror_core.config import SiteConfig
-
-Address = tuple[str, int]  # of a client over TCP
 
 _LOOK_AGAIN_S = 0.05
 _SLEEP_S = 86400
@@ -52,12 +45,19 @@ def room() -> bool:
     return fd < resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _RESERVED
 
 
+def callers(site: SiteConfig) -> native.Callers:
+    """Whoever is connected to this site."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    ports = [tcp.port for tcp in site.tcp]
+    return native.Callers(str(site.socket), ports, min(most, limits.CALLERS_MAX))
+
+
 class Ender(threading.Thread):
     """Started after nbdkit's fork; `end` from cleanup, when no client is left."""
 
     def __init__(self, site: SiteConfig) -> None:
         super().__init__(name="ender")
-        self._site = site
+        self._callers = callers(site)
         self._left = threading.Event()
 
     def run(self) -> None:
@@ -65,34 +65,8 @@ class Ender(threading.Thread):
         while sleep(_SLEEP_S, 0) == 0:
             pass
         while not self._left.wait(_LOOK_AGAIN_S):
-            for connection, _ in accepted(self._site):
-                shut(connection, socket.SHUT_RD)
+            self._callers.end_all()
 
     def end(self) -> None:
         self._left.set()
         self.join()
-
-
-def accepted(site: SiteConfig) -> Iterator[tuple[socket.socket, Address | None]]:
-    """Every connection that was accepted on the site's sockets, valid until the next one is
-    asked for; who it is, if it came over TCP.  One that was closed meanwhile is left out."""
-    path, ports = str(site.socket), {tcp.port for tcp in site.tcp}
-    for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):  # closed since
-            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
-                continue
-            with socket.socket(fileno=os.dup(int(name))) as connection:
-                if connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                    continue
-                own = connection.getsockname()
-                if own == path:
-                    yield connection, None
-                elif isinstance(own, tuple) and own[1] in ports:
-                    host, port = connection.getpeername()[:2]
-                    yield connection, (host.partition("%")[0], port)
-
-
-def shut(connection: socket.socket, how: int) -> None:
-    """End one side or both of a connection that others use; nothing if it has ended."""
-    with contextlib.suppress(OSError):
-        connection.shutdown(how)

@@ -33,23 +33,35 @@ from mirror_core.config import SiteConfig
 from mirror_core.errors import MirrorError
 from mirror_core.journal import Journal
 
+Address = tuple[str, int]  # of a client over TCP
+
+
+@dataclass
+class _Guest:
+    """A connection over TCP."""
+
+    since: float = field(default_factory=time.monotonic)  # it has no export open
+    exports: int = 0
+    told: bool = False  # it opened one, or why it could not was logged
+
 
 @dataclass(frozen=True)
 class Visitor:
-    """A client: whether it came by the Unix socket, and its address, or its user."""
+    """A client: whether it came by the Unix socket, and its host, or its user."""
 
     local: bool
     origin: str
-    address: connections.Address | None = None
+    address: Address | None = None
+    guest: _Guest | None = None  # once it is noted
 
 
 def _whole_server() -> ctypes.CDLL:
-    server = ctypes.CDLL(None)
+    server = ctypes.PyDLL(None)  # the calls are short: they keep the GIL
     server.nbdkit_peer_uid.restype = ctypes.c_int64
     return server
 
 
-def _peer_address(server: ctypes.CDLL) -> connections.Address | None:
+def _peer_address(server: ctypes.CDLL) -> Address | None:
     """Of the connection that this thread of nbdkit's serves; None: it has none (Unix).
     MirrorError: the client has gone."""
     raw, size = ctypes.create_string_buffer(128), ctypes.c_uint32(128)
@@ -66,15 +78,6 @@ def _peer_address(server: ctypes.CDLL) -> connections.Address | None:
     return None
 
 
-@dataclass
-class _Guest:
-    """A connection over TCP."""
-
-    since: float = field(default_factory=time.monotonic)  # it has no export open
-    exports: int = 0
-    told: bool = False  # it opened one, or why it could not was logged
-
-
 class Door(threading.Thread):
     """Started after nbdkit's fork; `end` from cleanup, when no client is left."""
 
@@ -82,12 +85,13 @@ class Door(threading.Thread):
         super().__init__(name="door")
         self._site, self._journal = site, journal
         self._server = _whole_server()
+        self._callers = connections.callers(site)
         self._news = threading.Event()  # somebody over TCP has no export open
         self._hurry = threading.Event()  # they are too many, or it is over
         self._ended = False
         self._lock = threading.Lock()
         # -- guarded by `_lock`
-        self._guests: dict[connections.Address, _Guest] = {}
+        self._guests: dict[Address, _Guest] = {}
 
     # ---- nbdkit's threads
 
@@ -100,9 +104,9 @@ class Door(threading.Thread):
             return
         with self._lock:
             strangers = self._strangers()
-            full = (
+            full = len(self._guests) >= limits.TCP_CLIENTS_MAX or (
                 len(strangers) >= 2 * limits.STRANGERS_MAX
-                or len(self._guests) >= limits.TCP_CLIENTS_MAX
+                and _from_busiest(strangers, visitor.address[0])
             )
             if not full:
                 self._guests[visitor.address] = _Guest()
@@ -110,7 +114,9 @@ class Door(threading.Thread):
             self._hurry.set()
         self._news.set()
         if full:
-            raise self._refused(visitor, "too many clients: allow the peer's address only", 0)
+            raise self._refused(
+                visitor, "too many clients: allow the peer's address only", errno.EAGAIN
+            )
 
     def visitor(self) -> Visitor:
         """Who wants to open an export.  MirrorError: may not."""
@@ -121,30 +127,29 @@ class Door(threading.Thread):
 
     def entered(self, visitor: Visitor) -> None:
         """It has opened an export."""
-        with self._lock:
-            guest = self._guests.get(visitor.address) if visitor.address else None
-            if guest:
-                guest.exports, guest.told = guest.exports + 1, True
+        if visitor.guest:
+            with self._lock:
+                visitor.guest.exports, visitor.guest.told = visitor.guest.exports + 1, True
 
     def left(self, visitor: Visitor) -> None:
         """It has closed one: its connection has ended, or it may open another one."""
-        with self._lock:
-            guest = self._guests.get(visitor.address) if visitor.address else None
-            if guest:
-                guest.exports, guest.since = guest.exports - 1, time.monotonic()
-        if guest:
+        if visitor.guest:
+            with self._lock:
+                visitor.guest.exports -= 1
+                visitor.guest.since = time.monotonic()
             self._news.set()
 
     def refused(self, visitor: Visitor, error: MirrorError) -> None:
         """It may not open what it asked for: said in the log."""
         if not visitor.local:
-            self._refused(visitor, str(error), 0)
+            self._refused(visitor, str(error), error.code)
 
     def who(self) -> Visitor:
         """The client that this thread serves, whatever it may do.  MirrorError: nothing at all."""
         address = _peer_address(self._server)
         if address is not None:
-            return Visitor(False, address[0], address)
+            with self._lock:
+                return Visitor(False, address[0], address, self._guests.get(address))
         uid = self._server.nbdkit_peer_uid()
         visitor = Visitor(True, f"user {uid}")
         if uid not in (0, os.geteuid()):
@@ -153,13 +158,11 @@ class Door(threading.Thread):
 
     def _refused(self, visitor: Visitor, why: str, code: int) -> MirrorError:
         self._journal.refused(visitor.origin, why)
-        with self._lock:
-            guest = self._guests.get(visitor.address) if visitor.address else None
-            if guest:
-                guest.told = True
+        if visitor.guest:
+            visitor.guest.told = True
         return MirrorError(why, code)
 
-    def _strangers(self) -> dict[connections.Address, _Guest]:
+    def _strangers(self) -> dict[Address, _Guest]:
         return {a: g for a, g in self._guests.items() if not g.exports}
 
     # ---- the thread
@@ -180,23 +183,22 @@ class Door(threading.Thread):
         now = time.monotonic()
         with self._lock:
             strangers = self._strangers()
+        if all(now < g.since + limits.DOOR_LOOK_S for g in strangers.values()) and (
+            len(strangers) <= limits.STRANGERS_MAX
+        ):
+            return bool(strangers)  # they have just come: most are about to open theirs
+        here = self._callers.look()
+        for address in strangers.keys() - here.keys():
+            self._forget(address, strangers.pop(address))
         slow = {a for a, g in strangers.items() if now > g.since + limits.OPENING_S}
-        crowd = _crowd(strangers)
-        old = {a for a, g in strangers.items() if now > g.since + limits.DOOR_LOOK_S}
-        if not old and not crowd:
-            return bool(strangers)
-        here = set()
-        for connection, address in connections.accepted(self._site):
-            if address in slow or address in crowd:
-                connections.shut(connection, socket.SHUT_RDWR)
-                self._put_out(strangers[address], address, crowded=address not in slow)
-            if address:
-                here.add(address)
-        for address in old - here:
-            self._forget(address, strangers[address])
+        for address in slow | _crowd(strangers):
+            if strangers[address].exports:
+                continue  # meanwhile it has opened one
+            self._callers.shut(here[address])
+            self._put_out(strangers[address], address, crowded=address not in slow)
         return True
 
-    def _put_out(self, guest: _Guest, address: connections.Address, *, crowded: bool) -> None:
+    def _put_out(self, guest: _Guest, address: Address, *, crowded: bool) -> None:
         if not guest.told:
             guest.told = True
             self._journal.refused(
@@ -206,7 +208,7 @@ class Door(threading.Thread):
                 else f"opened nothing within {limits.OPENING_S:g} s",
             )
 
-    def _forget(self, address: connections.Address, guest: _Guest) -> None:
+    def _forget(self, address: Address, guest: _Guest) -> None:
         """Its connection has ended; another one may have come from the same port since."""
         with self._lock:
             if self._guests.get(address) is not guest or guest.exports:
@@ -228,12 +230,17 @@ class Door(threading.Thread):
         self.join()
 
 
-def _crowd(strangers: dict[connections.Address, _Guest]) -> set[connections.Address]:
+def _from_busiest(strangers: dict[Address, _Guest], host: str) -> bool:
+    counts = Counter(address[0] for address in strangers)
+    return counts[host] == max(counts.values())
+
+
+def _crowd(strangers: dict[Address, _Guest]) -> set[Address]:
     """Whom to put out until STRANGERS_MAX are left: the oldest of the address with the most."""
     excess = len(strangers) - limits.STRANGERS_MAX
     if excess <= 0:
         return set()
-    waiting: dict[str, list[connections.Address]] = {}
+    waiting: dict[str, list[Address]] = {}
     for address in sorted(strangers, key=lambda a: -strangers[a].since):  # the oldest last
         waiting.setdefault(address[0], []).append(address)
     counts = Counter({host: len(addresses) for host, addresses in waiting.items()})

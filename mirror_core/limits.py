@@ -67,6 +67,7 @@ DOOR_LOOK_S = 0.25  # how often it is looked what became of clients that have op
 OPENING_S = 10.0  # how long a client over TCP may take to open an export
 STRANGERS_MAX = 256  # clients over TCP that have opened nothing yet; more: the oldest goes
 TCP_CLIENTS_MAX = 2048
+CALLERS_MAX = 65_536  # connections that are looked at together
 TELL_AGAIN_S = 60.0  # a refusal that repeats itself is logged so often, with how many they were
 REFUSALS_KNOWN = 1024  # kinds of them that are told apart
 
@@ -78,5 +79,5 @@ assert FREEZE_DEADLINE_S <= FREEZE_MAX_S <= LINK_TIMEOUT_S
 assert CONTROL_WAIT_S < CONTROL_TIMEOUT_S
 assert SLICE_S <= LINK_TIMEOUT_S
 assert BACKOFF_MIN_S < BACKOFF_MAX_S
-assert 2 * STRANGERS_MAX < TCP_CLIENTS_MAX
+assert 2 * STRANGERS_MAX < TCP_CLIENTS_MAX < CALLERS_MAX
 assert DOOR_LOOK_S < OPENING_S
