@@ -39,14 +39,16 @@ The rooms.
     stores.py              opens stores exclusively and knows them again
     protocol.py, peer.py, control.py   records over the control export: form, asking, answering
     native.py              the only file that touches cffi
-    connections.py         how many clients, and how they end when the site stops
-    process.py             sockets, the exec of nbdkit, readiness, stop
+    door.py, connections.py   who comes in by which socket, and what becomes of strangers; how
+                           clients end when the site stops
+    address.py, pki.py     the other site on the network, and what proves that it is the other site
+    process.py, sockets.py the exec of nbdkit with its sockets, readiness, stop
     metrics.py, journal.py metrics; log lines and counts
     config.py, units.py, limits.py, errors.py, cli/
     ../native/             what must be fast or atomic, in C: bitmap, gate, request (a write as
                            begin / step / finish), plan, lane (copies in flight), volume, intent,
-                           store, late, client, pin; its headers are its documentation.  Policy is
-                           never in C.
+                           store, late, client, callers, pin; its headers are its documentation.
+                           Policy is never in C.
 
 The order of a record.  Device flush strictly before the record that asserts it, everywhere.
 Nothing is guessed: what is in doubt stops mirroring with one line and waits for a person.

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar, cast
 from urllib.parse import parse_qs, quote, urlsplit
 
 from mirror_core import limits
+from mirror_core.address import Remote, Tcp, Tls
 from mirror_core.errors import ConfigError, short
 from mirror_core.units import parse_duration, parse_size
 
@@ -47,7 +48,7 @@ class SiteConfig:
     path: Path
     name: str
     socket: Path  # where the device and the local control listen
-    peer: Path  # the peer's socket
+    peer: Path | Remote  # the peer's socket, or where it is on the network
     state: Path
     metrics: tuple[str, int] | None
     volumes: tuple[VolumeConfig, ...]
@@ -57,6 +58,9 @@ class SiteConfig:
     freeze_deadline: float = limits.FREEZE_DEADLINE_S
     freeze_max: float = limits.FREEZE_MAX_S
     block_size: int = limits.BLOCK_SIZE_DEFAULT
+    tcp: tuple[Tcp, ...] = ()  # where the peer alone is served
+    tls: Tls | None = None
+    insecure: bool = False  # the peer may come, and be reached, over TCP without TLS
 
     def control_uri(self) -> str:
         return unix_uri(self.socket, "/control")
@@ -65,6 +69,8 @@ class SiteConfig:
         return unix_uri(self.socket, volume)
 
     def peer_uri(self, export: str) -> str:
+        if isinstance(self.peer, Remote):
+            return self.peer.uri(export)
         return unix_uri(self.peer, export)
 
 
@@ -91,9 +97,7 @@ def load(site: str) -> SiteConfig:
 
 
 _LATER = {
-    "tls": "TLS",
     "bandwidth": "a limit of the bandwidth",
-    "insecure": "a peer over TCP",
 }
 
 
@@ -142,11 +146,18 @@ class _Reader:
             if value not in (None, False, "0"):
                 raise self.refuse(key, f"{what} is not supported by this version: remove it")
         self.choice("on_link_loss", ("degrade",))
+        insecure, tls = self._flag("insecure"), self._tls()
+        socket, tcp = self._listen()
+        if tcp and not tls and not insecure:
+            raise self.refuse("listen", f"tcp:{tcp[0]} needs a [tls] table, or 'insecure = true'")
         config = SiteConfig(
             path=self.path,
             name=self._name(self.take("name"), "name"),
-            socket=self._listen(),
-            peer=self._peer(self.take("peer")),
+            socket=socket,
+            tcp=tcp,
+            tls=tls,
+            insecure=insecure,
+            peer=self._peer(self.take("peer"), tls, insecure=insecure),
             state=self.file("state", self.take("state")),
             metrics=self._metrics(),
             interval=self.parsed("interval", "0s", parse_duration),
@@ -182,31 +193,71 @@ class _Reader:
             raise self.refuse("block_size", f"{size} is not a power of two from 512 to 64M")
         return size
 
-    def _listen(self) -> Path:
+    def _flag(self, key: str) -> bool:
+        value = self.table.pop(key, False)
+        if not isinstance(value, bool):
+            raise self.refuse(key, f"must be true or false, not {short(value)}")
+        return value
+
+    def _tls(self) -> Tls | None:
+        table = self.table.pop("tls", None)
+        if table is None:
+            return None
+        if not isinstance(table, dict) or len(table) != 1:
+            raise self.refuse("tls", "must be a table [tls] with 'certificates' or with 'psk'")
+        key = min(table)
+        if key not in ("certificates", "psk"):
+            raise self.refuse(f"tls.{key}", "no such setting: write 'certificates' or 'psk'")
+        path = self.file(key, _Reader(self.path, table).take(key, where="tls."))
+        return Tls(certificates=path) if key == "certificates" else Tls(psk=path)
+
+    def _listen(self) -> tuple[Path, tuple[Tcp, ...]]:
         value = self.table.pop("listen", None)
         texts = [value] if isinstance(value, str) else value
-        if not isinstance(texts, list) or len(texts) != 1 or not isinstance(texts[0], str):
-            raise self.refuse("listen", 'must be one address: ["unix:/path/of/the.sock"]')
-        kind, _, rest = texts[0].partition(":")
-        if kind != "unix" or not rest or not rest.isprintable():
-            raise self.refuse(
-                "listen", f"{texts[0]!r}: this version listens on a Unix socket: unix:/path"
-            )
-        return self.file("listen", rest)
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise self.refuse("listen", 'must be a list of addresses: ["unix:/path/of/the.sock"]')
+        sockets, tcp = [], []
+        for text in texts:
+            kind, _, rest = text.partition(":")
+            address = Tcp.of(rest) if kind == "tcp" else None
+            if kind == "unix" and rest and rest.isprintable():
+                sockets.append(self.file("listen", rest))
+            elif address:
+                tcp.append(address)
+            else:
+                raise self.refuse(
+                    "listen", f"{short(text)} is no address: write unix:/path, or tcp:HOST:PORT"
+                )
+        if len(sockets) != 1:
+            raise self.refuse("listen", "must hold one unix:/path, for the device and commands")
+        if len(set(tcp)) != len(tcp):
+            raise self.refuse("listen", "names an address twice: remove one")
+        return sockets[0], tuple(tcp)
 
-    def _peer(self, text: str) -> Path:
-        if text.startswith("unix:"):
+    def _peer(self, text: str, tls: Tls | None, *, insecure: bool) -> Path | Remote:
+        if text.startswith("unix:") and text != "unix:":
             return self.file("peer", text.removeprefix("unix:"))
         try:
             parts = urlsplit(text)
             scheme, socket = parts.scheme, parse_qs(parts.query).get("socket", [""])[0]
+            # Nothing but a host and a port: the rest of the URI is ours to write.
+            bare = parts.netloc if parts.path in ("", "/") else ""
+            bare = "" if parts.query or parts.fragment else bare
         except ValueError:  # brackets that do not match
-            scheme = socket = ""
-        if scheme != "nbd+unix" or not socket or not socket.isprintable():
+            scheme = socket = bare = ""
+        if scheme == "nbd+unix" and socket and socket.isprintable():
+            return self.file("peer", socket)
+        address = Tcp.of(bare) or Tcp.of(f"{bare}:{limits.PORT}")
+        if scheme not in ("nbd", "nbds") or not address:
             raise self.refuse(
-                "peer", f"{text!r}: this version reaches a peer by unix:/path of its socket"
+                "peer", f"{short(text)}: write nbds://HOST, or unix:/path if it is on this machine"
             )
-        return self.file("peer", socket)
+        if scheme == "nbds" and not tls:
+            raise self.refuse("peer", f"{text} needs a [tls] table ('flashmirror pki' makes both)")
+        if scheme == "nbd" and not insecure:
+            raise self.refuse("peer", f"{text} is not encrypted: write nbds://, or 'insecure = "
+                              "true' if nobody else is on that network")  # fmt: skip
+        return Remote(address, tls if scheme == "nbds" else None)
 
     def _metrics(self) -> tuple[str, int] | None:
         text = self.table.pop("metrics", None)

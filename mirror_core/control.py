@@ -1,8 +1,8 @@
 """Answers the requests of the control export, of commands and of the peer.
 
-Authority follows the socket, not the request: whoever may open the Unix socket (mode 0600, its
-owner) may ask anything.  A request waits at most CONTROL_WAIT_S inside; longer operations
-are asked again by the caller, who names what it waits for by its sequence.
+Authority follows the socket, not the request (door.py): who came by the Unix socket may ask
+anything, who came over TCP what a session needs.  A request waits at most CONTROL_WAIT_S inside;
+longer operations are asked again by the caller, who names what it waits for by its sequence.
 """
 
 from __future__ import annotations
@@ -11,27 +11,40 @@ import errno
 from collections.abc import Callable
 
 from mirror_core import limits, promotion, protocol, recovery
+from mirror_core.door import Visitor
 from mirror_core.driver import Driver
-from mirror_core.errors import MirrorError, PeerError, Refused, short
+from mirror_core.errors import Malformed, MirrorError, OtherVersion, PeerError, Refused, short
 from mirror_core.protocol import Record
 from mirror_core.site import Site
 from mirror_core.target import Target
 
 
-def answer(site: Site, data: bytes) -> bytes:
+def answer(site: Site, data: bytes, visitor: Visitor) -> bytes:
     """The bytes of the answer to the bytes of a request; never raises for what a peer sends."""
     try:
         record = protocol.decode(data)
         operation = protocol.field(record, "op", str)
-        handler = _HANDLERS.get(operation)
-        if handler is None:
-            raise PeerError(f"no such operation: {short(operation)}", errno.EINVAL)
-        return protocol.encode(handler(site, record))
+        return protocol.encode(_handler(site, operation, visitor)(site, record))
     except Refused as error:
-        site.journal.say(f"refused: {error}")
+        if isinstance(error, OtherVersion) and isinstance(site.control, Target):
+            site.control.refusal = str(error)
+        site.journal.refused(visitor.origin, str(error))
         return protocol.encode({"refused": str(error)})
     except MirrorError as error:
+        if isinstance(error, Malformed):
+            site.journal.refused(visitor.origin, str(error))
         return protocol.encode({"error": str(error), "errno": error.code})
+
+
+def _handler(site: Site, operation: str, visitor: Visitor) -> Callable[[Site, Record], Record]:
+    """PeerError: there is none, or it is not for this visitor."""
+    handler = _SESSION.get(operation) or (_LOCAL.get(operation) if visitor.local else None)
+    if handler:
+        return handler
+    if operation in _LOCAL:
+        site.journal.refused(visitor.origin, f"{operation} is asked on the Unix socket only")
+        raise PeerError(f"{operation} is asked on the Unix socket only", errno.EPERM)
+    raise PeerError(f"no such operation: {short(operation)}", errno.EINVAL)
 
 
 def _driver(site: Site) -> Driver:
@@ -104,17 +117,30 @@ def _promote(site: Site, record: Record) -> Record:
     return promotion.promote(site, force=protocol.field(record, "force", bool))
 
 
-_HANDLERS: dict[str, Callable[[Site, Record], Record]] = {
+def _who(site: Site, _record: Record) -> Record:
+    """What `check` of the other site compares with its own."""
+    mine = site.book.current
+    shapes = [
+        {"name": v.name, "size_bytes": v.size, "block_size_bytes": v.block_size}
+        for v in mine.volumes
+    ]
+    return {"site": mine.name, "role": mine.role, "volumes": shapes}
+
+
+_SESSION: dict[str, Callable[[Site, Record], Record]] = {
+    "who": _who,
+    "handshake": _handshake,
+    "compare": _compare,
+    "stable": _stable,
+    "commit": _commit,
+    "hardened": _hardened,
+}
+_LOCAL: dict[str, Callable[[Site, Record], Record]] = {
     "status": _status,
     "sync": _sync,
     "wait": _wait,
     "pause": _pause,
     "resume": _resume,
     "settled": _settled,
-    "handshake": _handshake,
-    "compare": _compare,
-    "stable": _stable,
-    "commit": _commit,
-    "hardened": _hardened,
     "promote": _promote,
 }

@@ -39,14 +39,33 @@ class PeerError(MirrorError):
     """The other site cannot be reached or answered with an error."""
 
 
+class Malformed(PeerError):
+    """What came over the control export is not a record, or not one that can be meant."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(f"malformed control record: {text}")
+
+
 class Refused(MirrorError):
     """Direction or history is in doubt: mirroring stops and waits for a person (I7)."""
+
+
+class OtherVersion(Refused):
+    """The other side speaks another version of the control protocol.  Both say it alike."""
+
+    def __init__(self, one: int, other: int) -> None:
+        low, high = sorted((one, other))
+        super().__init__(
+            f"control protocols {low} and {high} do not go together: run the same version of "
+            "flashmirror at both sites"
+        )
 
 
 # The other side, or the way to it, is gone; any other errno is an answer of a store.
 LINK_ERRNOS = frozenset({
     errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNRESET, errno.ECONNREFUSED, errno.EPIPE,
-    errno.ESHUTDOWN, errno.ENOENT,
+    errno.ESHUTDOWN, errno.ENOENT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN,
+    errno.ENETDOWN, errno.ECONNABORTED,
 })  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """What a client of the NBD socket finds: devices, the peer's intermediates, the control.
 
-    VOLUME                       the device: on a source, read and write
+    VOLUME                       the device: on a source, read and write; on the Unix socket only
     VOLUME/intermediate/SESSION  for the peer, on a target: of that session only (I8)
-    /control                     one request, one answer
+    /control                     one request, one answer; over TCP, those of a session only
 
 The plugin delegates every callback to one of these; a request is one call into the core.
 """
@@ -13,8 +13,9 @@ import errno
 from typing import Self
 
 from mirror_core import control, limits, native
+from mirror_core.door import Visitor
 from mirror_core.driver import Driver
-from mirror_core.errors import MirrorError
+from mirror_core.errors import MirrorError, short
 from mirror_core.flashcopy import Member
 from mirror_core.site import Site
 from mirror_core.target import Target
@@ -25,11 +26,12 @@ class VolumeExport(native.Client):
 
     kind = "volume"
 
-    def __new__(cls, member: Member, session: int) -> Self:
+    def __new__(cls, member: Member, session: int, _visitor: Visitor) -> Self:
         return super().__new__(cls, member.native, session)
 
-    def __init__(self, member: Member, session: int) -> None:
+    def __init__(self, member: Member, session: int, visitor: Visitor) -> None:
         super().__init__(member.native, session)
+        self.visitor = visitor
         self.size = member.native.size
         self.block_size = member.native.block_size
         self.extents_known = member.native.front.kind == "file"
@@ -49,8 +51,8 @@ class ControlExport:
     kind = "control"
     size = limits.CONTROL_BYTES
 
-    def __init__(self, site: Site) -> None:
-        self._site = site
+    def __init__(self, site: Site, visitor: Visitor) -> None:
+        self._site, self.visitor = site, visitor
         self._answer = b""
 
     def pread(self, buffer: memoryview, offset: int, flags: int) -> int:
@@ -61,7 +63,7 @@ class ControlExport:
     def pwrite(self, buffer: memoryview, offset: int, flags: int) -> int:
         if offset:
             return -errno.EINVAL
-        self._answer = control.answer(self._site, bytes(buffer))
+        self._answer = control.answer(self._site, bytes(buffer), self.visitor)
         return 0
 
     def flush(self) -> None:
@@ -79,22 +81,30 @@ def default_export(site: Site) -> str:
     return site.members[0].name if len(site.members) == 1 else ""
 
 
-def open_export(site: Site, name: str) -> Export:
-    """The export of that name.  MirrorError: ENOENT, EPERM (not on this role), ESHUTDOWN."""
+def names(site: Site, visitor: Visitor) -> list[str]:
+    """What a client is told that there is: the volumes; over TCP nothing, the peer knows."""
+    return [m.name for m in site.members] if visitor.local else []
+
+
+def open_export(site: Site, name: str, visitor: Visitor) -> Export:
+    """The export of that name.  MirrorError: ENOENT, EPERM (not on this role, or not by this
+    socket), ESHUTDOWN."""
     if name == "/control":
-        return ControlExport(site)
+        return ControlExport(site, visitor)
     volume, _, rest = (name or default_export(site)).partition("/")
     member = next((m for m in site.members if m.name == volume), None)
     part, _, session = rest.partition("/")
+    if not visitor.local and part != "intermediate":
+        raise MirrorError(f"{short(name)} is on the Unix socket only", errno.EPERM)
     if member is None or part not in ("", "intermediate"):
-        raise MirrorError(f"there is no export {name!r}", errno.ENOENT)
+        raise MirrorError(f"there is no export {short(name)}", errno.ENOENT)
     if not part:
         if not isinstance(site.control, Driver):
             raise MirrorError(f"{volume}: this site is a target: its device opens at the source "
                               "only", errno.EPERM)  # fmt: skip
-        return VolumeExport(member, 0)
+        return VolumeExport(member, 0, visitor)
     if not isinstance(site.control, Target):
         raise MirrorError(f"{name}: this site is a source", errno.EPERM)
     if not session or session != f"{site.control.session:x}":
         raise MirrorError(f"{name}: not the session that was opened last", errno.ESHUTDOWN)
-    return VolumeExport(member, site.control.session)
+    return VolumeExport(member, site.control.session, visitor)

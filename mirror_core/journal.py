@@ -10,9 +10,11 @@ import bisect
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from mirror_core import limits
 
 FREEZE_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0)
 CYCLE_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0, 3600.0)
@@ -40,9 +42,18 @@ class Histogram:
         return rows
 
 
+@dataclass
+class _Told:
+    """A refusal that was logged: when, and how often there was the same since."""
+
+    at: float
+    more: int = 0
+
+
 class Journal:
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._refusals: OrderedDict[tuple[str, str], _Told] = OrderedDict()
         self.cycles: Counter[str] = Counter()
         self.freezes = Histogram(FREEZE_BUCKETS_S)
         self.durations = Histogram(CYCLE_BUCKETS_S)
@@ -54,6 +65,21 @@ class Journal:
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         sys.stderr.write(f"{now} flashmirror: {text}\n")
         sys.stderr.flush()
+
+    def refused(self, origin: str, why: str) -> None:
+        """Log a refusal once; if it repeats itself, after a while, with how often."""
+        now, key = time.monotonic(), (origin, why)
+        with self._lock:
+            told = self._refusals.get(key)
+            if told and now < told.at + limits.TELL_AGAIN_S:
+                told.more += 1
+                return
+            again = f" ({told.more} more since the last line)" if told and told.more else ""
+            self._refusals[key] = _Told(now)
+            self._refusals.move_to_end(key)
+            while len(self._refusals) > limits.REFUSALS_KNOWN:
+                self._refusals.popitem(last=False)
+        self.say(f"refused: {origin}: {why}{again}")
 
     def cycle(self, result: str) -> None:
         with self._lock:

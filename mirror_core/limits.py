@@ -57,6 +57,22 @@ STOP_TIMEOUT_S = 60.0
 # --- lanes: connections to the peer for each volume, for writers that wait
 PRIORITY_LANES = 4
 
+# --- the network
+PORT = 10809  # of NBD, as IANA has it
+PEM_BYTES_MAX = 256 * KIB  # of a file with a certificate or a key
+PKI_DAYS = 3650  # how long a certificate of `flashmirror pki` is valid
+PKI_WARN_DAYS = 30  # `check` warns so long before one ends
+BACKLOG = 1024  # connections that wait to be accepted
+KEEPALIVE_S = 10  # a client that is silent for so long is asked whether it is still there
+KEEPALIVE_PROBES = 3
+DOOR_LOOK_S = 0.25  # how often it is looked what became of clients that have opened nothing
+OPENING_S = 10.0  # how long a client over TCP may take to open an export
+STRANGERS_MAX = 256  # clients over TCP that have opened nothing yet; more: the oldest goes
+TCP_CLIENTS_MAX = 2048
+CALLERS_MAX = 65_536  # connections that are looked at together
+TELL_AGAIN_S = 60.0  # a refusal that repeats itself is logged so often, with how many they were
+REFUSALS_KNOWN = 1024  # kinds of them that are told apart
+
 # --- Unix sockets: sockaddr_un.sun_path holds 108 bytes with the final zero
 SOCKET_PATH_MAX = 107
 
@@ -65,3 +81,5 @@ assert FREEZE_DEADLINE_S <= FREEZE_MAX_S <= LINK_TIMEOUT_S
 assert CONTROL_WAIT_S < CONTROL_TIMEOUT_S
 assert SLICE_S <= LINK_TIMEOUT_S
 assert BACKOFF_MIN_S < BACKOFF_MAX_S
+assert 2 * STRANGERS_MAX < TCP_CLIENTS_MAX < CALLERS_MAX
+assert DOOR_LOOK_S < OPENING_S

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -370,6 +371,36 @@ class Group:
     def fence(self, session: int, budget_s: float) -> None:
         """From now on only requests of `session` enter (I8)."""
         _check(_lib.fm_group_fence(self._array, self._n, session, int(budget_s * NS)), "fence")
+
+
+class Callers:
+    """The connections that others have to a site's sockets (native/callers.h)."""
+
+    def __init__(self, path: str, ports: Sequence[int], most: int) -> None:
+        self._path, self._ports, self._most = os.fsencode(path), list(ports), most
+        self._found = _ffi.new("struct fm_caller[]", most)
+
+    def look(self) -> dict[tuple[str, int], int]:
+        """Those over TCP by their address: a number for `shut`, until the next look."""
+        n = self._look()
+        return {
+            (_ffi.string(c.host).decode(), c.port): i
+            for i, c in enumerate(self._found[0:n])
+            if c.port
+        }
+
+    def shut(self, number: int) -> None:
+        """End a connection, both ways."""
+        _lib.fm_caller_shut(_ffi.addressof(self._found, number), socket.SHUT_RDWR)
+
+    def end_all(self) -> None:
+        """Nothing is received any more from any; requests under way are answered."""
+        for i in range(self._look()):
+            _lib.fm_caller_shut(_ffi.addressof(self._found, i), socket.SHUT_RD)
+
+    def _look(self) -> int:
+        n = len(self._ports)
+        return int(_lib.fm_callers(self._path, self._ports, n, self._found, self._most))
 
 
 def exchange(uri: str, request: bytes, answer_bytes: int, timeout_s: float) -> bytes:

@@ -1,7 +1,9 @@
-"""Sockets, the exec of nbdkit, readiness, stop.
+"""The exec of nbdkit, readiness, stop.
 
-A site is one nbdkit process with our plugin inside.  The embedded interpreter finds this
-environment through PATH (its `python3` is asked for its prefix); the plugin checks that.
+A site is one nbdkit process with our plugin inside.  It gets its sockets as systemd would hand
+them over (sockets.py), and so stays in the foreground of whoever started it.  The embedded
+interpreter finds this environment through PATH (its `python3` is asked for its prefix); the plugin
+checks that.
 
 Before nbdkit 1.33.10 one client that resets its connection with replies pending makes nbdkit
 abort for every client, when a connection has more than one thread.  On those versions each
@@ -23,10 +25,11 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mirror_core import config, ledger, limits, peer
+from mirror_core import config, ledger, limits, peer, sockets
 from mirror_core.errors import LedgerError, MirrorError, PeerError
 from mirror_core.site import check_ledger
 
@@ -52,12 +55,8 @@ def _nbdkit() -> tuple[str, tuple[int, ...]]:
     return program, tuple(map(int, match.groups())) if match else (0,)
 
 
-def command(site: config.SiteConfig, *, foreground: bool) -> tuple[list[str], dict[str, str]]:
-    """The command line of a site and its environment.
-
-    In the background nbdkit forks: with --foreground it asks the kernel to be ended together
-    with its parent (seen in 1.32.5), which for a command that returns is at once.
-    """
+def command(site: config.SiteConfig) -> tuple[list[str], dict[str, str]]:
+    """The command line of a site and its environment."""
     program, version = _nbdkit()
     threads = [] if version >= _SAFE_WITH_THREADS else ["--threads", "1"]
     own = Path(sys.prefix) / "bin"
@@ -66,10 +65,8 @@ def command(site: config.SiteConfig, *, foreground: bool) -> tuple[list[str], di
         "PATH": f"{own}:{os.environ.get('PATH', '/usr/sbin:/usr/bin:/sbin:/bin')}",
         "FLASHMIRROR_PREFIX": sys.prefix,
     }
-    if not foreground:
-        environment["FLASHMIRROR_LOG"] = str(site.state / "site.log")
-    ground = ["--foreground"] if foreground else ["--log=stderr"]
-    words = [program, *ground, "--unix", str(site.socket), *threads]
+    tls = site.tls.server_words() if site.tls else []
+    words = [program, "--log=stderr", *threads, *tls]
     return [*words, "python", str(plugin_path()), f"site={site.path}"], environment
 
 
@@ -98,39 +95,19 @@ def running(site: config.SiteConfig) -> bool:
     return False
 
 
-def prepare(site: config.SiteConfig) -> None:
-    """What can be refused before a process is begun, and a stale socket.  MirrorError."""
+def prepare(site: config.SiteConfig) -> list[socket.socket]:
+    """What can be refused before a process is begun, and the sockets for it.  MirrorError."""
     check_ledger(site, ledger.load(site.state))
-    with contextlib.suppress(FileNotFoundError):
-        if site.socket.is_socket():
-            _refuse_live_socket(site.socket)
-            site.socket.unlink()
-        elif site.socket.exists():
-            raise MirrorError(f"{site.socket}: is in the way, and no socket: move it away")
-    if not site.socket.parent.is_dir():
-        raise MirrorError(f"{site.socket.parent}: no such folder for the socket: make it")
-
-
-def _refuse_live_socket(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            return
-        except BlockingIOError:
-            pass  # somebody listens, who is too busy to accept
-        except OSError as error:
-            raise MirrorError(f"{path}: {error.strerror}", error.errno or 0) from error
-    raise MirrorError(f"{path}: another process listens there: stop it, or change 'listen'")
+    if site.tls:
+        site.tls.check()
+    return sockets.listen(site)
 
 
 def start_foreground(site: config.SiteConfig) -> None:
     """Become the site's process; returns only by raising MirrorError."""
-    prepare(site)
-    words, environment = command(site, foreground=True)
     os.umask(0o077)
-    os.execve(words[0], words, environment)
+    listening = prepare(site)
+    sockets.become(*command(site), listening)
 
 
 def begin_anew(site: config.SiteConfig) -> NoReturn:
@@ -146,32 +123,61 @@ def begin_anew(site: config.SiteConfig) -> NoReturn:
 
 def start(site: config.SiteConfig) -> None:
     """Start the site and return when its device opens.  Nothing if it runs already."""
-    try:
+    with _one_at_a_time(site):
         if not running(site):
             _launch(site)
-    except MirrorError:
-        if not running(site):
-            raise
-        # Another start was quicker: its site is what was asked for.
     _wait_ready(site)
 
 
+@contextlib.contextmanager
+def _one_at_a_time(site: config.SiteConfig) -> Iterator[None]:
+    """Of two starts the second finds what the first has started."""
+    try:
+        fd = os.open(site.state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        yield  # whoever reads the ledger says what is wrong
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
 def _launch(site: config.SiteConfig) -> None:
-    prepare(site)
-    words, environment = command(site, foreground=False)
+    """A process of its own, in a session of its own, that writes to the site's log.  MirrorError:
+    it ended, with its last words."""
+    words, environment = command(site)
+    listening = prepare(site)
     log = site.state / "site.log"
     with log.open("ab") as out:
         begin = out.tell()
-        child = subprocess.run(
-            words, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
-            start_new_session=True, cwd="/", umask=0o077, check=False,
-        )  # fmt: skip
-    if child.returncode:
-        raise MirrorError(_last_words(log, begin))
-    try:
-        _wait_ready(site)
-    except PeerError as error:
-        raise MirrorError(_last_words(log, begin)) from error
+        child = os.fork()
+        if child == 0:
+            try:
+                _be_a_daemon(out.fileno())
+                sockets.become(words, environment, listening)
+            finally:  # there is no nbdkit: nothing of the parent's is to be done twice
+                os._exit(1)
+    for one in listening:
+        one.close()
+    deadline = time.monotonic() + limits.START_TIMEOUT_S
+    while True:
+        try:
+            status(site, timeout_s=limits.CONTROL_WAIT_S)
+            return
+        except PeerError as error:
+            if os.waitpid(child, os.WNOHANG)[0] or time.monotonic() >= deadline:
+                raise MirrorError(_last_words(log, begin)) from error
+        time.sleep(0.02)  # a process that starts has no event to wait on but its answer
+
+
+def _be_a_daemon(log: int) -> None:
+    os.setsid()
+    os.chdir("/")
+    os.umask(0o077)
+    for number, fd in enumerate((os.open(os.devnull, os.O_RDONLY), log, log)):
+        os.dup2(fd, number)
 
 
 def _wait_ready(site: config.SiteConfig) -> None:

@@ -1,8 +1,9 @@
 """The records that sites and commands exchange over the control export.  Pure.
 
 One connection carries one request: a JSON record written at offset 0, its answer read at 0,
-padded with zero bytes to CONTROL_BYTES.  Every record names the protocol's version; one of
-another version, or one that is not a record at all, is refused with a reason.
+padded with zero bytes to CONTROL_BYTES.  Every record, so also a handshake and its answer, names
+the protocol's version; one of another version, or one that is not a record at all, is refused with
+a reason.  Both sides say the same of two versions: neither has to understand the other for it.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from mirror_core import limits
-from mirror_core.errors import PeerError, short
+from mirror_core.errors import Malformed, OtherVersion, short
 
-VERSION = 1
+VERSION = 2  # 1: no `site` in a handshake
 Record = dict[str, Any]
 T = TypeVar("T")
 _NUMBERS = 1 << 63
@@ -39,33 +40,35 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def decode(data: bytes) -> Record:
-    """The record in padded bytes.  PeerError: it is none, or of another version."""
+    """The record in padded bytes.  Malformed: it is none; OtherVersion."""
     try:
         record = _DECODER.decode(data.rstrip(b"\0").decode())
     except (ValueError, RecursionError) as error:
-        raise PeerError("malformed control record: not JSON") from error
+        raise Malformed("not JSON") from error
     if not isinstance(record, dict):
-        raise PeerError("malformed control record: not an object")
+        raise Malformed("not an object")
     version = record.pop("flashmirror", None)
-    if type(version) is not int or version != VERSION:
-        raise PeerError(f"control protocol version {short(version)}, this site speaks {VERSION}")
+    if type(version) is not int or not 0 <= version < _NUMBERS:
+        raise Malformed(f"no protocol version: {short(version)}")
+    if version != VERSION:
+        raise OtherVersion(version, VERSION)
     return record
 
 
 def field(record: Record, key: str, kind: type[T]) -> T:
     """A field of the record, of that type; a number is from 0 to 2**63 - 1, and a float may be
-    written as an int.  PeerError if it is not there or another."""
+    written as an int.  Malformed if it is not there or another."""
     value: Any = record.get(key)
     fits = type(value) is kind or (kind is float and type(value) is int)
     if not fits or (kind in (int, float) and not 0 <= value < _NUMBERS):
-        raise PeerError(f"malformed control record: {key}: {short(value)}")
+        raise Malformed(f"{key}: {short(value)}")
     return cast(T, float(value)) if kind is float else cast(T, value)
 
 
 def _matching(record: Record, key: str, pattern: str) -> str:
     value = field(record, key, str)
     if not re.fullmatch(pattern, value):
-        raise PeerError(f"malformed control record: {key}: {short(value)}")
+        raise Malformed(f"{key}: {short(value)}")
     return value
 
 
@@ -79,12 +82,17 @@ class VolumeShape:
 @dataclass(frozen=True)
 class Handshake:
     """Source -> target: opens a session (I8); one that goes on with cycle `resumes`, unless 0,
-    of which it relies on what was stable at request `stable`."""
+    of which it relies on what was stable at request `stable`.
+
+    site   the source's id, which it keeps for life (ledger.py): one that was restarted is let in
+           again, another one is not while the first is connected
+    """
 
     name: str
     lineage: str
     session: int
     volumes: tuple[VolumeShape, ...]
+    site: str
     resumes: int = 0
     stable: int = 0
 
@@ -96,10 +104,10 @@ class Handshake:
         shapes = []
         volumes = field(record, "volumes", list)
         if len(volumes) > limits.VOLUMES_MAX:
-            raise PeerError(f"malformed control record: {len(volumes)} volumes")
+            raise Malformed(f"{len(volumes)} volumes")
         for item in volumes:
             if not isinstance(item, dict):
-                raise PeerError("malformed control record: volumes")
+                raise Malformed("volumes")
             shapes.append(
                 VolumeShape(
                     _matching(item, "name", limits.NAME_PATTERN), field(item, "size", int),
@@ -109,8 +117,9 @@ class Handshake:
         return cls(
             _matching(record, "name", limits.NAME_PATTERN),
             _matching(record, "lineage", LINEAGE_PATTERN),
-            field(record, "session", int), tuple(shapes), field(record, "resumes", int),
-            field(record, "stable", int),
+            field(record, "session", int), tuple(shapes),
+            _matching(record, "site", limits.NAME_PATTERN),
+            field(record, "resumes", int), field(record, "stable", int),
         )  # fmt: skip
 
 
@@ -178,23 +187,23 @@ class Compare:
         runs = []
         for run in field(record, "runs", list):
             if not isinstance(run, list) or len(run) != 2:
-                raise PeerError("malformed control record: runs")
+                raise Malformed("runs")
             pair = {"first": run[0], "count": run[1]}
             runs.append((field(pair, "first", int), field(pair, "count", int)))
         try:
             sums = base64.b64decode(field(record, "sums", str), validate=True)
         except (ValueError, binascii.Error) as error:
-            raise PeerError("malformed control record: sums") from error
+            raise Malformed("sums") from error
         volume = _matching(record, "volume", limits.NAME_PATTERN)
         session, sequence = field(record, "session", int), field(record, "sequence", int)
         return cls(session, sequence, volume, tuple(runs), sums)
 
 
 def bits_of(record: Record, key: str, count: int) -> list[bool]:
-    """A field that holds `count` yes or no, as text of 0 and 1.  PeerError."""
+    """A field that holds `count` yes or no, as text of 0 and 1.  Malformed."""
     text = field(record, key, str)
     if len(text) != count or set(text) - {"0", "1"}:
-        raise PeerError(f"malformed control record: {key}: {short(text)}")
+        raise Malformed(f"{key}: {short(text)}")
     return [c == "1" for c in text]
 
 

@@ -48,7 +48,9 @@ class Session:
         mine = self._book.current
         assert mine.lineage is not None, "a source has a lineage from its creation"
         shapes = tuple(protocol.VolumeShape(v.name, v.size, v.block_size) for v in mine.volumes)
-        hello = protocol.Handshake(mine.name, mine.lineage.id, self.number, shapes, resumes, stable)
+        hello = protocol.Handshake(
+            mine.name, mine.lineage.id, self.number, shapes, mine.site, resumes, stable
+        )
         welcome = protocol.Welcome.of(self.ask(hello.record()))
         if welcome.whole and welcome.committed < mine.committed:  # not whole: all is sent
             raise Refused(

@@ -79,6 +79,7 @@ class Target(threading.Thread):
         self.promoting = False  # no session is opened any more
         self.session = 0
         self.source: str | None = None
+        self.source_site: str | None = None
         self.heard = 0.0  # monotonic: the source's last control request
         self.connected_since = time.time()
         self.reason: str | None = None  # why the second flashcopy does not go on
@@ -103,6 +104,10 @@ class Target(threading.Thread):
                 with self.changed:
                     self.refusal = decision.refused
                 raise Refused(decision.refused)
+            if self.connected() and hello.site != self.source_site:
+                raise Refused(
+                    f"{mine.name} mirrors {self.source}, which is connected: stop it first"
+                )
             self._refuse_twice(hello.session)
             self._fence(hello.session)
             resumed = self._begin_session(hello, anew=decision.adopt)
@@ -110,6 +115,7 @@ class Target(threading.Thread):
                 self._book.update(lineage=Lineage(hello.lineage))
             with self.changed:
                 self.session, self.source, self.refusal = hello.session, hello.name, None
+                self.source_site = hello.site
                 self._flush_error = None  # of before: all that is not stable is sent again
                 self.connected_since, self.heard = time.time(), time.monotonic()
             mine = self._book.current

@@ -39,6 +39,7 @@ SOURCES = [
     "shared",
     "pin",
     "client",
+    "callers",
 ]
 FLAGS = ["-std=c11", "-D_GNU_SOURCE", "-O2", "-g", "-pthread"]
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
@@ -50,7 +51,7 @@ def generate() -> Path:
     ffi.cdef((HERE / "native.cdef").read_text())
     ffi.set_source(
         MODULE,
-        '#include "request.h"\n#include "store_nbd.h"\n#include "wait.h"\n',
+        '#include "callers.h"\n#include "request.h"\n#include "store_nbd.h"\n#include "wait.h"\n',
         py_limited_api=False,
     )
     target = HERE / "_native.c"

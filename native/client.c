@@ -40,6 +40,11 @@ for_client (int rc)
   case ECONNRESET:
   case EPIPE:
   case ENOENT:
+  case EHOSTUNREACH:
+  case ENETUNREACH:
+  case EHOSTDOWN:
+  case ENETDOWN:
+  case ECONNABORTED:
     return -EIO;
   default:
     return rc;

@@ -10,6 +10,7 @@ Every error reaches the client with its errno; those of the core are OSError, ou
 import errno
 import os
 import sys
+import traceback
 
 import nbdkit
 
@@ -28,15 +29,23 @@ if sys.prefix == sys.base_prefix and os.environ.get("FLASHMIRROR_PREFIX"):
     )
 try:
     from mirror_core import config as configuration
-    from mirror_core import connections, exports, native
+    from mirror_core import connections, door, exports, native
     from mirror_core.errors import MirrorError
     from mirror_core.site import Site
 except ImportError as error:
     _die(f"{error}: start the site with 'flashmirror start', which finds its environment")
 
 API_VERSION = 2
+
+# nbdkit logs an exception of a callback as `traceback` has it.  What goes wrong outside of us, a
+# stranger's every try among it, is one line; the way of an error through our code is for bugs.
+_whole_story = traceback.format_exception
+traceback.format_exception = lambda kind, error, trace: (
+    [str(error)] if isinstance(error, (MirrorError, OSError)) else _whole_story(kind, error, trace)
+)
 _site = None
 _ender = None
+_door = None
 _path = None
 
 
@@ -62,16 +71,13 @@ def config_complete():
 
 
 def after_fork():
-    global _ender
-    log = os.environ.get("FLASHMIRROR_LOG")
-    if log:  # nbdkit has sent stderr to /dev/null when it forked
-        fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        os.dup2(fd, 2)
-        os.close(fd)
+    global _door, _ender
     try:
+        connections.outlive_the_starter()
         connections.take_all_descriptors()
         _site.start()
-        _ender = connections.Ender(_site.config.socket)
+        _door, _ender = door.Door(_site.config, _site.journal), connections.Ender(_site.config)
+        _door.start()
         _ender.start()
     except Exception as error:
         _die(str(error))
@@ -79,25 +85,37 @@ def after_fork():
 
 def cleanup():
     _ender.end()
+    _door.end()
+    _site.config.socket.unlink(missing_ok=True)  # while the state is ours
     _site.stop()
 
 
 def preconnect(readonly):
-    if not connections.room():
-        raise RuntimeError("too many connections for the limit of open files")
+    _door.knock()
 
 
 def list_exports(readonly, is_tls):
-    return [m.name for m in _site.members]
+    return exports.names(_site, _door.who())
 
 
 def default_export(readonly, is_tls):
-    return exports.default_export(_site)
+    return exports.default_export(_site) if _door.who().local else ""
 
 
 def open(readonly):
     with _errno:
-        return exports.open_export(_site, nbdkit.export_name())
+        visitor = _door.visitor()
+        try:
+            export = exports.open_export(_site, nbdkit.export_name(), visitor)
+        except MirrorError as error:
+            _door.refused(visitor, error)
+            raise
+        _door.entered(visitor)
+        return export
+
+
+def close(h):
+    _door.left(h.visitor)
 
 
 class _Errno:

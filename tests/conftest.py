@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from handmade import Handmade
 from pair import MakePair, Pair
+from remote import MakeRemote, RemotePair
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -37,6 +38,20 @@ def make_pair(scratch: Path) -> Iterator[MakePair]:
 
     def make(*options: str, environment: dict[str, str] | None = None) -> Pair:
         pairs.append(Pair(scratch / f"p{len(pairs)}", *options, environment=environment))
+        return pairs[-1]
+
+    yield make
+    for pair in pairs:
+        pair.kill()
+
+
+@pytest.fixture
+def make_remote(scratch: Path) -> Iterator[MakeRemote]:
+    """make_remote(*init_options, kind="certificates") -> RemotePair, not started."""
+    pairs: list[RemotePair] = []
+
+    def make(*options: str, kind: str = "certificates") -> RemotePair:
+        pairs.append(RemotePair(scratch / f"r{len(pairs)}", *options, kind=kind))
         return pairs[-1]
 
     yield make

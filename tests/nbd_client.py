@@ -1,14 +1,15 @@
 """A small NBD client, so that tests do not see the volume through our own code.
 
 Synchronous, one connection, newstyle negotiation with NBD_OPT_GO, simple replies (proto.md of
-the NBD project).  Left out: TLS, structured replies, block status.
+the NBD project).  Left out: TLS (remote.py adds it), structured replies, block status.
 """
 
 from __future__ import annotations
 
 import socket
 import struct
-from urllib.parse import parse_qs, unquote, urlsplit
+from typing import Self
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 READ, WRITE, DISC, FLUSH, TRIM, CACHE, ZEROES = 0, 1, 2, 3, 4, 5, 6
 FUA, NO_HOLE, FAST_ZERO = 1, 2, 16
@@ -21,12 +22,16 @@ class NbdError(OSError):
 class NbdClient:
     def __init__(self, uri: str, timeout_s: float = 60.0) -> None:
         parts = urlsplit(uri)
-        path = parse_qs(parts.query)["socket"][0]
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.socket.settimeout(timeout_s)
-        self.socket.connect(path)
+        self.socket = self._connect(parts, timeout_s)
         self._cookie = 0
+        self._greet()
         self._negotiate(unquote(parts.path.removeprefix("/")))
+
+    def _connect(self, uri: SplitResult, timeout_s: float) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.settimeout(timeout_s)
+        connection.connect(parse_qs(uri.query)["socket"][0])
+        return connection
 
     def _receive(self, count: int) -> bytes:
         data = b""
@@ -37,12 +42,14 @@ class NbdClient:
             data += part
         return data
 
-    def _negotiate(self, export: str) -> None:
+    def _greet(self) -> None:
         magic, option_magic, _flags = struct.unpack(">8s8sH", self._receive(18))
         assert (magic, option_magic) == (b"NBDMAGIC", b"IHAVEOPT")
+        self.socket.sendall(struct.pack(">I", 3))
+
+    def _negotiate(self, export: str) -> None:
         name = export.encode()
         option = struct.pack(f">I{len(name)}sH", len(name), name, 0)
-        self.socket.sendall(struct.pack(">I", 3))
         self.socket.sendall(b"IHAVEOPT" + struct.pack(">II", 7, len(option)) + option)
         while True:
             _, _, kind, length = struct.unpack(">QIII", self._receive(20))
@@ -95,7 +102,7 @@ class NbdClient:
         finally:
             self.socket.close()
 
-    def __enter__(self) -> NbdClient:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -32,7 +32,7 @@ from handmade import (
 )
 from pair import MakePair, Pair
 
-from mirror_core import config, limits, native, protocol, stores
+from mirror_core import config, ledger, limits, native, protocol, stores
 from mirror_core.errors import PeerError, StoreError
 
 Damage = Callable[[Pair], None]
@@ -339,8 +339,9 @@ def test_a_handshake_that_comes_twice_is_refused(make_pair: MakePair) -> None:
     direct.stop(pair, "east")
     shapes = (protocol.VolumeShape("disk", 1 << 20, limits.BLOCK_SIZE_DEFAULT),)
     lineage = direct.status(pair, "west")["lineage"]
+    site = ledger.load(pair.folder / "east" / "state").site
     first, second = (
-        protocol.Handshake("east", lineage, session, shapes).record() for session in (5, 7)
+        protocol.Handshake("east", lineage, session, shapes, site).record() for session in (5, 7)
     )
     for record in (first, second):
         direct.ask(pair, record, "west")
@@ -369,7 +370,7 @@ def test_noise_on_the_control_export_disturbs_nobody(make_pair: MakePair) -> Non
         ):
             for value in values:
                 fields = dict.fromkeys(("session", "wait", "sequence", "name", "volumes"), value)
-                record = {"flashmirror": 1, **fields, "op": operation}
+                record = {"flashmirror": protocol.VERSION, **fields, "op": operation}
                 answer = native.exchange(uri, json.dumps(record).encode()[:65536], 65536, 5.0)
                 assert isinstance(protocol.decode(answer), dict)
         for _ in range(50):

@@ -29,7 +29,7 @@ from handmade import (
 from nbd_client import NbdClient, NbdError
 from pair import FLASHMIRROR, MakePair, Pair
 
-from mirror_core import config, process
+from mirror_core import config, process, protocol
 from mirror_core.cli import creating, mirroring, seeing
 from mirror_core.cli import running as running_
 
@@ -317,7 +317,7 @@ def test_a_target_s_device_is_refused_and_its_control_is_not(running: Pair) -> N
         with pytest.raises(NbdError):
             NbdClient(west.device_uri(export))
     with NbdClient(west.control_uri()) as client:
-        client.write(0, b'{"flashmirror": 1, "op": "status"}')
+        client.write(0, protocol.encode({"op": "status"}))
         answer = json.loads(client.read(0, 65536).rstrip(b"\0"))
     assert answer["site"] == "west"
     with pytest.raises(NbdError):

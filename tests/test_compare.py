@@ -11,7 +11,7 @@ from handmade import scrape, value
 from pair import MakePair, Pair
 from test_link import kill, lose_power
 
-from mirror_core import limits
+from mirror_core import ledger, limits
 from mirror_core.errors import PeerError
 from mirror_core.protocol import Compare, Handshake, VolumeShape
 
@@ -114,7 +114,8 @@ def test_a_comparison_that_comes_late_is_refused(make_pair: MakePair) -> None:
     west = direct.status(pair, "west")
     lineage, committed = west["lineage"], west["committed"]["sequence"]
     shapes = (VolumeShape("disk", MIB, limits.BLOCK_SIZE_DEFAULT),)
-    direct.ask(pair, Handshake("east", lineage, 5, shapes).record(), "west")
+    site = ledger.load(pair.folder / "east" / "state").site
+    direct.ask(pair, Handshake("east", lineage, 5, shapes, site).record(), "west")
     zeroes = hashlib.blake2b(bytes(limits.BLOCK_SIZE_DEFAULT), digest_size=16).digest()
     late, timely = (
         Compare(5, sequence, "disk", ((0, 1),), zeroes).record()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mirror_core import config, limits
+from mirror_core.address import Remote, Tcp, Tls
 from mirror_core.errors import ConfigError
 
 GOOD = """\
@@ -21,6 +22,13 @@ name = "disk"
 data = "disk.img"
 intermediate = "disk.intermediate.img"
 """
+TLS = VOLUME + '[tls]\ncertificates = "pki"\n'
+
+
+def listening(*more: str) -> str:
+    """GOOD that listens on these, too."""
+    addresses = ", ".join(f'"{address}"' for address in ("unix:east.sock", *more))
+    return GOOD.replace('"unix:east.sock"', addresses)
 
 
 def loaded(folder: Path, text: str) -> config.SiteConfig:
@@ -42,6 +50,7 @@ def test_a_short_file_means_the_defaults_of_the_design(tmp_path: Path) -> None:
     assert (site.interval, site.link_timeout, site.block_size) == (0.0, 2.0, 4096)
     assert (site.freeze_deadline, site.freeze_max) == (0.05, 1.0)
     assert (site.socket, site.peer) == (tmp_path / "east.sock", tmp_path / "west.sock")
+    assert (site.tcp, site.tls, site.insecure) == ((), None, False)
     assert site.state == tmp_path / "state"
     assert site.volumes == (
         config.VolumeConfig(
@@ -71,6 +80,36 @@ def test_a_peer_may_be_written_as_the_nbd_uri_of_its_socket(tmp_path: Path) -> N
     assert loaded(tmp_path, text + VOLUME).peer == Path("/run/west.sock")
 
 
+def test_a_peer_on_the_network_is_a_host_and_a_port(tmp_path: Path) -> None:
+    """The port is NBD's if none is written; what is said of TLS becomes the URI of each export,
+    and the certificates are the file's."""
+    text = listening("tcp:10.0.0.1:10809", "tcp:[::1]:7") + TLS
+    tls = Tls(certificates=tmp_path / "pki")
+    for uri, at in (
+        ("nbds://west.example.com", Tcp("west.example.com", 10809)),
+        ("nbds://10.0.0.2:7/", Tcp("10.0.0.2", 7)),
+        ("nbds://[fe80::1%eth0]:7", Tcp("fe80::1%eth0", 7)),
+        ("nbds://[::1]", Tcp("::1", 10809)),
+    ):
+        site = loaded(tmp_path, text.replace("unix:west.sock", uri))
+        assert site.tcp == (Tcp("10.0.0.1", 10809), Tcp("::1", 7)) and site.tls == tls
+        assert site.peer == Remote(at, tls) and str(site.peer) == f"nbds://{at}"
+        assert site.peer_uri("/control") == (
+            f"nbds://{at}/%2Fcontrol?tls-certificates={tmp_path}/pki"
+        )
+
+
+def test_a_shared_key_and_a_plain_peer(tmp_path: Path) -> None:
+    """psk names a file whose user is flashmirror; nbd:// is plain, and wants to be asked for."""
+    psk = GOOD.replace("unix:west.sock", "nbds://west") + VOLUME + '[tls]\npsk = "key"\n'
+    assert loaded(tmp_path, psk).peer_uri("a") == (
+        f"nbds://flashmirror@west:10809/a?tls-psk-file={tmp_path}/key"
+    )
+    plain = GOOD.replace("unix:west.sock", "nbd://west") + "insecure = true\n" + VOLUME
+    assert loaded(tmp_path, plain).peer_uri("a") == "nbd://west:10809/a"
+    assert loaded(tmp_path, plain).insecure
+
+
 def test_a_site_is_a_path_or_a_name_in_etc() -> None:
     """SITE is a file where it looks like one, else a name in /etc/flashmirror/."""
     assert config.find("east") == Path("/etc/flashmirror/east.toml")
@@ -87,17 +126,33 @@ REFUSED = [  # text, key, a part of what to do
     (GOOD.replace('"east"', '".."') + VOLUME, "name", "use 1 to 64 of"),
     (GOOD.replace('"east"', f'"{"a" * 65}"') + VOLUME, "name", "use 1 to 64 of"),
     (GOOD.replace('"east"', '"a/b"') + VOLUME, "name", "use 1 to 64 of"),
-    (GOOD.replace('listen = ["unix:east.sock"]', "") + VOLUME, "listen", "must be one address"),
-    (GOOD.replace('["unix:east.sock"]', "[]") + VOLUME, "listen", "must be one address"),
-    (GOOD.replace('["unix:east.sock"]', "[1]") + VOLUME, "listen", "must be one address"),
-    (GOOD.replace('"unix:east.sock"', '"unix:a", "unix:b"') + VOLUME, "listen", "one address"),
-    (GOOD.replace("unix:east.sock", "tcp:1.2.3.4:10809") + VOLUME, "listen", "unix:/path"),
+    (GOOD.replace('listen = ["unix:east.sock"]', "") + VOLUME, "listen", "a list of addresses"),
+    (GOOD.replace('["unix:east.sock"]', "[]") + VOLUME, "listen", "one unix:/path"),
+    (GOOD.replace('["unix:east.sock"]', "[1]") + VOLUME, "listen", "a list of addresses"),
+    (GOOD.replace('"unix:east.sock"', '"unix:a", "unix:b"') + VOLUME, "listen", "one unix:/path"),
+    (GOOD.replace("unix:east.sock", "tcp:1.2.3.4:10809") + TLS, "listen", "one unix:/path"),
+    (listening("tcp:1.2.3.4") + TLS, "listen", "tcp:HOST:PORT"),
+    (listening("tcp:1.2.3.4:0") + TLS, "listen", "tcp:HOST:PORT"),
+    (listening("tcp:1.2.3.4:65536") + TLS, "listen", "tcp:HOST:PORT"),
+    (listening("tcp:::1:10809") + TLS, "listen", "tcp:HOST:PORT"),
+    (listening("tcp:a b:10809") + TLS, "listen", "tcp:HOST:PORT"),
+    (listening("vsock:1:10809") + TLS, "listen", "tcp:HOST:PORT"),
+    (listening("tcp:h:1", "tcp:h:1") + TLS, "listen", "remove one"),
+    (listening("tcp:1.2.3.4:10809") + VOLUME, "listen", "needs a [tls] table, or 'insecure"),
     (GOOD.replace("east.sock", "") + VOLUME, "listen", "unix:/path"),
     (GOOD.replace("east.sock", "a\\nb") + VOLUME, "listen", "unix:/path"),
     (GOOD.replace("east.sock", "x" * 108) + VOLUME, "listen", "107 bytes"),
     (GOOD.replace('peer = "unix:west.sock"', "") + VOLUME, "peer", "add it"),
-    (GOOD.replace("unix:west.sock", "nbd://west.example.com") + VOLUME, "peer", "unix:/path"),
-    (GOOD.replace("unix:west.sock", "nbd://[::1") + VOLUME, "peer", "unix:/path"),
+    (GOOD.replace("unix:west.sock", "unix:") + VOLUME, "peer", "nbds://HOST"),
+    (GOOD.replace("unix:west.sock", "nbd://west.example.com") + TLS, "peer", "not encrypted"),
+    (GOOD.replace("unix:west.sock", "nbds://west.example.com") + VOLUME, "peer", "[tls] table"),
+    (GOOD.replace("unix:west.sock", "nbd://[::1") + VOLUME, "peer", "nbds://HOST"),
+    (GOOD.replace("unix:west.sock", "nbds://west:0") + TLS, "peer", "nbds://HOST"),
+    (GOOD.replace("unix:west.sock", "nbds://me@west") + TLS, "peer", "nbds://HOST"),
+    (GOOD.replace("unix:west.sock", "nbds://west/disk") + TLS, "peer", "nbds://HOST"),
+    (GOOD.replace("unix:west.sock", "nbds://west?tls-verify-peer=false") + TLS, "peer", "HOST"),
+    (GOOD.replace("unix:west.sock", "nbds://") + TLS, "peer", "nbds://HOST"),
+    (GOOD.replace("unix:west.sock", "https://west") + TLS, "peer", "nbds://HOST"),
     (GOOD.replace("west.sock", "x" * 108) + VOLUME, "peer", "107 bytes"),
     (GOOD.replace("west.sock", "east.sock") + VOLUME, "peer", "name the other site's"),
     (GOOD.replace('state = "state"', "") + VOLUME, "state", "add it"),
@@ -119,8 +174,12 @@ REFUSED = [  # text, key, a part of what to do
     (GOOD + 'block_size = "128M"\n' + VOLUME, "block_size", "power of two from 512"),
     (GOOD + 'block_size = "0"\n' + VOLUME, "block_size", "power of two from 512"),
     (GOOD + 'bandwidth = "1M"\n' + VOLUME, "bandwidth", "remove it"),
-    (GOOD + "insecure = true\n" + VOLUME, "insecure", "remove it"),
-    (GOOD + VOLUME + '[tls]\npsk = "x"\n', "tls", "remove it"),
+    (GOOD + 'insecure = "yes"\n' + VOLUME, "insecure", "true or false"),
+    (GOOD + 'tls = "certificates"\n' + VOLUME, "tls", "a table [tls]"),
+    (GOOD + VOLUME + "[tls]\n", "tls", "a table [tls]"),
+    (GOOD + VOLUME + '[tls]\npsk = "x"\ncertificates = "y"\n', "tls", "a table [tls]"),
+    (GOOD + VOLUME + '[tls]\nkey = "x"\n', "tls.key", "write 'certificates' or 'psk'"),
+    (GOOD + VOLUME + "[tls]\npsk = 7\n", "tls.psk", "must be a text"),
     (GOOD + 'intervall = "5s"\n' + VOLUME, "intervall", "remove it or mend its spelling"),
     (GOOD + '"a\\nb" = "5s"\n' + VOLUME, "'a\\nb'", "remove it or mend its spelling"),
     (GOOD, "volume", "add a [[volume]]"),

@@ -32,6 +32,7 @@ from test_hardlog import RECORDS, Records, found, written
 from test_ledger import sample, sealed
 
 from mirror_core import config, exports, hardlog, intent, ledger, limits, peer, protocol, runlog
+from mirror_core.door import Visitor
 from mirror_core.errors import ConfigError, LedgerError, MirrorError, PeerError, Refused
 from mirror_core.site import Site, create
 
@@ -199,6 +200,7 @@ def test_a_damaged_intent_log_is_refused_or_its_regions_are_of_the_volume(scratc
 
 # ---- control records
 
+LOCAL, PEER = Visitor(True, "user 0"), Visitor(False, "10.0.0.2")
 SMALL = st.integers(0, 4)
 VOLUMES = st.just([SHAPE]) | st.sampled_from([0, 64, 65, 500]).map(
     lambda n: [{**SHAPE, "name": f"{i:064}"} for i in range(n)]
@@ -210,8 +212,8 @@ REQUESTS = st.one_of(
     st.builds(dict, op=st.just("pause"), now=st.booleans()),
     st.builds(
         dict, op=st.just("handshake"), name=st.sampled_from(["east", "west", "n" * 64]),
-        lineage=LINEAGE, session=SMALL, resumes=SMALL,
-        volumes=VOLUMES,
+        lineage=LINEAGE, session=SMALL, resumes=SMALL, stable=SMALL,
+        volumes=VOLUMES, site=st.sampled_from(LINEAGES),
     ),
     st.builds(dict, op=st.just("commit"), lineage=LINEAGE, session=SMALL, sequence=SMALL,
               consistency_point=st.floats(0, 1e10)),
@@ -228,15 +230,15 @@ REQUESTS = st.one_of(
 )  # fmt: skip
 FIELDS = st.sampled_from(
     ["op", "name", "lineage", "session", "volumes", "sequence", "consistency_point", "wait", "now",
-     "force", "flashmirror", "reason", "runs", "sums", "volume",
-     "resumes", "serial"]
+     "force", "flashmirror", "reason", "runs", "sums", "volume", "site",
+     "resumes", "stable", "serial"]
 )  # fmt: skip
 
 
 def request(
     record: dict[str, Any], changes: dict[str, Any], depth: int, steps: list[Step]
 ) -> bytes:
-    data = as_bytes({"flashmirror": 1, **record, **changes}, depth)
+    data = as_bytes({"flashmirror": protocol.VERSION, **record, **changes}, depth)
     return damage(data, steps, [data])[: limits.CONTROL_BYTES]
 
 
@@ -251,7 +253,7 @@ RECORD = st.builds(
 
 def answered(site: Site, request: bytes) -> protocol.Record:
     """What the control export of this site answers."""
-    export, buffer = exports.ControlExport(site), memoryview(bytearray(limits.CONTROL_BYTES))
+    export, buffer = exports.ControlExport(site, LOCAL), memoryview(bytearray(limits.CONTROL_BYTES))
     export.pwrite(memoryview(request), 0, 0)
     assert export.pread(buffer, 0, 0) == 0
     answer = protocol.decode(bytes(buffer))
@@ -299,7 +301,7 @@ def test_a_source_answers_every_control_record(
             answered(site, data)
 
         fuzz(body, st.binary(max_size=300) | RECORD)
-        assert answered(site, b'{"flashmirror": 1, "op": "status"}')["role"] == "source"
+        assert answered(site, protocol.encode({"op": "status"}))["role"] == "source"
 
 
 class Anew(Exception):
@@ -321,7 +323,7 @@ def test_a_target_answers_every_control_record_in_any_order(
 
     def write(site: Site, session: int, block: int) -> None:
         with contextlib.suppress(MirrorError, OSError):
-            export = exports.open_export(site, f"disk/intermediate/{session:x}")
+            export = exports.open_export(site, f"disk/intermediate/{session:x}", PEER)
             assert isinstance(export, exports.VolumeExport)
             export.zero(4096, block * 4096, 0)
 
@@ -335,7 +337,7 @@ def test_a_target_answers_every_control_record_in_any_order(
                         answered(site, step)
                     else:
                         write(site, *step)
-                status = answered(site, b'{"flashmirror": 1, "op": "status"}')
+                status = answered(site, protocol.encode({"op": "status"}))
                 assert "internal error" not in str(status["reason"])
         except Anew:
             role = "source"
@@ -349,7 +351,7 @@ def test_a_target_answers_every_control_record_in_any_order(
     writes = st.tuples(session, st.integers(0, 255))
     likely = st.one_of(
         st.builds(dict, op=st.just("handshake"), name=st.just("east"), session=session,
-                  lineage=st.just(LINEAGES[0]), volumes=VOLUMES),
+                  lineage=st.just(LINEAGES[0]), volumes=VOLUMES, site=st.just(LINEAGES[0])),
         st.builds(dict, op=st.just("commit"), lineage=st.just(LINEAGES[0]), session=session,
                   sequence=st.integers(1, 9), consistency_point=st.just(1.5)),
         REQUESTS,
@@ -401,7 +403,22 @@ SETTINGS = st.sampled_from(
     ]
 )
 TEXTS = st.text(alphabet=st.characters(codec="utf-8"), max_size=20) | st.sampled_from(
-    ["unix:/a", "nbd+unix:///?socket=a", "nbd://[", "[::1]:1", "1s", "9" * 400 + "s", "4K", "both"]
+    [
+        "unix:/a",
+        "nbd+unix:///?socket=a",
+        "nbd://[",
+        "[::1]:1",
+        "1s",
+        "9" * 400 + "s",
+        "4K",
+        "both",
+        "tcp:[::1]:7",
+        "tcp:a:0",
+        "nbds://a",
+        "nbds://[a]:7",
+        "nbd://a:7",
+        "nbds://a:b@c/d?e#f",
+    ]
 )
 
 
@@ -413,7 +430,20 @@ def toml(text: str) -> str:
 SETTING_VALUES = (
     TEXTS.map(toml)
     | st.integers(-(2**63), 2**63 - 1).map(str)
-    | st.sampled_from(["true", "[]", "nan", "inf", "1979-05-27", "{}", "[[]]", "{a = 1}"])
+    | st.sampled_from(
+        [
+            "true",
+            "[]",
+            "nan",
+            "inf",
+            "1979-05-27",
+            "{}",
+            "[[]]",
+            "{a = 1}",
+            "{certificates = 'a'}",
+            "{psk = 1}",
+        ]
+    )
     | st.sampled_from(["9" * 5000, "0x" + "f" * 5000])
     | st.lists(TEXTS.map(toml), max_size=2).map(lambda parts: f"[{', '.join(parts)}]")
 )

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from mirror_core import limits, peer, protocol
-from mirror_core.errors import PeerError, Refused, short
+from mirror_core.errors import OtherVersion, PeerError, Refused, short
 from mirror_core.protocol import Commit, Compare, Handshake, Record, VolumeShape, Welcome
 
 LINEAGE = "0123456789abcdef" * 2
-HELLO = Handshake("east", LINEAGE, 2**62, (VolumeShape("disk", 1 << 46, 4096),))
+HELLO = Handshake("east", LINEAGE, 2**62, (VolumeShape("disk", 1 << 46, 4096),), "5" * 32)
 WELCOME = Welcome("west", "i" * 32, 7, 6, True, False, False, 1234.5, False)
 COMMIT = Commit(LINEAGE, 2**62, 8, 1234.5)
 COMPARE = Compare(2**62, 7, "disk", ((0, 2), (2**33, 1)), bytes(range(48)))
@@ -38,11 +38,23 @@ def test_a_moment_may_be_a_whole_number() -> None:
     assert commit.consistency_point == 1234.0 and isinstance(commit.consistency_point, float)
 
 
-@pytest.mark.parametrize("version", [None, 0, 2, "1", True, [1] * 9999])
-def test_another_version_is_refused_by_its_number(version: object) -> None:
-    """A site of another protocol is refused, in a line that says which version we speak."""
+@pytest.mark.parametrize("version", [0, 1, 3, 2**62])
+def test_another_version_is_refused_by_its_number(version: int) -> None:
+    """A site of another protocol is refused in a line that names both versions, which is the
+    same on both sides; it is a refusal, not an error of the link."""
     data = json.dumps({"flashmirror": version, "op": "status"}).encode()
-    with pytest.raises(PeerError, match="this site speaks 1") as caught:
+    with pytest.raises(Refused) as caught:
+        protocol.decode(data)
+    low, high = sorted((version, protocol.VERSION))
+    assert str(caught.value) == str(OtherVersion(high, low))
+    assert f"control protocols {low} and {high} do not go together" in str(caught.value)
+
+
+@pytest.mark.parametrize("version", [None, "1", True, [1] * 9999, -1, 2**64, 2.0])
+def test_a_record_that_names_no_version_is_refused(version: object) -> None:
+    """In a line that has an end."""
+    data = json.dumps({"flashmirror": version, "op": "status"}).encode()
+    with pytest.raises(PeerError, match="malformed control record: no protocol version") as caught:
         protocol.decode(data)
     assert len(str(caught.value)) < 200
 
@@ -56,9 +68,9 @@ def test_another_version_is_refused_by_its_number(version: object) -> None:
         b"[]",
         b"7",
         b"\xff\xfe\x00",
-        b'{"flashmirror": 1, "x": NaN}',
-        b'{"flashmirror": 1, "x": -Infinity}',
-        b'{"flashmirror": 1, "x": ' + b"9" * 5000 + b"}",
+        b'{"flashmirror": 2, "x": NaN}',
+        b'{"flashmirror": 2, "x": -Infinity}',
+        b'{"flashmirror": 2, "x": ' + b"9" * 5000 + b"}",
         b"[" * limits.CONTROL_BYTES,
         b'{"a":' * 13_000,
     ],
@@ -143,7 +155,7 @@ def test_the_largest_handshake_fits() -> None:
         VolumeShape(f"{i:064d}", limits.VOLUME_SIZE_MAX, limits.BLOCK_SIZE_MAX)
         for i in range(limits.VOLUMES_MAX)
     )
-    largest = Handshake("n" * 64, LINEAGE, 2**62, shapes)
+    largest = Handshake("n" * 64, LINEAGE, 2**62, shapes, "5" * 32)
     assert Handshake.of(through_the_wire(largest.record())) == largest
 
 

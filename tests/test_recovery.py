@@ -21,7 +21,7 @@ MINE = Ledger(
     lineage=Lineage("a" * 32),
     volumes=(VolumeRecord("disk", 8192, 4096, STORE, STORE),),
 )
-HELLO = Handshake("east", "a" * 32, 1, (VolumeShape("disk", 8192, 4096),))
+HELLO = Handshake("east", "a" * 32, 1, (VolumeShape("disk", 8192, 4096),), "e" * 32)
 
 
 def test_the_same_history_and_shape_is_admitted() -> None:
@@ -139,7 +139,7 @@ def test_only_a_fitting_source_of_the_same_history_gets_in(
     """Over all combinations: admitted is exactly a target with the same volumes and history."""
     volumes = tuple(VolumeRecord(v.name, v.size, v.block_size, STORE, STORE) for v in own)
     mine = replace(MINE, role=role, lineage=Lineage(lineage) if lineage else None, volumes=volumes)
-    decision = decide(mine, Handshake(name, "a", 1, theirs))
+    decision = decide(mine, Handshake(name, "a", 1, theirs, "e" * 32))
     fits = role == "target" and name == "east" and set(own) == set(theirs) and lineage != "b"
     assert (decision.refused is None) == fits
     assert decision.adopt == (fits and lineage is None)

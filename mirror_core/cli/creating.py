@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -13,6 +14,7 @@ import click
 from mirror_core import config, ledger, limits, peer, process, stores
 from mirror_core import resync as resyncing
 from mirror_core import site as sites
+from mirror_core.address import Tls
 from mirror_core.cli.common import json_option, show, site_argument
 from mirror_core.errors import ConfigError, MirrorError
 from mirror_core.units import format_size, parse_size
@@ -173,6 +175,8 @@ def check(site: str, as_json: bool) -> None:
     rows.append(("process", "ok", "running" if live else "stopped"))
     rows += _check_running(settings) if live else _check_stores(settings, book)
     rows.append(_check_space(settings))
+    if settings.tls:
+        rows.append(_check_tls(settings.tls))
     rows.append(_check_peer(settings, book))
     record = [{"check": c, "result": r, "detail": d} for c, r, d in rows]
     show(record, as_json, lambda: "\n".join(f"{r:7} {c:22} {d}" for c, r, d in rows))
@@ -243,9 +247,24 @@ def _check_space(settings: config.SiteConfig) -> Row:
     )  # fmt: skip
 
 
+def _check_tls(tls: Tls) -> Row:
+    from mirror_core import pki  # noqa: PLC0415 (it takes long, and only this needs it)
+
+    try:
+        tls.check()
+        if not tls.certificates:
+            return ("tls", "ok", f"{tls.psk}: a shared key")
+        name, end = pki.first_to_expire(tls.certificates)
+    except MirrorError as error:
+        return ("tls", "failed", str(error))
+    left = (end - datetime.now(UTC)).days
+    result = "failed" if left < 0 else "warning" if left < limits.PKI_WARN_DAYS else "ok"
+    return ("tls", result, f"{tls.certificates / name}: valid until {end:%Y-%m-%d}")
+
+
 def _check_peer(settings: config.SiteConfig, book: ledger.Ledger | None) -> Row:
     try:
-        other = peer.ask(settings.peer_uri("/control"), {"op": "status"}, settings.link_timeout)
+        other = peer.ask(settings.peer_uri("/control"), {"op": "who"}, settings.link_timeout)
     except MirrorError as error:
         return ("peer", "failed", f"{settings.peer}: {error}: start it")
     if book is None:
@@ -256,7 +275,7 @@ def _check_peer(settings: config.SiteConfig, book: ledger.Ledger | None) -> Row:
     theirs = {v["name"]: (v["size_bytes"], v["block_size_bytes"]) for v in other["volumes"]}
     if own != theirs:
         return ("peer", "failed", f"{other['site']} has other volumes, sizes or block sizes")
-    return ("peer", "ok", f"{other['site']}: {other['role']}, {other['state']}")
+    return ("peer", "ok", f"{other['site']}: {other['role']}")
 
 
 COMMANDS = [create, init, check, resync, seed]

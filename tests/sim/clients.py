@@ -11,6 +11,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from mirror_core import control, native, protocol
+from mirror_core.door import Visitor
 from sim.core import ffi, lib
 from sim.oracle import SECTOR, Content
 from sim.sched import NS, Violation, bytes_at, current
@@ -18,6 +19,8 @@ from sim.sites import Incarnation, Machine
 
 if TYPE_CHECKING:
     from sim.world import World
+
+LOCAL = Visitor(True, "user 0")
 
 
 class Clients:
@@ -107,7 +110,7 @@ class _Failed(Exception):
 
 def _ask(life: Incarnation, **record: Any) -> dict[str, Any]:
     assert life.site
-    answer = protocol.decode(control.answer(life.site, protocol.encode(record)))
+    answer = protocol.decode(control.answer(life.site, protocol.encode(record), LOCAL))
     if "refused" in answer or "error" in answer:
         current().trace(f"{record['op']}: {answer}")
         raise _Failed

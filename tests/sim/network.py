@@ -15,6 +15,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from mirror_core import control, exports, native
+from mirror_core.door import Visitor
 from mirror_core.errors import MirrorError
 from sim.core import ffi, lib
 from sim.sched import NS, Life, Violation, bytes_at, current
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from sim.world import World
 
 _SLOW_NS = NS // 20
+PEER = Visitor(False, "10.0.0.2")  # the link is a network: no more than a peer may
 _NEVER = b"a cycle left out"  # what a target never has to say to a source without a fault
 _LATE_NS = NS  # how long a message of a cut connection is on its way, at most
 
@@ -116,7 +118,7 @@ class Network:
 
         def handle() -> None:
             if self._arrives(exchange):
-                answer = control.answer(self.world.site_of(target), request)
+                answer = control.answer(self.world.site_of(target), request, PEER)
                 scheduler.trace(f"answers {answer[:100]!r}")
                 if re.search(rb'"resumes": [1-9]', request):
                     self.world.counts["cycles gone on with"] += 1
@@ -169,7 +171,7 @@ class Network:
 
     def _export(self, target: Life, name: str) -> exports.VolumeExport:
         try:
-            export = exports.open_export(self.world.site_of(target), name)
+            export = exports.open_export(self.world.site_of(target), name, PEER)
         except MirrorError as error:
             raise native.NativeError(error.code, str(error)) from error
         assert isinstance(export, exports.VolumeExport)

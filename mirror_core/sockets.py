@@ -1,0 +1,129 @@
+"""The sockets that a site listens on, made here and handed to nbdkit as systemd would.
+
+nbdkit takes either one Unix or one TCP socket by its options, and both, or several, only when it
+is activated: they are its descriptors from 3 on, and LISTEN_FDS says how many.  Made here they also
+get what nbdkit does not set: the mode of the Unix socket, and for TCP the question whether a
+client that says nothing is still there (its machine may have lost its power), which every
+connection inherits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import NoReturn
+
+from mirror_core import limits
+from mirror_core.address import Tcp
+from mirror_core.config import SiteConfig
+from mirror_core.errors import MirrorError
+
+_FIRST_FD = 3
+
+
+def listen(site: SiteConfig) -> list[socket.socket]:
+    """All that the site is to listen on; a stale Unix socket is replaced.  MirrorError."""
+    with contextlib.ExitStack() as undo:
+        made = []
+        for tcp in site.tcp:
+            made += _tcp(tcp)
+            for one in made:
+                undo.callback(one.close)
+        _refuse_or_remove(site.socket)
+        made.append(_unix(site.socket))
+        undo.pop_all()
+        return made
+
+
+def become(words: list[str], environment: dict[str, str], sockets: list[socket.socket]) -> NoReturn:
+    """Exec these words with these sockets, and no other descriptor that is not inherited."""
+    floor = _FIRST_FD + len(sockets)  # above it they are not in each other's place
+    aside = [fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, floor) for one in sockets]
+    for place, fd in enumerate(aside, _FIRST_FD):
+        os.dup2(fd, place)
+    handed = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(sockets))}
+    os.execve(words[0], words, {**environment, **handed})
+
+
+def _tcp(address: Tcp) -> list[socket.socket]:
+    """One socket for each number that the host has."""
+    try:
+        found = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except OSError as error:
+        raise MirrorError(f"tcp:{address}: {error.strerror}: mend 'listen'") from error
+    made: list[socket.socket] = []
+    for family, kind, protocol, _, where in found:
+        one = socket.socket(family, kind, protocol)
+        made.append(one)
+        try:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, number in (
+                (socket.TCP_KEEPIDLE, limits.KEEPALIVE_S),
+                (socket.TCP_KEEPINTVL, limits.KEEPALIVE_S),
+                (socket.TCP_KEEPCNT, limits.KEEPALIVE_PROBES),
+                (socket.TCP_USER_TIMEOUT, 1000 * limits.KEEPALIVE_S * limits.KEEPALIVE_PROBES),
+            ):
+                one.setsockopt(socket.IPPROTO_TCP, option, number)
+            one.bind(where)
+            one.listen(limits.BACKLOG)
+        except OSError as error:
+            for other in made:
+                other.close()
+            advice = "free it" if error.errno == errno.EADDRINUSE else "mend that"
+            raise MirrorError(
+                f"tcp:{address}: {error.strerror}: {advice}, or change 'listen'", error.errno or 0
+            ) from error
+    return made
+
+
+def _unix(path: Path) -> socket.socket:
+    one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)  # from its first instant: its owner only
+    try:
+        one.bind(str(path))
+        one.listen(limits.BACKLOG)
+    except OSError as error:
+        one.close()
+        raise MirrorError(
+            f"{path}: {error.strerror}: mend that, or change 'listen'", error.errno or 0
+        ) from error
+    finally:
+        os.umask(before)
+    return one
+
+
+def _refuse_or_remove(path: Path) -> None:
+    """The place of the Unix socket is free afterwards.  MirrorError."""
+    try:
+        if stat.S_ISSOCK(path.lstat().st_mode):
+            _refuse_live(path)
+            path.unlink()
+        else:
+            raise MirrorError(f"{path}: is in the way, and no socket: move it away")
+    except FileNotFoundError:
+        if not path.parent.is_dir():
+            raise MirrorError(f"{path.parent}: no such folder for the socket: make it") from None
+
+
+def _refuse_live(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            return
+        except BlockingIOError:
+            pass  # somebody listens, who is too busy to accept
+        except OSError as error:
+            raise MirrorError(f"{path}: {error.strerror}", error.errno or 0) from error
+    raise MirrorError(f"{path}: another process listens there: stop it, or change 'listen'")
