@@ -28,7 +28,7 @@ if sys.prefix == sys.base_prefix and os.environ.get("FLASHMIRROR_PREFIX"):
     )
 try:
     from mirror_core import config as configuration
-    from mirror_core import connections, exports, native
+    from mirror_core import connections, exports, native, writeback
     from mirror_core.errors import MirrorError
     from mirror_core.site import Site
 except ImportError as error:
@@ -70,6 +70,8 @@ def after_fork():
         os.close(fd)
     try:
         connections.take_all_descriptors()
+        if lack := writeback.prepare():
+            _site.journal.say(lack)
         _site.start()
         _ender = connections.Ender(_site.config.socket)
         _ender.start()
