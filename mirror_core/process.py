@@ -167,11 +167,11 @@ def _launch(site: config.SiteConfig) -> None:
             start_new_session=True, cwd="/", umask=0o077, check=False,
         )  # fmt: skip
     if child.returncode:
-        raise MirrorError(_last_words(log, begin))
+        raise MirrorError(last_words(log, begin))
     try:
         _wait_ready(site)
     except PeerError as error:
-        raise MirrorError(_last_words(log, begin)) from error
+        raise MirrorError(last_words(log, begin)) from error
 
 
 def _wait_ready(site: config.SiteConfig) -> None:
@@ -186,7 +186,8 @@ def _wait_ready(site: config.SiteConfig) -> None:
         time.sleep(0.02)  # a process that starts has no event to wait on but its answer
 
 
-def _last_words(log: Path, begin: int) -> str:
+def last_words(log: Path, begin: int) -> str:
+    """The last line of ours in a log, from byte `begin` on."""
     with log.open("rb") as file:
         file.seek(begin)
         lines = file.read().decode(errors="replace").splitlines()
