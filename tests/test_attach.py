@@ -1,5 +1,5 @@
 """attach and detach without the kernel's module: the handshake against real servers, and what is
-refused before the kernel is asked.  With a kernel: tests/kernel/test_attach.py."""
+refused before the kernel is asked.  With a kernel: tests/kernel/test_attached.py."""
 
 from __future__ import annotations
 
