@@ -41,6 +41,9 @@ The rooms.
     native.py              the only file that touches cffi
     connections.py         how many clients, and how they end when the site stops
     process.py             sockets, the exec of nbdkit, readiness, stop
+    attach.py              /dev/nbdN of a volume: attach, hold through restarts, detach; with
+    kernel.py, handshake.py   netlink and /sys (pyroute2 is there only); sockets for the kernel
+    writeback.py           what a process owes that its own machine writes back to
     metrics.py, journal.py metrics; log lines and counts
     config.py, units.py, limits.py, errors.py, cli/
     ../native/             what must be fast or atomic, in C: bitmap, gate, request (a write as
