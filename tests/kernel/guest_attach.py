@@ -24,7 +24,7 @@ from typing import Any
 
 from guest_sites import command
 
-PAIR = Path("/dev/shm/pair")
+PAIR, OTHER = Path("/dev/shm/pair"), Path("/dev/shm/other")
 EAST, WEST = PAIR / "east.toml", PAIR / "west.toml"
 AT = Path("/dev/shm/mnt")
 SIZE = "192M"
@@ -35,6 +35,7 @@ FIO = (
     *("fio", "--output-format=json", "--rw=randwrite", "--bs=4k", "--size=12M", "--direct=1"),
     *("--ioengine=libaio", "--iodepth=16", "--fsync=64", "--verify=crc32c", "--verify_fatal=1"),
 )
+BY_FORCE = "guest_attach: by force"  # in the kernel's log
 STARTED = time.monotonic()
 
 
@@ -49,6 +50,7 @@ class Facts:
     again: int = 0  # exit status of reading everything once more
     fsck: str = ""
     equal: bool = False
+    given_up: int = 0  # exit status of a read that waited for a site that is another one now
     holder_log: str = ""
     site_log: str = ""
 
@@ -186,6 +188,28 @@ class Guest:
         self.facts.devices["detached last"] = self.do("detach", "/dev/nbd0")
         step("detached")
 
+    def by_force(self) -> None:
+        """Another history comes back under the site's name; what waits for the old one is given
+        up.  From here on the kernel has reason to complain."""
+        self.attach("before another history")
+        self.do("stop", EAST)
+        self.do("init", OTHER, "--size", SIZE)
+        (PAIR / "east").rename(PAIR / "before")
+        (OTHER / "east").rename(PAIR / "east")
+        self.do("start", EAST)
+        log = PAIR / "before" / "state" / "attach-disk.log"
+        until(lambda: "holds another history" in log.read_text(), "the holder notices")
+        Path("/dev/kmsg").write_text(BY_FORCE)
+        reader = subprocess.Popen(
+            ["dd", "if=/dev/nbd0", "of=/dev/null", "count=1", "iflag=direct"],
+            stderr=subprocess.DEVNULL,
+        )
+        stat = Path(f"/proc/{reader.pid}/stat")
+        until(lambda: ") D " in stat.read_text(), "dd waits for the device")
+        self.do("detach", "/dev/nbd0", "--force")
+        self.facts.given_up = reader.wait(SECONDS)
+        step("given up")
+
     def run(self) -> None:
         self.do("init", PAIR, "--size", SIZE)
         self.refusals()
@@ -195,6 +219,7 @@ class Guest:
         self.facts.equal = not command("cmp", *images, ok=(0, 1)).returncode
         self.facts.holder_log = (PAIR / "east" / "state" / "attach-disk.log").read_text()
         self.facts.site_log = (PAIR / "east" / "state" / "site.log").read_text()
+        self.by_force()
         self.do("stop", EAST)
         self.do("stop", WEST)
 
