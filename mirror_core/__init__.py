@@ -29,7 +29,9 @@ The rooms.
     driver.py              the source's control thread: performs the effects of
     cycle.py               one cycle as a generator of effects; pure
     target.py              the target: sessions, commit, the second flashcopy and its hardening
-    hardlog.py, intent.py  the durable logs beside the ledger: of a target, of a source
+    session.py             a session with the target: handshake, requests, lanes, loss
+    hardlog.py, intent.py  the durable logs beside the ledger: of a target, of a source;
+    written.py, runlog.py  what a cycle made stable at the target; the form of these logs
     mapfile.py             a source's maps in memory, which outlive its process
     compare.py             after a power loss: what the peer holds already is not sent
     promotion.py, resync.py   a target becomes a source; a person chooses a history
@@ -43,6 +45,9 @@ The rooms.
                            clients end when the site stops
     address.py, pki.py     the other site on the network, and what proves that it is the other site
     process.py, sockets.py the exec of nbdkit with its sockets, readiness, stop
+    attach.py              /dev/nbdN of a volume: attach, hold through restarts, detach; with
+    kernel.py, handshake.py   netlink and /sys (pyroute2 is there only); sockets for the kernel
+    writeback.py           what a process owes that its own machine writes back to
     metrics.py, journal.py metrics; log lines and counts
     config.py, units.py, limits.py, errors.py, cli/
     ../native/             what must be fast or atomic, in C: bitmap, gate, request (a write as

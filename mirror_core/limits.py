@@ -73,6 +73,24 @@ CALLERS_MAX = 65_536  # connections that are looked at together
 TELL_AGAIN_S = 60.0  # a refusal that repeats itself is logged so often, with how many they were
 REFUSALS_KNOWN = 1024  # kinds of them that are told apart
 
+# --- the kernel's device
+ATTACH_CONNECTIONS = 1  # with more a slow write may be sent, and done, twice (docs/attach.md)
+ATTACH_CONNECTIONS_MAX = 16
+DEVICE_BLOCK_SIZE = 512  # the logical one: whatever is on the device must fit it for ever
+DEAD_CONNECTION_S = 30 * 86_400  # how long requests wait for a site that is gone, then fail
+# How long the kernel waits for an answer before it sends the request again, over another
+# connection (docs/attach.md); with one connection only if that one was replaced.
+REQUEST_TIMEOUT_S = 10.0
+REQUEST_TIMEOUT_LINKS = 3  # at least so many times `link_timeout`
+REQUEST_TIMEOUT_ALONE_S = 2.0
+DEVICE_BUSY_S = 3.0  # with udev and others who open a device for a moment
+DEVICE_LOOK_S = 0.5  # how often a holder looks whether its device is still its own
+ATTACH_BACKOFF_MAX_S = 1.0  # between two tries to reach a site of this machine
+HANDSHAKE_ANSWERS = 16
+HANDSHAKE_ANSWER_BYTES = 4 * KIB
+NETLINK_BYTES = 16 * KIB
+OOM_SCORE = -1000  # never killed for want of memory: that would free the least of it
+
 # --- Unix sockets: sockaddr_un.sun_path holds 108 bytes with the final zero
 SOCKET_PATH_MAX = 107
 
@@ -83,3 +101,6 @@ assert SLICE_S <= LINK_TIMEOUT_S
 assert BACKOFF_MIN_S < BACKOFF_MAX_S
 assert 2 * STRANGERS_MAX < TCP_CLIENTS_MAX < CALLERS_MAX
 assert DOOR_LOOK_S < OPENING_S
+assert BACKOFF_MIN_S < ATTACH_BACKOFF_MAX_S
+assert REQUEST_TIMEOUT_S >= REQUEST_TIMEOUT_LINKS * LINK_TIMEOUT_S
+assert DEVICE_LOOK_S < DEVICE_BUSY_S

@@ -168,7 +168,7 @@ def _launch(site: config.SiteConfig) -> None:
             return
         except PeerError as error:
             if os.waitpid(child, os.WNOHANG)[0] or time.monotonic() >= deadline:
-                raise MirrorError(_last_words(log, begin)) from error
+                raise MirrorError(last_words(log, begin)) from error
         time.sleep(0.02)  # a process that starts has no event to wait on but its answer
 
 
@@ -192,7 +192,8 @@ def _wait_ready(site: config.SiteConfig) -> None:
         time.sleep(0.02)  # a process that starts has no event to wait on but its answer
 
 
-def _last_words(log: Path, begin: int) -> str:
+def last_words(log: Path, begin: int) -> str:
+    """The last line of ours in a log, from byte `begin` on."""
     with log.open("rb") as file:
         file.seek(begin)
         lines = file.read().decode(errors="replace").splitlines()

@@ -333,18 +333,29 @@ fm_bitmap_or (struct fm_bitmap *dst, const struct fm_bitmap *src)
     fm_bitmap_set (dst, first, n);
 }
 
+/* All zeroes again, and no memory.  A new mapping in the place of the old one, because locked
+ * memory (mlockall) refuses MADV_DONTNEED. */
+static void
+drop (void *p, uint64_t bytes)
+{
+  void *fresh = mmap (p, bytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  assert (fresh == p);
+  madvise (p, bytes, MADV_NOHUGEPAGE);
+}
+
 void
 fm_bitmap_reset (struct fm_bitmap *b)
 {
-  for (unsigned l = 0; l < b->levels; l++)
-    madvise (b->level[l], b->words[l] * 8, MADV_DONTNEED);
+  for (unsigned l = b->there ? 1 : 0; l < b->levels; l++)
+    drop (b->level[l], b->words[l] * 8);
   if (b->there) { /* the file gives its pages back, and what stands in for some is dropped */
     int rc = fallocate (b->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)b->offset,
                         (off_t)fm_bitmap_shared_bytes (b));
     void *p = mmap (b->level[0], b->words[0] * 8, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
                     b->fd, (off_t)b->offset);
     assert (rc == 0 && p != MAP_FAILED);
-    madvise (b->there, there_bytes (b), MADV_DONTNEED);
+    drop (b->there, there_bytes (b));
   }
   atomic_store (&b->count, 0);
 }

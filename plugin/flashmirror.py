@@ -29,7 +29,7 @@ if sys.prefix == sys.base_prefix and os.environ.get("FLASHMIRROR_PREFIX"):
     )
 try:
     from mirror_core import config as configuration
-    from mirror_core import connections, door, exports, native
+    from mirror_core import connections, door, exports, native, writeback
     from mirror_core.errors import MirrorError
     from mirror_core.site import Site
 except ImportError as error:
@@ -75,6 +75,8 @@ def after_fork():
     try:
         connections.outlive_the_starter()
         connections.take_all_descriptors()
+        if lack := writeback.prepare():
+            _site.journal.say(lack)
         _site.start()
         _door, _ender = door.Door(_site.config, _site.journal), connections.Ender(_site.config)
         _door.start()

@@ -50,6 +50,13 @@ FAULTS = (
         "NO_FREEZE",
     ),
     Fault(
+        "a map in locked memory keeps the bits that it was emptied of",
+        "native:bitmap",
+        (("native/bitmap.c", "  void *fresh = mmap (p, bytes, PROT_READ | PROT_WRITE,\n"
+          "                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);\n"
+          "  assert (fresh == p);\n", "  madvise (p, bytes, MADV_DONTNEED);\n"),),
+    ),
+    Fault(
         "no copy before write",
         "native:volume",
         (("native/request.c", "  int rc = copied_before (v, r);\n",

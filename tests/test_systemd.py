@@ -1,35 +1,42 @@
-"""`systemd/flashmirror@.service`: systemd takes it, and what it runs begins and ends in order."""
+"""The units in `systemd/`: systemd takes them, and what they run begins and ends in order."""
 
 from __future__ import annotations
 
 import configparser
+import shlex
 import signal
 import subprocess
 import time
 from pathlib import Path
 
+import pytest
 from pair import FLASHMIRROR, MakePair, Pair
 
 from mirror_core import limits
 
-UNIT = Path(__file__).resolve().parent.parent / "systemd" / "flashmirror@.service"
+FOLDER = Path(__file__).resolve().parent.parent / "systemd"
+UNIT = FOLDER / "flashmirror@.service"
+ATTACH = FOLDER / "flashmirror-attach@.service"
 INSTALLED = "/usr/bin/flashmirror"
 READY_S = 30.0
 
 
-def service() -> configparser.SectionProxy:
+def service(unit: Path = UNIT) -> configparser.SectionProxy:
     parser = configparser.ConfigParser(interpolation=None)
     parser.optionxform = str  # type: ignore[method-assign,assignment]
-    parser.read(UNIT)
+    parser.read(unit)
     return parser["Service"]
 
 
-def verify(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
-    """What systemd says of a unit, which needs the program that it names to be there."""
-    copy = folder / UNIT.name
-    copy.write_text(text.replace(INSTALLED, str(FLASHMIRROR)))
+def verify(folder: Path, old: str = INSTALLED, new: str = "") -> subprocess.CompletedProcess[str]:
+    """What systemd says of the units, which need the program that they name to be there."""
+    copies = []
+    for unit in FOLDER.iterdir():
+        copies.append(folder / unit.name)
+        text = unit.read_text().replace(old, new or str(FLASHMIRROR))
+        copies[-1].write_text(text.replace(INSTALLED, str(FLASHMIRROR)))
     return subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=yes", copy],
+        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=yes", *copies],
         capture_output=True,
         text=True,
         timeout=60,
@@ -37,21 +44,30 @@ def verify(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     """No error, and not one warning."""
-    done = verify(tmp_path, UNIT.read_text())
+    done = verify(tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_the_verification_can_fail(tmp_path: Path) -> None:
     """A test of the test: a misspelt key is found."""
-    done = verify(tmp_path, UNIT.read_text().replace("TimeoutStopSec", "TimeoutStopsec"))
+    done = verify(tmp_path, "TimeoutStopSec", "TimeoutStopsec")
     assert "TimeoutStopsec" in done.stderr
 
 
 def test_systemd_waits_longer_than_a_stop_may_take() -> None:
     assert service()["TimeoutStopSec"].endswith("s")
     assert float(service()["TimeoutStopSec"][:-1]) > limits.STOP_TIMEOUT_S
+
+
+@pytest.mark.parametrize(("key", "word"), [("ExecStart", "attach"), ("ExecStop", "detach")])
+def test_an_attached_volume_is_named_by_its_instance(key: str, word: str) -> None:
+    """flashmirror-attach@east:db-1.x is the volume db-1.x of the site east."""
+    line = service(ATTACH)[key].replace(INSTALLED, "echo")
+    words = shlex.split(line.replace("%i", "east:db-1.x").replace("%%", "%").replace("$$", "$"))
+    said = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert said.replace("--foreground ", "").split() == [word, "east", "db-1.x"]
 
 
 def test_what_it_runs_stops_in_order(make_pair: MakePair) -> None:

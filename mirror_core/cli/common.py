@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from mirror_core import config, limits, peer, process, protocol
-from mirror_core.errors import MirrorError, PeerError
+from mirror_core.errors import ConfigError, MirrorError, PeerError
 from mirror_core.units import format_size, parse_duration
 
 site_argument = click.argument("site")
@@ -26,6 +26,17 @@ class Duration(click.ParamType[float]):
             return parse_duration(value) if isinstance(value, str) else float(value)
         except MirrorError as error:
             self.fail(str(error), param, ctx)
+
+
+def one_volume(site: config.SiteConfig, volume: str | None) -> str:
+    """The volume that is meant; it may be left out if there is one only.  ConfigError."""
+    names = [v.name for v in site.volumes]
+    if volume is None and len(names) > 1:
+        raise ConfigError(f"{site.name} has several volumes: name one of {', '.join(names)}")
+    name = volume or names[0]
+    if name not in names:
+        raise ConfigError(f"{site.name} has no volume {name}: it has {', '.join(names)}")
+    return name
 
 
 def ask(site: config.SiteConfig, record: protocol.Record) -> protocol.Record:

@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from mirror_core import config, ledger, process
-from mirror_core.cli.common import ask, json_option, show, site_argument
-from mirror_core.errors import ConfigError, MirrorError
+from mirror_core.cli.common import ask, json_option, one_volume, show, site_argument
+from mirror_core.errors import MirrorError
 from mirror_core.units import format_size
 
 
@@ -110,12 +110,7 @@ def status(site: str, watch: bool, as_json: bool) -> None:
 def uri(site: str, volume: str | None, as_json: bool) -> None:
     """Print the NBD URI of a volume's device."""
     settings = config.load(site)
-    names = [v.name for v in settings.volumes]
-    if volume is None and len(names) > 1:
-        raise ConfigError(f"{settings.name} has several volumes: name one of {', '.join(names)}")
-    name = volume or names[0]
-    if name not in names:
-        raise ConfigError(f"{settings.name} has no volume {name}: it has {', '.join(names)}")
+    name = one_volume(settings, volume)
     if ledger.load(settings.state).role != "source":
         raise MirrorError(
             f"{settings.name}: is a target, whose device is refused: ask the source for its URI"

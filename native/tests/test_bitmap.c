@@ -139,6 +139,32 @@ maps_in_a_file (void)
   close (fd);
 }
 
+/* A site that serves its own machine locks its memory, page by page as it is touched; a map is
+ * emptied as ever, and gives its memory back. */
+static void
+locked_memory (void)
+{
+  const uint64_t nbits = 1ULL << 20;
+  for (int shared = 0; shared < 2; shared++) {
+    struct fm_bitmap b;
+    _Atomic uint64_t whole = 1;
+    uint64_t first, n;
+    CHECK_EQ (fm_bitmap_init (&b, nbits), 0);
+    int fd = memory_file (fm_bitmap_shared_bytes (&b));
+    if (shared)
+      CHECK_EQ (fm_bitmap_share (&b, fd, 0, &whole), 0);
+    for (unsigned l = 0; l < b.levels; l++)
+      CHECK_EQ (mlock2 (b.level[l], b.words[l] * 8, MLOCK_ONFAULT), 0);
+    CHECK_EQ (fm_bitmap_set (&b, 5, 100000), 100000);
+    fm_bitmap_reset (&b);
+    CHECK (!fm_bitmap_run (&b, 0, nbits, &first, &n));
+    CHECK_EQ (fm_bitmap_set (&b, 7, 100), 100);
+    CHECK_EQ (fm_bitmap_count (&b), 100);
+    fm_bitmap_free (&b);
+    close (fd);
+  }
+}
+
 /* Where there is no room for a page the map goes on as ever, and its file says that it does
  * not hold everything. */
 static void
@@ -388,6 +414,7 @@ main (void)
 {
   RUN (random_operations);
   RUN (maps_in_a_file);
+  RUN (locked_memory);
   RUN (no_room_for_a_shared_page);
   RUN (runs);
   RUN (or_and_reset);

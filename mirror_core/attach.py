@@ -1,0 +1,382 @@
+"""/dev/nbdN of a volume: attach, hold, detach.
+
+The kernel speaks NBD to the site by itself.  A *holder*, one small process for each device, does
+the rest: it hands over connections that are past their handshake, hears from the kernel which of
+them died, and replaces them when the site is back; until then the kernel lets requests wait.
+
+    attach   holder: lock, connect (or find the device connected), say that it is ready, hold
+    hold     a connection died: N new ones to the kernel, which keeps as many as it lacks
+    detach   nobody uses the device: end the holder, disconnect
+
+Invariants.
+* A device is only ever reconnected to the history that it was attached to: the same site, volume
+  and lineage, which are its `backend` in the kernel, at the same size (I7).  Otherwise the holder
+  says why, and requests go on waiting.
+* One holder for each backend: it holds a lock.  The device does not need it while all is well, so
+  a holder may be killed and begun anew (`attach` again).
+* A device that is mounted or open is not detached: what is not written yet would be lost.
+
+The kernel tells of a death before it has noted it, and of several connections one by one.  So
+after a round of new connections comes another, a little later.
+
+Left out: a site on another machine (the device is on the Unix socket only), the root file system.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mirror_core import handshake, kernel, ledger, limits, process, writeback
+from mirror_core.config import SiteConfig
+from mirror_core.errors import ConfigError, MirrorError, PeerError
+from mirror_core.journal import Journal
+
+_LOCKS = Path("/run/flashmirror")  # of this machine, whoever starts the holder
+
+
+@dataclass(frozen=True)
+class Device:
+    """What is to be attached where."""
+
+    site: SiteConfig
+    volume: str
+    backend: str
+    index: int | None = None  # None: any that is free
+    connections: int = limits.ATTACH_CONNECTIONS
+
+
+def path_of(index: int) -> str:
+    return f"/dev/nbd{index}"
+
+
+def index_of(path: str) -> int:
+    """N of /dev/nbdN.  ConfigError."""
+    match = re.fullmatch(r"/dev/nbd(\d{1,6})", path)
+    if not match:
+        raise ConfigError(f"{path}: not the name of an nbd device: write it like /dev/nbd0")
+    return int(match[1])
+
+
+def backend(site: SiteConfig, volume: str) -> str:
+    """By what the kernel knows a volume of a source.  MirrorError: it has no device."""
+    book = ledger.load(site.state)
+    if book.role != "source" or book.lineage is None:
+        raise MirrorError(f"{site.name}: is a target, whose device is refused: attach the source's")
+    return f"flashmirror/{book.name}/{volume}/{book.lineage.id}"
+
+
+# ---- the lock of a holder
+
+
+def _lock_path(name: str) -> Path:
+    return _LOCKS / f"{name.replace('/', ':')}.lock"
+
+
+def holder_of(name: str) -> int | None:
+    """The process that holds the device of this backend."""
+    try:
+        with _lock_path(name).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return None
+    except BlockingIOError:
+        text = _lock_path(name).read_text().strip()
+        return int(text) if text else None  # it is just beginning
+    return None
+
+
+def _take_lock(name: str) -> int:
+    """The lock's descriptor, which holds it.  MirrorError: another holder has it."""
+    _LOCKS.mkdir(mode=0o700, exist_ok=True)
+    fd = os.open(_lock_path(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + limits.DEVICE_BUSY_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:  # another one, or one whose device has just gone
+            if time.monotonic() >= deadline:
+                os.close(fd)
+                raise MirrorError(f"{name}: another process holds it", errno.EBUSY) from error
+            time.sleep(0.02)
+            continue
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        return fd
+
+
+# ---- the holder
+
+
+class Holder:
+    """Holds one device.  `attach`, then `hold`."""
+
+    def __init__(self, device: Device, say: Callable[[str], None]) -> None:
+        self._device, self._say = device, say
+        self._lock = _take_lock(device.backend)
+        self._dead = kernel.DeadLinks()
+        self._rounds = 0  # of new connections that are due
+        self._lost: tuple[float, str] | None = None  # since when, and why last
+        self.index = -1
+
+    def attach(self) -> None:
+        """Connect the device, or find it connected.  MirrorError."""
+        found = kernel.find(self._device.backend)
+        if found is None:
+            found = self._connect()
+        else:
+            self._rounds = 1  # what died while nobody held it is not known
+        self.index = found
+        several = self._device.connections > 1
+        with contextlib.suppress(OSError):  # before Linux 5.0: 30 s
+            kernel.set_request_timeout(found, max(
+                limits.REQUEST_TIMEOUT_S,
+                limits.REQUEST_TIMEOUT_LINKS * self._device.site.link_timeout,
+            ) if several else limits.REQUEST_TIMEOUT_ALONE_S)  # fmt: skip
+
+    def _connect(self) -> int:
+        wanted = self._device.index
+        with self._connections() as opened:
+            first = opened[0]
+            fds = [one.socket.fileno() for one in opened]
+            deadline = time.monotonic() + limits.DEVICE_BUSY_S
+            while True:
+                try:
+                    return kernel.connect(
+                        wanted, fds, first.size, flags=first.flags, backend=self._device.backend
+                    )
+                except OSError as error:
+                    where = "no device" if wanted is None else path_of(wanted)
+                    if error.errno != errno.EBUSY or wanted is None:
+                        raise MirrorError(
+                            f"{where}: the kernel refuses to connect it: {error.strerror}: see "
+                            "dmesg", error.errno or 0,
+                        ) from error  # fmt: skip
+                    if time.monotonic() >= deadline:
+                        raise MirrorError(
+                            f"{where}: in use{_by(wanted)}: name another, or none for a free one",
+                            errno.EBUSY,
+                        ) from error
+                time.sleep(0.05)  # udev looks at a device that was just disconnected
+
+    @contextlib.contextmanager
+    def _connections(self) -> Iterator[list[handshake.Opened]]:
+        """Connections past their handshake; closed here, when the kernel has its own.
+
+        MirrorError: the site is gone, or is not what the device was attached to.
+        """
+        site, opened = self._device.site, []
+        try:
+            for _ in range(self._device.connections):
+                opened.append(
+                    handshake.open_export(
+                        site.socket, self._device.volume, limits.CONTROL_TIMEOUT_S
+                    )
+                )
+                if not opened[0].flags & handshake.MULTI_CONN:
+                    break
+            if opened[0].block_size > limits.DEVICE_BLOCK_SIZE:
+                raise PeerError(f"{site.socket}: takes no request of {limits.DEVICE_BLOCK_SIZE} "
+                                "bytes", errno.EINVAL)  # fmt: skip
+            lineage = process.status(site)["lineage"]
+            if not self._device.backend.endswith(f"/{lineage}"):
+                raise MirrorError(
+                    f"{site.name}: holds another history (lineage {str(lineage)[:8]}) than the "
+                    "device was attached to: unmount and detach it"
+                )
+            yield opened
+        finally:
+            for one in opened:
+                one.socket.close()
+
+    def hold(self) -> None:
+        """Returns when the device was disconnected."""
+        pause = limits.BACKOFF_MIN_S
+        while kernel.backend_of(self.index) == self._device.backend:
+            if self._dead.wait(self.index, pause if self._lost else limits.DEVICE_LOOK_S):
+                self._rounds = 2
+            if not self._rounds:
+                continue
+            if self._renew():
+                self._rounds -= 1
+                pause = limits.BACKOFF_MIN_S
+            else:
+                pause = min(2 * pause, limits.ATTACH_BACKOFF_MAX_S)
+        self._say(f"{path_of(self.index)}: was disconnected")
+
+    def _renew(self) -> bool:
+        """One round of new connections."""
+        try:
+            with self._connections() as opened:
+                size = kernel.size_of(self.index)
+                if opened[0].size // limits.DEVICE_BLOCK_SIZE * limits.DEVICE_BLOCK_SIZE != size:
+                    raise MirrorError(f"the volume has {opened[0].size} bytes, not {size}")
+                fds = [one.socket.fileno() for one in opened]
+                kernel.reconfigure(self.index, fds, self._device.backend)
+        except (MirrorError, OSError) as error:
+            self._note(str(error))
+            return False
+        if self._lost:
+            after = time.monotonic() - self._lost[0]
+            self._say(f"{path_of(self.index)}: connected again after {after:.1f} s")
+            self._lost = None
+        return True
+
+    def _note(self, why: str) -> None:
+        since, before = self._lost or (time.monotonic(), "")
+        self._lost = since, why
+        if why != before:
+            self._say(f"{path_of(self.index)}: requests wait: {why}")
+
+
+def stay(device: Device) -> None:
+    """Be the holder of a device; returns when it was disconnected.  MirrorError."""
+    journal = Journal()
+    if lack := writeback.prepare():
+        journal.say(lack)
+    holder = Holder(device, journal.say)
+    holder.attach()
+    journal.say(f"{device.site.name}: {device.volume} is {path_of(holder.index)}")
+    _notify_ready()
+    holder.hold()
+
+
+def _notify_ready() -> None:
+    """Tell who started this, systemd or `start`, that the device is there: sd_notify(3)."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if address:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
+            ready.sendto(b"READY=1", address.replace("@", "\0", 1))
+
+
+# ---- from outside
+
+
+def start(device: Device) -> int:
+    """Have a holder for the device; its index when it can be used.  MirrorError."""
+    held = kernel.find(device.backend)
+    if held is None or holder_of(device.backend) is None:
+        _launch(device)
+        held = kernel.find(device.backend)
+    assert held is not None, "a holder that is ready has a device"
+    if device.index not in (None, held):
+        raise MirrorError(
+            f"{device.site.name}: {device.volume} is attached already, as {path_of(held)}: detach "
+            "it first", errno.EBUSY,
+        )  # fmt: skip
+    return held
+
+
+def _launch(device: Device) -> None:
+    site, volume = device.site, device.volume
+    words = [str(Path(sys.prefix) / "bin" / "flashmirror"), "attach", "--foreground"]
+    words += ["--connections", str(device.connections), str(site.path), volume]
+    words += [path_of(device.index)] if device.index is not None else []
+    log = site.state / f"attach-{volume}.log"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, log.open("ab") as out:
+        begin = out.tell()
+        name = f"flashmirror-attach-{os.getpid()}-{os.urandom(8).hex()}"
+        ready.bind("\0" + name)
+        child = subprocess.Popen(
+            words, env={**os.environ, "NOTIFY_SOCKET": "@" + name}, stdin=subprocess.DEVNULL,
+            stdout=out, stderr=out, start_new_session=True, cwd="/", umask=0o077,
+        )  # fmt: skip
+        ended = os.pidfd_open(child.pid)
+        try:
+            readable = select.select([ready.fileno(), ended], [], [], limits.START_TIMEOUT_S)[0]
+        finally:
+            os.close(ended)
+    if ended not in readable and readable:
+        child.returncode = 0  # it stays when this process ends; nobody waits for it
+    elif not readable:
+        raise MirrorError(f"{volume}: not attached in {limits.START_TIMEOUT_S:g} s: see {log}")
+    elif kernel.find(device.backend) is None:
+        raise MirrorError(process.last_words(log, begin), errno.EBUSY)
+    # Or another attach was quicker: its device is what was asked for.
+
+
+def detach(index: int, *, force: bool = False) -> None:
+    """Disconnect a device that nobody uses; with `force` whoever uses it gets I/O errors.
+
+    MirrorError: it is in use, or not of ours; nothing has changed.
+    """
+    name = kernel.backend_of(index)
+    if name is None or not name.startswith("flashmirror/"):
+        raise MirrorError(f"{path_of(index)}: is not attached by flashmirror")
+    with contextlib.nullcontext() if force else _alone(index):
+        _end_holder(name)
+        try:
+            kernel.disconnect(index)
+        except OSError as error:
+            raise MirrorError(f"{path_of(index)}: {error.strerror}", error.errno or 0) from error
+    deadline = time.monotonic() + limits.DEVICE_BUSY_S
+    while kernel.is_connected(index) and time.monotonic() < deadline:
+        time.sleep(0.02)  # somebody has it open: it is free once that one closes it
+
+
+@contextlib.contextmanager
+def _alone(index: int) -> Iterator[None]:
+    """While nobody else uses the device; nobody can mount it meanwhile.  MirrorError."""
+    deadline = time.monotonic() + limits.DEVICE_BUSY_S
+    while True:
+        try:
+            fd = os.open(path_of(index), os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise MirrorError(
+                    f"{path_of(index)}: {error.strerror}", error.errno or 0
+                ) from error
+        else:
+            if not _by(index):  # open, but not as an exclusive user
+                break
+            os.close(fd)
+        if time.monotonic() >= deadline:
+            raise MirrorError(
+                f"{path_of(index)}: in use{_by(index)}: unmount it or end that first", errno.EBUSY
+            )
+        time.sleep(0.05)  # udev looks at a device that was just connected, or written to
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+def _by(index: int) -> str:
+    """Who uses a device or a part of it, as words behind "in use"; empty if nobody is found."""
+    ours = re.compile(rf"/dev/nbd{index}(p\d+)?")
+    mounts = (line.split() for line in Path("/proc/self/mounts").read_text().splitlines())
+    where = [fields[1] for fields in mounts if ours.fullmatch(fields[0])]
+    if where:
+        return f" (mounted on {where[0]})"
+    for fd in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):  # it has ended since
+            if ours.fullmatch(os.readlink(fd)) and int(fd.parts[2]) != os.getpid():
+                name = (fd.parents[1] / "comm").read_text().strip()
+                return f" (by process {fd.parts[2]}, {name})"
+    return ""
+
+
+def _end_holder(name: str) -> None:
+    """Returns when it has ended: a holder that goes on would see what is done behind its back."""
+    number = holder_of(name)
+    if number is None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        handle = os.pidfd_open(number)
+        try:
+            signal.pidfd_send_signal(handle, signal.SIGTERM)
+            select.select([handle], [], [], limits.DEVICE_BUSY_S)
+        finally:
+            os.close(handle)

@@ -1,0 +1,188 @@
+"""attach and detach without the kernel's module: the handshake against real servers, and what is
+refused before the kernel is asked.  With a kernel: tests/kernel/test_attached.py."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from handmade import as_somebody_else, eventually, refused
+from pair import MakePair, Pair
+from served import NBDKIT
+
+from mirror_core import config, handshake, limits
+from mirror_core.errors import PeerError
+
+SECONDS = 20.0
+
+
+def without_module() -> tuple[str, ...]:
+    """Words before a command that take the kernel's nbd away, if it has it: its netlink family is
+    of the first network namespace only."""
+    return ("unshare", "--net") if os.geteuid() == 0 else ()
+
+
+def socket_of(pair: Pair, site: str = "east") -> Path:
+    return config.load(str(pair.toml(site))).socket
+
+
+# ---- the handshake
+
+
+def test_a_socket_is_handed_over_where_requests_begin(running: Pair) -> None:
+    """After the handshake the next bytes on the socket are a request and its simple reply."""
+    opened = handshake.open_export(socket_of(running), "disk", SECONDS)
+    with opened.socket:
+        assert opened.size == 1 << 20 and opened.block_size == 1
+        assert opened.flags & handshake.MULTI_CONN and not opened.flags & handshake.READ_ONLY
+        assert opened.socket.getblocking()
+        opened.socket.sendall(struct.pack(">IHHQQI", 0x25609513, 0, 0, 77, 0, 4))
+        reply = opened.socket.recv(20, socket.MSG_WAITALL)
+        assert reply == struct.pack(">IIQ4s", 0x67446698, 0, 77, b"xxxx")
+
+
+@pytest.mark.parametrize("export", ["nothing", "disk/intermediate", "", "x" * 300])
+def test_an_export_that_does_not_open_is_refused_in_the_servers_words(
+    running: Pair, export: str
+) -> None:
+    """An unknown name, and on a target any: PeerError, one line, nothing left open."""
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(PeerError, match="the server refuses: "):
+        handshake.open_export(socket_of(running, "west"), export or "disk", SECONDS)
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_nobody_there_is_said_with_its_errno(scratch: Path) -> None:
+    """No socket, and one that nobody listens on: what a holder tries again after."""
+    with pytest.raises(PeerError, match="No such file") as missing:
+        handshake.open_export(scratch / "none.sock", "disk", SECONDS)
+    assert missing.value.code == errno.ENOENT
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.bind(str(scratch / "deaf.sock"))
+        with pytest.raises(PeerError) as refusal:
+            handshake.open_export(scratch / "deaf.sock", "disk", SECONDS)
+    assert refusal.value.code == errno.ECONNREFUSED
+
+
+@contextlib.contextmanager
+def answering(path: Path, data: bytes, *, end: bool = True) -> Iterator[Path]:
+    """A server that says this to whoever comes, and then nothing more."""
+    ended = threading.Event()
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(data)
+            if end:
+                connection.shutdown(socket.SHUT_WR)
+            ended.wait(SECONDS)
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        server = threading.Thread(target=serve)
+        server.start()
+        try:
+            yield path
+        finally:
+            ended.set()
+            server.join()
+
+
+HELLO = b"NBDMAGICIHAVEOPT\0\3"
+
+
+def answer(kind: int, body: bytes, magic: int = 0x3E889045565A9, option: int = 7) -> bytes:
+    return struct.pack(">QIII", magic, option, kind, len(body)) + body
+
+
+EXPORT = answer(3, struct.pack(">HQH", 0, 1 << 20, 1))
+WRONG = {
+    "other protocol": b"SSH-2.0-OpenSSH_9.2p1\r\n",
+    "old handshake": struct.pack(">8sQQI124x", b"NBDMAGIC", 0x420281861253, 1 << 20, 1),
+    "no fixed newstyle": b"NBDMAGICIHAVEOPT\0\2",
+    "wrong magic": HELLO + answer(3, bytes(12), magic=1),
+    "another option": HELLO + answer(3, bytes(12), option=6),
+    "no size": HELLO + answer(1, b""),
+    "a kind that nobody asked for": HELLO + answer(2, b"1234"),
+    "an acknowledgement with a body": HELLO + EXPORT + answer(1, b"x"),
+    "an answer without end": HELLO + EXPORT * (limits.HANDSHAKE_ANSWERS + 1),
+    "an answer too large": HELLO + struct.pack(">QIII", 0x3E889045565A9, 7, 3, 1 << 30),
+}
+
+
+@pytest.mark.parametrize("data", WRONG.values(), ids=WRONG.keys())
+def test_what_is_not_as_agreed_is_refused(scratch: Path, data: bytes) -> None:
+    """Whatever else a server says: PeerError, and never a size that it did not tell."""
+    with answering(scratch / "s", data) as path, pytest.raises(PeerError, match="not the NBD"):
+        handshake.open_export(path, "disk", SECONDS)
+
+
+@pytest.mark.parametrize("said", [0, 5, 18, 30, 50])
+def test_a_server_that_ends_early_or_says_no_more_is_refused(scratch: Path, said: int) -> None:
+    """Cut off anywhere: at once if it closes, within the time limit if it is silent."""
+    data = (HELLO + EXPORT + answer(1, b""))[:said]
+    with answering(scratch / "a", data) as path, pytest.raises(PeerError, match="closed"):
+        handshake.open_export(path, "disk", SECONDS)
+    with answering(scratch / "b", data, end=False) as path, pytest.raises(PeerError) as silent:
+        handshake.open_export(path, "disk", 0.1)
+    assert silent.value.code == errno.ETIMEDOUT
+
+
+def test_a_read_only_server_of_somebody_elses_is_understood(scratch: Path) -> None:
+    """nbdkit's own: size, flags and block size as it says them."""
+    path = scratch / "other.sock"
+    words = [NBDKIT, "-f", "-r", "-U", str(path), "--filter=blocksize-policy", "memory", "3M"]
+    with subprocess.Popen([*words, "blocksize-minimum=4096"]) as server:
+        try:
+            eventually(path.exists, "nbdkit listens")
+            opened = handshake.open_export(path, "", SECONDS)
+            opened.socket.close()
+        finally:
+            server.terminate()
+    assert (opened.size, opened.block_size) == (3 << 20, 4096)
+    assert opened.flags & handshake.READ_ONLY
+
+
+# ---- what is refused before the kernel is asked
+
+
+def test_without_the_module_attach_says_how_to_load_it(running: Pair) -> None:
+    """One line, exit status 1, and nothing is left running."""
+    words = ("attach", str(running.toml("east")), "disk")
+    line = refused(*words, prefix=without_module())
+    if os.geteuid() == 0:
+        assert line == "the kernel has no nbd devices: load the module with 'modprobe nbd'"
+    assert not (running.folder / "east" / "state" / "attach-disk.log").exists()
+    detach = refused("detach", "/dev/nbd0", prefix=without_module())
+    assert "modprobe nbd" in detach or "root" in detach
+
+
+def test_only_root_may(running: Pair) -> None:
+    """Somebody else is told so."""
+    assert "only root" in refused("detach", "/dev/nbd0", prefix=as_somebody_else())
+
+
+def test_what_cannot_be_attached_is_refused_with_the_reason(
+    running: Pair, make_pair: MakePair
+) -> None:
+    """A volume that is not there, a target, a site that does not run, a name that is no device."""
+    east, west = str(running.toml("east")), str(running.toml("west"))
+    assert "east has no volume nothing: it has disk" in refused("attach", east, "nothing")
+    assert "west: is a target" in refused("attach", west, "disk")
+    assert "west: is a target" in refused("detach", west, "disk")
+    for name in ("/dev/sda", "/dev/nbd0p1", "nbd0", "/dev/nbd"):
+        assert "write it like /dev/nbd0" in refused("attach", east, "disk", name)
+    assert "write it like /dev/nbd0" in refused("detach", east)
+    refused("attach", east, "disk", "--connections", "0")
+    stopped = make_pair("--size", "1M")
+    line = refused("attach", str(stopped.toml("east")), "disk")
+    assert line.startswith("east: not running: start it with 'flashmirror start ")
