@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 from mirror_core import limits
 from mirror_core.address import Remote, Tcp, Tls
 from mirror_core.errors import ConfigError, short
-from mirror_core.units import parse_duration, parse_size
+from mirror_core.units import parse_duration, parse_rate, parse_size
 
 ETC = Path("/etc/flashmirror")
 T = TypeVar("T", int, float)
@@ -58,6 +58,8 @@ class SiteConfig:
     freeze_deadline: float = limits.FREEZE_DEADLINE_S
     freeze_max: float = limits.FREEZE_MAX_S
     block_size: int = limits.BLOCK_SIZE_DEFAULT
+    on_link_loss: Literal["degrade", "block"] = "degrade"
+    bandwidth: int = 0  # of the background to the peer, bytes a second; 0: no limit
     tcp: tuple[Tcp, ...] = ()  # where the peer alone is served
     tls: Tls | None = None
     insecure: bool = False  # the peer may come, and be reached, over TCP without TLS
@@ -94,11 +96,6 @@ def load(site: str) -> SiteConfig:
     except (ValueError, RecursionError) as error:  # tomllib lets through what int() says
         raise ConfigError(f"{path}: not valid TOML: {error}: mend it there") from error
     return _Reader(path, table).site()
-
-
-_LATER = {
-    "bandwidth": "a limit of the bandwidth",
-}
 
 
 class _Reader:
@@ -141,11 +138,6 @@ class _Reader:
         return path
 
     def site(self) -> SiteConfig:
-        for key, what in _LATER.items():
-            value = self.table.pop(key, None)
-            if value not in (None, False, "0"):
-                raise self.refuse(key, f"{what} is not supported by this version: remove it")
-        self.choice("on_link_loss", ("degrade",))
         insecure, tls = self._flag("insecure"), self._tls()
         socket, tcp = self._listen()
         if tcp and not tls and not insecure:
@@ -166,6 +158,10 @@ class _Reader:
             freeze_deadline=self._positive("freeze_deadline", f"{limits.FREEZE_DEADLINE_S}s"),
             freeze_max=self._positive("freeze_max", f"{limits.FREEZE_MAX_S}s"),
             block_size=self._block_size(),
+            on_link_loss=cast(
+                Literal["degrade", "block"], self.choice("on_link_loss", ("degrade", "block"))
+            ),
+            bandwidth=self.parsed("bandwidth", "0", parse_rate),
             volumes=self._volumes(),
         )
         if self.table:

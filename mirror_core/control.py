@@ -84,6 +84,11 @@ def _resume(site: Site, _record: Record) -> Record:
     return {}
 
 
+def _bandwidth(site: Site, record: Record) -> Record:
+    _driver(site).set_bandwidth(protocol.field(record, "rate", int))
+    return {}
+
+
 def _settled(site: Site, _record: Record) -> Record:
     done = _driver(site).wait_settled(limits.CONTROL_WAIT_S)
     return {"done": done, "status": site.status()}
@@ -141,6 +146,7 @@ _LOCAL: dict[str, Callable[[Site, Record], Record]] = {
     "wait": _wait,
     "pause": _pause,
     "resume": _resume,
+    "bandwidth": _bandwidth,
     "settled": _settled,
     "promote": _promote,
 }

@@ -52,6 +52,7 @@ class Driver(threading.Thread):
         self._stable_at = float("inf")  # when what was sent is to be made stable
         self._stable_serial = self._stable = 0  # the last request for that; the last answered
         self._commit_asked = 0  # the sequence
+        self._limited = 0  # the bandwidth that the flashcopy knows
         self._stuck = False  # a store failed: its reason stands until a cycle is committed
         self._coarse = coarse  # until a commit: `next` may hold much that does not differ
         self._comparable = self._seeded = False  # the target holds an image; a copy to begin with
@@ -61,6 +62,7 @@ class Driver(threading.Thread):
         self.stopping = False
         self.halted = False  # pause --now: the running cycle is to stand still
         self._standing = False  # and it does
+        self.bandwidth = config.bandwidth  # bytes a second, until the site stops; 0: no limit
         self.requested = 0  # commands wait for a commit of at least this sequence
         self.progress = cycle.Progress()
         self.last_cycle: cycle.LastCycle | None = None
@@ -102,6 +104,10 @@ class Driver(threading.Thread):
         with self.changed:
             self.halted = False
             self.changed.notify_all()
+
+    def set_bandwidth(self, rate: int) -> None:
+        with self.changed:
+            self.bandwidth = rate
 
     def wait_settled(self, timeout_s: float) -> bool:
         """Whether no cycle runs and the last one is whole at the target, or nothing is copied."""
@@ -418,6 +424,9 @@ class Driver(threading.Thread):
                 self.changed.notify_all()
                 self.changed.wait(limits.IDLE_LOOK_S)
                 return False
+        if self._limited != self.bandwidth:
+            self._limited = self.bandwidth
+            self._copier.limit(self._limited)
         with self._session.blaming():
             done = self._copier.copy(limits.SLICE_S)
         copied = self.progress.total_bytes - self._copier.left_bytes()

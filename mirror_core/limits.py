@@ -57,6 +57,10 @@ STOP_TIMEOUT_S = 60.0
 # --- lanes: connections to the peer for each volume, for writers that wait
 PRIORITY_LANES = 4
 
+# --- the bandwidth of the background, bytes a second
+RATE_MIN = 4 * KIB
+RATE_MAX = 1 << 40
+
 # --- the network
 PORT = 10809  # of NBD, as IANA has it
 PEM_BYTES_MAX = 256 * KIB  # of a file with a certificate or a key

@@ -245,6 +245,10 @@ class Volume:
     def set_strict(self) -> None:
         _lib.fm_volume_set_strict(self._handle)
 
+    def set_hold(self) -> None:
+        """Without a link writers wait for it, instead of for the first sink alone."""
+        _lib.fm_volume_set_hold(self._handle)
+
     def harden_begin(self) -> None:
         _lib.fm_volume_harden_begin(self._handle)
 

@@ -196,6 +196,8 @@ class Site:
             for first, count in flashcopy.runs_of(pending):
                 volume.mark_pending(first, count)
             return
+        if self.config.on_link_loss == "block":
+            volume.set_hold()
         volume.set_intent(log)
         if current.clean:
             changed = current.maps.get(f"{record.name}/next", BitMap64())

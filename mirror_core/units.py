@@ -19,6 +19,22 @@ def parse_size(text: str) -> int:
     return int(match[1]) * _SIZE[match[2].upper()]
 
 
+def parse_rate(text: str) -> int:
+    """Bytes a second of `20MiB/s`, `500K/s`; `0` is 0: no limit.  ConfigError if it is none."""
+    match = re.fullmatch(r"(.+)/s", text.strip())
+    if text.strip() == "0":
+        return 0
+    try:
+        rate = parse_size(match[1]) if match else 0
+    except ConfigError:
+        rate = 0
+    if not limits.RATE_MIN <= rate <= limits.RATE_MAX:
+        raise ConfigError(
+            f"{text[:40]!r} is not a bandwidth: write it like 20MiB/s, from 4KiB/s, or 0 for none"
+        )
+    return rate
+
+
 def parse_duration(text: str) -> float:
     """Seconds of `500ms`, `5s`, `2m`, `1h`.  ConfigError if it is none."""
     match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*(ms|s|m|h)", text.strip())

@@ -25,6 +25,7 @@ SOURCES = [
     "bitmap",
     "gate",
     "wait",
+    "watch",
     "plan",
     "flow",
     "store",

@@ -4,7 +4,7 @@
 #include <assert.h>
 
 #define MS 1000000ULL
-#define QUEUE_NS (25 * MS)       /* longer is long */
+#define QUEUE_NS (25 * MS)       /* and an eighth of the way; a longer queue is long */
 #define WHILE_NS (10000 * MS)    /* the way may become another in so long */
 #define LONG_WAY_NS (5 * MS)     /* below this FM_FLOW_NEAR fills any link */
 #define BURST_NS (50 * MS)       /* of the rate: how far the bucket fills */
@@ -79,12 +79,19 @@ least (const struct fm_flow *f)
   return f->least_ns < f->least_before_ns ? f->least_ns : f->least_before_ns;
 }
 
+uint64_t
+fm_flow_way_ns (const struct fm_flow *f)
+{
+  uint64_t way = least (f);
+  return way == UINT64_MAX ? 0 : way;
+}
+
 /* The window was full: it can be judged. */
 static void
 adapt (struct fm_flow *f, uint64_t bytes, uint64_t latency_ns, uint64_t now_ns)
 {
   uint64_t way = least (f), most = way >= LONG_WAY_NS ? FM_FLOW_FAR : FM_FLOW_NEAR;
-  if (latency_ns - way < QUEUE_NS)
+  if (latency_ns - way < QUEUE_NS + way / 8)
     f->window += f->doubling ? bytes : bytes / 8;
   else if (now_ns - f->turned_ns > latency_ns) {
     f->window -= f->window / (f->doubling ? 2 : 8);

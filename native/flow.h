@@ -33,6 +33,8 @@ struct fm_flow {
 };
 
 void fm_flow_init (struct fm_flow *f);
+/* How long the way itself takes, there and back; 0: nobody knows yet. */
+uint64_t fm_flow_way_ns (const struct fm_flow *f);
 /* Limit it to `rate` bytes a second from now on; 0: to nothing. */
 void fm_flow_limit (struct fm_flow *f, uint64_t rate, uint64_t now_ns);
 /* 0: a copy may begin; else when to ask again (UINT64_MAX: after one has ended). */

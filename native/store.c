@@ -145,7 +145,9 @@ fm_port_io (struct fm_port *p, struct fm_op *op)
   p->store->ops->submit (p, op);
   while (!op->done) {
     struct pollfd fd;
-    if (p->store->ops->pollfd (p, &fd) && fm_poll_until (&fd, 1, deadline) == -ETIMEDOUT)
+    if (p->store->ops->pollfd (p, &fd))
+      fm_poll_until (&fd, 1, deadline);
+    if (fm_now_ns () >= deadline)
       p->failed = -ETIMEDOUT; /* the step below ends all that is under way */
     p->store->ops->step (p);
   }

@@ -3,6 +3,7 @@
 #include "late.h"
 #include "store.h"
 #include "wait.h"
+#include "watch.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -78,6 +79,8 @@ fm_nbd_connect (const char *uri, uint64_t deadline_ns, struct nbd_handle **out, 
   if (!h)
     return -ENOMEM;
   int rc = 0;
+  bool tls = strncmp (uri, "nbds", 4) == 0;
+  struct fm_watch watch = { .fd = -1 };
   nbd_set_pread_initialize (h, false);
   nbd_set_uri_allow_local_file (h, true); /* TLS and PSK files named by our own configuration */
   if (nbd_aio_connect_uri (h, uri) == -1)
@@ -89,9 +92,16 @@ fm_nbd_connect (const char *uri, uint64_t deadline_ns, struct nbd_handle **out, 
       break;
     }
     rc = fm_poll_until (&fd, 1, deadline_ns);
+    if (rc == 0 && tls && watch.fd != fd.fd) { /* another address has another socket */
+      fm_watch_end (&watch, false);
+      rc = fm_watch_begin (&watch, fd.fd, deadline_ns);
+    }
     if (rc == 0)
       turn (h, fd.revents);
+    if (fm_now_ns () >= deadline_ns)
+      rc = -ETIMEDOUT;
   }
+  fm_watch_end (&watch, rc == 0);
   if (rc == 0) {
     *out = h;
     return 0;
@@ -357,7 +367,9 @@ sync_op (struct fm_port *p, struct fm_op *op, uint64_t deadline_ns)
   nbd_submit (p, op);
   while (!op->done) {
     struct pollfd fd;
-    if (nbd_pollfd (p, &fd) && fm_poll_until (&fd, 1, deadline_ns) == -ETIMEDOUT)
+    if (nbd_pollfd (p, &fd))
+      fm_poll_until (&fd, 1, deadline_ns);
+    if (fm_now_ns () >= deadline_ns)
       p->failed = -ETIMEDOUT;
     nbd_step (p);
   }

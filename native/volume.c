@@ -95,7 +95,8 @@ fm_volume_copy (struct fm_volume *v, uint64_t slice_ns)
   struct fm_lane *l = v->bulk;
   if (!l)
     return -ENOTCONN;
-  uint64_t deadline = fm_now_ns () + slice_ns;
+  /* At its end what is in flight comes to its end, too: the longer the way, the seldomer. */
+  uint64_t way = fm_flow_way_ns (&v->flow), deadline = fm_now_ns () + slice_ns + 8 * way;
   for (;;) {
     bool more = fm_now_ns () < deadline && ready (v) && !atomic_load (&v->abandoned);
     bool begun = more && fm_lane_fill (l);

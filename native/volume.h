@@ -162,7 +162,7 @@ void fm_volume_all_sent (struct fm_volume *v);
  * must have been failed before (fm_volume_fail), or writers would copy on. */
 void fm_volume_unlink (struct fm_volume *v);
 
-/* Copy in the background for at most `slice_ns`.  1: nothing is left that can be copied now;
+/* Copy in the background for `slice_ns`, longer on a long way.  1: nothing is left that can be copied now;
  * 0: there is; -errno: the cycle is abandoned (-ENOTCONN: or there are no lanes).  No claim of the background is
  * left behind.  One thread a volume. */
 int fm_volume_copy (struct fm_volume *v, uint64_t slice_ns);

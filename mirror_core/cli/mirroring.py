@@ -1,4 +1,4 @@
-"""sync, pause, resume, promote: what a person asks of a running site's control."""
+"""sync, pause, resume, bandwidth, promote: what a person asks of a running site's control."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import click
 
 from mirror_core import config, limits, peer, process, protocol
 from mirror_core.cli.common import Bar, Duration, ask, json_option, show, site_argument, wait_until
-from mirror_core.errors import MirrorError, PeerError
+from mirror_core.errors import ConfigError, MirrorError, PeerError
+from mirror_core.units import format_size, parse_rate
 
 
 @click.command()
@@ -49,6 +50,28 @@ def resume(site: str, as_json: bool) -> None:
     settings = config.load(site)
     ask(settings, {"op": "resume"})
     show({"state": "mirroring"}, as_json, lambda: f"{settings.name}: mirroring goes on")
+
+
+class Rate(click.ParamType[int]):
+    name = "rate"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        try:
+            return parse_rate(value)
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.command()
+@site_argument
+@click.argument("rate", type=Rate())
+@json_option
+def bandwidth(site: str, rate: int, as_json: bool) -> None:
+    """Limit what the background sends to the peer (20MiB/s; 0: no limit), until SITE stops."""
+    settings = config.load(site)
+    ask(settings, {"op": "bandwidth", "rate": rate})
+    text = f"{format_size(rate)}/s at most" if rate else "no limit"
+    show({"bandwidth": rate}, as_json, lambda: f"{settings.name}: {text}")
 
 
 @click.command()
@@ -99,4 +122,4 @@ def _promoted(name: str, record: dict[str, Any]) -> str:
     )
 
 
-COMMANDS = [sync, pause, resume, promote]
+COMMANDS = [sync, pause, resume, bandwidth, promote]
