@@ -37,6 +37,7 @@ class Driver(threading.Thread):
         journal: Journal,
         link: peer.Link,
         *,
+        clean: bool,
         coarse: bool,
     ) -> None:
         super().__init__(name="control")
@@ -54,6 +55,7 @@ class Driver(threading.Thread):
         self._commit_asked = 0  # the sequence
         self._limited = 0  # the bandwidth that the flashcopy knows
         self._stuck = False  # a store failed: its reason stands until a cycle is committed
+        self._clean = clean  # the process before has stopped in order
         self._coarse = coarse  # until a commit: `next` may hold much that does not differ
         self._comparable = self._seeded = False  # the target holds an image; a copy to begin with
         self._comparison: compare.Comparison | None = None  # of the running cycle
@@ -135,6 +137,8 @@ class Driver(threading.Thread):
             self._say(f"internal error ({error!r}): report it, restart the site", refused=True)
 
     def _run(self) -> None:
+        if not self._clean and (words := self._copier.flush_past()):
+            self._journal.say(words)
         while not self.stopping:
             try:
                 self._open_session()

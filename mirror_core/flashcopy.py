@@ -158,6 +158,19 @@ class Flashcopy:
         for member in self.members:
             member.native.settle()
 
+    def flush_past(self) -> str | None:
+        """After an end without order: what the process before wrote is flushed before any of it
+        is copied or counted.  Else a server that goes and comes back would take it along without
+        a connection of ours noticing (store.h, I9).  What a failed flush has lost is not there to
+        be copied either; its words."""
+        words = None
+        for member in self.members:
+            try:
+                member.native.flush_front()
+            except OSError as error:
+                words = f"volume {member.name}: {error.strerror}"
+        return words
+
     def harden(self, record: Callable[[], None]) -> None:
         """Flush what was sent, have it recorded as no longer pending, then let writers go on
         (I2).  CopyError, or what `record` raises: `fail`, and `retry` later."""

@@ -118,6 +118,7 @@ class Site:
                 self.copier,
                 self.journal,
                 peer.Link(config),
+                clean=current.clean,
                 coarse=self._coarse,
             )
             if current.role == "source"
@@ -249,6 +250,8 @@ class Site:
             )
         if not source:
             self.copier.link([None] * len(self.members))
+            if not self.book.current.clean and (words := self.copier.flush_past()):
+                self.journal.say(words)
         if self.book.current.seeded:  # what is found equal from now on is durable
             self.copier.flush(front_too=False)
         # With the maps as they were recovered: the log of hardenings begins anew.

@@ -86,8 +86,9 @@ class Target(threading.Thread):
         self.refusal: str | None = None  # of the last source that asked for a session
         self.total_bytes = 0  # of the second flashcopy under way
         self._flush: _Flush | None = None  # that is asked for
-        # A flush failed, and no session has heard of it: one that was asked for in an older
-        # session may have met, and so used up, the failure of what a newer one wrote.
+        # A flush failed: nothing more is asserted in this session, whose source sends all that is
+        # not stable again in another one.  (One that was asked for in an older session may have
+        # met, and so used up, the failure of what a newer one wrote.)
         self._flush_error: str | None = None
         self.hardened = book.current.hardened  # and writers know it: later than the ledger
 
@@ -224,10 +225,9 @@ class Target(threading.Thread):
             if not flush.done:
                 return None
             self._flush = None
-            error, self._flush_error = self._flush_error, None
-        if error:
-            raise PeerError(error)
-        return flush
+            if self._flush_error:
+                raise PeerError(self._flush_error)
+            return flush
 
     def _bitmaps(self) -> dict[str, BitMap64]:
         return {m.name: flashcopy.bitmap_of(m.native, native.NEXT) for m in self._copier.members}

@@ -211,7 +211,7 @@ def test_pause_now_stops_in_the_middle_of_a_copy(scratch: Path, handmade: Handma
     """pause --now returns while a cycle is under way, which then stands still; a plain pause lets
     it finish, and resume mirrors what was written since."""
     slow = SlowDisk(scratch / "slow", "200ms")
-    handmade.size = 16 << 20
+    handmade.size = 64 << 20
     handmade.stores["east", "intermediate"] = slow.store(handmade.size)
     try:
         handmade.create()
