@@ -17,6 +17,7 @@ from handmade import Handmade, eventually
 from nbd_client import FUA, NbdClient, NbdError
 from pair import CommandFailed, MakePair, Pair
 from served import Faulty, Server, create_anew, serve
+from test_link import kill
 
 BLOCK = 4096
 BLOCKS = 100  # written with gaps, so that each is a run of its own
@@ -279,4 +280,28 @@ def test_an_intermediate_that_loses_a_cycle_gets_it_again(
         handmade.sync()
         held = client.read(0, SIZE)
     assert held.startswith(b"again")
+    assert handmade.image("west").read_bytes() == held
+
+
+@pytest.mark.parametrize(("site", "part"), [("east", "data"), ("west", "intermediate")])
+def test_what_a_killed_site_had_not_flushed_is_flushed_by_the_next(
+    handmade: Handmade, faulty: Faulty, site: str, part: str
+) -> None:
+    """No connection of the next process would notice that the server went with it: so it is
+    flushed before anything is copied, and when the server then goes, nothing is lost."""
+    begin(handmade, faulty, site, part)
+    handmade.sync()
+    handmade.pause()
+    with handmade.client() as client:
+        client.write(0, b"kept" * 1024)
+    kill(handmade, site)
+    flushed = faulty.tried("flush")
+    handmade.start(site)
+    direct.wait_for(lambda: faulty.tried("flush") > flushed, "a flush")
+    faulty.restart()
+    handmade.resume()
+    handmade.sync()
+    with handmade.client() as client:
+        held = client.read(0, SIZE)
+    assert held.startswith(b"kept")
     assert handmade.image("west").read_bytes() == held
