@@ -111,6 +111,16 @@ class Driver(threading.Thread):
         with self.changed:
             self.bandwidth = rate
 
+    def estimated_end(self) -> float | None:
+        """When the running copy will have ended if it goes on as it has since its beginning, Unix
+        seconds; None: nothing is copied, or nobody knows."""
+        with self.changed:
+            now, done = self.progress, self.progress.copied_bytes
+            if now.phase != "copy" or not self.connected or not done:
+                return None
+            left = max(0, now.total_bytes - done)
+            return time.time() + (time.monotonic() - self._began) * left / done
+
     def wait_settled(self, timeout_s: float) -> bool:
         """Whether no cycle runs and the last one is whole at the target, or nothing is copied."""
         with self.changed:

@@ -382,6 +382,7 @@ class Site:
                     "phase": progress.phase,
                     "copied_bytes": progress.copied_bytes,
                     "total_bytes": progress.total_bytes,
+                    "estimated_end": control.estimated_end(),
                 },
                 "committed": {
                     "sequence": control.committed or None,
@@ -422,6 +423,7 @@ class Site:
                     "phase": "copy" if left else "idle",
                     "copied_bytes": total - left,
                     "total_bytes": total,
+                    "estimated_end": None,
                 },
                 "committed": {
                     "sequence": book.committed or None if book.whole else None,

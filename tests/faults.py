@@ -46,7 +46,8 @@ FAULTS = (
           "while (0 && (atomic_load (&g->state)"),
          # The volumes' moments differ, as without a common freeze they may.
          ("native/volume.c", "    atomic_store (&v[i]->abandoned, 0);\n",
-          "    atomic_store (&v[i]->abandoned, 0);\n    usleep (2000);\n")),
+          "    atomic_store (&v[i]->abandoned, 0);\n"
+          "    fm_poll_until (NULL, 0, fm_now_ns () + 2 * FM_MS);\n")),
         "NO_FREEZE",
     ),
     Fault(
@@ -85,9 +86,9 @@ FAULTS = (
     Fault(
         "a block leaves pending before its copy stands in the sinks (I5)",
         "native:request",
-        (("native/lane.c", "  s->state = FM_SLOT_WRITING;\n  for",
-          "  s->state = FM_SLOT_WRITING;\n"
-          "  fm_bitmap_clear (l->v->pending, s->claim->first, s->claim->n);\n  for"),),
+        (("native/lane.c", "    s->sent_ns = fm_now_ns ();\n",
+          "    s->sent_ns = fm_now_ns ();\n"
+          "  fm_bitmap_clear (l->v->pending, s->claim->first, s->claim->n);\n"),),
     ),
     Fault(
         "the mark in next comes after the write",
@@ -219,7 +220,7 @@ FAULTS = (
     Fault(
         "hardenings are not logged: a stale bit in pending2 (I2)",
         "tests/test_kill.py::test_a_target_killed_while_both_copies_run_keeps_its_image",
-        (("mirror_core/hardlog.py", "        if sequence != self._sequence:\n",
+        (("mirror_core/runlog.py", "        if sequence != self._sequence:\n",
           "        return\n        if sequence != self._sequence:\n"),),
     ),
     Fault(
@@ -248,7 +249,7 @@ FAULTS = (
     Fault(
         "what a comparison of an older cycle finds counts for the next",
         "tests/test_compare.py",
-        (("mirror_core/target.py", "if asked.sequence <= self._book.current.committed:",
+        (("mirror_core/target.py", "if sequence <= self._book.current.committed:",
           "if False:"),),
     ),
     Fault(
@@ -260,7 +261,7 @@ FAULTS = (
     Fault(
         "a killed source forgets the cycle that ran",
         "tests/test_maps.py::test_a_cycle_cut_short_by_a_kill_is_begun_again",
-        (("native/volume.c", "rc == 0 && i < 5; i++)\n    rc = fm_bitmap_load",
+        (("native/shared.c", "rc == 0 && i < MAPS; i++)\n    rc = fm_bitmap_load",
           "rc == 0 && i < 1; i++)\n    rc = fm_bitmap_load"),),
     ),
     Fault(
@@ -282,13 +283,13 @@ FAULTS = (
     Fault(
         "the checksum of a record of hardenings is not looked at (I7)",
         "tests/test_fuzz.py::test_a_damaged_log_of_hardenings_gives_a_prefix_or_is_refused",
-        (("mirror_core/hardlog.py", "return body if zlib.crc32(head + body) == crc else None",
+        (("mirror_core/runlog.py", "return body if zlib.crc32(head + body) == crc else None",
           "return body if crc or zlib.crc32(head + body) == crc else None"),),
     ),
     Fault(
         "a record of hardenings that is gone is not missed (I7)",
         "tests/test_fuzz.py::test_a_damaged_log_of_hardenings_gives_a_prefix_or_is_refused",
-        (("mirror_core/hardlog.py", "later = data.find(_MAGIC, at)\n",
+        (("mirror_core/runlog.py", "later = data.find(_MAGIC, at)\n",
           "later = data.find(_MAGIC, at + 1)\n"),),
     ),
     Fault(

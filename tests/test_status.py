@@ -20,7 +20,7 @@ STATUS = {  # section 6 of the design, and block_size_bytes, by which `check` co
 }  # fmt: skip
 INSIDE: dict[str, set[str]] = {
     "peer": {"state", "since", "reason"},
-    "cycle": {"sequence", "phase", "copied_bytes", "total_bytes"},
+    "cycle": {"sequence", "phase", "copied_bytes", "total_bytes", "estimated_end"},
     "committed": {"sequence", "consistency_point"},
     "last_cycle": {"duration_seconds", "bytes", "freeze_seconds"},
     "volumes": {

@@ -202,6 +202,8 @@ def test_the_bandwidth_is_limited_and_can_be_changed(make_places: MakePlaces) ->
     direct.resume(places)
     direct.wait_for(lambda: places.wire_bytes() - before > 12 * MIB, "some of it is sent")
     assert 12 / 5.2 <= time.monotonic() - began <= 12 / 3
+    end = direct.status(places)["cycle"]["estimated_end"]
+    assert abs(end - time.time() - 20 / 4) < 2.5, "20 MiB are left"
     places.run("bandwidth", str(places.toml("east")), "0")
     began = time.monotonic()
     direct.sync(places)

@@ -39,7 +39,13 @@ def stopped_status(settings: config.SiteConfig) -> dict[str, Any]:
         "state": "stopped",
         "reason": None if book.clean else "it was not stopped in order",
         "peer": {"state": "disconnected", "since": None, "reason": "this site is stopped"},
-        "cycle": {"sequence": book.begun, "phase": "idle", "copied_bytes": 0, "total_bytes": 0},
+        "cycle": {
+            "sequence": book.begun,
+            "phase": "idle",
+            "copied_bytes": 0,
+            "total_bytes": 0,
+            "estimated_end": None,
+        },
         "committed": {
             "sequence": book.committed or None if claims else None,
             "consistency_point": book.consistency_point if claims else None,
@@ -55,6 +61,11 @@ def get_status(settings: config.SiteConfig) -> dict[str, Any]:
     return ask(settings, {"op": "status"})
 
 
+def _end_of(cycle: dict[str, Any]) -> str:
+    end = cycle["estimated_end"]
+    return time.strftime(", until about %Y-%m-%d %H:%M:%S", time.localtime(end)) if end else ""
+
+
 def as_text(status: dict[str, Any]) -> str:
     point = status["committed"]["consistency_point"]
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(point)) if point else "none yet"
@@ -65,7 +76,7 @@ def as_text(status: dict[str, Any]) -> str:
         ("peer", peer["state"]),
         ("committed", f"{status['committed']['sequence'] or '-'} at {when}"),
         ("cycle", f"{cycle['sequence']} {cycle['phase']}, {format_size(cycle['copied_bytes'])} "
-                  f"of {format_size(cycle['total_bytes'])}"),
+                  f"of {format_size(cycle['total_bytes'])}{_end_of(cycle)}"),
         ("data exposure", "-" if exposure is None else f"{exposure:.1f} s"),
     ]  # fmt: skip
     if status["last_cycle"]:
