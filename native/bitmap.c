@@ -333,11 +333,13 @@ fm_bitmap_or (struct fm_bitmap *dst, const struct fm_bitmap *src)
     fm_bitmap_set (dst, first, n);
 }
 
-/* All zeroes again, and no memory.  A new mapping in the place of the old one, because locked
- * memory (mlockall) refuses MADV_DONTNEED. */
+/* All zeroes again, and no memory.  Locked memory (mlockall) refuses MADV_DONTNEED: then a new
+ * mapping takes the place of the old one. */
 static void
 drop (void *p, uint64_t bytes)
 {
+  if (madvise (p, bytes, MADV_DONTNEED) == 0)
+    return;
   void *fresh = mmap (p, bytes, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
   assert (fresh == p);
