@@ -107,7 +107,7 @@ def test_a_cycle_moves_the_figures(make_pair: MakePair) -> None:
 def test_copies_before_write_are_counted_and_timed(scratch: Path, handmade: Handmade) -> None:
     """Writes that meet blocks of the running cycle are counted, with how long they waited."""
     slow = SlowDisk(scratch / "slow", "300ms")
-    handmade.size = 16 << 20
+    handmade.size = 64 << 20  # more than is in flight at once
     handmade.stores["east", "intermediate"] = slow.store(handmade.size)
     try:
         handmade.create()

@@ -62,9 +62,6 @@ PLANTS = {
     "SENT_IS_COMMITTED": 1_000,
     "UNSTABLE_KEPT": 5_000,
     "commit_without_flush": 1_000,
-    "stable_without_flush": 20_000,
-    "stable_not_forgotten": 20_000,
-    "stable_of_any_cycle": 20_000,
     "hot_forgotten": 1_000,
     "ledger_not_synced": 200,
     "folder_not_synced": 200,
@@ -81,6 +78,9 @@ if SOAK > 1:  # these take thousands of schedules to show
         "NO_FENCE": 20_000,
         "record_before_flush": 20_000,
         "late_commits": 20_000,
+        "stable_without_flush": 20_000,
+        "stable_not_forgotten": 100_000,
+        "stable_of_any_cycle": 20_000,
         "recovery_forgets_log": 5_000,
     }
 

@@ -49,7 +49,7 @@ def test_status_has_every_key_of_the_interface(running: Pair) -> None:
         assert (status["site"], status["role"], status["state"]) == (site, role, "mirroring")
         assert status["reason"] is None and status["peer"]["state"] == "connected"
         assert status["committed"]["sequence"] == status["hardened_sequence"] >= 1
-        assert abs(status["committed"]["consistency_point"] - time.time()) < 600
+        assert abs(status["committed"]["consistency_point"] - time.time()) < 3600
         assert Path(f"/proc/{status['pid']}").exists()
         assert re.fullmatch(r"127\.0\.0\.1:\d+", status["metrics_address"])
     assert running.status()["last_cycle"] is not None

@@ -21,6 +21,7 @@ MORE_PACKAGES = {"fio": "fio", "nbd-client": "nbd-client", "e2fsck": "e2fsprogs"
 EXPECTED = (
     "Receive control failed",
     "Send control failed",
+    "Send data failed",
     "Request send failed, requeueing",
     "failed to find a fallback",
     "Connection timed out, retrying",
