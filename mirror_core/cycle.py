@@ -94,12 +94,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where the running cycle is; bytes of all volumes of the group."""
+    """Where the running cycle is; bytes of all volumes of the group; `began`: monotonic time of
+    its consistency point."""
 
     sequence: int = 0
     phase: str = "idle"
     copied_bytes: int = 0
     total_bytes: int = 0
+    began: float = 0.0
 
 
 @dataclass(frozen=True)

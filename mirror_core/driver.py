@@ -20,6 +20,7 @@ import time
 import traceback
 from collections.abc import Generator
 from dataclasses import replace
+from typing import Any
 
 from mirror_core import compare, cycle, flashcopy, limits, peer, protocol, session
 from mirror_core.book import Book
@@ -44,7 +45,7 @@ class Driver(threading.Thread):
         self._config, self._book, self._copier, self._journal = config, book, copier, journal
         self._session = session.Session(config, book, copier, link)
         self._point = 0.0  # of the running cycle, Unix seconds
-        self._began = self._held = 0.0  # of the running cycle
+        self._held = 0.0  # how long its freeze held writes, seconds
         self._last_begin = float("-inf")
         self._cooled = time.monotonic()  # when the intent was last cooled
         self._backoff = limits.BACKOFF_MIN_S  # anew with a commit, or when a session has lasted
@@ -119,7 +120,7 @@ class Driver(threading.Thread):
             if now.phase != "copy" or not self.connected or not done:
                 return None
             left = max(0, now.total_bytes - done)
-            return time.time() + (time.monotonic() - self._began) * left / done
+            return time.time() + (time.monotonic() - now.began) * left / done
 
     def wait_settled(self, timeout_s: float) -> bool:
         """Whether no cycle runs and the last one is whole at the target, or nothing is copied."""
@@ -365,7 +366,7 @@ class Driver(threading.Thread):
             error, lost = worse, False
         return cycle.Result(error=str(error), code=error.code, lost=lost)
 
-    def _phase(self, phase: str, **more: int) -> None:
+    def _phase(self, phase: str, **more: Any) -> None:
         with self.changed:
             self.progress = replace(self.progress, phase=phase, **more)
             self.changed.notify_all()
@@ -408,13 +409,13 @@ class Driver(threading.Thread):
                 "freeze_max would help"
             )
             return cycle.Result(error=text, code=error.errno or 0)
-        self._point, self._began = point, time.monotonic()
-        self._stable_at = self._began + limits.STABLE_S
+        self._point, began = point, time.monotonic()
+        self._stable_at = began + limits.STABLE_S
         comparing = self._seeded or (self._coarse and self._comparable)
         self._copier.compare(comparing)
         self._comparison = compare.Comparison(self._copier.members) if comparing else None
         self._journal.held(self._held)
-        self._phase("copy", total_bytes=self._copier.left_bytes())
+        self._phase("copy", total_bytes=self._copier.left_bytes(), began=began)
         return cycle.Result()
 
     def _copy(self) -> cycle.Result:
@@ -497,7 +498,7 @@ class Driver(threading.Thread):
         self._copier.settle()
         self._coarse = False
         self._backoff = limits.BACKOFF_MIN_S
-        duration = time.monotonic() - self._began
+        duration = time.monotonic() - self.progress.began
         with self.changed:
             self.committed, self.point = self.progress.sequence, self._point
             self.last_cycle = cycle.LastCycle(duration, self.progress.total_bytes, self._held)

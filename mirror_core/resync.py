@@ -11,6 +11,7 @@ Stores are not touched here.  A seed need not be exact, nor of one moment: what 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 
 from mirror_core import ledger
@@ -21,14 +22,13 @@ from mirror_core.site import lock_state
 
 def resync_full(config: SiteConfig, *, force: bool) -> ledger.Ledger:
     """The new ledger.  MirrorError: the site runs, or is a source and `force` is not given."""
-    lock = lock_state(config)
-    try:
-        book = ledger.load(config.state)
+
+    def given_up(book: ledger.Ledger) -> ledger.Ledger:
         if book.role == "source" and not force:
             raise MirrorError(
                 f"{book.name} is a source: --force makes it a target and discards what only it has"
             )
-        fresh = replace(
+        return replace(
             book,
             role="target",
             lineage=None,
@@ -39,19 +39,14 @@ def resync_full(config: SiteConfig, *, force: bool) -> ledger.Ledger:
             seeded=False,
             maps={},
         )
-        ledger.save(config.state, fresh)
-    except OSError as error:
-        raise LedgerError(f"{config.state}: {error.strerror}: mend that") from error
-    finally:
-        os.close(lock)
-    return fresh
+
+    return _changed(config, given_up)
 
 
 def seed(config: SiteConfig) -> ledger.Ledger:
     """The new ledger.  MirrorError: the site runs, is a source, or has an image."""
-    lock = lock_state(config)
-    try:
-        book = ledger.load(config.state)
+
+    def seeded(book: ledger.Ledger) -> ledger.Ledger:
         if book.role == "source":
             raise MirrorError(f"{book.name} is a source: seed the target")
         if book.whole:
@@ -59,7 +54,16 @@ def seed(config: SiteConfig) -> ledger.Ledger:
                 f"{book.name} has an image, of sequence {book.committed}: only what changes is "
                 "sent (to give it up: 'flashmirror resync --full')"
             )
-        fresh = replace(book, seeded=True)
+        return replace(book, seeded=True)
+
+    return _changed(config, seeded)
+
+
+def _changed(config: SiteConfig, change: Callable[[ledger.Ledger], ledger.Ledger]) -> ledger.Ledger:
+    """The ledger of a stopped site, changed and saved.  MirrorError: as before."""
+    lock = lock_state(config)
+    try:
+        fresh = change(ledger.load(config.state))
         ledger.save(config.state, fresh)
     except OSError as error:
         raise LedgerError(f"{config.state}: {error.strerror}: mend that") from error

@@ -104,9 +104,11 @@ sink_port (struct fm_lane *l, const struct fm_slot *s, unsigned sink)
 {
   unsigned n = (unsigned)(s - l->slots) / FM_SLOTS_EACH;
   int rc = 0;
-  while (sink == 1 && l->nwide < n && rc == 0)
+  while (sink == 1 && l->nwide < n && !l->wide_failed)
     if ((l->wide[l->nwide] = fm_port_open (l->sink[1]->store, &rc)))
       l->nwide++;
+    else
+      l->wide_failed = true;
   return sink == 1 && n && n <= l->nwide ? l->wide[n - 1] : l->sink[sink];
 }
 

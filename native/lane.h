@@ -45,6 +45,7 @@ struct fm_lane {
   unsigned nsinks; /* 2: with the peer's */
   struct fm_port *wide[FM_WIDE]; /* more connections to the peer, opened when slots need them */
   unsigned nwide;
+  bool wide_failed; /* there are no more to be had */
   struct fm_flow *flow; /* of the background's lane, or NULL */
   unsigned link;   /* the number of the link that it belongs to */
   struct fm_slot *slots;

@@ -5,7 +5,8 @@
  * that watches the time shuts the socket down (shutdown(2)), so the library meets its end.
  * Meanwhile the socket blocks for a while at each read, so that this asking costs no processor.
  *
- * Invariant: the descriptor is its owner's until fm_watch_end; he does not close it before.
+ * Invariant: whoever owns the descriptor ends the watch as soon as the library has closed it, and
+ * then says so: nothing is done to a number that may be another's by then.
  */
 #ifndef FM_WATCH_H
 #define FM_WATCH_H

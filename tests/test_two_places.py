@@ -110,16 +110,24 @@ def fill(places: Places, size: int) -> None:
             client.write(at, rng.randbytes(MIB))
 
 
+def begun_large(places: Places, size: int, rate: str = "") -> tuple[int, float]:
+    """A synced pair whose next cycle, of all of the volume, has begun on a line of this rate: what
+    was on the wire before, and when it began."""
+    places.start()
+    direct.sync(places)
+    fill(places, size)
+    if rate:
+        places.narrow(rate)
+    before, began = places.wire_bytes(), time.monotonic()
+    direct.resume(places)
+    return before, began
+
+
 def test_a_link_cut_in_a_large_cycle_sends_one_window_twice(make_places: MakePlaces) -> None:
     """Cut when most of it is sent, and healed: what had become stable is not sent again."""
     size = 64 * MIB
     places = make_places("--size", str(size), settings='link_timeout = "1s"')
-    places.start()
-    direct.sync(places)
-    fill(places, size)
-    places.narrow("100mbit")
-    before = places.wire_bytes()
-    direct.resume(places)
+    before, _ = begun_large(places, size, "100mbit")
     direct.wait_for(lambda: places.wire_bytes() - before > 50 * MIB, "most of it is sent")
     places.cable("down")
     direct.wait_status(places, state="degraded")
@@ -169,12 +177,7 @@ def test_a_write_overtakes_the_bulk(make_places: MakePlaces, preserve: str, most
     places = make_places(
         "--size", str(size), way_ms=100, settings=f'preserve = "{preserve}"\nlink_timeout = "2s"'
     )
-    places.start()
-    direct.sync(places)
-    fill(places, size)
-    places.narrow("100mbit")
-    before, began = places.wire_bytes(), time.monotonic()
-    direct.resume(places)
+    before, began = begun_large(places, size, "100mbit")
     direct.wait_for(lambda: places.wire_bytes() - before > 4 * MIB, "the bulk is under way")
     waiting = Waiting(places, 3)
     direct.wait_for(lambda: places.wire_bytes() - before > 30 * MIB, "most of it is sent")
@@ -195,11 +198,7 @@ def test_the_bandwidth_is_limited_and_can_be_changed(make_places: MakePlaces) ->
     """The bulk keeps to its limit, from the file or from the command."""
     size = 32 * MIB
     places = make_places("--size", str(size), settings='bandwidth = "4MiB/s"')
-    places.start()
-    direct.sync(places)
-    fill(places, size)
-    before, began = places.wire_bytes(), time.monotonic()
-    direct.resume(places)
+    before, began = begun_large(places, size)
     direct.wait_for(lambda: places.wire_bytes() - before > 12 * MIB, "some of it is sent")
     assert 12 / 5.2 <= time.monotonic() - began <= 12 / 3
     end = direct.status(places)["cycle"]["estimated_end"]
@@ -215,12 +214,7 @@ def test_a_long_way_slows_the_bulk_little(make_places: MakePlaces) -> None:
     be.  (Not yet 80 % of the line: docs/network.md.)"""
     size = 128 * MIB
     places = make_places("--size", str(size), way_ms=200)
-    places.start()
-    direct.sync(places)
-    fill(places, size)
-    places.narrow("1gbit")
-    before, began = places.wire_bytes(), time.monotonic()
-    direct.resume(places)
+    before, began = begun_large(places, size, "1gbit")
     direct.wait_for(lambda: places.wire_bytes() - before > size // 4, "it has gathered speed")
     middle, then = places.wire_bytes(), time.monotonic()
     direct.wait_for(lambda: places.wire_bytes() - before > size * 9 // 10, "most of it is sent")
