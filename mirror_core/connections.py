@@ -5,9 +5,10 @@ clients stay; so a connection is refused when few descriptors are left (`room`).
 
 nbdkit waits for its clients before it calls `cleanup`, without a bound, and a client that is
 idle (a mounted file system at night, the lanes of a source) never goes by itself.  So a thread
-learns of the shutdown as a callback would, through nbdkit_nanosleep(3), and from then on shuts
-the receiving side of every connection of our sockets: a request under way still gets its answer,
-then its connection ends.  It looks again until `cleanup`, which may miss nobody.
+learns of the shutdown as a callback would, through nbdkit_nanosleep(3), says so to the site, and
+from then on shuts the receiving side of every connection of our sockets: a request under way
+still gets its answer, then its connection ends.  It looks again until `cleanup`, which may miss
+nobody.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import ctypes
 import os
 import resource
 import threading
+from collections.abc import Callable
 
 from mirror_core import limits, native
 from mirror_core.config import SiteConfig
@@ -55,15 +57,17 @@ def callers(site: SiteConfig) -> native.Callers:
 class Ender(threading.Thread):
     """Started after nbdkit's fork; `end` from cleanup, when no client is left."""
 
-    def __init__(self, site: SiteConfig) -> None:
+    def __init__(self, site: SiteConfig, ending: Callable[[], None]) -> None:
         super().__init__(name="ender")
         self._callers = callers(site)
+        self._ending = ending
         self._left = threading.Event()
 
     def run(self) -> None:
         sleep = ctypes.CDLL(None).nbdkit_nanosleep
         while sleep(_SLEEP_S, 0) == 0:
             pass
+        self._ending()
         while not self._left.wait(_LOOK_AGAIN_S):
             self._callers.end_all()
 

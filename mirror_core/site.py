@@ -260,6 +260,12 @@ class Site:
         self._maps_count = True
         self.control.start()
 
+    def ending(self) -> None:
+        """nbdkit was told to end, and waits for its clients: no write of theirs may wait for the
+        peer any more.  A target's second flashcopy goes on: a write of a promoted one needs it."""
+        if isinstance(self.control, Driver):
+            self.control.stop()
+
     def stop(self) -> None:
         """No client is left.  The maps go into the ledger; everything is flushed and closed."""
         self.control.stop()

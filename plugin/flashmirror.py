@@ -78,7 +78,8 @@ def after_fork():
         if lack := writeback.prepare():
             _site.journal.say(lack)
         _site.start()
-        _door, _ender = door.Door(_site.config, _site.journal), connections.Ender(_site.config)
+        _door = door.Door(_site.config, _site.journal)
+        _ender = connections.Ender(_site.config, _site.ending)
         _door.start()
         _ender.start()
     except Exception as error:

@@ -247,6 +247,38 @@ def test_a_write_under_way_is_answered_when_its_site_stops(pair: Pair) -> None:
     assert pair.image("east").read_bytes()[:4096] == b"\2" * 4096
 
 
+def test_a_write_that_is_to_wait_for_the_link_waits(pair: Pair) -> None:
+    """With on_link_loss = "block" a write that meets a block which is still to be copied is held as
+    long as there is no link, and done when there is one again; others are not held; and a stop
+    of the site does not wait for the link."""
+    direct.stop(pair, "east")
+    pair.configure("east", 'on_link_loss = "block"')
+    pair.start("east")
+    for stops in (False, True):
+        direct.pause(pair)
+        with pair.client() as filler:
+            filler.write(0, b"\1" * 65536)
+        held = pair.client()
+        with ThreadPoolExecutor(1) as pool:
+            with frozen(pair, "west"):
+                direct.resume(pair)
+                wait_degraded(pair)
+                assert direct.status(pair)["volumes"][0]["pending_bytes"] >= 65536
+                held.send(WRITE, 0, 4096, b"\2" * 4096)
+                with pair.client() as other:
+                    other.write(REGION, b"\3" * 4096)
+                assert not select.select([held.socket], [], [], 2 * LINK_TIMEOUT_S)[0]
+                if stops:
+                    pool.submit(direct.stop, pair, "east").result(20)
+            held.receive()
+        held.socket.close()
+        assert pair.image("east").read_bytes()[:4096] == b"\2" * 4096
+        if stops:
+            pair.start("east")
+        direct.sync(pair)
+        assert pair.image("east").read_bytes() == pair.image("west").read_bytes()
+
+
 def test_a_sync_is_not_done_by_a_target_that_lost_its_image(make_pair: MakePair) -> None:
     """A sync returns when its consistency point is whole in the target's data store, not when a
     target that was killed in the middle of the second flashcopy comes back without an image."""
