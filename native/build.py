@@ -33,6 +33,7 @@ SOURCES = [
     "late",
     "store_nbd",
     "intent",
+    "wide",
     "lane",
     "link",
     "request",

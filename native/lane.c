@@ -29,8 +29,8 @@ fm_lane_close (struct fm_lane *l)
   fm_port_close (l->front);
   for (unsigned i = 0; i < FM_SINKS; i++)
     fm_port_close (l->sink[i]);
-  for (unsigned i = 0; i < l->nwide; i++)
-    fm_port_close (l->wide[i]);
+  for (unsigned i = 0; i < FM_WIDE; i++)
+    fm_wide_close (&l->wide[i]);
   for (unsigned i = 0; i < l->nslots; i++)
     free (l->slots[i].buf);
   free (l->slots);
@@ -98,18 +98,13 @@ submit (struct fm_port *p, struct fm_op *op)
   p->store->ops->submit (p, op);
 }
 
-/* The connection of a slot to the peer; the first one does if there can be no more. */
+/* The connection of a slot to a sink.  Those to the peer share one by FM_SLOTS_EACH. */
 static struct fm_port *
 sink_port (struct fm_lane *l, const struct fm_slot *s, unsigned sink)
 {
   unsigned n = (unsigned)(s - l->slots) / FM_SLOTS_EACH;
-  int rc = 0;
-  while (sink == 1 && l->nwide < n && !l->wide_failed)
-    if ((l->wide[l->nwide] = fm_port_open (l->sink[1]->store, &rc)))
-      l->nwide++;
-    else
-      l->wide_failed = true;
-  return sink == 1 && n && n <= l->nwide ? l->wide[n - 1] : l->sink[sink];
+  struct fm_port *wide = sink == 1 && n ? fm_wide_port (&l->wide[n - 1], l->sink[1]->store) : NULL;
+  return wide ? wide : l->sink[sink];
 }
 
 static bool
@@ -368,8 +363,9 @@ ports_of (struct fm_lane *l, struct fm_port **out)
   out[n++] = l->front;
   for (unsigned i = 0; i < l->nsinks; i++)
     out[n++] = l->sink[i];
-  for (unsigned i = 0; i < l->nwide; i++)
-    out[n++] = l->wide[i];
+  for (unsigned i = 0; i < FM_WIDE; i++)
+    if ((out[n] = atomic_load (&l->wide[i].port)))
+      n++;
   return n;
 }
 

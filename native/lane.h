@@ -20,9 +20,10 @@
 
 #include "store.h"
 #include "volume.h"
+#include "wide.h"
 
 #define FM_SLOTS_EACH 8 /* share one connection to the peer */
-#define FM_WIDE (1 + FM_BULK_SLOTS / FM_SLOTS_EACH)
+#define FM_WIDE (1 + (FM_BULK_SLOTS - 1) / FM_SLOTS_EACH) /* one to spare: none is no array */
 
 enum fm_copy {
   FM_COPY_ALL,   /* front -> every sink; pending -> sent, or unsent if sink 1 fails */
@@ -43,9 +44,7 @@ struct fm_lane {
   struct fm_volume *v;
   struct fm_port *front, *sink[FM_SINKS];
   unsigned nsinks; /* 2: with the peer's */
-  struct fm_port *wide[FM_WIDE]; /* more connections to the peer, opened when slots need them */
-  unsigned nwide;
-  bool wide_failed; /* there are no more to be had */
+  struct fm_wide wide[FM_WIDE]; /* more connections to the peer, opened when slots need them */
   struct fm_flow *flow; /* of the background's lane, or NULL */
   unsigned link;   /* the number of the link that it belongs to */
   struct fm_slot *slots;
