@@ -22,7 +22,7 @@ from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
 
-from mirror_core import compare, cycle, flashcopy, limits, peer, protocol, session
+from mirror_core import compare, cycle, flashcopy, limits, peer, protocol, session, stable
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig
 from mirror_core.errors import LINK_ERRNOS, MirrorError, PeerError, Refused, line
@@ -51,8 +51,7 @@ class Driver(threading.Thread):
         self._backoff = limits.BACKOFF_MIN_S  # anew with a commit, or when a session has lasted
         self._opened = float("inf")  # when the session was
         self._retry_at = 0.0  # when the next is to be tried
-        self._stable_at = float("inf")  # when what was sent is to be made stable
-        self._stable_serial = self._stable = 0  # the last request for that; the last answered
+        self._stable = stable.Stabilizer(copier, self._session)
         self._commit_asked = 0  # the sequence
         self._limited = 0  # the bandwidth that the flashcopy knows
         self._stuck = False  # a store failed: its reason stands until a cycle is committed
@@ -199,7 +198,7 @@ class Driver(threading.Thread):
     def _set_connected(self, welcome: protocol.Welcome) -> None:
         self._comparable, self._seeded = welcome.whole, welcome.seeded
         self._opened = time.monotonic()
-        self._stable_at = self._opened + limits.STABLE_S
+        self._stable.restart()
         with self.changed:
             self.connected, self.connected_since = True, time.time()
             if self.requested <= self.hardened:
@@ -255,7 +254,7 @@ class Driver(threading.Thread):
             return cycle.Result(done=False)
         self._retry_later()
         try:
-            welcome = self._session.open(sequence, self._stable)
+            welcome = self._session.open(sequence, self._stable.done)
             committed = self._go_on_with(sequence, welcome)
             self._session.connect()
             if committed:
@@ -410,7 +409,7 @@ class Driver(threading.Thread):
             )
             return cycle.Result(error=text, code=error.errno or 0)
         self._point, began = point, time.monotonic()
-        self._stable_at = began + limits.STABLE_S
+        self._stable.restart()
         comparing = self._seeded or (self._coarse and self._comparable)
         self._copier.compare(comparing)
         self._comparison = compare.Comparison(self._copier.members) if comparing else None
@@ -424,11 +423,15 @@ class Driver(threading.Thread):
         done = self._copy_on()
         with self._session.blaming():
             self._copier.check()
+        if self._stable.under_way:
+            self._say_of_peer(self._stable.look(limits.IDLE_LOOK_S if done else 0.0))
+            if self._stable.under_way:
+                return cycle.Result(done=False)
         if done and self._comparison:
             self._compare(self._comparison)
             return cycle.Result(done=False)
-        if not done and time.monotonic() >= self._stable_at:
-            self._stabilize()
+        if not done:
+            self._stable.begin_if_due(self.progress.sequence)
         return cycle.Result(done=done)
 
     def _copy_on(self) -> bool:
@@ -447,25 +450,6 @@ class Driver(threading.Thread):
         copied = self.progress.total_bytes - self._copier.left_bytes()
         self._phase("copy", copied_bytes=max(0, copied))
         return done
-
-    def _stabilize(self) -> None:
-        """What was sent so far is not to be sent again when the link is lost.  PeerError."""
-        began = time.monotonic()
-        self._stable_serial += 1
-        record = protocol.Stable(
-            self._session.number, self.progress.sequence, self._stable_serial
-        ).record()
-
-        def ask() -> None:
-            while (answer := self._session.ask(record)).get("done") is not True:
-                if self.stopping:
-                    raise MirrorError("stopping", errno.ESHUTDOWN)
-                self._say_of_peer(answer.get("reason"))
-
-        self._copier.stabilize(ask)
-        self._stable = self._stable_serial
-        took = time.monotonic() - began
-        self._stable_at = time.monotonic() + max(limits.STABLE_S, limits.STABLE_SHARE * took)
 
     def _compare(self, comparison: compare.Comparison) -> None:
         """One request; after the last what is left is to be sent."""

@@ -181,12 +181,13 @@ class Flashcopy:
         for member in self.members:
             member.native.harden_end()
 
-    def stabilize(self, record: Callable[[], None]) -> None:
-        """Have what was sent flushed and recorded at the other site (I9): it is not sent again
-        after the link was lost.  What `record` raises: it may not be; `part`."""
+    def stabilize_begin(self) -> None:
+        """What was sent so far is to be flushed and recorded at the other site (I9)."""
         for member in self.members:
             member.native.harden_begin()
-        record()
+
+    def stabilize_end(self) -> None:
+        """It is: it will not be sent again after the link was lost."""
         for member in self.members:
             member.native.harden_end()
 

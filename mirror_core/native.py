@@ -6,7 +6,6 @@ GIL for as long as it runs.  Errors are OSError with the errno of the core.
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 import struct
@@ -407,15 +406,48 @@ class Callers:
         return int(_lib.fm_callers(self._path, self._ports, n, self._found, self._most))
 
 
+class Line:
+    """A connection to a control export: one request at a time, written at 0, its answer read at 0.
+    After an error it is of no use."""
+
+    def __init__(self, uri: str, answer_bytes: int, timeout_s: float) -> None:
+        out, why = _ffi.new("struct fm_line **"), _ffi.new(f"char[{_WHY_BYTES}]")
+        rc = _lib.fm_line_open(uri.encode(), int(timeout_s * NS), out, why, _WHY_BYTES)
+        if rc < 0:
+            text = cast(bytes, _ffi.string(why)).decode(errors="replace")
+            raise NativeError(-rc, text or os.strerror(-rc))
+        self._handle: Any = out[0]
+        self._answer = bytearray(answer_bytes)
+
+    def ask(self, request: bytes) -> None:
+        """Begin to."""
+        self._checked(_lib.fm_line_ask(self._handle, request, len(request)))
+
+    def hear(self, wait_s: float) -> bytes | None:
+        """The answer, or None: it is not there within `wait_s`."""
+        answer = _ffi.from_buffer(self._answer)
+        wait_ns = int(wait_s * NS)
+        rc = _lib.fm_line_hear(self._handle, answer, len(self._answer), wait_ns)
+        return bytes(self._answer) if self._checked(rc) else None
+
+    def close(self) -> None:
+        handle, self._handle = self._handle, _ffi.NULL
+        _lib.fm_line_close(handle)
+
+    @staticmethod
+    def _checked(rc: int) -> int:
+        if rc < 0:
+            raise NativeError(-rc, os.strerror(-rc))
+        return rc
+
+
 def exchange(uri: str, request: bytes, answer_bytes: int, timeout_s: float) -> bytes:
-    """One request of a control export: written at 0, the answer read at 0."""
-    answer = bytearray(answer_bytes)
-    why = _ffi.new(f"char[{_WHY_BYTES}]")
-    rc = _lib.fm_exchange(
-        uri.encode(), request, len(request), _ffi.from_buffer(answer), answer_bytes,
-        int(timeout_s * NS), why, _WHY_BYTES,
-    )  # fmt: skip
-    if rc < 0:
-        text = cast(bytes, _ffi.string(why)).decode(errors="replace")
-        raise NativeError(-rc or errno.EIO, text or os.strerror(-rc))
-    return bytes(answer)
+    """One request on a line of its own."""
+    line = Line(uri, answer_bytes, timeout_s)
+    try:
+        line.ask(request)
+        while (answer := line.hear(timeout_s)) is None:
+            pass
+        return answer
+    finally:
+        line.close()

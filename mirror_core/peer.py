@@ -1,8 +1,10 @@
-"""Asks another site, or this one, over its control export.  One call, one connection."""
+"""Asks another site, or this one, over its control export."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
+from collections.abc import Generator
 from typing import cast
 
 from mirror_core import limits, native, protocol
@@ -11,16 +13,56 @@ from mirror_core.errors import PeerError, Refused, line
 
 
 class Link:
-    """The way to the other site of a mirror: its control export and its intermediates."""
+    """The way to the other site of a mirror: its control export and its intermediates.  The line to
+    the one is kept until `hang_up`, or until it fails."""
 
     def __init__(self, config: SiteConfig) -> None:
         self.peer = config.peer
         self._config = config
+        self._timeout = config.link_timeout + limits.CONTROL_WAIT_S
+        self._line: native.Line | None = None
+        self._asking = False
 
     def ask(self, record: protocol.Record) -> protocol.Record:
         """Refused, PeerError as of `ask` below."""
-        timeout = self._config.link_timeout + limits.CONTROL_WAIT_S
-        return ask(self._config.peer_uri("/control"), record, timeout)
+        self.send(record)
+        while (answer := self.hear(self._timeout)) is None:
+            pass
+        return answer
+
+    def send(self, record: protocol.Record) -> None:
+        """Begin to ask; what is asked already is given up, and may be done or not.  PeerError."""
+        if self._asking:
+            self.hang_up()
+        with self._failing():
+            if self._line is None:
+                uri = self._config.peer_uri("/control")
+                self._line = native.Line(uri, limits.CONTROL_BYTES, self._timeout)
+            self._line.ask(protocol.encode(record))
+        self._asking = True
+
+    def hear(self, wait_s: float) -> protocol.Record | None:
+        """The answer, if it comes within `wait_s`.  Refused, PeerError."""
+        assert self._line and self._asking
+        with self._failing():
+            data = self._line.hear(wait_s)
+        if data is None:
+            return None
+        self._asking = False
+        return answer_of(data)
+
+    def hang_up(self) -> None:
+        line, self._line, self._asking = self._line, None, False
+        if line:
+            line.close()
+
+    @contextlib.contextmanager
+    def _failing(self) -> Generator[None, None, None]:
+        try:
+            yield
+        except OSError as error:
+            self.hang_up()
+            raise _unreached(error) from error
 
     def intermediate(self, volume: str, session: int) -> native.Store:
         """The peer's intermediate as this session may write it.  OSError."""
@@ -29,7 +71,7 @@ class Link:
 
 
 def ask(uri: str, record: protocol.Record, timeout_s: float) -> protocol.Record:
-    """The answer to one request.
+    """The answer to one request, on a connection of its own.
 
     Refused: the other side refuses for a reason of history or shape, which does not pass by
     itself.  PeerError: it cannot be reached, or it failed; errno says how.
@@ -37,8 +79,12 @@ def ask(uri: str, record: protocol.Record, timeout_s: float) -> protocol.Record:
     try:
         data = native.exchange(uri, protocol.encode(record), limits.CONTROL_BYTES, timeout_s)
     except OSError as error:
-        raise PeerError(error.strerror or str(error), error.errno or errno.EIO) from error
+        raise _unreached(error) from error
     return answer_of(data)
+
+
+def _unreached(error: OSError) -> PeerError:
+    return PeerError(error.strerror or str(error), error.errno or errno.EIO)
 
 
 def answer_of(data: bytes) -> protocol.Record:

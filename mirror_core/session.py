@@ -33,8 +33,22 @@ class Session:
 
     def ask(self, record: protocol.Record) -> protocol.Record:
         """Refused; PeerError, with what to do."""
-        try:
+        with self._reaching():
             return self._link.ask(record)
+
+    def send(self, record: protocol.Record) -> None:
+        """Begin to ask; `hear` has the answer."""
+        with self._reaching():
+            self._link.send(record)
+
+    def hear(self, wait_s: float) -> protocol.Record | None:
+        with self._reaching():
+            return self._link.hear(wait_s)
+
+    @contextlib.contextmanager
+    def _reaching(self) -> Generator[None, None, None]:
+        try:
+            yield
         except PeerError as error:
             away = error.code in (errno.ENOENT, errno.ECONNREFUSED)
             advice = "start it, or mend the link" if away else "look at it and at the link"
@@ -44,6 +58,7 @@ class Session:
 
     def open(self, resumes: int = 0, stable: int = 0) -> protocol.Welcome:
         """The handshake, to go on with that cycle unless it is 0.  Refused, PeerError."""
+        self._link.hang_up()  # an older line may have died unnoticed
         self.number = secrets.randbits(62) | 1
         mine = self._book.current
         assert mine.lineage is not None, "a source has a lineage from its creation"
@@ -81,6 +96,7 @@ class Session:
         self._drop_stores()
 
     def close(self) -> None:
+        self._link.hang_up()
         self._copier.unlink()
         self._drop_stores()
 

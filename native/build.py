@@ -32,6 +32,7 @@ SOURCES = [
     "store_file",
     "late",
     "store_nbd",
+    "line",
     "intent",
     "wide",
     "lane",
@@ -53,7 +54,7 @@ def generate() -> Path:
     ffi.cdef((HERE / "native.cdef").read_text())
     ffi.set_source(
         MODULE,
-        '#include "callers.h"\n#include "request.h"\n#include "store_nbd.h"\n#include "wait.h"\n',
+        '#include "callers.h"\n#include "line.h"\n#include "request.h"\n#include "wait.h"\n',
         py_limited_api=False,
     )
     target = HERE / "_native.c"

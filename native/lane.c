@@ -337,14 +337,16 @@ claim_next (struct fm_lane *l)
 bool
 fm_lane_fill (struct fm_lane *l)
 {
-  bool begun = false;
+  unsigned begun = 0;
   struct fm_slot *s;
-  while (l->active < l->nslots && !atomic_load (&l->v->abandoned) && !fm_lane_held_until (l)
-         && (s = claim_next (l))) {
+  while (begun < l->nslots && l->active < l->nslots && !atomic_load (&l->v->abandoned)
+         && !fm_lane_held_until (l) && (s = claim_next (l))) {
     fm_lane_begin (l, s);
-    begun = true;
+    begun++;
+    while (s->state != FM_SLOT_FREE && slot_step (l, s))
+      ; /* what files have done at once holds up no writer while others are begun */
   }
-  return begun;
+  return begun > 0;
 }
 
 uint64_t

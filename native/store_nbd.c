@@ -14,7 +14,6 @@
 
 #include "store_nbd.h"
 
-#define ANSWER_PIECE 4096 /* bytes of a control answer; mirror_core/limits.py counts on it */
 #define TURNS 32 /* replies taken in one step at most: then the caller's own work again */
 
 static int
@@ -302,7 +301,7 @@ nbd_close_store (struct fm_store *s)
   fm_late_forget (s);
 }
 
-static const struct fm_store_ops nbd_ops = {
+const struct fm_store_ops fm_nbd_ops = {
   .port_open = nbd_port_open,
   .port_close = nbd_port_close,
   .submit = nbd_submit,
@@ -352,64 +351,9 @@ fm_store_open_nbd (const char *uri, uint64_t timeout_ns, struct fm_store **out, 
     free (copy);
     return -ENOMEM;
   }
-  fm_store_init (s, &nbd_ops, size, timeout_ns);
+  fm_store_init (s, &fm_nbd_ops, size, timeout_ns);
   s->fd = -1;
   s->uri = copy;
   *out = s;
   return 0;
-}
-
-/* ---- one control request (DESIGN section 6: /control) ---- */
-
-static int
-sync_op (struct fm_port *p, struct fm_op *op, uint64_t deadline_ns)
-{
-  nbd_submit (p, op);
-  while (!op->done) {
-    struct pollfd fd;
-    if (nbd_pollfd (p, &fd))
-      fm_poll_until (&fd, 1, deadline_ns);
-    if (fm_now_ns () >= deadline_ns)
-      p->failed = -ETIMEDOUT;
-    nbd_step (p);
-  }
-  return op->rc;
-}
-
-/* Piece by piece, up to the zero bytes that an answer ends with: most are short. */
-static int
-hear (struct fm_port *p, char *answer, uint64_t bytes, uint64_t deadline_ns)
-{
-  memset (answer, 0, bytes);
-  for (uint64_t at = 0; at == 0 || (at < bytes && answer[at - 1]);) {
-    struct fm_op op = { .kind = FM_READ, .offset = at, .buf = answer + at };
-    op.length = bytes - at < ANSWER_PIECE ? bytes - at : ANSWER_PIECE;
-    int rc = sync_op (p, &op, deadline_ns);
-    if (rc < 0)
-      return rc;
-    at += op.length;
-  }
-  return 0;
-}
-
-int
-fm_exchange (const char *uri, const void *request, uint64_t request_bytes, void *answer,
-             uint64_t answer_bytes, uint64_t timeout_ns, char *why, unsigned whysize)
-{
-  uint64_t deadline = fm_now_ns () + timeout_ns;
-  struct fm_store server = { .ops = &nbd_ops, .fenced = true };
-  struct fm_port port = { .store = &server };
-  struct nbd_handle *h;
-  int rc = fm_nbd_connect (uri, deadline, &h, why, whysize);
-  if (rc < 0)
-    return rc;
-  port.nbd = h;
-  struct fm_op ask = { .kind = FM_WRITE, .buf = (void *)request, .length = request_bytes };
-  rc = sync_op (&port, &ask, deadline);
-  if (rc == 0)
-    rc = hear (&port, answer, answer_bytes, deadline);
-  if (rc < 0)
-    snprintf (why, whysize, "%s", strerror (-rc));
-  nbd_port_close (&port);
-  return rc;
 }

@@ -11,6 +11,8 @@
 #ifndef RUN_BYTES
 #define RUN_BYTES (256 * 1024) /* one copy at most, but at least one block */
 #endif
+#define SLICE_WAYS 20 /* how much longer a slice is on a long way, ... */
+#define SLICE_MORE_NS (5000 * FM_MS) /* ... at most */
 #define BLOCK_MIN 512
 #define BLOCK_MAX (64U * 1024 * 1024)
 
@@ -96,7 +98,8 @@ fm_volume_copy (struct fm_volume *v, uint64_t slice_ns)
   if (!l)
     return -ENOTCONN;
   /* At its end what is in flight comes to its end, too: the longer the way, the seldomer. */
-  uint64_t way = fm_flow_way_ns (&v->flow), deadline = fm_now_ns () + slice_ns + 8 * way;
+  uint64_t more_ns = SLICE_WAYS * fm_flow_way_ns (&v->flow);
+  uint64_t deadline = fm_now_ns () + slice_ns + (more_ns < SLICE_MORE_NS ? more_ns : SLICE_MORE_NS);
   for (;;) {
     bool more = fm_now_ns () < deadline && ready (v) && !atomic_load (&v->abandoned);
     bool begun = more && fm_lane_fill (l);

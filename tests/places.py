@@ -76,6 +76,12 @@ class Places(Pair):
             words = [str(FLASHMIRROR), "start", str(self.toml(site))]
             subprocess.run(self._in(site, words), check=True, timeout=60)
 
+    def get(self, site: str, url: str) -> str:
+        """What a web server of that place answers."""
+        code = f"import urllib.request as r; print(r.urlopen({url!r}, timeout=10).read().decode())"
+        words = self._in(site, [sys.executable, "-c", code])
+        return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+
     # ---- what happens to the network
 
     def cable(self, state: str) -> None:

@@ -252,27 +252,29 @@ def test_a_write_that_is_to_wait_for_the_link_waits(pair: Pair) -> None:
     long as there is no link, and done when there is one again; others are not held; and a stop
     of the site does not wait for the link."""
     direct.stop(pair, "east")
-    pair.configure("east", 'on_link_loss = "block"')
+    pair.configure("east", 'on_link_loss = "block"\nbandwidth = "256KiB/s"')
     pair.start("east")
+    size = 512 << 10
     for stops in (False, True):
         direct.pause(pair)
         with pair.client() as filler:
-            filler.write(0, b"\1" * 65536)
+            filler.write(0, b"\1" * size)
         held = pair.client()
+        direct.resume(pair)
+        direct.wait_for(lambda: direct.status(pair)["cycle"]["phase"] == "copy", "it copies")
         with ThreadPoolExecutor(1) as pool:
             with frozen(pair, "west"):
-                direct.resume(pair)
                 wait_degraded(pair)
-                assert direct.status(pair)["volumes"][0]["pending_bytes"] >= 65536
-                held.send(WRITE, 0, 4096, b"\2" * 4096)
+                assert direct.status(pair)["volumes"][0]["pending_bytes"] > 4096
+                held.send(WRITE, size - 4096, 4096, b"\2" * 4096)
                 with pair.client() as other:
-                    other.write(REGION, b"\3" * 4096)
+                    other.write(size, b"\3" * 4096)
                 assert not select.select([held.socket], [], [], 2 * LINK_TIMEOUT_S)[0]
                 if stops:
                     pool.submit(direct.stop, pair, "east").result(20)
             held.receive()
         held.socket.close()
-        assert pair.image("east").read_bytes()[:4096] == b"\2" * 4096
+        assert pair.image("east").read_bytes()[size - 4096 : size] == b"\2" * 4096
         if stops:
             pair.start("east")
         direct.sync(pair)

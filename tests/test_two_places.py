@@ -7,6 +7,7 @@ dropped, the line is narrow (tbf) or long (relay.py).
 from __future__ import annotations
 
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.timeout(600)
 MIB = 1 << 20
 WRITERS = 4
 LINK_TIMEOUT_S = 1.0
+METRICS = "127.0.0.1:9809"  # of each place
 MakePlaces = Callable[..., Places]
 
 
@@ -140,7 +142,7 @@ def test_a_link_cut_in_a_large_cycle_sends_one_window_twice(make_places: MakePla
 
 
 class Waiting:
-    """Writers of 4 KiB into what is still to be copied; how long each write took."""
+    """Writers of 4 KiB, now and then, all over the volume."""
 
     def __init__(self, places: Places, writers: int) -> None:
         self.took: list[float] = []
@@ -153,20 +155,32 @@ class Waiting:
     def _write(self, uri: str, seed: int) -> None:
         rng = random.Random(seed)
         client = NbdClient(uri)
-        while not self.done.is_set():
-            at = rng.randrange(self._size // 4096) * 4096
+        while not self.done.wait(0.001):
+            at, data = rng.randrange(self._size // 4096) * 4096, rng.randbytes(4096)
             began = time.monotonic()
-            client.write(at, rng.randbytes(4096))
+            client.write(at, data)
             self.took.append(time.monotonic() - began)
         client.close()
 
     def end(self) -> list[float]:
-        """Sorted."""
+        """How long each write took."""
         self.done.set()
         for writer in self._writers:
             writer.result(30)
         self._pool.shutdown()
-        return sorted(self.took)
+        return self.took
+
+
+def waits_for_copies(places: Places, took: list[float]) -> tuple[int, float]:
+    """How many of the writes have waited for a copy, and a bound on what 99 % of those waited,
+    seconds: what the site's metrics say, or, if that is less, what the slowest writes took."""
+    page = places.get("east", f"http://{METRICS}/metrics")
+    name = "flashmirror_copy_before_write_wait_seconds_bucket"
+    rows = re.findall(rf'^{name}{{le="(\S+)",.*}} (\S+)$', page, flags=re.MULTILINE)
+    counts = [(float(bound), float(count)) for bound, count in rows]
+    total = int(counts[-1][1])
+    bound = min(bound for bound, count in counts if count >= 0.99 * total)
+    return total, min(bound, sorted(took)[-1 - total // 100])
 
 
 @pytest.mark.parametrize(("preserve", "most_s"), [("both", 0.250), ("first", 0.005)])
@@ -174,21 +188,23 @@ def test_a_write_overtakes_the_bulk(make_places: MakePlaces, preserve: str, most
     """100 Mbit/s, 50 ms each way, a bulk copy under way: a write that meets a block which is still
     to be copied waits for a few round trips, not for the queue; or for no round trip."""
     size = 48 * MIB
-    places = make_places(
-        "--size", str(size), way_ms=100, settings=f'preserve = "{preserve}"\nlink_timeout = "2s"'
-    )
-    before, began = begun_large(places, size, "100mbit")
-    direct.wait_for(lambda: places.wire_bytes() - before > 4 * MIB, "the bulk is under way")
-    waiting = Waiting(places, 3)
+    settings = f'preserve = "{preserve}"\nlink_timeout = "2s"\nmetrics = "{METRICS}"'
+    places = make_places("--size", str(size), way_ms=100, settings=settings)
+    places.start()
+    direct.sync(places)
+    fill(places, size)
+    places.narrow("100mbit")
+    waiting = Waiting(places, 3)  # from before: with "first" little is to be copied for long
+    before, began = places.wire_bytes(), time.monotonic()
+    direct.resume(places)
     direct.wait_for(lambda: places.wire_bytes() - before > 30 * MIB, "most of it is sent")
-    took = waiting.end()
     rate = (places.wire_bytes() - before) / (time.monotonic() - began)
-    copied = direct.status(places)["volumes"][0]["copies_before_write"]
-    p99 = took[len(took) * 99 // 100]
-    print(f"{len(took)} writes, {copied} waited for a copy; p99 {1000 * p99:.1f} ms, "
-          f"median {1000 * took[len(took) // 2]:.1f} ms, {rate * 8e-6:.0f} Mbit/s")  # fmt: skip
+    took = waiting.end()
+    waited, p99 = waits_for_copies(places, took)
+    print(f"{len(took)} writes, {waited} waited for a copy; 99 % of those at most "
+          f"{1000 * p99:.1f} ms; {rate * 8e-6:.0f} Mbit/s")  # fmt: skip
+    assert waited > 20, "no write waited: the test proved nothing"
     assert p99 <= most_s
-    assert copied > 20 or preserve == "first", "no write waited: the test proved nothing"
     assert rate > 0.6 * 100e6 / 8, "the line was not filled meanwhile"
     direct.sync(places)
     assert places.image("east").read_bytes() == places.image("west").read_bytes()
@@ -210,16 +226,16 @@ def test_the_bandwidth_is_limited_and_can_be_changed(make_places: MakePlaces) ->
 
 
 def test_a_long_way_slows_the_bulk_little(make_places: MakePlaces) -> None:
-    """200 ms there and back, 1 Gbit/s: the bulk is many times as quick as one run at a time would
-    be.  (Not yet 80 % of the line: docs/network.md.)"""
-    size = 128 * MIB
+    """200 ms there and back, 1 Gbit/s: once it has gathered speed the bulk fills 80 % of the line,
+    with the times when it waits for the target's flushes in it."""
+    size = 512 * MIB
     places = make_places("--size", str(size), way_ms=200)
     before, began = begun_large(places, size, "1gbit")
     direct.wait_for(lambda: places.wire_bytes() - before > size // 4, "it has gathered speed")
     middle, then = places.wire_bytes(), time.monotonic()
-    direct.wait_for(lambda: places.wire_bytes() - before > size * 9 // 10, "most of it is sent")
+    direct.wait_for(lambda: places.wire_bytes() - before > size * 19 // 20, "most of it is sent")
     rate = (places.wire_bytes() - middle) / (time.monotonic() - then)
     print(f"{rate * 8e-6:.0f} Mbit/s after {then - began:.1f} s")
-    assert rate > 5 * 0.25 * MIB / 0.2
+    assert rate >= 0.8 * 1e9 / 8
     direct.sync(places)
     assert places.image("east").read_bytes() == places.image("west").read_bytes()

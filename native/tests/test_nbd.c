@@ -1,7 +1,7 @@
 /* Promises of store.h and store_nbd.h, for NBD servers: real ones, nbdkit. */
 #include "check.h"
 #include "lab.h"
-#include "store_nbd.h"
+#include "line.h"
 #include "wait.h"
 
 #include <signal.h>
@@ -207,8 +207,8 @@ connect_has_a_deadline (void)
   CHECK_EQ (fm_store_open_nbd (uri, 200 * FM_MS, &s, why, sizeof why), -ETIMEDOUT);
   CHECK (fm_now_ns () - start < 1500 * FM_MS);
   CHECK (strstr (why, "in time"));
-  char answer[64];
-  CHECK_EQ (fm_exchange (uri, "x", 1, answer, 64, 200 * FM_MS, why, sizeof why), -ETIMEDOUT);
+  struct fm_line *l;
+  CHECK_EQ (fm_line_open (uri, 200 * FM_MS, &l, why, sizeof why), -ETIMEDOUT);
   close (fd);
 }
 
@@ -284,17 +284,51 @@ io_from_many_threads (void)
   lab_kill (&server);
 }
 
-/* One control request: what is written at 0 is asked, what is read at 0 answers. */
+/* Control requests: what is written at 0 is asked, what is read at 0 answers, up to its first
+ * zero byte; a line that is given up in the middle, or whose server goes, ends well. */
 static void
-exchange (void)
+line (void)
 {
   struct lab_server server = serve ("memory,64K");
-  char request[4096] = "hello", answer[4096] = "", why[256] = "";
-  CHECK_EQ (fm_exchange (server.uri, request, 4096, answer, 4096, LAB_TIMEOUT_NS, why, 256), 0);
-  CHECK (memcmp (request, answer, 4096) == 0);
+  char request[4096] = "hello", answer[8192], why[256] = "";
+  struct fm_line *l;
+  CHECK_EQ (fm_line_open (server.uri, LAB_TIMEOUT_NS, &l, why, sizeof why), 0);
+  for (int i = 0; i < 3; i++) {
+    request[0] = (char)('h' + i);
+    memset (answer, 'x', sizeof answer);
+    CHECK_EQ (fm_line_ask (l, request, sizeof request), 0);
+    CHECK_EQ (fm_line_hear (l, answer, sizeof answer, LAB_TIMEOUT_NS), 1);
+    CHECK (memcmp (request, answer, 4096) == 0 && answer[4096] == 0 && answer[8191] == 0);
+  }
+  CHECK_EQ (fm_line_ask (l, request, sizeof request), 0);
+  fm_line_close (l);
+  CHECK_EQ (fm_line_open (server.uri, LAB_TIMEOUT_NS, &l, why, sizeof why), 0);
   lab_kill (&server);
-  CHECK (fm_exchange (server.uri, request, 4096, answer, 4096, LAB_TIMEOUT_NS, why, 256) < 0);
-  CHECK (why[0]);
+  CHECK_EQ (fm_line_ask (l, request, sizeof request), 0);
+  CHECK_EQ (fm_line_hear (l, answer, sizeof answer, LAB_TIMEOUT_NS), -ENOTCONN);
+  fm_line_close (l);
+  CHECK (fm_line_open (server.uri, LAB_TIMEOUT_NS, &l, why, sizeof why) < 0 && why[0]);
+}
+
+/* Who asks can do other things until the answer is there, and waits no longer than the timeout. */
+static void
+line_of_a_slow_server (void)
+{
+  struct lab_server server = serve ("--filter=delay,memory,64K,rdelay=300ms");
+  char answer[4096], why[256] = "";
+  struct fm_line *l;
+  for (int patient = 0; patient < 2; patient++) {
+    CHECK_EQ (fm_line_open (server.uri, patient ? LAB_TIMEOUT_NS : 100 * FM_MS, &l, why,
+                            sizeof why), 0);
+    CHECK_EQ (fm_line_ask (l, "?", 1), 0);
+    uint64_t began = fm_now_ns ();
+    CHECK_EQ (fm_line_hear (l, answer, sizeof answer, 0), 0);
+    CHECK_EQ (fm_line_hear (l, answer, sizeof answer, 20 * FM_MS), 0);
+    CHECK (fm_now_ns () - began < 90 * FM_MS);
+    CHECK_EQ (fm_line_hear (l, answer, sizeof answer, LAB_TIMEOUT_NS), patient ? 1 : -ETIMEDOUT);
+    fm_line_close (l);
+  }
+  lab_kill (&server);
 }
 
 int
@@ -309,6 +343,7 @@ main (void)
   RUN (server_error);
   RUN (no_fast_zero);
   RUN (io_from_many_threads);
-  RUN (exchange);
+  RUN (line);
+  RUN (line_of_a_slow_server);
   return finish ("nbd");
 }

@@ -1,4 +1,4 @@
-"""The simulated link: production's exchanges and NBD connections as messages that can be late.
+"""The simulated link: production's lines and NBD connections as messages that can be late.
 
 A request becomes a task of the target's life, which enters production where nbdkit would: the
 control export's answer, or a write to the intermediate through its gate.  The scheduler decides
@@ -45,6 +45,54 @@ class Exchange(Broken):
         self.changed = Condition()
 
 
+class Line:
+    """In place of mirror_core.native.Line."""
+
+    def __init__(self, uri: str, _answer_bytes: int, timeout_s: float) -> None:
+        current().pause()
+        self._network, self._timeout = _now[0], timeout_s
+        self._ends = self._network.reach(uri.partition("/")[0])
+        self._network.lines.append(self)
+        self._exchange: Exchange | None = None
+        self._deadline = 0
+        self.broken = False
+
+    def ask(self, request: bytes) -> None:
+        assert self._exchange is None, "one request at a time"
+        current().pause()
+        self._deadline = lib.sim_clock_ns + int(self._timeout * NS)
+        if not self.broken:
+            self._exchange = self._network.exchange(*self._ends, request)
+
+    def hear(self, wait_s: float) -> bytes | None:
+        way = self._exchange
+        if way:
+            wait_s = min(wait_s, (self._deadline - lib.sim_clock_ns) / NS)
+            way.changed.wait_for(lambda: self.broken or way.answer is not None, wait_s)
+        if way and not self.broken and way.answer is not None:
+            self._end_exchange()
+            return way.answer
+        if not self.broken and lib.sim_clock_ns < self._deadline:
+            return None
+        code = errno.ECONNRESET if self.broken else errno.ETIMEDOUT
+        raise native.NativeError(code, os.strerror(code))
+
+    def cut(self) -> None:
+        self.broken = True
+        self._end_exchange()
+
+    def close(self) -> None:
+        if self in self._network.lines:
+            self._network.lines.remove(self)
+        self.cut()
+
+    def _end_exchange(self) -> None:
+        way, self._exchange = self._exchange, None
+        if way:
+            way.broken = way.answer is None
+            way.changed.notify_all()
+
+
 class Connection(Broken):
     def __init__(
         self, source: Life, target: Life, port: Any, export: exports.VolumeExport, session: str
@@ -65,7 +113,7 @@ class Network:
             (0.0, 0.5, 1.0)
         )  # the chance that a message of a cut connection still arrives
         self.twice = 0.0  # the chance that an exchange arrives twice
-        self.exchanges: list[Exchange] = []
+        self.lines: list[Line] = []
         self.connections: dict[int, Connection] = {}
         self.remotes: dict[int, tuple[str, str]] = {}  # a link store's site and export
         self._numbers = 0  # of connections
@@ -74,10 +122,9 @@ class Network:
 
     def cut(self) -> None:
         """Every connection ends."""
-        for exchange in self.exchanges:
-            exchange.broken = True
-            exchange.changed.notify_all()
-        self.exchanges.clear()
+        for line in self.lines:
+            line.cut()
+        self.lines.clear()
         for connection in self.connections.values():
             connection.broken = True
             lib.sim_cut(connection.port, -errno.ENOTCONN)
@@ -97,7 +144,7 @@ class Network:
         self.world.counts["late messages"] += 1
         return True
 
-    def _reach(self, site: str) -> tuple[Life, Life]:
+    def reach(self, site: str) -> tuple[Life, Life]:
         task = current().current
         assert task
         target = self.world.sites[site].life
@@ -105,14 +152,11 @@ class Network:
             raise native.NativeError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
         return task.life, target
 
-    # ---- one request of the control export (mirror_core.native.exchange)
+    # ---- one request of the control export
 
-    def exchange(self, uri: str, request: bytes, _answer_bytes: int, timeout_s: float) -> bytes:
+    def exchange(self, source: Life, target: Life, request: bytes) -> Exchange:
         scheduler = current()
-        scheduler.pause()
-        source, target = self._reach(uri.partition("/")[0])
         exchange = Exchange(source, target)
-        self.exchanges.append(exchange)
         operation = bytes(request[:60])
         scheduler.trace(f"asks {operation!r}")
 
@@ -141,14 +185,7 @@ class Network:
         if scheduler.random.random() < self.twice:
             scheduler.trace("and it will arrive twice")
             scheduler.spawn(target, f"{target.name}: exchange again", handle)
-        exchange.changed.wait_for(lambda: exchange.broken or exchange.answer is not None, timeout_s)
-        if exchange in self.exchanges:
-            self.exchanges.remove(exchange)
-        if exchange.broken or exchange.answer is None:
-            code = errno.ECONNRESET if exchange.broken else errno.ETIMEDOUT
-            exchange.broken = True
-            raise native.NativeError(code, os.strerror(code))
-        return exchange.answer
+        return exchange
 
     def _arrives_back(self, way: Broken) -> bool:
         current().pause()
@@ -162,7 +199,7 @@ class Network:
         scheduler = current()
         scheduler.pause()
         site, _, name = uri.partition("/")
-        _, target = self._reach(site)
+        _, target = self.reach(site)
         export = self._export(target, name)
         number = len(self.remotes) + 1
         self.remotes[number] = site, name
@@ -180,7 +217,7 @@ class Network:
     def connect(self, remote: int, port: Any) -> int:
         site, name = self.remotes[remote]
         try:
-            source, target = self._reach(site)
+            source, target = self.reach(site)
             export = self._export(target, name)
         except OSError as error:
             return -(error.errno or errno.EIO)
@@ -225,7 +262,7 @@ _now: list[Network] = []
 
 def install(network: Network) -> None:
     _now[:] = [network]
-    setattr(native, "exchange", network.exchange)  # noqa: B010
+    setattr(native, "Line", Line)  # noqa: B010
     setattr(native.Store, "nbd", network.open_store)  # noqa: B010
 
 

@@ -1,0 +1,62 @@
+"""Has what was sent made stable at the target, beside the copying (I9).
+
+    due     STABLE_S after the last time, or STABLE_SHARE times as long as that took
+    begin   what was sent so far is put aside; the target is asked to flush it and to remember
+    look    until it has: what was put aside is not sent again in another session
+
+The copying goes on meanwhile, into a map of its own.  Left out: what becomes of what was put
+aside when the session ends (`part`, `abandon`).  Belongs to the control's thread.
+"""
+
+from __future__ import annotations
+
+import time
+
+from mirror_core import flashcopy, limits, protocol
+from mirror_core.session import Session
+
+
+class Stabilizer:
+    def __init__(self, copier: flashcopy.Flashcopy, session: Session) -> None:
+        self._copier, self._session = copier, session
+        self._due = float("inf")
+        self._serial = 0  # of the last request
+        self._asked: protocol.Record | None = None  # the one under way
+        self._began = 0.0
+        self.done = 0  # the last serial that the target has answered
+
+    @property
+    def under_way(self) -> bool:
+        return self._asked is not None
+
+    def restart(self) -> None:
+        """A cycle or a session begins: what an older one had asked for is nothing any more."""
+        self._asked = None
+        self._due = time.monotonic() + limits.STABLE_S
+
+    def begin_if_due(self, sequence: int) -> None:
+        """PeerError."""
+        if self._asked or time.monotonic() < self._due:
+            return
+        self._began = time.monotonic()
+        self._serial += 1
+        record = protocol.Stable(self._session.number, sequence, self._serial).record()
+        self._copier.stabilize_begin()
+        self._session.send(record)
+        self._asked = record
+
+    def look(self, wait_s: float) -> object:
+        """Take the answer, if it comes within `wait_s`; what holds the target up, if it says so.
+        PeerError."""
+        assert self._asked
+        answer = self._session.hear(wait_s)
+        if answer is None:
+            return None
+        if answer.get("done") is not True:
+            self._session.send(self._asked)
+            return answer.get("reason")
+        self._copier.stabilize_end()
+        self._asked, self.done = None, self._serial
+        now = time.monotonic()
+        self._due = now + max(limits.STABLE_S, limits.STABLE_SHARE * (now - self._began))
+        return None
