@@ -26,12 +26,14 @@ demo: build
 	$(BIN)/python scripts/demo $(if $(ONCE),--once)
 
 # Everything that CI runs: style, types, the C alone (plain, ASan+UBSan, TSan, fuzzed), some planted
-# faults in it (`make soak` plants all), then the rest.
+# faults in it (`make soak` plants all), then the rest; last, with nothing beside them, those that
+# measure.
 test: build lint
 	@scripts/need-packages $(TEST_PACKAGES)
-	$(MAKE) --no-print-directory -C native check asan tsan fuzz
+	$(MAKE) --no-print-directory -j2 --output-sync=target -C native check asan tsan fuzz
 	$(BIN)/python scripts/planted-bugs --native --only 'I5|I8|I9'
-	$(BIN)/pytest -n 2 --dist loadfile $(TESTS)
+	$(BIN)/pytest -n 2 --dist loadfile $(if $(TESTS),$(TESTS),-m 'not alone')
+	$(if $(TESTS),,$(BIN)/pytest -m alone)
 
 # The same tests, longer.
 soak: build

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 
-from mirror_core import limits, promotion, protocol, recovery
+from mirror_core import limits, promotion, protocol, recovery, status
 from mirror_core.door import Visitor
 from mirror_core.driver import Driver
 from mirror_core.errors import Malformed, MirrorError, OtherVersion, PeerError, Refused, short
@@ -61,7 +61,7 @@ def _target(site: Site) -> Target:
 
 
 def _status(site: Site, _record: Record) -> Record:
-    return site.status()
+    return status.of(site)
 
 
 def _sync(site: Site, _record: Record) -> Record:
@@ -71,7 +71,7 @@ def _sync(site: Site, _record: Record) -> Record:
 def _wait(site: Site, record: Record) -> Record:
     sequence = protocol.field(record, "sequence", int)
     done = _driver(site).wait_whole(sequence, limits.CONTROL_WAIT_S)
-    return {"done": done, "status": site.status()}
+    return {"done": done, "status": status.of(site)}
 
 
 def _pause(site: Site, record: Record) -> Record:
@@ -91,7 +91,7 @@ def _bandwidth(site: Site, record: Record) -> Record:
 
 def _settled(site: Site, _record: Record) -> Record:
     done = _driver(site).wait_settled(limits.CONTROL_WAIT_S)
-    return {"done": done, "status": site.status()}
+    return {"done": done, "status": status.of(site)}
 
 
 def _handshake(site: Site, record: Record) -> Record:

@@ -330,8 +330,11 @@ class Driver(threading.Thread):
         return rested and (self.committed == 0 or self._copier.group.next_blocks() > 0)
 
     def _look_at_peer(self, wait_s: float) -> None:
+        """PeerError: so soon that a lost link is noticed within link_timeout of its loss."""
+        link_timeout = self._config.link_timeout
         answer = self._session.ask(
-            {"op": "hardened", "session": self._session.number, "wait": wait_s}
+            {"op": "hardened", "session": self._session.number, "wait": wait_s},
+            wait_s + max(link_timeout - limits.IDLE_LOOK_S, link_timeout / 2),
         )
         self._set_hardened(protocol.field(answer, "hardened", int))
         self._say_of_peer(answer.get("reason"))
@@ -446,7 +449,8 @@ class Driver(threading.Thread):
             self._limited = self.bandwidth
             self._copier.limit(self._limited)
         with self._session.blaming():
-            done = self._copier.copy(limits.SLICE_S)
+            short = self._stable.under_way
+            done = self._copier.copy(limits.SLICE_SHORT_S if short else limits.SLICE_S)
         copied = self.progress.total_bytes - self._copier.left_bytes()
         self._phase("copy", copied_bytes=max(0, copied))
         return done

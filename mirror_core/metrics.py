@@ -20,6 +20,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from mirror_core import status as how
 from mirror_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class SiteCollector(Collector):
         yield from self._histograms()
 
     def _of_the_site(self) -> Iterator[Metric]:
-        status = self._site.status()
+        status = how.of(self._site)
         info = GaugeMetricFamily(
             _P + "info", "Always 1; join on its labels to know site, role and version.",
             labels=["site", "role", "version"],

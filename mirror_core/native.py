@@ -11,7 +11,6 @@ import socket
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from importlib.util import module_from_spec, spec_from_file_location
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -25,11 +24,13 @@ def _second_module() -> Any:
     """native/client.c: a module of its own in the shared object of the core, which it calls."""
     spec = cast(ModuleSpec, spec_from_file_location("mirror_core._client", _native.__file__))
     module = module_from_spec(spec)
-    cast(Loader, spec.loader).exec_module(module)
+    cast("Loader", spec.loader).exec_module(module)
     return module
 
 
 if TYPE_CHECKING:
+    from importlib.abc import Loader
+
     from mirror_core import _client
 else:
     _client = _second_module()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from collections.abc import Generator
 from typing import cast
 
@@ -23,11 +24,13 @@ class Link:
         self._line: native.Line | None = None
         self._asking = False
 
-    def ask(self, record: protocol.Record) -> protocol.Record:
+    def ask(self, record: protocol.Record, patience_s: float | None = None) -> protocol.Record:
         """Refused, PeerError as of `ask` below."""
         self.send(record)
-        while (answer := self.hear(self._timeout)) is None:
-            pass
+        answer = self.hear(self._timeout if patience_s is None else patience_s)
+        if answer is None:
+            self.hang_up()
+            raise PeerError(os.strerror(errno.ETIMEDOUT), errno.ETIMEDOUT)
         return answer
 
     def send(self, record: protocol.Record) -> None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import errno
 import os
 
-from mirror_core import process, protocol
+from mirror_core import process, protocol, status
 from mirror_core.errors import MirrorError
 from mirror_core.ledger import Lineage
 from mirror_core.site import Site
@@ -32,12 +32,12 @@ def promote(site: Site, *, force: bool) -> protocol.Record:
     if not isinstance(site.control, Target):
         if book.lineage is None or book.lineage.parent is None:
             raise MirrorError("is a source already", errno.EINVAL)
-        return {"done": True, "status": site.status()}  # asked again after it was done
+        return {"done": True, "status": status.of(site)}  # asked again after it was done
     hardened = site.control.prepare_promotion(force=force)
     if hardened and site.book.current.role == "target":
         _record(site)
         process.begin_anew(site.config)
-    return {"done": False, "status": site.status()}
+    return {"done": False, "status": status.of(site)}
 
 
 def _record(site: Site) -> None:

@@ -31,10 +31,10 @@ class Session:
         self._stores: list[native.Store] = []
         self.number = 0
 
-    def ask(self, record: protocol.Record) -> protocol.Record:
+    def ask(self, record: protocol.Record, patience_s: float | None = None) -> protocol.Record:
         """Refused; PeerError, with what to do."""
         with self._reaching():
-            return self._link.ask(record)
+            return self._link.ask(record, patience_s)
 
     def send(self, record: protocol.Record) -> None:
         """Begin to ask; `hear` has the answer."""

@@ -16,7 +16,6 @@ import os
 import secrets
 import time
 from dataclasses import replace
-from typing import Any
 
 from pyroaring import BitMap64
 
@@ -85,6 +84,12 @@ def check_ledger(config: SiteConfig, book: ledger.Ledger) -> None:
                 f"{config.path}: block_size: {config.block_size}, but the site was created with "
                 f"{record.block_size}: set that again"
             )
+
+
+def no_state(config: SiteConfig, error: OSError) -> LedgerError:
+    return LedgerError(
+        f"{config.state}: {error.strerror}: mend that, or name another 'state'", error.errno or 0
+    )
 
 
 class Site:
@@ -223,7 +228,7 @@ class Site:
             log = runlog.RunLog(hardlog.path_in(self.config.state))
             written_log = written.WrittenLog(self.config.state, names, found)
         except OSError as error:
-            raise _no_state(self.config, error) from error
+            raise no_state(self.config, error) from error
         return Target(
             self.config, self.book, self.copier, self.journal, log,
             written=written_log, blank=blank, owed=owed,
@@ -333,177 +338,3 @@ class Site:
         """Data exposure in seconds (DESIGN section 2); 0 on a target, which takes no writes."""
         since = self.copier.exposed_since() if isinstance(self.control, Driver) else None
         return max(0.0, native.now_s() - since) if since else 0.0
-
-    def status(self) -> dict[str, Any]:
-        """The record of `status --json` (README.md)."""
-        book = self.book.current
-        common = {
-            "site": book.name,
-            "role": book.role,
-            "lineage": book.lineage.id if book.lineage else None,
-            "pid": os.getpid(),
-            "metrics_address": self.metrics.address if self.metrics else None,
-            "data_exposure_seconds": self.exposure(),
-            "volumes": self._volumes(),
-        }
-        if isinstance(self.control, Driver):
-            return {**common, **self._source_status(self.control)}
-        return {**common, **self._target_status(self.control)}
-
-    def _volumes(self) -> list[dict[str, Any]]:
-        rows = []
-        for name, s in self.statistics().items():
-            record = next(v for v in self.book.current.volumes if v.name == name)
-            rows.append({
-                "name": name,
-                "size_bytes": record.size,
-                "block_size_bytes": record.block_size,
-                "next_bytes": s.next_blocks * record.block_size,
-                "pending_bytes": (s.pending_blocks + s.unsent_blocks) * record.block_size,
-                "copies_before_write": s.copies_before_write,
-            })  # fmt: skip
-        return rows
-
-    def _source_status(self, control: Driver) -> dict[str, Any]:
-        with control.changed:
-            progress, last, reason = control.progress, control.last_cycle, control.reason
-            state = (
-                "refused" if control.refused
-                else "degraded" if reason and (control.connected or self.journal.cycles or reason
-                                               != "not connected yet")
-                else "paused" if self.book.current.paused
-                else "initial" if not control.committed
-                else "mirroring"
-            )  # fmt: skip
-            return {
-                "state": state,
-                "reason": reason,
-                "peer": {
-                    "state": "connected" if control.connected else "disconnected",
-                    "since": control.connected_since,
-                    "reason": None if control.connected else reason,
-                },
-                "cycle": {
-                    "sequence": progress.sequence,
-                    "phase": progress.phase,
-                    "copied_bytes": progress.copied_bytes,
-                    "total_bytes": progress.total_bytes,
-                    "estimated_end": control.estimated_end(),
-                },
-                "committed": {
-                    "sequence": control.committed or None,
-                    "consistency_point": control.point,
-                },
-                "hardened_sequence": control.hardened or None,
-                "last_cycle": vars(last) if last else None,
-            }
-
-    def _target_status(self, control: Target) -> dict[str, Any]:
-        book = self.book.current
-        connected = control.connected()
-        left = self.copier.left_bytes()
-        with control.changed:
-            silent = (
-                "is being promoted" if control.promoting
-                else None if connected
-                else control.refusal or "no word from the source"
-            )  # fmt: skip
-            reason = control.reason or silent
-            state = (
-                "refused" if silent and control.refusal
-                else "initial" if not book.whole
-                else "degraded" if reason
-                else "mirroring"
-            )  # fmt: skip
-            total = max(left, control.total_bytes)
-            return {
-                "state": state,
-                "reason": reason,
-                "peer": {
-                    "state": "connected" if connected else "disconnected",
-                    "since": control.connected_since,
-                    "reason": silent,
-                },
-                "cycle": {
-                    "sequence": book.committed,
-                    "phase": "copy" if left else "idle",
-                    "copied_bytes": total - left,
-                    "total_bytes": total,
-                    "estimated_end": None,
-                },
-                "committed": {
-                    "sequence": book.committed or None if book.whole else None,
-                    "consistency_point": book.consistency_point if book.whole else None,
-                },
-                "hardened_sequence": book.hardened or None if book.whole else None,
-                "last_cycle": None,
-            }
-
-
-def create(config: SiteConfig, role: ledger.Role) -> ledger.Ledger:
-    """The first ledger of a site.  StoreError, LedgerError: nothing was written."""
-    try:
-        config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise _no_state(config, error) from error
-    site = os.urandom(16).hex()
-    with contextlib.ExitStack() as undo:
-        undo.callback(os.close, lock_state(config))
-        if ledger.path_in(config.state).exists():
-            raise LedgerError(
-                f"{config.state}: holds a site already: remove that folder to begin anew, or name "
-                "another 'state'"
-            )
-        stores.refuse_twice(config)
-        opened = []
-        records = []
-        for volume in config.volumes:
-            pair = []
-            for part in ("data", "intermediate"):
-                one = stores.open_store(getattr(volume, part), config.link_timeout)
-                undo.callback(one.store.close)
-                if one.mark() is not None:
-                    raise StoreError(
-                        f"{one.where}: belongs to another site (attribute user.flashmirror): use "
-                        "another store, or remove the attribute if that site is gone"
-                    )
-                pair.append(one)
-                opened.append((one, stores.owner(site, volume.name, part)))
-            data, intermediate = pair
-            _refuse_pair(data, intermediate)
-            records.append(
-                ledger.VolumeRecord(
-                    volume.name, data.size, config.block_size,
-                    data.record(), intermediate.record(),
-                )
-            )  # fmt: skip
-        first = ledger.Ledger(
-            site=site,
-            name=config.name,
-            role=role,
-            lineage=ledger.Lineage(os.urandom(16).hex()) if role == "source" else None,
-            volumes=tuple(records),
-        )
-        try:
-            ledger.save(config.state, first)
-        except OSError as error:
-            raise _no_state(config, error) from error
-        for one, mark in opened:
-            one.set_mark(mark)
-    return first
-
-
-def _no_state(config: SiteConfig, error: OSError) -> LedgerError:
-    return LedgerError(
-        f"{config.state}: {error.strerror}: mend that, or name another 'state'", error.errno or 0
-    )
-
-
-def _refuse_pair(data: stores.Opened, intermediate: stores.Opened) -> None:
-    if data.size == 0:
-        raise StoreError(f"{data.where}: is empty: give it the size of the volume")
-    if intermediate.size != data.size:
-        raise StoreError(
-            f"{intermediate.where}: {intermediate.size} bytes, and {data.where} has {data.size}: "
-            "make them equal"
-        )

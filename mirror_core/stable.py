@@ -1,6 +1,6 @@
 """Has what was sent made stable at the target, beside the copying (I9).
 
-    due     STABLE_S after the last time, or STABLE_SHARE times as long as that took
+    due     STABLE_S after the last time, or STABLE_SHARE times as long as it took
     begin   what was sent so far is put aside; the target is asked to flush it and to remember
     look    until it has: what was put aside is not sent again in another session
 

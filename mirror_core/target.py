@@ -1,18 +1,14 @@
-"""The target site: admits a source's session, commits, and runs the second flashcopy.
+"""The target site: admits a source's session, and commits.
 
     handshake   fence older sessions, then answer what the source needs to know (I8)
     stable      flush, then remember durably what was written (written.py)
     commit      wait until the commit before is whole, flush, then one durable change:
                 pending := written, sequence (I3)
-    thread      flushes for the two above; copies pending from the intermediate to data while the
-                next cycle arrives, and hardens in batches: copy many, flush once, record once (I2)
+    thread      flushes for the two above; runs the second flashcopy (second.py) while the next
+                cycle arrives
 
-Invariants.  image(k) = intermediate where a block is pending on disk (ledger, less hardlog), data
-elsewhere: at every instant, whatever ends the process (I1).  The volumes are strict, so a writer
-waits for the hardening of what it overwrites.  A batch is hardened when all is copied, or as soon
-as a writer waits, but at most half of the time goes into hardening.  `owed` holds what was
-written since the last commit and is not stable: a commit that has not written all of it, by what
-is stable or again, is refused.
+Invariant.  `owed` holds what was written since the last commit and is not stable: a commit that
+has not written all of it, by what is stable or again, is refused.
 
 Guard: `serial` orders what the source asks; `changed` guards the fields below its line.
 """
@@ -31,10 +27,10 @@ from dataclasses import dataclass
 
 from pyroaring import BitMap64
 
-from mirror_core import compare, flashcopy, limits, native, protocol, recovery, runlog
+from mirror_core import compare, flashcopy, limits, native, protocol, recovery, runlog, second
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig
-from mirror_core.errors import LINK_ERRNOS, MirrorError, PeerError, Refused, describe
+from mirror_core.errors import MirrorError, PeerError, Refused, describe
 from mirror_core.journal import Journal
 from mirror_core.ledger import Lineage
 from mirror_core.written import WrittenLog
@@ -64,14 +60,11 @@ class Target(threading.Thread):
     ) -> None:
         super().__init__(name="second-flashcopy")
         self._config, self._book, self._copier, self._journal = config, book, copier, journal
-        self._log, self._written = log, written
-        self._log_is_whole = True  # False: a record may be lost: the ledger must be written
+        self._written = written
+        self.second = second.SecondFlashcopy(config, book, copier, log)
         self._blank = blank  # the data stores were holes when the site started
         self._owed = owed
-        self._slice_s = limits.HARDEN_SLICE_S  # as long as the last hardening took
-        self._failure: MirrorError | None = None  # of the last step
         self._sessions: deque[int] = deque(maxlen=limits.SESSIONS_KNOWN)  # asked for lately
-        self._backoff = limits.BACKOFF_MIN_S  # until the next try after a failure
         self.serial = threading.Lock()
         # -- guarded by `changed`
         self.changed = threading.Condition()
@@ -335,9 +328,8 @@ class Target(threading.Thread):
             self._flush_if_asked()
             if time.monotonic() < retry_at or self._is_hardened():
                 continue
-            if not self.step():
-                retry_at = time.monotonic() + self._backoff
-                self._backoff = min(2 * self._backoff, limits.BACKOFF_MAX_S)
+            if not self._step():
+                retry_at = time.monotonic() + self.second.wait_s
 
     def _flush_if_asked(self) -> None:
         """Before the record that asserts it."""
@@ -359,53 +351,19 @@ class Target(threading.Thread):
             flush.done = True
             self.changed.notify_all()
 
-    def step(self) -> bool:
-        """Copy for a while, and harden if all is copied or a writer waits.  False: something
-        failed, and is to be tried again after a wait."""
+    def _step(self) -> bool:
+        """False: something failed, and is to be tried again after a wait."""
         try:
-            if self._failure:
-                self._mend(self._failure)
-            done = self._copier.copy(self._slice_s)
-            if done or self._copier.group.harden_wanted():
-                began = time.monotonic()
-                self._copier.harden(self._record_all if done else self._record_batch)
-                self._slice_s = max(limits.HARDEN_SLICE_S, time.monotonic() - began)
-                self._backoff = limits.BACKOFF_MIN_S  # what was only copied is copied again
-            if done:
+            if self.second.step():
                 with self.changed:
                     self.hardened = self._book.current.committed
                     self.changed.notify_all()
         except MirrorError as error:
-            self._failure = error
-            self._say(self._blame(error))  # first: a writer who gets the error makes its site ask
+            self._say(str(error))  # first: a writer who gets the error makes its site ask
             self._copier.fail(error.code or errno.EIO)
             return False
-        self._failure = None
         self._say(None)
         return True
-
-    def _mend(self, error: MirrorError) -> None:
-        """Before another try.  Until a lost server is back the volumes stay failed, so that
-        writers who meet a pending block get an error and do not wait.  What was copied and not
-        hardened is copied again: a failed flush, or a lost server, may have lost it (I9)."""
-        if isinstance(error, flashcopy.CopyError) and error.code in LINK_ERRNOS:
-            self._copier.unlink()
-            try:
-                self._copier.link([None] * len(self._copier.members))
-            except flashcopy.CopyError as still:
-                raise still from error
-        self._copier.retry()
-
-    def _blame(self, error: MirrorError) -> str:
-        """One line: which store, and what to do."""
-        if not isinstance(error, flashcopy.CopyError):
-            return f"second flashcopy: {error}"
-        volume = next(v for v in self._config.volumes if v.name == error.volume)
-        where = {
-            flashcopy.FRONT: f"intermediate store {volume.intermediate}",
-            0: f"data store {volume.data}",
-        }
-        return f"second flashcopy: {flashcopy.explain(error, where)}; it goes on by itself"
 
     def _wait_for_work(self, retry_at: float) -> bool:
         """Until there is something to flush, or to copy and its time has come.  False: stop."""
@@ -416,34 +374,6 @@ class Target(threading.Thread):
                     break
                 self.changed.wait(wait_s)
             return not self.stopping
-
-    def _record_all(self) -> None:
-        """The durable pending maps are empty.  MirrorError: they may or may not be."""
-        # `written` of before a clean stop is of no more use: `owed` has it.
-        self._book.update(hardened=self._book.current.committed, maps={})
-
-    def _record_batch(self) -> None:
-        """What is being hardened leaves the durable pending maps.  MirrorError: it may or may
-        not have left them."""
-        members = self._copier.members
-        if self._log_is_whole:
-            hardened = {i: m.native.packed_runs(native.HARDENING) for i, m in enumerate(members)}
-            try:
-                self._log.append(self._book.current.committed, hardened)
-            except OSError as error:
-                self._log_is_whole = False
-                raise MirrorError(
-                    f"{self._config.state}: {error.strerror}: mend that", error.errno or 0
-                ) from error
-        else:
-            self._book.update(
-                maps={
-                    f"{m.name}/pending": flashcopy.bitmap_of(m.native, native.PENDING, native.SENT)
-                    for m in members
-                }
-            )
-            self._log.restart(self._book.current.committed)
-            self._log_is_whole = True
 
     def _say(self, reason: str | None) -> None:
         with self.changed:
@@ -479,6 +409,6 @@ class Target(threading.Thread):
             written = flashcopy.bitmap_of(member.native, native.NEXT)
             maps[f"{member.name}/written"] = written | self._owed[member.name]
         self._book.update(maps=maps)
-        self._log.close()
+        self.second.log.close()
         self._written.close()
         return flushed

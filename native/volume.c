@@ -11,8 +11,8 @@
 #ifndef RUN_BYTES
 #define RUN_BYTES (256 * 1024) /* one copy at most, but at least one block */
 #endif
-#define SLICE_WAYS 20 /* how much longer a slice is on a long way, ... */
-#define SLICE_MORE_NS (5000 * FM_MS) /* ... at most */
+#define LONGER_NS (25 * FM_MS) /* a slice is longer by itself for each so much of the way, ... */
+#define LONGER_MAX 10          /* ... at most */
 #define BLOCK_MIN 512
 #define BLOCK_MAX (64U * 1024 * 1024)
 
@@ -98,8 +98,8 @@ fm_volume_copy (struct fm_volume *v, uint64_t slice_ns)
   if (!l)
     return -ENOTCONN;
   /* At its end what is in flight comes to its end, too: the longer the way, the seldomer. */
-  uint64_t more_ns = SLICE_WAYS * fm_flow_way_ns (&v->flow);
-  uint64_t deadline = fm_now_ns () + slice_ns + (more_ns < SLICE_MORE_NS ? more_ns : SLICE_MORE_NS);
+  uint64_t times = fm_flow_way_ns (&v->flow) / LONGER_NS;
+  uint64_t deadline = fm_now_ns () + slice_ns * (1 + (times < LONGER_MAX ? times : LONGER_MAX));
   for (;;) {
     bool more = fm_now_ns () < deadline && ready (v) && !atomic_load (&v->abandoned);
     bool begun = more && fm_lane_fill (l);

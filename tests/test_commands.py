@@ -210,7 +210,7 @@ def test_pause_stands_still_durably_and_sync_works_meanwhile(make_pair: MakePair
 def test_pause_now_stops_in_the_middle_of_a_copy(scratch: Path, handmade: Handmade) -> None:
     """pause --now returns while a cycle is under way, which then stands still; a plain pause lets
     it finish, and resume mirrors what was written since."""
-    slow = SlowDisk(scratch / "slow", "200ms")
+    slow = SlowDisk(scratch / "slow", "80ms")
     handmade.size = 64 << 20
     handmade.stores["east", "intermediate"] = slow.store(handmade.size)
     try:

@@ -32,9 +32,10 @@ from test_hardlog import RECORDS, Records, found, written
 from test_ledger import sample, sealed
 
 from mirror_core import config, exports, hardlog, intent, ledger, limits, peer, protocol, runlog
+from mirror_core.creation import create
 from mirror_core.door import Visitor
 from mirror_core.errors import ConfigError, LedgerError, MirrorError, PeerError, Refused
-from mirror_core.site import Site, create
+from mirror_core.site import Site
 
 pytestmark = pytest.mark.timeout(300 * SOAK)
 

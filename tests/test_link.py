@@ -247,6 +247,20 @@ def test_a_write_under_way_is_answered_when_its_site_stops(pair: Pair) -> None:
     assert pair.image("east").read_bytes()[:4096] == b"\2" * 4096
 
 
+def test_the_loss_of_an_idle_link_is_noticed(pair: Pair) -> None:
+    """Nothing is written: a target that falls silent is noticed within link_timeout all the same
+    (and the time to ask for that), with the reason and since when."""
+    direct.wait_status(pair, state="mirroring", reason=None)
+    for _ in range(3):
+        with frozen(pair, "west"):
+            began = time.time()
+            wait_degraded(pair)
+            peer = direct.status(pair)["peer"]
+            assert began < peer["since"] < began + LINK_TIMEOUT_S + 0.2
+            assert peer["reason"]
+        direct.wait_status(pair, state="mirroring", reason=None)
+
+
 def test_a_write_that_is_to_wait_for_the_link_waits(pair: Pair) -> None:
     """With on_link_loss = "block" a write that meets a block which is still to be copied is held as
     long as there is no link, and done when there is one again; others are not held; and a stop

@@ -106,7 +106,7 @@ def test_a_cycle_moves_the_figures(make_pair: MakePair) -> None:
 
 def test_copies_before_write_are_counted_and_timed(scratch: Path, handmade: Handmade) -> None:
     """Writes that meet blocks of the running cycle are counted, with how long they waited."""
-    slow = SlowDisk(scratch / "slow", "300ms")
+    slow = SlowDisk(scratch / "slow", "150ms")
     handmade.size = 64 << 20  # more than is in flight at once
     handmade.stores["east", "intermediate"] = slow.store(handmade.size)
     try:
@@ -127,8 +127,8 @@ def test_copies_before_write_are_counted_and_timed(scratch: Path, handmade: Hand
         waits = "copy_before_write_wait_seconds"
         assert value(text, f'{waits}_count{{volume="disk"}}') == 3
         assert value(text, f'{waits}_bucket{{le="+Inf",volume="disk"}}') == 3
-        assert value(text, f'{waits}_bucket{{le="0.131072",volume="disk"}}') == 0
-        assert 0.9 <= value(text, f'{waits}_sum{{volume="disk"}}') < 60
+        assert value(text, f'{waits}_bucket{{le="0.065536",volume="disk"}}') == 0
+        assert 0.45 <= value(text, f'{waits}_sum{{volume="disk"}}') < 60
     finally:
         handmade.kill()
         slow.close()

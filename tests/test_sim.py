@@ -70,11 +70,11 @@ PLANTS = {
     "stop_without_flush": 3_000,
     "promoted_too_early": 5_000,
     "handshake_twice": 2_000,
-    "kept_intermediate": 5_000,
 }
 if SOAK > 1:  # these take thousands of schedules to show
     PLANTS |= {
         "NO_HARDENING": 10_000,
+        "kept_intermediate": 40_000,
         "NO_FENCE": 20_000,
         "record_before_flush": 20_000,
         "late_commits": 20_000,

@@ -183,6 +183,7 @@ def waits_for_copies(places: Places, took: list[float]) -> tuple[int, float]:
     return total, min(bound, sorted(took)[-1 - total // 100])
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("preserve", "most_s"), [("both", 0.250), ("first", 0.005)])
 def test_a_write_overtakes_the_bulk(make_places: MakePlaces, preserve: str, most_s: float) -> None:
     """100 Mbit/s, 50 ms each way, a bulk copy under way: a write that meets a block which is still
@@ -225,6 +226,7 @@ def test_the_bandwidth_is_limited_and_can_be_changed(make_places: MakePlaces) ->
     assert time.monotonic() - began < 3
 
 
+@pytest.mark.alone
 def test_a_long_way_slows_the_bulk_little(make_places: MakePlaces) -> None:
     """200 ms there and back, 1 Gbit/s: once it has gathered speed the bulk fills 80 % of the line,
     with the times when it waits for the target's flushes in it."""

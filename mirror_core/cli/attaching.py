@@ -1,4 +1,8 @@
-"""attach, detach: a volume as the kernel's /dev/nbdN."""
+"""attach, detach: a volume as the kernel's /dev/nbdN.
+
+What speaks to the kernel is imported when it is wanted: pyroute2 would more than double the time
+that every command takes to start.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,14 @@ import os
 
 import click
 
-from mirror_core import attach as attaching
-from mirror_core import config, kernel, limits
+from mirror_core import config, limits
 from mirror_core.cli.common import ask, json_option, one_volume, show, site_argument
 from mirror_core.errors import MirrorError
 
 
 def _may_use_kernel() -> None:
+    from mirror_core import kernel  # noqa: PLC0415
+
     if os.geteuid():
         raise MirrorError("/dev/nbdN: only root may connect and disconnect the kernel's devices")
     kernel.check_module()
@@ -40,6 +45,9 @@ def attach(
     as_json: bool,
 ) -> None:
     """Connect a volume to the kernel as /dev/nbdN; it survives a restart of the site."""
+    from mirror_core import attach as attaching  # noqa: PLC0415
+    from mirror_core import kernel  # noqa: PLC0415
+
     settings = config.load(site)
     index = attaching.index_of(device) if device else None
     name = one_volume(settings, volume)
@@ -62,6 +70,9 @@ def attach(
 @json_option
 def detach(site_or_device: str, volume: str | None, force: bool, as_json: bool) -> None:
     """Disconnect a volume from the kernel, when nobody uses it."""
+    from mirror_core import attach as attaching  # noqa: PLC0415
+    from mirror_core import kernel  # noqa: PLC0415
+
     if volume is None:
         index: int | None = attaching.index_of(site_or_device)
     else:

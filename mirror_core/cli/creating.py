@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 
 import click
 
-from mirror_core import config, ledger, limits, peer, process, stores
+from mirror_core import config, creation, ledger, limits, peer, process, stores
 from mirror_core import resync as resyncing
 from mirror_core import site as sites
 from mirror_core.address import Tls
@@ -37,7 +37,7 @@ class Size(click.ParamType[int]):
 def create(site: str, role: str, as_json: bool) -> None:
     """Write the first ledger of a site from its TOML file."""
     settings = config.load(site)
-    first = sites.create(settings, cast(Literal["source", "target"], role))
+    first = creation.create(settings, cast(Literal["source", "target"], role))
     record = {
         "site": first.name,
         "role": first.role,
@@ -135,7 +135,7 @@ def _make_pair(folder: Path, names: list[str], size: int, block_size: int) -> No
         for volume in settings.volumes:
             for where in (volume.data, volume.intermediate):
                 _sparse(Path(where), size)
-        sites.create(settings, role)
+        creation.create(settings, role)
 
 
 def _unmake_pair(folder: Path, existed: bool) -> None:

@@ -29,11 +29,11 @@ EAST, WEST = PAIR / "east.toml", PAIR / "west.toml"
 AT = Path("/dev/shm/mnt")
 SIZE = "192M"
 SEVERAL = ("--connections", "4")
-KILLS = {"several": 4, "takeover": 1, "one": 5}  # with how many connections
+KILLS = {"several": 2, "takeover": 1, "one": 7}  # with how many connections
 SECONDS = 120.0
 WRITES_BEFORE_KILL = 300
 FIO = (
-    *("fio", "--output-format=json", "--rw=randwrite", "--bs=4k", "--size=12M", "--direct=1"),
+    *("fio", "--output-format=json", "--rw=randwrite", "--bs=4k", "--size=6M", "--direct=1"),
     *("--ioengine=libaio", "--iodepth=16", "--fsync=64", "--verify=crc32c", "--verify_fatal=1"),
 )
 BY_FORCE = "guest_attach: by force"  # in the kernel's log

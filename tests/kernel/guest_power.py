@@ -33,7 +33,7 @@ from nbd_client import NbdClient
 from power_load import VOLUME_BYTES, VOLUMES, Writer
 
 from mirror_core import config, hardlog, ledger, limits, peer, process
-from mirror_core.site import create
+from mirror_core.creation import create
 
 DISK = Path("/mnt/disk")
 RUN = Path("/run")

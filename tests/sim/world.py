@@ -85,7 +85,8 @@ class World:
         limits.HARDEN_SLICE_S = shape.slice_s
         limits.PRIORITY_LANES = shape.lanes
         limits.COMPARE_UNIT_BYTES, limits.COMPARE_SUMS = shape.unit, shape.sums
-        limits.SLICE_S, limits.STABLE_S, limits.STABLE_SHARE = shape.copy_s, shape.stable_s, 1
+        limits.SLICE_S = limits.SLICE_SHORT_S = shape.copy_s
+        limits.STABLE_S, limits.STABLE_SHARE = shape.stable_s, 1
         self.block, self.preserve, sizes = shape.block, shape.preserve, shape.sizes
         self.nclients, self.disk_errors = shape.clients, shape.disk_errors
         self.east = Machine(self, "east", "west", sizes)
@@ -134,13 +135,13 @@ class World:
             self._watch_points(machine, life.site)
 
     def _watch_log(self, control: Target) -> None:
-        append = control._log.append
+        append = control.second.log.append
 
         def counted(sequence: int, hardened: Any) -> None:
             append(sequence, hardened)
             self.counts["hardening records"] += 1
 
-        setattr(control._log, "append", counted)  # noqa: B010
+        setattr(control.second.log, "append", counted)  # noqa: B010
 
     def _watch_points(self, machine: Machine, site: SimSite) -> None:
         life, group = machine.life, site.copier.group

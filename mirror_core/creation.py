@@ -1,0 +1,77 @@
+"""Makes a site: its first ledger, with stores that belong to nobody yet.
+
+All is looked at before anything is written; a refusal leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from mirror_core import ledger, stores
+from mirror_core.config import SiteConfig
+from mirror_core.errors import LedgerError, StoreError
+from mirror_core.site import lock_state, no_state
+
+
+def create(config: SiteConfig, role: ledger.Role) -> ledger.Ledger:
+    """The first ledger of a site.  StoreError, LedgerError: nothing was written."""
+    try:
+        config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise no_state(config, error) from error
+    site = os.urandom(16).hex()
+    with contextlib.ExitStack() as undo:
+        undo.callback(os.close, lock_state(config))
+        if ledger.path_in(config.state).exists():
+            raise LedgerError(
+                f"{config.state}: holds a site already: remove that folder to begin anew, or name "
+                "another 'state'"
+            )
+        stores.refuse_twice(config)
+        opened = []
+        records = []
+        for volume in config.volumes:
+            pair = []
+            for part in ("data", "intermediate"):
+                one = stores.open_store(getattr(volume, part), config.link_timeout)
+                undo.callback(one.store.close)
+                if one.mark() is not None:
+                    raise StoreError(
+                        f"{one.where}: belongs to another site (attribute user.flashmirror): use "
+                        "another store, or remove the attribute if that site is gone"
+                    )
+                pair.append(one)
+                opened.append((one, stores.owner(site, volume.name, part)))
+            data, intermediate = pair
+            _refuse_pair(data, intermediate)
+            records.append(
+                ledger.VolumeRecord(
+                    volume.name, data.size, config.block_size,
+                    data.record(), intermediate.record(),
+                )
+            )  # fmt: skip
+        first = ledger.Ledger(
+            site=site,
+            name=config.name,
+            role=role,
+            lineage=ledger.Lineage(os.urandom(16).hex()) if role == "source" else None,
+            volumes=tuple(records),
+        )
+        try:
+            ledger.save(config.state, first)
+        except OSError as error:
+            raise no_state(config, error) from error
+        for one, mark in opened:
+            one.set_mark(mark)
+    return first
+
+
+def _refuse_pair(data: stores.Opened, intermediate: stores.Opened) -> None:
+    if data.size == 0:
+        raise StoreError(f"{data.where}: is empty: give it the size of the volume")
+    if intermediate.size != data.size:
+        raise StoreError(
+            f"{intermediate.where}: {intermediate.size} bytes, and {data.where} has {data.size}: "
+            "make them equal"
+        )

@@ -1,0 +1,102 @@
+"""The second flashcopy: pending blocks from the target's intermediate to its data stores.
+
+    step    copy for a while; harden in batches: copy many, flush once, record once (I2)
+
+Invariants.  image(k) = intermediate where a block is pending on disk (ledger, less hardlog), data
+elsewhere: at every instant, whatever ends the process (I1).  The volumes are strict, so a writer
+waits for the hardening of what it overwrites.  A batch is hardened when all is copied, or as soon
+as a writer waits, but at most half of the time goes into hardening.
+
+Left out: when (target.py).  Belongs to the target's thread.
+"""
+
+from __future__ import annotations
+
+import time
+
+from mirror_core import flashcopy, limits, native, runlog
+from mirror_core.book import Book
+from mirror_core.config import SiteConfig
+from mirror_core.errors import LINK_ERRNOS, MirrorError
+
+
+class SecondFlashcopy:
+    def __init__(
+        self, config: SiteConfig, book: Book, copier: flashcopy.Flashcopy, log: runlog.RunLog
+    ) -> None:
+        self._config, self._book, self._copier, self.log = config, book, copier, log
+        self._log_is_whole = True  # False: a record may be lost: the ledger must be written
+        self._slice_s = limits.HARDEN_SLICE_S  # as long as the last hardening took
+        self._failure: MirrorError | None = None  # of the last step
+        self._backoff = limits.BACKOFF_MIN_S
+        self.wait_s = 0.0  # after a failure, until the next try
+
+    def step(self) -> bool:
+        """Whether all is copied and hardened.  MirrorError, with store and advice: `fail` the
+        copier, and try again after wait_s."""
+        try:
+            if self._failure:
+                self._mend(self._failure)
+            done = self._copier.copy(self._slice_s)
+            if done or self._copier.group.harden_wanted():
+                began = time.monotonic()
+                self._copier.harden(self._record_all if done else self._record_batch)
+                self._slice_s = max(limits.HARDEN_SLICE_S, time.monotonic() - began)
+                self._backoff = limits.BACKOFF_MIN_S  # what was only copied is copied again
+        except MirrorError as error:
+            self._failure = error
+            self.wait_s, self._backoff = self._backoff, min(2 * self._backoff, limits.BACKOFF_MAX_S)
+            raise MirrorError(self._blame(error), error.code) from error
+        self._failure = None
+        return done
+
+    def _mend(self, error: MirrorError) -> None:
+        """Before another try.  Until a lost server is back the volumes stay failed, so that
+        writers who meet a pending block get an error and do not wait.  What was copied and not
+        hardened is copied again: a failed flush, or a lost server, may have lost it (I9)."""
+        if isinstance(error, flashcopy.CopyError) and error.code in LINK_ERRNOS:
+            self._copier.unlink()
+            try:
+                self._copier.link([None] * len(self._copier.members))
+            except flashcopy.CopyError as still:
+                raise still from error
+        self._copier.retry()
+
+    def _blame(self, error: MirrorError) -> str:
+        """One line: which store, and what to do."""
+        if not isinstance(error, flashcopy.CopyError):
+            return f"second flashcopy: {error}"
+        volume = next(v for v in self._config.volumes if v.name == error.volume)
+        where = {
+            flashcopy.FRONT: f"intermediate store {volume.intermediate}",
+            0: f"data store {volume.data}",
+        }
+        return f"second flashcopy: {flashcopy.explain(error, where)}; it goes on by itself"
+
+    def _record_all(self) -> None:
+        """The durable pending maps are empty.  MirrorError: they may or may not be."""
+        # `written` of before a clean stop is of no more use: `owed` has it.
+        self._book.update(hardened=self._book.current.committed, maps={})
+
+    def _record_batch(self) -> None:
+        """What is being hardened leaves the durable pending maps.  MirrorError: it may or may
+        not have left them."""
+        members = self._copier.members
+        if self._log_is_whole:
+            hardened = {i: m.native.packed_runs(native.HARDENING) for i, m in enumerate(members)}
+            try:
+                self.log.append(self._book.current.committed, hardened)
+            except OSError as error:
+                self._log_is_whole = False
+                raise MirrorError(
+                    f"{self._config.state}: {error.strerror}: mend that", error.errno or 0
+                ) from error
+        else:
+            self._book.update(
+                maps={
+                    f"{m.name}/pending": flashcopy.bitmap_of(m.native, native.PENDING, native.SENT)
+                    for m in members
+                }
+            )
+            self.log.restart(self._book.current.committed)
+            self._log_is_whole = True
