@@ -32,7 +32,7 @@ test: build lint
 	@scripts/need-packages $(TEST_PACKAGES)
 	$(MAKE) --no-print-directory -j2 --output-sync=target -C native check asan tsan fuzz
 	$(BIN)/python scripts/planted-bugs --native --only 'I5|I8|I9'
-	$(BIN)/pytest -n 2 --dist loadfile $(if $(TESTS),$(TESTS),-m 'not alone')
+	$(BIN)/pytest -n 3 --dist loadfile $(if $(TESTS),$(TESTS),-m 'not alone')
 	$(if $(TESTS),,$(BIN)/pytest -m alone)
 
 # The same tests, longer.

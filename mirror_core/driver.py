@@ -427,13 +427,16 @@ class Driver(threading.Thread):
         with self._session.blaming():
             self._copier.check()
         if self._stable.under_way:
-            self._say_of_peer(self._stable.look(limits.IDLE_LOOK_S if done else 0.0))
+            if answer := self._stable.look(limits.IDLE_LOOK_S if done else 0.0):
+                self._say_of_peer(answer.get("reason"))
             if self._stable.under_way:
                 return cycle.Result(done=False)
+        elif self._standing:
+            self._look_at_peer(0.0)
         if done and self._comparison:
             self._compare(self._comparison)
             return cycle.Result(done=False)
-        if not done:
+        if not done and not self._standing:
             self._stable.begin_if_due(self.progress.sequence)
         return cycle.Result(done=done)
 

@@ -153,6 +153,7 @@ class Stats:
     sent_blocks: int
     next_since_ns: int
     cycle_since_ns: int
+    heard_ns: int
     copied_bytes: tuple[int, int]
     wire_bytes: int
     copies_before_write: int
@@ -308,9 +309,10 @@ class Volume:
         _lib.fm_volume_read_stats(self._handle, s)
         return Stats(
             s.next_blocks, s.pending_blocks, s.unsent_blocks, s.sent_blocks,
-            s.next_since_ns, s.cycle_since_ns, (s.copied_bytes[0], s.copied_bytes[1]),
-            s.wire_bytes, s.copies_before_write, s.write_errors, s.wait_us_sum,
-            tuple(s.wait_us), s.abandoned, s.failed_part, s.second_lost,
+            s.next_since_ns, s.cycle_since_ns, s.heard_ns,
+            (s.copied_bytes[0], s.copied_bytes[1]), s.wire_bytes, s.copies_before_write,
+            s.write_errors, s.wait_us_sum, tuple(s.wait_us),
+            s.abandoned, s.failed_part, s.second_lost,
         )  # fmt: skip
 
     def close(self) -> None:

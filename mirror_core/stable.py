@@ -45,8 +45,8 @@ class Stabilizer:
         self._session.send(record)
         self._asked = record
 
-    def look(self, wait_s: float) -> object:
-        """Take the answer, if it comes within `wait_s`; what holds the target up, if it says so.
+    def look(self, wait_s: float) -> protocol.Record | None:
+        """Take the answer, if one comes within `wait_s`: it is done, or asked for again.
         PeerError."""
         assert self._asked
         answer = self._session.hear(wait_s)
@@ -54,9 +54,9 @@ class Stabilizer:
             return None
         if answer.get("done") is not True:
             self._session.send(self._asked)
-            return answer.get("reason")
+            return answer
         self._copier.stabilize_end()
         self._asked, self.done = None, self._serial
         now = time.monotonic()
         self._due = now + max(limits.STABLE_S, limits.STABLE_SHARE * (now - self._began))
-        return None
+        return answer

@@ -382,9 +382,11 @@ class Target(threading.Thread):
             self.reason = reason
 
     def connected(self) -> bool:
-        """Whether the source was heard of lately."""
+        """Whether the source was heard of lately: while it copies over a long way it sends, and
+        seldom asks."""
+        wrote = max(stats.heard_ns for stats in self._copier.stats().values()) / native.NS
         recent = limits.LINK_TIMEOUT_S + 2 * limits.IDLE_LOOK_S
-        return bool(self.session) and time.monotonic() < self.heard + recent
+        return bool(self.session) and time.monotonic() < max(self.heard, wrote) + recent
 
     # ---- the end
 

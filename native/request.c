@@ -169,6 +169,8 @@ record (struct fm_volume *v, const struct fm_request *r)
 {
   uint64_t first = r->op.offset >> v->shift;
   fm_bitmap_set (v->next, first, end_block (v, r) - first);
+  if (r->session)
+    atomic_store_explicit (&v->heard_ns, fm_now_ns (), memory_order_relaxed);
   if (!atomic_load_explicit (&v->next_since_ns, memory_order_relaxed)) {
     uint64_t none = 0;
     atomic_compare_exchange_strong (&v->next_since_ns, &none, fm_now_ns ());

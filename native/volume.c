@@ -388,6 +388,7 @@ fm_volume_read_stats (struct fm_volume *v, struct fm_volume_stats *s)
   s->unsent_blocks = fm_bitmap_count (&v->unsent);
   s->next_since_ns = atomic_load (&v->next_since_ns);
   s->cycle_since_ns = atomic_load (&v->cycle_since_ns);
+  s->heard_ns = atomic_load (&v->heard_ns);
   for (unsigned i = 0; i < FM_SINKS; i++)
     s->copied_bytes[i] = atomic_load (&v->copied_bytes[i]);
   pthread_mutex_lock (&v->lock);

@@ -114,7 +114,7 @@ struct fm_volume {
   struct fm_flow flow;   /* of what the background sends to sink 1 */
 
   /* Time of the oldest write that is in `next` / in the cycle; 0: none. */
-  _Atomic uint64_t next_since_ns, cycle_since_ns;
+  _Atomic uint64_t next_since_ns, cycle_since_ns, heard_ns;
   uint64_t wire_bytes_before; /* by links that ended; guarded by lock */
   _Atomic uint64_t copied_bytes[FM_SINKS], copies_before_write, write_errors;
   _Atomic uint64_t wait_us_sum, wait_us[FM_HISTOGRAM];
@@ -123,6 +123,7 @@ struct fm_volume {
 struct fm_volume_stats {
   uint64_t next_blocks, pending_blocks, unsent_blocks, sent_blocks;
   uint64_t next_since_ns, cycle_since_ns; /* monotonic; 0: nothing */
+  uint64_t heard_ns; /* monotonic: the last write of a session; 0: none yet */
   uint64_t copied_bytes[2];
   uint64_t wire_bytes; /* NBD payload sent to sinks that are servers */
   uint64_t copies_before_write, write_errors;

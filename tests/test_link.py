@@ -261,6 +261,33 @@ def test_the_loss_of_an_idle_link_is_noticed(pair: Pair) -> None:
         direct.wait_status(pair, state="mirroring", reason=None)
 
 
+def test_the_loss_of_the_link_is_noticed_while_a_cycle_stands_still(pair: Pair) -> None:
+    """After pause --now nothing is sent, and yet a target that goes is missed, and taken up again
+    when it is back; the cycle goes on after resume."""
+    direct.stop(pair, "east")
+    pair.configure("east", 'bandwidth = "256KiB/s"')
+    pair.start("east")
+    direct.pause(pair)
+    with pair.client() as client:
+        client.write(0, b"\1" * (512 << 10))
+    direct.resume(pair)
+    direct.wait_for(lambda: direct.status(pair)["cycle"]["phase"] == "copy", "it copies")
+    pair.pause("--now")
+    sequence = direct.status(pair)["cycle"]["sequence"]
+    assert direct.status(pair, "west")["peer"]["state"] == "connected"
+    kill(pair, "west")
+    wait_degraded(pair)
+    pair.start("west")
+    direct.wait_status(pair, state="paused", reason=None)
+    direct.wait_for(
+        lambda: direct.status(pair, "west")["peer"]["state"] == "connected", "they are connected"
+    )
+    direct.resume(pair)
+    assert direct.status(pair)["cycle"]["sequence"] == sequence
+    direct.sync(pair)
+    assert pair.image("east").read_bytes() == pair.image("west").read_bytes()
+
+
 def test_a_write_that_is_to_wait_for_the_link_waits(pair: Pair) -> None:
     """With on_link_loss = "block" a write that meets a block which is still to be copied is held as
     long as there is no link, and done when there is one again; others are not held; and a stop

@@ -58,30 +58,30 @@ def test_every_crash_point_of_the_small_scope() -> None:
 
 
 PLANTS = {
-    "NO_SINK_FLUSH": 500,
-    "SENT_IS_COMMITTED": 1_000,
-    "UNSTABLE_KEPT": 5_000,
-    "commit_without_flush": 1_000,
-    "hot_forgotten": 1_000,
-    "ledger_not_synced": 200,
-    "folder_not_synced": 200,
-    "begun_not_durable": 500,
-    "freeze_of_one_volume": 10_000,
-    "stop_without_flush": 3_000,
-    "promoted_too_early": 5_000,
-    "handshake_twice": 2_000,
+    "NO_SINK_FLUSH": 10_000,
+    "SENT_IS_COMMITTED": 10_000,
+    "UNSTABLE_KEPT": 20_000,
+    "commit_without_flush": 10_000,
+    "hot_forgotten": 10_000,
+    "ledger_not_synced": 10_000,
+    "folder_not_synced": 10_000,
+    "begun_not_durable": 10_000,
+    "freeze_of_one_volume": 40_000,
+    "stop_without_flush": 12_000,
+    "promoted_too_early": 20_000,
+    "handshake_twice": 10_000,
 }
 if SOAK > 1:  # these take thousands of schedules to show
     PLANTS |= {
-        "NO_HARDENING": 10_000,
-        "kept_intermediate": 40_000,
-        "NO_FENCE": 20_000,
-        "record_before_flush": 20_000,
-        "late_commits": 20_000,
-        "stable_without_flush": 20_000,
+        "NO_HARDENING": 100_000,
+        "kept_intermediate": 100_000,
+        "NO_FENCE": 100_000,
+        "record_before_flush": 100_000,
+        "late_commits": 100_000,
+        "stable_without_flush": 100_000,
         "stable_not_forgotten": 100_000,
-        "stable_of_any_cycle": 20_000,
-        "recovery_forgets_log": 5_000,
+        "stable_of_any_cycle": 100_000,
+        "recovery_forgets_log": 100_000,
     }
 
 
