@@ -139,7 +139,7 @@ class Handmade(Pair):
     def create(self, *sites: str) -> None:
         for site in sites or ("east", "west"):
             self.write(site)
-            self.run("create", str(self.toml(site)), "--role", ROLES[site])
+            self._do("create", str(self.toml(site)), "--role", ROLES[site])
 
 
 def east(pair: Pair) -> str:

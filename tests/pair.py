@@ -1,4 +1,4 @@
-"""A pair of real sites on this machine, driven as a person drives it: by the command line."""
+"""A pair of real sites on this machine, driven as a person drives it: by its commands."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 from nbd_client import NbdClient
 
 from mirror_core import config, process
+from mirror_core.cli import cli
 from mirror_core.errors import MirrorError
 
 FLASHMIRROR = Path(sys.executable).with_name("flashmirror")
@@ -34,7 +35,7 @@ class Pair:
     ) -> None:
         self.folder = folder
         self.environment = {**os.environ, **(environment or {})}
-        self.run("init", str(folder), *options)
+        self._do("init", str(folder), *options)
 
     def run(self, *words: str, timeout_s: float = 120.0) -> str:
         done = subprocess.run(
@@ -49,6 +50,17 @@ class Pair:
             raise CommandFailed(done.returncode, done.stderr)
         return done.stdout
 
+    def _do(self, *words: str) -> None:
+        """As `run`, but in this process, which takes a tenth of the time: what it prints is not
+        wanted."""
+        if self.environment != os.environ:
+            self.run(*words)
+            return
+        try:
+            cli(words, standalone_mode=False)
+        except MirrorError as error:
+            raise CommandFailed(1, f"flashmirror: {error}") from error
+
     def toml(self, site: str) -> Path:
         return self.folder / f"{site}.toml"
 
@@ -59,27 +71,27 @@ class Pair:
 
     def start(self, *sites: str) -> None:
         for site in sites or ("west", "east"):
-            self.run("start", str(self.toml(site)))
+            self._do("start", str(self.toml(site)))
 
     def stop(self, *sites: str) -> None:
         for site in sites or ("east", "west"):
-            self.run("stop", str(self.toml(site)))
+            self._do("stop", str(self.toml(site)))
 
     def sync(self, timeout: str = "60s") -> None:
-        self.run("sync", str(self.toml("east")), "--timeout", timeout)
+        self._do("sync", str(self.toml("east")), "--timeout", timeout)
 
     def pause(self, *words: str) -> None:
-        self.run("pause", str(self.toml("east")), *words)
+        self._do("pause", str(self.toml("east")), *words)
 
     def resume(self) -> None:
-        self.run("resume", str(self.toml("east")))
+        self._do("resume", str(self.toml("east")))
 
     def status(self, site: str = "east") -> dict[str, Any]:
         record: dict[str, Any] = json.loads(self.run("status", str(self.toml(site)), "--json"))
         return record
 
     def uri(self, volume: str = "disk") -> str:
-        return self.run("uri", str(self.toml("east")), volume).strip()
+        return config.load(str(self.toml("east"))).device_uri(volume)
 
     def client(self, volume: str = "disk") -> NbdClient:
         return NbdClient(self.uri(volume))
