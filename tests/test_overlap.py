@@ -9,7 +9,7 @@ import direct
 import durable
 import pytest
 from dependent import Judge, Load, NotOneMoment, read_images
-from pair import SOAK, MakePair
+from pair import SOAK, MakePair, Pair
 from planted import loaded_core, plant
 from served import SlowPair
 
@@ -39,12 +39,20 @@ def is_overlap(book: ledger.Ledger) -> bool:
     return pending and written
 
 
+def arrives(pair: Pair) -> bool:
+    """Both copies are under way at the target, as it says itself."""
+    volumes = direct.status(pair, "west")["volumes"]
+    return all(any(v[name] for v in volumes) for name in ("pending_bytes", "next_bytes"))
+
+
 def check_instants(slow: SlowPair, judge: Judge, instants: int) -> int:
     """Stop the target in the middle of second flashcopies and judge what its durable state can
     produce; how often the next cycle had begun to arrive."""
     pair, overlaps = slow.pair, 0
-    for _ in range(instants):
+    for instant in range(instants):
         direct.wait_commit(pair, ledger.load(pair.folder / "west/state").committed)
+        if instant % 2:  # else as it comes
+            direct.wait_for(lambda: arrives(pair), "the next cycle arrives")
         direct.stop(pair, "west")
         book = ledger.load(pair.folder / "west/state")
         assert book.whole and book.clean
