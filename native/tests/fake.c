@@ -1,6 +1,7 @@
 /* See fake.h. */
 #include "fake.h"
 #include "check.h"
+#include "wait.h"
 
 #include <poll.h>
 #include <sched.h>
@@ -42,8 +43,11 @@ fake_run (struct fake *f, struct fm_op *op)
 static int
 fake_port_open (struct fm_port *p, uint64_t deadline_ns)
 {
-  (void)p, (void)deadline_ns;
-  return 0;
+  struct fake *f = fake_of (p);
+  f->opens++;
+  while (f->unheard && fm_now_ns () < deadline_ns)
+    sched_yield ();
+  return f->unheard ? -ETIMEDOUT : f->open_rc;
 }
 
 static void

@@ -12,6 +12,9 @@ struct fake {
   pthread_mutex_t lock;
   unsigned lazy; /* an operation ends at a step with a chance of 1 in 1 + lazy */
   _Atomic bool stuck;        /* nothing ends, as with a server that is silent */
+  _Atomic bool unheard;      /* a port that is opened is open when this is over, ... */
+  _Atomic int open_rc;       /* ... or fails with this */
+  _Atomic unsigned opens;    /* that were begun */
   _Atomic int fail_rc;       /* 0, or what writes and zeroes (of sinks) end with */
   _Atomic unsigned fail_after; /* ... after this many more that go well */
   int flush_rc;
