@@ -174,20 +174,19 @@ class Flashcopy:
     def harden(self, record: Callable[[], None]) -> None:
         """Flush what was sent, have it recorded as no longer pending, then let writers go on
         (I2).  CopyError, or what `record` raises: `fail`, and `retry` later."""
-        for member in self.members:
-            member.native.harden_begin()
+        self.harden_begin()
         self.flush(front_too=False)
         record()
-        for member in self.members:
-            member.native.harden_end()
+        self.harden_end()
 
-    def stabilize_begin(self) -> None:
-        """What was sent so far is to be flushed and recorded at the other site (I9)."""
+    def harden_begin(self) -> None:
+        """Put aside what was sent so far, to be flushed and recorded: here, or at the other site
+        (stable.py)."""
         for member in self.members:
             member.native.harden_begin()
 
-    def stabilize_end(self) -> None:
-        """It is: it will not be sent again after the link was lost."""
+    def harden_end(self) -> None:
+        """It is flushed and recorded, durably."""
         for member in self.members:
             member.native.harden_end()
 

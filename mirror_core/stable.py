@@ -41,7 +41,7 @@ class Stabilizer:
         self._began = time.monotonic()
         self._serial += 1
         record = protocol.Stable(self._session.number, sequence, self._serial).record()
-        self._copier.stabilize_begin()
+        self._copier.harden_begin()
         self._session.send(record)
         self._asked = record
 
@@ -55,7 +55,7 @@ class Stabilizer:
         if answer.get("done") is not True:
             self._session.send(self._asked)
             return answer
-        self._copier.stabilize_end()
+        self._copier.harden_end()
         self._asked, self.done = None, self._serial
         now = time.monotonic()
         self._due = now + max(limits.STABLE_S, limits.STABLE_SHARE * (now - self._began))

@@ -14,8 +14,8 @@
 #include "store.h"
 
 struct fm_wide {
-  struct fm_store *store;
-  bool begun;
+  struct fm_store *store; /* NULL: not asked for yet; of the lane's thread, as the next two */
+  bool begun;             /* there is a thread to wait for */
   pthread_t thread;
   _Atomic (struct fm_port *) port;
 };
