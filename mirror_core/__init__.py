@@ -38,6 +38,8 @@ The rooms.
     recovery.py            a target's answer to a source's history; a pure table
     flashcopy.py           the relation of a whole group, for those two threads
     ledger.py, book.py     the durable record of a site; the one in use
+    platform.py            the seam below all that: clock, chance, threads, files, connections
+    durable.py, lock.py    a file replaced whole; who has the state folder
     stores.py              opens stores exclusively and knows them again
     protocol.py, peer.py, control.py   records over the control export: form, asking, answering
     native.py              the only file that touches cffi

@@ -1,35 +1,49 @@
 """The ledger in use: one current record, every change durable before it is seen.
 
+A change of which nobody knows whether it is durable (durable.py) ends the process, as a kill
+would: the next one reads what stands, and makes that durable before it does anything else.
+
 Guard: `lock` orders changes; a reader takes `current`, which is immutable.
 """
 
 from __future__ import annotations
 
-import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mirror_core import ledger
+from mirror_core.durable import Doubt
 from mirror_core.errors import LedgerError
+from mirror_core.journal import Journal
+from mirror_core.platform import Platform
 
 
 class Book:
-    def __init__(self, state: Path, current: ledger.Ledger) -> None:
+    def __init__(
+        self, state: Path, current: ledger.Ledger, platform: Platform, journal: Journal
+    ) -> None:
         self.state = state
         self.current = current
-        self._lock = threading.Lock()
+        self._platform, self._journal = platform, journal
+        self._lock = platform.lock()
 
     def update(self, **changes: Any) -> None:
         """Replace the record durably.  LedgerError: the old one stands, here and on disk."""
         with self._lock:
             fresh = replace(self.current, **changes)
             try:
-                ledger.save(self.state, fresh)
+                ledger.save(self.state, fresh, self._platform)
             except OSError as error:
                 raise LedgerError(
                     f"{ledger.path_in(self.state)}: {error.strerror}: the ledger cannot be "
                     "written, mirroring stops until it can",
                     error.errno or 0,
                 ) from error
+            except Doubt as doubt:
+                self._journal.say(
+                    f"{doubt}: the new ledger may not be durable: the site ends, and is to be "
+                    "started again when that is mended"
+                )
+                self._platform.abort()
             self.current = fresh

@@ -63,6 +63,8 @@ class SiteConfig:
     tcp: tuple[Tcp, ...] = ()  # where the peer alone is served
     tls: Tls | None = None
     insecure: bool = False  # the peer may come, and be reached, over TCP without TLS
+    # Not a setting of a person's: small worlds (the simulator's) have small regions.
+    intent_region: int = limits.INTENT_REGION_MIN  # of the intent log: bytes, at least
 
     def control_uri(self) -> str:
         return unix_uri(self.socket, "/control")

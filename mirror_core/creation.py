@@ -11,7 +11,7 @@ import os
 from mirror_core import ledger, stores
 from mirror_core.config import SiteConfig
 from mirror_core.errors import LedgerError, StoreError
-from mirror_core.site import lock_state, no_state
+from mirror_core.lock import lock_state, no_state
 
 
 def create(config: SiteConfig, role: ledger.Role) -> ledger.Ledger:

@@ -14,44 +14,43 @@ flashcopy belongs to this thread alone, but for its statistics.
 from __future__ import annotations
 
 import errno
-import random
-import threading
-import time
 import traceback
 from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
 
-from mirror_core import compare, cycle, flashcopy, limits, peer, protocol, session, stable
+from mirror_core import compare, cycle, flashcopy, limits, protocol, session, stable
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig
 from mirror_core.errors import LINK_ERRNOS, MirrorError, PeerError, Refused, line
 from mirror_core.journal import Journal
+from mirror_core.platform import Platform, Thread
 
 
-class Driver(threading.Thread):
+class Driver:
     def __init__(
         self,
         config: SiteConfig,
         book: Book,
         copier: flashcopy.Flashcopy,
         journal: Journal,
-        link: peer.Link,
+        platform: Platform,
         *,
         clean: bool,
         coarse: bool,
     ) -> None:
-        super().__init__(name="control")
         self._config, self._book, self._copier, self._journal = config, book, copier, journal
-        self._session = session.Session(config, book, copier, link)
+        self._platform = platform
+        self._thread: Thread | None = None
+        self._session = session.Session(config, book, copier, platform)
         self._point = 0.0  # of the running cycle, Unix seconds
         self._held = 0.0  # how long its freeze held writes, seconds
         self._last_begin = float("-inf")
-        self._cooled = time.monotonic()  # when the intent was last cooled
+        self._cooled = self._platform.monotonic()  # when the intent was last cooled
         self._backoff = limits.BACKOFF_MIN_S  # anew with a commit, or when a session has lasted
         self._opened = float("inf")  # when the session was
         self._retry_at = 0.0  # when the next is to be tried
-        self._stable = stable.Stabilizer(copier, self._session)
+        self._stable = stable.Stabilizer(copier, self._session, platform)
         self._commit_asked = 0  # the sequence
         self._limited = 0  # the bandwidth that the flashcopy knows
         self._stuck = False  # a store failed: its reason stands until a cycle is committed
@@ -60,7 +59,7 @@ class Driver(threading.Thread):
         self._comparable = self._seeded = False  # the target holds an image; a copy to begin with
         self._comparison: compare.Comparison | None = None  # of the running cycle
         # -- guarded by `changed`
-        self.changed = threading.Condition()
+        self.changed = platform.condition()
         self.stopping = False
         self.halted = False  # pause --now: the running cycle is to stand still
         self._standing = False  # and it does
@@ -72,7 +71,7 @@ class Driver(threading.Thread):
         self.committed = book.current.committed
         self.point = book.current.consistency_point
         self.connected = False
-        self.connected_since = time.time()
+        self.connected_since = self._platform.time()
         self.reason: str | None = "not connected yet"
         self.refused = False
 
@@ -119,7 +118,7 @@ class Driver(threading.Thread):
             if now.phase != "copy" or not self.connected or not done:
                 return None
             left = max(0, now.total_bytes - done)
-            return time.time() + (time.monotonic() - now.began) * left / done
+            return self._platform.time() + (self._platform.monotonic() - now.began) * left / done
 
     def wait_settled(self, timeout_s: float) -> bool:
         """Whether no cycle runs and the last one is whole at the target, or nothing is copied."""
@@ -131,15 +130,22 @@ class Driver(threading.Thread):
             return self._standing or self.progress.phase not in ("freeze", "copy")
         return self.progress.phase == "idle" and self.hardened >= self.committed
 
+    def start(self) -> None:
+        self._thread = self._platform.spawn("control", self._run_to_end)
+
     def stop(self) -> None:
         """Ask the thread to end; join it afterwards."""
         with self.changed:
             self.stopping = True
             self.changed.notify_all()
 
+    def join(self) -> None:
+        if self._thread:
+            self._thread.join()
+
     # ---- the thread
 
-    def run(self) -> None:
+    def _run_to_end(self) -> None:
         try:
             self._run()
         except Exception as error:  # a broken invariant: mirroring stops, writes go on
@@ -159,7 +165,7 @@ class Driver(threading.Thread):
                 self._session.close()
                 self._set_disconnected()
             with self.changed:
-                wait_s = self._retry_at - time.monotonic()
+                wait_s = self._retry_at - self._platform.monotonic()
                 self.changed.wait_for(lambda: self.stopping, wait_s)
 
     def _say(self, reason: str | None, *, refused: bool = False) -> None:
@@ -189,18 +195,20 @@ class Driver(threading.Thread):
 
     def _retry_later(self) -> None:
         """Not before a while, which grows as long as sessions do not last."""
-        if time.monotonic() >= self._opened + limits.BACKOFF_MAX_S:
+        if self._platform.monotonic() >= self._opened + limits.BACKOFF_MAX_S:
             self._backoff = limits.BACKOFF_MIN_S
         self._opened = float("inf")
-        self._retry_at = time.monotonic() + self._backoff * random.uniform(0.5, 1.0)
+        self._retry_at = self._platform.monotonic() + self._backoff * self._platform.uniform(
+            0.5, 1.0
+        )
         self._backoff = min(2 * self._backoff, limits.BACKOFF_MAX_S)
 
     def _set_connected(self, welcome: protocol.Welcome) -> None:
         self._comparable, self._seeded = welcome.whole, welcome.seeded
-        self._opened = time.monotonic()
+        self._opened = self._platform.monotonic()
         self._stable.restart()
         with self.changed:
-            self.connected, self.connected_since = True, time.time()
+            self.connected, self.connected_since = True, self._platform.time()
             if self.requested <= self.hardened:
                 self.requested = 0  # nobody waits for it, or a lost image would ask for it again
             self.hardened = welcome.hardened
@@ -216,7 +224,7 @@ class Driver(threading.Thread):
     def _set_disconnected(self) -> None:
         with self.changed:
             if self.connected:
-                self.connected, self.connected_since = False, time.time()
+                self.connected, self.connected_since = False, self._platform.time()
                 self.changed.notify_all()
 
     def _mark_everything(self, *, data_only: bool) -> None:
@@ -247,7 +255,7 @@ class Driver(threading.Thread):
         if self.stopping:
             return cycle.Result(error="stopping", code=errno.ESHUTDOWN)
         done = self._copy_on()
-        if (wait_s := self._retry_at - time.monotonic()) > 0:
+        if (wait_s := self._retry_at - self._platform.monotonic()) > 0:
             with self.changed:
                 if done:
                     self.changed.wait_for(lambda: self.stopping, min(wait_s, limits.IDLE_LOOK_S))
@@ -304,7 +312,7 @@ class Driver(threading.Thread):
 
     def _wait_for_work(self) -> bool:
         """Sleep until a cycle is due (True) or the thread is to stop (False)."""
-        looked = time.monotonic()
+        looked = self._platform.monotonic()
         while True:
             with self.changed:
                 if self.stopping:
@@ -317,16 +325,16 @@ class Driver(threading.Thread):
                 if not behind:
                     quiet = self._book.current.paused  # resume, sync and stop wake us
                     self.changed.wait(limits.IDLE_LOOK_S if quiet else limits.IDLE_POLL_S)
-            if behind or time.monotonic() >= looked + limits.IDLE_LOOK_S:
+            if behind or self._platform.monotonic() >= looked + limits.IDLE_LOOK_S:
                 self._look_at_peer(0.05 if behind else 0.0)
-                looked = time.monotonic()
+                looked = self._platform.monotonic()
 
     def _due(self) -> bool:
         if self.requested > self.committed:
             return True
         if self._book.current.paused:
             return False
-        rested = time.monotonic() >= self._last_begin + self._config.interval
+        rested = self._platform.monotonic() >= self._last_begin + self._config.interval
         return rested and (self.committed == 0 or self._copier.group.next_blocks() > 0)
 
     def _look_at_peer(self, wait_s: float) -> None:
@@ -376,7 +384,7 @@ class Driver(threading.Thread):
     def _effect(self, effect: cycle.Effect) -> cycle.Result:
         match effect:
             case cycle.Begin(sequence):
-                self._last_begin = time.monotonic()
+                self._last_begin = self._platform.monotonic()
                 self._phase("freeze", sequence=sequence, copied_bytes=0, total_bytes=0)
                 self._book.update(
                     begun=sequence, committed=self.committed, consistency_point=self.point
@@ -401,7 +409,8 @@ class Driver(threading.Thread):
         return cycle.Result()
 
     def _freeze(self, budget: float) -> cycle.Result:
-        point = time.time()  # of before the freeze: every write acknowledged by then is in it
+        # Of before the freeze: every write acknowledged by then is in it.
+        point = self._platform.time()
         try:
             self._held = self._copier.group.freeze(budget)
         except OSError as error:
@@ -411,7 +420,7 @@ class Driver(threading.Thread):
                 "freeze_max would help"
             )
             return cycle.Result(error=text, code=error.errno or 0)
-        self._point, began = point, time.monotonic()
+        self._point, began = point, self._platform.monotonic()
         self._stable.restart()
         comparing = self._seeded or (self._coarse and self._comparable)
         self._copier.compare(comparing)
@@ -489,14 +498,14 @@ class Driver(threading.Thread):
         self._copier.settle()
         self._coarse = False
         self._backoff = limits.BACKOFF_MIN_S
-        duration = time.monotonic() - self.progress.began
+        duration = self._platform.monotonic() - self.progress.began
         with self.changed:
             self.committed, self.point = self.progress.sequence, self._point
             self.last_cycle = cycle.LastCycle(duration, self.progress.total_bytes, self._held)
             self.changed.notify_all()
         self._journal.duration(duration)
-        if time.monotonic() >= self._cooled + limits.INTENT_COOL_S / 3:
-            self._cooled = time.monotonic()
+        if self._platform.monotonic() >= self._cooled + limits.INTENT_COOL_S / 3:
+            self._cooled = self._platform.monotonic()
             try:
                 self._copier.cool(limits.INTENT_COOL_S)
             except OSError as error:  # regions stay hot on disk: safe, and tried again

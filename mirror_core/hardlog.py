@@ -18,16 +18,17 @@ from pyroaring import BitMap64
 from mirror_core import runlog
 from mirror_core.errors import LedgerError
 from mirror_core.ledger import Ledger, VolumeRecord
+from mirror_core.platform import HERE, Platform
 
 
 def path_in(state: Path) -> Path:
     return state / "hardened"
 
 
-def recover(state: Path, book: Ledger) -> Ledger:
+def recover(state: Path, book: Ledger, platform: Platform = HERE) -> Ledger:
     """The ledger with its `pending` maps as they are on disk now (I1).  LedgerError."""
     path = path_in(state)
-    hardened = sets_of(path, runlog.replay(path, book.committed), book.volumes)
+    hardened = sets_of(path, runlog.replay(path, book.committed, platform), book.volumes)
     maps = dict(book.maps)
     for record, gone in zip(book.volumes, hardened, strict=True):
         key = f"{record.name}/pending"

@@ -17,9 +17,10 @@ import struct
 import zlib
 from pathlib import Path
 
-from mirror_core import limits, native
+from mirror_core import durable, limits, native
 from mirror_core.errors import LedgerError
 from mirror_core.ledger import VolumeRecord
+from mirror_core.platform import HERE, Platform
 
 _PAGE = 4096
 _HEAD = struct.Struct("<8sIIQ32s")  # magic, version, region shift, volume's bytes, site
@@ -32,51 +33,48 @@ def path_in(state: Path, volume: str) -> Path:
     return state / f"{volume}.intent"
 
 
-def region_shift(record: VolumeRecord) -> int:
-    """log2 of the bytes of a region."""
-    least = max(limits.INTENT_REGION_MIN, record.block_size)
+def region_shift(record: VolumeRecord, least: int) -> int:
+    """log2 of the bytes of a region, `least` at least."""
+    least = max(least, record.block_size)
     region = max(least, -(-record.size // limits.INTENT_REGIONS_MAX))
     return (region - 1).bit_length()
 
 
-def _head(site: str, record: VolumeRecord) -> bytes:
-    head = _HEAD.pack(_MAGIC, _VERSION, region_shift(record), record.size, site.encode())
+def _head(site: str, record: VolumeRecord, shift: int) -> bytes:
+    head = _HEAD.pack(_MAGIC, _VERSION, shift, record.size, site.encode())
     return (head + _CRC.pack(zlib.crc32(head))).ljust(_PAGE, b"\0")
 
 
-def open_log(state: Path, site: str, record: VolumeRecord, *, clean: bool) -> native.Intent:
+def open_log(
+    state: Path,
+    site: str,
+    record: VolumeRecord,
+    *,
+    clean: bool,
+    region: int = limits.INTENT_REGION_MIN,
+    platform: Platform = HERE,
+) -> native.Intent:
     """The log of a volume; a missing one is made.  LedgerError."""
     path = path_in(state, record.name)
-    shift = region_shift(record)
+    shift = region_shift(record, region)
     size = _PAGE + native.Intent.log_bytes(record.size, shift)
+    head = _head(site, record, shift)
     try:
-        fresh = not path.exists()
+        fresh = not platform.exists(path)
         if fresh:
-            _make(path, _head(site, record).ljust(size, b"\0"))
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        if os.fstat(fd).st_size != size or os.pread(fd, _PAGE, 0) != _head(site, record):
-            os.close(fd)
+            durable.replace(path, head.ljust(size, b"\0"), platform)
+        found = platform.read(path)
+        if len(found) != size or found[:_PAGE] != head:
             raise LedgerError(
                 f"{path}: not the intent log of this volume, or damaged: restore it, or remove it "
                 "and everything is sent again"
             )
-        log = native.Intent(native.Store.file(fd, size), _PAGE, record.size, shift)
+        fd = platform.open(path, os.O_RDWR)
+        log = native.Intent(platform.file_store(fd, size), _PAGE, record.size, shift)
         if fresh and not clean:
             log.heat_all()
         return log
     except OSError as error:
         raise LedgerError(f"{path}: {error.strerror}: mend that", error.errno or 0) from error
-
-
-def _make(path: Path, data: bytes) -> None:
-    fresh = path.with_suffix(".new")
-    with fresh.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    except durable.Doubt as doubt:
+        raise LedgerError(f"{doubt}: mend that") from doubt

@@ -7,14 +7,12 @@ registry, so that a site can be built twice in one process (tests).
 from __future__ import annotations
 
 import bisect
-import sys
-import threading
-import time
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mirror_core import limits
+from mirror_core.platform import HERE, Platform
 
 FREEZE_BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0)
 CYCLE_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0, 3600.0)
@@ -51,8 +49,9 @@ class _Told:
 
 
 class Journal:
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, platform: Platform = HERE) -> None:
+        self._platform = platform
+        self._lock = platform.lock()
         self._refusals: OrderedDict[tuple[str, str], _Told] = OrderedDict()
         self.cycles: Counter[str] = Counter()
         self.freezes = Histogram(FREEZE_BUCKETS_S)
@@ -62,13 +61,11 @@ class Journal:
 
     def say(self, text: str) -> None:
         """One line in the log: stderr, which the starter sends to a file or to the journal."""
-        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        sys.stderr.write(f"{now} flashmirror: {text}\n")
-        sys.stderr.flush()
+        self._platform.write_log(f"flashmirror: {text}")
 
     def refused(self, origin: str, why: str) -> None:
         """Log a refusal once; if it repeats itself, after a while, with how often."""
-        now, key = time.monotonic(), (origin, why)
+        now, key = self._platform.monotonic(), (origin, why)
         with self._lock:
             told = self._refusals.get(key)
             if told and now < told.at + limits.TELL_AGAIN_S:

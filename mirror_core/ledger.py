@@ -1,7 +1,6 @@
 """The durable record of a site: role, lineage, sequences, maps.  Atomic, checksummed, versioned.
 
-One file, replaced whole: a new one is written beside it, flushed, renamed over it, and the
-folder flushed, so a reader finds the old record or the new one, never a part (rename(2)).
+One file, replaced whole (durable.py): a reader finds the old record or the new one, never a part.
 
     flashmirror-ledger VERSION SHA256 BYTES\\n
     {json head}\\n
@@ -19,14 +18,15 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from pyroaring import BitMap64
 
+from mirror_core import durable
 from mirror_core.errors import LedgerError, line
+from mirror_core.platform import HERE, Platform
 
 VERSION = 1
 _MAGIC = "flashmirror-ledger"
@@ -146,11 +146,11 @@ def path_in(state: Path) -> Path:
     return state / "ledger"
 
 
-def load(state: Path) -> Ledger:
+def load(state: Path, platform: Platform = HERE) -> Ledger:
     """The site's ledger.  LedgerError: there is none, or it is not to be trusted."""
     path = path_in(state)
     try:
-        data = path.read_bytes()
+        data = platform.read(path)
     except FileNotFoundError as error:
         raise LedgerError(
             f"{path}: there is no ledger: run 'flashmirror create' first", errno.ENOENT
@@ -163,22 +163,6 @@ def load(state: Path) -> Ledger:
     return decode(data, str(path))
 
 
-def save(state: Path, ledger: Ledger) -> None:
-    """Replace the ledger durably.  OSError: the old one stands."""
-    path = path_in(state)
-    fresh = path.with_suffix(".new")
-    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(encode(ledger))
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(fresh, path)
-    except OSError:
-        fresh.unlink(missing_ok=True)
-        raise
-    folder = os.open(state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+def save(state: Path, ledger: Ledger, platform: Platform = HERE) -> None:
+    """Replace the ledger durably.  OSError: the old one stands.  Doubt: durable.py."""
+    durable.replace(path_in(state), encode(ledger), platform)

@@ -18,6 +18,10 @@ INTENT_REGION_MIN = MIB
 INTENT_REGIONS_MAX = 1 << 20
 INTENT_COOL_S = 30  # a region that no cycle had a block of for so long is cooled
 
+# --- a store's fingerprint: samples of its bytes
+SAMPLE_BYTES = 4 * KIB
+SAMPLES = 64
+
 # --- names
 NAME_PATTERN = r"[A-Za-z0-9_.-]{1,64}"
 

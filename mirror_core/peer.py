@@ -11,14 +11,16 @@ from typing import cast
 from mirror_core import limits, native, protocol
 from mirror_core.config import SiteConfig
 from mirror_core.errors import PeerError, Refused, line
+from mirror_core.platform import Platform
 
 
 class Link:
     """The way to the other site of a mirror: its control export and its intermediates.  The line to
     the one is kept until `hang_up`, or until it fails."""
 
-    def __init__(self, config: SiteConfig) -> None:
+    def __init__(self, config: SiteConfig, platform: Platform) -> None:
         self.peer = config.peer
+        self._platform = platform
         self._config = config
         self._timeout = config.link_timeout + limits.CONTROL_WAIT_S
         self._line: native.Line | None = None
@@ -40,7 +42,7 @@ class Link:
         with self._failing():
             if self._line is None:
                 uri = self._config.peer_uri("/control")
-                self._line = native.Line(uri, limits.CONTROL_BYTES, self._timeout)
+                self._line = self._platform.control_channel(uri, self._timeout)
             self._line.ask(protocol.encode(record))
         self._asking = True
 
@@ -70,7 +72,7 @@ class Link:
     def intermediate(self, volume: str, session: int) -> native.Store:
         """The peer's intermediate as this session may write it.  OSError."""
         uri = self._config.peer_uri(f"{volume}/intermediate/{session:x}")
-        return native.Store.nbd(uri, self._config.link_timeout, fenced=True)
+        return self._platform.peer_store(uri, self._config.link_timeout)
 
 
 def ask(uri: str, record: protocol.Record, timeout_s: float) -> protocol.Record:

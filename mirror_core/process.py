@@ -31,7 +31,7 @@ from typing import Any, NoReturn
 
 from mirror_core import config, ledger, limits, peer, sockets
 from mirror_core.errors import LedgerError, MirrorError, PeerError
-from mirror_core.site import check_ledger
+from mirror_core.lock import check_ledger
 
 _SAFE_WITH_THREADS = (1, 33, 10)
 

@@ -17,9 +17,8 @@ reads its intermediate but for blocks that it has put there in the same cycle.
 from __future__ import annotations
 
 import errno
-import os
 
-from mirror_core import process, protocol, status
+from mirror_core import protocol, status
 from mirror_core.errors import MirrorError
 from mirror_core.ledger import Lineage
 from mirror_core.site import Site
@@ -36,7 +35,7 @@ def promote(site: Site, *, force: bool) -> protocol.Record:
     hardened = site.control.prepare_promotion(force=force)
     if hardened and site.book.current.role == "target":
         _record(site)
-        process.begin_anew(site.config)
+        site.begin_anew(site.config)
     return {"done": False, "status": status.of(site)}
 
 
@@ -45,7 +44,7 @@ def _record(site: Site) -> None:
     assert book.lineage is not None and book.whole and book.hardened == book.committed
     site.book.update(
         role="source",
-        lineage=Lineage(os.urandom(16).hex(), parent=book.lineage.id, forked_at=book.committed),
+        lineage=Lineage(site.platform.token(), parent=book.lineage.id, forked_at=book.committed),
         begun=max(book.begun, book.committed),
         committed=0,
         consistency_point=None,

@@ -10,17 +10,17 @@ Stores are not touched here.  A seed need not be exact, nor of one moment: what 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 
-from mirror_core import ledger
+from mirror_core import durable, ledger
 from mirror_core.config import SiteConfig
 from mirror_core.errors import LedgerError, MirrorError
-from mirror_core.site import lock_state
+from mirror_core.lock import lock_state
+from mirror_core.platform import HERE, Platform
 
 
-def resync_full(config: SiteConfig, *, force: bool) -> ledger.Ledger:
+def resync_full(config: SiteConfig, *, force: bool, platform: Platform = HERE) -> ledger.Ledger:
     """The new ledger.  MirrorError: the site runs, or is a source and `force` is not given."""
 
     def given_up(book: ledger.Ledger) -> ledger.Ledger:
@@ -40,7 +40,7 @@ def resync_full(config: SiteConfig, *, force: bool) -> ledger.Ledger:
             maps={},
         )
 
-    return _changed(config, given_up)
+    return _changed(config, given_up, platform)
 
 
 def seed(config: SiteConfig) -> ledger.Ledger:
@@ -56,17 +56,21 @@ def seed(config: SiteConfig) -> ledger.Ledger:
             )
         return replace(book, seeded=True)
 
-    return _changed(config, seeded)
+    return _changed(config, seeded, HERE)
 
 
-def _changed(config: SiteConfig, change: Callable[[ledger.Ledger], ledger.Ledger]) -> ledger.Ledger:
+def _changed(
+    config: SiteConfig, change: Callable[[ledger.Ledger], ledger.Ledger], platform: Platform
+) -> ledger.Ledger:
     """The ledger of a stopped site, changed and saved.  MirrorError: as before."""
-    lock = lock_state(config)
+    lock = lock_state(config, platform)
     try:
-        fresh = change(ledger.load(config.state))
-        ledger.save(config.state, fresh)
+        fresh = change(ledger.load(config.state, platform))
+        ledger.save(config.state, fresh, platform)
     except OSError as error:
         raise LedgerError(f"{config.state}: {error.strerror}: mend that") from error
+    except durable.Doubt as doubt:
+        raise LedgerError(f"{doubt}: mend that, and give the command again") from doubt
     finally:
-        os.close(lock)
+        platform.close(lock)
     return fresh

@@ -23,7 +23,9 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from mirror_core import durable
 from mirror_core.errors import LedgerError
+from mirror_core.platform import HERE, Platform
 
 _HEAD = struct.Struct("<8sQQQI")  # magic, serial, sequence, mark, bytes of the body
 _CRC = struct.Struct("<I")  # of the head and the body
@@ -36,14 +38,15 @@ _RUN = struct.Struct("<QQ")  # first block, blocks
 class RunLog:
     """A log in use, written by one thread at a time."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, platform: Platform = HERE) -> None:
         """OSError: it cannot be made."""
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._platform = platform
+        self._fd = platform.open(path, os.O_RDWR | os.O_CREAT)
         try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+            durable.sync_folder(path.parent, platform)
+        except OSError:
+            platform.close(self._fd)
+            raise
         self._sequence = self._serial = self._end = 0
 
     def append(self, sequence: int, sets: Mapping[int, bytes], mark: int = 0) -> None:
@@ -56,34 +59,32 @@ class RunLog:
         )
         head = _HEAD.pack(_MAGIC, self._serial, sequence, mark, len(body))
         record = head + _CRC.pack(zlib.crc32(head + body)) + body
-        written = os.pwrite(self._fd, record, self._end)
-        if written != len(record):
-            raise OSError(28, "short write")
-        os.fdatasync(self._fd)
+        durable.write(self._fd, record, self._end, self._platform)
+        self._platform.fdatasync(self._fd)
         self._serial += 1
         self._end += len(record)
 
     def restart(self, sequence: int) -> None:
         """Forget everything."""
-        os.ftruncate(self._fd, 0)
+        self._platform.ftruncate(self._fd, 0)
         self._sequence, self._serial, self._end = sequence, 0, 0
 
     def close(self) -> None:
-        os.close(self._fd)
+        self._platform.close(self._fd)
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, platform: Platform) -> bytes:
     try:
-        return path.read_bytes()
+        return platform.read(path)
     except FileNotFoundError:
         return b""
     except OSError as error:
         raise LedgerError(f"{path}: {error.strerror}: mend that", error.errno or 0) from error
 
 
-def sequence_of(path: Path) -> int:
+def sequence_of(path: Path, platform: Platform = HERE) -> int:
     """Whose records the log holds, 0: it holds none.  LedgerError: it cannot be read."""
-    data = _read(path)
+    data = _read(path, platform)
     if len(data) < _START:
         return 0
     sequence = int(_HEAD.unpack_from(data)[2])
@@ -93,14 +94,14 @@ def sequence_of(path: Path) -> int:
 Runs = list[tuple[int, int, int]]  # number of the set, first block, blocks
 
 
-def replay(path: Path, sequence: int) -> Runs:
+def replay(path: Path, sequence: int, platform: Platform = HERE) -> Runs:
     """All runs of `sequence`.  LedgerError: damaged."""
-    return [run for _, runs in records(path, sequence) for run in runs]
+    return [run for _, runs in records(path, sequence, platform) for run in runs]
 
 
-def records(path: Path, sequence: int) -> list[tuple[int, Runs]]:
+def records(path: Path, sequence: int, platform: Platform = HERE) -> list[tuple[int, Runs]]:
     """The records of `sequence`: mark, runs.  LedgerError: damaged."""
-    data = _read(path)
+    data = _read(path, platform)
     found: list[tuple[int, Runs]] = []
     at = serial = 0
     while at < len(data):

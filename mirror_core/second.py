@@ -12,19 +12,24 @@ Left out: when (target.py).  Belongs to the target's thread.
 
 from __future__ import annotations
 
-import time
-
 from mirror_core import flashcopy, limits, native, runlog
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig
 from mirror_core.errors import LINK_ERRNOS, MirrorError
+from mirror_core.platform import Platform
 
 
 class SecondFlashcopy:
     def __init__(
-        self, config: SiteConfig, book: Book, copier: flashcopy.Flashcopy, log: runlog.RunLog
+        self,
+        config: SiteConfig,
+        book: Book,
+        copier: flashcopy.Flashcopy,
+        log: runlog.RunLog,
+        platform: Platform,
     ) -> None:
         self._config, self._book, self._copier, self.log = config, book, copier, log
+        self._platform = platform
         self._log_is_whole = True  # False: a record may be lost: the ledger must be written
         self._slice_s = limits.HARDEN_SLICE_S  # as long as the last hardening took
         self._failure: MirrorError | None = None  # of the last step
@@ -39,9 +44,9 @@ class SecondFlashcopy:
                 self._mend(self._failure)
             done = self._copier.copy(self._slice_s)
             if done or self._copier.group.harden_wanted():
-                began = time.monotonic()
+                began = self._platform.monotonic()
                 self._copier.harden(self._record_all if done else self._record_batch)
-                self._slice_s = max(limits.HARDEN_SLICE_S, time.monotonic() - began)
+                self._slice_s = max(limits.HARDEN_SLICE_S, self._platform.monotonic() - began)
                 self._backoff = limits.BACKOFF_MIN_S  # what was only copied is copied again
         except MirrorError as error:
             self._failure = error

@@ -12,22 +12,23 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import secrets
 from collections.abc import Generator
 
 from mirror_core import flashcopy, native, peer, protocol
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig
 from mirror_core.errors import LINK_ERRNOS, MirrorError, PeerError, Refused, line
+from mirror_core.platform import Platform
 
 _LATER = "writes go on and mirroring resumes by itself"
 
 
 class Session:
     def __init__(
-        self, config: SiteConfig, book: Book, copier: flashcopy.Flashcopy, link: peer.Link
+        self, config: SiteConfig, book: Book, copier: flashcopy.Flashcopy, platform: Platform
     ) -> None:
-        self._config, self._book, self._copier, self._link = config, book, copier, link
+        self._config, self._book, self._copier = config, book, copier
+        self._platform, self._link = platform, peer.Link(config, platform)
         self._stores: list[native.Store] = []
         self.number = 0
 
@@ -59,7 +60,7 @@ class Session:
     def open(self, resumes: int = 0, stable: int = 0) -> protocol.Welcome:
         """The handshake, to go on with that cycle unless it is 0.  Refused, PeerError."""
         self._link.hang_up()  # an older line may have died unnoticed
-        self.number = secrets.randbits(62) | 1
+        self.number = self._platform.random_bits(62) | 1
         mine = self._book.current
         assert mine.lineage is not None, "a source has a lineage from its creation"
         shapes = tuple(protocol.VolumeShape(v.name, v.size, v.block_size) for v in mine.volumes)

@@ -11,11 +11,9 @@ A failed open leaves nothing behind and has changed nothing.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
-import secrets
-import time
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Protocol
 
 from pyroaring import BitMap64
 
@@ -24,10 +22,9 @@ from mirror_core import (
     hardlog,
     intent,
     ledger,
-    limits,
     mapfile,
     native,
-    peer,
+    process,
     runlog,
     stores,
     written,
@@ -35,81 +32,56 @@ from mirror_core import (
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig
 from mirror_core.driver import Driver
-from mirror_core.errors import LedgerError, StoreError
+from mirror_core.errors import StoreError
 from mirror_core.journal import Journal
+from mirror_core.lock import check_ledger, lock_state, no_state, write_pid
 from mirror_core.metrics import MetricsServer
+from mirror_core.platform import HERE, Platform
 from mirror_core.target import Target
 
 
-def lock_state(config: SiteConfig) -> int:
-    """Take the state folder for this process; the descriptor holds it.  LedgerError: busy."""
-    path = config.state / "lock"
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise LedgerError(
-            f"{path}: {error.strerror}: run 'flashmirror create' first, or mend the permission",
-            error.errno or 0,
-        ) from error
-    deadline = time.monotonic() + limits.LOCK_PATIENCE_S
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:  # a site that runs, or a command that looks whether one does
-            if time.monotonic() < deadline:
-                time.sleep(0.01)
-                continue
-            os.close(fd)
-            raise LedgerError(f"{config.state}: the site runs already") from error
-        os.ftruncate(fd, 0)  # whose it was is nobody to send a signal to
-        return fd
+class Maps(Protocol):
+    """Where a source's maps are kept (mapfile.py, which is one)."""
 
-
-def write_pid(fd: int) -> None:
-    """Say in the lock file whose it is."""
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-
-
-def check_ledger(config: SiteConfig, book: ledger.Ledger) -> None:
-    """The ledger is of this configuration.  LedgerError."""
-    where = ledger.path_in(config.state)
-    if book.name != config.name:
-        raise LedgerError(f"{where}: of the site {book.name}, not {config.name}: mend 'state'")
-    if [v.name for v in book.volumes] != [v.name for v in config.volumes]:
-        raise LedgerError(f"{where}: records other volumes than {config.path}: mend [[volume]]")
-    for record in book.volumes:
-        if record.block_size != config.block_size:
-            raise LedgerError(
-                f"{config.path}: block_size: {config.block_size}, but the site was created with "
-                f"{record.block_size}: set that again"
-            )
-
-
-def no_state(config: SiteConfig, error: OSError) -> LedgerError:
-    return LedgerError(
-        f"{config.state}: {error.strerror}: mend that, or name another 'state'", error.errno or 0
-    )
+    def share(
+        self, site: str, record: ledger.VolumeRecord, run: str, volume: native.Volume
+    ) -> None: ...
+    def restore(
+        self, site: str, record: ledger.VolumeRecord, run: str, volume: native.Volume
+    ) -> bool: ...
+    def remove(self, site: str, *, but: str) -> None: ...
 
 
 class Site:
-    """One running site; the constructor opens it."""
+    """One running site; the constructor opens it.
 
-    def __init__(self, config: SiteConfig) -> None:
-        self.config = config
-        self.journal = Journal()
-        self._run = secrets.token_hex(16)
+    What it stands on is handed in: the machine, how stores are opened and maps kept, and the exec
+    at the end of a promotion."""
+
+    def __init__(
+        self,
+        config: SiteConfig,
+        *,
+        platform: Platform = HERE,
+        open_store: Callable[[str, float], stores.Opened] = stores.open_store,
+        maps: Maps = mapfile,
+        begin_anew: Callable[[SiteConfig], None] = process.begin_anew,
+    ) -> None:
+        self.config, self.platform, self.begin_anew = config, platform, begin_anew
+        self._open_store, self._maps = open_store, maps
+        self.journal = Journal(platform)
+        self._run = platform.token()
         self._maps_count = False  # the maps in memory outlive this process
         self._coarse = False  # a source that knows regions which may differ, not blocks
         self._undo = contextlib.ExitStack()
         with contextlib.ExitStack() as undo:
-            self._lock = lock_state(config)
-            undo.callback(os.close, self._lock)
-            current = ledger.load(config.state)
+            self._lock = lock_state(config, platform)
+            undo.callback(platform.close, self._lock)
+            current = ledger.load(config.state, platform)
             check_ledger(config, current)
             if current.role == "target" and not current.clean:
-                current = hardlog.recover(config.state, current)
-            self.book = Book(config.state, current)
+                current = hardlog.recover(config.state, current, platform)
+            self.book = Book(config.state, current, platform, self.journal)
             undo.callback(self._end_maps, current.run)
             self._opened = self._open_stores(undo, current)
             self.members = self._build_volumes(undo, current)
@@ -122,7 +94,7 @@ class Site:
                 self.book,
                 self.copier,
                 self.journal,
-                peer.Link(config),
+                platform,
                 clean=current.clean,
                 coarse=self._coarse,
             )
@@ -139,7 +111,7 @@ class Site:
         stores.refuse_twice(self.config)
         for volume, record in zip(self.config.volumes, current.volumes, strict=True):
             for part in ("data", "intermediate"):
-                one = stores.open_store(getattr(volume, part), self.config.link_timeout)
+                one = self._open_store(getattr(volume, part), self.config.link_timeout)
                 undo.callback(one.store.close)
                 if one.size < record.size:
                     raise StoreError(
@@ -167,21 +139,25 @@ class Site:
             undo.callback(volume.close)
             log = None
             if source:
-                log = self._open_intent(record, current)
+                log = intent.open_log(
+                    self.config.state,
+                    current.site,
+                    record,
+                    clean=current.clean,
+                    region=self.config.intent_region,
+                    platform=self.platform,
+                )
                 undo.callback(log.close)
                 self._keep_maps(volume, record, current)
             self._restore(volume, record, current, log)
             members.append(flashcopy.Member(record.name, volume))
         return members
 
-    def _open_intent(self, record: ledger.VolumeRecord, current: ledger.Ledger) -> native.Intent:
-        return intent.open_log(self.config.state, current.site, record, clean=current.clean)
-
     def _keep_maps(
         self, volume: native.Volume, record: ledger.VolumeRecord, current: ledger.Ledger
     ) -> None:
         try:
-            mapfile.share(current.site, record, self._run, volume)
+            self._maps.share(current.site, record, self._run, volume)
         except OSError as error:
             self.journal.say(
                 f"volume {record.name}: no memory for maps that outlive a kill "
@@ -209,29 +185,24 @@ class Site:
             changed = current.maps.get(f"{record.name}/next", BitMap64())
             for first, count in flashcopy.runs_of(changed):
                 volume.mark(first, count)
-        elif not self._restore_exact(volume, record, current):
+        elif not self._maps.restore(current.site, record, current.run, volume):
             self._coarse = True
             for offset, length in log.runs():
                 first = offset // record.block_size
                 volume.mark(first, -(-(offset + length) // record.block_size) - first)
 
-    def _restore_exact(
-        self, volume: native.Volume, record: ledger.VolumeRecord, current: ledger.Ledger
-    ) -> bool:
-        return mapfile.restore(current.site, record, current.run, volume)
-
     def _target(self, current: ledger.Ledger) -> Target:
         blank = all(self._opened[m.name, "data"].blank() for m in self.members)
-        found, owed = written.recover(self.config.state, current)
+        found, owed = written.recover(self.config.state, current, self.platform)
         names = [m.name for m in self.members]
         try:
-            log = runlog.RunLog(hardlog.path_in(self.config.state))
-            written_log = written.WrittenLog(self.config.state, names, found)
+            log = runlog.RunLog(hardlog.path_in(self.config.state), self.platform)
+            written_log = written.WrittenLog(self.config.state, names, found, self.platform)
         except OSError as error:
             raise no_state(self.config, error) from error
         return Target(
             self.config, self.book, self.copier, self.journal, log,
-            written=written_log, blank=blank, owed=owed,
+            platform=self.platform, written=written_log, blank=blank, owed=owed,
         )  # fmt: skip
 
     # ---- running
@@ -240,7 +211,7 @@ class Site:
         """Threads begin here: after nbdkit's fork.  MirrorError: nothing was changed."""
         if self.metrics:
             self.metrics.start()  # first: a busy port is a refusal
-        write_pid(self._lock)
+        write_pid(self._lock, self.config, self.platform)
         source = self.book.current.role == "source"
         if not self.book.current.clean:
             self.journal.say(
@@ -261,7 +232,7 @@ class Site:
             self.copier.flush(front_too=False)
         # With the maps as they were recovered: the log of hardenings begins anew.
         self.book.update(clean=False, run=self._run)
-        self._remove_maps(but=self._run)
+        self._maps.remove(self.book.current.site, but=self._run)
         self._maps_count = True
         self.control.start()
 
@@ -310,10 +281,8 @@ class Site:
 
     def _end_maps(self, run_before: str) -> None:
         if not self._maps_count:
-            self._remove_maps(but=run_before if not self.book.current.clean else "")
-
-    def _remove_maps(self, *, but: str) -> None:
-        mapfile.remove(self.book.current.site, but=but)
+            but = run_before if not self.book.current.clean else ""
+            self._maps.remove(self.book.current.site, but=but)
 
     def records(self, role: ledger.Role) -> tuple[ledger.VolumeRecord, ...]:
         """The volumes, and what their stores are now: nobody writes to them.  What a source's

@@ -10,15 +10,14 @@ aside when the session ends (`part`, `abandon`).  Belongs to the control's threa
 
 from __future__ import annotations
 
-import time
-
 from mirror_core import flashcopy, limits, protocol
+from mirror_core.platform import Platform
 from mirror_core.session import Session
 
 
 class Stabilizer:
-    def __init__(self, copier: flashcopy.Flashcopy, session: Session) -> None:
-        self._copier, self._session = copier, session
+    def __init__(self, copier: flashcopy.Flashcopy, session: Session, platform: Platform) -> None:
+        self._copier, self._session, self._platform = copier, session, platform
         self._due = float("inf")
         self._serial = 0  # of the last request
         self._asked: protocol.Record | None = None  # the one under way
@@ -32,13 +31,13 @@ class Stabilizer:
     def restart(self) -> None:
         """A cycle or a session begins: what an older one had asked for is nothing any more."""
         self._asked = None
-        self._due = time.monotonic() + limits.STABLE_S
+        self._due = self._platform.monotonic() + limits.STABLE_S
 
     def begin_if_due(self, sequence: int) -> None:
         """PeerError."""
-        if self._asked or time.monotonic() < self._due:
+        if self._asked or self._platform.monotonic() < self._due:
             return
-        self._began = time.monotonic()
+        self._began = self._platform.monotonic()
         self._serial += 1
         record = protocol.Stable(self._session.number, sequence, self._serial).record()
         self._copier.harden_begin()
@@ -57,6 +56,6 @@ class Stabilizer:
             return answer
         self._copier.harden_end()
         self._asked, self.done = None, self._serial
-        now = time.monotonic()
+        now = self._platform.monotonic()
         self._due = now + max(limits.STABLE_S, limits.STABLE_SHARE * (now - self._began))
         return answer

@@ -22,8 +22,6 @@ from mirror_core.errors import StoreError
 from mirror_core.ledger import StoreRecord
 
 _MARK = "user.flashmirror"
-_SAMPLE = 4 * limits.KIB
-_SAMPLES = 64
 
 
 @dataclass(frozen=True)
@@ -59,9 +57,9 @@ class Opened:
         """A checksum of samples: of the first bytes, where file systems keep what tells them
         apart, and of places spread evenly over the rest.  StoreError: it cannot be read."""
         digest = hashlib.sha256()
-        spread = [size * i // _SAMPLES for i in range(_SAMPLES)]
-        for offset in sorted({*range(0, 16 * _SAMPLE, _SAMPLE), *spread}):
-            length = min(_SAMPLE, size - offset)
+        spread = [size * i // limits.SAMPLES for i in range(limits.SAMPLES)]
+        for offset in sorted({*range(0, 16 * limits.SAMPLE_BYTES, limits.SAMPLE_BYTES), *spread}):
+            length = min(limits.SAMPLE_BYTES, size - offset)
             if length > 0:
                 digest.update(self._read(length, offset))
         return digest.hexdigest()

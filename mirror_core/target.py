@@ -17,9 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import secrets
-import threading
-import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator
@@ -33,6 +30,7 @@ from mirror_core.config import SiteConfig
 from mirror_core.errors import MirrorError, PeerError, Refused, describe
 from mirror_core.journal import Journal
 from mirror_core.ledger import Lineage
+from mirror_core.platform import Platform, Thread
 from mirror_core.written import WrittenLog
 
 
@@ -45,7 +43,7 @@ class _Flush:
     done: bool = False
 
 
-class Target(threading.Thread):
+class Target:
     def __init__(
         self,
         config: SiteConfig,
@@ -54,27 +52,29 @@ class Target(threading.Thread):
         journal: Journal,
         log: runlog.RunLog,
         *,
+        platform: Platform,
         written: WrittenLog,
         blank: bool,
         owed: dict[str, BitMap64],
     ) -> None:
-        super().__init__(name="second-flashcopy")
         self._config, self._book, self._copier, self._journal = config, book, copier, journal
+        self._platform = platform
+        self._thread: Thread | None = None
         self._written = written
-        self.second = second.SecondFlashcopy(config, book, copier, log)
+        self.second = second.SecondFlashcopy(config, book, copier, log, platform)
         self._blank = blank  # the data stores were holes when the site started
         self._owed = owed
         self._sessions: deque[int] = deque(maxlen=limits.SESSIONS_KNOWN)  # asked for lately
-        self.serial = threading.Lock()
+        self.serial = platform.lock()
         # -- guarded by `changed`
-        self.changed = threading.Condition()
+        self.changed = platform.condition()
         self.stopping = False
         self.promoting = False  # no session is opened any more
         self.session = 0
         self.source: str | None = None
         self.source_site: str | None = None
         self.heard = 0.0  # monotonic: the source's last control request
-        self.connected_since = time.time()
+        self.connected_since = self._platform.time()
         self.reason: str | None = None  # why the second flashcopy does not go on
         self.refusal: str | None = None  # of the last source that asked for a session
         self.total_bytes = 0  # of the second flashcopy under way
@@ -111,7 +111,7 @@ class Target(threading.Thread):
                 self.session, self.source, self.refusal = hello.session, hello.name, None
                 self.source_site = hello.site
                 self._flush_error = None  # of before: all that is not stable is sent again
-                self.connected_since, self.heard = time.time(), time.monotonic()
+                self.connected_since, self.heard = self._platform.time(), self._platform.monotonic()
             mine = self._book.current
             blank = self._blank and mine.committed == 0
             seeded = mine.seeded and not mine.whole
@@ -165,7 +165,7 @@ class Target(threading.Thread):
                         f"its source {self.source} is connected: stop it, or promote with --force",
                         errno.EBUSY,
                     )
-                self._fence(secrets.randbits(62) | 1)
+                self._fence(self._platform.random_bits(62) | 1)
                 with self.changed:
                     self.promoting, self.session = True, 0
                 return False
@@ -184,7 +184,7 @@ class Target(threading.Thread):
     def _check_session(self, session: int) -> None:
         if not session or session != self.session:
             raise PeerError("this session is over: another one was opened since")
-        self.heard = time.monotonic()
+        self.heard = self._platform.monotonic()
 
     def stabilize(self, asked: protocol.Stable) -> protocol.Record:
         """{"done": True} when what was written before this was first asked is flushed, and
@@ -315,7 +315,14 @@ class Target(threading.Thread):
 
     # ---- the second flashcopy, and flushes (this thread)
 
-    def run(self) -> None:
+    def start(self) -> None:
+        self._thread = self._platform.spawn("second-flashcopy", self._run_to_end)
+
+    def join(self) -> None:
+        if self._thread:
+            self._thread.join()
+
+    def _run_to_end(self) -> None:
         try:
             self._run()
         except Exception as error:  # a broken invariant: nothing is committed any more
@@ -326,10 +333,10 @@ class Target(threading.Thread):
         retry_at = 0.0
         while self._wait_for_work(retry_at):
             self._flush_if_asked()
-            if time.monotonic() < retry_at or self._is_hardened():
+            if self._platform.monotonic() < retry_at or self._is_hardened():
                 continue
             if not self._step():
-                retry_at = time.monotonic() + self.second.wait_s
+                retry_at = self._platform.monotonic() + self.second.wait_s
 
     def _flush_if_asked(self) -> None:
         """Before the record that asserts it."""
@@ -369,7 +376,7 @@ class Target(threading.Thread):
         """Until there is something to flush, or to copy and its time has come.  False: stop."""
         with self.changed:
             while not self.stopping and (self._flush is None or self._flush.done):
-                wait_s = None if self._is_hardened() else retry_at - time.monotonic()
+                wait_s = None if self._is_hardened() else retry_at - self._platform.monotonic()
                 if wait_s is not None and wait_s <= 0:
                     break
                 self.changed.wait(wait_s)
@@ -386,7 +393,7 @@ class Target(threading.Thread):
         seldom asks."""
         wrote = max(stats.heard_ns for stats in self._copier.stats().values()) / native.NS
         recent = limits.LINK_TIMEOUT_S + 2 * limits.IDLE_LOOK_S
-        return bool(self.session) and time.monotonic() < max(self.heard, wrote) + recent
+        return bool(self.session) and self._platform.monotonic() < max(self.heard, wrote) + recent
 
     # ---- the end
 

@@ -26,6 +26,7 @@ from pyroaring import BitMap64
 
 from mirror_core import flashcopy, hardlog, runlog
 from mirror_core.ledger import Ledger
+from mirror_core.platform import HERE, Platform
 
 Maps = Mapping[str, BitMap64]
 
@@ -44,15 +45,17 @@ def path_in(state: Path) -> Path:
     return state / "written"
 
 
-def recover(state: Path, book: Ledger) -> tuple[Written, dict[str, BitMap64]]:
+def recover(
+    state: Path, book: Ledger, platform: Platform = HERE
+) -> tuple[Written, dict[str, BitMap64]]:
     """What is stable, and what is owed, after any end.  LedgerError: the log is damaged."""
     names = [v.name for v in book.volumes]
     owed = {name: book.maps.get(f"{name}/written", BitMap64()) for name in names}
     path = path_in(state)
-    sequence = runlog.sequence_of(path)
+    sequence = runlog.sequence_of(path, platform)
     if sequence <= book.committed:
         return Written(), owed
-    records = runlog.records(path, sequence)
+    records = runlog.records(path, sequence, platform)
     runs = [run for _, part in records for run in part]
     sets = hardlog.sets_of(path, runs, book.volumes + book.volumes)
     stable = dict(zip(names, sets, strict=False))
@@ -64,9 +67,11 @@ def recover(state: Path, book: Ledger) -> tuple[Written, dict[str, BitMap64]]:
 class WrittenLog:
     """The log of a running target.  Guard: the target's `serial`."""
 
-    def __init__(self, state: Path, volumes: list[str], found: Written) -> None:
+    def __init__(
+        self, state: Path, volumes: list[str], found: Written, platform: Platform = HERE
+    ) -> None:
         """OSError: it cannot be made."""
-        self._log = runlog.RunLog(path_in(state))
+        self._log = runlog.RunLog(path_in(state), platform)
         self._volumes, self._found = volumes, found
         self._whole = False  # the log on disk holds all that `_found` says
 

@@ -6,8 +6,10 @@ import errno
 import hashlib
 import json
 import os
+import stat
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,6 +19,8 @@ from pyroaring import BitMap64
 from mirror_core import ledger
 from mirror_core.book import Book
 from mirror_core.errors import LedgerError
+from mirror_core.journal import Journal
+from mirror_core.platform import HERE, Platform
 
 
 def sample(**changes: object) -> ledger.Ledger:
@@ -146,7 +150,7 @@ def test_a_save_that_fails_leaves_the_old_ledger(
 ) -> None:
     """If the disk is full the old record stands, in memory and on disk, and the line says so."""
     ledger.save(tmp_path, sample())
-    book = Book(tmp_path, ledger.load(tmp_path))
+    book = Book(tmp_path, ledger.load(tmp_path), HERE, Journal())
 
     def full(_fd: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -157,6 +161,51 @@ def test_a_save_that_fails_leaves_the_old_ledger(
     assert caught.value.code == errno.ENOSPC
     assert book.current == sample() == ledger.load(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["ledger"]
+
+
+class Aborted(Exception):
+    """The process would end here."""
+
+
+class FailingFolder(Platform):
+    """A machine that cannot flush the names of a folder, so many times."""
+
+    def __init__(self, failures: int) -> None:
+        self._failures = failures
+        self.log: list[str] = []
+
+    def fsync(self, fd: int) -> None:
+        if self._failures and stat.S_ISDIR(os.fstat(fd).st_mode):
+            self._failures -= 1
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        super().fsync(fd)
+
+    def write_log(self, line: str) -> None:
+        self.log.append(line)
+
+    def abort(self) -> NoReturn:
+        raise Aborted
+
+
+def test_a_ledger_whose_name_is_not_flushed_is_written_again(tmp_path: Path) -> None:
+    """There is no way back after the rename: the change is made until it is known to be durable."""
+    ledger.save(tmp_path, sample())
+    platform = FailingFolder(2)
+    book = Book(tmp_path, sample(), platform, Journal(platform))
+    book.update(committed=9)
+    assert book.current.committed == ledger.load(tmp_path).committed == 9
+
+
+def test_a_site_that_does_not_know_its_ledger_ends(tmp_path: Path) -> None:
+    """If nobody knows whether the old ledger or the new one outlives a power loss, the process
+    ends with the reason, and the next one reads what stands."""
+    ledger.save(tmp_path, sample())
+    platform = FailingFolder(100)
+    book = Book(tmp_path, sample(), platform, Journal(platform))
+    with pytest.raises(Aborted):
+        book.update(committed=9)
+    assert book.current == sample()
+    assert len(platform.log) == 1 and "Input/output error: the new ledger" in platform.log[0]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

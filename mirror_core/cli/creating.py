@@ -11,9 +11,8 @@ from typing import Any, Literal, cast
 
 import click
 
-from mirror_core import config, creation, ledger, limits, peer, process, stores
+from mirror_core import config, creation, ledger, limits, lock, peer, process, stores
 from mirror_core import resync as resyncing
-from mirror_core import site as sites
 from mirror_core.address import Tls
 from mirror_core.cli.common import json_option, show, site_argument
 from mirror_core.errors import ConfigError, MirrorError
@@ -167,7 +166,7 @@ def check(site: str, as_json: bool) -> None:
     book: ledger.Ledger | None = None
     try:
         book = ledger.load(settings.state)
-        sites.check_ledger(settings, book)
+        lock.check_ledger(settings, book)
         rows.append(("ledger", "ok", f"{book.role}, {len(book.volumes)} volumes"))
     except MirrorError as error:
         rows.append(("ledger", "failed", str(error)))

@@ -48,9 +48,9 @@ class Exchange(Broken):
 class Line:
     """In place of mirror_core.native.Line."""
 
-    def __init__(self, uri: str, _answer_bytes: int, timeout_s: float) -> None:
+    def __init__(self, network: Network, uri: str, timeout_s: float) -> None:
         current().pause()
-        self._network, self._timeout = _now[0], timeout_s
+        self._network, self._timeout = network, timeout_s
         self._ends = self._network.reach(uri.partition("/")[0])
         self._network.lines.append(self)
         self._exchange: Exchange | None = None
@@ -152,6 +152,9 @@ class Network:
             raise native.NativeError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
         return task.life, target
 
+    def line(self, uri: str, timeout_s: float) -> Line:
+        return Line(self, uri, timeout_s)
+
     # ---- one request of the control export
 
     def exchange(self, source: Life, target: Life, request: bytes) -> Exchange:
@@ -193,9 +196,9 @@ class Network:
             current().wait(lib.sim_clock_ns + NS // 10)
         return not way.broken
 
-    # ---- the peer's intermediate (mirror_core.native.Store.nbd, and ports of link stores)
+    # ---- the peer's intermediate, and ports of link stores
 
-    def open_store(self, uri: str, timeout_s: float, *, fenced: bool) -> native.Store:
+    def open_store(self, uri: str, timeout_s: float) -> native.Store:
         scheduler = current()
         scheduler.pause()
         site, _, name = uri.partition("/")
@@ -262,8 +265,6 @@ _now: list[Network] = []
 
 def install(network: Network) -> None:
     _now[:] = [network]
-    setattr(native, "Line", Line)  # noqa: B010
-    setattr(native.Store, "nbd", network.open_store)  # noqa: B010
 
 
 @ffi.def_extern()  # type: ignore[untyped-decorator]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 from mirror_core import (
@@ -18,7 +17,6 @@ from mirror_core import (
     driver,
     flashcopy,
     hardlog,
-    ledger,
     native,
     promotion,
     runlog,
@@ -121,28 +119,30 @@ def record_before_flush() -> None:
     _put(flashcopy.Flashcopy, "harden", harden)
 
 
-def _without_sync(names: tuple[str, ...], *, folders: bool, files: bool) -> SimpleNamespace:
-    def sync(fd: int) -> None:
-        is_folder = simos._open[fd][1] is None
-        if (is_folder and folders) or (not is_folder and files):
-            simos.fsync(fd)
+def _without_sync(name: str, *, folders: bool, files: bool) -> None:
+    sync = getattr(simos.SimPlatform, name)
 
-    return SimpleNamespace(**{**vars(simos.OS), **dict.fromkeys(names, sync)})
+    def some(self: simos.SimPlatform, fd: int) -> None:
+        is_folder = self._open[fd][1] is None
+        if (is_folder and folders) or (not is_folder and files):
+            sync(self, fd)
+
+    _put(simos.SimPlatform, name, some)
 
 
 def ledger_not_synced() -> None:
     """The ledger renamed over the old one before its bytes are on the disk."""
-    _put(ledger, "os", _without_sync(("fsync",), folders=True, files=False))
+    _without_sync("fsync", folders=True, files=False)
 
 
 def folder_not_synced() -> None:
     """A commit acknowledged while the new ledger's name is not on the disk."""
-    _put(ledger, "os", _without_sync(("fsync",), folders=False, files=True))
+    _without_sync("fsync", folders=False, files=True)
 
 
 def log_not_synced() -> None:
     """A hardening's record not synced before writers go on (I2)."""
-    _put(runlog, "os", _without_sync(("fdatasync",), folders=True, files=False))
+    _without_sync("fdatasync", folders=True, files=False)
 
 
 def late_commits() -> None:
@@ -188,7 +188,7 @@ def stale_pending() -> None:
 
 def recovery_forgets_log() -> None:
     """A restart takes the ledger's pending map without the log of hardenings (I1)."""
-    _put(hardlog, "recover", lambda _state, book: book)
+    _put(hardlog, "recover", lambda _state, book, _platform: book)
 
 
 def install() -> None:

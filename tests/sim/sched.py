@@ -120,6 +120,11 @@ class Scheduler:
             raise SiteDead
         return late
 
+    def fail(self, error: BaseException) -> None:
+        """The schedule ends with this error."""
+        self._error = self._error or error
+        self.ask_world()
+
     def ask_world(self) -> None:
         """Its turn is the next."""
         self._until = self.switches

@@ -1,11 +1,11 @@
-"""What production takes of `os`, `threading` and `time`, over a file system with a power switch.
+"""The machine of a simulated site: a clock, chance, threads, and a folder with a power switch.
 
 A file has what is safe (since its last fsync) and what was done since, in order; a folder the
 same with its names.  When the power goes, each write to a file not yet synced is kept, lost or
 torn at sector size by coins; of changes of names a prefix is kept, as a journal does.  A killed
 process loses nothing.  So an fsync left out, or a rename before it, shows as a torn file.
 
-A path belongs to a life: what a dead site still does raises SiteDead.
+A file that the core writes itself (an intent log) is a disk of simstore.c.
 """
 
 from __future__ import annotations
@@ -13,17 +13,23 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from types import SimpleNamespace, TracebackType
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from sim.core import lib
-from sim.sched import NEVER, NS, Life, SiteDead, Task, current
+from mirror_core import native
+from mirror_core.platform import Platform
+from sim.core import ffi, lib
+from sim.sched import NEVER, NS, SiteDead, Task, Violation, bytes_at, current
+
+if TYPE_CHECKING:
+    from sim.sites import Incarnation, Machine
 
 _SECTOR = 512
 
 
 class Inode:
     def __init__(self) -> None:
+        self.disk: Any = None  # of a file that the core writes
         self.safe = b""
         self.now = bytearray()
         self.undone: list[tuple[int, bytes | None]] = []  # (offset, bytes); None: truncated there
@@ -68,6 +74,14 @@ class SimFs:
         self.safe_names = dict(self.names)
         self.changes.clear()
 
+    def read(self, name: str) -> bytes:
+        if name not in self.names:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        inode = self.names[name]
+        if inode.disk is not None:
+            return bytes_at(lib.sim_disk_now(inode.disk), len(inode.now))
+        return bytes(inode.now)
+
     def fail_if_told(self) -> None:
         if self.failing:
             self.failing -= 1
@@ -84,6 +98,10 @@ class SimFs:
             fresh = Inode()
             fresh.now = bytearray(inode.safe)
             partly = False
+            if inode.disk is not None:
+                out = ffi.new("char[]", len(inode.now))
+                partly = lib.sim_disk_survivors(inode.disk, int(256 * keep), out) > 0
+                fresh.now = bytearray(bytes_at(out, len(inode.now)))
             for at, data in inode.undone:
                 partly |= _survive(fresh, at, data, rng, keep)
             torn += partly
@@ -110,143 +128,189 @@ def _survive(inode: Inode, at: int, data: bytes | None, rng: Any, keep: float) -
     return partly
 
 
-class SimPath:
-    """A path in a site's state folder, as one life of the site sees it."""
+class SimPlatform(Platform):
+    """What one life of a site has of its machine.  What a dead one still does raises SiteDead."""
 
-    def __init__(self, fs: SimFs, life: Life, name: str = "") -> None:
-        self.fs, self.life, self.name = fs, life, name
+    def __init__(self, machine: Machine, life: Incarnation) -> None:
+        self._machine, self._life, self._fs = machine, life, machine.fs
+        self._open: dict[int, tuple[str, Inode | None]] = {}
 
-    def __truediv__(self, name: str) -> SimPath:
-        return SimPath(self.fs, self.life, name)
-
-    @property
-    def parent(self) -> SimPath:
-        return SimPath(self.fs, self.life)
-
-    def with_suffix(self, suffix: str) -> SimPath:
-        return SimPath(self.fs, self.life, self.name.partition(".")[0] + suffix)
-
-    def __str__(self) -> str:
-        return f"{self.life.name}/{self.name}"
-
-    def touch(self) -> None:
+    def _touch(self) -> None:
         """Every call of the system comes through here."""
-        if self.life.dead:
+        if self._life.dead:
             raise SiteDead
         current().touch()
 
-    def exists(self) -> bool:
-        return self.name in self.fs.names
+    # ---- clock and chance
 
-    def read_bytes(self) -> bytes:
-        self.touch()
-        if self.name not in self.fs.names:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        return bytes(self.fs.names[self.name].now)
+    def monotonic(self) -> float:
+        return float(lib.sim_clock_ns / NS)
 
-    def unlink(self, missing_ok: bool = False) -> None:
-        assert missing_ok
-        self.touch()
+    def time(self) -> float:
+        return float(1e9 + lib.sim_clock_ns / NS)
+
+    def sleep(self, seconds: float) -> None:
+        current().wait(lib.sim_clock_ns + int(seconds * NS))
+
+    def uniform(self, low: float, high: float) -> float:
+        return current().random.uniform(low, high)
+
+    def random_bits(self, bits: int) -> int:
+        return current().random.getrandbits(bits)
+
+    def token(self) -> str:
+        return current().random.randbytes(16).hex()
+
+    # ---- threads
+
+    def condition(self) -> Condition:
+        return Condition()
+
+    def lock(self) -> Lock:
+        return Lock()
+
+    def spawn(self, name: str, work: Callable[[], None]) -> SimThread:
+        task = current().spawn(self._life, f"{self._life.name}: control", work)
+        self._machine.is_up(self._life)
+        return SimThread(task)
+
+    # ---- files
+
+    def exists(self, path: Path) -> bool:
+        return path.name in self._fs.names
+
+    def names(self, folder: Path) -> list[str]:
+        self._touch()
+        return list(self._fs.names)
+
+    def read(self, path: Path) -> bytes:
+        self._touch()
+        return self._fs.read(path.name)
+
+    def open(self, path: Path, flags: int) -> int:
+        self._touch()
+        inode = None
+        if not flags & os.O_DIRECTORY:
+            inode = self._fs.names.get(path.name)
+            if inode is None:
+                if not flags & os.O_CREAT:
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+                self._fs.fail_if_told()
+                fresh = inode = Inode()
+                self._fs.rename(lambda names: names.__setitem__(path.name, fresh))
+            elif flags & os.O_TRUNC:
+                inode.change(0, None)
+        fd = 1000 + len(self._open)
+        while fd in self._open:
+            fd += 1
+        self._open[fd] = path.name, inode
+        return fd
+
+    def close(self, fd: int) -> None:
+        self._open.pop(fd, None)
+
+    def pwrite(self, fd: int, data: bytes, offset: int) -> int:
+        self._touch()
+        self._fs.fail_if_told()
+        self._inode(fd).change(offset, bytes(data))
+        return len(data)
+
+    def ftruncate(self, fd: int, length: int) -> None:
+        self._touch()
+        self._inode(fd).change(length, None)
+
+    def _inode(self, fd: int) -> Inode:
+        inode = self._open[fd][1]
+        assert inode, "a folder"
+        return inode
+
+    def fsync(self, fd: int) -> None:
+        self._touch()
+        self._fs.fail_if_told()
+        inode = self._open[fd][1]
+        if inode is None:
+            self._fs.sync_names()
+        else:
+            inode.sync()
+        self._touch()
+
+    def fdatasync(self, fd: int) -> None:
+        SimPlatform.fsync(self, fd)
+
+    def rename(self, old: Path, new: Path) -> None:
+        self._touch()
 
         def change(names: dict[str, Inode]) -> None:
-            names.pop(self.name, None)
+            if old.name in names:
+                names[new.name] = names.pop(old.name)
 
-        self.fs.rename(change)
+        self._fs.rename(change)
 
+    def unlink(self, path: Path) -> None:
+        self._touch()
 
-class _File:
-    """What os.fdopen returns: buffered until flush, as Python's."""
+        def change(names: dict[str, Inode]) -> None:
+            names.pop(path.name, None)
 
-    def __init__(self, fd: int) -> None:
-        self._fd, self._buffer, self._at = fd, b"", 0
+        self._fs.rename(change)
 
-    def write(self, data: bytes) -> None:
-        self._buffer += data
+    def flock(self, fd: int) -> None:
+        """Nobody else is there: a machine has one life at a time."""
 
-    def flush(self) -> None:
-        pwrite(self._fd, self._buffer, self._at)
-        self._at += len(self._buffer)
-        self._buffer = b""
+    # ---- what is not files
 
-    def fileno(self) -> int:
-        return self._fd
+    def file_store(self, fd: int, size: int) -> native.Store:
+        """A file that the core writes: a disk, which loses what was not flushed as others do."""
+        inode = self._inode(fd)
+        if inode.disk is None:
+            number = len(self._fs.names) + (30 if self._life.name == "east" else 40)
+            inode.disk = ffi.gc(lib.sim_disk_new(number, size), lib.sim_disk_free)
+            lib.sim_disk_reset(inode.disk, bytes(inode.now))
+        self.close(fd)
+        handle = lib.sim_store_open(inode.disk, 0)
+        self._life.handles.append(handle)
+        return native.Store(handle, "file")
 
-    def __enter__(self) -> _File:
-        return self
+    def control_channel(self, uri: str, timeout_s: float) -> Any:
+        return self._machine.world.network.line(uri, timeout_s)
 
-    def __exit__(self, kind: type | None, _e: object, _t: TracebackType | None) -> None:
-        if self._buffer and kind is None:
-            self.flush()
-        close(self._fd)
+    def peer_store(self, uri: str, timeout_s: float) -> native.Store:
+        return self._machine.world.network.open_store(uri, timeout_s)
 
+    def write_log(self, line: str) -> None:
+        current().trace(line.removeprefix("flashmirror: "))
+        if "internal error" in line:
+            current().fail(Violation(line))
 
-_open: dict[int, tuple[SimPath, Inode | None]] = {}
-
-
-def open_(path: SimPath, flags: int, _mode: int = 0) -> int:
-    path.touch()
-    inode = None
-    if not flags & os.O_DIRECTORY:
-        inode = path.fs.names.get(path.name)
-        if inode is None:
-            path.fs.fail_if_told()
-            fresh = inode = Inode()
-            path.fs.rename(lambda names: names.__setitem__(path.name, fresh))
-        elif flags & os.O_TRUNC:
-            inode.change(0, None)
-    fd = 1000 + len(_open)
-    while fd in _open:
-        fd += 1
-    _open[fd] = path, inode
-    return fd
+    def abort(self) -> NoReturn:
+        """The world kills what runs, and boots."""
+        self._life.anew = True
+        current().ask_world()
+        current().wait(NEVER)
+        raise SiteDead
 
 
-def close(fd: int) -> None:
-    _open.pop(fd, None)
+class Reader(Platform):
+    """The oracle's: it reads what a power loss would leave."""
+
+    def __init__(self, fs: SimFs) -> None:
+        self._fs = fs
+
+    def read(self, path: Path) -> bytes:
+        return self._fs.read(path.name)
 
 
-def pwrite(fd: int, data: bytes, at: int) -> int:
-    path, inode = _open[fd]
-    path.touch()
-    path.fs.fail_if_told()
-    assert inode
-    inode.change(at, bytes(data))
-    return len(data)
+# ---- threads
 
 
-def ftruncate(fd: int, length: int) -> None:
-    path, inode = _open[fd]
-    path.touch()
-    assert inode
-    inode.change(length, None)
+class SimThread:
+    def __init__(self, task: Task) -> None:
+        self._task = task
 
-
-def fsync(fd: int) -> None:
-    path, inode = _open[fd]
-    path.touch()
-    path.fs.fail_if_told()
-    if inode is None:
-        path.fs.sync_names()
-    else:
-        inode.sync()
-    path.touch()
-
-
-def rename(old: SimPath, new: SimPath) -> None:
-    old.touch()
-
-    def change(names: dict[str, Inode]) -> None:
-        if old.name in names:
-            names[new.name] = names.pop(old.name)
-
-    old.fs.rename(change)
-
-
-def forget_descriptors() -> None:
-    _open.clear()
-
-
-# ---- threading and time
+    def join(self) -> None:
+        scheduler = current()
+        while self._task in scheduler.tasks:
+            scheduler.wait(lib.sim_clock_ns + NS // 1000)
 
 
 class Condition:
@@ -304,29 +368,3 @@ class Lock:
 
 def _deadline(timeout: float | None) -> int:
     return NEVER if timeout is None else int(lib.sim_clock_ns) + int(timeout * NS) + 1
-
-
-def _urandom(n: int) -> bytes:
-    return current().random.randbytes(n)
-
-
-def _uniform(a: float, b: float) -> float:
-    return current().random.uniform(a, b)
-
-
-def _randbits(n: int) -> int:
-    return current().random.getrandbits(n)
-
-
-OS = SimpleNamespace(
-    **{name: getattr(os, name) for name in dir(os) if name.startswith("O_")},
-    open=open_, close=close, pwrite=pwrite, ftruncate=ftruncate, fsync=fsync, fdatasync=fsync,
-    rename=rename, strerror=os.strerror, getpid=lambda: 1,
-    fdopen=lambda fd, _mode: _File(fd), urandom=_urandom,
-)  # fmt: skip
-TIME = SimpleNamespace(
-    monotonic=lambda: lib.sim_clock_ns / NS, time=lambda: 1e9 + lib.sim_clock_ns / NS
-)
-THREADING = SimpleNamespace(Condition=Condition, Lock=Lock)
-RANDOM = SimpleNamespace(uniform=_uniform)
-SECRETS = SimpleNamespace(randbits=_randbits, token_hex=lambda n: _urandom(n).hex())

@@ -8,44 +8,35 @@ no request is left it closes.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import functools
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from mirror_core import book as book_module
 from mirror_core import (
     config,
     driver,
     hardlog,
-    journal,
     ledger,
     native,
-    promotion,
     resync,
-    runlog,
-    session,
     site,
     stores,
     target,
 )
-from mirror_core.errors import LedgerError, MirrorError
+from mirror_core.errors import MirrorError
 from sim import simos
 from sim.core import ffi, lib
-from sim.oracle import SECTOR, Content, History
-from sim.sched import NEVER, NS, Life, bytes_at, current
+from sim.oracle import Content, History
+from sim.sched import NS, Life, bytes_at, current
 
 if TYPE_CHECKING:
     from sim.world import World
 
-_PATHS = {name: Path(name) for name in ("sim.toml", "east", "west")}
+_PATHS = {name: Path(name) for name in ("sim.toml", "east", "west", "state")}
 PARTS = ("data", "intermediate")
-INTENT_BYTES = 4096
-REGION_SHIFT = 10  # of the intent log: a few blocks, so that there are several regions
+REGION = 1024  # of the intent log, bytes: a few blocks, so that there are several regions
 
 
 @functools.lru_cache(64)
@@ -54,83 +45,26 @@ def _load(data: bytes) -> ledger.Ledger:
     return ledger.decode(data, "ledger")
 
 
-class QuietJournal(journal.Journal):
-    def say(self, text: str) -> None:
-        current().trace(text)
-
-
-def patch_production() -> None:
-    """Once a process: production's modules use the simulated system."""
-    for module in (ledger, runlog, site, promotion, resync):
-        setattr(module, "os", simos.OS)  # noqa: B010
-    for module in (driver, target, book_module):
-        setattr(module, "threading", simos.THREADING)  # noqa: B010
-    for module in (driver, target, site):
-        setattr(module, "time", simos.TIME)  # noqa: B010
-    setattr(driver, "random", simos.RANDOM)  # noqa: B010
-    for module in (session, target, site):
-        setattr(module, "secrets", simos.SECRETS)  # noqa: B010
-    setattr(promotion, "process", SimpleNamespace(begin_anew=_begin_anew))  # noqa: B010
-    setattr(stores, "_SAMPLE", SECTOR)  # noqa: B010
-    setattr(stores, "_SAMPLES", 3)  # noqa: B010
-    # A thread that is never started needs nothing of a thread.
-    setattr(threading.Thread, "__init__", lambda _thread, name: None)  # noqa: B010
-    setattr(site, "Journal", QuietJournal)  # noqa: B010
-    for module in (site, resync):
-        setattr(module, "lock_state", lambda _config: -1)  # noqa: B010
-    setattr(site, "write_pid", lambda _fd: None)  # noqa: B010
-
-
-def _begin_anew(_config: config.SiteConfig) -> None:
-    """An exec: the world kills what runs and boots."""
-    scheduler = current()
-    life = scheduler.current and scheduler.current.life
-    assert isinstance(life, Incarnation)
-    life.anew = True
-    scheduler.ask_world()
-    scheduler.wait(NEVER)
-
-
 class SimConfig(config.SiteConfig):
     def peer_uri(self, export: str) -> str:
         return f"{self.peer}/{export.lstrip('/')}" if export != "/control" else f"{self.peer}/"
 
 
-class SimSite(site.Site):
-    """Production's Site, whose stores are a machine's disks."""
+class SimMaps:
+    """What a kill leaves of a source's maps, and a power loss takes: Machine.maps."""
 
-    def __init__(self, machine: Machine, life: Incarnation) -> None:
-        self._machine, self._life = machine, life
-        super().__init__(machine.config_for(life))
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
 
-    def _open_stores(
-        self, undo: contextlib.ExitStack, current: ledger.Ledger
-    ) -> dict[tuple[str, str], stores.Opened]:
-        opened = {}
-        for record in current.volumes:
-            for part in PARTS:
-                handle = lib.sim_store_open(
-                    self._machine.disks[record.name, part], self._machine.lazy
-                )
-                self._life.handles.append(handle)
-                store = native.Store(handle, "file")
-                undo.callback(store.close)
-                where = self._machine.where(record.name, part)
-                one = stores.Opened(where, store, record.size, "file", where, None)
-                size = record.size if current.clean else 0
-                stores.verify(one, getattr(record, part), "", size)
-                opened[record.name, part] = one
-        return opened
-
-    def _keep_maps(
-        self, volume: native.Volume, record: ledger.VolumeRecord, current: ledger.Ledger
+    def share(
+        self, site: str, record: ledger.VolumeRecord, run: str, volume: native.Volume
     ) -> None:
-        """What a kill leaves of them is Machine.maps, which a power loss takes."""
+        """They are read where they are (Machine.crash)."""
 
-    def _restore_exact(
-        self, volume: native.Volume, record: ledger.VolumeRecord, current: ledger.Ledger
+    def restore(
+        self, site: str, record: ledger.VolumeRecord, run: str, volume: native.Volume
     ) -> bool:
-        kept = self._machine.maps.get(current.run)
+        kept = self._machine.maps.get(run)
         if kept is None:
             return False
         self._machine.world.counts["maps outlived a kill"] += 1
@@ -138,28 +72,9 @@ class SimSite(site.Site):
             volume.mark(first, count)
         return True
 
-    def _remove_maps(self, *, but: str) -> None:
+    def remove(self, site: str, *, but: str) -> None:
         for run in [run for run in self._machine.maps if run != but]:
             del self._machine.maps[run]
-
-    def maps(self) -> dict[str, list[tuple[int, int]]]:
-        """As they are at this instant in shared memory (mapfile.py), all in one."""
-        return {
-            member.name: [
-                run for which in range(native.STABLE + 1) for run in member.native.runs(which)
-            ]
-            for member in self.members
-        }
-
-    def _open_intent(self, record: ledger.VolumeRecord, current: ledger.Ledger) -> native.Intent:
-        """On a disk of its own, which loses what was not flushed as the others do."""
-        handle = lib.sim_store_open(self._machine.intents[record.name], 0)
-        self._life.handles.append(handle)
-        shift = max(REGION_SHIFT, record.block_size.bit_length() - 1)
-        try:
-            return native.Intent(native.Store(handle, "file"), 0, record.size, shift)
-        except OSError as error:
-            raise LedgerError("intent log", error.errno or 0) from error
 
 
 class Incarnation(Life):
@@ -168,7 +83,7 @@ class Incarnation(Life):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.handles: list[Any] = []  # its stores
-        self.site: SimSite | None = None
+        self.site: site.Site | None = None
         self.up = False
         self.stopping = False
         self.anew = False  # the process is to begin again
@@ -197,7 +112,6 @@ class Machine:
         self.fs = simos.SimFs()
         self.life: Incarnation | None = None
         self.disks: dict[tuple[str, str], Any] = {}
-        self.intents: dict[str, Any] = {}  # the disks of the intent logs
         self.sizes = volumes
         self.maps: dict[str, dict[str, list[tuple[int, int]]]] = {}  # by run and volume
         self.content: Content | None = None  # of a source: what its clients know
@@ -207,15 +121,15 @@ class Machine:
                 number = len(self.disks) + (10 if name == "east" else 20)
                 disk = lib.sim_disk_new(number, size)
                 self.disks[volume, part] = ffi.gc(disk, lib.sim_disk_free)
-            log = lib.sim_disk_new(len(self.disks) + (30 if name == "east" else 40), INTENT_BYTES)
-            self.intents[volume] = ffi.gc(log, lib.sim_disk_free)
 
-    def config_for(self, life: Incarnation) -> SimConfig:
-        volumes = tuple(config.VolumeConfig(v, f"{v}.img", f"{v}.mid") for v in self.sizes)
+    def config_for(self) -> SimConfig:
+        volumes = tuple(
+            config.VolumeConfig(v, f"{v}/data", f"{v}/intermediate") for v in self.sizes
+        )
         return SimConfig(
             _PATHS["sim.toml"], self.name, _PATHS[self.name], _PATHS[self.peer],
-            cast(Path, simos.SimPath(self.fs, life)), None, volumes,
-            preserve=self.world.preserve, block_size=self.world.block,
+            _PATHS["state"], None, volumes,
+            preserve=self.world.preserve, block_size=self.world.block, intent_region=REGION,
         )  # fmt: skip
 
     def create(self, role: ledger.Role) -> None:
@@ -223,16 +137,13 @@ class Machine:
         records = tuple(
             ledger.VolumeRecord(
                 v, size, self.world.block,
-                *(ledger.StoreRecord("file", self.where(v, part)) for part in PARTS),
+                *(ledger.StoreRecord("file", f"{v}/{part}") for part in PARTS),
             )
             for v, size in self.sizes.items()
         )  # fmt: skip
         lineage = ledger.Lineage("1" * 32) if role == "source" else None
         first = ledger.Ledger(self.name, self.name, role, lineage, records)
         self.fs.put("ledger", ledger.encode(first))
-
-    def where(self, volume: str, part: str) -> str:
-        return f"{self.name}/{volume}/{part}"
 
     # ---- what the disks hold
 
@@ -276,25 +187,30 @@ class Machine:
         self._begin("boot", self._boot)
 
     def _boot(self, life: Incarnation) -> None:
-        scheduler = current()
-        opened = SimSite(self, life)
-        life.site = opened
+        platform = simos.SimPlatform(self, life)
 
-        def start() -> None:
-            task = scheduler.spawn(life, f"{self.name}: control", opened.control._run)
+        def open_store(where: str, _timeout_s: float) -> stores.Opened:
+            volume, _, part = where.partition("/")
+            handle = lib.sim_store_open(self.disks[volume, part], self.lazy)
+            life.handles.append(handle)
+            store = native.Store(handle, "file")
+            return stores.Opened(where, store, self.sizes[volume], "file", where, None)
 
-            def join() -> None:
-                while task in scheduler.tasks:
-                    scheduler.wait(lib.sim_clock_ns + NS // 1000)
-
-            setattr(opened.control, "join", join)  # noqa: B010
-            life.up = True
-            scheduler.trace("is up")
-            self.world.started(self, life)
-
-        setattr(opened.control, "start", start)  # noqa: B010
+        life.site = site.Site(
+            self.config_for(),
+            platform=platform,
+            open_store=open_store,
+            maps=SimMaps(self),
+            begin_anew=lambda _config: platform.abort(),
+        )
         self.world.opened(self, life)
-        opened.start()
+        life.site.start()
+
+    def is_up(self, life: Incarnation) -> None:
+        """Its control thread has begun."""
+        life.up = True
+        current().trace("is up")
+        self.world.started(self, life)
 
     def stop(self) -> None:
         """In order: the life ends, unless something comes in between."""
@@ -324,7 +240,9 @@ class Machine:
         """As `flashmirror resync --full --force`."""
 
         def work(life: Incarnation) -> None:
-            resync.resync_full(self.config_for(life), force=True)
+            resync.resync_full(
+                self.config_for(), force=True, platform=simos.SimPlatform(self, life)
+            )
             current().trace("gives up its history")
             life.dead, self.life = True, None
 
@@ -336,7 +254,7 @@ class Machine:
         assert life
         life.dead, self.life = True, None
         if life.site and life.site.book.current.role == "source":
-            self.maps[life.site._run] = life.site.maps()
+            self.maps[life.site._run] = self._maps_of(life.site)
         for handle in life.handles:
             lib.sim_store_kill(handle)
 
@@ -352,6 +270,16 @@ class Machine:
             life.site.copier.unlink()
             life.site._undo.close()
 
+    @staticmethod
+    def _maps_of(opened: site.Site) -> dict[str, list[tuple[int, int]]]:
+        """As they are at this instant in shared memory (mapfile.py), all in one."""
+        return {
+            member.name: [
+                run for which in range(native.STABLE + 1) for run in member.native.runs(which)
+            ]
+            for member in opened.members
+        }
+
     def lose_power(self, keep: float) -> tuple[int, int]:
         """After a crash: what was not flushed is lost; (writes lost, files torn)."""
         lost = 0
@@ -360,10 +288,6 @@ class Machine:
             images, gone = self.survivors(part, keep)
             self.fill(part, images)
             lost += gone
-        for log in self.intents.values():
-            out = ffi.new("char[]", INTENT_BYTES)
-            lost += lib.sim_disk_survivors(log, int(256 * keep), out)
-            lib.sim_disk_reset(log, bytes_at(out, INTENT_BYTES))
         self.fs, torn = self.fs.survivors(current().random, keep)
         return lost, torn
 
@@ -381,6 +305,6 @@ class Machine:
 
     def book_on_disk(self, fs: simos.SimFs) -> ledger.Ledger:
         """What a boot now would find.  LedgerError."""
-        state = cast(Path, simos.SimPath(fs, Life(self.name)))
-        book = _load(ledger.path_in(state).read_bytes())
-        return hardlog.recover(state, book) if book.role == "target" and not book.clean else book
+        book = _load(fs.read("ledger"))
+        recovers = book.role == "target" and not book.clean
+        return hardlog.recover(_PATHS["state"], book, simos.Reader(fs)) if recovers else book

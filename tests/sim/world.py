@@ -22,17 +22,18 @@ from typing import Any, Literal
 from mirror_core import ledger, limits
 from mirror_core.driver import Driver
 from mirror_core.errors import LedgerError
+from mirror_core.site import Site
 from mirror_core.target import Target
 from sim import clients, network, plants, sched, simos
 from sim.core import lib
 from sim.oracle import SECTOR, Content, History
 from sim.sched import Life, Scheduler, Violation
-from sim.sites import Incarnation, Machine, SimSite, patch_production
+from sim.sites import Incarnation, Machine
 
 _TURNS_MAX = 30_000  # of an end: faults are over, so it takes a few hundred
 _KEEP = (0.0, 0.25, 0.5, 0.75, 1.0)  # the chance of an unflushed write
 
-patch_production()
+limits.SAMPLE_BYTES, limits.SAMPLES = SECTOR, 3
 plants.install()
 
 
@@ -81,7 +82,6 @@ class World:
         self.scheduler.laggard = shape.laggard
         self.scheduler.tracer = tracer
         sched.install(self.scheduler)
-        simos.forget_descriptors()
         limits.HARDEN_SLICE_S = shape.slice_s
         limits.PRIORITY_LANES = shape.lanes
         limits.COMPARE_UNIT_BYTES, limits.COMPARE_SUMS = shape.unit, shape.sums
@@ -116,7 +116,7 @@ class World:
                     for size in machine.sizes.values()
                 ))  # fmt: skip
 
-    def site_of(self, life: Life) -> SimSite:
+    def site_of(self, life: Life) -> Site:
         assert isinstance(life, Incarnation) and life.site
         return life.site
 
@@ -143,7 +143,7 @@ class World:
 
         setattr(control.second.log, "append", counted)  # noqa: B010
 
-    def _watch_points(self, machine: Machine, site: SimSite) -> None:
+    def _watch_points(self, machine: Machine, site: Site) -> None:
         life, group = machine.life, site.copier.group
         history = self._history(site.book.current.lineage)
         freeze = group.freeze

@@ -1,0 +1,80 @@
+"""Replaces a file of the state folder whole and durably, or not at all.
+
+    a new file beside it is written and flushed, renamed over it, and the folder flushed (rename(2))
+
+Invariants.  A reader finds the old bytes or the new ones, never a part.  When `replace` returns
+the new ones are durable.  When it raises OSError the old ones are, and stand.  There is no way
+back after the rename, so what fails then is done again from the beginning; if that fails too
+nobody knows which of the two a power loss would leave, and Doubt is raised: whoever has acted on
+the old bytes, or would act on the new ones, must not go on.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mirror_core.platform import HERE, Platform
+
+_TRIES = 3  # after the rename
+
+
+class Doubt(Exception):
+    """The old file or the new one may be what a power loss leaves."""
+
+
+def replace(path: Path, data: bytes, platform: Platform = HERE) -> None:
+    """OSError: the old file stands.  Doubt."""
+    _put(path, data, platform)
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            sync_folder(path.parent, platform)
+            return
+        except OSError as error:
+            if not tries_left:
+                raise Doubt(f"{path}: {error.strerror}") from error
+        # A flush is not to be believed after one that failed: another rename is another change.
+        try:
+            _put(path, data, platform)
+        except OSError as error:
+            raise Doubt(f"{path}: {error.strerror}") from error
+
+
+def _put(path: Path, data: bytes, platform: Platform) -> None:
+    """The new file takes the place of the old one.  OSError: it does not."""
+    fresh = path.with_name(path.name + ".new")
+    fd = platform.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    try:
+        try:
+            write(fd, data, 0, platform)
+            platform.fsync(fd)
+        finally:
+            platform.close(fd)
+        platform.rename(fresh, path)
+    except OSError:
+        remove(fresh, platform)
+        raise
+
+
+def write(fd: int, data: bytes, offset: int, platform: Platform) -> None:
+    """All of it.  OSError: perhaps a part."""
+    while data:
+        done = platform.pwrite(fd, data, offset)
+        data, offset = data[done:], offset + done
+
+
+def remove(path: Path, platform: Platform) -> None:
+    """If it can be: a file that is left behind means nothing."""
+    try:
+        platform.unlink(path)
+    except OSError:
+        return
+
+
+def sync_folder(folder: Path, platform: Platform) -> None:
+    """The names in it are durable.  OSError: some may not be."""
+    fd = platform.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        platform.fsync(fd)
+    finally:
+        platform.close(fd)

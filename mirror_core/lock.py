@@ -1,0 +1,78 @@
+"""Who has a site's state folder: one process at a time, which says so in the file `lock` there.
+
+The lock is flock(2): it ends with the process, whatever ends that.  The process number in the
+file is for those who want to stop the site.
+"""
+
+from __future__ import annotations
+
+import os
+
+from mirror_core import ledger, limits
+from mirror_core.config import SiteConfig
+from mirror_core.errors import LedgerError
+from mirror_core.platform import HERE, Platform
+
+
+def lock_state(config: SiteConfig, platform: Platform = HERE) -> int:
+    """Take the state folder for this process; the descriptor holds it.  LedgerError: busy."""
+    path = config.state / "lock"
+    try:
+        fd = platform.open(path, os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        raise LedgerError(
+            f"{path}: {error.strerror}: run 'flashmirror create' first, or mend the permission",
+            error.errno or 0,
+        ) from error
+    try:
+        _take(fd, config, platform)
+        platform.ftruncate(fd, 0)  # whose it was is nobody to send a signal to
+    except OSError as error:
+        platform.close(fd)
+        raise no_state(config, error) from error
+    except LedgerError:
+        platform.close(fd)
+        raise
+    return fd
+
+
+def _take(fd: int, config: SiteConfig, platform: Platform) -> None:
+    deadline = platform.monotonic() + limits.LOCK_PATIENCE_S
+    while True:
+        try:
+            platform.flock(fd)
+            return
+        except BlockingIOError as error:  # a site that runs, or a command that looks for one
+            if platform.monotonic() >= deadline:
+                raise LedgerError(f"{config.state}: the site runs already") from error
+            platform.sleep(0.01)
+
+
+def write_pid(fd: int, config: SiteConfig, platform: Platform) -> None:
+    """Say in the lock file whose it is.  LedgerError."""
+    try:
+        platform.ftruncate(fd, 0)
+        platform.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    except OSError as error:
+        raise no_state(config, error) from error
+
+
+def check_ledger(config: SiteConfig, book: ledger.Ledger) -> None:
+    """The ledger is of this configuration.  LedgerError."""
+    where = ledger.path_in(config.state)
+    if book.name != config.name:
+        raise LedgerError(f"{where}: of the site {book.name}, not {config.name}: mend 'state'")
+    if [v.name for v in book.volumes] != [v.name for v in config.volumes]:
+        raise LedgerError(f"{where}: records other volumes than {config.path}: mend [[volume]]")
+    for record in book.volumes:
+        if record.block_size != config.block_size:
+            raise LedgerError(
+                f"{config.path}: block_size: {config.block_size}, but the site was created with "
+                f"{record.block_size}: set that again"
+            )
+
+
+def no_state(config: SiteConfig, error: OSError) -> LedgerError:
+    return LedgerError(
+        f"{config.state}: {error.strerror}: mend that, or name another 'state'", error.errno or 0
+    )

@@ -1,0 +1,154 @@
+"""What a site takes of the machine that it runs on: the one seam below the control.
+
+    clock, chance, threads        of the two control threads and their commands
+    files                         of the state folder, each call of the system by itself
+    connections                   to the other site
+    the log                       where lines go that people read
+
+Whatever can fail, take long, or be lost in a crash comes through an object of this class, which
+is handed to what needs it.  The simulator hands in its own (tests/sim/simos.py), and so can fail,
+delay and lose any call of any site without a patch.
+
+Invariant: a method here decides nothing; it is one call, or one object, of the system.
+Left out: the stores and the maps in memory, which a site is handed besides (site.py); what runs
+in the process beside the control (sockets, nbdkit, metrics).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+from mirror_core import limits, native
+
+
+class Thread(Protocol):
+    def join(self) -> None: ...
+
+
+class Condition(Protocol):
+    """As threading.Condition."""
+
+    def __enter__(self) -> Any: ...
+    def __exit__(self, *_: Any) -> Any: ...
+    def wait(self, timeout: float | None = None) -> bool: ...
+    def wait_for(self, predicate: Callable[[], bool], timeout: float | None = None) -> bool: ...
+    def notify_all(self) -> None: ...
+
+
+class Lock(Protocol):
+    def __enter__(self) -> Any: ...
+    def __exit__(self, *_: Any) -> Any: ...
+
+
+class Platform:
+    """This machine.  The calls on files raise OSError, as those of `os` do."""
+
+    # ---- clock and chance
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def time(self) -> float:
+        return time.time()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def uniform(self, low: float, high: float) -> float:
+        return random.uniform(low, high)
+
+    def random_bits(self, bits: int) -> int:
+        return secrets.randbits(bits)
+
+    def token(self) -> str:
+        """32 hexadecimal digits that nobody else has drawn."""
+        return secrets.token_hex(16)
+
+    # ---- threads
+
+    def condition(self) -> Condition:
+        return threading.Condition()
+
+    def lock(self) -> Lock:
+        return threading.Lock()
+
+    def spawn(self, name: str, work: Callable[[], None]) -> Thread:
+        thread = threading.Thread(name=name, target=work)
+        thread.start()
+        return thread
+
+    # ---- files of the state folder
+
+    def exists(self, path: Path) -> bool:
+        return path.exists()
+
+    def names(self, folder: Path) -> list[str]:
+        return os.listdir(folder)
+
+    def read(self, path: Path) -> bytes:
+        return path.read_bytes()
+
+    def open(self, path: Path, flags: int) -> int:
+        return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+
+    def pwrite(self, fd: int, data: bytes, offset: int) -> int:
+        """How many bytes were written: it may be fewer."""
+        return os.pwrite(fd, data, offset)
+
+    def ftruncate(self, fd: int, length: int) -> None:
+        os.ftruncate(fd, length)
+
+    def fdatasync(self, fd: int) -> None:
+        os.fdatasync(fd)
+
+    def fsync(self, fd: int) -> None:
+        os.fsync(fd)
+
+    def rename(self, old: Path, new: Path) -> None:
+        os.rename(old, new)
+
+    def unlink(self, path: Path) -> None:
+        path.unlink()
+
+    def flock(self, fd: int) -> None:
+        """Exclusively, at once or not at all."""
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def file_store(self, fd: int, size: int) -> native.Store:
+        """Of an open file of the state folder, whose descriptor is taken over."""
+        return native.Store.file(fd, size)
+
+    # ---- the other site
+
+    def control_channel(self, uri: str, timeout_s: float) -> native.Line:
+        return native.Line(uri, limits.CONTROL_BYTES, timeout_s)
+
+    def peer_store(self, uri: str, timeout_s: float) -> native.Store:
+        """An export of the other site, which refuses itself what was given up (I8)."""
+        return native.Store.nbd(uri, timeout_s, fenced=True)
+
+    # ---- the log, and the last resort
+
+    def write_log(self, line: str) -> None:
+        """To stderr, which the starter sends to a file or to the journal."""
+        sys.stderr.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {line}\n")
+        sys.stderr.flush()
+
+    def abort(self) -> NoReturn:
+        """The process ends here, as if it were killed: what a kill leaves is always right."""
+        os._exit(1)
+
+
+HERE = Platform()
