@@ -76,6 +76,11 @@ def requests(volume: native.Volume) -> Iterator[list[Run]]:
         yield batch
 
 
+def wire_bytes(asked: protocol.Compare) -> int:
+    """Of the question and its answer, about."""
+    return len(protocol.encode(protocol.record_of(asked))) + limits.ANSWER_BYTES
+
+
 class Comparison:
     """The source's side of a cycle: `ask`, and then `take` the answer, until there is no more."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 from urllib.parse import parse_qs, quote, urlsplit
 
-from mirror_core import limits
+from mirror_core import limits, protocol
 from mirror_core.address import Remote, Tcp, Tls
 from mirror_core.errors import ConfigError, short
 from mirror_core.units import parse_duration, parse_rate, parse_size
@@ -63,6 +63,7 @@ class SiteConfig:
     tcp: tuple[Tcp, ...] = ()  # where the peer alone is served
     tls: Tls | None = None
     insecure: bool = False  # the peer may come, and be reached, over TCP without TLS
+    protocol: int = protocol.VERSION  # the newest that is spoken with the other site
     # Not a setting of a person's: small worlds (the simulator's) have small regions.
     intent_region: int = limits.INTENT_REGION_MIN  # of the intent log: bytes, at least
 
@@ -164,6 +165,7 @@ class _Reader:
                 Literal["degrade", "block"], self.choice("on_link_loss", ("degrade", "block"))
             ),
             bandwidth=self.parsed("bandwidth", "0", parse_rate),
+            protocol=self._protocol(),
             volumes=self._volumes(),
         )
         if self.table:
@@ -190,6 +192,15 @@ class _Reader:
         if size & (size - 1) or not limits.BLOCK_SIZE_MIN <= size <= limits.BLOCK_SIZE_MAX:
             raise self.refuse("block_size", f"{size} is not a power of two from 512 to 64M")
         return size
+
+    def _protocol(self) -> int:
+        value = self.table.pop("protocol", protocol.VERSION)
+        if type(value) is not int or not protocol.OLDEST <= value <= protocol.VERSION:
+            raise self.refuse(
+                "protocol",
+                f"{short(value)} is not a number from {protocol.OLDEST} to {protocol.VERSION}",
+            )
+        return value
 
     def _flag(self, key: str) -> bool:
         value = self.table.pop(key, False)

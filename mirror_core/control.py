@@ -21,22 +21,35 @@ from mirror_core.target import Target
 
 def answer(site: Site, data: bytes, visitor: Visitor) -> bytes:
     """The bytes of the answer to the bytes of a request; never raises for what a peer sends."""
+    version = site.config.protocol
     try:
-        record = protocol.decode(data)
+        record, version = protocol.decode(data, version)
         operation = protocol.field(record, "op", str)
-        return protocol.encode(_handler(site, operation, visitor)(site, record))
+        message = _handler(site, operation, visitor)(site, record, version)
+        return protocol.encode(protocol.record_of(message, version), version)
+    except OtherVersion as error:
+        if error.asked < error.known:  # or it goes on in the version of this answer
+            _refuse(site, visitor, error)
+        return protocol.encode({"refused": str(error)}, version)
     except Refused as error:
-        if isinstance(error, OtherVersion) and isinstance(site.control, Target):
-            site.control.refusal = str(error)
         site.journal.refused(visitor.origin, str(error))
-        return protocol.encode({"refused": str(error)})
+        return protocol.encode({"refused": str(error)}, version)
     except MirrorError as error:
         if isinstance(error, Malformed):
             site.journal.refused(visitor.origin, str(error))
-        return protocol.encode({"error": str(error), "errno": error.code})
+        return protocol.encode({"error": str(error), "errno": error.code}, version)
 
 
-def _handler(site: Site, operation: str, visitor: Visitor) -> Callable[[Site, Record], Record]:
+def _refuse(site: Site, visitor: Visitor, error: OtherVersion) -> None:
+    if isinstance(site.control, Target):
+        site.control.refusal = str(error)
+    site.journal.refused(visitor.origin, str(error))
+
+
+Handler = Callable[[Site, Record, int], protocol.Message | Record]  # version of the request
+
+
+def _handler(site: Site, operation: str, visitor: Visitor) -> Handler:
     """PeerError: there is none, or it is not for this visitor."""
     handler = _SESSION.get(operation) or (_LOCAL.get(operation) if visitor.local else None)
     if handler:
@@ -60,69 +73,69 @@ def _target(site: Site) -> Target:
     return site.control
 
 
-def _status(site: Site, _record: Record) -> Record:
+def _status(site: Site, _record: Record, _version: int) -> Record:
     return status.of(site)
 
 
-def _sync(site: Site, _record: Record) -> Record:
+def _sync(site: Site, _record: Record, _version: int) -> Record:
     return {"sequence": _driver(site).request_point()}
 
 
-def _wait(site: Site, record: Record) -> Record:
+def _wait(site: Site, record: Record, _version: int) -> Record:
     sequence = protocol.field(record, "sequence", int)
     done = _driver(site).wait_whole(sequence, limits.CONTROL_WAIT_S)
     return {"done": done, "status": status.of(site)}
 
 
-def _pause(site: Site, record: Record) -> Record:
+def _pause(site: Site, record: Record, _version: int) -> Record:
     _driver(site).pause(now=protocol.field(record, "now", bool))
     return {}
 
 
-def _resume(site: Site, _record: Record) -> Record:
+def _resume(site: Site, _record: Record, _version: int) -> Record:
     _driver(site).resume()
     return {}
 
 
-def _bandwidth(site: Site, record: Record) -> Record:
+def _bandwidth(site: Site, record: Record, _version: int) -> Record:
     _driver(site).set_bandwidth(protocol.field(record, "rate", int))
     return {}
 
 
-def _settled(site: Site, _record: Record) -> Record:
+def _settled(site: Site, _record: Record, _version: int) -> Record:
     done = _driver(site).wait_settled(limits.CONTROL_WAIT_S)
     return {"done": done, "status": status.of(site)}
 
 
-def _handshake(site: Site, record: Record) -> Record:
-    hello = protocol.Handshake.of(record)
+def _handshake(site: Site, record: Record, version: int) -> protocol.Welcome:
+    hello = protocol.read(protocol.Handshake, record, version)
     if not isinstance(site.control, Target):
         raise Refused(recovery.decide(site.book.current, hello).refused or "not a target")
-    return site.control.handshake(hello).record()
+    return site.control.handshake(hello)
 
 
-def _commit(site: Site, record: Record) -> Record:
-    return _target(site).commit(protocol.Commit.of(record))
+def _commit(site: Site, record: Record, version: int) -> Record:
+    return _target(site).commit(protocol.read(protocol.Commit, record, version))
 
 
-def _stable(site: Site, record: Record) -> Record:
-    return _target(site).stabilize(protocol.Stable.of(record))
+def _stable(site: Site, record: Record, version: int) -> Record:
+    return _target(site).stabilize(protocol.read(protocol.Stable, record, version))
 
 
-def _compare(site: Site, record: Record) -> Record:
-    return _target(site).compare(protocol.Compare.of(record))
+def _compare(site: Site, record: Record, version: int) -> Record:
+    return _target(site).compare(protocol.read(protocol.Compare, record, version))
 
 
-def _hardened(site: Site, record: Record) -> Record:
+def _hardened(site: Site, record: Record, _version: int) -> Record:
     wait = protocol.field(record, "wait", float)
     return _target(site).poll(protocol.field(record, "session", int), wait)
 
 
-def _promote(site: Site, record: Record) -> Record:
+def _promote(site: Site, record: Record, _version: int) -> Record:
     return promotion.promote(site, force=protocol.field(record, "force", bool))
 
 
-def _who(site: Site, _record: Record) -> Record:
+def _who(site: Site, _record: Record, _version: int) -> Record:
     """What `check` of the other site compares with its own."""
     mine = site.book.current
     shapes = [
@@ -132,7 +145,7 @@ def _who(site: Site, _record: Record) -> Record:
     return {"site": mine.name, "role": mine.role, "volumes": shapes}
 
 
-_SESSION: dict[str, Callable[[Site, Record], Record]] = {
+_SESSION: dict[str, Handler] = {
     "who": _who,
     "handshake": _handshake,
     "compare": _compare,
@@ -140,7 +153,7 @@ _SESSION: dict[str, Callable[[Site, Record], Record]] = {
     "commit": _commit,
     "hardened": _hardened,
 }
-_LOCAL: dict[str, Callable[[Site, Record], Record]] = {
+_LOCAL: dict[str, Handler] = {
     "status": _status,
     "sync": _sync,
     "wait": _wait,

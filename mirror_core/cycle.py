@@ -6,7 +6,7 @@
     copy       the first flashcopy, until nothing is left
     flush      the first intermediate, and the source
     commit     the target flushes the second, and says: sequence k is the image
-    settle     what the cycle held is asserted; its maps are forgotten
+    settle     the commit is durable here too; then what the cycle held is forgotten
 
 The driver performs an effect and sends its Result back; an error is a value.
 
@@ -131,7 +131,10 @@ def cycle(
     if result.error:
         yield Abandon(result.error, result.code)
         return Outcome("abandoned", result.error, result.code)
-    yield Settle(sequence)
+    result = yield Settle(sequence)
+    if result.error:  # nothing was forgotten: it is sent once more
+        yield Abandon(result.error, result.code)
+        return Outcome("abandoned", result.error, result.code)
     return Outcome("committed")
 
 

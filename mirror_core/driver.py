@@ -19,7 +19,7 @@ from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
 
-from mirror_core import compare, cycle, flashcopy, limits, protocol, session, stable
+from mirror_core import compare, cycle, flashcopy, limits, protocol, recovery, session, stable
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig
 from mirror_core.errors import LINK_ERRNOS, MirrorError, PeerError, Refused, line
@@ -61,6 +61,7 @@ class Driver:
         # -- guarded by `changed`
         self.changed = platform.condition()
         self.stopping = False
+        self._announced = False  # `begun` in the ledger is the next cycle's: none has it yet
         self.halted = False  # pause --now: the running cycle is to stand still
         self._standing = False  # and it does
         self.bandwidth = config.bandwidth  # bytes a second, until the site stops; 0: no limit
@@ -82,7 +83,8 @@ class Driver:
         with self.changed:
             # A cycle that is between its begin and its freeze would do too; the next one
             # certainly does.
-            self.requested = max(self.requested, self._book.current.begun + 1)
+            next_one = self._book.current.begun + (not self._announced)
+            self.requested = max(self.requested, next_one)
             self.changed.notify_all()
             return self.requested
 
@@ -277,7 +279,9 @@ class Driver:
         """Whether the cycle is committed already.  MirrorError: what the target holds is not
         what the cycle was begun on."""
         if welcome.whole and welcome.committed >= sequence:
-            if welcome.committed == sequence == self._commit_asked:
+            ours = recovery.Point(sequence, self._book.current.begun_token)
+            theirs = recovery.Point(welcome.committed, welcome.committed_token)
+            if sequence == self._commit_asked and theirs.same(ours):
                 return True
             raise MirrorError(f"peer {welcome.name} has a commit that is not ours")
         if not welcome.resumed:
@@ -293,7 +297,7 @@ class Driver:
     def _mirror(self) -> None:
         """Cycle after cycle until asked to stop.  MirrorError: the session is over."""
         while self._wait_for_work():
-            sequence = max(self._book.current.begun, self.committed) + 1
+            sequence = self._book.current.begun + (not self._announced)
             run = cycle.cycle(sequence, self._config.freeze_deadline, self._config.freeze_max)
             outcome = self._perform(run)
             self._journal.cycle(outcome.result)
@@ -385,10 +389,7 @@ class Driver:
         match effect:
             case cycle.Begin(sequence):
                 self._last_begin = self._platform.monotonic()
-                self._phase("freeze", sequence=sequence, copied_bytes=0, total_bytes=0)
-                self._book.update(
-                    begun=sequence, committed=self.committed, consistency_point=self.point
-                )
+                self._begin(sequence)
             case cycle.Freeze(budget):
                 return self._freeze(budget)
             case cycle.Copy():
@@ -407,6 +408,15 @@ class Driver:
             case cycle.Abandon(_, code):
                 self._copier.abandon(code or errno.EIO)
         return cycle.Result()
+
+    def _begin(self, sequence: int) -> None:
+        """Its sequence and token are durable before anything is copied (I3): since the last cycle
+        was settled, or from here on."""
+        self._phase("freeze", sequence=sequence, copied_bytes=0, total_bytes=0)
+        with self.changed:
+            announced, self._announced = self._announced, False
+        if not announced:
+            self._book.update(begun=sequence, begun_token=self._platform.token())
 
     def _freeze(self, budget: float) -> cycle.Result:
         # Of before the freeze: every write acknowledged by then is in it.
@@ -446,7 +456,7 @@ class Driver:
             self._compare(self._comparison)
             return cycle.Result(done=False)
         if not done and not self._standing:
-            self._stable.begin_if_due(self.progress.sequence)
+            self._stable.begin_if_due(self.progress.sequence, self._book.current.begun_token)
         return cycle.Result(done=done)
 
     def _copy_on(self) -> bool:
@@ -470,22 +480,24 @@ class Driver:
     def _compare(self, comparison: compare.Comparison) -> None:
         """One request; after the last what is left is to be sent."""
         if asked := comparison.ask(self._session.number, self.progress.sequence):
-            equal = comparison.take(self._session.ask(asked.record()))
-            self._journal.compared(asked.volume, asked.wire_bytes(), equal)
+            equal = comparison.take(self._session.ask(asked))
+            self._journal.compared(asked.volume, compare.wire_bytes(asked), equal)
         else:
             self._comparison = None
             self._copier.compare(False)
 
     def _commit(self, sequence: int) -> cycle.Result:
         self._phase("commit")
-        assert self._book.current.lineage is not None
+        mine = self._book.current
+        assert mine.lineage is not None and mine.begun == sequence
         with self._session.blaming():
             self._copier.check()
         self._commit_asked = sequence
-        record = protocol.Commit(
-            self._book.current.lineage.id, self._session.number, sequence, self._point
-        ).record()
-        answer = self._session.ask(record)
+        answer = self._session.ask(
+            protocol.Commit(
+                mine.lineage.id, self._session.number, sequence, self._point, mine.begun_token
+            )
+        )
         self._set_hardened(protocol.field(answer, "hardened", int))
         if answer.get("done") is True:
             return cycle.Result()
@@ -495,6 +507,15 @@ class Driver:
         return cycle.Result(done=False)
 
     def _settle(self) -> None:
+        """Durable here, with the next sequence in the same record, before the maps forget what
+        the commit holds: so a target that went back by one is found out.  LedgerError."""
+        mine, sequence = self._book.current, self.progress.sequence
+        self._book.update(
+            committed=sequence, committed_token=mine.begun_token, consistency_point=self._point,
+            begun=sequence + 1, begun_token=self._platform.token(),
+        )  # fmt: skip
+        with self.changed:
+            self._announced = True
         self._copier.settle()
         self._coarse = False
         self._backoff = limits.BACKOFF_MIN_S

@@ -53,8 +53,9 @@ class Refused(MirrorError):
 class OtherVersion(Refused):
     """The other side speaks another version of the control protocol.  Both say it alike."""
 
-    def __init__(self, one: int, other: int) -> None:
-        low, high = sorted((one, other))
+    def __init__(self, asked: int, known: int) -> None:
+        self.asked, self.known = asked, known  # known: the newest that is
+        low, high = sorted((asked, known))
         super().__init__(
             f"control protocols {low} and {high} do not go together: run the same version of "
             "flashmirror at both sites"

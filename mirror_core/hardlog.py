@@ -3,9 +3,10 @@
 A hardening must be durable before a writer overwrites what it covered (I2), so it appends the
 runs of blocks that are whole in `data` now to a log (runlog.py), a set for each volume.
 
-    pending2 on disk = the ledger's `pending` of `sequence`, less the log's runs of that sequence
+    pending2 on disk = the ledger's `pending` of `committed`, less the log's runs of that history
 
-A commit voids the log without touching it.
+A commit voids the log without touching it.  A log that is missing is refused: without it the
+ledger's map may name blocks whose place in the intermediate the next cycle has taken (I1).
 """
 
 from __future__ import annotations
@@ -20,15 +21,33 @@ from mirror_core.errors import LedgerError
 from mirror_core.ledger import Ledger, VolumeRecord
 from mirror_core.platform import HERE, Platform
 
+KIND = "hardened"
 
-def path_in(state: Path) -> Path:
-    return state / "hardened"
+
+def path_in(state: Path, book: Ledger) -> Path:
+    """Of the run that the ledger names."""
+    return runlog.path_in(state, KIND, book.run)
+
+
+def history_of(book: Ledger) -> runlog.History:
+    """Of the second flashcopy that the ledger tells of."""
+    lineage = book.lineage.id if book.lineage else ""
+    return runlog.History(KIND, book.site, lineage, book.committed, book.committed_token)
 
 
 def recover(state: Path, book: Ledger, platform: Platform = HERE) -> Ledger:
     """The ledger with its `pending` maps as they are on disk now (I1).  LedgerError."""
-    path = path_in(state)
-    hardened = sets_of(path, runlog.replay(path, book.committed, platform), book.volumes)
+    if not any(key.endswith("/pending") for key in book.maps):
+        return book
+    path = path_in(state, book)
+    data = runlog.read(path, platform)
+    if data is None:
+        raise LedgerError(
+            f"{path}: the log of hardenings is missing, so nobody knows what the image is: restore "
+            "the state folder, or give up the image: 'flashmirror resync --full'"
+        )
+    runs = [run for _, some in runlog.records(path, data, history_of(book)) for run in some]
+    hardened = sets_of(path, runs, book.volumes)
     maps = dict(book.maps)
     for record, gone in zip(book.volumes, hardened, strict=True):
         key = f"{record.name}/pending"

@@ -3,11 +3,13 @@
 One file, replaced whole (durable.py): a reader finds the old record or the new one, never a part.
 
     flashmirror-ledger VERSION SHA256 BYTES\\n
-    {json head}\\n
+    {json head}\\n                the fields of the tables below
     maps, one after another, in the portable form of roaring bitmaps
 
 Invariants.  What the head says is of one moment: a commit is one replacement (I3).  A file that
-is damaged, foreign or of another version is refused with what is wrong, never guessed at (I7).
+is damaged, foreign or of a later version is refused with what is wrong, never guessed at (I7).  A
+sequence is known by its token too: a number alone could be used twice, by a site that was put back
+to an older state or by a copy of it.
 
 `clean` tells whether the maps are those of an orderly stop; if it is False a source's are in
 shared memory (mapfile.py) or, coarsely, in its intent log.
@@ -20,17 +22,28 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from pyroaring import BitMap64
 
-from mirror_core import durable
+from mirror_core import durable, limits
 from mirror_core.errors import LedgerError, line
+from mirror_core.fields import (
+    FLAG,
+    NUMBER,
+    SECONDS,
+    TEXT,
+    Field,
+    Table,
+    Unfit,
+    one_of,
+    optional,
+    several,
+)
 from mirror_core.platform import HERE, Platform
 
-VERSION = 1
+VERSION = 2
 _MAGIC = "flashmirror-ledger"
-_ENCODER = json.JSONEncoder(default=vars, check_circular=False)
 Role = Literal["source", "target"]
 
 
@@ -68,15 +81,19 @@ class Ledger:
     role: Role
     lineage: Lineage | None  # None: a target that has not met its source yet
     volumes: tuple[VolumeRecord, ...]
-    begun: int = 0  # the highest sequence ever begun (source)
+    begun: int = 0  # source: the highest sequence that a cycle may ever have had
+    begun_token: str = ""  # its token: drawn with the sequence, by nobody else; "": not known
     committed: int = 0  # the highest sequence committed; 0: none
+    committed_token: str = ""
     consistency_point: float | None = None  # of `committed`, Unix seconds
     hardened: int = 0  # the highest sequence whole in the target's data stores
     whole: bool = False  # target: image(committed) can be produced
     seeded: bool = False  # target: not whole, but its data stores hold a copy to compare with
     paused: bool = False
     clean: bool = True
-    run: str = ""  # random id of the run whose maps are in shared memory (mapfile.py)
+    run: str = ""  # random id of the last run: of the files beside the ledger, and of the maps
+    runs: tuple[str, ...] = ()  # source: its runs of which the target may have met the last
+    source_run: str = ""  # target: the run of the source that it has met last
     maps: dict[str, BitMap64] = field(default_factory=dict)  # "VOLUME/next" and so on
 
 
@@ -86,12 +103,83 @@ def image(ledger: Ledger, volume: str, block: int) -> Literal["intermediate", "d
     return "intermediate" if pending is not None and block in pending else "data"
 
 
+_STORE = Table(
+    StoreRecord,
+    Field("kind", "kind", TEXT),
+    Field("identity", "identity", TEXT),
+    Field("fingerprint", "fingerprint", optional(TEXT)),
+)
+_VOLUME = Table(
+    VolumeRecord,
+    Field("name", "name", TEXT),
+    Field("size_bytes", "size", NUMBER),
+    Field("block_size_bytes", "block_size", NUMBER),
+    Field("data", "data", _STORE.kind()),
+    Field("intermediate", "intermediate", _STORE.kind()),
+)
+_LINEAGE = Table(
+    Lineage,
+    Field("id", "id", TEXT),
+    Field("parent", "parent", optional(TEXT)),
+    Field("forked_at", "forked_at", NUMBER),
+)
+_LEDGER = Table(
+    Ledger,
+    Field("site", "site", TEXT),
+    Field("name", "name", TEXT),
+    Field("role", "role", one_of("source", "target")),
+    Field("lineage", "lineage", optional(_LINEAGE.kind())),
+    Field("volumes", "volumes", several(_VOLUME.kind(), limits.VOLUMES_MAX)),
+    Field("begun", "begun", NUMBER),
+    Field("begun_token", "begun_token", TEXT),
+    Field("committed", "committed", NUMBER),
+    Field("committed_token", "committed_token", TEXT),
+    Field("consistency_point", "consistency_point", optional(SECONDS)),
+    Field("hardened", "hardened", NUMBER),
+    Field("has_image", "whole", FLAG),
+    Field("seeded", "seeded", FLAG),
+    Field("paused", "paused", FLAG),
+    Field("clean_shutdown", "clean", FLAG),
+    Field("run", "run", TEXT),
+    Field("runs", "runs", several(TEXT, limits.RUNS_KNOWN)),
+    Field("source_run", "source_run", TEXT),
+)
+
+# Version 1 had the names that its attributes had.
+_VOLUME_1 = Table(
+    VolumeRecord,
+    Field("name", "name", TEXT),
+    Field("size", "size", NUMBER),
+    Field("block_size", "block_size", NUMBER),
+    Field("data", "data", _STORE.kind()),
+    Field("intermediate", "intermediate", _STORE.kind()),
+)
+_LEDGER_1 = Table(
+    Ledger,
+    Field("site", "site", TEXT),
+    Field("name", "name", TEXT),
+    Field("role", "role", one_of("source", "target")),
+    Field("lineage", "lineage", optional(_LINEAGE.kind())),
+    Field("volumes", "volumes", several(_VOLUME_1.kind(), limits.VOLUMES_MAX)),
+    Field("begun", "begun", NUMBER),
+    Field("committed", "committed", NUMBER),
+    Field("consistency_point", "consistency_point", optional(SECONDS)),
+    Field("hardened", "hardened", NUMBER),
+    Field("whole", "whole", FLAG),
+    Field("seeded", "seeded", FLAG),
+    Field("paused", "paused", FLAG),
+    Field("clean", "clean", FLAG),
+    Field("run", "run", TEXT),
+)
+_TABLES = {1: _LEDGER_1, 2: _LEDGER}
+
+
 def encode(ledger: Ledger) -> bytes:
     """The file's bytes."""
-    head = dict(vars(ledger))
     blobs = {key: bitmap.serialize() for key, bitmap in sorted(ledger.maps.items()) if bitmap}
+    head = _LEDGER.write(ledger, VERSION)
     head["maps"] = {key: len(blob) for key, blob in blobs.items()}
-    payload = _ENCODER.encode(head).encode() + b"\n" + b"".join(blobs.values())
+    payload = json.dumps(head).encode() + b"\n" + b"".join(blobs.values())
     first = f"{_MAGIC} {VERSION} {hashlib.sha256(payload).hexdigest()} {len(payload)}\n"
     return first.encode() + payload
 
@@ -102,44 +190,38 @@ def decode(data: bytes, where: str) -> Ledger:
     words = first.decode(errors="replace").split(" ")
     if words[0] != _MAGIC or len(words) != 4:
         raise LedgerError(f"{where}: not a flashmirror ledger: restore it or create the site anew")
-    if words[1] != str(VERSION):
+    if words[1] not in map(str, _TABLES):
         raise LedgerError(
-            f"{where}: ledger version {words[1]!r}, this program reads {VERSION}: use the program "
-            "that wrote it"
+            f"{where}: ledger version {words[1]!r}, this program reads up to {VERSION}: use the "
+            "program that wrote it"
         )
     if hashlib.sha256(payload).hexdigest() != words[2] or str(len(payload)) != words[3]:
         raise LedgerError(f"{where}: the ledger is damaged (checksum): restore it from a backup")
     try:
-        return _decode_payload(payload)
+        ledger = _decode_payload(payload, int(words[1]))
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise LedgerError(
             f"{where}: the ledger makes no sense ({line(str(error))}): restore it from a backup"
         ) from error
+    if words[1] == "1" and not ledger.clean:
+        raise LedgerError(
+            f"{where}: of an earlier version, whose site was not stopped in order: start and stop "
+            "it once with the program that wrote it"
+        )
+    return ledger
 
 
-def _decode_payload(payload: bytes) -> Ledger:
+def _decode_payload(payload: bytes, version: int) -> Ledger:
     text, _, blobs = payload.partition(b"\n")
     head: dict[str, Any] = json.loads(text)
     maps, at = {}, 0
-    for key, length in head.pop("maps").items():
+    for key, length in cast("dict[str, int]", head.pop("maps")).items():
         maps[key] = BitMap64.deserialize(blobs[at : at + length])
         at += length
-    lineage = head.pop("lineage")
-    volumes = tuple(
-        VolumeRecord(
-            **{
-                **volume,
-                "data": StoreRecord(**volume["data"]),
-                "intermediate": StoreRecord(**volume["intermediate"]),
-            }
-        )
-        for volume in head.pop("volumes")
-    )
-    if head["role"] not in ("source", "target"):
-        raise ValueError(f"role {head['role']!r}")
-    return Ledger(
-        **head, lineage=Lineage(**lineage) if lineage else None, volumes=volumes, maps=maps
-    )
+    table = _TABLES[version]
+    if unknown := head.keys() - table.keys(version):
+        raise Unfit(f"unknown: {', '.join(sorted(unknown))}")
+    return table.read(head, version, maps=maps)
 
 
 def path_in(state: Path) -> Path:

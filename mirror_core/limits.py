@@ -32,6 +32,7 @@ CONTROL_WAIT_S = 1.0  # how long one request may wait inside a site before it an
 LINE_MAX = 1000  # characters of what a peer says that a person is shown
 CONTROL_TIMEOUT_S = 10.0  # how long a command waits for an answer
 
+RUNS_KNOWN = 1024  # of a source, since its target has answered it last
 SESSIONS_KNOWN = 1024  # the last ones, whose handshakes a target does not take again
 
 # --- comparing by checksums: what one request holds

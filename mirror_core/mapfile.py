@@ -1,6 +1,7 @@
 """Where a source's maps outlive its process: files in memory, one a volume and run.
 
-    FOLDER/SITE-VOLUME-RUN.maps     a page that says what it is, then the maps (native/volume.h)
+    FOLDER/SITE-VOLUME-RUN.maps     a page that says what it is (site, lineage, run, boot, shape),
+                                    then the maps (native/volume.h)
 
 A killed process leaves them as they were at its last instruction, so the next one knows exactly
 which blocks may differ.  A machine that went down takes them along: then the intent log decides.
@@ -24,14 +25,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mirror_core import native
-from mirror_core.ledger import VolumeRecord
+from mirror_core.ledger import Ledger, VolumeRecord
 
 _PAGE = 4096
-_HEAD = struct.Struct("<8sI32s32s36sQQ")  # magic, version, site, run, boot, size, block size
+# magic, version, site, lineage, run, boot, size, block size
+_HEAD = struct.Struct("<8sI32s32s32s36sQQ")
 _CRC = struct.Struct("<I")
 _WHOLE = struct.Struct("<Q")
 _MAGIC = b"fmMAPS\0\0"
-_VERSION = 1
+_VERSION = 2
 
 
 def boot_id() -> str:
@@ -56,15 +58,16 @@ def _name(site: str, volume: str, run: str) -> str:
     return f"{site}-{volume}-{run}.maps"
 
 
-def _head(site: str, record: VolumeRecord, run: str) -> bytes:
+def _head(book: Ledger, record: VolumeRecord, run: str) -> bytes:
+    lineage = book.lineage.id if book.lineage else ""
     head = _HEAD.pack(
-        _MAGIC, _VERSION, site.encode(), run.encode(), boot_id().encode(), record.size,
-        record.block_size,
+        _MAGIC, _VERSION, book.site.encode(), lineage.encode(), run.encode(),
+        boot_id().encode(), record.size, record.block_size,
     )  # fmt: skip
     return (head + _CRC.pack(zlib.crc32(head))).ljust(_PAGE - _WHOLE.size, b"\0")
 
 
-def share(site: str, record: VolumeRecord, run: str, volume: native.Volume) -> None:
+def share(book: Ledger, record: VolumeRecord, run: str, volume: native.Volume) -> None:
     """The volume's maps of this run are kept.  OSError: nowhere, and the volume has its own."""
     failure = OSError(errno.ENOENT, "no folder")
     for folder in folders():
@@ -72,13 +75,13 @@ def share(site: str, record: VolumeRecord, run: str, volume: native.Volume) -> N
             folder.mkdir(mode=0o700, exist_ok=True)
             if folder.lstat().st_uid != os.geteuid():
                 raise PermissionError(errno.EPERM, "of another user")
-            path = folder / _name(site, record.name, run)
+            path = folder / _name(book.site, record.name, run)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as error:
             failure = error
             continue
         try:
-            os.pwrite(fd, _head(site, record, run) + _WHOLE.pack(1), 0)
+            os.pwrite(fd, _head(book, record, run) + _WHOLE.pack(1), 0)
             os.ftruncate(fd, volume.shared_bytes())
             volume.share(os.dup(fd))
             return
@@ -90,12 +93,13 @@ def share(site: str, record: VolumeRecord, run: str, volume: native.Volume) -> N
     raise failure
 
 
-def restore(site: str, record: VolumeRecord, run: str, volume: native.Volume) -> bool:
-    """Mark what the maps of that run hold; False: they tell nothing, or not all."""
-    wanted = _head(site, record, run) + _WHOLE.pack(1)
+def restore(book: Ledger, record: VolumeRecord, volume: native.Volume) -> bool:
+    """Mark what the maps of the run before hold; False: they tell nothing, or not all."""
+    run = book.run
+    wanted = _head(book, record, run) + _WHOLE.pack(1)
     for folder in folders():
         with contextlib.suppress(OSError):
-            fd = os.open(folder / _name(site, record.name, run), os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(folder / _name(book.site, record.name, run), os.O_RDONLY | os.O_CLOEXEC)
             try:
                 same_size = os.fstat(fd).st_size == volume.shared_bytes()
                 if same_size and os.pread(fd, _PAGE, 0) == wanted:

@@ -240,6 +240,10 @@ class Volume:
         if self._intent:
             self._intent.heat_all()
 
+    def heat_next(self) -> None:
+        """What is not committed is in hot regions.  OSError: the intent log."""
+        _check(_lib.fm_volume_heat_next(self._handle), "intent log")
+
     def cool(self, after_s: int) -> None:
         _check(_lib.fm_volume_cool(self._handle, after_s), "intent log")
 

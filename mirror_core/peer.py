@@ -16,7 +16,10 @@ from mirror_core.platform import Platform
 
 class Link:
     """The way to the other site of a mirror: its control export and its intermediates.  The line to
-    the one is kept until `hang_up`, or until it fails."""
+    the one is kept until `hang_up`, or until it fails.
+
+    version   the highest protocol version that both sites know, as far as it is known: the highest
+              of this site until the other one refuses that"""
 
     def __init__(self, config: SiteConfig, platform: Platform) -> None:
         self.peer = config.peer
@@ -24,40 +27,47 @@ class Link:
         self._config = config
         self._timeout = config.link_timeout + limits.CONTROL_WAIT_S
         self._line: native.Line | None = None
-        self._asking = False
+        self._asked: protocol.Request | None = None
+        self.version = config.protocol
 
-    def ask(self, record: protocol.Record, patience_s: float | None = None) -> protocol.Record:
+    def ask(self, request: protocol.Request, patience_s: float | None = None) -> protocol.Record:
         """Refused, PeerError as of `ask` below."""
-        self.send(record)
+        self.send(request)
         answer = self.hear(self._timeout if patience_s is None else patience_s)
         if answer is None:
             self.hang_up()
             raise PeerError(os.strerror(errno.ETIMEDOUT), errno.ETIMEDOUT)
         return answer
 
-    def send(self, record: protocol.Record) -> None:
+    def send(self, request: protocol.Request) -> None:
         """Begin to ask; what is asked already is given up, and may be done or not.  PeerError."""
-        if self._asking:
+        if self._asked:
             self.hang_up()
         with self._failing():
             if self._line is None:
                 uri = self._config.peer_uri("/control")
                 self._line = self._platform.control_channel(uri, self._timeout)
-            self._line.ask(protocol.encode(record))
-        self._asking = True
+            record = protocol.record_of(request, self.version)
+            self._line.ask(protocol.encode(record, self.version))
+        self._asked = request
 
     def hear(self, wait_s: float) -> protocol.Record | None:
         """The answer, if it comes within `wait_s`.  Refused, PeerError."""
-        assert self._line and self._asking
-        with self._failing():
-            data = self._line.hear(wait_s)
-        if data is None:
-            return None
-        self._asking = False
-        return answer_of(data)
+        while True:
+            assert self._line and self._asked is not None
+            with self._failing():
+                data = self._line.hear(wait_s)
+            if data is None:
+                return None
+            request, self._asked = self._asked, None
+            answer, version = protocol.decode(data, self.version)
+            if version == self.version:
+                return result_of(answer)
+            self.version = version  # the other site's highest
+            self.send(request)
 
     def hang_up(self) -> None:
-        line, self._line, self._asking = self._line, None, False
+        line, self._line, self._asked = self._line, None, None
         if line:
             line.close()
 
@@ -94,7 +104,11 @@ def _unreached(error: OSError) -> PeerError:
 
 def answer_of(data: bytes) -> protocol.Record:
     """The record in an answer.  Refused, PeerError: what it says, or that it is none."""
-    answer = protocol.decode(data)
+    return result_of(protocol.decode(data)[0])
+
+
+def result_of(answer: protocol.Record) -> protocol.Record:
+    """The same.  Refused, PeerError: it is a refusal, or an error."""
     if "refused" in answer:
         raise Refused(line(answer["refused"]))
     if "error" in answer:

@@ -1,33 +1,55 @@
 """The records that sites and commands exchange over the control export.  Pure.
 
-One connection carries one request: a JSON record written at offset 0, its answer read at 0,
-padded with zero bytes to CONTROL_BYTES.  Every record, so also a handshake and its answer, names
-the protocol's version; one of another version, or one that is not a record at all, is refused with
-a reason.  Both sides say the same of two versions: neither has to understand the other for it.
+One connection carries one request at a time: a JSON record written at offset 0, its answer read at
+0, padded with zero bytes to CONTROL_BYTES.  Every record names the version that it is written in,
+and an answer has that of its request.  Who asks begins with the highest version that he knows; a
+site that does not know it refuses with its own, and the other goes on in that one if he knows it:
+so two sites agree on the highest version that both know (peer.py).  If there is none, both say so
+in the same words: neither has to understand the other for it.
+
+The fields of each record stand in a table (fields.py), with the version that they came with.
+
+    2   the first
+    3   tokens: a sequence is known by its number and a token, a source by its run (ledger.py)
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import json
-import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-from mirror_core import limits
+from mirror_core import fields, limits
 from mirror_core.errors import Malformed, OtherVersion, short
+from mirror_core.fields import (
+    FLAG,
+    LIST,
+    NUMBER,
+    RECORD,
+    SECONDS,
+    TEXT,
+    Field,
+    Kind,
+    Table,
+    matching,
+    optional,
+    several,
+)
 
-VERSION = 2  # 1: no `site` in a handshake
+OLDEST, VERSION = 2, 3
+TOKENS = 3  # the version that they came with
 Record = dict[str, Any]
 T = TypeVar("T")
-_NUMBERS = 1 << 63
 LINEAGE_PATTERN = "[0-9a-f]{32}"
 
 
-def encode(record: Record) -> bytes:
+def encode(record: Record, version: int = VERSION) -> bytes:
     """The bytes of a record, not padded.  At most CONTROL_BYTES (asserted: we made it)."""
-    data = json.dumps({"flashmirror": VERSION, **record}).encode()
+    data = json.dumps({"flashmirror": version, **record}).encode()
     assert len(data) <= limits.CONTROL_BYTES, "a control record outgrew its bound"
     return data
 
@@ -39,8 +61,9 @@ def _refuse_constant(text: str) -> None:
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
-def decode(data: bytes) -> Record:
-    """The record in padded bytes.  Malformed: it is none; OtherVersion."""
+def decode(data: bytes, newest: int = VERSION) -> tuple[Record, int]:
+    """The record in padded bytes, and its version.  Malformed: it is none; OtherVersion: it is none
+    that is known here, the newest of which is `newest`."""
     try:
         record = _DECODER.decode(data.rstrip(b"\0").decode())
     except (ValueError, RecursionError) as error:
@@ -48,28 +71,31 @@ def decode(data: bytes) -> Record:
     if not isinstance(record, dict):
         raise Malformed("not an object")
     version = record.pop("flashmirror", None)
-    if type(version) is not int or not 0 <= version < _NUMBERS:
+    if type(version) is not int or not 0 <= version < fields.NUMBERS:
         raise Malformed(f"no protocol version: {short(version)}")
-    if version != VERSION:
-        raise OtherVersion(version, VERSION)
-    return record
+    if not OLDEST <= version <= newest:
+        raise OtherVersion(version, newest)
+    return record, version
+
+
+_KINDS: dict[type, Kind] = {
+    str: TEXT, bool: FLAG, int: NUMBER, float: SECONDS, list: LIST, dict: RECORD
+}  # fmt: skip
 
 
 def field(record: Record, key: str, kind: type[T]) -> T:
     """A field of the record, of that type; a number is from 0 to 2**63 - 1, and a float may be
     written as an int.  Malformed if it is not there or another."""
-    value: Any = record.get(key)
-    fits = type(value) is kind or (kind is float and type(value) is int)
-    if not fits or (kind in (int, float) and not 0 <= value < _NUMBERS):
-        raise Malformed(f"{key}: {short(value)}")
-    return cast(T, float(value)) if kind is float else cast(T, value)
+    with _malformed():
+        return cast(T, fields.take(record, key, _KINDS[kind]))
 
 
-def _matching(record: Record, key: str, pattern: str) -> str:
-    value = field(record, key, str)
-    if not re.fullmatch(pattern, value):
-        raise Malformed(f"{key}: {short(value)}")
-    return value
+@contextlib.contextmanager
+def _malformed() -> Iterator[None]:
+    try:
+        yield
+    except fields.Unfit as error:
+        raise Malformed(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -81,11 +107,16 @@ class VolumeShape:
 
 @dataclass(frozen=True)
 class Handshake:
-    """Source -> target: opens a session (I8); one that goes on with cycle `resumes`, unless 0,
-    of which it relies on what was stable at request `stable`.
+    """Source -> target: opens a session (I8); one that goes on with the cycle `resumes`, unless 0,
+    which is then `begun`, of which it relies on what was stable at request `stable`.
 
-    site   the source's id, which it keeps for life (ledger.py): one that was restarted is let in
-           again, another one is not while the first is connected
+    site        the source's id, which it keeps for life (ledger.py): one that was restarted is let
+                in again, another one is not while the first is connected
+    run, runs   its running process; this one and those of which the target may have met the last:
+                a target that has met another was continued by a copy of this source
+    begun       the last sequence that a cycle of the source may have had
+    committed   the last one that the source knows to be committed
+    Version 2 has none of the last six, which are not known then: "", () and None.
     """
 
     name: str
@@ -95,38 +126,19 @@ class Handshake:
     site: str
     resumes: int = 0
     stable: int = 0
-
-    def record(self) -> Record:
-        return {"op": "handshake", **vars(self), "volumes": [vars(v) for v in self.volumes]}
-
-    @classmethod
-    def of(cls, record: Record) -> Handshake:
-        shapes = []
-        volumes = field(record, "volumes", list)
-        if len(volumes) > limits.VOLUMES_MAX:
-            raise Malformed(f"{len(volumes)} volumes")
-        for item in volumes:
-            if not isinstance(item, dict):
-                raise Malformed("volumes")
-            shapes.append(
-                VolumeShape(
-                    _matching(item, "name", limits.NAME_PATTERN), field(item, "size", int),
-                    field(item, "block_size", int),
-                )
-            )  # fmt: skip
-        return cls(
-            _matching(record, "name", limits.NAME_PATTERN),
-            _matching(record, "lineage", LINEAGE_PATTERN),
-            field(record, "session", int), tuple(shapes),
-            _matching(record, "site", limits.NAME_PATTERN),
-            field(record, "resumes", int), field(record, "stable", int),
-        )  # fmt: skip
+    run: str = ""
+    runs: tuple[str, ...] = ()
+    begun: int | None = None
+    begun_token: str = ""
+    committed: int | None = None
+    committed_token: str = ""
 
 
 @dataclass(frozen=True)
 class Welcome:
     """The target's answer to a handshake.
 
+    site    the target's id (ledger.py)
     whole   image(committed) can be produced; if not, every block must be sent
     blank   the data stores hold nothing but holes: of a source's blocks only those
             that hold data need to be sent
@@ -136,7 +148,7 @@ class Welcome:
     """
 
     name: str
-    instance: str
+    site: str
     committed: int
     hardened: int
     whole: bool
@@ -144,19 +156,7 @@ class Welcome:
     seeded: bool
     point: float
     resumed: bool
-
-    def record(self) -> Record:
-        return dict(vars(self))
-
-    @classmethod
-    def of(cls, record: Record) -> Welcome:
-        return cls(
-            _matching(record, "name", limits.NAME_PATTERN), field(record, "instance", str),
-            field(record, "committed", int), field(record, "hardened", int),
-            field(record, "whole", bool), field(record, "blank", bool),
-            field(record, "seeded", bool), field(record, "point", float),
-            field(record, "resumed", bool),
-        )  # fmt: skip
+    committed_token: str = ""
 
 
 @dataclass(frozen=True)
@@ -173,30 +173,6 @@ class Compare:
     volume: str
     runs: tuple[tuple[int, int], ...]
     sums: bytes
-
-    def record(self) -> Record:
-        sums = base64.b64encode(self.sums).decode()
-        return {"op": "compare", **vars(self), "sums": sums}
-
-    def wire_bytes(self) -> int:
-        """Of the question and its answer, about."""
-        return len(encode(self.record())) + limits.ANSWER_BYTES
-
-    @classmethod
-    def of(cls, record: Record) -> Compare:
-        runs = []
-        for run in field(record, "runs", list):
-            if not isinstance(run, list) or len(run) != 2:
-                raise Malformed("runs")
-            pair = {"first": run[0], "count": run[1]}
-            runs.append((field(pair, "first", int), field(pair, "count", int)))
-        try:
-            sums = base64.b64decode(field(record, "sums", str), validate=True)
-        except (ValueError, binascii.Error) as error:
-            raise Malformed("sums") from error
-        volume = _matching(record, "volume", limits.NAME_PATTERN)
-        session, sequence = field(record, "session", int), field(record, "sequence", int)
-        return cls(session, sequence, volume, tuple(runs), sums)
 
 
 def bits_of(record: Record, key: str, count: int) -> list[bool]:
@@ -215,16 +191,7 @@ class Stable:
     session: int
     sequence: int
     serial: int
-
-    def record(self) -> Record:
-        return {"op": "stable", **vars(self)}
-
-    @classmethod
-    def of(cls, record: Record) -> Stable:
-        return cls(
-            field(record, "session", int), field(record, "sequence", int),
-            field(record, "serial", int),
-        )  # fmt: skip
+    token: str = ""
 
 
 @dataclass(frozen=True)
@@ -235,13 +202,105 @@ class Commit:
     session: int
     sequence: int
     consistency_point: float
+    token: str = ""
 
-    def record(self) -> Record:
-        return {"op": "commit", **vars(self)}
 
-    @classmethod
-    def of(cls, record: Record) -> Commit:
-        return cls(
-            field(record, "lineage", str), field(record, "session", int),
-            field(record, "sequence", int), field(record, "consistency_point", float),
-        )  # fmt: skip
+def _read_run(value: Any) -> tuple[int, int]:
+    if type(value) is not list or len(value) != 2:
+        raise fields.Unfit(short(value))
+    return NUMBER.read(value[0]), NUMBER.read(value[1])
+
+
+def _read_bytes(value: Any) -> bytes:
+    try:
+        return base64.b64decode(TEXT.read(value), validate=True)
+    except binascii.Error as error:
+        raise fields.Unfit(str(error)) from error
+
+
+_NAME = matching(limits.NAME_PATTERN)
+_TOKEN = matching("[0-9a-f]{0,32}")
+_RUN = Kind(_read_run, lambda run, version: list(run))
+_BYTES = Kind(_read_bytes, lambda data, version: base64.b64encode(data).decode())
+_SHAPE = Table(
+    VolumeShape,
+    Field("name", "name", _NAME),
+    Field("size", "size", NUMBER),
+    Field("block_size", "block_size", NUMBER),
+)
+_HANDSHAKE = Table(
+    Handshake,
+    Field("name", "name", _NAME),
+    Field("lineage", "lineage", matching(LINEAGE_PATTERN)),
+    Field("session", "session", NUMBER),
+    Field("volumes", "volumes", several(_SHAPE.kind(), limits.VOLUMES_MAX)),
+    Field("site", "site", _NAME),
+    Field("resumes", "resumes", NUMBER),
+    Field("stable", "stable", NUMBER),
+    Field("run", "run", _TOKEN, TOKENS, ""),
+    Field("runs", "runs", several(_TOKEN, limits.RUNS_KNOWN), TOKENS, ()),
+    Field("begun", "begun", optional(NUMBER), TOKENS),
+    Field("begun_token", "begun_token", _TOKEN, TOKENS, ""),
+    Field("committed", "committed", optional(NUMBER), TOKENS),
+    Field("committed_token", "committed_token", _TOKEN, TOKENS, ""),
+)
+_WELCOME = Table(
+    Welcome,
+    Field("name", "name", _NAME),
+    Field("instance", "site", TEXT),
+    Field("committed", "committed", NUMBER),
+    Field("hardened", "hardened", NUMBER),
+    Field("whole", "whole", FLAG),
+    Field("blank", "blank", FLAG),
+    Field("seeded", "seeded", FLAG),
+    Field("point", "point", SECONDS),
+    Field("resumed", "resumed", FLAG),
+    Field("committed_token", "committed_token", _TOKEN, TOKENS, ""),
+)
+_COMPARE = Table(
+    Compare,
+    Field("session", "session", NUMBER),
+    Field("sequence", "sequence", NUMBER),
+    Field("volume", "volume", _NAME),
+    Field("runs", "runs", several(_RUN, limits.COMPARE_RUNS)),
+    Field("sums", "sums", _BYTES),
+)
+_STABLE = Table(
+    Stable,
+    Field("session", "session", NUMBER),
+    Field("sequence", "sequence", NUMBER),
+    Field("serial", "serial", NUMBER),
+    Field("token", "token", _TOKEN, TOKENS, ""),
+)
+_COMMIT = Table(
+    Commit,
+    Field("lineage", "lineage", TEXT),
+    Field("session", "session", NUMBER),
+    Field("sequence", "sequence", NUMBER),
+    Field("consistency_point", "consistency_point", SECONDS),
+    Field("token", "token", _TOKEN, TOKENS, ""),
+)
+_TABLES: dict[type, tuple[str, Table[Any]]] = {  # with the operation that a request names
+    Handshake: ("handshake", _HANDSHAKE),
+    Welcome: ("", _WELCOME),
+    Compare: ("compare", _COMPARE),
+    Stable: ("stable", _STABLE),
+    Commit: ("commit", _COMMIT),
+}
+Message = Handshake | Welcome | Compare | Stable | Commit
+Request = Record | Handshake | Compare | Stable | Commit
+M = TypeVar("M", bound=Message)
+
+
+def record_of(message: Message | Record, version: int = VERSION) -> Record:
+    """As it is sent in that version."""
+    if isinstance(message, dict):
+        return message
+    operation, table = _TABLES[type(message)]
+    return {**({"op": operation} if operation else {}), **table.write(message, version)}
+
+
+def read(kind: type[M], record: Record, version: int = VERSION) -> M:
+    """Malformed."""
+    with _malformed():
+        return cast(M, _TABLES[kind][1].read(record, version))

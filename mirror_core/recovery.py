@@ -22,6 +22,42 @@ class Decision:
 
 
 @dataclass(frozen=True)
+class Point:
+    """A consistency point, or a cycle: its sequence, and its token if that is known."""
+
+    sequence: int
+    token: str
+
+    def same(self, other: Point) -> bool:
+        tokens = {self.token, other.token} - {""}
+        return self.sequence == other.sequence and len(tokens) < 2
+
+
+_WAY_OUT = "to take what the source holds now: 'flashmirror resync --full' on {}"
+
+
+def apart(source: str, begun: Point, committed: Point, target: str, image: Point) -> str | None:
+    """Why the target's image is not of this source's history; None: it may be.
+
+    In a history in which nobody went back the image is the last commit that the source knows of,
+    or that of the cycle it has begun last, whose answer was lost.  A source makes a commit durable
+    before it forgets what the commit holds."""
+    if image.same(committed) or image.same(begun):
+        return None
+    if image.sequence < committed.sequence:
+        return (
+            f"{target} went back from sequence {committed.sequence} to {image.sequence} (an older "
+            f"copy of it?): put the newer one back, or {_WAY_OUT.format(target)}"
+        )
+    return (
+        f"{source} went back, or is another copy of it: it has begun sequence {begun.sequence} and "
+        f"knows of commit {committed.sequence}, and {target} holds "
+        + ("another " if image.sequence in (begun.sequence, committed.sequence) else "")
+        + f"{image.sequence}: put the newer one back, or {_WAY_OUT.format(target)}"
+    )
+
+
+@dataclass(frozen=True)
 class Row:
     """One row of docs/recovery.md: when it fits, what the site does, what a person does."""
 
@@ -75,6 +111,28 @@ def _other_history(mine: Ledger, hello: Handshake) -> Decision | None:
     )
 
 
+def _copied(mine: Ledger, hello: Handshake) -> Decision | None:
+    known = mine.whole and mine.source_run and hello.run
+    if not known or mine.source_run in hello.runs:
+        return None
+    return Decision(
+        refused=f"{mine.name} was mirrored to by another copy of {hello.name} (its run "
+        f"{mine.source_run[:8]}, which {hello.name} does not know): stop that copy, or this one; "
+        + _WAY_OUT.format(mine.name)
+    )
+
+
+def _went_back(mine: Ledger, hello: Handshake) -> Decision | None:
+    if not mine.whole or hello.begun is None or hello.committed is None:
+        return None
+    reason = apart(
+        hello.name, Point(hello.begun, hello.begun_token),
+        Point(hello.committed, hello.committed_token),
+        mine.name, Point(mine.committed, mine.committed_token),
+    )  # fmt: skip
+    return Decision(refused=reason) if reason else None
+
+
 def _same_history(mine: Ledger, hello: Handshake) -> Decision | None:
     return Decision()
 
@@ -111,6 +169,21 @@ TABLE = (
         "refuses",
         "find out which data is right; to overwrite the target's: `resync --full` there",
         _other_history,
+    ),
+    Row(
+        "the target was mirrored to by a copy of the source (a clone, or the source itself before "
+        "its state was put back)",
+        "refuses",
+        "stop the copy that is not to go on; if this one is right: `resync --full` on the target",
+        _copied,
+    ),
+    Row(
+        "the target's commit is none that the source knows or has begun: one of the two was put "
+        "back to an older state",
+        "refuses, and says which",
+        "put the right state and images back; if what the source holds is right: `resync --full` "
+        "on the target",
+        _went_back,
     ),
     Row(
         "the same history and shape",

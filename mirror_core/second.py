@@ -12,7 +12,7 @@ Left out: when (target.py).  Belongs to the target's thread.
 
 from __future__ import annotations
 
-from mirror_core import flashcopy, limits, native, runlog
+from mirror_core import flashcopy, hardlog, limits, native, runlog
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig
 from mirror_core.errors import LINK_ERRNOS, MirrorError
@@ -90,7 +90,7 @@ class SecondFlashcopy:
         if self._log_is_whole:
             hardened = {i: m.native.packed_runs(native.HARDENING) for i, m in enumerate(members)}
             try:
-                self.log.append(self._book.current.committed, hardened)
+                self.log.append(hardlog.history_of(self._book.current), hardened)
             except OSError as error:
                 self._log_is_whole = False
                 raise MirrorError(
@@ -103,5 +103,5 @@ class SecondFlashcopy:
                     for m in members
                 }
             )
-            self.log.restart(self._book.current.committed)
+            self.log.restart(hardlog.history_of(self._book.current))
             self._log_is_whole = True

@@ -14,7 +14,7 @@ import contextlib
 import errno
 from collections.abc import Generator
 
-from mirror_core import flashcopy, native, peer, protocol
+from mirror_core import flashcopy, native, peer, protocol, recovery
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig
 from mirror_core.errors import LINK_ERRNOS, MirrorError, PeerError, Refused, line
@@ -32,15 +32,15 @@ class Session:
         self._stores: list[native.Store] = []
         self.number = 0
 
-    def ask(self, record: protocol.Record, patience_s: float | None = None) -> protocol.Record:
+    def ask(self, request: protocol.Request, patience_s: float | None = None) -> protocol.Record:
         """Refused; PeerError, with what to do."""
         with self._reaching():
-            return self._link.ask(record, patience_s)
+            return self._link.ask(request, patience_s)
 
-    def send(self, record: protocol.Record) -> None:
+    def send(self, request: protocol.Request) -> None:
         """Begin to ask; `hear` has the answer."""
         with self._reaching():
-            self._link.send(record)
+            self._link.send(request)
 
     def hear(self, wait_s: float) -> protocol.Record | None:
         with self._reaching():
@@ -64,16 +64,35 @@ class Session:
         mine = self._book.current
         assert mine.lineage is not None, "a source has a lineage from its creation"
         shapes = tuple(protocol.VolumeShape(v.name, v.size, v.block_size) for v in mine.volumes)
+        assert resumes in (0, mine.begun)
         hello = protocol.Handshake(
-            mine.name, mine.lineage.id, self.number, shapes, mine.site, resumes, stable
-        )
-        welcome = protocol.Welcome.of(self.ask(hello.record()))
-        if welcome.whole and welcome.committed < mine.committed:  # not whole: all is sent
-            raise Refused(
-                f"peer {welcome.name} went back from sequence {mine.committed} to "
-                f"{welcome.committed} (an older copy of it?): 'flashmirror resync --full' there"
-            )
-        self._book.update(begun=max(mine.begun, welcome.committed))
+            mine.name, mine.lineage.id, self.number, shapes, mine.site, resumes, stable,
+            mine.run, mine.runs, mine.begun, mine.begun_token,
+            mine.committed, mine.committed_token,
+        )  # fmt: skip
+        self._link.version = self._config.protocol
+        answer = self.ask(hello)
+        welcome = protocol.read(protocol.Welcome, answer, self._link.version)
+        image: tuple[int, str, float | None]
+        image = (welcome.committed, welcome.committed_token, welcome.point)
+        if welcome.whole:
+            reason = recovery.apart(
+                mine.name, recovery.Point(mine.begun, mine.begun_token),
+                recovery.Point(mine.committed, mine.committed_token),
+                welcome.name, recovery.Point(welcome.committed, welcome.committed_token),
+            )  # fmt: skip
+            if reason:
+                raise Refused(reason)
+        else:  # it lost its image, or is another one: everything is sent
+            image = (0, "", None)
+        # The target has met this run, and will ask for none before; and its commit may have been
+        # one whose answer was lost.
+        known = (mine.committed, mine.committed_token, mine.consistency_point)
+        if mine.runs != (mine.run,) or image[:2] != known[:2]:
+            self._book.update(
+                runs=(mine.run,), committed=image[0], committed_token=image[1],
+                consistency_point=image[2],
+            )  # fmt: skip
         return welcome
 
     def connect(self) -> None:

@@ -18,10 +18,12 @@ from typing import Protocol
 from pyroaring import BitMap64
 
 from mirror_core import (
+    durable,
     flashcopy,
     hardlog,
     intent,
     ledger,
+    limits,
     mapfile,
     native,
     process,
@@ -44,10 +46,10 @@ class Maps(Protocol):
     """Where a source's maps are kept (mapfile.py, which is one)."""
 
     def share(
-        self, site: str, record: ledger.VolumeRecord, run: str, volume: native.Volume
+        self, book: ledger.Ledger, record: ledger.VolumeRecord, run: str, volume: native.Volume
     ) -> None: ...
     def restore(
-        self, site: str, record: ledger.VolumeRecord, run: str, volume: native.Volume
+        self, book: ledger.Ledger, record: ledger.VolumeRecord, volume: native.Volume
     ) -> bool: ...
     def remove(self, site: str, *, but: str) -> None: ...
 
@@ -139,25 +141,31 @@ class Site:
             undo.callback(volume.close)
             log = None
             if source:
-                log = intent.open_log(
-                    self.config.state,
-                    current.site,
-                    record,
-                    clean=current.clean,
-                    region=self.config.intent_region,
-                    platform=self.platform,
-                )
+                log = self._open_intent(record, current)
                 undo.callback(log.close)
                 self._keep_maps(volume, record, current)
             self._restore(volume, record, current, log)
             members.append(flashcopy.Member(record.name, volume))
         return members
 
+    def _open_intent(self, record: ledger.VolumeRecord, current: ledger.Ledger) -> native.Intent:
+        opened = intent.open_log(
+            self.config.state,
+            current,
+            record,
+            self._run,
+            region=self.config.intent_region,
+            platform=self.platform,
+        )
+        if opened.lost:
+            self.journal.say(f"{opened.lost}: everything is compared")
+        return opened.log
+
     def _keep_maps(
         self, volume: native.Volume, record: ledger.VolumeRecord, current: ledger.Ledger
     ) -> None:
         try:
-            self._maps.share(current.site, record, self._run, volume)
+            self._maps.share(current, record, self._run, volume)
         except OSError as error:
             self.journal.say(
                 f"volume {record.name}: no memory for maps that outlive a kill "
@@ -185,19 +193,29 @@ class Site:
             changed = current.maps.get(f"{record.name}/next", BitMap64())
             for first, count in flashcopy.runs_of(changed):
                 volume.mark(first, count)
-        elif not self._maps.restore(current.site, record, current.run, volume):
+        elif not self._maps.restore(current, record, volume):
             self._coarse = True
             for offset, length in log.runs():
                 first = offset // record.block_size
                 volume.mark(first, -(-(offset + length) // record.block_size) - first)
+        try:
+            volume.heat_next()  # the maps of a killed run hold writes that were refused, too
+        except OSError as error:
+            raise no_state(self.config, error) from error
 
     def _target(self, current: ledger.Ledger) -> Target:
         blank = all(self._opened[m.name, "data"].blank() for m in self.members)
         found, owed = written.recover(self.config.state, current, self.platform)
         names = [m.name for m in self.members]
+        lineage = current.lineage.id if current.lineage else ""
+        cycle = runlog.History(written.KIND, current.site, lineage, found.sequence, found.token)
         try:
-            log = runlog.RunLog(hardlog.path_in(self.config.state), self.platform)
-            written_log = written.WrittenLog(self.config.state, names, found, self.platform)
+            log = runlog.RunLog(self.config.state, hardlog.KIND, self._run, self.platform)
+            written_log = written.WrittenLog(
+                self.config.state, self._run, names, found, self.platform
+            )
+            if found.sequence:  # into the log of this run
+                written_log.record(cycle, found.serial, found.stable, owed)
         except OSError as error:
             raise no_state(self.config, error) from error
         return Target(
@@ -230,11 +248,23 @@ class Site:
                 self.journal.say(words)
         if self.book.current.seeded:  # what is found equal from now on is durable
             self.copier.flush(front_too=False)
-        # With the maps as they were recovered: the log of hardenings begins anew.
-        self.book.update(clean=False, run=self._run)
+        # With the maps as they were recovered: the files of this run stand, those of the one before
+        # count no more.
+        runs = (*self.book.current.runs, self._run)[-limits.RUNS_KNOWN :] if source else ()
+        self.book.update(clean=False, run=self._run, runs=runs)
         self._maps.remove(self.book.current.site, but=self._run)
+        self._remove_files_of_other_runs()
         self._maps_count = True
         self.control.start()
+
+    def _remove_files_of_other_runs(self) -> None:
+        """One that is left means nothing."""
+        kinds = {hardlog.KIND, written.KIND, *(f"{m.name}.intent" for m in self.members)}
+        with contextlib.suppress(OSError):
+            for name in self.platform.names(self.config.state):
+                kind, _, run = name.rpartition(".")
+                if kind in kinds and run != self._run:
+                    durable.remove(self.config.state / name, self.platform)
 
     def ending(self) -> None:
         """nbdkit was told to end, and waits for its clients: no write of theirs may wait for the
@@ -258,8 +288,6 @@ class Site:
                 self.journal.say(f"flush at stop failed: {error.strerror}")
                 clean = False
             self.book.update(
-                committed=self.control.committed,
-                consistency_point=self.control.point,
                 hardened=self.control.hardened,
                 maps={
                     f"{m.name}/next": flashcopy.bitmap_of(m.native, native.NEXT)

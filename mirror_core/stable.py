@@ -20,7 +20,7 @@ class Stabilizer:
         self._copier, self._session, self._platform = copier, session, platform
         self._due = float("inf")
         self._serial = 0  # of the last request
-        self._asked: protocol.Record | None = None  # the one under way
+        self._asked: protocol.Stable | None = None  # the one under way
         self._began = 0.0
         self.done = 0  # the last serial that the target has answered
 
@@ -33,16 +33,16 @@ class Stabilizer:
         self._asked = None
         self._due = self._platform.monotonic() + limits.STABLE_S
 
-    def begin_if_due(self, sequence: int) -> None:
+    def begin_if_due(self, sequence: int, token: str) -> None:
         """PeerError."""
         if self._asked or self._platform.monotonic() < self._due:
             return
         self._began = self._platform.monotonic()
         self._serial += 1
-        record = protocol.Stable(self._session.number, sequence, self._serial).record()
+        asked = protocol.Stable(self._session.number, sequence, self._serial, token)
         self._copier.harden_begin()
-        self._session.send(record)
-        self._asked = record
+        self._session.send(asked)
+        self._asked = asked
 
     def look(self, wait_s: float) -> protocol.Record | None:
         """Take the answer, if one comes within `wait_s`: it is done, or asked for again.

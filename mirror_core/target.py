@@ -24,7 +24,17 @@ from dataclasses import dataclass
 
 from pyroaring import BitMap64
 
-from mirror_core import compare, flashcopy, limits, native, protocol, recovery, runlog, second
+from mirror_core import (
+    compare,
+    flashcopy,
+    limits,
+    native,
+    protocol,
+    recovery,
+    runlog,
+    second,
+    written,
+)
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig
 from mirror_core.errors import MirrorError, PeerError, Refused, describe
@@ -105,8 +115,7 @@ class Target:
             self._refuse_twice(hello.session)
             self._fence(hello.session)
             resumed = self._begin_session(hello, anew=decision.adopt)
-            if decision.adopt:
-                self._book.update(lineage=Lineage(hello.lineage))
+            self._remember_source(hello, anew=decision.adopt)
             with self.changed:
                 self.session, self.source, self.refusal = hello.session, hello.name, None
                 self.source_site = hello.site
@@ -117,8 +126,17 @@ class Target:
             seeded = mine.seeded and not mine.whole
             return protocol.Welcome(
                 mine.name, mine.site, mine.committed, mine.hardened, mine.whole, blank, seeded,
-                mine.consistency_point or 0.0, resumed,
+                mine.consistency_point or 0.0, resumed, mine.committed_token,
             )  # fmt: skip
+
+    def _remember_source(self, hello: protocol.Handshake, *, anew: bool) -> None:
+        """Durably, before its session may write: a copy of it that comes later is found out."""
+        mine = self._book.current
+        run = hello.run or mine.source_run
+        if anew:
+            self._book.update(lineage=Lineage(hello.lineage), source_run=run)
+        elif run != mine.source_run:
+            self._book.update(source_run=run)
 
     def _refuse_twice(self, session: int) -> None:
         """A handshake that came again, or late, would put an end to the session that runs, or
@@ -131,7 +149,7 @@ class Target:
         """No request of any session is in the gate: what was written is owed from now on, but
         for what is stable if the session goes on with its cycle (True).  PeerError."""
         resumes = hello.resumes if hello.resumes > self._book.current.committed else 0
-        stable = None if anew else self._written.of(resumes, hello.stable)
+        stable = None if anew else self._written.of(resumes, hello.begun_token, hello.stable)
         if anew:  # another history, of which everything is sent
             with self._recording():
                 self._written.forget()
@@ -196,8 +214,11 @@ class Target:
             flush = self._flushed(name, self._bitmaps)
             if flush is None:
                 return {"done": False, "reason": self.reason}
+            mine = self._book.current
+            lineage = mine.lineage.id if mine.lineage else ""
+            cycle = runlog.History(written.KIND, mine.site, lineage, asked.sequence, asked.token)
             with self._recording():
-                self._written.record(asked.sequence, asked.serial, flush.written, self._owed)
+                self._written.record(cycle, asked.serial, flush.written, self._owed)
             return {"done": True}
 
     def _check_under_way(self, sequence: int) -> None:
@@ -257,10 +278,13 @@ class Target:
             mine = self._book.current
             if mine.lineage is None or mine.lineage.id != request.lineage:
                 raise Refused(f"{mine.name} mirrors another history")
-            if request.sequence == mine.committed:  # its answer was lost
-                return {"done": True, "hardened": mine.hardened}
-            if request.sequence < mine.committed:
-                raise Refused(f"sequence {request.sequence} is older than {mine.committed}")
+            asked = recovery.Point(request.sequence, request.token)
+            if asked.same(recovery.Point(mine.committed, mine.committed_token)):
+                return {"done": True, "hardened": mine.hardened}  # its answer was lost
+            if request.sequence <= mine.committed:
+                raise Refused(
+                    f"sequence {request.sequence} is not after {mine.committed}, the last commit"
+                )
             if not self.wait_hardened(limits.CONTROL_WAIT_S):
                 return {"done": False, "hardened": mine.hardened, "reason": self.reason}
             if not self._flushed(("commit", request.session, request.sequence), dict):
@@ -283,6 +307,7 @@ class Target:
                     )
             self._book.update(
                 committed=request.sequence,
+                committed_token=request.token,
                 consistency_point=request.consistency_point,
                 whole=True,
                 seeded=False,

@@ -5,8 +5,9 @@
     owed      written since the last commit by cycles that were given up: a commit that has not
               written all of it again is refused
 
-The log (runlog.py) is of the cycle's sequence: a set of `stable` for each volume, then one of
-`owed`.  A commit voids it without touching it.
+The log (runlog.py) is of the cycle: a set of `stable` for each volume, then one of `owed`.  A
+commit voids it without touching it.  Without a log, or with one of another history, nothing is
+stable: the source sends again what is not committed (I4), so all that is owed too.
 
 Invariants.  What the source calls stable was flushed before it was recorded.  A record may hold
 more (what was just being written; what the source has no answer for): that is sent again, which
@@ -33,16 +34,21 @@ Maps = Mapping[str, BitMap64]
 
 @dataclass(frozen=True)
 class Written:
-    """`sequence`: of the cycle that `stable` belongs to; 0: of none.  `serial`: of the source's
-    last request for it.  Maps by volume's name."""
+    """`sequence` and `token`: of the cycle that `stable` belongs to; 0: of none.  `serial`: of the
+    source's last request for it.  Maps by volume's name."""
 
     sequence: int = 0
+    token: str = ""
     serial: int = 0
     stable: Maps = field(default_factory=dict)
 
 
-def path_in(state: Path) -> Path:
-    return state / "written"
+KIND = "written"
+
+
+def path_in(state: Path, book: Ledger) -> Path:
+    """Of the run that the ledger names."""
+    return runlog.path_in(state, KIND, book.run)
 
 
 def recover(
@@ -51,55 +57,64 @@ def recover(
     """What is stable, and what is owed, after any end.  LedgerError: the log is damaged."""
     names = [v.name for v in book.volumes]
     owed = {name: book.maps.get(f"{name}/written", BitMap64()) for name in names}
-    path = path_in(state)
-    sequence = runlog.sequence_of(path, platform)
-    if sequence <= book.committed:
+    path = path_in(state, book)
+    data = runlog.read(path, platform) or b""
+    history = runlog.history_of(data)
+    if history is None or not _is_under_way(history, book):
         return Written(), owed
-    records = runlog.records(path, sequence, platform)
+    records = runlog.records(path, data, history)
     runs = [run for _, part in records for run in part]
     sets = hardlog.sets_of(path, runs, book.volumes + book.volumes)
     stable = dict(zip(names, sets, strict=False))
     for name, one in zip(names + names, sets, strict=True):
         owed[name] |= one
-    return Written(sequence, records[-1][0], stable), owed
+    return Written(history.sequence, history.token, records[-1][0], stable), owed
+
+
+def _is_under_way(history: runlog.History, book: Ledger) -> bool:
+    """Whether the log is of a cycle of this site's history that is not committed."""
+    of = book.lineage.id if book.lineage else ""
+    ours = (history.kind, history.site, history.lineage) == (KIND, book.site, of)
+    return ours and history.sequence > book.committed
 
 
 class WrittenLog:
     """The log of a running target.  Guard: the target's `serial`."""
 
     def __init__(
-        self, state: Path, volumes: list[str], found: Written, platform: Platform = HERE
+        self, state: Path, run: str, volumes: list[str], found: Written, platform: Platform = HERE
     ) -> None:
         """OSError: it cannot be made."""
-        self._log = runlog.RunLog(path_in(state), platform)
+        self._log = runlog.RunLog(state, KIND, run, platform)
         self._volumes, self._found = volumes, found
         self._whole = False  # the log on disk holds all that `_found` says
 
-    def of(self, sequence: int, serial: int = 0) -> Maps | None:
+    def of(self, sequence: int, token: str, serial: int = 0) -> Maps | None:
         """What is stable of this cycle; None: nothing is known of it, or not that request."""
         found = self._found
-        known = sequence and sequence == found.sequence and found.serial >= serial
-        return found.stable if known else None
+        same = sequence and (sequence, token) == (found.sequence, found.token)
+        return found.stable if same and found.serial >= serial else None
 
-    def record(self, sequence: int, serial: int, written: Maps, owed: Maps) -> None:
+    def record(self, cycle: runlog.History, serial: int, written: Maps, owed: Maps) -> None:
         """All of `written`, which is flushed, is stable.  OSError: what was stable before is."""
-        known = self.of(sequence) if self._whole else None
+        known = self.of(cycle.sequence, cycle.token) if self._whole else None
         self._whole = False
         maps = [written[n] - known[n] if known else written[n] for n in self._volumes]
         if known is None:
-            self._log.restart(sequence)
+            self._log.restart(cycle)
             maps += [owed[n] for n in self._volumes]
         sets = {
             i: b"".join(struct.pack("<QQ", *run) for run in flashcopy.runs_of(bitmap))
             for i, bitmap in enumerate(maps)
         }
-        self._log.append(sequence, sets, serial)
-        self._found, self._whole = Written(sequence, serial, dict(written)), True
+        self._log.append(cycle, sets, serial)
+        self._found = Written(cycle.sequence, cycle.token, serial, dict(written))
+        self._whole = True
 
     def forget(self) -> None:
         """Nothing is stable, and nothing owed: everything is sent.  OSError."""
         self._found = Written()
-        self._log.restart(0)
+        self._log.restart()
 
     def close(self) -> None:
         self._log.close()

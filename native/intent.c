@@ -173,12 +173,18 @@ fm_intent_wait (struct fm_intent *i, uint64_t deadline_ns)
 }
 
 int
-fm_intent_heat_all (struct fm_intent *i)
+fm_intent_heat (struct fm_intent *i, uint64_t offset, uint64_t length)
 {
   int rc;
-  while ((rc = fm_intent_heat_step (i, 0, i->nregions << i->shift)) == 0)
+  while ((rc = fm_intent_heat_step (i, offset, length)) == 0)
     fm_intent_wait (i, fm_now_ns () + 50 * FM_MS);
   return rc < 0 ? rc : 0;
+}
+
+int
+fm_intent_heat_all (struct fm_intent *i)
+{
+  return fm_intent_heat (i, 0, i->nregions << i->shift);
 }
 
 /* ---- cooling ---- */
@@ -193,6 +199,19 @@ fm_intent_used (struct fm_intent *i, const struct fm_bitmap *blocks, unsigned sh
     i->used_s[region] = now_s;
     from = (region + 1) << per;
   }
+}
+
+bool
+fm_intent_covers (const struct fm_intent *i, const struct fm_bitmap *blocks, unsigned shift)
+{
+  uint64_t at = 0, n, per = i->shift - shift;
+  for (uint64_t from = 0; fm_bitmap_run (blocks, from, 1, &at, &n);) {
+    uint64_t region = at >> per;
+    if (!is_hot (i, region, region))
+      return false;
+    from = (region + 1) << per;
+  }
+  return true;
 }
 
 static bool

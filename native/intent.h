@@ -54,12 +54,16 @@ uint64_t fm_intent_log_bytes (uint64_t size, unsigned shift); /* of the bits */
  * -errno: the log cannot be written.  Blocks only while it writes and flushes the log. */
 int fm_intent_heat_step (struct fm_intent *i, uint64_t offset, uint64_t length);
 void fm_intent_wait (struct fm_intent *i, uint64_t deadline_ns); /* for another's flush */
+/* The same, with its waits.  0 or -errno. */
+int fm_intent_heat (struct fm_intent *i, uint64_t offset, uint64_t length);
 /* The whole volume becomes hot.  0 or -errno. */
 int fm_intent_heat_all (struct fm_intent *i);
 
 /* Blocks of these were in a cycle (`shift`: log2 of a block's bytes). */
 void fm_intent_used (struct fm_intent *i, const struct fm_bitmap *blocks, unsigned shift,
                      uint32_t now_s);
+/* Whether every block of these is in a hot region (I4). */
+bool fm_intent_covers (const struct fm_intent *i, const struct fm_bitmap *blocks, unsigned shift);
 /* Cool what was not used since `before_s` and has no block in `next`.  0 or -errno: some
  * regions are cold here and hot on disk, which is harmless. */
 int fm_intent_cool (struct fm_intent *i, const struct fm_bitmap *next, unsigned shift,

@@ -206,6 +206,8 @@ fm_request_step (struct fm_volume *v, struct fm_request *r)
   if (v->intent)
     rc = fm_intent_heat_step (v->intent, r->op.offset, r->op.length);
   r->heating = rc == 0;
+  if (rc < 0)
+    atomic_store (&v->unheated, true);
   return rc < 0 ? leave (v, r, rc) : rc;
 }
 

@@ -198,6 +198,17 @@ fm_volume_set_intent (struct fm_volume *v, struct fm_intent *i)
 }
 
 int
+fm_volume_heat_next (struct fm_volume *v)
+{
+  int rc = 0;
+  uint64_t at, n;
+  for (uint64_t from = 0; rc == 0 && fm_bitmap_run (v->next, from, v->nblocks, &at, &n);
+       from = at + n)
+    rc = fm_intent_heat (v->intent, at << v->shift, n << v->shift);
+  return rc;
+}
+
+int
 fm_volume_cool (struct fm_volume *v, uint32_t after_s)
 {
   assert (left (v) == 0 && fm_bitmap_count (v->sent) == 0);
@@ -326,6 +337,8 @@ fm_volume_abandon (struct fm_volume *v)
   fm_bitmap_or (v->next, v->sent);
   fm_bitmap_or (v->next, v->hardening);
   fm_bitmap_or (v->next, &v->stable);
+  if (v->cycle_unheated)
+    atomic_store (&v->unheated, true);
   uint64_t since = atomic_exchange (&v->cycle_since_ns, 0);
   if (since) /* older than anything that `next` has seen */
     atomic_store (&v->next_since_ns, since);
@@ -453,6 +466,7 @@ fm_group_swap (struct fm_volume **v, unsigned n)
     v[i]->pending = t;
     if (v[i]->strict)
       atomic_store (&v[i]->owed, fm_bitmap_count (t));
+    v[i]->cycle_unheated = atomic_exchange (&v[i]->unheated, false);
     atomic_store (&v[i]->cycle_since_ns, atomic_exchange (&v[i]->next_since_ns, 0));
     atomic_store (&v[i]->abandoned, 0);
     /* What is copied is read after this, so it is what a loss has left (of the target:
@@ -478,6 +492,9 @@ fm_group_freeze (struct fm_volume **v, unsigned n, uint64_t budget_ns, uint64_t 
     fm_group_open (v, n);
   }
   *held_ns = fm_now_ns () - start;
+  for (unsigned i = 0; rc == 0 && i < n; i++) /* beside the writers */
+    assert (!v[i]->intent || v[i]->cycle_unheated
+            || fm_intent_covers (v[i]->intent, v[i]->pending, v[i]->shift));
   return rc;
 }
 

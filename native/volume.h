@@ -76,6 +76,10 @@ struct fm_volume {
    * a writer waits for a hardening. */
   _Atomic uint64_t owed;
   _Atomic bool harden_wanted;
+  /* A write was refused because its region could not be heated: `next`, or the cycle that it
+   * became (the control's thread), has blocks that nobody wrote, in regions that are cold. */
+  _Atomic bool unheated;
+  bool cycle_unheated;
 
   struct fm_store *first;
 
@@ -186,6 +190,8 @@ int fm_volume_flush_front (struct fm_volume *v);
 void fm_volume_settle (struct fm_volume *v);
 /* From now on a write is issued only into hot regions.  Before the volume is in use. */
 void fm_volume_set_intent (struct fm_volume *v, struct fm_intent *i);
+/* Everything in `next` becomes hot: what is not committed is in no cold region (I4).  0 or -errno. */
+int fm_volume_heat_next (struct fm_volume *v);
 /* After a commit, and a flush of the front since its consistency point: cool what no
  * cycle used for `after_s` seconds (I4).  0 or -errno. */
 int fm_volume_cool (struct fm_volume *v, uint32_t after_s);

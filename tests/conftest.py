@@ -10,8 +10,13 @@ from pathlib import Path
 
 import pytest
 from handmade import Handmade
+from hypothesis import settings
 from pair import MakePair, Pair
 from remote import MakeRemote, RemotePair
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("flashmirror", deadline=None)
+settings.load_profile("flashmirror")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,12 +8,26 @@ from typing import Any
 
 from pair import Pair
 
-from mirror_core import config, limits, peer, process
+from mirror_core import config, ledger, limits, peer, process, protocol
 
 
 def ask(pair: Pair, record: dict[str, Any], site: str = "east") -> dict[str, Any]:
     settings = config.load(str(pair.toml(site)))
     return peer.ask(settings.control_uri(), record, limits.CONTROL_TIMEOUT_S)
+
+
+def hello(pair: Pair, session: int) -> dict[str, Any]:
+    """The handshake that the source would make now, which does not run."""
+    mine = ledger.load(pair.folder / "east" / "state")
+    assert mine.lineage
+    shapes = tuple(protocol.VolumeShape(v.name, v.size, v.block_size) for v in mine.volumes)
+    return protocol.record_of(
+        protocol.Handshake(
+            mine.name, mine.lineage.id, session, shapes, mine.site,
+            run=mine.run, runs=mine.runs, begun=mine.begun, begun_token=mine.begun_token,
+            committed=mine.committed, committed_token=mine.committed_token,
+        )
+    )  # fmt: skip
 
 
 def status(pair: Pair, site: str = "east") -> dict[str, Any]:

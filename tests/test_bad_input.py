@@ -32,7 +32,7 @@ from handmade import (
 )
 from pair import MakePair, Pair
 
-from mirror_core import config, ledger, limits, native, protocol, stores
+from mirror_core import config, native, protocol, stores
 from mirror_core.errors import PeerError, StoreError
 
 Damage = Callable[[Pair], None]
@@ -337,12 +337,7 @@ def test_a_handshake_that_comes_twice_is_refused(make_pair: MakePair) -> None:
     pair.start()
     direct.sync(pair)
     direct.stop(pair, "east")
-    shapes = (protocol.VolumeShape("disk", 1 << 20, limits.BLOCK_SIZE_DEFAULT),)
-    lineage = direct.status(pair, "west")["lineage"]
-    site = ledger.load(pair.folder / "east" / "state").site
-    first, second = (
-        protocol.Handshake("east", lineage, session, shapes, site).record() for session in (5, 7)
-    )
+    first, second = (direct.hello(pair, session) for session in (5, 7))
     for record in (first, second):
         direct.ask(pair, record, "west")
     for record in (second, first):
@@ -372,9 +367,9 @@ def test_noise_on_the_control_export_disturbs_nobody(make_pair: MakePair) -> Non
                 fields = dict.fromkeys(("session", "wait", "sequence", "name", "volumes"), value)
                 record = {"flashmirror": protocol.VERSION, **fields, "op": operation}
                 answer = native.exchange(uri, json.dumps(record).encode()[:65536], 65536, 5.0)
-                assert isinstance(protocol.decode(answer), dict)
+                assert isinstance(protocol.decode(answer)[0], dict)
         for _ in range(50):
             answer = native.exchange(uri, rng.randbytes(rng.randrange(1, 999)), 65536, 5.0)
-            assert "error" in protocol.decode(answer)
+            assert "error" in protocol.decode(answer)[0]
     pair.sync()
     assert "Traceback" not in pair.log("east") + pair.log("west")

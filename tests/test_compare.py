@@ -11,9 +11,9 @@ from handmade import scrape, value
 from pair import MakePair, Pair
 from test_link import kill, lose_power
 
-from mirror_core import ledger, limits
+from mirror_core import limits
 from mirror_core.errors import PeerError
-from mirror_core.protocol import Compare, Handshake, VolumeShape
+from mirror_core.protocol import Compare, record_of
 
 MIB = 1 << 20
 SIZE = 64 * MIB
@@ -101,7 +101,7 @@ def test_a_comparison_of_another_session_is_refused(make_pair: MakePair) -> None
     for asked in (Compare(1, 2, "disk", ((0, 1),), bytes(16)), Compare(0, 0, "x", (), b"")):
         for site in ("west", "east"):
             with pytest.raises(PeerError, match="session is over"):
-                direct.ask(pair, asked.record(), site)
+                direct.ask(pair, record_of(asked), site)
 
 
 def test_a_comparison_that_comes_late_is_refused(make_pair: MakePair) -> None:
@@ -111,14 +111,11 @@ def test_a_comparison_that_comes_late_is_refused(make_pair: MakePair) -> None:
     pair.start()
     direct.sync(pair)
     direct.stop(pair, "east")
-    west = direct.status(pair, "west")
-    lineage, committed = west["lineage"], west["committed"]["sequence"]
-    shapes = (VolumeShape("disk", MIB, limits.BLOCK_SIZE_DEFAULT),)
-    site = ledger.load(pair.folder / "east" / "state").site
-    direct.ask(pair, Handshake("east", lineage, 5, shapes, site).record(), "west")
+    committed = direct.status(pair, "west")["committed"]["sequence"]
+    direct.ask(pair, direct.hello(pair, 5), "west")
     zeroes = hashlib.blake2b(bytes(limits.BLOCK_SIZE_DEFAULT), digest_size=16).digest()
     late, timely = (
-        Compare(5, sequence, "disk", ((0, 1),), zeroes).record()
+        record_of(Compare(5, sequence, "disk", ((0, 1),), zeroes))
         for sequence in (committed, committed + 1)
     )
     with pytest.raises(PeerError, match="asked too late"):

@@ -28,10 +28,10 @@ from hypothesis import strategies as st
 from pair import SOAK
 from test_config import GOOD as TOML
 from test_config import VOLUME
-from test_hardlog import RECORDS, Records, found, written
+from test_hardlog import EIGHT, RECORDS, SEVEN, Records, found, path_in, replay, written
 from test_ledger import sample, sealed
 
-from mirror_core import config, exports, hardlog, intent, ledger, limits, peer, protocol, runlog
+from mirror_core import config, exports, intent, ledger, limits, peer, protocol, runlog
 from mirror_core.creation import create
 from mirror_core.door import Visitor
 from mirror_core.errors import ConfigError, LedgerError, MirrorError, PeerError, Refused
@@ -131,22 +131,21 @@ def test_a_sealed_ledger_of_nonsense_is_a_ledger_or_refused() -> None:
 def test_a_damaged_log_of_hardenings_gives_a_prefix_or_is_refused(scratch: Path) -> None:
     """What is read is a prefix of what was written, never more; and if a whole record is left
     behind that prefix, the log is refused."""
-    path = hardlog.path_in(scratch)
+    path = path_in(scratch)
 
-    def logged(sequence: int, records: Records) -> tuple[bytes, list[bytes]]:
-        path.unlink(missing_ok=True)
-        ends = [0, *written(scratch, sequence, records)]
+    def logged(history: runlog.History, records: Records) -> tuple[bytes, list[bytes]]:
+        ends = [0, *written(scratch, records, history)]
         data = path.read_bytes()
         return data, [data[a:b] for a, b in itertools.pairwise(ends)]
 
     def body(records: Records, others: Records, order: list[int] | None, steps: list[Step]) -> None:
-        other, _ = logged(8, others)
-        data, parts = logged(7, records)
+        other, _ = logged(EIGHT, others)
+        data, parts = logged(SEVEN, records)
         mixed = data if order is None else b"".join(parts[i % len(parts)] for i in order)
         damaged = damage(mixed, steps, [other, data])
         path.write_bytes(damaged)
         try:
-            runs = runlog.replay(path, 7)
+            runs = replay(path)
         except LedgerError as error:
             check_line(error, path)
             assert damaged != data
@@ -162,17 +161,24 @@ def test_a_damaged_log_of_hardenings_gives_a_prefix_or_is_refused(scratch: Path)
 # ---- the intent log
 
 
-def test_a_damaged_intent_log_is_refused_or_its_regions_are_of_the_volume(scratch: Path) -> None:
-    """Any change of the first page, or of the length, is refused; any bits after it are hot
-    regions within the volume."""
+def test_a_damaged_intent_log_makes_all_hot_or_its_regions_are_of_the_volume(scratch: Path) -> None:
+    """After any change of the first page, or of the length, everything is hot, and the reason is
+    said; any bits after it are hot regions within the volume."""
     store = ledger.StoreRecord("file", "1")
     volumes = [ledger.VolumeRecord("disk", size, 4096, store, store)
                for size in (700, 5 << 20, (77 << 20) + 1, 1 << 36)]  # fmt: skip
-    path = intent.path_in(scratch, "disk")
-    files = []
+    books = [
+        ledger.Ledger(
+            "s" * 32, "east", "source", ledger.Lineage("l" * 32), (volume,),
+            clean=False, run="r" * 32,
+        )
+        for volume in volumes
+    ]  # fmt: skip
+    path = intent.path_in(scratch, "disk", "r" * 32)
+    files: list[bytes] = []
     for volume in volumes:
-        path.unlink(missing_ok=True)
-        intent.open_log(scratch, "s" * 32, volume, clean=False).close()
+        first = dataclasses.replace(books[len(files)], clean=True)
+        intent.open_log(scratch, first, volume, "r" * 32).log.close()
         files.append(path.read_bytes())
     head = 4096
 
@@ -181,18 +187,19 @@ def test_a_damaged_intent_log_is_refused_or_its_regions_are_of_the_volume(scratc
         damaged = damage(data[:head], steps, [f[:head] for f in files])
         damaged += damage(data[head:], bits, [b"\xff" * 5000, b"\0" * 5000])
         path.write_bytes(damaged)
-        try:
-            log = intent.open_log(scratch, "s" * 32, volumes[number], clean=True)
-        except LedgerError as error:
-            check_line(error, path)
-            assert damaged[:head] != data[:head] or len(damaged) != len(data)
-            return
-        assert damaged[:head] == data[:head] and len(damaged) == len(data)
+        opened = intent.open_log(scratch, books[number], volumes[number], "n" * 32)
+        regions = list(opened.log.runs())
+        opened.log.close()
+        assert (opened.lost is None) == (
+            damaged[:head] == data[:head] and len(damaged) == len(data)
+        )
+        if opened.lost:
+            check_line(LedgerError(opened.lost), path)
+            assert regions == [(0, size)]
         end = 0
-        for offset, length in log.runs():
+        for offset, length in regions:
             assert end <= offset and length > 0 and offset + length <= size
             end = offset + length
-        log.close()
 
     descriptors = len(os.listdir("/proc/self/fd"))
     fuzz(body, st.integers(0, len(files) - 1), STEPS | st.just([]), STEPS)
@@ -207,6 +214,7 @@ VOLUMES = st.just([SHAPE]) | st.sampled_from([0, 64, 65, 500]).map(
     lambda n: [{**SHAPE, "name": f"{i:064}"} for i in range(n)]
 )
 LINEAGE = st.sampled_from(LINEAGES)
+TOKENS = st.sampled_from(["", "a" * 32, "b" * 32])
 REQUESTS = st.one_of(
     st.sampled_from(["status", "sync", "resume", "settled"]).map(lambda op: {"op": op}),
     st.builds(dict, op=st.just("wait"), sequence=SMALL),
@@ -214,25 +222,28 @@ REQUESTS = st.one_of(
     st.builds(
         dict, op=st.just("handshake"), name=st.sampled_from(["east", "west", "n" * 64]),
         lineage=LINEAGE, session=SMALL, resumes=SMALL, stable=SMALL,
+        run=TOKENS, runs=st.lists(TOKENS, max_size=3), begun=SMALL, begun_token=TOKENS,
+        committed=SMALL, committed_token=TOKENS,
         volumes=VOLUMES, site=st.sampled_from(LINEAGES),
     ),
     st.builds(dict, op=st.just("commit"), lineage=LINEAGE, session=SMALL, sequence=SMALL,
-              consistency_point=st.floats(0, 1e10)),
+              consistency_point=st.floats(0, 1e10), token=TOKENS),
     st.builds(
-        lambda session, sequence, runs, sums: protocol.Compare(
-            session, sequence, "disk", tuple(runs), sums
-        ).record(),
+        lambda session, sequence, runs, sums: protocol.record_of(
+            protocol.Compare(session, sequence, "disk", tuple(runs), sums)
+        ),
         SMALL, SMALL, st.lists(st.tuples(st.integers(0, 300), SMALL), max_size=3),
         st.sampled_from([0, 16, 32, 64]).map(bytes) | st.binary(max_size=48),
     ),
-    st.builds(dict, op=st.just("stable"), session=SMALL, sequence=SMALL, serial=SMALL),
+    st.builds(dict, op=st.just("stable"), session=SMALL, sequence=SMALL, serial=SMALL,
+              token=TOKENS),
     st.builds(dict, op=st.just("hardened"), session=SMALL, wait=st.floats(0, 1)),
     st.builds(dict, op=st.just("promote"), force=st.booleans()),
 )  # fmt: skip
 FIELDS = st.sampled_from(
     ["op", "name", "lineage", "session", "volumes", "sequence", "consistency_point", "wait", "now",
      "force", "flashmirror", "reason", "runs", "sums", "volume", "site",
-     "resumes", "stable", "serial"]
+     "resumes", "stable", "serial", "run", "begun", "committed", "token", "begun_token"]
 )  # fmt: skip
 
 
@@ -257,7 +268,7 @@ def answered(site: Site, request: bytes) -> protocol.Record:
     export, buffer = exports.ControlExport(site, LOCAL), memoryview(bytearray(limits.CONTROL_BYTES))
     export.pwrite(memoryview(request), 0, 0)
     assert export.pread(buffer, 0, 0) == 0
-    answer = protocol.decode(bytes(buffer))
+    answer, _ = protocol.decode(bytes(buffer))
     for key in ("refused", "error"):
         check_line(MirrorError(answer.get(key, "")))
     return answer
@@ -320,7 +331,6 @@ def test_a_target_answers_every_control_record_in_any_order(
         raise Anew
 
     monkeypatch.setattr(limits, "CONTROL_WAIT_S", 0.001)
-    monkeypatch.setattr("mirror_core.process.begin_anew", begin_anew)
 
     def write(site: Site, session: int, block: int) -> None:
         with contextlib.suppress(MirrorError, OSError):
@@ -333,6 +343,7 @@ def test_a_target_answers_every_control_record_in_any_order(
         role = "target"
         try:
             with running(folder, "west", "target") as site:
+                site.begin_anew = begin_anew
                 for step in steps:
                     if isinstance(step, bytes):
                         answered(site, step)
@@ -376,7 +387,7 @@ def test_a_peers_answer_is_a_record_or_an_error() -> None:
     def body(data: bytes) -> None:
         try:
             answer = peer.answer_of(data)
-            name = protocol.Welcome.of(answer).name
+            name = protocol.read(protocol.Welcome, answer).name
             assert name.isprintable() and len(name) <= 64
         except (PeerError, Refused) as error:
             check_line(error, most=1500)

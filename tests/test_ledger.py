@@ -32,12 +32,17 @@ def sample(**changes: object) -> ledger.Ledger:
         lineage=ledger.Lineage("l" * 32, parent="p" * 32, forked_at=3),
         volumes=(ledger.VolumeRecord("disk", 1 << 46, 4096, store, replace(store, kind="nbd")),),
         begun=9,
+        begun_token="b" * 32,
         committed=8,
+        committed_token="c" * 32,
         consistency_point=1234.5,
         hardened=7,
         whole=True,
         paused=True,
         clean=False,
+        run="r" * 32,
+        runs=("q" * 32, "r" * 32),
+        source_run="u" * 32,
         maps={"disk/next": BitMap64([1, 2, 3, 1 << 33]), "disk/pending": BitMap64(range(5000))},
     )
     return replace(first, **changes)  # type: ignore[arg-type]
@@ -88,7 +93,39 @@ def sealed(payload: bytes, version: int = ledger.VERSION) -> bytes:
 
 def test_another_version_is_refused() -> None:
     """A ledger of a later program is refused by its version."""
-    assert "version '2'" in refused(sealed(GOOD.partition(b"\n")[2], version=2))
+    assert "version '3'" in refused(sealed(GOOD.partition(b"\n")[2], version=3))
+
+
+VERSION_1 = (
+    b'{"site": "5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a", "name": "west", "role": "target", "lineage": '
+    b'{"id": "11111111111111111111111111111111", "parent": null, "forked_at": 0}, "volumes": '
+    b'[{"name": "disk", "size": 8192, "block_size": 4096, "data": {"kind": "file", "identity": "7",'
+    b' "fingerprint": "ff"}, "intermediate": {"kind": "file", "identity": "8", "fingerprint": '
+    b'null}}], "begun": 0, "committed": 7, "consistency_point": 1234.5, "hardened": 7, "whole": '
+    b'true, "seeded": false, "paused": false, "clean": true, "run": "", "maps": {}}\n'
+)
+
+
+def test_a_ledger_of_the_first_version_is_read() -> None:
+    """What 0.1.0 wrote at an orderly stop opens; what it did not know is not known; and it is
+    written as this version."""
+    book = ledger.decode(sealed(VERSION_1, version=1), "x")
+    assert (book.committed, book.committed_token, book.whole) == (7, "", True)
+    assert book.volumes[0].size == 8192 and book.volumes[0].data.fingerprint == "ff"
+    assert ledger.decode(ledger.encode(book), "x") == book
+    killed = VERSION_1.replace(b'"clean": true', b'"clean": false')
+    assert "start and stop it once with the program that wrote it" in refused(
+        sealed(killed, version=1)
+    )
+
+
+def test_the_names_of_attributes_are_not_the_format() -> None:
+    """The keys of version 2 are these and none else: a renamed attribute cannot change them."""
+    assert set(HEAD) == {
+        "site", "name", "role", "lineage", "volumes", "begun", "begun_token", "committed",
+        "committed_token", "consistency_point", "hardened", "has_image", "seeded", "paused",
+        "clean_shutdown", "run", "runs", "source_run", "maps",
+    }  # fmt: skip
 
 
 HEAD = json.loads(GOOD.split(b"\n")[1])

@@ -13,10 +13,12 @@ from pathlib import Path
 import direct
 import pytest
 from handmade import flashmirror, nothing_changes, refused, until_state
+from nbd_client import NbdClient
+from pair import MakePair
 from remote import MakeRemote, RemoteClient, RemotePair, peer_of, trusting, undisturbed
 from served import Server
 
-from mirror_core import ledger, limits, pki, protocol
+from mirror_core import config, limits, pki, protocol
 from mirror_core.errors import Refused
 
 
@@ -230,16 +232,13 @@ def test_a_second_source_is_refused_while_the_first_is_connected(make_remote: Ma
     pair = make_remote("--size", "1M")
     pair.start()
     direct.sync(pair)
-    mine = ledger.load(pair.folder / "east" / "state")
-    assert mine.lineage
-    shapes = tuple(protocol.VolumeShape(v.name, v.size, v.block_size) for v in mine.volumes)
-    other = protocol.Handshake("north", mine.lineage.id, 77, shapes, "f" * 32)
+    other = {**direct.hello(pair, 77), "name": "north", "site": "f" * 32}
     with (
         undisturbed(pair),
         peer_of(pair, "west") as client,
         pytest.raises(Refused, match="west mirrors east, which is connected: stop it first"),
     ):
-        client.exchange(protocol.encode(other.record()))
+        client.exchange(protocol.encode(other))
     assert len(pair.refusals("west", "west mirrors east, which is connected")) == 1
     pair.stop("east")
     pair.start("east")
@@ -252,7 +251,7 @@ OLDER = '{"flashmirror": 1, "name": "west"}'
 def test_a_site_of_another_version_is_refused_with_the_same_words(make_remote: MakeRemote) -> None:
     """By the target that hears it, by the source that is answered so: both name both versions,
     say what to do, and go on serving."""
-    words = "control protocols 1 and 2 do not go together: run the same version"
+    words = "control protocols 1 and 3 do not go together: run the same version"
     pair = make_remote("--size", "1M")
     pair.start("west")
     with peer_of(pair, "west") as client, pytest.raises(Refused, match=words):
@@ -293,3 +292,24 @@ def test_a_peer_is_served_what_a_session_needs_only(make_remote: MakeRemote) -> 
         "role": "source",
         "volumes": [{"name": "disk", "size_bytes": 1 << 20, "block_size_bytes": 4096}],
     }
+
+
+@pytest.mark.parametrize("older", ["east", "west"])
+def test_a_site_of_an_older_version_is_mirrored_with(make_pair: MakePair, older: str) -> None:
+    """A site that is held to the older protocol, and one of this version, agree on the older one:
+    whichever of the two is the source, before and after a change of sides."""
+    pair = make_pair("--size", "1M")
+    pair.configure(older, "protocol = 2")
+    pair.start()
+    with pair.client() as client:
+        client.write(0, b"before" * 100)
+    direct.sync(pair)
+    assert pair.image("west").read_bytes()[:6] == b"before"
+    direct.stop(pair, "east")
+    pair.run("promote", str(pair.toml("west")), "--force")
+    pair.run("resync", "--full", "--force", str(pair.toml("east")))
+    pair.start("east")
+    with NbdClient(config.load(str(pair.toml("west"))).device_uri("disk")) as client:
+        client.write(0, b"after!" * 100)
+    pair.run("sync", str(pair.toml("west")))
+    assert pair.image("east").read_bytes()[:6] == b"after!"

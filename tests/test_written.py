@@ -14,17 +14,27 @@ from hypothesis import strategies as st
 from pyroaring import BitMap64
 from test_ledger import sample
 
+from mirror_core import runlog
 from mirror_core.flashcopy import runs_of
-from mirror_core.ledger import Ledger
-from mirror_core.written import Written, WrittenLog, path_in, recover
+from mirror_core.ledger import Ledger, Lineage
+from mirror_core.runlog import History
+from mirror_core.written import KIND, Written, WrittenLog, recover
 
 NAMES = [v.name for v in sample().volumes]
 BLOCKS = st.lists(st.integers(0, 200), max_size=8).map(BitMap64)
 MAPS = st.fixed_dictionaries(dict.fromkeys(NAMES, BLOCKS))
 
 
+RUN, TOKEN = "r" * 32, "t" * 32
+CYCLE = History(KIND, "s" * 32, "l" * 32, 7, TOKEN)
+
+
+def path_in(state: Path) -> Path:
+    return runlog.path_in(state, KIND, RUN)
+
+
 def book(committed: int) -> Ledger:
-    return sample(role="target", committed=committed, maps={})
+    return sample(role="target", lineage=Lineage("l" * 32), committed=committed, maps={}, run=RUN)
 
 
 @given(MAPS, st.lists(MAPS, min_size=1, max_size=4), st.data())
@@ -35,13 +45,13 @@ def test_a_torn_log_gives_what_was_recorded_before_it(
     stable, and all that is known to be written is owed."""
     with tempfile.TemporaryDirectory() as folder:
         state = Path(folder)
-        log = WrittenLog(state, NAMES, Written())
+        log = WrittenLog(state, RUN, NAMES, Written())
         written: list[dict[str, BitMap64]] = []
         ends: list[int] = []
         now = {name: BitMap64() for name in NAMES}
         for step in steps:
             now = {name: now[name] | step[name] for name in NAMES}
-            log.record(7, 10 + len(written), now, owed)
+            log.record(CYCLE, 10 + len(written), now, owed)
             written.append(now)
             ends.append(path_in(state).stat().st_size)
         log.close()
@@ -52,7 +62,7 @@ def test_a_torn_log_gives_what_was_recorded_before_it(
         nothing = {name: BitMap64() for name in NAMES}
         expected = written[whole - 1] if whole else nothing
         assert dict(found.stable) in (expected, {})
-        assert not whole or found == Written(7, 9 + whole, expected)
+        assert not whole or found == Written(7, TOKEN, 9 + whole, expected)
         if whole:
             assert still_owed == {name: owed[name] | expected[name] for name in NAMES}
 
@@ -73,9 +83,9 @@ def test_a_map_is_taken_apart_run_by_run(blocks: BitMap64, offset: int) -> None:
 
 def test_a_commit_voids_it(tmp_path: Path) -> None:
     """What the committed cycle had made stable means nothing for the next."""
-    log = WrittenLog(tmp_path, NAMES, Written())
+    log = WrittenLog(tmp_path, RUN, NAMES, Written())
     one = dict.fromkeys(NAMES, BitMap64([1, 2]))
-    log.record(7, 1, one, one)
+    log.record(CYCLE, 1, one, one)
     log.close()
     assert recover(tmp_path, book(committed=7)) == (
         Written(), dict.fromkeys(NAMES, BitMap64())
@@ -85,13 +95,14 @@ def test_a_commit_voids_it(tmp_path: Path) -> None:
 def test_it_is_known_by_its_cycle_only(tmp_path: Path) -> None:
     """Another sequence, or none, has nothing stable; nor has any after everything was forgotten;
     nor one that lacks a request which the source relies on."""
-    log = WrittenLog(tmp_path, NAMES, Written())
+    log = WrittenLog(tmp_path, RUN, NAMES, Written())
     one = dict.fromkeys(NAMES, BitMap64([1, 2]))
-    log.record(7, 1, one, one)
-    assert (log.of(7), log.of(8), log.of(0)) == (one, None, None)
-    assert (log.of(7, 1), log.of(7, 2)) == (one, None)
+    log.record(CYCLE, 1, one, one)
+    assert (log.of(7, TOKEN), log.of(8, TOKEN), log.of(0, TOKEN)) == (one, None, None)
+    assert log.of(7, "o" * 32) is None, "another cycle with the same number"
+    assert (log.of(7, TOKEN, 1), log.of(7, TOKEN, 2)) == (one, None)
     log.forget()
-    assert log.of(7) is None and log.of(0) is None
+    assert log.of(7, TOKEN) is None and log.of(0, TOKEN) is None
     log.close()
     assert recover(tmp_path, book(committed=0))[0] == Written()
 
@@ -99,17 +110,17 @@ def test_it_is_known_by_its_cycle_only(tmp_path: Path) -> None:
 def test_a_record_that_failed_is_made_whole_by_the_next(tmp_path: Path) -> None:
     """After a write that failed nobody knows what of the log stands: the next record holds it
     all."""
-    log = WrittenLog(tmp_path, NAMES, Written())
+    log = WrittenLog(tmp_path, RUN, NAMES, Written())
     maps = [dict.fromkeys(NAMES, BitMap64(range(n))) for n in (3, 6, 9)]
-    log.record(7, 1, maps[0], maps[0])
+    log.record(CYCLE, 1, maps[0], maps[0])
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (path_in(tmp_path).stat().st_size, hard))
     try:
         with pytest.raises(OSError, match="too large"):
-            log.record(7, 2, maps[1], maps[0])
+            log.record(CYCLE, 2, maps[1], maps[0])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert log.of(7) == maps[0]
-    log.record(7, 3, maps[2], maps[0])
+    assert log.of(7, TOKEN) == maps[0]
+    log.record(CYCLE, 3, maps[2], maps[0])
     log.close()
-    assert recover(tmp_path, book(committed=6))[0] == Written(7, 3, maps[2])
+    assert recover(tmp_path, book(committed=6))[0] == Written(7, TOKEN, 3, maps[2])

@@ -110,7 +110,7 @@ class _Failed(Exception):
 
 def _ask(life: Incarnation, **record: Any) -> dict[str, Any]:
     assert life.site
-    answer = protocol.decode(control.answer(life.site, protocol.encode(record), LOCAL))
+    answer = protocol.decode(control.answer(life.site, protocol.encode(record), LOCAL))[0]
     if "refused" in answer or "error" in answer:
         current().trace(f"{record['op']}: {answer}")
         raise _Failed

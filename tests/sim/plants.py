@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any
 
 from mirror_core import (
-    cycle,
     driver,
     flashcopy,
     hardlog,
@@ -62,7 +61,11 @@ def stable_not_forgotten() -> None:
 
 def stable_of_any_cycle() -> None:
     """What an older cycle made stable counts as written by this one (I3)."""
-    _put(written.WrittenLog, "of", lambda log, sequence: log._found.stable if sequence else None)
+
+    def of(log: written.WrittenLog, sequence: int, _token: str, _serial: int = 0) -> Any:
+        return log._found.stable if sequence else None
+
+    _put(written.WrittenLog, "of", of)
 
 
 def stop_without_flush() -> None:
@@ -152,16 +155,13 @@ def late_commits() -> None:
 
 def begun_not_durable() -> None:
     """A sequence is used before it is on the disk (I3)."""
-    effect = driver.Driver._effect
 
-    def without_begin(self: driver.Driver, wanted: cycle.Effect) -> cycle.Result:
-        if not isinstance(wanted, cycle.Begin):
-            return effect(self, wanted)
-        self._book.current = dataclasses.replace(self._book.current, begun=wanted.sequence)
-        self._phase("freeze", sequence=wanted.sequence, copied_bytes=0, total_bytes=0)
-        return cycle.Result()
+    def begin(self: driver.Driver, sequence: int) -> None:
+        self._announced = False
+        self._book.current = dataclasses.replace(self._book.current, begun=sequence)
+        self._phase("freeze", sequence=sequence, copied_bytes=0, total_bytes=0)
 
-    _put(driver.Driver, "_effect", without_begin)
+    _put(driver.Driver, "_begin", begin)
 
 
 def freeze_of_one_volume() -> None:

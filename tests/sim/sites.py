@@ -57,14 +57,14 @@ class SimMaps:
         self._machine = machine
 
     def share(
-        self, site: str, record: ledger.VolumeRecord, run: str, volume: native.Volume
+        self, book: ledger.Ledger, record: ledger.VolumeRecord, run: str, volume: native.Volume
     ) -> None:
         """They are read where they are (Machine.crash)."""
 
     def restore(
-        self, site: str, record: ledger.VolumeRecord, run: str, volume: native.Volume
+        self, book: ledger.Ledger, record: ledger.VolumeRecord, volume: native.Volume
     ) -> bool:
-        kept = self._machine.maps.get(run)
+        kept = self._machine.maps.get(book.run)
         if kept is None:
             return False
         self._machine.world.counts["maps outlived a kill"] += 1

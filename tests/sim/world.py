@@ -137,8 +137,8 @@ class World:
     def _watch_log(self, control: Target) -> None:
         append = control.second.log.append
 
-        def counted(sequence: int, hardened: Any) -> None:
-            append(sequence, hardened)
+        def counted(history: Any, hardened: Any) -> None:
+            append(history, hardened)
             self.counts["hardening records"] += 1
 
         setattr(control.second.log, "append", counted)  # noqa: B010

@@ -1,0 +1,191 @@
+"""A site that goes back in time, or is copied: refused with the reason and the way out, or right.
+
+Snapshots are restored, virtual machines are cloned, yesterday's folder is put back.  What is put
+back here: the state folder of a site, its data, its intermediate, or all of them, by one or more
+commits, after an orderly stop and after a kill.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import direct
+import pytest
+from pair import MakePair, Pair
+from test_link import kill
+
+from mirror_core import ledger
+
+BLOCK = 4096
+BLOCKS = 16
+
+
+@pytest.fixture
+def pair(make_pair: MakePair) -> Pair:
+    pair = make_pair("--size", str(BLOCKS * BLOCK))
+    pair.start()
+    write(pair, b"first")
+    return pair
+
+
+def write(pair: Pair, text: bytes) -> None:
+    """Every block anew, and committed."""
+    with pair.client() as client:
+        for block in range(BLOCKS):
+            client.write(block * BLOCK, text + b" of block %d" % block)
+        client.flush()
+    direct.sync(pair)
+
+
+def state_of(pair: Pair, site: str) -> Path:
+    return pair.folder / site / "state"
+
+
+def images(pair: Pair, site: str) -> list[Path]:
+    return sorted((pair.folder / site).glob("*.img"))
+
+
+def end(pair: Pair, site: str, *, killed: bool) -> None:
+    if killed:
+        kill(pair, site)
+    else:
+        direct.stop(pair, site)
+
+
+@contextmanager
+def put_back(pair: Pair, site: str, what: str, *, killed: bool) -> Iterator[None]:
+    """At the end the site stands as it stood at the beginning, in these parts, and is down."""
+    aside = pair.folder / f"{site}-before"
+    kill(pair, site)  # what a snapshot of a running machine holds
+    shutil.copytree(state_of(pair, site), aside / "state")
+    for image in images(pair, site):
+        shutil.copy(image, aside / image.name)
+    pair.start(site)
+    direct.sync(pair)
+    yield
+    end(pair, site, killed=killed)
+    if "state" in what:
+        shutil.rmtree(state_of(pair, site))
+        shutil.copytree(aside / "state", state_of(pair, site))
+    for image in images(pair, site):
+        if "stores" in what:  # the same file, with the bytes of before
+            image.write_bytes((aside / image.name).read_bytes())
+
+
+def refused(pair: Pair, site: str = "east") -> str:
+    """The reason, which stands: mirroring does not go on by itself."""
+    status: dict[str, Any] = {}
+
+    def is_refused() -> bool:
+        status.update(direct.status(pair, site))
+        return bool(status["state"] == "refused")
+
+    direct.wait_for(is_refused, f"refused: {status}")
+    return str(status["reason"])
+
+
+def is_equal(pair: Pair) -> bool:
+    return pair.image("east").read_bytes() == pair.image("west").read_bytes()
+
+
+def way_out(pair: Pair) -> None:
+    """What the reason advises: the target takes what the source holds."""
+    direct.stop(pair, "west")
+    pair.run("resync", "--full", str(pair.toml("west")))
+    pair.start("west")
+    direct.sync(pair)
+    assert is_equal(pair)
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["stopped", "killed"])
+@pytest.mark.parametrize("commits", [1, 3])
+@pytest.mark.parametrize("what", ["state", "state and stores"])
+def test_a_source_that_went_back_is_refused(
+    pair: Pair, what: str, commits: int, *, killed: bool
+) -> None:
+    """The target holds a commit that this source has not begun: it keeps its image."""
+    with put_back(pair, "east", what, killed=killed):
+        for number in range(commits):
+            write(pair, b"later %d" % number)
+        held = pair.image("west").read_bytes()
+    pair.start("east")
+    reason = refused(pair)
+    assert "east" in reason and "'flashmirror resync --full' on west" in reason
+    assert pair.image("west").read_bytes() == held
+    way_out(pair)
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["stopped", "killed"])
+@pytest.mark.parametrize("source_too", [False, True], ids=["alone", "with-a-killed-source"])
+@pytest.mark.parametrize("commits", [1, 3])
+@pytest.mark.parametrize("what", ["state", "state and stores"])
+def test_a_target_that_went_back_is_refused(
+    pair: Pair, what: str, commits: int, *, source_too: bool, killed: bool
+) -> None:
+    """Even by exactly one commit, and even if the source ended without order since: it made that
+    commit durable before it forgot what the commit held."""
+    with put_back(pair, "west", what, killed=killed):
+        for number in range(commits):
+            write(pair, b"later %d" % number)
+        if source_too:
+            kill(pair, "east")
+    pair.start("west")
+    if source_too:
+        pair.start("east")
+    reason = refused(pair)
+    assert "west went back from sequence" in reason and "resync --full' on west" in reason
+    way_out(pair)
+
+
+def test_of_two_copies_of_a_source_one_is_refused(pair: Pair) -> None:
+    """The target follows the one that it has met last, and the other is refused, with the reason,
+    as long as it does not have the first one's state: no mixture of the two."""
+    kill(pair, "east")
+    clone = pair.folder / "clone"
+    shutil.copytree(pair.folder / "east", clone)
+    text = pair.toml("east").read_text()
+    (pair.folder / "clone.toml").write_text(
+        text.replace("east/", "clone/").replace("east.sock", "clone.sock")
+    )
+    book = ledger.load(clone / "state")
+    for volume in book.volumes:  # as on another machine, where it would have the same numbers
+        for part in ("data", "intermediate"):
+            record = getattr(volume, part)
+            path = clone / ("disk.img" if part == "data" else "disk.intermediate.img")
+            object.__setattr__(record, "identity", str(path.stat().st_ino))
+    ledger.save(clone / "state", book)
+    pair.start("east")
+    write(pair, b"of the first")
+    direct.stop(pair, "east")
+    pair._do("start", str(pair.folder / "clone.toml"))
+    try:
+        reason = refused(pair, "clone")
+        assert "another copy of" in reason or "went back" in reason
+    finally:
+        pair._do("stop", str(pair.folder / "clone.toml"))
+    pair.start("east")
+    write(pair, b"again")
+    assert is_equal(pair)
+
+
+def test_a_number_of_the_peer_ends_no_source(pair: Pair) -> None:
+    """A target that says it committed 2**63 - 1 is refused; the source takes no number from it,
+    and goes on with its own when the target is right again."""
+    direct.stop(pair, "west")
+    state = state_of(pair, "west")
+    good = ledger.load(state)
+    bad = replace(good, committed=(1 << 63) - 1)
+    ledger.save(state, bad)
+    pair.start("west")
+    refused(pair)
+    direct.stop(pair, "west")
+    ledger.save(state, good)
+    pair.start("west")
+    write(pair, b"after")
+    assert direct.status(pair)["committed"]["sequence"] < 1000
+    assert is_equal(pair)
