@@ -37,17 +37,23 @@ fm_intent_open (struct fm_store *log, uint64_t log_offset, uint64_t size, unsign
   fm_cond_init (&i->idle);
   int rc = i->hot && i->image && i->used_s ? fm_store_read (log, i->image, bytes, log_offset)
                                            : -ENOMEM;
-  struct fm_op flush = { .kind = FM_FLUSH }; /* a killed process may have left bits unflushed */
+  if (rc == 0 && i->nregions % 64)
+    i->image[i->nregions / 64] &= (1ULL << (i->nregions % 64)) - 1;
+  uint64_t words = (i->nregions + 63) / 64; /* bits behind the last region are damage */
+  if (rc == 0)
+    memset (i->image + words, 0, (i->nwords - words) * 8);
+  /* A process before this one may have left bits unflushed, or have met the failure of their
+   * flush, of which the disk tells once: what is read need not stand there. */
+  struct fm_op write = { .kind = FM_WRITE, .buf = i->image, .length = bytes, .offset = log_offset };
+  struct fm_op flush = { .kind = FM_FLUSH };
+  if (rc == 0)
+    rc = fm_store_io (log, &write);
   if (rc == 0)
     rc = fm_store_io (log, &flush);
   if (rc < 0) {
     fm_intent_close (i);
     return rc;
   }
-  if (i->nregions % 64)
-    i->image[i->nregions / 64] &= (1ULL << (i->nregions % 64)) - 1;
-  uint64_t words = (i->nregions + 63) / 64; /* bits behind the last region are damage */
-  memset (i->image + words, 0, (i->nwords - words) * 8);
   for (uint64_t w = 0; w < words; w++)
     atomic_init (&i->hot[w], i->image[w]);
   *out = i;

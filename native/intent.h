@@ -10,7 +10,8 @@
  *     cold --heat: bit on disk, then hot--> hot --cool: no longer hot, then bit off--> cold
  *
  * Invariants (I4).
- *   - `hot` is set only while the region's bit is durable.
+ *   - `hot` is set only while the region's bit is durable: written by this process and flushed
+ *     since, with no failure in between (what is found at opening is written again).
  *   - A region is cooled only by fm_intent_cool, whose caller has committed a
  *     consistency point and flushed the front since it.  A writer sets its blocks in
  *     `next` before it looks at `hot`; the cooler clears `hot` before it looks at

@@ -107,9 +107,20 @@ fm_volume_part (struct fm_volume *v, unsigned nprio)
   return 0;
 }
 
+/* Whether somebody may wait, or come to wait, for a copy that only the lanes can make. */
+static bool
+counted_on (struct fm_volume *v)
+{
+  if (!v->bulk || atomic_load (&v->abandoned))
+    return false;
+  return fm_bitmap_count (v->pending) || fm_bitmap_count (&v->unsent)
+         || (v->strict && atomic_load (&v->owed));
+}
+
 void
 fm_volume_unlink (struct fm_volume *v)
 {
+  assert (!counted_on (v));
   replace (v, NULL, NULL, NULL);
   atomic_store (&v->second_lost, 0);
 }

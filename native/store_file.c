@@ -97,7 +97,7 @@ file_zero (int fd, uint64_t n, uint64_t at, unsigned flags)
 }
 
 static int
-file_run (struct fm_store *s, const struct fm_op *op)
+file_do (struct fm_store *s, const struct fm_op *op)
 {
   int fd = op->flags & FM_FUA ? s->fua_fd : s->fd;
   switch (op->kind) {
@@ -111,6 +111,15 @@ file_run (struct fm_store *s, const struct fm_op *op)
     return file_flush (fd);
   }
   return -EINVAL;
+}
+
+static int
+file_run (struct fm_store *s, const struct fm_op *op)
+{
+  int rc = file_do (s, op);
+  if (rc < 0 && (op->flags & FM_FUA) && s->fua_fd == s->fd) /* it may have heard of others' losses */
+    atomic_fetch_add (&s->lost, 1);
+  return rc;
 }
 
 static int

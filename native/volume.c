@@ -60,6 +60,7 @@ fm_volume_free (struct fm_volume *v)
 {
   if (!v)
     return;
+  fm_volume_fail (v, -ESHUTDOWN, -1); /* nobody is left who could wait */
   fm_volume_unlink (v);
   for (unsigned i = 0; i < FM_MAPS; i++)
     fm_bitmap_free (&v->maps[i]);
@@ -159,7 +160,9 @@ fm_volume_flush_front (struct fm_volume *v)
 int
 fm_volume_flush (struct fm_volume *v, bool front_too)
 {
-  int rc;
+  int rc = atomic_load (&v->abandoned);
+  if (rc < 0)
+    return rc;
   if (!v->bulk)
     return -ENOTCONN;
   if ((rc = flush_on (v->bulk->sink[0])) < 0)

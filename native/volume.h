@@ -163,8 +163,8 @@ int fm_volume_part (struct fm_volume *v, unsigned nprio);
 void fm_volume_forget_stable (struct fm_volume *v);
 /* With nothing pending: it turns out that sink 1 has taken, and committed, all of the cycle. */
 void fm_volume_all_sent (struct fm_volume *v);
-/* Wait for the writers' lanes, then close all.  A cycle that is not complete
- * must have been failed before (fm_volume_fail), or writers would copy on. */
+/* Wait for the writers' lanes, then close all.  A cycle that is not complete, or of a strict volume
+ * not hardened, must have been failed before (fm_volume_fail), or writers would wait for ever. */
 void fm_volume_unlink (struct fm_volume *v);
 
 /* Copy in the background for `slice_ns`, longer on a long way.  1: nothing is left that can be copied now;
@@ -182,7 +182,8 @@ void fm_volume_equal (struct fm_volume *v, uint64_t first, uint64_t n);
  * are.  0 or -errno: the session is over (I8). */
 int fm_volume_adopt (struct fm_volume *v, uint64_t session, uint64_t first, uint64_t n);
 /* Flush sink 0 (and the front too, if asked).  0 or -errno.  Sink 1 is flushed where it is, before
- * what asserts it is recorded there. */
+ * what asserts it is recorded there.  A store tells of what a flush has lost only once, so one that
+ * failed voids the cycle, and of a void cycle no flush is good: it must be copied again. */
 int fm_volume_flush (struct fm_volume *v, bool front_too);
 /* Flush the front, of what was written since the last swap or fence.  0 or -errno. */
 int fm_volume_flush_front (struct fm_volume *v);

@@ -3,8 +3,10 @@
 A disk with a cache: what is written and not flushed is in this process only, and dies with it.
 Beside the image stands FILE.faults, a folder: while a file of the name of a call is in it (pread,
 pwrite, flush), that call fails with the errno that the file names, or hangs if it says so; if the
-file is then called `held`, what hangs goes on hanging, and nothing else.  A line of FILE.calls for
-each call tells how often each was tried.  A zero is a pwrite.  Run by served.py.
+file is then called `held`, what hangs goes on hanging, and nothing else.  A flush that is to `lose`
+fails with EIO, and what it covered is gone, as of a disk whose pages the system takes for clean
+after it has told of the error once.  A line of FILE.calls for each call tells how often each was
+tried.  A zero is a pwrite.  Run by served.py.
 """
 
 from __future__ import annotations
@@ -42,6 +44,10 @@ class Disk:
                     command = file.read()
             except FileNotFoundError:
                 return
+            if command == "lose":
+                with self._lock:
+                    self._dirty.clear()
+                command = "EIO"
             if command != "hang":
                 code = getattr(errno, command)
                 nbdkit.set_error(code)

@@ -67,7 +67,7 @@ class Faulty(Server):
         return self.uri
 
     def fail(self, error: str, *calls: str) -> None:
-        """These calls end with this error, or "hang"."""
+        """These calls end with this error, or "hang"; a flush may "lose"."""
         for call in calls:
             fresh = self._faults / f"{call}.new"
             fresh.write_text(error)

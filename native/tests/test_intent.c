@@ -203,6 +203,39 @@ under_load (void)
   end ();
 }
 
+static unsigned long written_before_flush;
+
+static void
+count_bits (struct fake *f, const struct fm_op *op)
+{
+  CHECK (op->offset >= LOG_OFFSET && op->offset + op->length <= f->store.size && !f->flushes);
+  written_before_flush += op->length;
+}
+
+/* A process before this one may have written bits whose flush has failed: they are read, but the
+ * disk may not have them, and says so nobody any more.  So they are written again before they
+ * count, and a log that cannot be is not opened. */
+static void
+found_bits_are_written_again (void)
+{
+  logged = fake_open (LOG_OFFSET + fm_intent_log_bytes (SIZE, REGION_SHIFT), 0);
+  logged->bytes[LOG_OFFSET] = 5;
+  logged->on_write = count_bits;
+  logged->fail_rc = -EIO;
+  CHECK_EQ (fm_intent_open (&logged->store, LOG_OFFSET, SIZE, REGION_SHIFT, &intent), -EIO);
+  logged->fail_rc = 0;
+  logged->flush_rc = -EIO;
+  CHECK_EQ (fm_intent_open (&logged->store, LOG_OFFSET, SIZE, REGION_SHIFT, &intent), -EIO);
+  logged->flush_rc = 0;
+  logged->flushes = 0;
+  written_before_flush = 0;
+  open_intent ();
+  CHECK_EQ (written_before_flush, fm_intent_log_bytes (SIZE, REGION_SHIFT));
+  CHECK (logged->flushes == 1 && fm_intent_hot (intent) == 2 && logged->bytes[LOG_OFFSET] == 5);
+  fm_intent_close (intent);
+  fake_close (logged);
+}
+
 int
 main (void)
 {
@@ -211,6 +244,7 @@ main (void)
   RUN (cooled_when_committed);
   RUN (log_fails);
   RUN (bits_of_no_region);
+  RUN (found_bits_are_written_again);
   RUN (under_load);
   return finish ("intent");
 }

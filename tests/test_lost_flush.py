@@ -1,0 +1,88 @@
+"""A failed flush is told once: what it covered is written again, however the site ends after it.
+
+The store of one part fails a flush, loses what the flush covered, and says nothing of it afterwards
+(faulty.py).  While the site waits for its next try the store is well again, so whatever flushes
+first is answered that all is well.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from handmade import Handmade, eventually, state_of
+from served import Faulty
+
+SIZE = 1 << 20
+BLOCK = 4096
+FAILURES = 6  # of a flush, so that the wait for the next try is long enough to come in between
+
+
+class Lab:
+    """A pair in sync; then one store loses what a flush of it was to make durable."""
+
+    def __init__(self, pair: Handmade, server: Faulty, site: str, part: str) -> None:
+        self.pair, self.server, self.site, self.part = pair, server, site, part
+
+    def begin(self, failures: int = FAILURES) -> None:
+        self.pair.stores[self.site, self.part] = self.server.store(SIZE)
+        self.pair.create()
+        self.pair.start()
+        chance = random.Random(self.site + self.part)
+        with self.pair.client() as client:
+            client.write(0, chance.randbytes(SIZE))
+            self.pair.sync()
+            before = self.server.tried("flush")
+            self.server.fail("lose", "flush")
+            for block in range(0, SIZE // BLOCK, 3):
+                client.write(block * BLOCK, chance.randbytes(BLOCK))
+            eventually(lambda: self.server.tried("flush") >= before + failures, "failed flushes")
+            eventually(lambda: state_of(self.pair, self.site)["reason"], "a reason")
+        self.server.mend()
+
+    def image(self, site: str) -> bytes:
+        served = (self.site, self.part) == (site, "data")
+        return (self.server.image if served else self.pair.image(site)).read_bytes()
+
+    def check(self) -> None:
+        """The target holds what the source's clients read."""
+        self.pair.sync()
+        with self.pair.client() as client:
+            held = client.read(0, SIZE)
+        assert wrong_blocks(self.image("west"), held) == []
+
+
+def wrong_blocks(found: bytes, wanted: bytes) -> list[int]:
+    return [at for at in range(0, SIZE, BLOCK) if found[at : at + BLOCK] != wanted[at : at + BLOCK]]
+
+
+@pytest.fixture
+def lab(scratch: Path, handmade: Handmade, site: str, part: str) -> Iterator[Lab]:
+    handmade.size = SIZE
+    server = Faulty(scratch / "faulty.img")
+    yield Lab(handmade, server, site, part)
+    handmade.kill()
+    server.stop()
+
+
+@pytest.mark.parametrize("part", ["data", "intermediate"])
+@pytest.mark.parametrize("site", ["west", "east"])
+def test_what_a_failed_flush_lost_is_copied_again(lab: Lab) -> None:
+    """Of either store of either site: it stops while it waits for the next try, and begins again."""
+    lab.begin()
+    lab.pair.stop(lab.site)
+    lab.pair.start(lab.site)
+    lab.check()
+
+
+@pytest.mark.parametrize(("site", "part"), [("west", "data")])
+def test_a_promoted_image_lacks_nothing_of_a_failed_flush(lab: Lab) -> None:
+    """Promoted instead of stopped: `data` becomes the volume, whole and durable."""
+    lab.begin(2)
+    with lab.pair.client() as client:
+        held = client.read(0, SIZE)
+    lab.pair.run("promote", str(lab.pair.toml("west")), "--force")
+    lab.server.restart()  # what was not flushed is gone
+    assert wrong_blocks(lab.image("west"), held) == []
