@@ -39,7 +39,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mirror_core import handshake, kernel, ledger, limits, process, writeback
+from mirror_core import handshake, kernel, ledger, limits, process, stderr, writeback
 from mirror_core.config import SiteConfig
 from mirror_core.errors import ConfigError, MirrorError, PeerError
 from mirror_core.journal import Journal
@@ -243,6 +243,7 @@ class Holder:
 
 def stay(device: Device) -> None:
     """Be the holder of a device; returns when it was disconnected.  MirrorError."""
+    stderr.never_wait()
     journal = Journal()
     if lack := writeback.prepare():
         journal.say(lack)

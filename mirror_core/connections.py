@@ -5,10 +5,9 @@ clients stay; so a connection is refused when few descriptors are left (`room`).
 
 nbdkit waits for its clients before it calls `cleanup`, without a bound, and a client that is
 idle (a mounted file system at night, the lanes of a source) never goes by itself.  So a thread
-learns of the shutdown as a callback would, through nbdkit_nanosleep(3), says so to the site, and
-from then on shuts the receiving side of every connection of our sockets: a request under way
-still gets its answer, then its connection ends.  It looks again until `cleanup`, which may miss
-nobody.
+takes the signals that end nbdkit, in its place: it tells the site, then nbdkit, and from then on
+shuts the receiving side of every connection of our sockets: a request under way still gets its
+answer, then its connection ends.  It looks again until `cleanup`, which may miss nobody.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import signal
 import threading
 from collections.abc import Callable
 
@@ -23,7 +23,7 @@ from mirror_core import limits, native
 from mirror_core.config import SiteConfig
 
 _LOOK_AGAIN_S = 0.05
-_SLEEP_S = 86400
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)  # of nbdkit
 _RESERVED = 64  # descriptors
 _PR_SET_PDEATHSIG = 1
 
@@ -38,6 +38,11 @@ def outlive_the_starter() -> None:
     """In the foreground, as with sockets that it was handed, nbdkit asks the kernel to be ended
     together with its parent (seen in 1.32.5), which for a command that returns is at once."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
+
+
+def hold_signals() -> None:
+    """In the main thread, before others begin: they are for the Ender alone."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
 
 
 def room() -> bool:
@@ -55,22 +60,35 @@ def callers(site: SiteConfig) -> native.Callers:
 
 
 class Ender(threading.Thread):
-    """Started after nbdkit's fork; `end` from cleanup, when no client is left."""
+    """Started after nbdkit's fork; `end` from cleanup, when no client is left.  `ending` tells the
+    site, `shutdown` nbdkit."""
 
-    def __init__(self, site: SiteConfig, ending: Callable[[], None]) -> None:
+    def __init__(
+        self, site: SiteConfig, ending: Callable[[], None], shutdown: Callable[[], None]
+    ) -> None:
         super().__init__(name="ender")
         self._callers = callers(site)
-        self._ending = ending
+        self._steps = (ending, shutdown)
         self._left = threading.Event()
 
     def run(self) -> None:
-        sleep = ctypes.CDLL(None).nbdkit_nanosleep
-        while sleep(_SLEEP_S, 0) == 0:
-            pass
-        self._ending()
+        signal.sigwait(_ENDING)
+        due = [step for step in self._steps if not self._done(step)]
         while not self._left.wait(_LOOK_AGAIN_S):
-            self._callers.end_all()
+            due = [step for step in due if not self._done(step)]
+            self._done(self._callers.end_all)
+
+    @staticmethod
+    def _done(step: Callable[[], None]) -> bool:
+        """Whether it went well; else, without memory for one, it is tried again."""
+        try:
+            step()
+        except Exception:
+            return False
+        return True
 
     def end(self) -> None:
         self._left.set()
+        assert self.ident
+        signal.pthread_kill(self.ident, signal.SIGTERM)  # nbdkit has ended without one
         self.join()

@@ -175,7 +175,12 @@ class Door(threading.Thread):
                 return
             self._hurry.clear()
             self._news.clear()
-            if self.look():
+            try:
+                again = self.look()
+            except Exception as error:  # no memory, no descriptor: it passes
+                self._journal.trouble(error)
+                again = True
+            if again:
                 self._news.set()
 
     def look(self) -> bool:

@@ -1,5 +1,8 @@
 """What a site tells people while it runs: lines in its log, and the counts behind its metrics.
 
+Invariant.  To say something never fails and never waits: a line that cannot be written (a full
+disk, a pipe that nobody reads, no memory) is counted, and the next one that can be says how many.
+
 Guard: `_lock` guards the counts.  Histograms are kept here, not in prometheus_client's global
 registry, so that a site can be built twice in one process (tests).
 """
@@ -7,6 +10,7 @@ registry, so that a site can be built twice in one process (tests).
 from __future__ import annotations
 
 import bisect
+import traceback
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -53,6 +57,7 @@ class Journal:
         self._platform = platform
         self._lock = platform.lock()
         self._refusals: OrderedDict[tuple[str, str], _Told] = OrderedDict()
+        self.unwritten = 0  # lines, since the last that was written
         self.cycles: Counter[str] = Counter()
         self.freezes = Histogram(FREEZE_BUCKETS_S)
         self.durations = Histogram(CYCLE_BUCKETS_S)
@@ -61,7 +66,25 @@ class Journal:
 
     def say(self, text: str) -> None:
         """One line in the log: stderr, which the starter sends to a file or to the journal."""
-        self._platform.write_log(f"flashmirror: {text}")
+        with self._lock:
+            try:
+                if self.unwritten:
+                    lines = "line" if self.unwritten == 1 else "lines"
+                    self._platform.write_log(
+                        f"flashmirror: {self.unwritten} {lines} before this could not be written"
+                    )
+                    self.unwritten = 0
+                self._platform.write_log(f"flashmirror: {text}")
+            except Exception:
+                self.unwritten += 1
+
+    def trouble(self, error: Exception) -> None:
+        """The whole story of an error that nobody foresaw, for who mends it."""
+        try:
+            text = "".join(traceback.format_exception(error)).rstrip()
+        except Exception:
+            text = "an error that cannot be described"
+        self.say(text)
 
     def refused(self, origin: str, why: str) -> None:
         """Log a refusal once; if it repeats itself, after a while, with how often."""

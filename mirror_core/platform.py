@@ -16,6 +16,7 @@ in the process beside the control (sockets, nbdkit, metrics).
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import random
@@ -142,9 +143,14 @@ class Platform:
     # ---- the log, and the last resort
 
     def write_log(self, line: str) -> None:
-        """To stderr, which the starter sends to a file or to the journal."""
-        sys.stderr.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {line}\n")
-        sys.stderr.flush()
+        """To stderr, which the starter sends to a file or to the journal.  OSError: not all of it.
+        It does not wait where `stderr.never_wait` was called."""
+        if sys.stderr is None:  # closed when the process began: the number is something else's
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        data = f"{stamp} {line}\n".encode(errors="backslashreplace")
+        if os.write(2, data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def abort(self) -> NoReturn:
         """The process ends here, as if it were killed: what a kill leaves is always right."""

@@ -7,6 +7,7 @@ calls when no callback runs any more.
 Every error reaches the client with its errno; those of the core are OSError, ours MirrorError.
 """
 
+import contextlib
 import errno
 import os
 import sys
@@ -17,9 +18,11 @@ import nbdkit
 
 def _die(text):
     """A refusal before anything is served: one line, and the process ends."""
-    sys.stderr.write(f"flashmirror: {text}\n")
-    sys.stderr.flush()
-    os._exit(1)
+    try:
+        sys.stderr.write(f"flashmirror: {text}\n")
+        sys.stderr.flush()
+    finally:
+        os._exit(1)
 
 
 if sys.prefix == sys.base_prefix and os.environ.get("FLASHMIRROR_PREFIX"):
@@ -29,7 +32,7 @@ if sys.prefix == sys.base_prefix and os.environ.get("FLASHMIRROR_PREFIX"):
     )
 try:
     from mirror_core import config as configuration
-    from mirror_core import connections, door, exports, native, writeback
+    from mirror_core import connections, door, exports, native, stderr, writeback
     from mirror_core.errors import MirrorError
     from mirror_core.site import Site
 except ImportError as error:
@@ -73,13 +76,15 @@ def config_complete():
 def after_fork():
     global _door, _ender
     try:
+        stderr.never_wait()
+        connections.hold_signals()
         connections.outlive_the_starter()
         connections.take_all_descriptors()
         if lack := writeback.prepare():
             _site.journal.say(lack)
         _site.start()
         _door = door.Door(_site.config, _site.journal)
-        _ender = connections.Ender(_site.config, _site.ending)
+        _ender = connections.Ender(_site.config, _site.ending, nbdkit.shutdown)
         _door.start()
         _ender.start()
     except Exception as error:
@@ -87,10 +92,11 @@ def after_fork():
 
 
 def cleanup():
-    _ender.end()
-    _door.end()
-    _site.config.socket.unlink(missing_ok=True)  # while the state is ours
-    _site.stop()
+    with contextlib.ExitStack() as last_first:  # each is done whatever becomes of the others
+        last_first.callback(_site.stop)
+        last_first.callback(_site.config.socket.unlink, missing_ok=True)  # while the state is ours
+        last_first.callback(_door.end)
+        last_first.callback(_ender.end)
 
 
 def preconnect(readonly):
