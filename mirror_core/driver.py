@@ -14,12 +14,21 @@ flashcopy belongs to this thread alone, but for its statistics.
 from __future__ import annotations
 
 import errno
-import traceback
 from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
 
-from mirror_core import compare, cycle, flashcopy, limits, protocol, recovery, session, stable
+from mirror_core import (
+    compare,
+    cycle,
+    flashcopy,
+    guard,
+    limits,
+    protocol,
+    recovery,
+    session,
+    stable,
+)
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig
 from mirror_core.errors import LINK_ERRNOS, MirrorError, PeerError, Refused, line
@@ -62,6 +71,7 @@ class Driver:
         self.changed = platform.condition()
         self.stopping = False
         self._announced = False  # `begun` in the ledger is the next cycle's: none has it yet
+        self._ended = True  # the thread
         self.halted = False  # pause --now: the running cycle is to stand still
         self._standing = False  # and it does
         self.bandwidth = config.bandwidth  # bytes a second, until the site stops; 0: no limit
@@ -125,7 +135,8 @@ class Driver:
     def wait_settled(self, timeout_s: float) -> bool:
         """Whether no cycle runs and the last one is whole at the target, or nothing is copied."""
         with self.changed:
-            return self.changed.wait_for(self._settled, timeout_s)
+            self.changed.wait_for(lambda: self.stopping or self._settled(), timeout_s)
+            return self._settled()
 
     def _settled(self) -> bool:
         if self.halted:
@@ -133,6 +144,7 @@ class Driver:
         return self.progress.phase == "idle" and self.hardened >= self.committed
 
     def start(self) -> None:
+        self._ended = False
         self._thread = self._platform.spawn("control", self._run_to_end)
 
     def stop(self) -> None:
@@ -141,22 +153,40 @@ class Driver:
             self.stopping = True
             self.changed.notify_all()
 
-    def join(self) -> None:
+    def join(self, timeout_s: float) -> bool:
+        """Whether the thread has ended."""
+        with self.changed:
+            if not self.changed.wait_for(lambda: self._ended, timeout_s):
+                return False
         if self._thread:
             self._thread.join()
+        return True
 
     # ---- the thread
 
     def _run_to_end(self) -> None:
         try:
-            self._run()
-        except Exception as error:  # a broken invariant: mirroring stops, writes go on
-            traceback.print_exc()
-            self._say(f"internal error ({error!r}): report it, restart the site", refused=True)
+            guard.run(self._run, self._give_up, self._wait_to_try, self._journal, self._platform)
+        finally:
+            with self.changed:
+                self._ended = True
+                self.changed.notify_all()
+
+    def _give_up(self, error: Exception) -> None:
+        """Whatever has happened: writes go on into `next`, and `status` says why nothing else."""
+        self._end_session(errno.EIO)
+        self._phase("idle")
+        self._say(guard.reason_of(error))
+
+    def _wait_to_try(self, seconds: float) -> bool:
+        with self.changed:
+            return not self.changed.wait_for(lambda: self.stopping, seconds)
 
     def _run(self) -> None:
-        if not self._clean and (words := self._copier.flush_past()):
-            self._journal.say(words)
+        if not self._clean:
+            if words := self._copier.flush_past():
+                self._journal.say(words)
+            self._clean = True
         while not self.stopping:
             try:
                 self._open_session()
@@ -164,11 +194,22 @@ class Driver:
             except MirrorError as error:
                 self._say(str(error), refused=isinstance(error, Refused))
             finally:
-                self._session.close()
-                self._set_disconnected()
+                self._end_session(errno.ESHUTDOWN)
             with self.changed:
                 wait_s = self._retry_at - self._platform.monotonic()
                 self.changed.wait_for(lambda: self.stopping, wait_s)
+
+    def _end_session(self, code: int) -> None:
+        """The lanes go: a cycle that still runs, as after an error that nobody foresaw, is void
+        first, or writers would wait for its copies."""
+        self._void_cycle(code)
+        self._session.close()
+        self._set_disconnected()
+
+    def _void_cycle(self, code: int) -> None:
+        if any(s.pending_blocks + s.unsent_blocks + s.sent_blocks
+               for s in self._copier.stats().values()):  # fmt: skip
+            self._copier.abandon(code)
 
     def _say(self, reason: str | None, *, refused: bool = False) -> None:
         with self.changed:
@@ -534,6 +575,4 @@ class Driver:
 
     def end(self) -> None:
         """After the thread was joined and no client is left: void a cycle that still runs."""
-        if any(s.pending_blocks + s.unsent_blocks + s.sent_blocks
-               for s in self._copier.stats().values()):  # fmt: skip
-            self._copier.abandon(errno.ESHUTDOWN)
+        self._void_cycle(errno.ESHUTDOWN)

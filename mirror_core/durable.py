@@ -30,14 +30,14 @@ def replace(path: Path, data: bytes, platform: Platform = HERE) -> None:
         try:
             sync_folder(path.parent, platform)
             return
-        except OSError as error:
+        except Exception as error:
             if not tries_left:
-                raise Doubt(f"{path}: {error.strerror}") from error
+                raise Doubt(f"{path}: {error}") from error
         # A flush is not to be believed after one that failed: another rename is another change.
         try:
             _put(path, data, platform)
-        except OSError as error:
-            raise Doubt(f"{path}: {error.strerror}") from error
+        except Exception as error:
+            raise Doubt(f"{path}: {error}") from error
 
 
 def _put(path: Path, data: bytes, platform: Platform) -> None:
@@ -51,7 +51,7 @@ def _put(path: Path, data: bytes, platform: Platform) -> None:
         finally:
             platform.close(fd)
         platform.rename(fresh, path)
-    except OSError:
+    except Exception:
         remove(fresh, platform)
         raise
 
@@ -67,7 +67,7 @@ def remove(path: Path, platform: Platform) -> None:
     """If it can be: a file that is left behind means nothing."""
     try:
         platform.unlink(path)
-    except OSError:
+    except Exception:
         return
 
 

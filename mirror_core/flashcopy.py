@@ -69,7 +69,11 @@ class Flashcopy:
                 linked.append(member)
         except CopyError as error:
             for member in linked:
-                self._part(member, error.code) if self._parted else member.native.unlink()
+                if self._parted:
+                    self._part(member, error.code)
+                else:
+                    member.native.fail(error.code or errno.EIO, FRONT)  # no lane is left for it
+                    member.native.unlink()
             raise
         self._parted = False
 

@@ -59,6 +59,7 @@ BACKOFF_MAX_S = 5.0
 START_TIMEOUT_S = 30.0
 LOCK_PATIENCE_S = 0.5  # with others' looks at the lock of a state folder
 STOP_TIMEOUT_S = 60.0
+JOIN_S = 45.0  # how long a stop waits for the control thread; then the site ends as if killed
 
 # --- lanes: connections to the peer for each volume, for writers that wait
 PRIORITY_LANES = 4
@@ -109,6 +110,7 @@ assert FREEZE_DEADLINE_S <= FREEZE_MAX_S <= LINK_TIMEOUT_S
 assert CONTROL_WAIT_S < CONTROL_TIMEOUT_S
 assert SLICE_SHORT_S <= SLICE_S <= LINK_TIMEOUT_S
 assert BACKOFF_MIN_S < BACKOFF_MAX_S
+assert JOIN_S < STOP_TIMEOUT_S
 assert 2 * STRANGERS_MAX < TCP_CLIENTS_MAX < CALLERS_MAX
 assert DOOR_LOOK_S < OPENING_S
 assert BACKOFF_MIN_S < ATTACH_BACKOFF_MAX_S

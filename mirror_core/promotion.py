@@ -33,9 +33,17 @@ def promote(site: Site, *, force: bool) -> protocol.Record:
             raise MirrorError("is a source already", errno.EINVAL)
         return {"done": True, "status": status.of(site)}  # asked again after it was done
     hardened = site.control.prepare_promotion(force=force)
-    if hardened and site.book.current.role == "target":
-        _record(site)
-        site.begin_anew(site.config)
+    if hardened:
+        if site.book.current.role == "target":
+            _record(site)
+        try:
+            site.begin_anew(site.config)  # asked again if the machine refused it
+        except OSError as error:
+            raise MirrorError(
+                f"is a source from its next start on, but cannot begin anew ({error.strerror}): "
+                "stop it and start it",
+                error.errno or errno.EIO,
+            ) from error
     return {"done": False, "status": status.of(site)}
 
 

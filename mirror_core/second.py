@@ -12,6 +12,10 @@ Left out: when (target.py).  Belongs to the target's thread.
 
 from __future__ import annotations
 
+import errno
+
+from pyroaring import BitMap64
+
 from mirror_core import flashcopy, hardlog, limits, native, runlog
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig
@@ -32,7 +36,7 @@ class SecondFlashcopy:
         self._platform = platform
         self._log_is_whole = True  # False: a record may be lost: the ledger must be written
         self._slice_s = limits.HARDEN_SLICE_S  # as long as the last hardening took
-        self._failure: MirrorError | None = None  # of the last step
+        self._failure: Exception | None = None  # of the last step
         self._backoff = limits.BACKOFF_MIN_S
         self.wait_s = 0.0  # after a failure, until the next try
 
@@ -48,14 +52,18 @@ class SecondFlashcopy:
                 self._copier.harden(self._record_all if done else self._record_batch)
                 self._slice_s = max(limits.HARDEN_SLICE_S, self._platform.monotonic() - began)
                 self._backoff = limits.BACKOFF_MIN_S  # what was only copied is copied again
-        except MirrorError as error:
-            self._failure = error
+        except (MirrorError, OSError, MemoryError) as error:
+            self.interrupted(error)
             self.wait_s, self._backoff = self._backoff, min(2 * self._backoff, limits.BACKOFF_MAX_S)
-            raise MirrorError(self._blame(error), error.code) from error
+            raise MirrorError(self._blame(error), _code(error)) from error
         self._failure = None
         return done
 
-    def _mend(self, error: MirrorError) -> None:
+    def interrupted(self, error: Exception) -> None:
+        """The next step begins with what was not hardened."""
+        self._failure = error
+
+    def _mend(self, error: Exception) -> None:
         """Before another try.  Until a lost server is back the volumes stay failed, so that
         writers who meet a pending block get an error and do not wait.  What was copied and not
         hardened is copied again: a failed flush, or a lost server, may have lost it (I9)."""
@@ -67,10 +75,10 @@ class SecondFlashcopy:
                 raise still from error
         self._copier.retry()
 
-    def _blame(self, error: MirrorError) -> str:
+    def _blame(self, error: Exception) -> str:
         """One line: which store, and what to do."""
         if not isinstance(error, flashcopy.CopyError):
-            return f"second flashcopy: {error}"
+            return f"second flashcopy: {str(error) or type(error).__name__}; it goes on by itself"
         volume = next(v for v in self._config.volumes if v.name == error.volume)
         where = {
             flashcopy.FRONT: f"intermediate store {volume.intermediate}",
@@ -87,21 +95,28 @@ class SecondFlashcopy:
         """What is being hardened leaves the durable pending maps.  MirrorError: it may or may
         not have left them."""
         members = self._copier.members
-        if self._log_is_whole:
-            hardened = {i: m.native.packed_runs(native.HARDENING) for i, m in enumerate(members)}
-            try:
-                self.log.append(hardlog.history_of(self._book.current), hardened)
-            except OSError as error:
-                self._log_is_whole = False
-                raise MirrorError(
-                    f"{self._config.state}: {error.strerror}: mend that", error.errno or 0
-                ) from error
-        else:
-            self._book.update(
-                maps={
-                    f"{m.name}/pending": flashcopy.bitmap_of(m.native, native.PENDING, native.SENT)
-                    for m in members
-                }
-            )
-            self.log.restart(hardlog.history_of(self._book.current))
-            self._log_is_whole = True
+        whole, self._log_is_whole = self._log_is_whole, False  # until all of this was right
+        try:
+            if whole:
+                runs = {i: m.native.packed_runs(native.HARDENING) for i, m in enumerate(members)}
+                self.log.append(hardlog.history_of(self._book.current), runs)
+            else:
+                self._book.update(maps=self._not_hardened())
+                self.log.restart(hardlog.history_of(self._book.current))
+        except OSError as error:
+            raise MirrorError(
+                f"{self._config.state}: {error.strerror}: mend that", error.errno or 0
+            ) from error
+        self._log_is_whole = True
+
+    def _not_hardened(self) -> dict[str, BitMap64]:
+        return {
+            f"{m.name}/pending": flashcopy.bitmap_of(m.native, native.PENDING, native.SENT)
+            for m in self._copier.members
+        }
+
+
+def _code(error: Exception) -> int:
+    if isinstance(error, MirrorError):
+        return error.code
+    return (isinstance(error, OSError) and error.errno) or errno.EIO

@@ -11,6 +11,7 @@ A failed open leaves nothing behind and has changed nothing.
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
@@ -20,6 +21,7 @@ from pyroaring import BitMap64
 from mirror_core import (
     durable,
     flashcopy,
+    guard,
     hardlog,
     intent,
     ledger,
@@ -273,30 +275,61 @@ class Site:
             self.control.stop()
 
     def stop(self) -> None:
-        """No client is left.  The maps go into the ledger; everything is flushed and closed."""
+        """No client is left.  The maps go into the ledger; everything is flushed and closed.  Each
+        step is tried whatever became of those before; `clean` says that all were right."""
+        right = [
+            self._tried(self._end_thread),
+            self._tried(self.metrics.stop) if self.metrics else True,
+            *(
+                self._source_ends(self.control)
+                if isinstance(self.control, Driver)
+                else self._target_ends(self.control)
+            ),
+        ]
+        self._tried(lambda: self._book_of_end(clean=all(right)))
+        self._maps_count = not self.book.current.clean
+        self._tried(self._undo.close)
+
+    def _tried(self, step: Callable[[], object]) -> bool:
+        """Whether a step of the end went well."""
+        try:
+            return step() is not False
+        except Exception as error:
+            self.journal.say(f"at stop: {str(error) or type(error).__name__}")
+            if not guard.passes(error):
+                self.journal.trouble(error)
+            return False
+
+    def _end_thread(self) -> None:
+        """Nothing may be taken from under it: if it does not end, the process does."""
         self.control.stop()
-        self.control.join()
-        if self.metrics:
-            self.metrics.stop()
-        clean = True
-        if isinstance(self.control, Driver):
-            self.control.end()
-            try:
-                for member in self.members:
-                    member.native.flush_front()
-            except OSError as error:
-                self.journal.say(f"flush at stop failed: {error.strerror}")
-                clean = False
-            self.book.update(
-                hardened=self.control.hardened,
-                maps={
-                    f"{m.name}/next": flashcopy.bitmap_of(m.native, native.NEXT)
-                    for m in self.members
-                },
+        if not self.control.join(limits.JOIN_S):
+            self.journal.say(
+                f"the control does not end within {limits.JOIN_S:g} s: the site ends as if killed"
             )
-        else:
-            clean = self.control.end()
-            self.copier.unlink()
+            self.platform.abort()
+
+    def _source_ends(self, control: Driver) -> list[bool]:
+        return [
+            self._tried(control.end),
+            *(self._tried(member.native.flush_front) for member in self.members),
+            self._tried(
+                lambda: self.book.update(
+                    hardened=control.hardened,
+                    maps={
+                        f"{m.name}/next": flashcopy.bitmap_of(m.native, native.NEXT)
+                        for m in self.members
+                    },
+                )
+            ),
+        ]
+
+    def _target_ends(self, control: Target) -> list[bool]:
+        right = [self._tried(control.end)]
+        self.copier.fail(errno.ESHUTDOWN)  # what is pending is in the ledger
+        return [*right, self._tried(self.copier.unlink)]
+
+    def _book_of_end(self, *, clean: bool) -> None:
         volumes = self.book.current.volumes
         try:
             volumes = self.records(self.book.current.role)
@@ -304,8 +337,6 @@ class Site:
             self.journal.say(f"at stop: {error}")
             clean = False
         self.book.update(clean=clean, volumes=volumes)
-        self._maps_count = not clean
-        self._undo.close()
 
     def _end_maps(self, run_before: str) -> None:
         if not self._maps_count:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import traceback
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from pyroaring import BitMap64
 from mirror_core import (
     compare,
     flashcopy,
+    guard,
     limits,
     native,
     protocol,
@@ -79,6 +79,8 @@ class Target:
         # -- guarded by `changed`
         self.changed = platform.condition()
         self.stopping = False
+        self._ended = True  # the thread
+        self._broken: str | None = None  # why the thread has ended before the site does
         self.promoting = False  # no session is opened any more
         self.session = 0
         self.source: str | None = None
@@ -187,7 +189,10 @@ class Target:
                 with self.changed:
                     self.promoting, self.session = True, 0
                 return False
-            return self.wait_hardened(limits.CONTROL_WAIT_S)
+            hardened = self.wait_hardened(limits.CONTROL_WAIT_S)
+            if self._broken and not hardened:
+                raise MirrorError(self._broken)
+            return hardened
 
     def _fence(self, session: int) -> None:
         """Only requests of this session enter from now on.  PeerError: older ones do not end."""
@@ -231,6 +236,8 @@ class Target:
         """The flush of all intermediates, by the thread, that was asked for by this name; None:
         it goes on.  PeerError: it failed, and what the cycle wrote is written again (I9)."""
         with self.changed:
+            if self._broken:
+                raise PeerError(self._broken)
             flush = self._flush
             if flush is None or flush.wanted != wanted:
                 self._flush = flush = _Flush(wanted, covered())
@@ -341,20 +348,49 @@ class Target:
     # ---- the second flashcopy, and flushes (this thread)
 
     def start(self) -> None:
+        self._ended = False
         self._thread = self._platform.spawn("second-flashcopy", self._run_to_end)
 
-    def join(self) -> None:
+    def join(self, timeout_s: float) -> bool:
+        """Whether the thread has ended."""
+        with self.changed:
+            if not self.changed.wait_for(lambda: self._ended, timeout_s):
+                return False
         if self._thread:
             self._thread.join()
+        return True
 
     def _run_to_end(self) -> None:
         try:
-            self._run()
-        except Exception as error:  # a broken invariant: nothing is committed any more
-            traceback.print_exc()
-            self._say(f"internal error ({error!r}): report it, restart the site")
+            guard.run(self._run, self._give_up, self._wait_to_try, self._journal, self._platform)
+        finally:
+            with self.changed:
+                self._ended = True
+                self.changed.notify_all()
+
+    def _give_up(self, error: Exception) -> None:
+        """Whatever has happened: writers who wait for a copy get an error, and so does who asked
+        for a flush; nothing is committed before all is right again."""
+        reason = guard.reason_of(error)
+        self._say(reason)
+        if not self._is_hardened():
+            self.second.interrupted(error)
+            self._copier.fail(errno.EIO)
+        with self.changed:
+            self._flush_error = reason
+            if self._flush:
+                self._flush.done = True
+            if not guard.passes(error):
+                self._broken = reason
+            self.changed.notify_all()
+
+    def _wait_to_try(self, seconds: float) -> bool:
+        with self.changed:
+            return not self.changed.wait_for(lambda: self.stopping, seconds)
 
     def _run(self) -> None:
+        if self._is_hardened():
+            self._say(None)
         retry_at = 0.0
         while self._wait_for_work(retry_at):
             self._flush_if_asked()
@@ -432,6 +468,7 @@ class Target:
         Whether they tell all: False if what was written last may not be on its disk."""
         flushed = True
         try:
+            self._copier.retry()  # of a failed flush nothing is told twice: it is copied again
             self._copier.flush(front_too=True)
         except MirrorError as error:
             self._journal.say(f"flush at stop failed: {error}")

@@ -1,0 +1,192 @@
+"""Whatever the machine raises at whichever call: nobody waits, status says so, and it passes.
+
+A real pair whose sites have a machine that raises on command (injected.py): the system's errors,
+want of memory, and a broken invariant, at the N-th call of each method of the platform, in cycles,
+hardenings, handshakes and stops.  A random sample; `make soak` takes ten times as many.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import direct
+import pytest
+from handmade import Handmade, eventually, state_of
+from injected import CALLS
+from nbd_client import NbdClient
+
+from mirror_core import config, process
+from mirror_core.errors import MirrorError
+
+SOAK = int(os.environ.get("FLASHMIRROR_SOAK", "1"))
+SIZE = 1 << 20
+BLOCK = 4096
+WRITE_S = 5.0  # a client's write takes at most
+PASSING = ("ENOSPC", "EROFS", "EIO", "ENOENT", "MemoryError")
+IN_CYCLES = ("monotonic", "time", "open", "close", "pwrite", "fsync", "rename")
+AT_MOST = {"monotonic": 60, "control_channel": 2, "peer_store": 2}
+
+
+class Injected(Handmade):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, SIZE)
+        self.children: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, *sites: str) -> None:
+        for site in sites or ("west", "east"):
+            settings = config.load(str(self.toml(site)))
+            words, environment = process.command(settings)
+            at = words.index("python")
+            plugin = str(Path(__file__).with_name("injected.py"))
+            words[at:] = [
+                "--foreground",
+                "--unix",
+                str(settings.socket),
+                "python",
+                plugin,
+                words[-1],
+            ]
+            with (settings.state / "site.log").open("ab") as log:
+                child = subprocess.Popen(words, env=environment, stdout=log, stderr=log)
+            self.children[site] = child
+            eventually(partial(self.is_up, site), f"{site} is up; {self.log(site)}")
+
+    def is_up(self, site: str) -> bool:
+        try:
+            return bool(state_of(self, site))
+        except MirrorError:
+            assert self.children[site].poll() is None, self.log(site)
+            return False
+
+    def inject(self, site: str, method: str, error: str, number: int) -> None:
+        self.toml(site).with_suffix(".injected").unlink(missing_ok=True)
+        order = self.toml(site).with_suffix(".inject")
+        order.with_suffix(".fresh").write_text(f"{method} {error} {number}")
+        order.with_suffix(".fresh").rename(order)
+
+    def was_raised(self, site: str) -> bool:
+        return self.toml(site).with_suffix(".injected").exists()
+
+    def forget(self, site: str) -> None:
+        self.toml(site).with_suffix(".inject").unlink(missing_ok=True)
+
+    def end(self, site: str) -> None:
+        """A stop, whatever is injected: it comes to its end."""
+        child = self.children[site]
+        child.terminate()
+        child.wait(30)
+
+
+@pytest.fixture
+def injected(scratch: Path) -> Iterator[Injected]:
+    pair = Injected(scratch / "pair")
+    pair.create()
+    pair.start()
+    yield pair
+    for child in pair.children.values():
+        child.kill()
+        child.wait(20)
+
+
+def write_some(client: NbdClient, chance: random.Random) -> None:
+    for _ in range(8):
+        began = time.monotonic()
+        client.write(chance.randrange(SIZE // BLOCK) * BLOCK, chance.randbytes(BLOCK))
+        assert time.monotonic() < began + WRITE_S
+    client.flush()
+
+
+def a_fault(
+    chance: random.Random, errors: tuple[str, ...], calls: tuple[str, ...] = CALLS
+) -> tuple[str, str, str, int]:
+    method = chance.choice(calls)
+    number = 1 + chance.randrange(AT_MOST.get(method, 4))
+    return chance.choice(("east", "west")), method, chance.choice(errors), number
+
+
+def test_errors_of_the_machine_pass(injected: Injected) -> None:
+    """Each is raised once while clients write and cycles run: no process ends, no write waits, and
+    mirroring goes on by itself; in the end both sites are equal."""
+    chance = random.Random(1)
+    raised = 0
+    for number in range(60 * SOAK):
+        fault = site, method, error, nth = a_fault(chance, PASSING)
+        injected.inject(site, method, error, nth)
+        if number % 5 == 0 and site == "west":  # it is met in a handshake, too
+            injected.end("east")
+            injected.start("east")
+        with injected.client() as client:
+            write_some(client, chance)
+            direct.sync(injected)
+            raised += injected.was_raised(site)
+            injected.forget(site)
+            write_some(client, chance)
+            direct.sync(injected)
+            assert injected.image("west").read_bytes() == client.read(0, SIZE), fault
+        for name, child in injected.children.items():
+            assert child.poll() is None, (fault, injected.log(name))
+    assert raised > 15 * SOAK, raised
+
+
+def test_a_broken_invariant_is_said_and_holds_up_nobody(injected: Injected) -> None:
+    """Mirroring stops, or goes on if the control itself was not concerned; writes go on; status is
+    never `mirroring` when it does not; a stop ends, and with the next start all is mirrored."""
+    chance = random.Random(2)
+    broken = 0
+    for _ in range(12 * SOAK):
+        fault = site, method, error, nth = a_fault(chance, ("AssertionError",), IN_CYCLES)
+        injected.inject(site, method, error, nth)
+        found = ""
+        with injected.client() as client:
+            give_up = time.monotonic() + 2.0
+            while not injected.was_raised(site) and time.monotonic() < give_up:
+                write_some(client, chance)
+            if injected.was_raised(site):
+                found = eventually(lambda: ended_well(injected), f"an end of {fault}")
+            injected.forget(site)
+            write_some(client, chance)
+        if found == "broken":
+            broken += 1
+            for one in ("east", "west"):
+                injected.end(one)
+            injected.start()
+        with injected.client() as client:
+            direct.sync(injected)
+            assert injected.image("west").read_bytes() == client.read(0, SIZE), fault
+    assert broken > 2 * SOAK, broken
+
+
+def ended_well(pair: Injected) -> str:
+    """Of a pair in which an invariant may be broken."""
+    found = {site: state_of(pair, site) for site in ("east", "west")}
+    for site, status in found.items():
+        if "internal error" in str(status["reason"]):
+            assert status["state"] == "degraded", (site, status)
+            return "broken"
+    east = found["east"]
+    equal = not east["volumes"][0]["next_bytes"] and east["cycle"]["phase"] == "idle"
+    return "mirroring" if equal and east["state"] == "mirroring" else ""
+
+
+def test_a_stop_ends_whatever_it_meets(injected: Injected) -> None:
+    """Each step of a stop is tried, and what the next start finds is right."""
+    chance = random.Random(3)
+    for _ in range(12 * SOAK):
+        site, method, error, nth = a_fault(chance, (*PASSING, "AssertionError"))
+        with injected.client() as client:
+            write_some(client, chance)
+            held = client.read(0, SIZE)
+        injected.inject(site, method, error, 1 + nth % 3)
+        injected.end(site)
+        injected.forget(site)
+        injected.start(site)
+        with injected.client() as client:
+            assert client.read(0, SIZE) == held
+            direct.sync(injected)
+            assert injected.image("west").read_bytes() == held, (site, method, error, nth)
