@@ -334,4 +334,47 @@ FAULTS = (
         (("mirror_core/promotion.py", "lineage=Lineage(os.urandom(16).hex(), "
           "parent=book.lineage.id, forked_at=book.committed),", "lineage=book.lineage,"),),
     ),
+    Fault(
+        "a flush after one that failed is good (I9)",
+        "native:harden",
+        (("native/volume.c", "  int rc = atomic_load (&v->abandoned);\n  if (rc < 0)\n",
+          "  int rc = 0;\n  if (rc < 0)\n"),),
+    ),
+    Fault(
+        "what is found in an intent log counts as durable (I4)",
+        "native:intent",
+        (("native/intent.c", "    rc = fm_store_io (log, &write);\n", "    (void)write;\n"),),
+    ),
+    Fault(
+        "lanes end under a cycle that writers count on",
+        "native:failure",
+        (("native/link.c", "  assert (!counted_on (v));\n", "  (void)counted_on;\n"),),
+    ),
+    Fault(
+        "a log line that cannot be written raises",
+        "tests/test_log.py::test_what_cannot_be_said_is_counted_and_said_later",
+        (("mirror_core/journal.py", "                self.unwritten += 1\n",
+          "                raise\n"),),
+    ),
+    Fault(
+        "a log pipe that is full holds up who logs",
+        "tests/test_log.py",
+        (("plugin/flashmirror.py", "        stderr.never_wait()\n", ""),),
+    ),
+    Fault(
+        "an error that nobody foresaw leaves its cycle under way",
+        "tests/test_injected.py::test_errors_of_the_machine_pass",
+        (("mirror_core/driver.py", "        self._void_cycle(code)\n", ""),),
+    ),
+    Fault(
+        "the machine's errors end a control thread",
+        "tests/test_injected.py::test_errors_of_the_machine_pass",
+        (("mirror_core/guard.py", "if not passes(error) or not wait(pause):", "if True:"),),
+    ),
+    Fault(
+        "a stop ends at its first error",
+        "tests/test_injected.py::test_a_stop_ends_whatever_it_meets",
+        (("mirror_core/site.py", "            return False\n\n    def _end_thread",
+          "            raise\n\n    def _end_thread"),),
+    ),
 )  # fmt: skip

@@ -70,7 +70,7 @@ def lab(scratch: Path, handmade: Handmade, site: str, part: str) -> Iterator[Lab
 @pytest.mark.parametrize("part", ["data", "intermediate"])
 @pytest.mark.parametrize("site", ["west", "east"])
 def test_what_a_failed_flush_lost_is_copied_again(lab: Lab) -> None:
-    """Of either store of either site: it stops while it waits for the next try, and begins again."""
+    """Of each store: its site stops while it waits for the next try, and begins again."""
     lab.begin()
     lab.pair.stop(lab.site)
     lab.pair.start(lab.site)
