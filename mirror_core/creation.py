@@ -42,7 +42,8 @@ def create(config: SiteConfig, role: ledger.Role) -> ledger.Ledger:
                         "another store, or remove the attribute if that site is gone"
                     )
                 pair.append(one)
-                opened.append((one, stores.owner(site, volume.name, part)))
+                place = stores.Place(site, volume.name, part, str(config.path))
+                opened.append((one, place.mark))
             data, intermediate = pair
             _refuse_pair(data, intermediate)
             records.append(

@@ -36,6 +36,7 @@ from mirror_core.fields import (
     Field,
     Table,
     Unfit,
+    matching,
     one_of,
     optional,
     several,
@@ -61,8 +62,10 @@ class StoreRecord:
     """What a store was when it was taken in: enough to notice that it is another one."""
 
     kind: str  # file, device or nbd
-    identity: str  # inode, device number or URI
-    fingerprint: str | None = None  # of samples of its bytes at the last orderly stop
+    identity: str  # inode and generation, device number, or URI: what it is called now
+    fingerprint: str | None = None  # of samples of its bytes; from an orderly stop to a start
+    lasting: tuple[str, ...] = ()  # KIND:VALUE: identities that outlive a reboot (identity.py)
+    instance: str = ""  # of a device: boot id and disk sequence number; empty: not known
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,8 @@ _STORE = Table(
     Field("kind", "kind", TEXT),
     Field("identity", "identity", TEXT),
     Field("fingerprint", "fingerprint", optional(TEXT)),
+    Field("lasting", "lasting", several(matching("(?s)[a-z]+:.+"), limits.IDENTITIES_MAX)),
+    Field("instance", "instance", TEXT),
 )
 _VOLUME = Table(
     VolumeRecord,
@@ -146,13 +151,19 @@ _LEDGER = Table(
 )
 
 # Version 1 had the names that its attributes had.
+_STORE_1 = Table(
+    StoreRecord,
+    Field("kind", "kind", TEXT),
+    Field("identity", "identity", TEXT),
+    Field("fingerprint", "fingerprint", optional(TEXT)),
+)
 _VOLUME_1 = Table(
     VolumeRecord,
     Field("name", "name", TEXT),
     Field("size", "size", NUMBER),
     Field("block_size", "block_size", NUMBER),
-    Field("data", "data", _STORE.kind()),
-    Field("intermediate", "intermediate", _STORE.kind()),
+    Field("data", "data", _STORE_1.kind()),
+    Field("intermediate", "intermediate", _STORE_1.kind()),
 )
 _LEDGER_1 = Table(
     Ledger,

@@ -11,6 +11,7 @@ BLOCK_SIZE_DEFAULT = 4 * KIB
 BLOCK_SIZE_MIN = 512
 BLOCK_SIZE_MAX = 64 * MIB
 VOLUME_SIZE_MAX = 1 << 62
+IDENTITIES_MAX = 8  # that outlive a reboot, of one store
 VOLUMES_MAX = 64  # the volumes of a group freeze together: each adds to the hold
 
 # --- the intent log: fine for small volumes, of a bounded size for large ones

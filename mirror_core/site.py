@@ -122,9 +122,8 @@ class Site:
                         f"{one.where}: {one.size} bytes, but the volume has {record.size}: put "
                         "the right store back"
                     )
-                mark = stores.owner(current.site, volume.name, part)
-                size = record.size if current.clean else 0
-                stores.verify(one, getattr(record, part), mark, size)
+                place = stores.place_of(self.config, current, volume.name, part)
+                stores.verify(one, getattr(record, part), place, record.size)
                 opened[volume.name, part] = one
         return opened
 
@@ -253,7 +252,7 @@ class Site:
         # With the maps as they were recovered: the files of this run stand, those of the one before
         # count no more.
         runs = (*self.book.current.runs, self._run)[-limits.RUNS_KNOWN :] if source else ()
-        self.book.update(clean=False, run=self._run, runs=runs)
+        self.book.update(clean=False, run=self._run, runs=runs, volumes=self._in_use())
         self._maps.remove(self.book.current.site, but=self._run)
         self._remove_files_of_other_runs()
         self._maps_count = True
@@ -330,9 +329,10 @@ class Site:
         return [*right, self._tried(self.copier.unlink)]
 
     def _book_of_end(self, *, clean: bool) -> None:
-        volumes = self.book.current.volumes
+        volumes = self._in_use()
         try:
-            volumes = self.records(self.book.current.role)
+            if clean:
+                volumes = self.records(self.book.current.role)
         except StoreError as error:
             self.journal.say(f"at stop: {error}")
             clean = False
@@ -343,15 +343,25 @@ class Site:
             but = run_before if not self.book.current.clean else ""
             self._maps.remove(self.book.current.site, but=but)
 
-    def records(self, role: ledger.Role) -> tuple[ledger.VolumeRecord, ...]:
-        """The volumes, and what their stores are now: nobody writes to them.  What a source's
-        intermediate holds does not count, and a power loss may change it.  StoreError."""
+    def _in_use(self) -> tuple[ledger.VolumeRecord, ...]:
+        """The volumes, and what their stores are called now; no fingerprint stands."""
         return tuple(
             replace(
                 record,
-                data=self._opened[record.name, "data"].record(record.size),
-                intermediate=self._opened[record.name, "intermediate"].record(
-                    record.size if role == "target" else 0
+                data=self._opened[record.name, "data"].record(),
+                intermediate=self._opened[record.name, "intermediate"].record(),
+            )
+            for record in self.book.current.volumes
+        )
+
+    def records(self, role: ledger.Role) -> tuple[ledger.VolumeRecord, ...]:
+        """The same, with fingerprints: nobody writes to them until the next start.  StoreError."""
+        return tuple(
+            replace(
+                record,
+                data=self._opened[record.name, "data"].stopped(record.size, counts=True),
+                intermediate=self._opened[record.name, "intermediate"].stopped(
+                    record.size, counts=role == "target"
                 ),
             )
             for record in self.book.current.volumes

@@ -1,8 +1,9 @@
 """Opens the stores of a site exclusively and makes sure that they are the ones recorded (I7).
 
-A store is recognised by what it is (inode or device number, or URI), by a mark in an extended
-attribute where the file system keeps those, and, after an orderly stop, by a fingerprint of
-samples of its bytes: another file, another site's, a swapped or a blank one is refused.
+A store is recognised by its identity (identity.py), by a mark in an extended attribute where the
+file system keeps those, and, from an orderly stop until the next start, by a fingerprint of
+samples of its bytes: another file, another site's, a swapped or a blank one is refused.  Where
+the identity leaves a doubt, the fingerprint decides; without one, a person does (adoption.py).
 
 Exclusive means: flock(2) on a file, O_EXCL besides on a block device (open(2)): a second site,
 or a mounted file system, is refused.  A store behind an NBD URI cannot be locked from here.
@@ -18,10 +19,41 @@ import stat
 from dataclasses import dataclass
 
 from mirror_core import config, limits, native
+from mirror_core import identity as identities
 from mirror_core.errors import StoreError
-from mirror_core.ledger import StoreRecord
+from mirror_core.identity import Identity, Verdict
+from mirror_core.ledger import Ledger, StoreRecord
 
 _MARK = "user.flashmirror"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which store of which site is meant."""
+
+    site: str  # the site's random id
+    volume: str
+    part: str  # data or intermediate
+    config: str  # the path of the site's configuration, for what a person is told
+    counts: bool = True  # what it holds does: not so for a source's intermediate
+
+    @property
+    def mark(self) -> str:
+        return f"{self.site}/{self.volume}/{self.part}"
+
+    @property
+    def way_out(self) -> str:
+        return (
+            "put the right one back, or, if this is the right one, run 'flashmirror adopt "
+            f"{self.config} {self.volume} {self.part}'"
+        )
+
+
+def place_of(site: config.SiteConfig, book: Ledger, volume: str, part: str) -> Place:
+    """What a source's intermediate holds does not count: nobody reads there what an earlier cycle
+    left, and a power loss may change it."""
+    counts = part == "data" or book.role == "target"
+    return Place(book.site, volume, part, str(site.path), counts)
 
 
 @dataclass(frozen=True)
@@ -31,8 +63,7 @@ class Opened:
     where: str
     store: native.Store
     size: int
-    kind: str
-    identity: str
+    identity: Identity
     fd: int | None
 
     def mark(self) -> str | None:
@@ -75,7 +106,24 @@ class Opened:
     def record(self, fingerprint_of: int = 0) -> StoreRecord:
         """What to know it again by; with a fingerprint of that many bytes, if not 0."""
         fingerprint = self.fingerprint(fingerprint_of) if fingerprint_of else None
-        return StoreRecord(self.kind, self.identity, fingerprint)
+        it = self.identity
+        return StoreRecord(it.kind, it.name, fingerprint, it.lasting, it.instance)
+
+    def stopped(self, size: int, *, counts: bool) -> StoreRecord:
+        """The same, when nobody writes to it until the next start.  A source's intermediate
+        (`counts` is False) has a fingerprint only where a device's number is all there is: its
+        bytes are flushed before.  StoreError."""
+        if counts:
+            return self.record(size)
+        if self.fd is None or self.identity.kind != "device" or self.identity.lasting:
+            return self.record()
+        try:
+            os.fsync(self.fd)
+        except OSError as error:
+            raise StoreError(
+                f"{self.where}: {error.strerror}: look into that store", error.errno or errno.EIO
+            ) from error
+        return self.record(size)
 
     def blank(self) -> bool:
         """Nothing but a hole, as far as the store can tell."""
@@ -108,20 +156,15 @@ def _open_server(uri: str, timeout_s: float) -> Opened:
         store = native.Store.nbd(uri, timeout_s)
     except OSError as error:
         raise StoreError(f"{error.strerror}: start its server, or mend the URI") from error
-    return Opened(uri, store, store.size, "nbd", uri, None)
+    return Opened(uri, store, store.size, identities.of_server(uri), None)
 
 
 def _open_path(where: str) -> Opened:
     fd = _open_fd(where)
     try:
-        info = os.fstat(fd)
         _lock(fd, where)
         size = os.lseek(fd, 0, os.SEEK_END)
-        if stat.S_ISBLK(info.st_mode):
-            kind, identity = "device", f"{os.major(info.st_rdev)}:{os.minor(info.st_rdev)}"
-        else:
-            kind, identity = "file", str(info.st_ino)
-        return Opened(where, native.Store.file(fd, size), size, kind, identity, fd)
+        return Opened(where, native.Store.file(fd, size), size, identities.of_path(fd), fd)
     except BaseException:
         os.close(fd)
         raise
@@ -154,25 +197,44 @@ def _lock(fd: int, where: str) -> None:
         ) from error
 
 
-def owner(site: str, volume: str, part: str) -> str:
-    """The text of a mark."""
-    return f"{site}/{volume}/{part}"
+def known(record: StoreRecord) -> Identity:
+    return Identity(record.kind, record.identity, record.lasting, record.instance)
 
 
-def verify(opened: Opened, record: StoreRecord, mark: str, stopped_size: int) -> None:
-    """Refuse a store that is not the one recorded.  StoreError.
-
-    `stopped_size`: the volume's bytes after an orderly stop, whose fingerprint stands; else 0.
-    """
-    way_out = "put the right one back (or, to begin anew, remove the site's state and create it)"
-    if (opened.kind, opened.identity) != (record.kind, record.identity):
+def verify(opened: Opened, record: StoreRecord, place: Place, size: int) -> None:
+    """Refuse a store that is not the one recorded.  StoreError.  `size`: the volume's bytes."""
+    if opened.mark() not in (None, place.mark):
         raise StoreError(
-            f"{opened.where}: not the store that this site was created with: {way_out}"
+            f"{opened.where}: not the store that was recorded, it is marked as the store of "
+            "another site or volume: put the right one back"
         )
-    if opened.mark() not in (None, mark):
-        raise StoreError(f"{opened.where}: belongs to another site or volume: {way_out}")
-    known = record.fingerprint if stopped_size else None
-    if known and opened.fingerprint(stopped_size) != known:
-        raise StoreError(
-            f"{opened.where}: its content changed while the site was stopped: {way_out}"
+    reason = refusal(opened, record, place, size)
+    if reason:
+        raise StoreError(f"{opened.where}: {reason}: {place.way_out}")
+
+
+def refusal(opened: Opened, record: StoreRecord, place: Place, size: int) -> str | None:
+    """Why a store is not known to be the one recorded; None: it is.  StoreError."""
+    marked = opened.mark() == place.mark
+    verdict = identities.judge(known(record), opened.identity, marked=marked)
+    if verdict is Verdict.OTHER:
+        return f"not the store that was recorded ({known(record)}) but {opened.identity}"
+    if record.fingerprint:
+        changed = opened.fingerprint(size) != record.fingerprint
+        return "its content changed while the site was stopped" if changed else None
+    if verdict is Verdict.UNSURE and (place.counts or not marked):
+        return _doubt(record)
+    return None
+
+
+def _doubt(record: StoreRecord) -> str:
+    if record.kind == "device":
+        return (
+            f"nothing but its number {record.identity} tells this device from another one, the "
+            "number may mean another one since a restart, and there is no fingerprint of an "
+            "orderly stop"
         )
+    return (
+        "marked as the recorded store, but another file (a copy, or restored), and there is no "
+        "fingerprint of an orderly stop"
+    )

@@ -34,6 +34,7 @@ from pair import MakePair, Pair
 
 from mirror_core import config, native, protocol, stores
 from mirror_core.errors import PeerError, StoreError
+from mirror_core.identity import Identity
 
 Damage = Callable[[Pair], None]
 
@@ -155,7 +156,7 @@ def test_a_store_that_cannot_be_read_is_named() -> None:
         def read(self, _length: int, _offset: int) -> bytes:
             raise native.NativeError(errno.EIO, "read: Input/output error")
 
-    one = stores.Opened("disk.img", cast(native.Store, Broken()), 4096, "file", "1", None)
+    one = stores.Opened("disk.img", cast(native.Store, Broken()), 4096, Identity("file", "1"), None)
     with pytest.raises(StoreError, match=r"disk\.img: read: Input/output error: look into"):
         one.record(4096)
 

@@ -24,7 +24,9 @@ from mirror_core.platform import HERE, Platform
 
 
 def sample(**changes: object) -> ledger.Ledger:
-    store = ledger.StoreRecord("file", "42", "f" * 64)
+    store = ledger.StoreRecord(
+        "device", "8:1", "f" * 64, ("partuuid:1-2", "wwid:a b#9"), "boot/7#9"
+    )
     first = ledger.Ledger(
         site="s" * 32,
         name="east",

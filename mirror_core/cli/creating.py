@@ -212,9 +212,8 @@ def _check_stores(settings: config.SiteConfig, book: ledger.Ledger | None) -> li
             try:
                 for record in book.volumes if book else ():
                     if book and record.name == volume.name:
-                        mark = stores.owner(book.site, volume.name, part)
-                        size = record.size if book.clean else 0
-                        stores.verify(one, getattr(record, part), mark, size)
+                        place = stores.place_of(settings, book, volume.name, part)
+                        stores.verify(one, getattr(record, part), place, record.size)
                 rows.append((label, "ok", f"{one.where}: {format_size(one.size)}"))
             except MirrorError as error:
                 rows.append((label, "failed", str(error)))

@@ -26,6 +26,7 @@ from mirror_core import (
     target,
 )
 from mirror_core.errors import MirrorError
+from mirror_core.identity import Identity
 from sim import simos
 from sim.core import ffi, lib
 from sim.oracle import Content, History
@@ -194,7 +195,7 @@ class Machine:
             handle = lib.sim_store_open(self.disks[volume, part], self.lazy)
             life.handles.append(handle)
             store = native.Store(handle, "file")
-            return stores.Opened(where, store, self.sizes[volume], "file", where, None)
+            return stores.Opened(where, store, self.sizes[volume], Identity("file", where), None)
 
         life.site = site.Site(
             self.config_for(),

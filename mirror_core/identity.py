@@ -1,0 +1,166 @@
+"""What a store is known again by, apart from its bytes: pure reading of the kernel's answers.
+
+    lasting    outlives a reboot: the device-mapper UUID, an md or RBD image's id, the WWID or
+               serial number of a disk, the UUID of a partition, the file behind a loop device
+    name       what the kernel or the owner calls it now: a file's inode and generation, a
+               device's major:minor, a server's URI.  An accident: it may change while the store
+               stays the same, and a device's number may mean another disk after a reboot
+    instance   of a device: the boot id and the kernel's disk sequence number, which no other disk
+               of the same boot has
+
+`judge` compares these with the recorded ones.  A lasting identity decides.  Without one, an
+instance does, within one boot.  Otherwise a device's number proves nothing, and stores.py asks for
+the fingerprint of an orderly stop, or for a person ('flashmirror adopt').
+
+A file has no lasting identity but our mark in an extended attribute (stores.py), which may travel
+to a copy.  A device has no room for a mark: all of its bytes are the owner's.
+Left out: names in /dev, which udev's rules decide; whether a store is open elsewhere.
+"""
+
+from __future__ import annotations
+
+import enum
+import fcntl
+import os
+import stat
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from mirror_core import partition
+from mirror_core.mapfile import boot_id
+
+_SYS = Path("/sys/dev/block")
+_BLKGETDISKSEQ = 0x80081280  # linux/fs.h: unsigned 64-bit; since Linux 5.15
+_FS_IOC_GETVERSION = 0x80087601  # linux/fs.h: a file's generation
+_LOOP_GET_STATUS64 = 0x4C05  # linux/loop.h
+_LOOP_INFO64 = struct.Struct("<QQQQQ")  # the file's device, inode, rdev; offset; size limit
+_LOOP_INFO64_BYTES = 232
+
+# Of a whole disk: the first whose files are all there and not empty is its lasting identity.
+_ATTRIBUTES = (
+    ("dm", ("dm/uuid",)),
+    ("md", ("md/uuid",)),
+    ("rbd", ("device/cluster_fsid", "device/pool_id", "device/image_id")),
+    ("wwid", ("wwid",)),
+    ("wwid", ("device/wwid",)),
+    ("serial", ("serial",)),
+    ("serial", ("device/serial",)),
+)
+
+
+class Verdict(enum.Enum):
+    SAME = "the store that was recorded"
+    UNSURE = "its name does not tell it from another one"
+    OTHER = "another store"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """`lasting`: KIND:VALUE, sorted.  `instance`: empty where the kernel tells none."""
+
+    kind: str  # file, device or nbd
+    name: str
+    lasting: tuple[str, ...] = ()
+    instance: str = ""
+
+    def __str__(self) -> str:
+        return " ".join([self.kind, self.name, *self.lasting])
+
+
+def judge(known: Identity, found: Identity, *, marked: bool) -> Verdict:
+    """Whether `found` is the store that `known` was.  `marked`: a file carries the mark of that
+    store; a copy of it may, too, so another inode is not accepted for the mark alone."""
+    if known.kind != found.kind:
+        return Verdict.OTHER
+    before, now = (dict(one.split(":", 1) for one in i.lasting) for i in (known, found))
+    shared = before.keys() & now.keys()
+    if shared:  # all must agree: a cloned partition table has the UUIDs of the first one
+        return Verdict.SAME if all(before[k] == now[k] for k in shared) else Verdict.OTHER
+    if known.name != found.name:
+        return Verdict.UNSURE if marked else Verdict.OTHER
+    exact = known.kind != "device" or (known.instance and known.instance == found.instance)
+    return Verdict.SAME if exact else Verdict.UNSURE
+
+
+def of_server(uri: str) -> Identity:
+    return Identity("nbd", uri)
+
+
+def of_path(fd: int) -> Identity:
+    """Of an open file or block device."""
+    info = os.fstat(fd)
+    if not stat.S_ISBLK(info.st_mode):
+        return Identity("file", _file(fd))
+    number = f"{os.major(info.st_rdev)}:{os.minor(info.st_rdev)}"
+    node = _SYS / number
+    start = _text(node / "start") if (node / "partition").exists() else ""
+    lasting = [one + (f"#{start}" if start else "") for one in _of_disk(fd, node, bool(start))]
+    uuid = partition.uuid_of(node) if start else None
+    if uuid:
+        lasting.append(f"partuuid:{uuid}")
+    return Identity("device", number, tuple(sorted(lasting)), _instance(fd, start))
+
+
+def _text(path: Path) -> str:
+    """An attribute's text; empty: there is none."""
+    try:
+        return path.read_bytes().decode(errors="replace").strip(" \t\r\n\0")
+    except OSError:
+        return ""
+
+
+def _of_disk(fd: int, node: Path, is_partition: bool) -> list[str]:
+    """At most one lasting identity of a whole disk, or of the one that holds a partition."""
+    disk = node.resolve().parent if is_partition else node
+    if (disk / "loop").is_dir():
+        behind = _behind_loop(fd, disk)
+        return [f"loop:{behind}"] if behind else []
+    for kind, names in _ATTRIBUTES:
+        values = [_text(disk / name) for name in names]
+        if all(values) and values[-1].strip("0"):  # a serial of zeroes is nobody's
+            return [f"{kind}:{'/'.join(values)}"]
+    return []
+
+
+def _behind_loop(fd: int, disk: Path) -> str | None:
+    """The file behind a loop device, and which part of it; None: it cannot be looked at."""
+    buffer = bytearray(_LOOP_INFO64_BYTES)
+    try:
+        fcntl.ioctl(fd, _LOOP_GET_STATUS64, buffer)
+        device, inode, rdev, offset, limit = _LOOP_INFO64.unpack_from(buffer)
+        if rdev:
+            return None  # a block device: the inode is that of its node in /dev
+        path = (disk / "loop/backing_file").read_bytes().rstrip(b"\n")
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        info = os.fstat(file)
+        if (info.st_dev, info.st_ino) != (device, inode):
+            return None  # the path means another file by now, or in this mount namespace
+        return f"{_file(file)}@{offset}+{limit}"
+    finally:
+        os.close(file)
+
+
+def _file(fd: int) -> str:
+    """Inode, and the generation where the file system keeps one: it tells a file from a later
+    one that was given the same inode."""
+    inode = os.fstat(fd).st_ino
+    buffer = bytearray(8)
+    try:
+        fcntl.ioctl(fd, _FS_IOC_GETVERSION, buffer)
+    except OSError:
+        return str(inode)
+    return f"{inode}.{int.from_bytes(buffer[:4], 'little')}"
+
+
+def _instance(fd: int, start: str) -> str:
+    buffer = bytearray(8)
+    try:
+        fcntl.ioctl(fd, _BLKGETDISKSEQ, buffer)
+    except OSError:
+        return ""  # an older kernel
+    sequence = int.from_bytes(buffer, "little")
+    return f"{boot_id()}/{sequence}" + (f"#{start}" if start else "")

@@ -1,0 +1,128 @@
+"""Real block devices for tests: loop devices over files, with and without partitions."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import os
+import struct
+import subprocess
+import uuid
+import zlib
+from pathlib import Path
+
+import pytest
+
+SECTOR = 512
+LINUX_DATA = uuid.UUID("0FC63DAF-8483-4772-8E79-3D69D8477DE4")
+
+needs_loops = pytest.mark.skipif(
+    os.geteuid() != 0 or not Path("/dev/loop-control").exists(),
+    reason="loop devices need root and /dev/loop-control",
+)
+
+
+_SET_FD = 0x4C00
+_ADD, _REMOVE = 0x4C80, 0x4C81  # linux/loop.h: LOOP_CTL_ADD, LOOP_CTL_REMOVE
+_added: set[int] = set()
+_numbers = itertools.count(1000 + os.getpid() % 10_000 * 16)  # no other process takes these
+
+
+def _control(request: int, number: int) -> None:
+    fd = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(fd, request, number)
+    finally:
+        os.close(fd)
+
+
+class Loop:
+    """`path`: a link in the test's folder to the device, as udev's names are."""
+
+    def __init__(self, file: Path, size: int, *, forget: bool = False) -> None:
+        """`forget`: the file's name is removed, so that nothing tells the device from another."""
+        self.file, self.path = file, file.with_suffix(".dev")
+        self._fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.ftruncate(self._fd, size)
+        if forget:
+            file.unlink()
+        self.number: int | None = None
+        self.attach()
+
+    def attach(self, number: int | None = None) -> None:
+        """As that loop device, or as one that was not there before."""
+        assert self.number is None
+        if number is None:
+            number = next(_numbers)
+            _control(_ADD, number)
+            _added.add(number)
+        self.number = number
+        device, fd = f"/dev/loop{number}", os.open(f"/dev/loop{number}", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(fd, _SET_FD, self._fd)
+        finally:
+            os.close(fd)
+        self.path.unlink(missing_ok=True)
+        self.path.symlink_to(device)
+
+    def detach(self) -> int:
+        """The number that it had, free for another."""
+        assert self.number is not None
+        number, self.number = self.number, None
+        if self._partitions(number):
+            subprocess.run(["partx", "--delete", f"/dev/loop{number}"], check=True)
+        subprocess.run(["losetup", "--detach", f"/dev/loop{number}"], check=True)
+        return number
+
+    def scan(self) -> list[str]:
+        """The partitions that the kernel finds now."""
+        subprocess.run(["partx", "--update", f"/dev/loop{self.number}"], check=True)
+        assert self.number is not None
+        return self._partitions(self.number)
+
+    @staticmethod
+    def _partitions(number: int) -> list[str]:
+        return sorted(str(path) for path in Path("/dev").glob(f"loop{number}p*"))
+
+    def write(self, data: bytes, offset: int = 0) -> None:
+        """Into the file, while no device is on it."""
+        assert self.number is None
+        os.pwrite(self._fd, data, offset)
+
+    def close(self) -> None:
+        if self.number is not None:
+            self.detach()
+        os.close(self._fd)
+        for number in [*_added]:
+            with contextlib.suppress(OSError):  # EBUSY: another Loop of this test is on it
+                _control(_REMOVE, number)
+                _added.remove(number)
+
+
+def gpt(size: int, parts: list[tuple[int, int, uuid.UUID]]) -> dict[int, bytes]:
+    """A partition table, as {offset: bytes}: (first sector, last sector, UUID) of each."""
+    last = size // SECTOR - 1
+    protective = bytearray(SECTOR)
+    struct.pack_into("<8B2I", protective, 446, 0, 0, 2, 0, 0xEE, 255, 255, 255, 1, last)
+    protective[510:] = b"\x55\xaa"
+    entries = b"".join(
+        struct.pack("<16s16sQQQ72s", LINUX_DATA.bytes_le, one.bytes_le, low, high, 0, b"")
+        for low, high, one in parts
+    ).ljust(128 * 128, b"\0")
+    head = struct.pack(
+        "<8sIIIIQQQQ16sQIII", b"EFI PART", 1 << 16, 92, 0, 0, 1, last, 34, last - 33,
+        uuid.uuid4().bytes_le, 2, 128, 128, zlib.crc32(entries),
+    )  # fmt: skip
+    head = head[:16] + struct.pack("<I", zlib.crc32(head)) + head[20:]
+    return {0: bytes(protective), SECTOR: head.ljust(SECTOR, b"\0"), 2 * SECTOR: entries}
+
+
+def mbr(signature: int, parts: list[tuple[int, int]]) -> dict[int, bytes]:
+    """(first sector, sectors) of each."""
+    table = bytearray(SECTOR)
+    struct.pack_into("<I", table, 440, signature)
+    for i, (first, count) in enumerate(parts):
+        struct.pack_into("<8B2I", table, 446 + 16 * i, 0, 0, 2, 0, 0x83, 0, 0, 0, first, count)
+    table[510:] = b"\x55\xaa"
+    return {0: bytes(table)}
