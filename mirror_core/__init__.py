@@ -40,7 +40,9 @@ The rooms.
     ledger.py, book.py     the durable record of a site; the one in use
     platform.py            the seam below all that: clock, chance, threads, files, connections
     durable.py, lock.py    a file replaced whole; who has the state folder
-    stores.py              opens stores exclusively and knows them again
+    stores.py              opens stores exclusively and knows them again, by what
+    identity.py, partition.py   the kernel says of files and devices;
+    adoption.py            and what a person says of a store
     protocol.py, peer.py, control.py   records over the control export: form, asking, answering
     native.py              the only file that touches cffi
     door.py, connections.py   who comes in by which socket, and what becomes of strangers; how

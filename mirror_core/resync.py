@@ -28,22 +28,27 @@ def resync_full(config: SiteConfig, *, force: bool, platform: Platform = HERE) -
             raise MirrorError(
                 f"{book.name} is a source: --force makes it a target and discards what only it has"
             )
-        return replace(
-            book,
-            role="target",
-            lineage=None,
-            committed=0,
-            committed_token="",
-            consistency_point=None,
-            runs=(),
-            source_run="",
-            hardened=0,
-            whole=False,
-            seeded=False,
-            maps={},
-        )
+        return give_up(book)
 
     return _changed(config, given_up, platform)
+
+
+def give_up(book: ledger.Ledger) -> ledger.Ledger:
+    """A target without a history: what its stores hold counts for nothing."""
+    return replace(
+        book,
+        role="target",
+        lineage=None,
+        committed=0,
+        committed_token="",
+        consistency_point=None,
+        runs=(),
+        source_run="",
+        hardened=0,
+        whole=False,
+        seeded=False,
+        maps={},
+    )
 
 
 def seed(config: SiteConfig) -> ledger.Ledger:

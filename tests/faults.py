@@ -377,4 +377,31 @@ FAULTS = (
         (("mirror_core/site.py", "            return False\n\n    def _end_thread",
           "            raise\n\n    def _end_thread"),),
     ),
+    Fault(
+        "a device is taken for its number alone (I7)",
+        "tests/test_identity.py::test_a_killed_site_on_numbers_alone_is_refused_after_a_reboot",
+        (("mirror_core/identity.py", "(known.instance and known.instance == found.instance)",
+          "True"),),
+    ),
+    Fault(
+        "one of a device's lasting identities is enough (I7)",
+        "tests/test_identity.py::test_judge",
+        (("mirror_core/identity.py", "if all(before[k] == now[k] for k in shared)",
+          "if any(before[k] == now[k] for k in shared)"),),
+    ),
+    Fault(
+        "of an adopted source only what was hot is compared (I4)",
+        "tests/test_adopt.py::test_everything_in_an_adopted_source_reaches_the_target",
+        (("mirror_core/adoption.py", "opened.log.heat_all()\n", "pass\n"),),
+    ),
+    Fault(
+        "of an adopted source the maps in memory count (I4)",
+        "tests/test_adopt.py::test_everything_in_an_adopted_source_reaches_the_target",
+        (("mirror_core/adoption.py", 'replace(book, clean=False, run=run, maps={})', "book"),),
+    ),
+    Fault(
+        "an adopted target keeps an image that is not known to be whole (I7)",
+        "tests/test_adopt.py::test_a_target_with_another_store_gives_its_image_up",
+        (("mirror_core/adoption.py", "book = resync.give_up(book)", "pass"),),
+    ),
 )  # fmt: skip

@@ -30,7 +30,7 @@ from nbd_client import NbdClient, NbdError
 from pair import FLASHMIRROR, MakePair, Pair
 
 from mirror_core import config, process, protocol
-from mirror_core.cli import attaching, creating, mirroring, seeing
+from mirror_core.cli import adopting, attaching, creating, mirroring, seeing
 from mirror_core.cli import running as running_
 
 # ---- init, create, check
@@ -327,7 +327,7 @@ def test_a_target_s_device_is_refused_and_its_control_is_not(running: Pair) -> N
 def test_help_tells_every_command() -> None:
     """--help of the program and of each command exits with 0 and says what it does."""
     text = flashmirror("--help").stdout
-    for family in (creating, running_, seeing, mirroring, attaching):
+    for family in (creating, adopting, running_, seeing, mirroring, attaching):
         for command in family.COMMANDS:
             assert re.search(rf"^  {command.name} +[A-Z]\w+", text, re.MULTILINE), command.name
     assert flashmirror("--version").stdout.startswith("flashmirror, version ")

@@ -6,6 +6,7 @@ machines, nothing but its number.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import direct
 import pytest
-from handmade import MIB, Handmade, kill, nothing_changes, refused
+from handmade import MIB, Handmade, east, flashmirror, kill, nothing_changes, refused
 from loops import Loop, gpt, mbr, needs_loops
 from pair import MakePair, Pair
 
@@ -134,6 +135,11 @@ def test_a_number_is_enough_within_one_boot_and_never_after(make_loops: MakeLoop
     pair, loops = make_loops("east", forget=True)
     book = ledger.load(config.load(str(pair.toml("east"))).state)
     assert book.volumes[0].data.lasting == ()
+    rows = {
+        row["check"]: row for row in json.loads(flashmirror("check", east(pair), "--json").stdout)
+    }
+    assert rows["disk data"]["result"] == "warning", rows
+    assert "nothing but its number" in rows["disk data"]["detail"], rows
     use(pair)
     kill(pair, "east")
     pair.start("east")

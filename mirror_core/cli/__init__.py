@@ -9,7 +9,7 @@ import sys
 
 import click
 
-from mirror_core.cli import attaching, creating, mirroring, running, securing, seeing
+from mirror_core.cli import adopting, attaching, creating, mirroring, running, securing, seeing
 from mirror_core.errors import ConfigError, MirrorError
 from mirror_core.metrics import program_version
 
@@ -23,7 +23,7 @@ def cli() -> None:
     """
 
 
-for family in (creating, running, seeing, mirroring, attaching, securing):
+for family in (creating, adopting, running, seeing, mirroring, attaching, securing):
     for command in family.COMMANDS:
         cli.add_command(command)
 

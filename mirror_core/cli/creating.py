@@ -214,7 +214,7 @@ def _check_stores(settings: config.SiteConfig, book: ledger.Ledger | None) -> li
                     if book and record.name == volume.name:
                         place = stores.place_of(settings, book, volume.name, part)
                         stores.verify(one, getattr(record, part), place, record.size)
-                rows.append((label, "ok", f"{one.where}: {format_size(one.size)}"))
+                rows.append((label, *_known_by(one)))
             except MirrorError as error:
                 rows.append((label, "failed", str(error)))
             finally:
@@ -222,6 +222,17 @@ def _check_stores(settings: config.SiteConfig, book: ledger.Ledger | None) -> li
         if len(sizes) > 1:
             rows.append((f"{volume.name} sizes", "failed", "data and intermediate differ in size"))
     return rows
+
+
+def _known_by(one: stores.Opened) -> tuple[str, str]:
+    text = f"{one.where}: {format_size(one.size)}"
+    if one.identity.kind != "device" or one.identity.lasting:
+        return "ok", text
+    return (
+        "warning",
+        f"{text}; nothing but its number tells it from another device: after a kill and a reboot "
+        "it must be adopted; give the disk a serial number",
+    )
 
 
 def _check_space(settings: config.SiteConfig) -> Row:

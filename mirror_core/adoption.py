@@ -1,0 +1,168 @@
+"""Takes a store in again, after a person has looked: 'flashmirror adopt', on a stopped site.
+
+    look     what is recorded, what is there, and what the mirror will believe then
+    agree    the person's answer; the site and the store stay locked meanwhile
+    record   the store that is there is the recorded one from now on
+
+Whoever adopts a store says that it may hold something else than the site left in it:
+
+    a source's data           everything may differ: the whole volume is hot, and is compared
+    a source's intermediate   nobody reads there what an earlier cycle left
+    a target's store          if the fingerprint of an orderly stop is that of its bytes, the image
+                              stands; otherwise the image is given up, as by 'resync --full'
+
+Invariants.  No byte of a store is changed, only its mark.  The ledger names a source's adopted
+data together with a run of its own, whose intent logs stand already, durably: all of the volume is
+hot there, and no other map is of that run.  An end before leaves the site as it was.
+
+Left out: a store that carries another store's mark, or that this site records in another place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from mirror_core import durable, intent, ledger, process, resync, stores
+from mirror_core import identity as identities
+from mirror_core.config import SiteConfig
+from mirror_core.errors import LedgerError, MirrorError, StoreError
+from mirror_core.lock import check_ledger, lock_state, no_state
+from mirror_core.platform import HERE
+
+Effect = Literal["compare", "record", "keep", "give up"]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a person sees before they agree."""
+
+    site: str
+    role: ledger.Role
+    volume: str
+    part: str
+    where: str
+    recorded: str
+    found: str
+    refusal: str | None  # why the site would not start with it; None: it would
+    effect: Effect
+    sequence: int  # of the image that is kept or given up; 0: there is none
+
+
+def adopt(config: SiteConfig, volume: str, part: str, agree: Callable[[Look], bool]) -> Look:
+    """MirrorError: the site runs, the store cannot be this one, or the person does not agree;
+    nothing was changed."""
+    if process.running(config):
+        raise MirrorError(
+            f"{config.name}: runs: stop it with 'flashmirror stop {config.path}', then adopt"
+        )
+    with contextlib.ExitStack() as undo:
+        undo.callback(os.close, lock_state(config))
+        book = ledger.load(config.state)
+        check_ledger(config, book)
+        stores.refuse_twice(config)
+        where = next(getattr(v, part) for v in config.volumes if v.name == volume)
+        record = next(v for v in book.volumes if v.name == volume)
+        one = stores.open_store(where, config.link_timeout)
+        undo.callback(one.store.close)
+        place = stores.place_of(config, book, volume, part)
+        _refuse(one, book, record, place)
+        look = _look(one, book, record, place)
+        if not agree(look):
+            raise MirrorError(f"{config.name}: nothing was changed")
+        _record(config, one, book, place, look.effect)
+    return look
+
+
+def _refuse(
+    one: stores.Opened, book: ledger.Ledger, record: ledger.VolumeRecord, place: stores.Place
+) -> None:
+    """StoreError: no person can mean this store."""
+    if one.size < record.size:
+        raise StoreError(
+            f"{one.where}: {one.size} bytes, but the volume has {record.size}: give it that size"
+        )
+    if one.mark() not in (None, place.mark):
+        raise StoreError(
+            f"{one.where}: belongs to another site or volume (attribute user.flashmirror): use "
+            "another store, or remove the attribute if that site is gone"
+        )
+    for volume in book.volumes:
+        for part in ("data", "intermediate"):
+            known = stores.known(getattr(volume, part))
+            verdict = identities.judge(known, one.identity, marked=False)
+            if verdict is identities.Verdict.SAME and (volume.name, part) != (
+                place.volume,
+                place.part,
+            ):
+                raise StoreError(
+                    f"{one.where}: recorded as {part} of volume {volume.name}: name it there in "
+                    f"{place.config}"
+                )
+
+
+def _look(
+    one: stores.Opened, book: ledger.Ledger, record: ledger.VolumeRecord, place: stores.Place
+) -> Look:
+    before: ledger.StoreRecord = getattr(record, place.part)
+    refusal = stores.refusal(one, before, place, record.size)
+    effect: Effect = "record"
+    if book.role == "source":
+        effect = "compare" if place.part == "data" else "record"
+    elif book.lineage:  # without one nothing was taken from any source yet
+        fits = before.fingerprint and before.fingerprint == one.fingerprint(record.size)
+        effect = "keep" if fits or refusal is None else "give up"
+    return Look(
+        book.name, book.role, place.volume, place.part, one.where, str(stores.known(before)),
+        str(one.identity), refusal, effect, book.committed if book.role == "target" else 0,
+    )  # fmt: skip
+
+
+def _record(
+    config: SiteConfig,
+    one: stores.Opened,
+    book: ledger.Ledger,
+    place: stores.Place,
+    effect: Effect,
+) -> None:
+    """LedgerError, StoreError: as before, unless the text says otherwise."""
+    record = next(v for v in book.volumes if v.name == place.volume)
+    store = one.stopped(record.size, counts=place.counts)
+    fresh = (
+        replace(record, data=store) if place.part == "data" else replace(record, intermediate=store)
+    )
+    book = replace(
+        book, volumes=tuple(fresh if v.name == place.volume else v for v in book.volumes)
+    )
+    if effect == "compare":
+        run = HERE.token()
+        _make_logs(config, book, record, run)
+        book = replace(book, clean=False, run=run, maps={})
+    elif effect == "give up":
+        book = resync.give_up(book)
+    try:
+        ledger.save(config.state, book)
+    except OSError as error:
+        raise no_state(config, error) from error
+    except durable.Doubt as doubt:
+        raise LedgerError(f"{doubt}: fix that, and give the command again") from doubt
+    one.set_mark(place.mark)
+
+
+def _make_logs(
+    config: SiteConfig, book: ledger.Ledger, adopted: ledger.VolumeRecord, run: str
+) -> None:
+    """The intent logs of a run in which all of the adopted volume may differ, and of the others
+    what may differ now.  LedgerError."""
+    for record in book.volumes:
+        opened = intent.open_log(config.state, book, record, run, region=config.intent_region)
+        try:
+            if record.name == adopted.name:
+                opened.log.heat_all()
+        except OSError as error:
+            raise no_state(config, error) from error
+        finally:
+            opened.log.close()

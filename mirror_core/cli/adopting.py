@@ -1,0 +1,66 @@
+"""adopt: a person has looked at a store, and a stopped site takes it in again."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+
+import click
+
+from mirror_core import adoption, config
+from mirror_core.cli.common import json_option, one_volume, show, site_argument
+from mirror_core.errors import MirrorError
+
+
+@click.command()
+@site_argument
+@click.argument("volume")
+@click.argument("part", type=click.Choice(["data", "intermediate"]))
+@click.option("--yes", is_flag=True, help="Do not ask: a person has looked at the store.")
+@json_option
+def adopt(site: str, volume: str, part: str, yes: bool, as_json: bool) -> None:
+    """Record the store that is there now as a stopped site's store.
+
+    For a store that got another identity (restored, moved, renumbered).  Of a source's data
+    everything is compared afterwards; a target whose store is not as it was left gives up its
+    image.  No store is changed.
+    """
+    settings = config.load(site)
+    one_volume(settings, volume)
+
+    def agree(look: adoption.Look) -> bool:
+        if yes:
+            return True
+        if not sys.stdin.isatty():
+            raise MirrorError(
+                f"{look.where}: found {look.found}, recorded {look.recorded}; if it is adopted, "
+                f"{_then(look)}: to adopt it add --yes, or run this on a terminal"
+            )
+        click.echo(_shown(look), err=True)
+        return click.confirm(f"Adopt it as {part} of {volume}?", default=False, err=True)
+
+    look = adoption.adopt(settings, volume, part, agree)
+    show(asdict(look), as_json, lambda: f"{look.site}: {look.where} is {part} of {volume}; "
+         f"{_then(look)}")  # fmt: skip
+
+
+def _shown(look: adoption.Look) -> str:
+    why = look.refusal or "it is the store that was recorded"
+    return (
+        f"store     {look.where}\nrecorded  {look.recorded}\nfound     {look.found}\n"
+        f"today     {why}\nadopted   {_then(look)}"
+    )
+
+
+def _then(look: adoption.Look) -> str:
+    if look.effect == "compare":
+        return f"all of {look.volume} is compared with the target, and what differs is sent"
+    if look.effect == "keep":
+        return f"the image of sequence {look.sequence} stands"
+    if look.effect == "give up":
+        image = f"the image of sequence {look.sequence}" if look.sequence else "what was copied"
+        return f"{image} is given up on {look.site}, and everything is taken from the source again"
+    return "nothing else changes"
+
+
+COMMANDS = [adopt]

@@ -1,0 +1,354 @@
+"""A store that a person has looked at is taken in again, and the mirror stays right (I7).
+
+Whoever adopts a source's data or a target's store says that it may hold something else: in these
+tests it does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import direct
+import pytest
+from handmade import (
+    Handmade,
+    contents,
+    flashmirror,
+    kill,
+    nothing_changes,
+    record,
+    refused,
+    scrape,
+    value,
+)
+from pair import FLASHMIRROR, MakePair, Pair
+from served import Server
+
+SIZE = 2 << 20
+
+
+@pytest.fixture
+def pair(make_pair: MakePair) -> Pair:
+    """Both hold the same, which is nowhere a hole; both were stopped."""
+    pair = make_pair("--size", str(SIZE))
+    pair.start()
+    with pair.client() as client:
+        client.write(0, os.urandom(SIZE))
+    direct.sync(pair)
+    pair.stop()
+    return pair
+
+
+def store(pair: Pair, site: str, part: str) -> Path:
+    image = pair.image(site)
+    return image if part == "data" else image.with_suffix(".intermediate.img")
+
+
+def replace_store(pair: Pair, site: str, part: str, data: bytes | None = None) -> None:
+    """By another file without a mark, with these bytes, or the same."""
+    path = store(pair, site, part)
+    copy = path.with_suffix(".copy")
+    shutil.copy(path, copy)
+    if data is not None:
+        copy.write_bytes(data)
+    copy.rename(path)
+
+
+def adopt(pair: Pair, site: str, part: str) -> dict[str, object]:
+    found: dict[str, object] = record("adopt", str(pair.toml(site)), "disk", part, "--yes")
+    return found
+
+
+def end(pair: Pair, site: str, how: str) -> None:
+    """Of a stopped pair: `killed` is what a kill of that site leaves, with nothing written."""
+    if how == "killed":
+        pair.start()
+        kill(pair, site)
+        pair.stop()
+
+
+def mirrors(pair: Pair) -> None:
+    """Both start, and the target gets what the source has, and nothing else."""
+    pair.start()
+    direct.sync(pair)
+    east, west = pair.image("east").read_bytes(), pair.image("west").read_bytes()
+    assert east == west
+
+
+@pytest.mark.parametrize("then", ["mirrors", "loses its memory"])
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+def test_everything_in_an_adopted_source_reaches_the_target(
+    pair: Pair, how: str, then: str
+) -> None:
+    """Other data in the source's place, anywhere, and no region was hot: what it holds is what the
+    target gets, also if the source is killed, and loses its maps in memory, before it was all
+    compared."""
+    end(pair, "east", how)
+    fresh = os.urandom(SIZE)
+    replace_store(pair, "east", "data", fresh)
+    with nothing_changes(pair.folder):
+        assert "adopt" in refused("start", str(pair.toml("east")))
+    said = adopt(pair, "east", "data")
+    assert said["effect"] == "compare" and "not the store" in str(said["refusal"]), said
+    if then == "loses its memory":
+        pair.start("east")
+        kill(pair, "east")
+        for path in Path(os.environ["RUNTIME_DIRECTORY"]).glob("*.maps"):
+            path.unlink()  # as a power loss does
+    mirrors(pair)
+    assert pair.image("east").read_bytes() == fresh
+
+
+def test_what_an_adopted_source_shares_with_the_target_is_not_sent(pair: Pair) -> None:
+    """It is compared: the same bytes in another file cost checksums only."""
+    replace_store(pair, "east", "data")
+    adopt(pair, "east", "data")
+    mirrors(pair)
+    figures = scrape(pair)
+    assert value(figures, 'equal_bytes_total{volume="disk"}') == SIZE
+    assert value(figures, 'wire_bytes_total{volume="disk"}') < SIZE / 10
+
+
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+def test_a_source_s_intermediate_is_only_recorded(pair: Pair, how: str) -> None:
+    """Nobody reads what another file in its place holds; the exact maps stay."""
+    end(pair, "east", how)
+    replace_store(pair, "east", "intermediate", os.urandom(SIZE))
+    assert adopt(pair, "east", "intermediate")["effect"] == "record"
+    pair.start()
+    assert "is compared" not in pair.log("east")
+    mirrors(pair)
+
+
+@pytest.mark.parametrize("part", ["data", "intermediate"])
+def test_a_target_that_was_stopped_keeps_its_image_in_a_copy_of_its_store(
+    pair: Pair, part: str
+) -> None:
+    """The bytes are those that the orderly stop left: the image stands, nothing is sent."""
+    replace_store(pair, "west", part)
+    said = adopt(pair, "west", part)
+    assert said["effect"] == "keep" and said["sequence"], said
+    pair.start("west")
+    status = direct.status(pair, "west")
+    assert status["committed"]["sequence"] == said["sequence"]
+    mirrors(pair)
+
+
+@pytest.mark.parametrize("part", ["data", "intermediate"])
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+def test_a_target_with_another_store_gives_its_image_up(pair: Pair, part: str, how: str) -> None:
+    """Its image is not known to be whole: it has none until everything was taken again."""
+    end(pair, "west", how)
+    replace_store(pair, "west", part, os.urandom(SIZE))
+    assert "adopt" in refused("start", str(pair.toml("west")))
+    assert adopt(pair, "west", part)["effect"] == "give up"
+    pair.start("west")
+    assert not direct.status(pair, "west")["committed"]["sequence"]
+    assert "no image" in refused("promote", str(pair.toml("west")))
+    mirrors(pair)
+
+
+def test_a_target_whose_store_is_the_recorded_one_loses_nothing(pair: Pair) -> None:
+    """Adopted though it need not be, and after a kill, its image stands."""
+    end(pair, "west", "killed")
+    assert adopt(pair, "west", "data")["effect"] == "keep"
+    pair.start("west")
+    assert direct.status(pair, "west")["committed"]["sequence"]
+    mirrors(pair)
+
+
+class Snapshot:
+    """Every byte of a stopped pair, to be put back in place: inodes stay."""
+
+    def __init__(self, pair: Pair, adopted: Path) -> None:
+        self._folder, self._adopted = pair.folder, adopted
+        self._files = {path: path.read_bytes() for path in self._all()}
+
+    def _all(self) -> list[Path]:
+        return [
+            path
+            for site in ("east", "west")
+            for path in (self._folder / site).rglob("*")
+            if path.is_file()
+        ]
+
+    def put_back(self) -> None:
+        for path in self._all():
+            if path not in self._files:
+                path.unlink()
+        for path, data in self._files.items():
+            path.write_bytes(data)
+        with contextlib.suppress(OSError):  # ENODATA: the adoption did not come so far
+            os.removexattr(self._adopted, "user.flashmirror")
+
+
+@pytest.mark.parametrize(("site", "part"), [("east", "data"), ("west", "intermediate")])
+def test_an_adoption_may_be_killed_anywhere(pair: Pair, site: str, part: str) -> None:
+    """Killed after each call that makes something durable: the store is refused as before, or it
+    is taken with all that it may differ in."""
+    toml = str(pair.toml(site))
+    replace_store(pair, site, part, os.urandom(SIZE))
+    snapshot = Snapshot(pair, store(pair, site, part))
+    book = str(pair.folder / site / "state" / "ledger")
+    before = contents(pair.folder)[book]
+    taken = []
+    for call in ("fdatasync", "fsync", "rename", "fsetxattr"):
+        for n in range(1, 20):
+            words = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e",
+                     f"inject={call}:signal=KILL:when={n}", str(FLASHMIRROR), "adopt", toml,
+                     "disk", part, "--yes"]  # fmt: skip
+            done = subprocess.run(words, check=False, capture_output=True, timeout=60)
+            if done.returncode == 0:
+                snapshot.put_back()
+                break  # there is no n-th call
+            taken.append(contents(pair.folder)[book] != before)
+            if taken[-1]:
+                mirrors(pair)
+                pair.stop()
+                snapshot.put_back()
+            else:
+                assert f"adopt {toml} disk {part}" in refused("start", toml)
+        else:
+            pytest.fail(f"{call} without end")
+    assert True in taken and False in taken
+    assert adopt(pair, site, part)["effect"] == ("compare" if site == "east" else "give up")
+    mirrors(pair)
+
+
+def on_a_terminal(*words: str, answer: bytes) -> tuple[int, str]:
+    terminal, theirs = pty.openpty()
+    with subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs) as asking:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # EIO: the other end is closed
+            while part := os.read(terminal, 65536):
+                shown += part
+                if shown.endswith(b"[y/N]: "):
+                    os.write(terminal, answer)
+        status = asking.wait(timeout=20)
+    os.close(terminal)
+    return status, shown.decode()
+
+
+def test_a_person_is_shown_what_is_there_and_asked(pair: Pair) -> None:
+    """On a terminal: what is recorded, what is found, why it is refused today and what follows;
+    then a question, whose answer is no unless it is yes."""
+    replace_store(pair, "west", "data", os.urandom(SIZE))
+    words = [str(FLASHMIRROR), "adopt", str(pair.toml("west")), "disk", "data"]
+    inode = pair.image("west").stat().st_ino
+    for answer in (b"\n", b"n\n"):
+        with nothing_changes(pair.folder):
+            status, shown = on_a_terminal(*words, answer=answer)
+        assert status == 1 and "nothing was changed" in shown, shown
+    status, shown = on_a_terminal(*words, answer=b"y\n")
+    assert status == 0, shown
+    assert f"store     {pair.image('west')}" in shown
+    assert "recorded  file " in shown and f"found     file {inode}" in shown
+    assert "today     not the store that was recorded" in shown
+    assert "the image of sequence" in shown and "is given up on west" in shown
+    mirrors(pair)
+
+
+def test_without_a_terminal_it_is_said_what_is_there(pair: Pair) -> None:
+    """One line, and nothing is changed: --yes is a person's word."""
+    replace_store(pair, "east", "data")
+    with nothing_changes(pair.folder):
+        line = refused("adopt", str(pair.toml("east")), "disk", "data")
+    assert "recorded file " in line and "is compared" in line and "--yes" in line, line
+
+
+def test_a_running_site_adopts_nothing(pair: Pair) -> None:
+    """It is stopped first; nothing is changed by the refusal."""
+    pair.start()
+    line = refused("adopt", str(pair.toml("east")), "disk", "data", "--yes")
+    assert "east: runs: stop it with 'flashmirror stop" in line
+    mirrors(pair)
+
+
+def short(pair: Pair) -> None:
+    os.truncate(pair.image("east"), 4096)
+
+
+def marked(pair: Pair) -> None:
+    replace_store(pair, "east", "data")
+    os.setxattr(pair.image("east"), "user.flashmirror", b"another/disk/data")
+
+
+def swapped(pair: Pair) -> None:
+    for part in ("data", "intermediate"):  # no mark tells them apart
+        os.removexattr(store(pair, "east", part), "user.flashmirror")
+    data, other = store(pair, "east", "data"), store(pair, "east", "intermediate")
+    data.rename(data.with_suffix(".aside"))
+    other.rename(data)
+    data.with_suffix(".aside").rename(other)
+
+
+def missing(pair: Pair) -> None:
+    pair.image("east").unlink()
+
+
+REFUSALS: dict[str, tuple[Callable[[Pair], None], str]] = {
+    "too short": (short, "disk.img: 4096 bytes, but the volume has"),
+    "another site's": (marked, "disk.img: belongs to another site or volume"),
+    "swapped": (swapped, "disk.img: recorded as intermediate of volume disk: name it there"),
+    "missing": (missing, "disk.img: No such file"),
+}
+
+
+@pytest.mark.parametrize(("damage", "text"), REFUSALS.values(), ids=list(REFUSALS))
+def test_what_nobody_can_mean_is_not_adopted(
+    pair: Pair, damage: Callable[[Pair], None], text: str
+) -> None:
+    """Not even with --yes; one line, and nothing is changed."""
+    damage(pair)
+    with nothing_changes(pair.folder):
+        assert text in refused("adopt", str(pair.toml("east")), "disk", "data", "--yes")
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("no-such", "data"), "east has no volume no-such: it has disk"),
+        (("disk", "both"), "'both' is not one of"),
+    ],
+)
+def test_a_store_that_is_not_there_is_wrong_usage(
+    pair: Pair, words: tuple[str, ...], text: str
+) -> None:
+    """One line and exit status 2."""
+    done = flashmirror("adopt", str(pair.toml("east")), *words, "--yes")
+    assert done.returncode == 2 and text in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("site", ["east", "west"])
+def test_a_server_with_another_uri_is_adopted(handmade: Handmade, scratch: Path, site: str) -> None:
+    """The spelling of a URI is an accident: the same store by another socket is refused until a
+    person says so; what was whole stays whole."""
+    one = Server(scratch / "one.img")
+    one.image.write_bytes(os.urandom(handmade.size))
+    other = Server(scratch / "other.img", "file", str(one.image))
+    one.start()
+    try:
+        handmade.stores[site, "data"] = one.uri
+        handmade.create()
+        handmade.start()
+        direct.sync(handmade)
+        handmade.stop()
+        one.stop()
+        other.start()
+        text = handmade.toml(site).read_text()
+        handmade.toml(site).write_text(text.replace(one.uri, other.uri))
+        assert "adopt" in refused("start", str(handmade.toml(site)))
+        effect = adopt(handmade, site, "data")["effect"]
+        assert effect == ("compare" if site == "east" else "keep")
+        handmade.start()
+        direct.sync(handmade)
+    finally:
+        one.stop()
+        other.stop()
