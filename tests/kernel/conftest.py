@@ -9,6 +9,7 @@ PACKAGES = {
     "mkfs.ext4": "e2fsprogs",
     "mkfs.xfs": "xfsprogs",
     "fstrim": "util-linux",
+    "dmsetup": "dmsetup",
 }
 
 
