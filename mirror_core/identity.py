@@ -139,7 +139,10 @@ def _behind_loop(fd: int, disk: Path) -> str | None:
         info = os.fstat(file)
         if (info.st_dev, info.st_ino) != (device, inode):
             return None  # the path means another file by now, or in this mount namespace
-        return f"{_file(file)}@{offset}+{limit}"
+        name = _file(file)
+        if "." not in name:  # the first files of two tmpfs have one inode number
+            name += f"-{os.fstatvfs(file).f_fsid:x}"
+        return f"{name}@{offset}+{limit}"
     finally:
         os.close(file)
 

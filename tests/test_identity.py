@@ -18,7 +18,7 @@ from pathlib import Path
 
 import direct
 import pytest
-from handmade import MIB, Handmade, east, flashmirror, kill, nothing_changes, refused
+from handmade import MIB, Handmade, MountedDisk, east, flashmirror, kill, nothing_changes, refused
 from loops import Loop, gpt, mbr, needs_loops
 from pair import MakePair, Pair
 
@@ -192,6 +192,25 @@ def test_a_killed_site_on_numbers_alone_is_refused_after_a_reboot(make_loops: Ma
     pretend_a_reboot(pair, "east")
     line = refused("start", str(pair.toml("east")))
     assert "and there is no fingerprint of an orderly stop" in line, line
+
+
+@needs_loops
+def test_two_files_with_one_inode_number_behind_loop_devices_are_two(scratch: Path) -> None:
+    """The first files of two file systems in memory, which have no generation."""
+    disks = [MountedDisk(scratch / name, 2 * MIB) for name in ("a", "b")]
+    found = []
+    try:
+        for disk in disks:
+            loop = Loop(disk.folder / "disk.raw", MIB)
+            fd = os.open(loop.path, os.O_RDONLY)
+            found.append((loop.file.stat().st_ino, identity.of_path(fd)))
+            os.close(fd)
+            loop.close()
+    finally:
+        for disk in disks:
+            disk.close()
+    (inode, one), (same, other) = found
+    assert inode == same and one.lasting and judge(one, other, marked=False) is Verdict.OTHER
 
 
 @needs_loops
