@@ -35,12 +35,15 @@ test: build lint
 	$(BIN)/pytest -n 3 --dist loadfile $(if $(TESTS),$(TESTS),-m 'not alone')
 	$(if $(TESTS),,$(BIN)/pytest -m alone)
 
-# The same tests, longer.
+# The same tests, longer, and an hour of chaos.  Faults of kinds that are known to show violations
+# are left out by CHAOS_FAULTS, as in tests/test_chaos.py.
+CHAOS_SECONDS := 3600
 soak: build
 	@scripts/need-packages $(TEST_PACKAGES)
 	$(MAKE) --no-print-directory -C native fuzz FUZZ_SECONDS=300
 	$(BIN)/python scripts/planted-bugs
 	FLASHMIRROR_SOAK=10 $(BIN)/pytest --timeout 7200 $(TESTS)
+	scripts/chaos --seconds $(CHAOS_SECONDS) $(if $(CHAOS_FAULTS),--faults=$(CHAOS_FAULTS))
 
 bench: build
 	@scripts/need-packages $(BENCH_PACKAGES)
@@ -51,6 +54,7 @@ lint: build
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 	$(BIN)/mypy scripts/bench
+	$(BIN)/mypy scripts/chaos
 	$(BIN)/mypy scripts/demo
 	$(BIN)/mypy scripts/planted-bugs
 	$(BIN)/mypy scripts/simulate

@@ -1,0 +1,165 @@
+"""Changes of history: the target becomes the source; a site goes back in time.
+
+After a promotion each chain goes on from the prefix that the promoted image holds.  A site that
+went back must be refused with a reason, or what it is taken with must be right: the image is
+judged.  The way out is `resync --full`, as the docs say.
+"""
+
+from __future__ import annotations
+
+import time
+
+from chaoslib import scratch
+from chaoslib.record import ChaosFailure
+from chaoslib.sites import BOUNDS_S, CommandFailed, Site
+from chaoslib.stage import SIZES, Stage
+
+REFUSED_S = 20.0  # a site that went back is refused, or in step again, within this time
+
+
+def change_roles(stage: Stage) -> None:
+    """Promote the target, whatever becomes of the source; then the old source is its target."""
+    if not stage.has_image:
+        return
+    old, new = stage.source, stage.target
+    stage.say(f"change of roles: {new.name} is to be the source")
+    fate = stage.rng.choice(("lives", "is killed", "is stopped"))
+    stage.excuses.begin("change of roles")
+    _clients_leave(stage, old, fate)
+    stage.empty(new)
+    stage.mend(new)
+    stage.thaw(new)
+    stage.bring_up(new, must=True)
+    new.serve_as(source=True)
+    _promote(stage, new)
+    prefix = stage.check([scratch.read_device(new, v) for v in SIZES], "a promoted target")
+    now = time.monotonic()
+    for chain, writes in zip(stage.chains, prefix, strict=True):
+        chain.cut_back(writes, now)
+    stage.forget(prefix)
+    _make_target(stage, old, force=True)
+    stage.source, stage.target = new, old
+    stage.find_devices()
+    stage.clients.disconnect_all()
+    stage.clients.go_on()
+    stage.excuses.end("change of roles")
+    stage.excuses.end(f"{old.name} is down")
+    stage.bring_up(old, must=True)
+    stage.record.count("changes of role")
+
+
+def _clients_leave(stage: Stage, old: Site, fate: str) -> None:
+    """No write is begun any more; those under way are acknowledged, or their client gives up."""
+    if fate == "is killed" or not old.pid or old.frozen:
+        stage.take_down(old, kill=True)
+        stage.clients.hold(0.0)
+        stage.clients.abandon()
+        return
+    stage.hold_clients()
+    if fate == "is stopped":
+        stage.take_down(old, kill=False)
+
+
+def _promote(stage: Stage, new: Site) -> None:
+    """It may be refused while requests of the old source end."""
+    deadline = time.monotonic() + BOUNDS_S["promote"]
+    while True:
+        try:
+            new.run("promote", "--force", bound_s=BOUNDS_S["promote"])
+            return
+        except CommandFailed as error:
+            if time.monotonic() >= deadline:
+                raise ChaosFailure(f"{new.name} cannot be promoted: {error}") from error
+        time.sleep(0.5)  # the command says nothing of when to try again
+
+
+def _make_target(stage: Stage, site: Site, *, force: bool) -> None:
+    """Give up what it holds; it is down afterwards."""
+    stage.empty(site)
+    stage.mend(site)
+    stage.thaw(site)
+    stage.take_down(site, kill=stage.rng.random() < 0.5)
+    site.serve_as(source=False)
+    try:
+        site.run("resync", "--full", *(["--force"] if force else []), bound_s=30.0)
+    except CommandFailed as error:
+        raise ChaosFailure(f"{site.name}: resync --full: {error}") from error
+    stage.has_image = False
+
+
+def go_back(stage: Stage) -> None:
+    """A site goes back in time by some commits."""
+    stage.heal()
+    stage.must_sync()
+    site = stage.rng.choice(stage.sites())
+    parts = stage.rng.choice(("state", "stores", "all"))
+    kill = stage.rng.random() < 0.5
+    is_source = site is stage.source
+    if is_source:
+        stage.hold_clients()
+    stage.take_down(site, kill=kill)
+    snapshot = scratch.Snapshot(site, stage.options.folder / "snapshot")
+    marks = [len(chain.writes) for chain in stage.chains]
+    stage.bring_up(site, must=True)
+    if is_source:
+        stage.clients.go_on()
+    commits = stage.rng.randint(1, 3)
+    for _ in range(commits):
+        time.sleep(0.3)  # the clients write
+        stage.must_sync()
+    if is_source:
+        stage.hold_clients()
+    stage.take_down(site, kill=stage.rng.random() < 0.5)
+    snapshot.put_back(state=parts != "stores", stores=parts != "state")
+    snapshot.forget()
+    for path in site.maps.iterdir():
+        path.unlink()  # they are of a machine that is no more
+    stage.say(f"{site.name} went back by {commits} syncs: {parts}")
+    if is_source and parts != "state":
+        stage.judge.go_back()
+        stage.promised, now = 0.0, time.monotonic()
+        for chain, mark in zip(stage.chains, marks, strict=True):
+            chain.cut_back(mark, now)
+    taken = _taken(stage, site)
+    if is_source:
+        stage.clients.go_on()
+    stage.record.count("went back, and taken" if taken else "went back, and refused")
+    if taken:
+        stage.judge_paused()
+        return
+    _begin_anew(stage, site)
+    stage.must_sync()
+
+
+def _taken(stage: Stage, site: Site) -> bool:
+    """Whether mirroring goes on with a site that went back.  ChaosFailure: it does not, and nobody
+    says why."""
+    try:
+        site.start()
+    except CommandFailed as error:
+        stage.say(f"refused: {error}")
+        return False
+    if site is stage.source:
+        stage.excuses.end(f"{site.name} is down")
+    try:
+        stage.source.run("sync", "--timeout", f"{REFUSED_S:g}s", bound_s=REFUSED_S)
+        return True
+    except CommandFailed:
+        status = stage.source.status()
+    if not status["reason"]:
+        raise ChaosFailure(
+            f"{site.name} went back; nothing is mirrored, without a reason: {status}"
+        )
+    stage.say(f"refused: {status['reason']}")
+    return False
+
+
+def _begin_anew(stage: Stage, site: Site) -> None:
+    """The way out: the target takes everything from the source."""
+    if site is stage.source and not site.pid:
+        raise ChaosFailure(f"{site.name}, a source that went back, does not serve its volumes")
+    _make_target(stage, stage.target, force=False)
+    stage.bring_up(stage.target, must=True)
+
+
+STEPS = {"role": change_roles, "snapshot": go_back}
