@@ -79,7 +79,7 @@ def server(stage: Stage) -> None:
     site = any_site(stage)
     one = site.servers[stage.rng.choice(PARTS)]
     if site is stage.source:
-        stage.excuses.begin(f"{site.name}'s servers")
+        stage.excuses.begin(f"{site.name}'s servers", loss=True)
     one.kill()
     stage.say(f"{site.name}: {one.image.name}: server killed")
     if not stays(stage):
@@ -112,7 +112,7 @@ def pause(stage: Stage) -> None:
     now = ["--now"] if stage.rng.random() < 0.3 else []
     _command(stage, "pause", *now, "--timeout", "3s", bound_s=13.0)
     wait(stage, 1.0)
-    _command(stage, "resume", bound_s=10.0)
+    stage.paused = not _command(stage, "resume", bound_s=10.0)
 
 
 def sync(stage: Stage) -> None:

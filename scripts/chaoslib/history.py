@@ -12,7 +12,7 @@ import time
 from chaoslib import scratch
 from chaoslib.record import ChaosFailure
 from chaoslib.sites import BOUNDS_S, CommandFailed, Site
-from chaoslib.stage import SIZES, Stage
+from chaoslib.stage import Stage
 
 REFUSED_S = 20.0  # a site that went back is refused, or in step again, within this time
 
@@ -32,7 +32,7 @@ def change_roles(stage: Stage) -> None:
     stage.bring_up(new, must=True)
     new.serve_as(source=True)
     _promote(stage, new)
-    prefix = stage.check([scratch.read_device(new, v) for v in SIZES], "a promoted target")
+    prefix = stage.check([scratch.read_device(uri) for uri in new.uris()], "a promoted target")
     now = time.monotonic()
     for chain, writes in zip(stage.chains, prefix, strict=True):
         chain.cut_back(writes, now)
@@ -88,59 +88,66 @@ def _make_target(stage: Stage, site: Site, *, force: bool) -> None:
 
 
 def go_back(stage: Stage) -> None:
-    """A site goes back in time by some commits."""
+    """A site goes back in time by some commits: its state, its stores, or both.  Nothing is written
+    from before its end until its image is judged, or what it lacks would be sent by chance."""
     stage.heal()
     stage.must_sync()
     site = stage.rng.choice(stage.sites())
     parts = stage.rng.choice(("state", "stores", "all"))
-    kill = stage.rng.random() < 0.5
     is_source = site is stage.source
-    if is_source:
-        stage.hold_clients()
-    stage.take_down(site, kill=kill)
-    snapshot = scratch.Snapshot(site, stage.options.folder / "snapshot")
+    stage.hold_clients()
+    stage.take_down(site, kill=stage.rng.random() < 0.5)
+    past = scratch.Snapshot(site, stage.options.folder / "past")
     marks = [len(chain.writes) for chain in stage.chains]
     stage.bring_up(site, must=True)
-    if is_source:
-        stage.clients.go_on()
+    stage.clients.go_on()
     commits = stage.rng.randint(1, 3)
     for _ in range(commits):
         time.sleep(0.3)  # the clients write
         stage.must_sync()
-    if is_source:
-        stage.hold_clients()
+    stage.hold_clients()
+    stage.must_sync()
     stage.take_down(site, kill=stage.rng.random() < 0.5)
-    snapshot.put_back(state=parts != "stores", stores=parts != "state")
-    snapshot.forget()
+    present = scratch.Snapshot(site, stage.options.folder / "present")
+    past.put_back(state=parts != "stores", stores=parts != "state")
     for path in site.maps.iterdir():
         path.unlink()  # they are of a machine that is no more
-    stage.say(f"{site.name} went back by {commits} syncs: {parts}")
-    if is_source and parts != "state":
+    stage.say(f"{site.name}, the {'source' if is_source else 'target'}, went back by {commits} "
+              f"syncs: {parts}")  # fmt: skip
+    try:
+        site.start()
+    except CommandFailed as error:
+        stage.say(f"does not start: {error}")
+        stage.record.count("went back, and not started")
+        present.put_back()  # as the line says
+        stage.bring_up(site, must=True)
+    else:
+        _goes_on(stage, site, marks if is_source and parts != "state" else None)
+    stage.clients.go_on()
+    past.forget()
+    present.forget()
+    stage.must_sync()
+
+
+def _goes_on(stage: Stage, site: Site, marks: list[int] | None) -> None:
+    """It runs.  With `marks` its volumes are what they were when the chains were so long."""
+    stage.excuses.end(f"{site.name} is down")
+    if marks:
         stage.judge.go_back()
         stage.promised, now = 0.0, time.monotonic()
         for chain, mark in zip(stage.chains, marks, strict=True):
             chain.cut_back(mark, now)
     taken = _taken(stage, site)
-    if is_source:
-        stage.clients.go_on()
     stage.record.count("went back, and taken" if taken else "went back, and refused")
     if taken:
         stage.judge_paused()
-        return
-    _begin_anew(stage, site)
-    stage.must_sync()
+    else:
+        _make_target(stage, stage.target, force=False)
+        stage.bring_up(stage.target, must=True)
 
 
 def _taken(stage: Stage, site: Site) -> bool:
-    """Whether mirroring goes on with a site that went back.  ChaosFailure: it does not, and nobody
-    says why."""
-    try:
-        site.start()
-    except CommandFailed as error:
-        stage.say(f"refused: {error}")
-        return False
-    if site is stage.source:
-        stage.excuses.end(f"{site.name} is down")
+    """Whether it is mirrored.  ChaosFailure: it is not, and nobody says why."""
     try:
         stage.source.run("sync", "--timeout", f"{REFUSED_S:g}s", bound_s=REFUSED_S)
         return True
@@ -152,14 +159,6 @@ def _taken(stage: Stage, site: Site) -> bool:
         )
     stage.say(f"refused: {status['reason']}")
     return False
-
-
-def _begin_anew(stage: Stage, site: Site) -> None:
-    """The way out: the target takes everything from the source."""
-    if site is stage.source and not site.pid:
-        raise ChaosFailure(f"{site.name}, a source that went back, does not serve its volumes")
-    _make_target(stage, stage.target, force=False)
-    stage.bring_up(stage.target, must=True)
 
 
 STEPS = {"role": change_roles, "snapshot": go_back}

@@ -113,6 +113,10 @@ class Site:
         found: dict[str, Any] = json.loads(self.run("status", "--json", bound_s=BOUNDS_S["status"]))
         return found
 
+    def uris(self) -> list[str]:
+        """Of its devices; it is a source."""
+        return [self.run("uri", v, bound_s=BOUNDS_S["status"]).strip() for v in self._sizes]
+
     def start(self) -> None:
         """Raises CommandFailed."""
         self.mend_servers()

@@ -78,7 +78,9 @@ class Stage:
         self.judge = Judge(self.chains)
         self.promised = 0.0  # every image from now on holds what was acknowledged by then
         self.has_image = False
+        self.paused = False  # and `resume` was not possible yet
         self.link = "up"
+        self._uris: dict[str, list[str]] = {}  # of site
         self._relay: subprocess.Popen[str] | None = None
         self.watch = Watch(self.sites(), self.clients, record, 15 + 5 * link_timeout)
 
@@ -106,8 +108,9 @@ class Stage:
 
     def find_devices(self) -> None:
         """Where the clients find the volumes of the source."""
-        uris = [self.source.run("uri", v, bound_s=10.0).strip() for v in SIZES]
-        self.clients.uris = lambda: uris
+        if self.source.name not in self._uris:  # they stay what they are
+            self._uris[self.source.name] = self.source.uris()
+        self.clients.uris = self._uris[self.source.name]
 
     def _start_relay(self) -> None:
         pairs = []
@@ -211,7 +214,7 @@ class Stage:
     def spoil(self, site: Site, part: str, fault: str) -> None:
         """That server does so until it is mended."""
         if site is self.source:
-            self.excuses.begin(f"{site.name}'s servers")
+            self.excuses.begin(f"{site.name}'s servers", loss=True)
         site.servers[part].command(fault)
         self.say(f"{site.name}: the server of two's {part}: {fault}")
 
@@ -229,6 +232,9 @@ class Stage:
             self.mend(site)
             self.thaw(site)
             self.bring_up(site, must=True)
+        if self.paused:
+            self.source.run("resume", bound_s=10.0)
+            self.paused = False
 
     # ---- what is promised
 

@@ -15,7 +15,8 @@ from chaoslib.record import ChaosFailure, Record
 from chaoslib.sites import CommandFailed, Site
 from chaoslib.writers import Clients
 
-LOOK_S = 1.5
+LOOK_S = 1.0
+STATUS_EVERY = 3  # looks: the command costs a process
 
 
 class Watch(threading.Thread):
@@ -30,10 +31,12 @@ class Watch(threading.Thread):
         self._end = threading.Event()
 
     def run(self) -> None:
+        looks = 0
         while not self._end.wait(LOOK_S):
             self._clients.look()
-            for site in self._sites:
-                self._look_at(site)
+            looks += 1
+            if looks % STATUS_EVERY == 0:
+                self._look_at(self._sites[looks // STATUS_EVERY % len(self._sites)])
 
     def end(self) -> None:
         self._end.set()

@@ -13,7 +13,6 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable
 
 from chaoslib import nbd
 from chaoslib.chains import Chain, Write
@@ -23,6 +22,7 @@ from chaoslib.record import Record
 LOOK_AGAIN_S = 0.01
 REPLY_S = 120.0  # no client waits longer for one reply
 AFTER_S = 1.0  # an excuse counts for so long after its end: connections end, are opened again
+ERRORS_AFTER_S = 10.0  # and for errors so long: a store is opened again with back-off
 NEVER = float("inf")
 
 
@@ -33,9 +33,11 @@ class Excuses:
         self._lock = threading.Lock()
         self._spans: list[list[float]] = []  # begin, end
         self._open: dict[str, list[float]] = {}
+        self.losses = 0  # how often what the source's disk had answered may have been lost
 
-    def begin(self, why: str) -> None:
+    def begin(self, why: str, *, loss: bool = False) -> None:
         with self._lock:
+            self.losses += loss
             if why not in self._open:
                 self._open[why] = span = [time.monotonic(), NEVER]
                 self._spans.append(span)
@@ -46,9 +48,9 @@ class Excuses:
                 span[1] = time.monotonic() + AFTER_S
 
     def any(self, begin: float, end: float) -> bool:
-        """Whether an excuse covers some of this time."""
+        """Whether there is an excuse for an error that came in this time."""
         with self._lock:
-            return any(b <= end and e >= begin for b, e in self._spans)
+            return any(b <= end and e + ERRORS_AFTER_S >= begin for b, e in self._spans)
 
     def without(self, begin: float, end: float) -> float:
         """How many seconds of this time no excuse covers."""
@@ -69,7 +71,7 @@ class Clients:
         self, chains: list[Chain], seed: int, record: Record, excuses: Excuses, bound_s: float
     ) -> None:
         self.chains, self.record, self.excuses, self.bound_s = chains, record, excuses, bound_s
-        self.uris: Callable[[], list[str]] = list
+        self.uris: list[str] = []
         self._changed = threading.Condition()
         # -- guarded by `_changed`
         self._held = 0  # > 0: no write is begun
@@ -77,7 +79,9 @@ class Clients:
         self._waiting: dict[int, float] = {}  # of chain: since when its write waits
         self._abandoned: set[int] = set()  # chains whose write is not tried again
         self.longest_s = 0.0
-        self._connections: dict[tuple[int, int], NbdClient] = {}  # each its own thread's
+        # Of a chain and a volume; each item belongs to the chain's own thread:
+        self._connections: dict[tuple[int, int], NbdClient] = {}
+        self._told: dict[tuple[int, int], int] = {}  # of which losses a flush has told
         self._threads = [self._thread(chain, seed) for chain in chains]
 
     def _thread(self, chain: Chain, seed: int) -> threading.Thread:
@@ -190,31 +194,42 @@ class Clients:
                 client.ask(kind, offset, length, data if kind == nbd.WRITE else b"", flags)
                 return True
             except OSError as error:
-                self._note(chain.number, error, tried)
+                self._note(chain.number, write.volume, error, tried, flushes=bool(flags))
             with self._changed:
                 if self._changed.wait_for(lambda: chain.number in self._abandoned, LOOK_AGAIN_S):
                     return False
 
     def _flush(self, chain: Chain) -> None:
-        """A flush tells of what was lost once; nothing of a source's disk is lost here."""
-        tried = time.monotonic()
-        try:
-            for volume in (0, 1):
+        for volume in (0, 1):
+            tried = time.monotonic()
+            try:
                 self._client(chain.number, volume).flush()
-            self.record.count("flushes")
-        except OSError as error:
-            self._note(chain.number, error, tried)
+                self.record.count("flushes")
+            except OSError as error:
+                self._note(chain.number, volume, error, tried, flushes=True)
 
-    def _note(self, number: int, error: OSError, tried: float) -> None:
+    def _note(
+        self, number: int, volume: int, error: OSError, tried: float, *, flushes: bool
+    ) -> None:
+        """Fail the run if there is no excuse for the error.  After a fault of the source's own
+        disk each client is told once, by its next flush, that something may be lost."""
+        losses = self.excuses.losses
+        told = flushes and self._told.get((number, volume), 0) < losses
+        if told:
+            self._told[number, volume] = losses
+            self.record.count("flushes that told of a loss")
+        elif not self.excuses.any(tried, time.monotonic()):
+            self.record.fail(
+                f"chain {number}, volume {volume}, {'flush' if flushes else 'no flush'}: "
+                f"{error!r}, without a fault of the source's own"
+            )
         if not isinstance(error, NbdError):
             self._disconnect(number)
-        if not self.excuses.any(tried, time.monotonic()):
-            self.record.fail(f"chain {number}: {error!r}, without a fault of the source's own")
-        self.record.count("writes tried again")
+        self.record.count("requests tried again")
 
     def _client(self, number: int, volume: int) -> NbdClient:
         """A connection of its own for each chain and volume."""
-        uri = self.uris()[volume]
+        uri = self.uris[volume]
         known = self._connections.get((number, volume))
         if known is None:
             known = self._connections[number, volume] = NbdClient(uri, REPLY_S)
