@@ -404,4 +404,15 @@ FAULTS = (
         "tests/test_adopt.py::test_a_target_with_another_store_gives_its_image_up",
         (("mirror_core/adoption.py", "book = resync.give_up(book)", "pass"),),
     ),
+    Fault(
+        "chaos takes prefixes of different moments for one image",
+        "tests/test_chaos.py::test_prefixes_of_different_moments_are_wrong",
+        (("scripts/chaoslib/judge.py", "if p.end >= moment", "if p.end >= 0.0"),),
+    ),
+    Fault(
+        "chaos looks at the head of a unit, not at all of it",
+        "tests/test_chaos.py::test_one_wrong_byte_is_found",
+        (("scripts/chaoslib/chains.py",
+          "if value and unit == self._unit(volume, n, value)", "if value"),),
+    ),
 )  # fmt: skip
