@@ -148,7 +148,7 @@ def test_a_pair_keeps_its_promises_under_chaos(scratch: Path) -> None:
     log = scratch / "chaos" / "chaos.log"
     assert done.returncode == 0, done.stderr + (log.read_text() if log.exists() else "")
     counted = counters(done.stdout)
-    assert counted["judgements"] >= 3 and counted["violations"] == 0
+    assert counted["judgements"] >= 2 and counted["violations"] == 0
     assert counted["writes"] > 1000 and counted["zeroes and trims"] > 100
-    assert sum(n for what, n in counted.items() if what.startswith("fault ")) >= 4
+    assert sum(n for what, n in counted.items() if what.startswith("fault ")) >= 2
     assert not os.path.exists(scratch / "chaos")  # nothing stays behind

@@ -68,7 +68,7 @@ def _link(words: str) -> Step:
 
 def full(stage: Stage) -> None:
     site = any_site(stage)
-    stage.fill(site, stage.rng.choice((0, 0, 4096, 65536)))
+    stage.fill(site, stage.rng.choice((0, 0, 4096, 65536)), log=stage.rng.random() < 0.5)
     if not stays(stage):
         wait(stage, 3.0)
         stage.empty(site)

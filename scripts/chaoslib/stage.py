@@ -199,11 +199,12 @@ class Stage:
             self.say(f"{site.name} goes on")
         self.excuses.end(f"{site.name} is frozen")
 
-    def fill(self, site: Site, leave: int) -> None:
+    def fill(self, site: Site, leave: int, *, log: bool) -> None:
         if site is self.source:
             self.excuses.begin(f"{site.name}'s state disk is full")
-        site.disk.fill(leave)
-        self.say(f"{site.name}: state disk full but for {leave} bytes")
+        site.disk.fill(leave, log=log)
+        also = " and its log has none" if log else ""
+        self.say(f"{site.name}: state disk full but for {leave} bytes{also}")
 
     def empty(self, site: Site) -> None:
         if site.disk.is_filled():

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 BYTES = 4 << 20
+PAGE = 4096
 
 
 class StateDisk:
@@ -32,8 +33,12 @@ class StateDisk:
             subprocess.run(["umount", "--lazy", str(self.folder)], check=True, timeout=30)
             self.mounted = False
 
-    def fill(self, leave: int) -> None:
-        """Until `leave` bytes are free."""
+    def fill(self, leave: int, *, log: bool) -> None:
+        """Until `leave` bytes are free.  With `log` the last page of the site's log is full, too:
+        the next line of the log is what meets the full disk."""
+        if log:
+            with contextlib.suppress(OSError), (self.folder / "site.log").open("ab") as file:
+                file.write(b"\n" * (-file.tell() % PAGE))
         with self._filler.open("ab") as file:
             room = os.statvfs(self.folder)
             with contextlib.suppress(OSError):
