@@ -91,8 +91,10 @@ def perform(options: Options) -> tuple[Record, bool]:
 
 
 def _look_into(stage: Stage) -> None:
-    """What the sites say, and where their threads wait."""
+    """What the sites say and have logged, and where their threads wait."""
     for site in stage.sites():
+        for line in site.last_lines(20):
+            stage.say(f"{site.name}'s log: {line}")
         if not site.pid:
             continue
         site.thaw()

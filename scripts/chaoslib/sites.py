@@ -22,7 +22,7 @@ from chaoslib.statedisk import StateDisk
 PARTS = ("data", "intermediate")
 # Seconds that each command may take, as it promises, and for a machine that is busy.
 BOUNDS_S = {"start": 30.0, "stop": 60.0, "status": 10.0, "promote": 60.0}
-MARGIN_S = 20.0
+MARGIN_S = 60.0
 
 
 class CommandFailed(Exception):
@@ -112,6 +112,13 @@ class Site:
     def status(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.run("status", "--json", bound_s=BOUNDS_S["status"]))
         return found
+
+    def last_lines(self, count: int) -> list[str]:
+        """Of its log."""
+        with contextlib.suppress(OSError):
+            text = (self.disk.folder / "site.log").read_text(errors="replace")
+            return [line for line in text.splitlines() if line][-count:]
+        return []
 
     def uris(self) -> list[str]:
         """Of its devices; it is a source."""
