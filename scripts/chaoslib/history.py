@@ -88,12 +88,13 @@ def _make_target(stage: Stage, site: Site, *, force: bool) -> None:
 
 
 def go_back(stage: Stage) -> None:
-    """A site goes back in time by some commits: its state, its stores, or both.  Nothing is written
-    from before its end until its image is judged, or what it lacks would be sent by chance."""
+    """A site goes back in time by some commits: its state, alone or with its stores.  Nothing is
+    written from before its end until its image is judged, or what it lacks would be sent by chance.
+    Left out: stores alone, which are not noticed after a kill (docs/recovery.md)."""
     stage.heal()
     stage.must_sync()
     site = stage.rng.choice(stage.sites())
-    parts = stage.rng.choice(("state", "stores", "all"))
+    with_stores = stage.rng.random() < 0.5
     is_source = site is stage.source
     stage.hold_clients()
     stage.take_down(site, kill=stage.rng.random() < 0.5)
@@ -109,11 +110,11 @@ def go_back(stage: Stage) -> None:
     stage.must_sync()
     stage.take_down(site, kill=stage.rng.random() < 0.5)
     present = scratch.Snapshot(site, stage.options.folder / "present")
-    past.put_back(state=parts != "stores", stores=parts != "state")
+    past.put_back(stores=with_stores)
     for path in site.maps.iterdir():
         path.unlink()  # they are of a machine that is no more
     stage.say(f"{site.name}, the {'source' if is_source else 'target'}, went back by {commits} "
-              f"syncs: {parts}")  # fmt: skip
+              f"syncs{', with its stores' if with_stores else ''}")  # fmt: skip
     try:
         site.start()
     except CommandFailed as error:
@@ -122,7 +123,7 @@ def go_back(stage: Stage) -> None:
         present.put_back()  # as the line says
         stage.bring_up(site, must=True)
     else:
-        _goes_on(stage, site, marks if is_source and parts != "state" else None)
+        _goes_on(stage, site, marks if is_source and with_stores else None)
     stage.clients.go_on()
     past.forget()
     present.forget()

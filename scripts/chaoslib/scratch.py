@@ -33,12 +33,11 @@ class Snapshot:
         for image in site.folder.glob("*.img"):
             shutil.copy2(image, folder / image.name)
 
-    def put_back(self, *, state: bool = True, stores: bool = True) -> None:
+    def put_back(self, *, stores: bool = True) -> None:
         site = self._site
-        if state:
-            site.disk.empty()
-            _empty(site.disk.folder)
-            shutil.copytree(self._folder / "state", site.disk.folder, dirs_exist_ok=True)
+        site.disk.empty()
+        _empty(site.disk.folder)
+        shutil.copytree(self._folder / "state", site.disk.folder, dirs_exist_ok=True)
         if stores:
             for server in site.servers.values():
                 server.kill()  # its cache is of the time that is gone
