@@ -35,8 +35,7 @@ test: build lint
 	$(BIN)/pytest -n 3 --dist loadfile $(if $(TESTS),$(TESTS),-m 'not alone')
 	$(if $(TESTS),,$(BIN)/pytest -m alone)
 
-# The same tests, longer, and an hour of chaos.  Faults of kinds that are known to show violations
-# are left out by CHAOS_FAULTS, as in tests/test_chaos.py.
+# The same tests, longer, and an hour of chaos with all kinds of faults (CHAOS_FAULTS: only those).
 CHAOS_SECONDS := 3600
 soak: build
 	@scripts/need-packages $(TEST_PACKAGES)

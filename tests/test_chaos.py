@@ -23,8 +23,9 @@ from chaoslib.chains import Chain, Region, Write  # noqa: E402 (found by the lin
 from chaoslib.judge import Judge  # noqa: E402
 from chaoslib.record import ChaosFailure  # noqa: E402
 
-# Kinds that hold today; those left out stand in docs/reliability.md.
-FAULTS = "kill,stop,freeze,cut,stall,delay,server,hang,slow,error,pause,sync,role"
+# Left out until they hold: `full` (a full disk under a site's log ends its control thread) and
+# `lose` (a failed flush is told once, and an orderly stop forgets what it covered).
+FAULTS = "kill,stop,freeze,cut,stall,delay,server,hang,slow,error,pause,sync,role,snapshot"
 SEED = 20
 UNITS = 8
 
