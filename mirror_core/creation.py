@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 
 from mirror_core import ledger, stores
 from mirror_core.config import SiteConfig
@@ -58,6 +59,7 @@ def create(config: SiteConfig, role: ledger.Role) -> ledger.Ledger:
             role=role,
             lineage=ledger.Lineage(os.urandom(16).hex()) if role == "source" else None,
             volumes=tuple(records),
+            since=time.time(),
         )
         try:
             ledger.save(config.state, first)

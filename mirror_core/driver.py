@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 from mirror_core import (
+    age,
     compare,
     cycle,
     flashcopy,
@@ -52,7 +53,8 @@ class Driver:
         self._platform = platform
         self._thread: Thread | None = None
         self._session = session.Session(config, book, copier, platform)
-        self._point = 0.0  # of the running cycle, Unix seconds
+        self._point = age.Moment(0.0, 0.0)  # of the running cycle
+        self._began = age.Moment(book.current.since or platform.time(), platform.monotonic())
         self._held = 0.0  # how long its freeze held writes, seconds
         self._last_begin = float("-inf")
         self._cooled = self._platform.monotonic()  # when the intent was last cooled
@@ -80,7 +82,7 @@ class Driver:
         self.last_cycle: cycle.LastCycle | None = None
         self.hardened = book.current.hardened
         self.committed = book.current.committed
-        self.point = book.current.consistency_point
+        self._committed_at = age.told(book.current.consistency_point, platform)
         self.connected = False
         self.connected_since = self._platform.time()
         self.reason: str | None = "not connected yet"
@@ -121,6 +123,31 @@ class Driver:
     def set_bandwidth(self, rate: int) -> None:
         with self.changed:
             self.bandwidth = rate
+
+    @property
+    def point(self) -> float | None:
+        """Of `committed`, Unix seconds."""
+        moment = self._committed_at
+        return moment.wall if moment else None
+
+    def image_age(self) -> float | None:
+        """Of the last committed point, in seconds; None: there is none."""
+        moment = self._committed_at
+        return moment.age(self._platform) if moment else None
+
+    def exposure(self) -> float:
+        """Age of the oldest acknowledged write that no committed point holds, in seconds; 0: there
+        is none.  Of writes of an earlier run, whose time is not known, it is at most the age of
+        the last point; where there is no point all is exposed, since this history began."""
+        with self.changed:
+            point, since = self._committed_at, self._copier.exposed_since()
+        if point is None:
+            return self._began.age(self._platform)
+        if since is None:
+            return 0.0
+        if since == flashcopy.SINCE_UNKNOWN:
+            return point.age(self._platform)
+        return max(0.0, self._platform.monotonic() - since)
 
     def estimated_end(self) -> float | None:
         """When the running copy will have ended if it goes on as it has since its beginning, Unix
@@ -257,9 +284,10 @@ class Driver:
             self.hardened = welcome.hardened
             self.reason, self.refused = self.reason if self._stuck else None, False
             if not welcome.whole:
-                self.committed, self.point = 0, None
+                self.committed, self._committed_at = 0, None
             elif welcome.committed > self.committed:  # its answer was lost, or our ledger is older
-                self.committed, self.point = welcome.committed, welcome.point
+                self.committed = welcome.committed
+                self._committed_at = age.told(welcome.point, self._platform)
             self.changed.notify_all()
         if not self._stuck:
             self._journal.say(f"mirroring to {welcome.name}")
@@ -461,7 +489,7 @@ class Driver:
 
     def _freeze(self, budget: float) -> cycle.Result:
         # Of before the freeze: every write acknowledged by then is in it.
-        point = self._platform.time()
+        point = age.Moment(self._platform.time(), self._platform.monotonic(), exact=True)
         try:
             self._held = self._copier.group.freeze(budget)
         except OSError as error:
@@ -536,7 +564,7 @@ class Driver:
         self._commit_asked = sequence
         answer = self._session.ask(
             protocol.Commit(
-                mine.lineage.id, self._session.number, sequence, self._point, mine.begun_token
+                mine.lineage.id, self._session.number, sequence, self._point.wall, mine.begun_token
             )
         )
         self._set_hardened(protocol.field(answer, "hardened", int))
@@ -552,7 +580,7 @@ class Driver:
         the commit holds: so a target that went back by one is found out.  LedgerError."""
         mine, sequence = self._book.current, self.progress.sequence
         self._book.update(
-            committed=sequence, committed_token=mine.begun_token, consistency_point=self._point,
+            committed=sequence, committed_token=mine.begun_token, consistency_point=self._point.wall,
             begun=sequence + 1, begun_token=self._platform.token(),
         )  # fmt: skip
         with self.changed:
@@ -562,7 +590,7 @@ class Driver:
         self._backoff = limits.BACKOFF_MIN_S
         duration = self._platform.monotonic() - self.progress.began
         with self.changed:
-            self.committed, self.point = self.progress.sequence, self._point
+            self.committed, self._committed_at = self.progress.sequence, self._point
             self.last_cycle = cycle.LastCycle(duration, self.progress.total_bytes, self._held)
             self.changed.notify_all()
         self._journal.duration(duration)

@@ -23,6 +23,7 @@ from mirror_core.errors import LINK_ERRNOS, MirrorError, describe
 
 # Of a failure: the store that is copied from, else the number of the sink; 1 is the peer's.
 FRONT, PEER = -1, 1
+SINCE_UNKNOWN = 0.0  # older than every other time
 
 
 class CopyError(MirrorError):
@@ -227,13 +228,16 @@ class Flashcopy:
         )
 
     def exposed_since(self) -> float | None:
-        """Monotonic time, in seconds, of the oldest write that is in a map; None: there is none."""
+        """Monotonic time, in seconds, of the oldest write that is in a map; None: there is none.
+        SINCE_UNKNOWN: it was written before this process began."""
         since = [
             ns
             for stats in self.stats().values()
             for ns in (stats.next_since_ns, stats.cycle_since_ns)
             if ns
         ]
+        if native.SINCE_UNKNOWN in since:
+            return SINCE_UNKNOWN
         return min(since) / native.NS if since else None
 
 

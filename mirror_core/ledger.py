@@ -93,6 +93,7 @@ class Ledger:
     whole: bool = False  # target: image(committed) can be produced
     seeded: bool = False  # target: not whole, but its data stores hold a copy to compare with
     paused: bool = False
+    since: float = 0.0  # when this history began here, Unix seconds; 0: not known
     clean: bool = True
     run: str = ""  # random id of the last run: of the files beside the ledger, and of the maps
     runs: tuple[str, ...] = ()  # source: its runs of which the target may have met the last
@@ -145,6 +146,7 @@ _LEDGER = Table(
     Field("seeded", "seeded", FLAG),
     Field("paused", "paused", FLAG),
     Field("clean_shutdown", "clean", FLAG),
+    Field("history_began", "since", SECONDS),
     Field("run", "run", TEXT),
     Field("runs", "runs", several(TEXT, limits.RUNS_KNOWN)),
     Field("source_run", "source_run", TEXT),

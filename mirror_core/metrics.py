@@ -70,8 +70,16 @@ class SiteCollector(Collector):
         yield GaugeMetricFamily(
             _P + "data_exposure_seconds",
             "Age of the oldest acknowledged write that no committed consistency point holds: "
-            "alert when it exceeds the recovery point you promised.",
+            "alert when it exceeds the recovery point you promised, or when it is absent at the "
+            "source.  A target, which cannot know, gives no sample.",
             status["data_exposure_seconds"],
+        )
+        yield GaugeMetricFamily(
+            _P + "image_age_seconds",
+            "Age of the last committed consistency point, at either site; no sample while there "
+            "is none.  Where nothing is written it grows, and nothing is wrong: alert on it at "
+            "the target, beside the source's data exposure, which goes with the source.",
+            status["image_age_seconds"],
         )
         yield GaugeMetricFamily(
             _P + "peer_connected",

@@ -41,6 +41,8 @@ FAST = 4
 
 NEXT, PENDING, UNSENT, SENT, HARDENING, STABLE = range(6)  # the maps of a volume
 
+SINCE_UNKNOWN = int(_lib.FM_SINCE_UNKNOWN)  # of Stats' next_since_ns and cycle_since_ns
+
 _WHY_BYTES = 512
 _RUNS = 4096
 NS = 1_000_000_000

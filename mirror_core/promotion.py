@@ -55,6 +55,7 @@ def _record(site: Site) -> None:
         lineage=Lineage(site.platform.token(), parent=book.lineage.id, forked_at=book.committed),
         begun=max(book.begun, book.committed),
         begun_token="",
+        since=site.platform.time(),
         committed=0,
         committed_token="",
         consistency_point=None,

@@ -371,8 +371,3 @@ class Site:
 
     def statistics(self) -> dict[str, native.Stats]:
         return self.copier.stats()
-
-    def exposure(self) -> float:
-        """Data exposure in seconds (DESIGN section 2); 0 on a target, which takes no writes."""
-        since = self.copier.exposed_since() if isinstance(self.control, Driver) else None
-        return max(0.0, native.now_s() - since) if since else 0.0

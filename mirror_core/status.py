@@ -24,7 +24,8 @@ def of(site: Site) -> dict[str, Any]:
         "lineage": book.lineage.id if book.lineage else None,
         "pid": os.getpid(),
         "metrics_address": site.metrics.address if site.metrics else None,
-        "data_exposure_seconds": site.exposure(),
+        "data_exposure_seconds": site.control.exposure(),
+        "image_age_seconds": site.control.image_age(),
         "volumes": _volumes(site),
     }
     if isinstance(site.control, Driver):

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pyroaring import BitMap64
 
 from mirror_core import (
+    age,
     compare,
     flashcopy,
     guard,
@@ -96,6 +97,7 @@ class Target:
         # met, and so used up, the failure of what a newer one wrote.)
         self._flush_error: str | None = None
         self.hardened = book.current.hardened  # and writers know it: later than the ledger
+        self._committed_at = age.told(book.current.consistency_point, platform)
 
     # ---- requests of the source (nbdkit's threads)
 
@@ -325,8 +327,17 @@ class Target:
         finally:
             self._copier.group.open_gates()
         with self.changed:
+            self._committed_at = age.told(request.consistency_point, self._platform)
             self.total_bytes = self._copier.left_bytes()
             self.changed.notify_all()
+
+    def image_age(self) -> float | None:
+        """Of the image's consistency point, in seconds; None: there is none."""
+        moment = self._committed_at if self._book.current.whole else None
+        return moment.age(self._platform) if moment else None
+
+    def exposure(self) -> None:
+        """What the source has that is not here only the source knows."""
 
     def wait_hardened(self, timeout_s: float) -> bool:
         """Whether the second flashcopy has nothing left to do."""

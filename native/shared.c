@@ -72,6 +72,8 @@ fm_volume_mark_shared (struct fm_volume *v, int fd)
   int rc = 0;
   for (unsigned i = 0; rc == 0 && i < MAPS; i++)
     rc = fm_bitmap_load (v->next, fd, HEAD_BYTES + i * fm_bitmap_shared_bytes (v->next));
+  if (fm_bitmap_count (v->next))
+    atomic_store (&v->next_since_ns, FM_SINCE_UNKNOWN);
   return rc;
 }
 

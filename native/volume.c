@@ -342,9 +342,11 @@ fm_volume_abandon (struct fm_volume *v)
   fm_bitmap_or (v->next, &v->stable);
   if (v->cycle_unheated)
     atomic_store (&v->unheated, true);
-  uint64_t since = atomic_exchange (&v->cycle_since_ns, 0);
-  if (since) /* older than anything that `next` has seen */
+  /* Older than any write in `next`; and at no time are both 0. */
+  uint64_t since = atomic_load (&v->cycle_since_ns);
+  if (since && atomic_load (&v->next_since_ns) != FM_SINCE_UNKNOWN)
     atomic_store (&v->next_since_ns, since);
+  atomic_store (&v->cycle_since_ns, 0);
   fm_bitmap_reset (v->pending);
   fm_bitmap_reset (&v->unsent);
   fm_bitmap_reset (v->sent);
@@ -355,6 +357,7 @@ fm_volume_abandon (struct fm_volume *v)
 void
 fm_volume_mark (struct fm_volume *v, uint64_t first, uint64_t n)
 {
+  atomic_store (&v->next_since_ns, FM_SINCE_UNKNOWN);
   fm_bitmap_set (v->next, first, n);
 }
 
@@ -387,7 +390,7 @@ fm_volume_mark_data (struct fm_volume *v)
     uint64_t data, hole = v->front->ops->hole (v->front, at, v->size - at, &data);
     if (hole == 0) {
       uint64_t first = at >> v->shift, end = (at + data + mask) >> v->shift;
-      fm_bitmap_set (v->next, first, end - first);
+      fm_volume_mark (v, first, end - first);
       hole = data;
     }
     at += hole;
@@ -402,8 +405,11 @@ fm_volume_read_stats (struct fm_volume *v, struct fm_volume_stats *s)
   s->next_blocks = fm_bitmap_count (v->next);
   s->pending_blocks = fm_bitmap_count (v->pending);
   s->unsent_blocks = fm_bitmap_count (&v->unsent);
+  /* A swap moves a time one way, an abandon the other: read so, it is met in one of the two. */
   s->next_since_ns = atomic_load (&v->next_since_ns);
   s->cycle_since_ns = atomic_load (&v->cycle_since_ns);
+  if (!s->next_since_ns)
+    s->next_since_ns = atomic_load (&v->next_since_ns);
   s->heard_ns = atomic_load (&v->heard_ns);
   for (unsigned i = 0; i < FM_SINKS; i++)
     s->copied_bytes[i] = atomic_load (&v->copied_bytes[i]);
@@ -470,7 +476,8 @@ fm_group_swap (struct fm_volume **v, unsigned n)
     if (v[i]->strict)
       atomic_store (&v[i]->owed, fm_bitmap_count (t));
     v[i]->cycle_unheated = atomic_exchange (&v[i]->unheated, false);
-    atomic_store (&v[i]->cycle_since_ns, atomic_exchange (&v[i]->next_since_ns, 0));
+    atomic_store (&v[i]->cycle_since_ns, atomic_load (&v[i]->next_since_ns));
+    atomic_store (&v[i]->next_since_ns, 0);
     atomic_store (&v[i]->abandoned, 0);
     /* What is copied is read after this, so it is what a loss has left (of the target:
      * what a commit asserts was flushed before this). */

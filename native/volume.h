@@ -58,6 +58,7 @@
 #define FM_BULK_SLOTS 128 /* runs in flight in the background */
 #endif
 #define FM_PRIO_MAX 16
+#define FM_SINCE_UNKNOWN 1 /* a time: older than every other */
 #define FM_HISTOGRAM 24   /* bucket i: below 2^i microseconds; the last: the rest */
 
 struct fm_lane;
@@ -117,7 +118,8 @@ struct fm_volume {
   bool comparing;        /* what is unsent waits: sink 1 may hold it already */
   struct fm_flow flow;   /* of what the background sends to sink 1 */
 
-  /* Time of the oldest write that is in `next` / in the cycle; 0: none. */
+  /* Time of the oldest write that is in `next` / in the cycle; 0: none; FM_SINCE_UNKNOWN: of before
+   * this process.  Never 0 while the map holds a block (a write is acknowledged after it was set). */
   _Atomic uint64_t next_since_ns, cycle_since_ns, heard_ns;
   uint64_t wire_bytes_before; /* by links that ended; guarded by lock */
   _Atomic uint64_t copied_bytes[FM_SINKS], copies_before_write, write_errors;
@@ -126,7 +128,7 @@ struct fm_volume {
 
 struct fm_volume_stats {
   uint64_t next_blocks, pending_blocks, unsent_blocks, sent_blocks;
-  uint64_t next_since_ns, cycle_since_ns; /* monotonic; 0: nothing */
+  uint64_t next_since_ns, cycle_since_ns; /* monotonic; 0: nothing; or FM_SINCE_UNKNOWN */
   uint64_t heard_ns; /* monotonic: the last write of a session; 0: none yet */
   uint64_t copied_bytes[2];
   uint64_t wire_bytes; /* NBD payload sent to sinks that are servers */
@@ -216,7 +218,7 @@ void fm_volume_forget_next (struct fm_volume *v);
 void fm_volume_fail (struct fm_volume *v, int rc, int part);
 /* next |= every block of the failed cycle; its maps are empty after. */
 void fm_volume_abandon (struct fm_volume *v);
-/* next |= [first, first + n) blocks, as if they had been written. */
+/* next |= [first, first + n) blocks, as if they had been written, nobody knows when. */
 void fm_volume_mark (struct fm_volume *v, uint64_t first, uint64_t n);
 /* pending |= ..., before the volume is in use (recovery). */
 void fm_volume_mark_pending (struct fm_volume *v, uint64_t first, uint64_t n);

@@ -270,6 +270,17 @@ FAULTS = (
         (("mirror_core/compare.py", "        if not same:\n            continue\n", ""),),
     ),
     Fault(
+        "nothing is exposed of what was written before a restart",
+        "native:request",
+        (("native/volume.c", "  atomic_store (&v->next_since_ns, FM_SINCE_UNKNOWN);\n", ""),),
+    ),
+    Fault(
+        "after a clock was set back an age is negative",
+        "tests/test_exposure.py::test_no_clock_that_is_set_makes_an_age_negative_or_nothing",
+        (("mirror_core/age.py", "max(counted, platform.time() - self.wall)",
+          "platform.time() - self.wall"),),
+    ),
+    Fault(
         "after a power loss a source forgets what was hot (I4)",
         "tests/test_intent.py::test_only_what_was_hot_is_looked_at",
         (("mirror_core/site.py", "for offset, length in log.runs():",

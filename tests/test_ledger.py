@@ -42,6 +42,7 @@ def sample(**changes: object) -> ledger.Ledger:
         whole=True,
         paused=True,
         clean=False,
+        since=1200.5,
         run="r" * 32,
         runs=("q" * 32, "r" * 32),
         source_run="u" * 32,
@@ -126,7 +127,7 @@ def test_the_names_of_attributes_are_not_the_format() -> None:
     assert set(HEAD) == {
         "site", "name", "role", "lineage", "volumes", "begun", "begun_token", "committed",
         "committed_token", "consistency_point", "hardened", "has_image", "seeded", "paused",
-        "clean_shutdown", "run", "runs", "source_run", "maps",
+        "clean_shutdown", "history_began", "run", "runs", "source_run", "maps",
     }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from pair import MakePair, Pair
 
 GAUGES = (
     "info", "committed_sequence", "consistency_point_timestamp_seconds", "data_exposure_seconds",
-    "pending_bytes", "next_bytes", "peer_connected",
+    "image_age_seconds", "pending_bytes", "next_bytes", "peer_connected",
 )  # fmt: skip
 COUNTERS = (
     "cycles_total", "copied_bytes_total", "wire_bytes_total", "copies_before_write_total",
@@ -69,6 +69,7 @@ def test_a_cycle_moves_the_figures(make_pair: MakePair) -> None:
     have grown by just that."""
     pair = make_pair("--size", "64M")
     pair.start()
+    pair.sync()
     pair.pause()
     before = scrape(pair)
     assert value(before, "data_exposure_seconds") == 0

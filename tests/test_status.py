@@ -16,7 +16,8 @@ from pair import FLASHMIRROR, MakePair, Pair
 
 STATUS = {  # section 6 of the design, and block_size_bytes, by which `check` compares the sites
     "site", "role", "lineage", "pid", "metrics_address", "state", "reason", "peer", "cycle",
-    "committed", "hardened_sequence", "data_exposure_seconds", "last_cycle", "volumes",
+    "committed", "hardened_sequence", "data_exposure_seconds", "image_age_seconds",
+    "last_cycle", "volumes",
 }  # fmt: skip
 INSIDE: dict[str, set[str]] = {
     "peer": {"state", "since", "reason"},

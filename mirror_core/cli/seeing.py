@@ -25,6 +25,7 @@ def stopped_status(settings: config.SiteConfig) -> dict[str, Any]:
         "pid": None,
         "metrics_address": None,
         "data_exposure_seconds": None,
+        "image_age_seconds": _age(book.consistency_point if claims else None),
         "volumes": [
             {
                 "name": v.name,
@@ -55,6 +56,12 @@ def stopped_status(settings: config.SiteConfig) -> dict[str, Any]:
     }
 
 
+def _age(point: float | None) -> float | None:
+    """By the wall clock alone; None: there is no point, or the clock was set back behind it."""
+    age = time.time() - point if point else -1.0
+    return age if age > 0 else None
+
+
 def get_status(settings: config.SiteConfig) -> dict[str, Any]:
     if not process.running(settings):
         return stopped_status(settings)
@@ -66,10 +73,15 @@ def _end_of(cycle: dict[str, Any]) -> str:
     return time.strftime(", until about %Y-%m-%d %H:%M:%S", time.localtime(end)) if end else ""
 
 
+def _seconds(figure: float | None, unknown: str) -> str:
+    return unknown if figure is None else f"{figure:.1f} s"
+
+
 def as_text(status: dict[str, Any]) -> str:
     point = status["committed"]["consistency_point"]
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(point)) if point else "none yet"
-    cycle, peer, exposure = status["cycle"], status["peer"], status["data_exposure_seconds"]
+    cycle, peer = status["cycle"], status["peer"]
+    unknown = "the source knows" if status["role"] == "target" else "-"
     rows = [
         ("site", f"{status['site']} ({status['role']})"),
         ("state", status["state"] + (f": {status['reason']}" if status["reason"] else "")),
@@ -77,7 +89,8 @@ def as_text(status: dict[str, Any]) -> str:
         ("committed", f"{status['committed']['sequence'] or '-'} at {when}"),
         ("cycle", f"{cycle['sequence']} {cycle['phase']}, {format_size(cycle['copied_bytes'])} "
                   f"of {format_size(cycle['total_bytes'])}{_end_of(cycle)}"),
-        ("data exposure", "-" if exposure is None else f"{exposure:.1f} s"),
+        ("data exposure", _seconds(status["data_exposure_seconds"], unknown)),
+        ("image age", _seconds(status["image_age_seconds"], "-")),
     ]  # fmt: skip
     if status["last_cycle"]:
         last = status["last_cycle"]

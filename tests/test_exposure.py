@@ -1,0 +1,280 @@
+"""Data exposure grows in every state of a source in which a disaster would lose a write.
+
+A figure that is alerted on may say too much, never too little: whatever a source does, did before
+it was started, or does not know, exposure is at least the age of the oldest write that the target
+has not committed.  A target, which cannot know, says nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import direct
+import pytest
+from handmade import Handmade, ServedDisk, scrape
+from nbd_client import NbdClient
+from pair import MakePair, Pair
+from served import Server
+from test_link import frozen, kill, lose_power
+
+from mirror_core import age
+from mirror_core.platform import Platform
+
+MIB = 1 << 20
+BLOCK = 4096
+
+
+def exposure(pair: Pair) -> float:
+    found: float = direct.status(pair)["data_exposure_seconds"]
+    return found
+
+
+def write(pair: Pair, at: int = 0) -> float:
+    """One block is acknowledged; when that was."""
+    with pair.client() as client:
+        client.write(at, b"x" * BLOCK)
+    return time.monotonic()
+
+
+def check_grows(pair: Pair, written: float) -> None:
+    """Exposure is at least the age of a write that was acknowledged by `written`, and grows."""
+    asked = time.monotonic()
+    first = exposure(pair)
+    assert first >= asked - written, "less than the age of a write that may be lost"
+    direct.wait_for(lambda: exposure(pair) >= first + 0.1, "exposure has grown", timeout_s=5)
+
+
+def synced(make_pair: MakePair, size: str = "4M") -> Pair:
+    pair = make_pair("--size", size)
+    pair.start()
+    for _ in range(2):  # of the last one a source that is killed need not know
+        write(pair, MIB)
+        direct.sync(pair)
+    assert exposure(pair) == 0, "all is committed"
+    return pair
+
+
+@pytest.mark.parametrize("end", [direct.stop, kill, lose_power])
+def test_a_source_that_was_restarted_goes_on_counting(
+    make_pair: MakePair, end: Callable[[Pair, str], None]
+) -> None:
+    """Its target is away; stopped in order, killed, or after a power loss it does not know when
+    the writes were that wait, but that they are younger than the last point."""
+    pair = synced(make_pair)
+    direct.stop(pair, "west")
+    written = write(pair)
+    check_grows(pair, written)
+    end(pair, "east")
+    pair.start("east")
+    check_grows(pair, written)
+    assert direct.status(pair)["image_age_seconds"] >= exposure(pair) - 0.1, "no more than that"
+    pair.start("west")
+    direct.sync(pair)
+    assert exposure(pair) == 0
+
+
+def test_it_grows_while_nothing_is_committed(make_pair: MakePair) -> None:
+    """Paused; the target away, and silent; mirroring refused, by a target that was promoted."""
+    pair = synced(make_pair)
+    direct.pause(pair)
+    written = write(pair)
+    check_grows(pair, written)
+    direct.resume(pair)
+    direct.sync(pair)
+    with frozen(pair, "west"):
+        check_grows(pair, write(pair))
+    direct.sync(pair)
+    direct.stop(pair, "west")
+    written = write(pair)
+    check_grows(pair, written)
+    direct.stop(pair, "east")
+    pair.start("west")
+    pair.run("promote", str(pair.toml("west")))
+    pair.start("east")
+    direct.wait_status(pair, state="refused")
+    check_grows(pair, written)
+
+
+def test_before_the_first_commit_all_is_exposed(make_pair: MakePair) -> None:
+    """What stands on the volume before its first commit, which may take days, has stood there
+    since the site was created for all that anybody knows; over restarts too."""
+    created = time.monotonic()
+    pair = make_pair("--size", "4M")
+    direct_created = time.monotonic()
+    pair.start("east")
+    for _ in range(2):
+        found = exposure(pair)
+        assert found >= time.monotonic() - direct_created - 0.2
+        assert found <= time.monotonic() - created + 0.2
+        check_grows(pair, direct_created + 0.2)
+        assert direct.status(pair)["image_age_seconds"] is None
+        kill(pair, "east")
+        pair.start("east")
+    pair.start("west")
+    direct.sync(pair)
+    assert exposure(pair) == 0
+
+
+@contextmanager
+def slow_target(pair: Handmade, folder: Path, *, size: int) -> Iterator[Server]:
+    """A pair with an image whose target's intermediate is behind a server."""
+    folder.mkdir()
+    server = Server(folder / "intermediate.img")
+    server.image.touch()
+    os.truncate(server.image, size)
+    server.start()
+    pair.size, pair.stores["west", "intermediate"] = size, server.uri
+    pair.create()
+    try:
+        pair.start()
+        with pair.client() as client:
+            for at in range(0, size, MIB):
+                client.write(at, os.urandom(MIB))
+        direct.sync(pair)
+        yield server
+    finally:
+        pair.kill()
+        server.stop()
+
+
+def slow(pair: Handmade, server: Server, *rules: str) -> None:
+    """The target's intermediate becomes slow, while the target is stopped."""
+    direct.stop(pair, "west")
+    server.stop()
+    server.start("delay", parameters=rules, threads=4)
+    pair.start("west")
+
+
+def phase(pair: Pair) -> str:
+    found: str = direct.status(pair)["cycle"]["phase"]
+    return found
+
+
+def test_it_grows_while_blocks_are_compared(scratch: Path, handmade: Handmade) -> None:
+    """After a power loss, while the target compares, which its store makes slow."""
+    with slow_target(handmade, scratch / "served", size=32 * MIB) as server:
+        direct.pause(handmade)
+        written = write(handmade)
+        lose_power(handmade, "east")
+        slow(handmade, server, "rdelay=100ms")
+        handmade.start("east")
+        direct.resume(handmade)
+        direct.wait_for(lambda: phase(handmade) == "copy", "a cycle compares")
+        check_grows(handmade, written)
+        assert phase(handmade) == "copy", "it has ended too soon"
+
+
+def test_it_grows_through_a_cycle_and_its_troubles(scratch: Path, handmade: Handmade) -> None:
+    """In a slow cycle; with new writes in the next one; its link lost, and another; taken up
+    again; and over to the cycle that follows."""
+    handmade.more = 'link_timeout = "1s"'
+    with slow_target(handmade, scratch / "served", size=8 * MIB) as server:
+        direct.pause(handmade)
+        with handmade.client() as client:
+            for at in range(0, 8 * MIB, 2 * BLOCK):
+                client.write(at, b"a" * BLOCK)
+        written = time.monotonic()
+        slow(handmade, server, "wdelay=100ms")
+        direct.resume(handmade)
+        direct.wait_for(lambda: phase(handmade) == "copy", "a cycle copies")
+        check_grows(handmade, written)
+        later = write(handmade, BLOCK)
+        check_grows(handmade, written)
+        kill(handmade, "west")
+        direct.wait_status(handmade, state="degraded")
+        check_grows(handmade, written)
+        handmade.start("west")
+        direct.wait_status(handmade, state="mirroring")
+        check_grows(handmade, written)
+        direct.wait_for(lambda: exposure(handmade) < time.monotonic() - written, "it commits", 60)
+        now = time.monotonic()
+        assert exposure(handmade) == 0 or exposure(handmade) >= now - later
+
+
+def test_it_grows_over_cycles_that_are_abandoned(scratch: Path, handmade: Handmade) -> None:
+    """The source's intermediate is full: cycle after cycle is begun and given up."""
+    full = ServedDisk(scratch / "full")
+    handmade.stores["east", "intermediate"] = full.store(handmade.size)
+    try:
+        handmade.create()
+        handmade.start()
+        direct.sync(handmade)
+        full.fill()
+        written = write(handmade)
+        for _ in range(10):
+            check_grows(handmade, written)
+        assert direct.status(handmade)["state"] == "degraded"
+    finally:
+        handmade.kill()
+        full.close()
+
+
+def test_it_grows_while_writes_are_held(make_pair: MakePair) -> None:
+    """on_link_loss = block: what was acknowledged before the link was lost waits, too."""
+    pair = make_pair("--size", "4M")
+    pair.configure("east", 'on_link_loss = "block"\nlink_timeout = "1s"')
+    pair.start()
+    direct.sync(pair)
+    with frozen(pair, "west"):
+        with NbdClient(pair.uri()) as client:
+            client.write(0, b"x" * BLOCK)
+        written = time.monotonic()
+        direct.wait_status(pair, state="degraded")
+        check_grows(pair, written)
+    direct.sync(pair)
+
+
+def test_a_target_does_not_know(make_pair: MakePair) -> None:
+    """A target whose source is there, away or dead never says that nothing is exposed: `null`,
+    and no sample; it knows how old its image is, and so does the source."""
+    pair = synced(make_pair)
+    ages = [direct.status(pair, site)["image_age_seconds"] for site in ("east", "west")]
+    assert ages[1] >= ages[0] - 0.1 > -0.1, "that of the target, asked later"
+    for killed in (False, True):
+        if killed:
+            kill(pair, "east")
+        status, text = direct.status(pair, "west"), scrape(pair, "west")
+        assert status["data_exposure_seconds"] is None
+        assert "\nflashmirror_data_exposure_seconds " not in text
+        assert "\nflashmirror_image_age_seconds " in text
+        first = status["image_age_seconds"]
+        assert direct.status(pair, "west")["image_age_seconds"] > first
+    assert "the source knows" in pair.run("status", str(pair.toml("west")))
+    dead = pair.status("east")
+    assert dead["data_exposure_seconds"] is None and dead["image_age_seconds"] > 0
+
+
+class Clocks(Platform):
+    """Two clocks that are set by hand."""
+
+    def __init__(self) -> None:
+        self.wall, self.counted = 1e9, 50.0
+
+    def time(self) -> float:
+        return self.wall
+
+    def monotonic(self) -> float:
+        return self.counted
+
+
+@pytest.mark.parametrize("jump", [-1e8, -3600.0, 3600.0, 1e8])
+def test_no_clock_that_is_set_makes_an_age_negative_or_nothing(jump: float) -> None:
+    """A point of this process does not see the wall clock at all; one that was read or told of is
+    at least as old as it has been known, and after a jump backwards grows from there."""
+    clocks = Clocks()
+    made = age.Moment(clocks.wall, clocks.counted, exact=True)
+    read = age.told(clocks.wall - 100, clocks)
+    assert read and read.age(clocks) == 100
+    clocks.counted += 5
+    clocks.wall += 5 + jump
+    assert made.age(clocks) == 5
+    assert read.age(clocks) == max(5, 105 + jump)
+    clocks.counted += 1
+    clocks.wall += 1
+    assert made.age(clocks) == 6
+    assert read.age(clocks) == max(6, 106 + jump)
+    assert age.told(None, clocks) is None and age.told(0.0, clocks) is None
