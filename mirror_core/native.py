@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
@@ -66,6 +67,17 @@ def now_s() -> float:
     return int(_lib.fm_now_ns()) / NS
 
 
+def pack_spans(firsts: array[int], ends: array[int]) -> bytes:
+    """Runs [first, end) as pairs of first and blocks."""
+    assert len(firsts) == len(ends) and firsts.typecode == ends.typecode == "Q"
+    pairs = bytearray(16 * len(firsts))
+    _lib.fm_pack_spans(
+        _ffi.from_buffer("uint64_t[]", firsts), _ffi.from_buffer("uint64_t[]", ends),
+        len(firsts), _ffi.from_buffer("uint64_t[]", pairs),
+    )  # fmt: skip
+    return bytes(pairs)
+
+
 class Store:
     """Where bytes live.  Closed by `close`, after every volume that uses it."""
 
@@ -100,6 +112,25 @@ class Store:
         buffer = bytearray(length)
         _check(_lib.fm_store_read(self._handle, _ffi.from_buffer(buffer), length, offset), "read")
         return bytes(buffer)
+
+    def gather(
+        self, runs: Sequence[tuple[int, int]], depth: int, seconds: float
+    ) -> tuple[bytearray, float, float]:
+        """Read these runs (offset, bytes), `depth` at most at once, for about so long: what was
+        read of them from the front, at least the first; and how long the quickest read and the
+        slowest one took, in seconds.  OSError."""
+        buffer = bytearray(sum(length for _, length in runs))
+        flat = _ffi.new("uint64_t[]", [number for run in runs for number in run])
+        times = _ffi.new("struct fm_gather_times *")
+        deadline = int(_lib.fm_now_ns()) + int(seconds * NS)
+        done = _check(
+            _lib.fm_store_gather(
+                self._handle, flat, len(runs), _ffi.from_buffer(buffer), depth, deadline, times
+            ),
+            "read",
+        )
+        del buffer[sum(length for _, length in runs[:done]) :]
+        return buffer, int(times.quickest_ns) / NS, int(times.slowest_ns) / NS
 
     def extents(self, offset: int, length: int) -> Iterator[tuple[int, bool]]:
         """(bytes, is a hole) from `offset` on, `length` bytes in all."""
@@ -292,6 +323,23 @@ class Volume:
 
     def mark_data(self) -> None:
         _lib.fm_volume_mark_data(self._handle)
+
+    def mark_spans(self, firsts: array[int], ends: array[int], *, pending: bool) -> None:
+        """Runs [first, end) at once, in the map of what is pending, or next."""
+        assert len(firsts) == len(ends) and firsts.typecode == ends.typecode == "Q"
+        _lib.fm_volume_mark_spans(
+            self._handle, _ffi.from_buffer("uint64_t[]", firsts),
+            _ffi.from_buffer("uint64_t[]", ends), len(firsts), pending,
+        )  # fmt: skip
+
+    def portable(self, which: int) -> bytes:
+        """One of the maps as a roaring bitmap of 64 bits in its portable form.  OSError."""
+        out, size = _ffi.new("void **"), _ffi.new("uint64_t *")
+        _check(_lib.fm_volume_portable(self._handle, which, out, size), "map")
+        try:
+            return bytes(_ffi.buffer(out[0], size[0]))
+        finally:
+            _lib.fm_portable_free(out[0])
 
     def runs(self, which: int) -> Iterator[tuple[int, int]]:
         """The runs (first block, blocks) of one of the maps."""

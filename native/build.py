@@ -35,6 +35,8 @@ SOURCES = [
     "line",
     "intent",
     "wide",
+    "gather",
+    "portable",
     "lane",
     "link",
     "request",
@@ -54,7 +56,7 @@ def generate() -> Path:
     ffi.cdef((HERE / "native.cdef").read_text())
     ffi.set_source(
         MODULE,
-        '#include "callers.h"\n#include "line.h"\n#include "request.h"\n#include "wait.h"\n',
+        '#include "callers.h"\n#include "gather.h"\n#include "line.h"\n#include "portable.h"\n#include "request.h"\n#include "wait.h"\n',
         py_limited_api=False,
     )
     target = HERE / "_native.c"

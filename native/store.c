@@ -92,8 +92,8 @@ fm_store_close (struct fm_store *s)
   free (s);
 }
 
-static struct fm_port *
-take_port (struct fm_store *s, int *rc)
+struct fm_port *
+fm_store_take_port (struct fm_store *s, int *rc)
 {
   pthread_mutex_lock (&s->lock);
   struct fm_port *p = s->idle;
@@ -116,26 +116,6 @@ take_idle (struct fm_store *s)
   s->nidle = 0;
   pthread_mutex_unlock (&s->lock);
   return all;
-}
-
-static void
-give_port (struct fm_store *s, struct fm_port *p)
-{
-  if (p->failed) { /* the others most likely died with it: the next call connects anew */
-    close_ports (take_idle (s));
-    fm_port_close (p);
-    return;
-  }
-  pthread_mutex_lock (&s->lock);
-  bool keep = s->nidle < FM_STORE_IDLE_MAX;
-  if (keep) {
-    p->next = s->idle;
-    s->idle = p;
-    s->nidle++;
-  }
-  pthread_mutex_unlock (&s->lock);
-  if (!keep)
-    fm_port_close (p);
 }
 
 int
@@ -242,6 +222,27 @@ look_at_anchor (struct fm_store *s)
   free_flush (s);
 }
 
+void
+fm_store_give_port (struct fm_store *s, struct fm_port *p)
+{
+  if (p->failed) { /* the others most likely died with it: the next call connects anew */
+    look_at_anchor (s);
+    close_ports (take_idle (s));
+    fm_port_close (p);
+    return;
+  }
+  pthread_mutex_lock (&s->lock);
+  bool keep = s->nidle < FM_STORE_IDLE_MAX;
+  if (keep) {
+    p->next = s->idle;
+    s->idle = p;
+    s->nidle++;
+  }
+  pthread_mutex_unlock (&s->lock);
+  if (!keep)
+    fm_port_close (p);
+}
+
 /* Ended without a port. */
 static int
 ended (struct fm_store *s, struct fm_op *op, int rc)
@@ -287,13 +288,11 @@ static int
 run_on_server (struct fm_store *s, struct fm_op *op)
 {
   int rc = 0;
-  struct fm_port *p = take_port (s, &rc);
+  struct fm_port *p = fm_store_take_port (s, &rc);
   if (!p)
     return ended (s, op, rc);
   fm_port_io (p, op);
-  if (p->failed)
-    look_at_anchor (s);
-  give_port (s, p);
+  fm_store_give_port (s, p);
   return op->rc;
 }
 

@@ -137,6 +137,10 @@ void fm_store_close (struct fm_store *s);
 struct fm_port *fm_port_open (struct fm_store *s, int *rc);
 void fm_port_close (struct fm_port *p);
 
+/* A port that is kept for use in between, or a new one; and back. */
+struct fm_port *fm_store_take_port (struct fm_store *s, int *rc);
+void fm_store_give_port (struct fm_store *s, struct fm_port *p);
+
 /* One operation on a port of the caller's, to its end: rc.  Bounded by timeout_ns. */
 int fm_port_io (struct fm_port *p, struct fm_op *op);
 /* The same from any thread; with a connection to be made it is bounded by twice that. */

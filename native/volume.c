@@ -367,15 +367,21 @@ fm_volume_mark_pending (struct fm_volume *v, uint64_t first, uint64_t n)
   atomic_fetch_add (&v->owed, fm_bitmap_set (v->pending, first, n));
 }
 
-unsigned
-fm_volume_runs (struct fm_volume *v, int which, uint64_t from, uint64_t *out, unsigned max)
+const struct fm_bitmap *
+fm_volume_map (struct fm_volume *v, int which)
 {
   const struct fm_bitmap *maps[]
     = { v->next, v->pending, &v->unsent, v->sent, v->hardening, &v->stable };
   assert (which >= 0 && which < (int)(sizeof maps / sizeof *maps));
+  return maps[which];
+}
+
+unsigned
+fm_volume_runs (struct fm_volume *v, int which, uint64_t from, uint64_t *out, unsigned max)
+{
+  const struct fm_bitmap *map = fm_volume_map (v, which);
   unsigned i = 0;
-  while (i < max
-         && fm_bitmap_run (maps[which], from, v->nblocks, &out[2 * i], &out[2 * i + 1])) {
+  while (i < max && fm_bitmap_run (map, from, v->nblocks, &out[2 * i], &out[2 * i + 1])) {
     from = out[2 * i] + out[2 * i + 1];
     i++;
   }

@@ -222,8 +222,10 @@ void fm_volume_abandon (struct fm_volume *v);
 void fm_volume_mark (struct fm_volume *v, uint64_t first, uint64_t n);
 /* pending |= ..., before the volume is in use (recovery). */
 void fm_volume_mark_pending (struct fm_volume *v, uint64_t first, uint64_t n);
+/* which: 0 next, 1 pending, 2 unsent, 3 sent, 4 hardening, 5 stable. */
+const struct fm_bitmap *fm_volume_map (struct fm_volume *v, int which);
 /* Up to `max` runs (first, n pairs in `out`) of a map from block `from` on; the
- * number of runs.  which: 0 next, 1 pending, 2 unsent, 3 sent, 4 hardening, 5 stable. */
+ * number of runs. */
 unsigned fm_volume_runs (struct fm_volume *v, int which, uint64_t from, uint64_t *out,
                          unsigned max);
 /* Mark in `next` what the front holds as data (not holes). */

@@ -30,7 +30,7 @@ _REPLACED = ("wait",)
 _ADDED = ("simwait", "simstore", "simmem")
 # On volumes of a few blocks: many copies, few at once, and holes that are worth asking for.
 _SMALL = ("-DFM_BULK_SLOTS=2", "-DRUN_BYTES=1024", "-DHOLE_WORTH_ASKING=1024")
-_HEADERS = ("callers.h", "line.h", "request.h", "simstore.h", "wait.h")
+_HEADERS = ("callers.h", "gather.h", "line.h", "portable.h", "request.h", "simstore.h", "wait.h")
 
 
 def _load(name: str, path: Path) -> Any:
