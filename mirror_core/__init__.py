@@ -40,6 +40,7 @@ The rooms.
     ledger.py, book.py     the durable record of a site; the one in use
     platform.py            the seam below all that: clock, chance, threads, files, connections
     durable.py, lock.py    a file replaced whole; who has the state folder
+    timeouts.py            every wait that follows from link_timeout, and their sums
     age.py                 how old a point is, whatever the clocks do
     stores.py              opens stores exclusively and knows them again, by what
     identity.py, partition.py   the kernel says of files and devices;

@@ -8,7 +8,7 @@ import os
 from collections.abc import Generator
 from typing import cast
 
-from mirror_core import limits, native, protocol
+from mirror_core import limits, native, protocol, timeouts
 from mirror_core.config import SiteConfig
 from mirror_core.errors import PeerError, Refused, line
 from mirror_core.platform import Platform
@@ -25,7 +25,7 @@ class Link:
         self.peer = config.peer
         self._platform = platform
         self._config = config
-        self._timeout = config.link_timeout + limits.CONTROL_WAIT_S
+        self._timeout = timeouts.request_s(config.link_timeout)
         self._line: native.Line | None = None
         self._asked: protocol.Request | None = None
         self.version = config.protocol
@@ -82,7 +82,7 @@ class Link:
     def intermediate(self, volume: str, session: int) -> native.Store:
         """The peer's intermediate as this session may write it.  OSError."""
         uri = self._config.peer_uri(f"{volume}/intermediate/{session:x}")
-        return self._platform.peer_store(uri, self._config.link_timeout)
+        return self._platform.peer_store(uri, timeouts.lane_s(self._config.link_timeout))
 
 
 def ask(uri: str, record: protocol.Record, timeout_s: float) -> protocol.Record:

@@ -116,7 +116,8 @@ class Handshake:
                 a target that has met another was continued by a copy of this source
     begun       the last sequence that a cycle of the source may have had
     committed   the last one that the source knows to be committed
-    Version 2 has none of the last six, which are not known then: "", () and None.
+    silence     how long it may be silent and is still there, seconds; 0: it does not say
+    Version 2 has none of the last seven, which are not known then: "", (), None and 0.
     """
 
     name: str
@@ -132,6 +133,7 @@ class Handshake:
     begun_token: str = ""
     committed: int | None = None
     committed_token: str = ""
+    silence: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -243,6 +245,7 @@ _HANDSHAKE = Table(
     Field("begun_token", "begun_token", _TOKEN, TOKENS, ""),
     Field("committed", "committed", optional(NUMBER), TOKENS),
     Field("committed_token", "committed_token", _TOKEN, TOKENS, ""),
+    Field("silence_seconds", "silence", SECONDS, TOKENS, 0.0),
 )
 _WELCOME = Table(
     Welcome,

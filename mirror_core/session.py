@@ -14,7 +14,7 @@ import contextlib
 import errno
 from collections.abc import Generator
 
-from mirror_core import flashcopy, native, peer, protocol, recovery
+from mirror_core import flashcopy, native, peer, protocol, recovery, timeouts
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig
 from mirror_core.errors import LINK_ERRNOS, MirrorError, PeerError, Refused, line
@@ -68,7 +68,7 @@ class Session:
         hello = protocol.Handshake(
             mine.name, mine.lineage.id, self.number, shapes, mine.site, resumes, stable,
             mine.run, mine.runs, mine.begun, mine.begun_token,
-            mine.committed, mine.committed_token,
+            mine.committed, mine.committed_token, timeouts.silence_s(self._config.link_timeout),
         )  # fmt: skip
         self._link.version = self._config.protocol
         answer = self.ask(hello)

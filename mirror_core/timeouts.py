@@ -1,0 +1,67 @@
+"""Every wait that follows from `link_timeout`, and their sums: what a write waits at most.
+
+`link_timeout` is how long the other site, or a store behind a server, may be silent.  Everything
+that waits for either derives its own bound from it here, so that the sums can be seen, and are
+asserted (docs/timeouts.md is this page for people).
+
+    a write     is held by a freeze, then waits for a copy of the block that it meets
+    a loss      is noticed by whoever waits first: a lane, a control request, or an idle look
+    a request   waits inside the other site (CONTROL_WAIT_S, COMPARE_S), and for one read there
+
+Invariants: `check`, for every link_timeout.
+Left out: what waits for a store that is a file or a device: the system gives no bound for it.
+"""
+
+from __future__ import annotations
+
+from mirror_core import limits
+
+
+def lane_s(link_timeout: float) -> float:
+    """A connection that carries copies, or a server of a store, is lost after so much silence
+    while something is under way on it (native/lane.c, store.h)."""
+    return link_timeout
+
+
+def write_s(link_timeout: float, freeze_max: float) -> float:
+    """The longest that a write waits for mirroring: a hold, and a copy on a lane that falls
+    silent.  Its own store's time comes on top."""
+    return freeze_max + lane_s(link_timeout)
+
+
+def request_s(link_timeout: float) -> float:
+    """A control request is given up: no write waits for one."""
+    return link_timeout + limits.CONTROL_WAIT_S
+
+
+def look_s(link_timeout: float) -> float:
+    """The same of an idle look, by which a loss is noticed while nothing is copied."""
+    return max(link_timeout - limits.IDLE_LOOK_S, link_timeout / 2)
+
+
+def compared_s(link_timeout: float) -> float:
+    """The target answers what it has compared: after COMPARE_S no read is begun, and those under
+    way end, or their server is lost."""
+    return limits.COMPARE_S + lane_s(link_timeout)
+
+
+def silence_s(link_timeout: float) -> float:
+    """How long a source that is there may be silent to its target: between two looks, and for one
+    that is answered late."""
+    return link_timeout + 2 * limits.IDLE_LOOK_S
+
+
+def check(link_timeout: float) -> None:
+    """The sums, of one site's setting."""
+    noticed = limits.IDLE_LOOK_S + look_s(link_timeout)
+    assert noticed <= max(link_timeout, limits.IDLE_LOOK_S + link_timeout / 2), "an idle loss"
+    assert lane_s(link_timeout) <= link_timeout, "a lane is lost within link_timeout"
+    assert compared_s(link_timeout) < request_s(link_timeout), "a comparison is answered in time"
+    assert silence_s(link_timeout) >= noticed, "who is looked at has not been silent"
+    assert request_s(link_timeout) > limits.CONTROL_WAIT_S, "a request may wait inside"
+
+
+for _seconds in (0.01, 0.1, limits.LINK_TIMEOUT_S, 60.0, limits.DURATION_MAX_S):
+    check(_seconds)
+assert write_s(limits.LINK_TIMEOUT_S, limits.FREEZE_MAX_S) <= 2 * limits.LINK_TIMEOUT_S
+assert limits.SLICE_S <= limits.LINK_TIMEOUT_S, "the control looks at the world in time"
