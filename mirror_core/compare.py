@@ -10,6 +10,12 @@ not.  In its next cycle
              nothing is written: what is equal there need not be written at all
     source   sends the rest from the first intermediate
 
+Pace.  Neither site waits for one read after another: each reads long runs, as many at once as its
+store answers as fast as one.  The target reads for COMPARE_S, then it answers what it has compared
+by then, from the front; the source asks for the rest again, in requests that are as large as what
+was answered last.  While it waits for an answer it reads on.  So a store that takes a second for
+each read is compared slowly, and never too slowly for the session.
+
 Invariants.  Compared is always with the second intermediate, never with the first: after an
 abandoned cycle that may hold what the second never got.  A block found equal is in the target's
 `next` like one that was sent, so a commit's flush and record cover it (I3).  Between the target's
@@ -24,13 +30,17 @@ from __future__ import annotations
 
 import errno
 import hashlib
-from collections.abc import Iterable, Iterator
+import itertools
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from mirror_core import limits, native, protocol
 from mirror_core.flashcopy import CopyError, Member
 
 Run = tuple[int, int]  # first block, blocks
 SUM_BYTES = 16
+_JITTER_S = 0.01  # a read that is slower by so little has not waited for others
 
 
 def unit_of(volume: native.Volume) -> int:
@@ -46,34 +56,79 @@ def pieces_of(runs: Iterable[Run], unit: int) -> Iterator[Run]:
             yield at, min(unit, first + count - at)
 
 
-def checksums(store: native.Store, volume: native.Volume, pieces: Iterable[Run]) -> bytes:
-    """One after another.  OSError."""
-    size, block = volume.size, volume.block_size
-    sums = bytearray()
+class Reader:
+    """Reads a site's stores, as many runs at once as are answered as fast as one."""
+
+    def __init__(self) -> None:
+        self._depth = 1
+
+    def sums(
+        self, store: native.Store, volume: native.Volume, pieces: Sequence[Run], seconds: float
+    ) -> list[bytes]:
+        """The checksums of the pieces, from the front, that can be read within about that time:
+        all, or some; none where the first is that large.  OSError."""
+        found: list[bytes] = []
+        deadline = native.now_s() + seconds
+        while len(found) < len(pieces) and (not found or native.now_s() < deadline):
+            batch = list(_batch(volume, itertools.islice(pieces, len(found), None)))
+            data = memoryview(self._read(store, _reads(batch), deadline - native.now_s()))
+            at = 0
+            for _, length in batch:
+                if at + length > len(data):
+                    return found
+                found.append(_sum(data[at : at + length]))
+                at += length
+        return found
+
+    def _read(self, store: native.Store, reads: Sequence[Run], seconds: float) -> bytearray:
+        data, quickest, slowest = store.gather(reads, self._depth, max(0.0, seconds))
+        if slowest > 1.5 * quickest + _JITTER_S:
+            self._depth = max(1, self._depth // 2)
+        elif len(reads) >= self._depth:
+            self._depth = min(limits.COMPARE_DEPTH, 2 * self._depth)
+        return data
+
+
+def _sum(data: bytes | memoryview) -> bytes:
+    return hashlib.blake2b(data, digest_size=SUM_BYTES).digest()
+
+
+def _batch(volume: native.Volume, pieces: Iterable[Run]) -> Iterator[tuple[int, int]]:
+    """Offset and bytes of pieces that are read together: the first, and what fits beside it."""
+    left = limits.COMPARE_READ_BYTES
     for first, count in pieces:
-        data = store.read(min(count * block, size - first * block), first * block)
-        sums += hashlib.blake2b(data, digest_size=SUM_BYTES).digest()
-    return bytes(sums)
+        offset = first * volume.block_size
+        length = min(count * volume.block_size, volume.size - offset)
+        if length > left and left < limits.COMPARE_READ_BYTES:
+            return
+        yield offset, length
+        left -= length
+        if left <= 0:
+            return
 
 
-def requests(volume: native.Volume) -> Iterator[list[Run]]:
-    """What is unsent, in runs that fit into one request."""
-    unit = unit_of(volume)
-    sums = max(1, min(limits.COMPARE_SUMS, limits.COMPARE_BYTES // (unit * volume.block_size)))
-    batch: list[Run] = []
-    left = sums
-    for start, count in volume.runs(native.UNSENT):
-        first, end = start, start + count
-        while first < end:
-            n = min(end - first, left * unit)
-            batch.append((first, n))
-            first += n
-            left -= -(-n // unit)
-            if left == 0 or len(batch) == limits.COMPARE_RUNS:
-                yield batch
-                batch, left = [], sums
-    if batch:
-        yield batch
+def _reads(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Spans of bytes as the reads that are done for them: neighbours together, long ones apart."""
+    reads: list[tuple[int, int]] = []
+    for start, length in spans:
+        offset, end = start, start + length
+        while offset < end:
+            last, size = reads[-1] if reads else (0, 0)
+            room = limits.COMPARE_RUN_BYTES - size if reads and last + size == offset else 0
+            n = min(end - offset, room or limits.COMPARE_RUN_BYTES)
+            if room > 0:
+                reads[-1] = (last, size + n)
+            else:
+                reads.append((offset, n))
+            offset += n
+    return reads
+
+
+@dataclass(frozen=True)
+class _Piece:
+    member: Member
+    run: Run
+    sum: bytes
 
 
 def wire_bytes(asked: protocol.Compare) -> int:
@@ -82,52 +137,117 @@ def wire_bytes(asked: protocol.Compare) -> int:
 
 
 class Comparison:
-    """The source's side of a cycle: `ask`, and then `take` the answer, until there is no more."""
+    """The source's side of a cycle: `ask`, and then `take` the answer, until there is no more;
+    `read_on` while the answer is awaited."""
 
-    def __init__(self, members: Iterable[Member]) -> None:
-        self._left = ((m, runs) for m in members for runs in requests(m.native))
-        self._asked: tuple[Member, protocol.Compare] | None = None
+    def __init__(self, members: Iterable[Member], reader: Reader) -> None:
+        self._reader = reader
+        self._members = deque(members)  # with something unread
+        self._unread = {
+            m.name: pieces_of(m.native.runs(native.UNSENT), unit_of(m.native))
+            for m in self._members
+        }
+        self._again: deque[Run] = deque()  # of the first of them: there was no time to read these
+        self._read: deque[_Piece] = deque()  # and not answered
+        self._asked: list[_Piece] = []
+        self._size = limits.COMPARE_SUMS_FIRST
+
+    @property
+    def asked(self) -> bool:
+        """Whether an answer is awaited."""
+        return bool(self._asked)
 
     def ask(self, session: int, sequence: int) -> protocol.Compare | None:
         """The next question.  CopyError: the first intermediate cannot be read."""
-        for member, runs in self._left:
-            volume = member.native
-            try:
-                sums = checksums(volume.first, volume, pieces_of(runs, unit_of(volume)))
-            except OSError as error:
-                raise CopyError(member.name, 0, error.errno or errno.EIO) from error
-            question = protocol.Compare(session, sequence, member.name, tuple(runs), sums)
-            self._asked = member, question
-            return question
-        return None
+        assert not self._asked
+        while not self._read and self._members:
+            self.read_on()
+        if not self._read:
+            return None
+        member, left = self._read[0].member, limits.COMPARE_BYTES
+        runs: list[Run] = []
+        while self._read and self._read[0].member is member and len(self._asked) < self._size:
+            first, count = self._read[0].run
+            left -= count * member.native.block_size
+            joins = bool(runs) and sum(runs[-1]) == first and _whole(runs[-1], member)
+            if self._asked and (left < 0 or (not joins and len(runs) == limits.COMPARE_RUNS)):
+                break
+            if joins:
+                runs[-1] = (runs[-1][0], runs[-1][1] + count)
+            else:
+                runs.append((first, count))
+            self._asked.append(self._read.popleft())
+        sums = b"".join(piece.sum for piece in self._asked)
+        return protocol.Compare(session, sequence, member.name, tuple(runs), sums)
 
-    def take(self, answer: protocol.Record) -> int:
-        """What is equal counts as sent; how many bytes that is.  PeerError."""
-        assert self._asked, "an answer to no question"
-        volume, asked = self._asked[0].native, self._asked[1]
-        found = protocol.bits_of(answer, "equal", len(asked.sums) // SUM_BYTES)
-        same = runs_where(volume, asked, found)
+    def read_on(self) -> bool:
+        """Read for a while, unless enough is read for another question; whether there was
+        anything to do.  CopyError."""
+        if not self._members or len(self._read) >= self._size:
+            return False
+        member = self._members[0]
+        unread = itertools.chain(self._drain(), self._unread[member.name])
+        pieces = list(itertools.islice(unread, self._size))
+        if not pieces:
+            self._members.popleft()
+            return True
+        volume = member.native
+        try:
+            sums = self._reader.sums(volume.first, volume, pieces, limits.COMPARE_S)
+            if not sums:  # one that is so large: it takes the time that it takes
+                sums = [_sum(volume.first.gather_all(_reads(_batch(volume, pieces[:1])), 1))]
+        except OSError as error:
+            raise CopyError(member.name, 0, error.errno or errno.EIO) from error
+        self._read.extend(_Piece(member, *one) for one in zip(pieces, sums, strict=False))
+        self._again.extend(pieces[len(sums) :])
+        return True
+
+    def _drain(self) -> Iterator[Run]:
+        while self._again:
+            yield self._again.popleft()
+
+    def take(self, answer: protocol.Record) -> tuple[str, int, int]:
+        """What is equal counts as sent: the volume, no bytes of the wire, and how many bytes that
+        is.  What was not compared in time is asked again.  PeerError."""
+        asked, self._asked = self._asked, []
+        assert asked, "an answer to no question"
+        some = min(len(asked), len(protocol.field(answer, "equal", str)))
+        found = protocol.bits_of(answer, "equal", max(1, some))
+        self._read.extendleft(reversed(asked[len(found) :]))
+        most = limits.COMPARE_SUMS if len(found) == len(asked) else max(1, len(found))
+        self._size = min(2 * self._size, most)
+        volume = asked[0].member.native
+        same = runs_where((piece.run for piece in asked[: len(found)]), found)
         for first, count in same:
             volume.equal(first, count)
-        return sum(count for _, count in same) * volume.block_size
+        return asked[0].member.name, 0, sum(count for _, count in same) * volume.block_size
 
 
-def equal(volume: native.Volume, asked: protocol.Compare, store: native.Store) -> list[bool]:
-    """The target's answer of this store, a piece each.  ValueError: no such blocks.  OSError."""
+def _whole(run: Run, member: Member) -> bool:
+    """Whether the pieces of a longer run would be those of this one, and others."""
+    return run[1] % unit_of(member.native) == 0
+
+
+def equal(
+    volume: native.Volume, asked: protocol.Compare, store: native.Store, reader: Reader
+) -> list[bool]:
+    """The target's answer of this store, a piece each, from the front, as far as it gets.
+    ValueError: no such blocks.  OSError."""
     unit = unit_of(volume)
     inside = all(0 < count <= volume.blocks - first for first, count in asked.runs)
     if not inside or sum(-(-n // unit) for _, n in asked.runs) * SUM_BYTES != len(asked.sums):
         raise ValueError("checksums of other blocks")
-    own = checksums(store, volume, pieces_of(asked.runs, unit))
-    spans = range(0, len(own), SUM_BYTES)
-    return [own[i : i + SUM_BYTES] == asked.sums[i : i + SUM_BYTES] for i in spans]
+    own = reader.sums(store, volume, list(pieces_of(asked.runs, unit)), limits.COMPARE_S)
+    if not own:  # so large a piece is sent: that goes on however long it takes
+        return [False]
+    theirs = (asked.sums[at : at + SUM_BYTES] for at in range(0, len(asked.sums), SUM_BYTES))
+    return [a == b for a, b in zip(own, theirs, strict=False)]
 
 
-def runs_where(volume: native.Volume, asked: protocol.Compare, found: Iterable[bool]) -> list[Run]:
-    """The runs of the pieces that were found equal."""
+def runs_where(pieces: Iterable[Run], found: Sequence[bool]) -> list[Run]:
+    """The runs of the pieces that were found equal; those after the last one found are left out."""
     runs: list[Run] = []
-    pieces = pieces_of(asked.runs, unit_of(volume))
-    for (first, count), same in zip(pieces, found, strict=True):
+    for (first, count), same in zip(pieces, found, strict=False):
         if not same:
             continue
         if runs and sum(runs[-1]) == first:

@@ -29,6 +29,7 @@ from mirror_core import (
     recovery,
     session,
     stable,
+    timeouts,
 )
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig
@@ -69,6 +70,7 @@ class Driver:
         self._coarse = coarse  # until a commit: `next` may hold much that does not differ
         self._comparable = self._seeded = False  # the target holds an image; a copy to begin with
         self._comparison: compare.Comparison | None = None  # of the running cycle
+        self._reader = compare.Reader()
         # -- guarded by `changed`
         self.changed = platform.condition()
         self.stopping = False
@@ -358,7 +360,7 @@ class Driver:
                 raise MirrorError(f"peer {welcome.name} has no image: everything is sent again")
             self._copier.forget_stable()
         if self._comparison:
-            self._comparison = compare.Comparison(self._copier.members)
+            self._comparison = compare.Comparison(self._copier.members, self._reader)
         return False
 
     # -- cycles
@@ -412,10 +414,9 @@ class Driver:
 
     def _look_at_peer(self, wait_s: float) -> None:
         """PeerError: so soon that a lost link is noticed within link_timeout of its loss."""
-        link_timeout = self._config.link_timeout
         answer = self._session.ask(
             {"op": "hardened", "session": self._session.number, "wait": wait_s},
-            wait_s + max(link_timeout - limits.IDLE_LOOK_S, link_timeout / 2),
+            wait_s + timeouts.look_s(self._config.link_timeout),
         )
         self._set_hardened(protocol.field(answer, "hardened", int))
         self._say_of_peer(answer.get("reason"))
@@ -503,7 +504,9 @@ class Driver:
         self._stable.restart()
         comparing = self._seeded or (self._coarse and self._comparable)
         self._copier.compare(comparing)
-        self._comparison = compare.Comparison(self._copier.members) if comparing else None
+        self._comparison = (
+            compare.Comparison(self._copier.members, self._reader) if comparing else None
+        )
         self._journal.held(self._held)
         self._phase("copy", total_bytes=self._copier.left_bytes(), began=began)
         return cycle.Result()
@@ -519,13 +522,17 @@ class Driver:
                 self._say_of_peer(answer.get("reason"))
             if self._stable.under_way:
                 return cycle.Result(done=False)
+        elif self._comparison and self._comparison.asked:
+            self._hear_comparison(self._comparison)
+            return cycle.Result(done=False)
         elif self._standing:
             self._look_at_peer(0.0)
-        if done and self._comparison:
-            self._compare(self._comparison)
-            return cycle.Result(done=False)
-        if not done and not self._standing:
+        if not self._standing and (not done or self._comparison):
             self._stable.begin_if_due(self.progress.sequence, self._book.current.begun_token)
+        if done and self._comparison:
+            if not self._stable.under_way:
+                self._compare(self._comparison)
+            return cycle.Result(done=False)
         return cycle.Result(done=done)
 
     def _copy_on(self) -> bool:
@@ -547,13 +554,23 @@ class Driver:
         return done
 
     def _compare(self, comparison: compare.Comparison) -> None:
-        """One request; after the last what is left is to be sent."""
-        if asked := comparison.ask(self._session.number, self.progress.sequence):
-            equal = comparison.take(self._session.ask(asked))
-            self._journal.compared(asked.volume, compare.wire_bytes(asked), equal)
+        """Ask once more; after the last time what is left is to be sent."""
+        with self._session.blaming():
+            asked = comparison.ask(self._session.number, self.progress.sequence)
+        if asked:
+            self._session.send(asked)
+            self._journal.compared(asked.volume, compare.wire_bytes(asked), 0)
         else:
             self._comparison = None
             self._copier.compare(False)
+
+    def _hear_comparison(self, comparison: compare.Comparison) -> None:
+        """Take the answer, if one comes; this site reads on beside the other."""
+        with self._session.blaming():
+            busy = comparison.read_on()
+        answer = self._session.hear(0.0 if busy else limits.IDLE_LOOK_S)
+        if answer is not None:
+            self._journal.compared(*comparison.take(answer))
 
     def _commit(self, sequence: int) -> cycle.Result:
         self._phase("commit")
@@ -580,8 +597,8 @@ class Driver:
         the commit holds: so a target that went back by one is found out.  LedgerError."""
         mine, sequence = self._book.current, self.progress.sequence
         self._book.update(
-            committed=sequence, committed_token=mine.begun_token, consistency_point=self._point.wall,
-            begun=sequence + 1, begun_token=self._platform.token(),
+            committed=sequence, committed_token=mine.begun_token,
+            consistency_point=self._point.wall, begun=sequence + 1, begun_token=self._platform.token(),
         )  # fmt: skip
         with self.changed:
             self._announced = True

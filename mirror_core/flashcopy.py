@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+from array import array
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -245,17 +246,21 @@ def bitmap_of(volume: native.Volume, *maps: int) -> BitMap64:
     """The union of maps of a volume in portable form."""
     result = BitMap64()
     for which in maps:
-        single: list[int] = []
-        for first, count in volume.runs(which):
-            if count < 8:
-                single.extend(range(first, first + count))
-            else:
-                result.add_range(first, first + count)
-        result |= BitMap64(single)
+        result |= BitMap64.deserialize(volume.portable(which))
     return result
 
 
-def runs_of(bitmap: BitMap64) -> list[tuple[int, int]]:
-    """(first, count) of each run of consecutive members; as fast as there are few."""
-    firsts, lasts = bitmap - bitmap.shift(1), bitmap - bitmap.shift(-1)
-    return [(first, last - first + 1) for first, last in zip(firsts, lasts, strict=True)]
+def mark(volume: native.Volume, bitmap: BitMap64, *, pending: bool = False) -> None:
+    """What is in the set is in `next`, or pending."""
+    volume.mark_spans(*_spans_of(bitmap), pending=pending)
+
+
+def _spans_of(bitmap: BitMap64) -> tuple[array[int], array[int]]:
+    """Where each run of consecutive members begins, and where it has ended."""
+    behind = bitmap.shift(1)
+    return (bitmap - behind).to_array(), (behind - bitmap).to_array()
+
+
+def packed_runs_of(bitmap: BitMap64) -> bytes:
+    """(first, count) of each run, as pairs of 64-bit numbers."""
+    return native.pack_spans(*_spans_of(bitmap))

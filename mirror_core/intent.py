@@ -108,7 +108,7 @@ def _unfit(path: Path, data: bytes | None, head: bytes, size: int) -> str | None
 def _regions(book: Ledger, record: VolumeRecord, shift: int) -> Iterable[tuple[int, int]]:
     """First and last region of each run of `next`."""
     changed = book.maps.get(f"{record.name}/next", BitMap64())
-    for first, count in flashcopy.runs_of(changed):
+    for first, count in struct.iter_unpack("=QQ", flashcopy.packed_runs_of(changed)):
         yield (
             first * record.block_size >> shift,
             ((first + count) * record.block_size - 1) >> shift,

@@ -39,8 +39,13 @@ SESSIONS_KNOWN = 1024  # the last ones, whose handshakes a target does not take 
 # --- comparing by checksums: what one request holds
 COMPARE_UNIT_BYTES = 4 * KIB  # under one checksum, at least
 COMPARE_SUMS = 2048
+COMPARE_SUMS_FIRST = 128  # in a cycle's first request; twice as many if all were answered
 COMPARE_RUNS = 256
-COMPARE_BYTES = 16 * MIB  # to be read by both sites while one request waits
+COMPARE_BYTES = 16 * MIB  # to be read by each site for one request
+COMPARE_READ_BYTES = 8 * MIB  # read together, and held in memory; or one block
+COMPARE_RUN_BYTES = 256 * KIB  # of one read
+COMPARE_DEPTH = 32  # reads at once, at most
+COMPARE_S = 0.25  # of reading, then what was compared so far is answered
 
 # --- timing, seconds
 DURATION_MAX_S = 366 * 86_400.0  # a setting; in nanoseconds it fits 64 bits

@@ -10,6 +10,7 @@ import os
 import socket
 import struct
 from array import array
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
@@ -47,6 +48,7 @@ SINCE_UNKNOWN = int(_lib.FM_SINCE_UNKNOWN)  # of Stats' next_since_ns and cycle_
 _WHY_BYTES = 512
 _RUNS = 4096
 NS = 1_000_000_000
+_LONG_S = 1e6
 
 
 class NativeError(OSError):
@@ -131,6 +133,17 @@ class Store:
         )
         del buffer[sum(length for _, length in runs[:done]) :]
         return buffer, int(times.quickest_ns) / NS, int(times.slowest_ns) / NS
+
+    def gather_all(self, runs: Sequence[tuple[int, int]], depth: int) -> bytes:
+        """The same, all of it, however long that takes.  OSError: some of it cannot be read."""
+        data, left = bytearray(), deque(runs)
+        while left:
+            part, _, _ = self.gather(list(left), depth, _LONG_S)
+            data += part
+            got = len(part)
+            while got > 0:
+                got -= left.popleft()[1]
+        return bytes(data)
 
     def extents(self, offset: int, length: int) -> Iterator[tuple[int, bool]]:
         """(bytes, is a hole) from `offset` on, `length` bytes in all."""

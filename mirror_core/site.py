@@ -31,6 +31,7 @@ from mirror_core import (
     process,
     runlog,
     stores,
+    timeouts,
     written,
 )
 from mirror_core.book import Book
@@ -115,7 +116,9 @@ class Site:
         stores.refuse_twice(self.config)
         for volume, record in zip(self.config.volumes, current.volumes, strict=True):
             for part in ("data", "intermediate"):
-                one = self._open_store(getattr(volume, part), self.config.link_timeout)
+                one = self._open_store(
+                    getattr(volume, part), timeouts.lane_s(self.config.link_timeout)
+                )
                 undo.callback(one.store.close)
                 if one.size < record.size:
                     raise StoreError(
@@ -184,16 +187,14 @@ class Site:
         if log is None:
             volume.set_strict()
             pending = current.maps.get(f"{record.name}/pending", BitMap64())
-            for first, count in flashcopy.runs_of(pending):
-                volume.mark_pending(first, count)
+            flashcopy.mark(volume, pending, pending=True)
             return
         if self.config.on_link_loss == "block":
             volume.set_hold()
         volume.set_intent(log)
         if current.clean:
             changed = current.maps.get(f"{record.name}/next", BitMap64())
-            for first, count in flashcopy.runs_of(changed):
-                volume.mark(first, count)
+            flashcopy.mark(volume, changed)
         elif not self._maps.restore(current, record, volume):
             self._coarse = True
             for offset, length in log.runs():

@@ -34,6 +34,7 @@ from mirror_core import (
     recovery,
     runlog,
     second,
+    timeouts,
     written,
 )
 from mirror_core.book import Book
@@ -72,6 +73,7 @@ class Target:
         self._platform = platform
         self._thread: Thread | None = None
         self._written = written
+        self._reader = compare.Reader()
         self.second = second.SecondFlashcopy(config, book, copier, log, platform)
         self._blank = blank  # the data stores were holes when the site started
         self._owed = owed
@@ -87,6 +89,7 @@ class Target:
         self.source: str | None = None
         self.source_site: str | None = None
         self.heard = 0.0  # monotonic: the source's last control request
+        self._silence = 0.0  # how long this source may be silent, as it says
         self.connected_since = self._platform.time()
         self.reason: str | None = None  # why the second flashcopy does not go on
         self.refusal: str | None = None  # of the last source that asked for a session
@@ -122,7 +125,7 @@ class Target:
             self._remember_source(hello, anew=decision.adopt)
             with self.changed:
                 self.session, self.source, self.refusal = hello.session, hello.name, None
-                self.source_site = hello.site
+                self.source_site, self._silence = hello.site, hello.silence
                 self._flush_error = None  # of before: all that is not stable is sent again
                 self.connected_since, self.heard = self._platform.time(), self._platform.monotonic()
             mine = self._book.current
@@ -161,8 +164,8 @@ class Target:
             written = flashcopy.bitmap_of(member.native, native.NEXT)
             self._owed[member.name] = BitMap64() if anew else self._owed[member.name] | written
             member.native.forget_next()
-            for first, count in flashcopy.runs_of(stable[member.name]) if stable else ():
-                member.native.mark(first, count)
+            if stable:
+                flashcopy.mark(member.native, stable[member.name])
         return stable is not None
 
     @contextlib.contextmanager
@@ -256,7 +259,8 @@ class Target:
         return {m.name: flashcopy.bitmap_of(m.native, native.NEXT) for m in self._copier.members}
 
     def compare(self, asked: protocol.Compare) -> protocol.Record:
-        """{"equal": "01.."}: which pieces are here as they are; they count as written now."""
+        """{"equal": "01.."}: which pieces are here as they are, of the first that there was time
+        for; they count as written now."""
         self._check_session(asked.session)
         member = next((m for m in self._copier.members if m.name == asked.volume), None)
         if member is None:
@@ -264,10 +268,12 @@ class Target:
         try:
             seeded = self._book.current.seeded
             store = member.native.first if seeded else member.native.front
-            found = compare.equal(member.native, asked, store)
+            found = compare.equal(member.native, asked, store, self._reader)
+            pieces = compare.pieces_of(asked.runs, compare.unit_of(member.native))
             with self.serial:
+                self._check_session(asked.session)  # still: it took a while
                 self._check_under_way(asked.sequence)
-                for first, count in compare.runs_where(member.native, asked, found):
+                for first, count in compare.runs_where(pieces, found):
                     if seeded:  # need not be written, whatever an older cycle had written there
                         self._owed[member.name].remove_range(first, first + count)
                     else:
@@ -462,9 +468,10 @@ class Target:
 
     def connected(self) -> bool:
         """Whether the source was heard of lately: while it copies over a long way it sends, and
-        seldom asks."""
+        seldom asks.  Of two sites that are set up for links of different patience the more patient
+        one decides: a source that is slow and there is never taken for one that is gone."""
         wrote = max(stats.heard_ns for stats in self._copier.stats().values()) / native.NS
-        recent = limits.LINK_TIMEOUT_S + 2 * limits.IDLE_LOOK_S
+        recent = max(timeouts.silence_s(self._config.link_timeout), self._silence)
         return bool(self.session) and self._platform.monotonic() < max(self.heard, wrote) + recent
 
     # ---- the end

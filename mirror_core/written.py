@@ -18,7 +18,6 @@ Left out: what was written after the last record; the source sends it again.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,11 +101,8 @@ class WrittenLog:
         maps = [written[n] - known[n] if known else written[n] for n in self._volumes]
         if known is None:
             self._log.restart(cycle)
-            maps += [owed[n] for n in self._volumes]
-        sets = {
-            i: b"".join(struct.pack("<QQ", *run) for run in flashcopy.runs_of(bitmap))
-            for i, bitmap in enumerate(maps)
-        }
+            maps += [owed[n] - written[n] for n in self._volumes]  # that is owed without it
+        sets = {i: flashcopy.packed_runs_of(bitmap) for i, bitmap in enumerate(maps)}
         self._log.append(cycle, sets, serial)
         self._found = Written(cycle.sequence, cycle.token, serial, dict(written))
         self._whole = True

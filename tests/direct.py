@@ -93,3 +93,8 @@ def wait_commit(pair: Pair, after: int) -> None:
         f"a commit after {after}",
         timeout_s=60.0,
     )
+
+
+def wait_status_of_peer(pair: Pair, site: str, state: str) -> None:
+    """Until the site says so of the other one."""
+    wait_for(lambda: bool(status(pair, site)["peer"]["state"] == state), f"{site}: peer {state}")

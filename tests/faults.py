@@ -281,6 +281,26 @@ FAULTS = (
           "platform.time() - self.wall"),),
     ),
     Fault(
+        "a target answers a comparison when all of it was read, however long that takes",
+        "tests/test_slow_store.py::test_comparing_gets_on_however_long_a_read_takes",
+        (("mirror_core/compare.py", "list(pieces_of(asked.runs, unit)), limits.COMPARE_S)",
+          "list(pieces_of(asked.runs, unit)), 100)"),
+         ("mirror_core/compare.py", "min(limits.COMPARE_DEPTH, 2 * self._depth)", "1")),
+    ),
+    Fault(
+        "what was found equal is not made stable while blocks are compared",
+        "tests/test_slow_store.py::"
+        "test_a_comparison_that_loses_its_link_goes_on_where_it_was",
+        (("mirror_core/driver.py", "(not done or self._comparison)", "not done"),),
+    ),
+    Fault(
+        "a target does not ask how patient its source is",
+        "tests/test_promote.py::"
+        "test_a_slow_source_is_connected_for_as_long_as_the_sites_are_patient",
+        (("mirror_core/target.py", "self._config.link_timeout), self._silence)",
+          "self._config.link_timeout), 0.0)"),),
+    ),
+    Fault(
         "after a power loss a source forgets what was hot (I4)",
         "tests/test_intent.py::test_only_what_was_hot_is_looked_at",
         (("mirror_core/site.py", "for offset, length in log.runs():",

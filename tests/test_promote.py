@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+import time
 
 import direct
 import pytest
@@ -12,9 +13,9 @@ from dependent import REGION, Judge, Load, read_images
 from nbd_client import NbdClient
 from pair import SOAK, CommandFailed, MakePair, Pair
 from served import SlowPair
-from test_link import WRITERS, kill
+from test_link import WRITERS, frozen, kill
 
-from mirror_core import config
+from mirror_core import config, limits
 
 pytestmark = pytest.mark.timeout(300 * SOAK)
 
@@ -189,3 +190,28 @@ def test_a_target_takes_everything_anew_when_a_person_says_so(pair: Pair) -> Non
     pair.start("west")
     direct.sync(pair)
     assert pair.image("east").read_bytes() == pair.image("west").read_bytes()
+
+
+@pytest.mark.parametrize("patient", ["east", "west", None])
+def test_a_slow_source_is_connected_for_as_long_as_the_sites_are_patient(
+    make_pair: MakePair, patient: str | None
+) -> None:
+    """A source that is silent for longer than the usual link_timeout is not taken for gone where
+    its own, or the target's, is longer; where both are shorter it is, sooner than usual."""
+    pair = make_pair("--size", "1M")
+    for site in ("east", "west"):
+        pair.configure(site, f'link_timeout = "{"20s" if site == patient else "500ms"}"')
+    pair.start()
+    direct.sync(pair)
+    with frozen(pair, "east"):
+        stopped = time.monotonic()
+        if patient is None:
+            direct.wait_status_of_peer(pair, "west", "disconnected")
+            assert time.monotonic() - stopped < limits.LINK_TIMEOUT_S
+        else:
+            usual = limits.LINK_TIMEOUT_S + 2 * limits.IDLE_LOOK_S
+            direct.wait_for(lambda: time.monotonic() > stopped + usual + 0.5, "a while")
+            assert direct.status(pair, "west")["peer"]["state"] == "connected"
+            with pytest.raises(CommandFailed, match="its source east is connected: stop it"):
+                pair.run("promote", str(pair.toml("west")))
+    direct.sync(pair)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import resource
+import struct
 import tempfile
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from pyroaring import BitMap64
 from test_ledger import sample
 
 from mirror_core import runlog
-from mirror_core.flashcopy import runs_of
+from mirror_core.flashcopy import packed_runs_of
 from mirror_core.ledger import Ledger, Lineage
 from mirror_core.runlog import History
 from mirror_core.written import KIND, Written, WrittenLog, recover
@@ -73,7 +74,7 @@ def test_a_map_is_taken_apart_run_by_run(blocks: BitMap64, offset: int) -> None:
     of blocks is one run, not as many steps."""
     bitmap = BitMap64(offset + block for block in blocks)
     bitmap.add_range(offset + (1 << 33), offset + (1 << 33) + (1 << 27))
-    runs = runs_of(bitmap)
+    runs = list(struct.iter_unpack("=QQ", packed_runs_of(bitmap)))
     again = BitMap64()
     for first, count in runs:
         again.add_range(first, first + count)
