@@ -598,7 +598,8 @@ class Driver:
         mine, sequence = self._book.current, self.progress.sequence
         self._book.update(
             committed=sequence, committed_token=mine.begun_token,
-            consistency_point=self._point.wall, begun=sequence + 1, begun_token=self._platform.token(),
+            consistency_point=self._point.wall,
+            begun=sequence + 1, begun_token=self._platform.token(),
         )  # fmt: skip
         with self.changed:
             self._announced = True

@@ -105,6 +105,6 @@ def open_export(site: Site, name: str, visitor: Visitor) -> Export:
         return VolumeExport(member, 0, visitor)
     if not isinstance(site.control, Target):
         raise MirrorError(f"{name}: this site is a source", errno.EPERM)
-    if not session or session != f"{site.control.session:x}":
+    if not site.control.session or session != f"{site.control.session:x}":
         raise MirrorError(f"{name}: not the session that was opened last", errno.ESHUTDOWN)
     return VolumeExport(member, site.control.session, visitor)

@@ -120,6 +120,8 @@ class Target:
                     f"{mine.name} mirrors {self.source}, which is connected: stop it first"
                 )
             self._refuse_twice(hello.session)
+            with self.changed:
+                self.session = 0  # what fails from here on leaves no session, not the one before
             self._fence(hello.session)
             resumed = self._begin_session(hello, anew=decision.adopt)
             self._remember_source(hello, anew=decision.adopt)
