@@ -60,8 +60,8 @@ The rooms.
     config.py, units.py, limits.py, errors.py, cli/
     ../native/             what must be fast or atomic, in C: bitmap, gate, request (a write as
                            begin / step / finish), plan, lane (copies in flight), volume, intent,
-                           store, late, client, callers, pin; its headers are its documentation.
-                           Policy is never in C.
+                           store, pool, late, client, callers, pin; its headers are its
+                           documentation.  Policy is never in C.
 
 The order of a record.  Device flush strictly before the record that asserts it, everywhere.
 Nothing is guessed: what is in doubt stops mirroring with one line and waits for a person.

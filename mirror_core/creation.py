@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Callable
 
 from mirror_core import ledger, stores
 from mirror_core.config import SiteConfig
@@ -15,8 +16,11 @@ from mirror_core.errors import LedgerError, StoreError
 from mirror_core.lock import lock_state, no_state
 
 
-def create(config: SiteConfig, role: ledger.Role) -> ledger.Ledger:
-    """The first ledger of a site.  StoreError, LedgerError: nothing was written."""
+def create(
+    config: SiteConfig, role: ledger.Role, say: Callable[[str], None] = lambda _: None
+) -> ledger.Ledger:
+    """The first ledger of a site; `say`: what its owner should know of the stores.  StoreError,
+    LedgerError: nothing was written."""
     try:
         config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -67,6 +71,9 @@ def create(config: SiteConfig, role: ledger.Role) -> ledger.Ledger:
             raise no_state(config, error) from error
         for one, mark in opened:
             one.set_mark(mark)
+        for one, _ in opened:
+            if few := one.few_connections():
+                say(f"{one.where}: {few}")
     return first
 
 

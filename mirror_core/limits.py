@@ -70,6 +70,10 @@ JOIN_S = 45.0  # how long a stop waits for the control thread; then the site end
 # --- lanes: connections to the peer for each volume, for writers that wait
 PRIORITY_LANES = 4
 
+# --- connections to a store's server, if it takes so many clients (native/pool.c)
+STORE_CONNECTIONS_MIN = 2  # one that flushes, and one that all else takes turns on
+STORE_CONNECTIONS_GOOD = 8  # `create` and `check` tell of a server that takes fewer
+
 # --- the bandwidth of the background, bytes a second
 RATE_MIN = 4 * KIB
 RATE_MAX = 1 << 40
@@ -119,6 +123,7 @@ assert BACKOFF_MIN_S < BACKOFF_MAX_S
 assert JOIN_S < STOP_TIMEOUT_S
 assert 2 * STRANGERS_MAX < TCP_CLIENTS_MAX < CALLERS_MAX
 assert DOOR_LOOK_S < OPENING_S
+assert 1 < STORE_CONNECTIONS_MIN < STORE_CONNECTIONS_GOOD
 assert BACKOFF_MIN_S < ATTACH_BACKOFF_MAX_S
 assert REQUEST_TIMEOUT_S >= REQUEST_TIMEOUT_LINKS * LINK_TIMEOUT_S
 assert DEVICE_LOOK_S < DEVICE_BUSY_S

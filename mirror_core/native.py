@@ -106,6 +106,13 @@ class Store:
             _lib.fm_store_set_fenced(out[0])
         return cls(out[0], "nbd")
 
+    def reserve(self, connections: int) -> tuple[int, int]:
+        """Open so many connections to a server, to be shared by who needs one.  How many there
+        are now; and the errno, if those are fewer, of the one that could not be had."""
+        code = _ffi.new("int *")
+        had = int(_lib.fm_store_reserve(self._handle, connections, code))
+        return had, -int(code[0])
+
     @property
     def size(self) -> int:
         return int(_lib.fm_store_size(self._handle))

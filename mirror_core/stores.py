@@ -6,7 +6,8 @@ samples of its bytes: another file, another site's, a swapped or a blank one is 
 the identity leaves a doubt, the fingerprint decides; without one, a person does (adoption.py).
 
 Exclusive means: flock(2) on a file, O_EXCL besides on a block device (open(2)): a second site,
-or a mounted file system, is refused.  A store behind an NBD URI cannot be locked from here.
+or a mounted file system, is refused.  A store behind an NBD URI cannot be locked from here; as
+many connections as it needs are opened with it, so that a server which takes fewer is refused.
 """
 
 from __future__ import annotations
@@ -120,6 +121,19 @@ class Opened:
             ) from error
         return self.record(size)
 
+    def few_connections(self) -> str | None:
+        """Of a server that takes few clients: how many, and what more would help.  Asked when
+        every store of the site has those that it needs: they may share a server."""
+        if self.identity.kind != "nbd":
+            return None
+        had, _ = self.store.reserve(limits.STORE_CONNECTIONS_GOOD)
+        if had >= limits.STORE_CONNECTIONS_GOOD:
+            return None
+        return (
+            f"its server takes {had} clients at a time, on which requests wait for each other: "
+            f"{limits.STORE_CONNECTIONS_GOOD} or more are faster"
+        )
+
     def blank(self) -> bool:
         """Nothing but a hole, as far as the store can tell."""
         return all(hole for _, hole in self.store.extents(0, self.size))
@@ -151,6 +165,15 @@ def _open_server(uri: str, timeout_s: float) -> Opened:
         store = native.Store.nbd(uri, timeout_s)
     except OSError as error:
         raise StoreError(f"{error.strerror}: start its server, or mend the URI") from error
+    had, code = store.reserve(limits.STORE_CONNECTIONS_MIN)
+    if had < limits.STORE_CONNECTIONS_MIN:
+        store.close()
+        raise StoreError(
+            f"{uri}: its server takes only {had} client at a time ({os.strerror(code)}): have it "
+            f"take {limits.STORE_CONNECTIONS_GOOD} or more ({limits.STORE_CONNECTIONS_MIN} at the "
+            "least), such as 'qemu-nbd --shared=16'",
+            code,
+        )
     return Opened(uri, store, store.size, identities.of_server(uri), None)
 
 

@@ -28,6 +28,7 @@ SOURCES = [
     "watch",
     "plan",
     "flow",
+    "pool",
     "store",
     "store_file",
     "late",

@@ -90,7 +90,7 @@ fm_store_gather (struct fm_store *s, const uint64_t *runs, unsigned n, void *buf
     at += runs[2 * i + 1];
   }
   *times = (struct fm_gather_times){ .quickest_ns = UINT64_MAX };
-  g.port = fm_store_take_port (s, &rc);
+  g.port = fm_port_borrow (s, &rc);
   if (g.port) {
     run (&g, depth, deadline_ns);
     fm_store_give_port (s, g.port);

@@ -20,12 +20,53 @@
 #define CLONE_MAX (16ULL * 1024 * 1024)
 #define PORTS_MAX (1 + FM_SINKS + FM_WIDE)
 
+/* ---- the connections to this site's own stores: see lane.h ---- */
+
+static struct fm_port *
+lend (struct fm_port **at, struct fm_store *s, int *rc)
+{
+  *rc = 0;
+  if (!*at)
+    *at = fm_port_borrow (s, rc);
+  return *at;
+}
+
+static void
+give_back (struct fm_port **at, bool own)
+{
+  if (own || !*at || (*at)->under_way)
+    return;
+  fm_port_give (*at);
+  *at = NULL;
+}
+
+static void
+rest (struct fm_lane *l)
+{
+  give_back (&l->front, l->own_front);
+  give_back (&l->sink[0], l->own_first);
+}
+
+/* Somebody waits for the connection that reads the front: what is under way on it comes to its
+ * end first. */
+static bool
+yields (struct fm_lane *l)
+{
+  if (l->own_front || !l->front || !fm_port_wanted (l->v->front))
+    return false;
+  give_back (&l->front, false);
+  return l->front;
+}
+
+/* ---- */
+
 void
 fm_lane_close (struct fm_lane *l)
 {
   if (!l)
     return;
   assert (l->active == 0);
+  rest (l);
   fm_port_close (l->front);
   for (unsigned i = 0; i < FM_SINKS; i++)
     fm_port_close (l->sink[i]);
@@ -37,8 +78,35 @@ fm_lane_close (struct fm_lane *l)
   free (l);
 }
 
+/* Its ports.  The part whose port could not be had (see failed_part) is in *part. */
+static int
+open_ports (struct fm_lane *l, struct fm_store *second, struct fm_port *kept, int *part)
+{
+  struct fm_volume *v = l->v;
+  bool bulk = l->nslots > 1;
+  int rc = 0;
+  *part = -1;
+  l->own_front = !fm_store_is_server (v->front);
+  l->own_first = bulk || !fm_store_is_server (v->first);
+  if (l->own_front)
+    l->front = fm_port_open (v->front, &rc);
+  else if (bulk && lend (&l->front, v->front, &rc)) /* it can be had */
+    give_back (&l->front, false);
+  if (rc < 0)
+    return rc;
+  *part = 0;
+  if (l->own_first)
+    l->sink[0] = kept ? kept : fm_port_own (v->first, &rc);
+  if (rc < 0 || !second)
+    return rc;
+  *part = 1;
+  l->sink[1] = fm_port_open (second, &rc);
+  return rc;
+}
+
 struct fm_lane *
-fm_lane_open (struct fm_volume *v, struct fm_store *second, unsigned nslots, int *rc)
+fm_lane_open (struct fm_volume *v, struct fm_store *second, unsigned nslots, struct fm_port *kept,
+              int *rc)
 {
   struct fm_lane *l = calloc (1, sizeof *l);
   *rc = -ENOMEM;
@@ -50,17 +118,16 @@ fm_lane_open (struct fm_volume *v, struct fm_store *second, unsigned nslots, int
   l->nslots = nslots;
   l->nsinks = second ? 2 : 1;
   l->flow = second && nslots > 1 ? &v->flow : NULL;
-  *rc = 0;
-  int part = -1; /* whose port it is: see failed_part */
-  l->front = fm_port_open (v->front, rc);
-  while (*rc == 0 && ++part < (int)l->nsinks)
-    l->sink[part] = fm_port_open (part ? second : v->first, rc);
+  int part;
+  *rc = open_ports (l, second, kept, &part);
   if (*rc == 0)
     return l;
   pthread_mutex_lock (&v->lock);
   if (!atomic_load (&v->abandoned)) /* or it is about that */
     atomic_store (&v->failed_part, part);
   pthread_mutex_unlock (&v->lock);
+  if (kept)
+    l->sink[0] = NULL;
   fm_lane_close (l);
   return NULL;
 }
@@ -86,25 +153,31 @@ end_sink (const struct fm_lane *l, const struct fm_slot *s)
   return s->copy == FM_COPY_FIRST ? 1 : l->nsinks;
 }
 
-static struct fm_port *
-read_port (struct fm_lane *l, const struct fm_slot *s)
+static struct fm_store *
+read_from (const struct fm_lane *l, const struct fm_slot *s)
 {
-  return s->copy == FM_COPY_FEED ? l->sink[0] : l->front;
+  return s->copy == FM_COPY_FEED ? l->v->first : l->v->front;
 }
 
+/* To the front or sink 0. */
 static void
-submit (struct fm_port *p, struct fm_op *op)
+submit_near (struct fm_port **at, struct fm_store *store, struct fm_op *op)
 {
-  p->store->ops->submit (p, op);
+  int rc;
+  if (lend (at, store, &rc))
+    store->ops->submit (*at, op);
+  else
+    fm_op_finish (store, op, rc);
 }
 
-/* The connection of a slot to a sink.  Those to the peer share one by FM_SLOTS_EACH. */
-static struct fm_port *
-sink_port (struct fm_lane *l, const struct fm_slot *s, unsigned sink)
+/* To sink 1.  The slots share its connections by FM_SLOTS_EACH. */
+static void
+submit_far (struct fm_lane *l, const struct fm_slot *s, struct fm_op *op)
 {
   unsigned n = (unsigned)(s - l->slots) / FM_SLOTS_EACH;
-  struct fm_port *wide = sink == 1 && n ? fm_wide_port (&l->wide[n - 1], l->sink[1]->store) : NULL;
-  return wide ? wide : l->sink[sink];
+  struct fm_port *wide = n ? fm_wide_port (&l->wide[n - 1], l->sink[1]->store) : NULL;
+  struct fm_port *p = wide ? wide : l->sink[1];
+  p->store->ops->submit (p, op);
 }
 
 static bool
@@ -138,7 +211,10 @@ slot_write (struct fm_lane *l, struct fm_slot *s, bool zero)
                                   .offset = s->claim->first << l->v->shift,
                                   .length = bytes_of (l->v, s->claim),
                                   .buf = s->buf };
-    submit (sink_port (l, s, i), &s->write[i]);
+    if (i == 1)
+      submit_far (l, s, &s->write[1]);
+    else
+      submit_near (&l->sink[0], l->v->first, &s->write[0]);
   }
 }
 
@@ -173,11 +249,11 @@ void
 fm_lane_begin (struct fm_lane *l, struct fm_slot *s)
 {
   struct fm_volume *v = l->v;
-  struct fm_port *from = read_port (l, s);
+  struct fm_store *from = read_from (l, s);
   uint64_t length = bytes_of (v, s->claim), offset = s->claim->first << v->shift;
   l->progress_ns = fm_now_ns (); /* a lane that was idle has not been silent */
   if (length >= HOLE_WORTH_ASKING) {
-    uint64_t hole = from->store->ops->hole (from->store, offset, length, NULL);
+    uint64_t hole = from->ops->hole (from, offset, length, NULL);
     uint64_t whole = hole == length ? s->claim->n : hole >> v->shift;
     if (whole) {
       shrink (v, s->claim, whole);
@@ -198,9 +274,9 @@ fm_lane_begin (struct fm_lane *l, struct fm_slot *s)
   if (goes_far (l, s))
     fm_flow_begin (l->flow, s->flow = s->read.length);
   if (s->buf)
-    submit (from, &s->read);
+    submit_near (from == v->front ? &l->front : &l->sink[0], from, &s->read);
   else
-    fm_op_finish (from->store, &s->read, -ENOMEM);
+    fm_op_finish (from, &s->read, -ENOMEM);
 }
 
 static bool
@@ -253,6 +329,7 @@ static bool
 slot_step (struct fm_lane *l, struct fm_slot *s)
 {
   if (s->state == FM_SLOT_READING && s->read.done) {
+    give_back (&l->front, l->own_front); /* before it waits for another */
     if (s->read.rc < 0)
       slot_end (l, s, s->read.rc, s->copy == FM_COPY_FEED ? 0 : -1);
     else
@@ -340,7 +417,7 @@ fm_lane_fill (struct fm_lane *l)
   unsigned begun = 0;
   struct fm_slot *s;
   while (begun < l->nslots && l->active < l->nslots && !atomic_load (&l->v->abandoned)
-         && !fm_lane_held_until (l) && (s = claim_next (l))) {
+         && !fm_lane_held_until (l) && !yields (l) && (s = claim_next (l))) {
     fm_lane_begin (l, s);
     begun++;
     while (s->state != FM_SLOT_FREE && slot_step (l, s))
@@ -358,16 +435,21 @@ fm_lane_held_until (struct fm_lane *l)
   return far ? fm_flow_wait (l->flow, fm_now_ns ()) : 0;
 }
 
+/* The ports that it has now; the first `far` of them lead to the peer. */
 static unsigned
-ports_of (struct fm_lane *l, struct fm_port **out)
+ports_of (struct fm_lane *l, struct fm_port **out, unsigned *far)
 {
   unsigned n = 0;
-  out[n++] = l->front;
-  for (unsigned i = 0; i < l->nsinks; i++)
-    out[n++] = l->sink[i];
+  if (l->nsinks > 1)
+    out[n++] = l->sink[1];
   for (unsigned i = 0; i < FM_WIDE; i++)
     if ((out[n] = atomic_load (&l->wide[i].port)))
       n++;
+  *far = n;
+  if (l->sink[0])
+    out[n++] = l->sink[0];
+  if (l->front)
+    out[n++] = l->front;
   return n;
 }
 
@@ -375,19 +457,22 @@ bool
 fm_lane_step (struct fm_lane *l)
 {
   bool moved = false;
-  if (!l->active)
+  if (!l->active) {
+    rest (l);
     return false;
+  }
   int lost = l->nsinks > 1 ? atomic_load (&l->v->second_lost) : 0;
   struct fm_port *ports[PORTS_MAX];
-  unsigned n = ports_of (l, ports);
+  unsigned far, n = ports_of (l, ports, &far);
   for (unsigned i = 0; i < n; i++) {
-    if (lost && i > 1 && !ports[i]->failed) /* somebody found out: no need to wait as long */
+    if (lost && i < far && !ports[i]->failed) /* somebody found out: no need to wait as long */
       ports[i]->failed = lost;
     ports[i]->store->ops->step (ports[i]);
   }
   for (unsigned i = 0; i < l->nslots; i++)
     while (l->slots[i].state != FM_SLOT_FREE && slot_step (l, &l->slots[i]))
       moved = true;
+  rest (l);
   if (moved)
     l->progress_ns = fm_now_ns ();
   return moved;
@@ -398,7 +483,7 @@ static void
 expire (struct fm_lane *l, uint64_t now)
 {
   struct fm_port *ports[PORTS_MAX];
-  unsigned n = ports_of (l, ports);
+  unsigned far, n = ports_of (l, ports, &far);
   for (unsigned i = 0; i < n; i++)
     if (ports[i]->under_way && now >= l->progress_ns + ports[i]->store->timeout_ns)
       ports[i]->failed = -ETIMEDOUT;
@@ -410,7 +495,7 @@ fm_lane_wait (struct fm_lane *l, uint64_t deadline_ns)
   struct fm_port *ports[PORTS_MAX];
   struct pollfd fds[PORTS_MAX];
   nfds_t n = 0;
-  unsigned nports = ports_of (l, ports);
+  unsigned far, nports = ports_of (l, ports, &far);
   for (unsigned i = 0; i < nports; i++)
     if (ports[i]->under_way && ports[i]->store->ops->pollfd (ports[i], &fds[n])) {
       uint64_t patience = l->progress_ns + ports[i]->store->timeout_ns;

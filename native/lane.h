@@ -4,9 +4,13 @@
  * Idea.  A slot takes one run of blocks through FREE -> READING -> WRITING ->
  * FREE.  The background has one lane with many slots and fills free ones from
  * the plan; a writer that meets a pending block borrows a lane of one slot for
- * its own runs.  Each lane has its own ports, so a writer's copy never queues
+ * its own runs.  Each lane has its own ports to the peer, so a writer's copy never queues
  * behind the background's on a connection; and behind it on the way no longer than flow.h says.
  * One connection does not fill a long way, so the background takes more as its window grows.
+ *
+ * A server of this site's own stores may take few connections (store.h).  So a lane has only one of
+ * its own there, that of the background to sink 0, for flushes count on it.  Any other is lent while
+ * something is under way on it; and the background reads no more on it when somebody waits for it.
  *
  * Invariants.
  *   - A slot that is not FREE holds a claim on its run; a run has one claim.
@@ -42,7 +46,8 @@ struct fm_slot {
 
 struct fm_lane {
   struct fm_volume *v;
-  struct fm_port *front, *sink[FM_SINKS];
+  struct fm_port *front, *sink[FM_SINKS]; /* NULL: has none now */
+  bool own_front, own_first; /* front and sink[0] are the lane's; else lent */
   unsigned nsinks; /* 2: with the peer's */
   struct fm_wide wide[FM_WIDE]; /* more connections to the peer, opened when slots need them */
   struct fm_flow *flow; /* of the background's lane, or NULL */
@@ -54,9 +59,10 @@ struct fm_lane {
   struct fm_lane *next;    /* in volume->prio or ->old */
 };
 
-/* To sink 0 and, if given, `second`; NULL: *rc, of the volume's `failed_part`. */
+/* To sink 0 and, if given, `second`; NULL: *rc, of the volume's `failed_part`.  `kept`: the port of
+ * the background to sink 0 that there is, or NULL; it is the lane's if that could be opened. */
 struct fm_lane *fm_lane_open (struct fm_volume *v, struct fm_store *second, unsigned nslots,
-                              int *rc);
+                              struct fm_port *kept, int *rc);
 void fm_lane_close (struct fm_lane *l);
 
 /* Take the run [first, first + n) into a free slot.  The caller holds the

@@ -20,10 +20,13 @@ close_all (struct fm_lane *l)
 }
 
 /* What the cycle has written to sink 0 counts on this lane's connection, as on an anchor
- * (store.h, I9): before it ends that is made durable, or the cycle is void. */
+ * (store.h, I9): before it ends that is made durable, or the cycle is void.  The lane in its place
+ * has it, unless it has failed. */
 static void
 flush_first (struct fm_volume *v, struct fm_lane *bulk)
 {
+  if (!bulk->sink[0])
+    return;
   struct fm_op op = { .kind = FM_FLUSH };
   int rc = fm_port_io (bulk->sink[0], &op);
   if (rc < 0)
@@ -68,18 +71,23 @@ open_lanes (struct fm_volume *v, struct fm_store *second, unsigned nprio)
 {
   assert (nprio > 0 && nprio <= FM_PRIO_MAX);
   int rc = 0;
-  struct fm_lane *prio = NULL, *bulk = fm_lane_open (v, second, FM_BULK_SLOTS, &rc);
+  struct fm_port *kept = v->bulk && !v->bulk->sink[0]->failed ? v->bulk->sink[0] : NULL;
+  struct fm_lane *prio = NULL, *bulk = fm_lane_open (v, second, FM_BULK_SLOTS, kept, &rc);
   for (unsigned i = 0; rc == 0 && i < nprio; i++) {
-    struct fm_lane *l = fm_lane_open (v, second, 1, &rc);
+    struct fm_lane *l = fm_lane_open (v, second, 1, NULL, &rc);
     if (l) {
       l->next = prio;
       prio = l;
     }
   }
   if (rc == 0) {
+    if (kept)
+      v->bulk->sink[0] = NULL;
     replace (v, prio, bulk, second);
     return 0;
   }
+  if (bulk && kept)
+    bulk->sink[0] = NULL;
   close_all (prio);
   close_all (bulk);
   return rc;

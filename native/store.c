@@ -1,5 +1,6 @@
 /* Ports, operations from any thread, and what is written and not flushed.  See store.h. */
 #include "late.h"
+#include "pool.h"
 #include "store.h"
 #include "wait.h"
 
@@ -33,6 +34,7 @@ fm_store_init (struct fm_store *s, const struct fm_store_ops *ops, uint64_t size
   atomic_init (&s->writes, 1);
   pthread_mutex_init (&s->lock, NULL);
   fm_cond_init (&s->flush_free);
+  fm_cond_init (&s->freed);
 }
 
 struct fm_port *
@@ -62,16 +64,6 @@ fm_port_close (struct fm_port *p)
   free (p);
 }
 
-static void
-close_ports (struct fm_port *p)
-{
-  while (p) {
-    struct fm_port *next = p->next;
-    fm_port_close (p);
-    p = next;
-  }
-}
-
 void
 fm_store_set_fenced (struct fm_store *s)
 {
@@ -83,39 +75,14 @@ fm_store_close (struct fm_store *s)
 {
   if (!s)
     return;
-  close_ports (s->idle);
+  fm_pool_close (s);
   fm_port_close (s->anchor);
   s->ops->close (s);
+  pthread_cond_destroy (&s->freed);
   pthread_cond_destroy (&s->flush_free);
   pthread_mutex_destroy (&s->lock);
   free (s->uri);
   free (s);
-}
-
-struct fm_port *
-fm_store_take_port (struct fm_store *s, int *rc)
-{
-  pthread_mutex_lock (&s->lock);
-  struct fm_port *p = s->idle;
-  if (p) {
-    s->idle = p->next;
-    s->nidle--;
-  }
-  pthread_mutex_unlock (&s->lock);
-  if (p)
-    p->next = NULL;
-  return p ? p : fm_port_open (s, rc);
-}
-
-static struct fm_port *
-take_idle (struct fm_store *s)
-{
-  pthread_mutex_lock (&s->lock);
-  struct fm_port *all = s->idle;
-  s->idle = NULL;
-  s->nidle = 0;
-  pthread_mutex_unlock (&s->lock);
-  return all;
 }
 
 int
@@ -161,18 +128,12 @@ free_flush (struct fm_store *s)
   pthread_mutex_unlock (&s->lock);
 }
 
-static bool
-has_anchor (const struct fm_store *s)
-{
-  return !s->ops->run;
-}
-
 /* Held. */
 static int
 need_anchor (struct fm_store *s)
 {
   int rc = 0;
-  if (!s->anchor && (s->anchor = fm_port_open (s, &rc)))
+  if (!s->anchor && (s->anchor = fm_port_own (s, &rc)))
     atomic_store (&s->anchored, ++s->anchors);
   return rc;
 }
@@ -186,7 +147,7 @@ drop_anchor (struct fm_store *s)
   s->anchor = NULL;
   if (atomic_load (&s->writes) > s->covered)
     atomic_fetch_add (&s->lost, 1);
-  close_ports (take_idle (s));
+  fm_pool_drop (s);
 }
 
 /* The number of the anchor that a write which is submitted now counts on. */
@@ -225,22 +186,9 @@ look_at_anchor (struct fm_store *s)
 void
 fm_store_give_port (struct fm_store *s, struct fm_port *p)
 {
-  if (p->failed) { /* the others most likely died with it: the next call connects anew */
+  if (p->failed)
     look_at_anchor (s);
-    close_ports (take_idle (s));
-    fm_port_close (p);
-    return;
-  }
-  pthread_mutex_lock (&s->lock);
-  bool keep = s->nidle < FM_STORE_IDLE_MAX;
-  if (keep) {
-    p->next = s->idle;
-    s->idle = p;
-    s->nidle++;
-  }
-  pthread_mutex_unlock (&s->lock);
-  if (!keep)
-    fm_port_close (p);
+  fm_port_give (p);
 }
 
 /* Ended without a port. */
@@ -265,11 +213,11 @@ run_flush (struct fm_store *s, struct fm_op *op)
     ended (s, op, -ETIMEDOUT);
   else if (s->covered >= mine) /* nothing was written, or another's flush has covered it by now */
     ended (s, op, 0);
-  else if (has_anchor (s) && (rc = need_anchor (s)) < 0)
+  else if (fm_store_is_server (s) && (rc = need_anchor (s)) < 0)
     ended (s, op, rc);
   else {
     uint64_t covers = atomic_load (&s->writes);
-    if (has_anchor (s))
+    if (fm_store_is_server (s))
       fm_port_io (s->anchor, op);
     else
       fm_op_finish (s, op, s->ops->run (s, op));
@@ -288,7 +236,7 @@ static int
 run_on_server (struct fm_store *s, struct fm_op *op)
 {
   int rc = 0;
-  struct fm_port *p = fm_store_take_port (s, &rc);
+  struct fm_port *p = fm_port_borrow (s, &rc);
   if (!p)
     return ended (s, op, rc);
   fm_port_io (p, op);
@@ -299,7 +247,7 @@ run_on_server (struct fm_store *s, struct fm_op *op)
 static int
 run (struct fm_store *s, struct fm_op *op)
 {
-  if (has_anchor (s))
+  if (fm_store_is_server (s))
     return run_on_server (s, op);
   return ended (s, op, s->ops->run (s, op));
 }
@@ -319,7 +267,7 @@ fm_store_io (struct fm_store *s, struct fm_op *op)
     return rc;
   }
   uint64_t number = 0;
-  int rc = has_anchor (s) ? anchor_for_write (s, &number) : 0;
+  int rc = fm_store_is_server (s) ? anchor_for_write (s, &number) : 0;
   if (rc < 0)
     return ended (s, op, rc);
   rc = run (s, op);

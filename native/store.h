@@ -33,6 +33,9 @@
  *     was submitted.  A server that ends when all is flushed costs nothing.
  *   - Who writes on ports of his own (a lane's sinks) flushes on one of them that was
  *     open before the first write and stays failed if it fails: his own anchor.
+ * How many connections a server takes is not known.  Two are needed: the anchor, and one that is
+ * lent to each operation in turn (fm_port_borrow); more are opened beside when operations wait, until
+ * the server refuses one or lets it hang (pool.c).
  * Counted on: at most one process serves a store at a time.
  * A write that was given up may be done by a server later: late.h.
  * Left out: reconnection, retries and roles (policy is never in C).
@@ -91,7 +94,7 @@ struct fm_store_ops {
   void (*close) (struct fm_store *s);
 };
 
-#define FM_STORE_IDLE_MAX 16
+#define FM_POOL_MAX 32 /* connections of a store that are lent */
 
 struct fm_store {
   const struct fm_store_ops *ops;
@@ -108,18 +111,32 @@ struct fm_store {
   _Atomic unsigned nlate;  /* connections with writes that were given up */
 
   pthread_mutex_t lock; /* guards all below, to the blank line */
-  struct fm_port *idle; /* ports for fm_store_io, last used first */
-  unsigned nidle;
+  struct fm_port *idle; /* connections that are free to be lent, last used first */
+  unsigned npool;       /* those, what is lent, and what is being opened for it */
+  struct fm_asker *askers; /* who waits for one (pool.c) */
+  pthread_cond_t freed; /* one was given back, or opened, or could not be */
+  unsigned opening;     /* not 0: one is being opened beside, by `opener` */
+  uint64_t more_ns;     /* not before this, after the server took no more */
   bool flush_held;      /* somebody has what belongs to flushing */
   pthread_cond_t flush_free;
   struct fm_late *late; /* those connections (late.h) */
 
-  /* Of who holds that. */
+  bool opener_begun; /* of who begins it, and of who closes the store */
+  pthread_t opener;
+
+  /* Of who holds what belongs to flushing. */
   uint64_t covered;       /* `writes` when the last good flush began */
   struct fm_port *anchor; /* of a server, or NULL */
   uint64_t anchors;       /* how many there have been */
   _Atomic uint64_t anchored; /* the number of this one, 0: there is none; read by all */
 };
+
+/* Its operations need a connection, which may end. */
+static inline bool
+fm_store_is_server (const struct fm_store *s)
+{
+  return !s->ops->run;
+}
 
 /* For implementations: what is the same for all.  The memory is zeroed. */
 void fm_store_init (struct fm_store *s, const struct fm_store_ops *ops, uint64_t size,
@@ -134,11 +151,21 @@ int fm_store_open_nbd (const char *uri, uint64_t timeout_ns, struct fm_store **o
 void fm_store_set_fenced (struct fm_store *s); /* before it is in use */
 void fm_store_close (struct fm_store *s);
 
+/* A port of its own, connected now; NULL: *rc. */
 struct fm_port *fm_port_open (struct fm_store *s, int *rc);
 void fm_port_close (struct fm_port *p);
+/* The same, but of the pool's connections if it has one to spare.  For fm_port_close. */
+struct fm_port *fm_port_own (struct fm_store *s, int *rc);
+/* Lend one of the pool's connections: waits at most timeout_ns for one to be free, and as long to
+ * connect if there is none at all.  NULL: *rc.  To be given back with nothing under way, and soon
+ * when somebody waits (fm_port_wanted). */
+struct fm_port *fm_port_borrow (struct fm_store *s, int *rc);
+void fm_port_give (struct fm_port *p);
+bool fm_port_wanted (struct fm_store *s);
+/* Open connections until the pool has `n`.  How many it has; fewer: *rc says why. */
+unsigned fm_store_reserve (struct fm_store *s, unsigned n, int *rc);
 
-/* A port that is kept for use in between, or a new one; and back. */
-struct fm_port *fm_store_take_port (struct fm_store *s, int *rc);
+/* The same, by who has used it: if it failed, its server may have gone with what was not flushed. */
 void fm_store_give_port (struct fm_store *s, struct fm_port *p);
 
 /* One operation on a port of the caller's, to its end: rc.  Bounded by timeout_ns. */

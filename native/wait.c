@@ -50,3 +50,15 @@ fm_poll_until (struct pollfd *fds, nfds_t n, uint64_t deadline_ns)
   int r = ppoll (fds, n, &t, NULL);
   return r == 0 ? -ETIMEDOUT : 0; /* EINTR: the caller steps and comes again */
 }
+
+int
+fm_thread_begin (pthread_t *t, void *(*work) (void *), void *arg)
+{
+  return -pthread_create (t, NULL, work, arg);
+}
+
+void
+fm_thread_end (pthread_t t)
+{
+  pthread_join (t, NULL);
+}

@@ -25,4 +25,8 @@ int fm_cond_wait_until (pthread_cond_t *c, pthread_mutex_t *m, uint64_t deadline
 /* Sleep until one of the descriptors is ready or the deadline.  0 or -ETIMEDOUT. */
 int fm_poll_until (struct pollfd *fds, nfds_t n, uint64_t deadline_ns);
 
+/* Work beside the caller's, in a thread; 0 or -errno.  Each is ended once: that waits for it. */
+int fm_thread_begin (pthread_t *t, void *(*work) (void *), void *arg);
+void fm_thread_end (pthread_t t);
+
 #endif

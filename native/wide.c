@@ -1,5 +1,6 @@
 /* See wide.h. */
 #include "wide.h"
+#include "wait.h"
 
 static void *
 open_port (void *arg)
@@ -15,7 +16,7 @@ fm_wide_port (struct fm_wide *w, struct fm_store *s)
 {
   if (!w->store) {
     w->store = s;
-    w->begun = pthread_create (&w->thread, NULL, open_port, w) == 0;
+    w->begun = fm_thread_begin (&w->thread, open_port, w) == 0;
   }
   return atomic_load (&w->port);
 }
@@ -24,6 +25,6 @@ void
 fm_wide_close (struct fm_wide *w)
 {
   if (w->begun)
-    pthread_join (w->thread, NULL);
+    fm_thread_end (w->thread);
   fm_port_close (atomic_load (&w->port));
 }

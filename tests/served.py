@@ -30,13 +30,16 @@ class Server:
         words = [NBDKIT, "--foreground", "--unix", str(self.socket), f"--threads={threads}"]
         words += [f"--filter={name}" for name in filters]
         self._process = subprocess.Popen([*words, *self._plugin, *parameters])
+        self._until_it_answers()
+
+    def _until_it_answers(self) -> None:
         deadline = time.monotonic() + 20
         while True:
             try:
                 NbdClient(self.uri).close()
                 return
             except (FileNotFoundError, ConnectionError):
-                assert time.monotonic() < deadline and self._process.poll() is None
+                assert time.monotonic() < deadline and not self.has_died()
             time.sleep(0.01)  # a process that starts has no event to wait on but its answer
 
     def has_died(self) -> bool:
@@ -164,3 +167,20 @@ class SlowPair:
         self.pair.kill()
         for server in self.servers:
             server.stop()
+
+
+class Limited(Server):
+    """qemu-nbd, which lets clients beyond this number wait for others to go."""
+
+    def __init__(self, image: Path, clients: int, size: int) -> None:
+        super().__init__(image)
+        self._clients = clients
+        image.touch()
+        os.truncate(image, size)
+
+    def start(self, *filters: str, parameters: tuple[str, ...] = (), threads: int = 0) -> None:
+        assert not filters and not parameters and not threads
+        self.socket.unlink(missing_ok=True)
+        words = ["qemu-nbd", "--persistent", f"--shared={self._clients}", "--format=raw"]
+        self._process = subprocess.Popen([*words, f"--socket={self.socket}", str(self.image)])
+        self._until_it_answers()

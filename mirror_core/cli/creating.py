@@ -36,13 +36,15 @@ class Size(click.ParamType[int]):
 def create(site: str, role: str, as_json: bool) -> None:
     """Write the first ledger of a site from its TOML file."""
     settings = config.load(site)
-    first = creation.create(settings, cast(Literal["source", "target"], role))
+    notes: list[str] = []
+    first = creation.create(settings, cast(Literal["source", "target"], role), notes.append)
     record = {
         "site": first.name,
         "role": first.role,
         "volumes": [{"name": v.name, "size_bytes": v.size} for v in first.volumes],
+        "notes": notes,
     }
-    show(record, as_json, lambda: f"{first.name}: created as {first.role}")
+    show(record, as_json, lambda: "\n".join([*notes, f"{first.name}: created as {first.role}"]))
 
 
 @click.command()
@@ -225,7 +227,8 @@ def _check_stores(settings: config.SiteConfig, book: ledger.Ledger | None) -> li
 
 
 def _known_by(one: stores.Opened) -> tuple[str, str]:
-    text = f"{one.where}: {format_size(one.size)}"
+    few = one.few_connections()
+    text = f"{one.where}: {format_size(one.size)}" + (f"; {few}" if few else "")
     if one.identity.kind != "device" or one.identity.lasting:
         return "ok", text
     return (

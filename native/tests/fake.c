@@ -40,6 +40,16 @@ fake_run (struct fake *f, struct fm_op *op)
   return 0;
 }
 
+static bool
+takes_one_more (struct fake *f)
+{
+  unsigned n = f->ports;
+  while (f->most == 0 || n < f->most)
+    if (atomic_compare_exchange_weak (&f->ports, &n, n + 1))
+      return true;
+  return false;
+}
+
 static int
 fake_port_open (struct fm_port *p, uint64_t deadline_ns)
 {
@@ -47,13 +57,22 @@ fake_port_open (struct fm_port *p, uint64_t deadline_ns)
   f->opens++;
   while (f->unheard && fm_now_ns () < deadline_ns)
     sched_yield ();
-  return f->unheard ? -ETIMEDOUT : f->open_rc;
+  if (f->unheard || f->open_rc)
+    return f->unheard ? -ETIMEDOUT : f->open_rc;
+  while (!takes_one_more (f)) {
+    if (!f->beyond_hangs)
+      return -ECONNREFUSED;
+    if (fm_now_ns () >= deadline_ns)
+      return -ETIMEDOUT;
+    sched_yield ();
+  }
+  return 0;
 }
 
 static void
 fake_port_close (struct fm_port *p)
 {
-  (void)p;
+  fake_of (p)->ports--;
 }
 
 static void

@@ -15,6 +15,9 @@ struct fake {
   _Atomic bool unheard;      /* a port that is opened is open when this is over, ... */
   _Atomic int open_rc;       /* ... or fails with this */
   _Atomic unsigned opens;    /* that were begun */
+  _Atomic unsigned ports;    /* that are open */
+  unsigned most;             /* of them at once; 0: any.  One more is refused, ... */
+  bool beyond_hangs;         /* ... or waits for another to be closed */
   _Atomic int fail_rc;       /* 0, or what writes and zeroes (of sinks) end with */
   _Atomic unsigned fail_after; /* ... after this many more that go well */
   int flush_rc;

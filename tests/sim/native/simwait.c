@@ -48,3 +48,18 @@ fm_poll_until (struct pollfd *fds, nfds_t n, uint64_t deadline_ns)
   (void)fds, (void)n;
   return sim_wait (deadline_ns) ? -ETIMEDOUT : 0;
 }
+
+/* At once: what is opened beside is there, or cannot be had, before the caller goes on. */
+int
+fm_thread_begin (pthread_t *t, void *(*work) (void *), void *arg)
+{
+  (void)t;
+  work (arg);
+  return 0;
+}
+
+void
+fm_thread_end (pthread_t t)
+{
+  (void)t;
+}

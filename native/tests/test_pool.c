@@ -1,0 +1,223 @@
+/* The promises of store.h about servers that take few connections: two are enough, what takes more
+ * is used, and nobody waits for one that is refused or hangs. */
+#include "check.h"
+#include "fake.h"
+#include "lane.h"
+#include "request.h"
+#include "wait.h"
+
+#include <pthread.h>
+
+#define BLOCK 4096
+#define SIZE (1ULL << 20)
+#define CLIENTS 8
+#define ROUNDS 50
+
+static struct fake *f;
+
+static int
+io (enum fm_op_kind kind, uint64_t block)
+{
+  char buf[BLOCK] = "x";
+  struct fm_op op = { .kind = kind, .offset = block * BLOCK, .length = BLOCK, .buf = buf };
+  return fm_store_io (&f->store, &op);
+}
+
+static _Atomic uint64_t longest_ns;
+
+static void *
+client (void *arg)
+{
+  for (unsigned i = 0; i < ROUNDS; i++) {
+    uint64_t began = fm_now_ns ();
+    CHECK_EQ (io (i % 2 ? FM_READ : FM_WRITE, (uintptr_t)arg), 0);
+    uint64_t took = fm_now_ns () - began;
+    if (took > longest_ns)
+      longest_ns = took;
+  }
+  return NULL;
+}
+
+static void
+many_clients (void)
+{
+  pthread_t t[CLIENTS];
+  _Atomic uint64_t heard = 0;
+  longest_ns = 0;
+  for (uintptr_t i = 0; i < CLIENTS; i++)
+    pthread_create (&t[i], NULL, client, (void *)i);
+  for (unsigned i = 0; i < CLIENTS; i++)
+    pthread_join (t[i], NULL);
+  CHECK_EQ (fm_store_flush (&f->store, &heard), 0);
+}
+
+/* Many threads on a server that takes two, three or eight: all end well, with as many connections as
+ * there are, and none waits for one that cannot be had. */
+static void
+as_many_as_there_are (void)
+{
+  static const unsigned most[] = { 2, 3, 8 };
+  for (unsigned i = 0; i < 6; i++) {
+    int rc;
+    f = fake_open (SIZE, 0);
+    f->most = most[i / 2];
+    f->beyond_hangs = i % 2;
+    CHECK_EQ (fm_store_reserve (&f->store, 2, &rc), 2);
+    many_clients ();
+    CHECK (longest_ns < f->store.timeout_ns / 2);
+    CHECK (f->ports >= 2 && f->ports <= f->most);
+    fake_close (f);
+  }
+}
+
+/* Of a server that takes many more are opened as operations wait, and not without bound. */
+static void
+more_when_they_wait (void)
+{
+  f = fake_open (SIZE, 20);
+  many_clients ();
+  CHECK (f->store.npool > 2 && f->store.npool <= FM_POOL_MAX);
+  fake_close (f);
+}
+
+/* How many can be had is told. */
+static void
+reserve_tells (void)
+{
+  int rc;
+  f = fake_open (SIZE, 0);
+  f->most = 3;
+  CHECK_EQ (fm_store_reserve (&f->store, 2, &rc), 2);
+  CHECK_EQ (rc, 0);
+  CHECK_EQ (fm_store_reserve (&f->store, 8, &rc), 3);
+  CHECK_EQ (rc, -ECONNREFUSED);
+  fake_close (f);
+}
+
+static void *
+one_read (void *arg)
+{
+  (void)arg;
+  CHECK_EQ (io (FM_READ, 0), -ETIMEDOUT);
+  return NULL;
+}
+
+/* A connection that is not given back: who waits for it waits no longer than its time. */
+static void
+waiting_has_a_bound (void)
+{
+  int rc;
+  f = fake_open (SIZE, 0);
+  f->store.timeout_ns = 200 * FM_MS;
+  f->most = 1;
+  f->beyond_hangs = true;
+  struct fm_port *p = fm_port_borrow (&f->store, &rc);
+  uint64_t began = fm_now_ns ();
+  pthread_t t[4];
+  for (unsigned i = 0; i < 4; i++)
+    pthread_create (&t[i], NULL, one_read, NULL);
+  for (unsigned i = 0; i < 4; i++)
+    pthread_join (t[i], NULL);
+  CHECK (fm_now_ns () - began < 3 * f->store.timeout_ns);
+  CHECK (fm_port_wanted (&f->store) == false);
+  fm_port_give (p);
+  CHECK_EQ (io (FM_READ, 0), 0);
+  fake_close (f);
+}
+
+/* A connection that failed is replaced, by those who waited too. */
+static void
+failed_ones_are_replaced (void)
+{
+  int rc;
+  f = fake_open (SIZE, 0);
+  f->most = 2;
+  struct fm_port *p = fm_port_borrow (&f->store, &rc);
+  p->failed = -ENOTCONN;
+  fm_port_give (p);
+  CHECK (f->store.npool == 0 && f->ports == 0);
+  CHECK_EQ (io (FM_READ, 0), 0);
+  CHECK_EQ (f->ports, 1);
+  fake_close (f);
+}
+
+/* ---- a volume whose own stores take two each */
+
+static struct fm_volume *v;
+static _Atomic bool stop;
+
+static void *
+writer (void *arg)
+{
+  char buf[BLOCK];
+  memset (buf, 'w', BLOCK);
+  for (uint64_t block = (uintptr_t)arg; !stop; block = (block + CLIENTS) % (SIZE / BLOCK))
+    CHECK_EQ (fm_volume_write (v, 0, buf, BLOCK, block * BLOCK, 0), 0);
+  return NULL;
+}
+
+/* It mirrors, with writers beside it, and goes over to other lanes. */
+static void
+volume_needs_two_of_each (void)
+{
+  struct fake *front = fake_open (SIZE, 2), *first = fake_open (SIZE, 2),
+              *second = fake_open (SIZE, 2);
+  int rc;
+  pthread_t t[CLIENTS];
+  front->most = first->most = 2;
+  front->beyond_hangs = first->beyond_hangs = true;
+  CHECK_EQ (fm_store_reserve (&front->store, 2, &rc), 2);
+  CHECK_EQ (fm_store_reserve (&first->store, 2, &rc), 2);
+  CHECK_EQ (fm_volume_create (&front->store, &first->store, SIZE, BLOCK, false, &v), 0);
+  CHECK_EQ (fm_volume_link (v, &second->store, 4), 0);
+  stop = false;
+  for (uintptr_t i = 0; i < CLIENTS; i++)
+    pthread_create (&t[i], NULL, writer, (void *)i);
+  uint64_t held, began = fm_now_ns ();
+  for (unsigned cycle = 0; cycle < 20; cycle++) {
+    while (fm_group_freeze (&v, 1, 500 * FM_MS, &held) < 0)
+      ;
+    usleep (1000); /* writers meet what is pending */
+    if (cycle == 5) {
+      fm_volume_lose_second (v, -ETIMEDOUT);
+      CHECK_EQ (fm_volume_part (v, 4), 0);
+      CHECK_EQ (fm_volume_link (v, &second->store, 4), 0);
+    }
+    while ((rc = fm_volume_copy (v, 20 * FM_MS)) == 0)
+      ;
+    CHECK_EQ (rc, 1);
+    CHECK_EQ (fm_volume_flush (v, true), 0);
+    fm_volume_settle (v);
+  }
+  CHECK (fm_now_ns () - began < 20000 * FM_MS);
+  stop = true;
+  for (unsigned i = 0; i < CLIENTS; i++)
+    pthread_join (t[i], NULL);
+  CHECK (v->copies_before_write > 0);
+  CHECK (front->ports == 2 && first->ports == 2);
+  fm_volume_unlink (v);
+  CHECK_EQ (fm_volume_link (v, &second->store, 4), 0); /* anew, as after a fault */
+  while (fm_group_freeze (&v, 1, 500 * FM_MS, &held) < 0)
+    ;
+  while ((rc = fm_volume_copy (v, 20 * FM_MS)) == 0)
+    ;
+  CHECK_EQ (rc, 1);
+  CHECK (memcmp (front->bytes, second->bytes, SIZE) == 0);
+  CHECK (memcmp (front->bytes, first->bytes, SIZE) == 0);
+  fm_volume_free (v);
+  fake_close (front);
+  fake_close (first);
+  fake_close (second);
+}
+
+int
+main (void)
+{
+  RUN (as_many_as_there_are);
+  RUN (more_when_they_wait);
+  RUN (reserve_tells);
+  RUN (waiting_has_a_bound);
+  RUN (failed_ones_are_replaced);
+  RUN (volume_needs_two_of_each);
+  return finish ("pool");
+}
