@@ -71,6 +71,18 @@ FAULTS = (
         "NO_PIN",
     ),
     Fault(
+        "a write does not wait for a late one of an older connection",
+        "native:lost",
+        (("native/store_nbd.c", "op->kind == FM_ZERO) && !fm_late_settled (p->store)",
+          "op->kind == FM_ZERO) && 0"),),
+    ),
+    Fault(
+        "a zero with FUA is not flushed to a file's disk",
+        "native:store",
+        (("native/store_file.c", "return rc == 0 && (flags & FM_FUA) ? file_flush (fd) : rc;",
+          "return rc;"),),
+    ),
+    Fault(
         "who finds no free connection to a server opens another, however long that hangs",
         "native:pool",
         (("native/pool.c", "else if (s->npool == 0) {", "else if (!s->idle) {"),),

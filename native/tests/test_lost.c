@@ -226,6 +226,44 @@ late_write (void)
   end ();
 }
 
+/* A server that holds back one write only, and does all else: what is written over a connection that
+ * is in order could be undone by it, so it is refused, at once, until that write has ended. */
+static void
+late_write_of_one_connection (void)
+{
+  static const char script[] /* nbdkit-eval-plugin(3); lab.c splits at commas */
+      = "eval,get_size=echo 1M,thread_model=echo parallel,can_write=true,can_flush=true,flush=true,"
+        "can_fua=echo native,can_zero=true,zero=true,can_multi_conn=true,"
+        "pread=tail -c +$(($4+1)) %1$s | head -c $3,"
+        "pwrite=while [ $4 = 0 ] && [ -e %1$s.stall ]; do sleep 0.01; done; "
+        "dd of=%1$s bs=1 seek=$4 conv=notrunc status=none";
+  char stall[128], long_arguments[1024];
+  uint64_t found;
+  memset (&server, 0, sizeof server);
+  disk = lab_file (1 << 20, image);
+  snprintf (stall, sizeof stall, "%s.stall", image);
+  snprintf (long_arguments, sizeof long_arguments, script, image);
+  lab_serve (&server, long_arguments);
+  s = lab_nbd_store (&server);
+  CHECK_EQ (write_number (1, 1, 0), 0);
+  close (open (stall, O_CREAT | O_WRONLY, 0600));
+  s->timeout_ns = 300 * FM_MS;
+  CHECK_EQ (write_number (0, 2, 0), -ETIMEDOUT);
+  s->timeout_ns = LAB_TIMEOUT_NS;
+  CHECK_EQ (fm_store_read (s, &found, 8, BLOCK), 0); /* a new connection, which is in order */
+  uint64_t began = fm_now_ns ();
+  CHECK_EQ (write_number (1, 3, 0), -ETIMEDOUT);
+  CHECK_EQ (write_number (1, 3, FM_FUA), -ETIMEDOUT);
+  CHECK (fm_now_ns () - began < s->timeout_ns);
+  CHECK (pread (disk, &found, 8, BLOCK) == 8 && found == 1);
+  CHECK_EQ (unlink (stall), 0);
+  while (!fm_late_settled (s))
+    usleep (1000);
+  CHECK_EQ (write_number (0, 4, 0), 0);
+  CHECK (pread (disk, &found, 8, 0) == 8 && found == 4);
+  end ();
+}
+
 /* ---- a file, whose flush the system fails once */
 
 static int pipe_ends[2], file;
@@ -343,6 +381,7 @@ main (void)
   RUN (flush_while_away);
   RUN (restarts_under_writers);
   RUN (late_write);
+  RUN (late_write_of_one_connection);
   RUN (file_tells_all);
   RUN (fua_is_apart);
   RUN (failed_write_is_flushed);

@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 #define SIZE (3 * 1024 * 1024 + 77) /* odd: the last block is short */
 
@@ -155,6 +156,42 @@ half_a_write (void)
   fm_store_close (s);
 }
 
+static unsigned syncs; /* by the core: this stands in front of libc's */
+
+int
+fdatasync (int fd)
+{
+  syncs++;
+  return (int)syscall (SYS_fdatasync, fd);
+}
+
+/* What has FUA is durable when it is done: a write by its own flag, a zero of whichever kind by a
+ * flush; without FUA nothing is flushed. */
+static void
+fua_is_durable (void)
+{
+  int fd;
+  struct fm_store *s = lab_file_store (1 << 20, &fd);
+  char buf[4096] = { 1 };
+  static const unsigned kinds[] = { 0, FM_PUNCH, FM_FAST, FM_PUNCH | FM_FAST };
+  for (unsigned i = 0; i < 4; i++) {
+    syncs = 0;
+    CHECK_EQ (put (s, 0, buf, sizeof buf, 0), 0);
+    int rc = zero (s, 0, sizeof buf, kinds[i]);
+    CHECK_EQ (syncs, 0);
+    CHECK_EQ (zero (s, 0, sizeof buf, kinds[i] | FM_FUA), rc);
+    CHECK_EQ (syncs, rc == 0); /* a fast one may be refused */
+  }
+  struct fm_op flush = { .kind = FM_FLUSH };
+  syncs = 0;
+  CHECK_EQ (fm_store_io (s, &flush), 0);
+  CHECK_EQ (syncs, 1);
+  CHECK_EQ (fm_store_io (s, &flush), 0); /* nothing was written since */
+  CHECK_EQ (syncs, 1);
+  close (fd);
+  fm_store_close (s);
+}
+
 /* A port of a file ends its operations as it gets them. */
 static void
 port_of_a_file (void)
@@ -182,6 +219,7 @@ main (void)
   RUN (file_too_short);
   RUN (no_space);
   RUN (half_a_write);
+  RUN (fua_is_durable);
   RUN (port_of_a_file);
   return finish ("store");
 }
