@@ -45,6 +45,7 @@ The rooms.
     stores.py              opens stores exclusively and knows them again, by what
     identity.py, partition.py   the kernel says of files and devices;
     adoption.py            and what a person says of a store
+    server_instance.py     whether a store's server is the process that it was before a kill
     protocol.py, peer.py, control.py   records over the control export: form, asking, answering
     native.py              the only file that touches cffi
     door.py, connections.py   who comes in by which socket, and what becomes of strangers; how

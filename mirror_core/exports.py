@@ -26,15 +26,24 @@ class VolumeExport(native.Client):
 
     kind = "volume"
 
-    def __new__(cls, member: Member, session: int, _visitor: Visitor) -> Self:
+    def __new__(cls, _site: Site, member: Member, session: int, _visitor: Visitor) -> Self:
         return super().__new__(cls, member.native, session)
 
-    def __init__(self, member: Member, session: int, visitor: Visitor) -> None:
+    def __init__(self, site: Site, member: Member, session: int, visitor: Visitor) -> None:
         super().__init__(member.native, session)
         self.visitor = visitor
+        self._servers, self._name = site.servers, member.name
         self.size = member.native.size
         self.block_size = member.native.block_size
         self.extents_known = member.native.front.kind == "file"
+
+    def flush(self) -> None:
+        failed = True
+        try:
+            super().flush()
+            failed = False
+        finally:
+            self._servers.flushed(self._name, failed=failed)
 
     def extents(self, count: int, offset: int) -> list[tuple[int, int, bool]]:
         """(offset, bytes, is a hole) over the range."""
@@ -102,9 +111,9 @@ def open_export(site: Site, name: str, visitor: Visitor) -> Export:
         if not isinstance(site.control, Driver):
             raise MirrorError(f"{volume}: this site is a target: its device opens at the source "
                               "only", errno.EPERM)  # fmt: skip
-        return VolumeExport(member, 0, visitor)
+        return VolumeExport(site, member, 0, visitor)
     if not isinstance(site.control, Target):
         raise MirrorError(f"{name}: this site is a source", errno.EPERM)
     if not site.control.session or session != f"{site.control.session:x}":
         raise MirrorError(f"{name}: not the session that was opened last", errno.ESHUTDOWN)
-    return VolumeExport(member, site.control.session, visitor)
+    return VolumeExport(site, member, site.control.session, visitor)

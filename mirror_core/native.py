@@ -113,6 +113,11 @@ class Store:
         had = int(_lib.fm_store_reserve(self._handle, connections, code))
         return had, -int(code[0])
 
+    def server_socket(self) -> int:
+        """The connection that unflushed writes to a server count on; not the caller's.  OSError:
+        there is none."""
+        return _check(_lib.fm_store_server_fd(self._handle), "connection")
+
     @property
     def size(self) -> int:
         return int(_lib.fm_store_size(self._handle))
@@ -242,6 +247,15 @@ class Volume:
     def link(self, second: Store | None, lanes: int) -> None:
         handle = second._handle if second else _ffi.NULL
         _check(_lib.fm_volume_link(self._handle, handle, lanes), "link")
+
+    def lose_front(self) -> None:
+        """What the front has not flushed may be gone: each client's first flush fails.  Before
+        the volume is in use."""
+        _lib.fm_volume_lose_front(self._handle)
+
+    def front_losses(self) -> int:
+        """How often that was so, or was met since."""
+        return int(_lib.fm_volume_front_losses(self._handle))
 
     def lose_second(self, code: int) -> None:
         _lib.fm_volume_lose_second(self._handle, -abs(code))

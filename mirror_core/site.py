@@ -30,6 +30,7 @@ from mirror_core import (
     native,
     process,
     runlog,
+    server_instance,
     stores,
     timeouts,
     written,
@@ -91,6 +92,9 @@ class Site:
             self._opened = self._open_stores(undo, current)
             self.members = self._build_volumes(undo, current)
             self.copier = flashcopy.Flashcopy(self.members)
+            self.servers = server_instance.Servers(
+                config.state, current, self._run, {m.name: m.native for m in self.members}, platform
+            )
             self.metrics = MetricsServer(self) if config.metrics else None
             self._undo = undo.pop_all()
         self.control: Driver | Target = (
@@ -250,6 +254,9 @@ class Site:
                 self.journal.say(words)
         if self.book.current.seeded:  # what is found equal from now on is durable
             self.copier.flush(front_too=False)
+        book = self.book.current
+        for name in self.servers.begin(clean=book.clean, run_before=book.run):
+            self.journal.say(f"volume {name}: {server_instance.MAY_BE_GONE}")
         # With the maps as they were recovered: the files of this run stand, those of the one before
         # count no more.
         runs = (*self.book.current.runs, self._run)[-limits.RUNS_KNOWN :] if source else ()

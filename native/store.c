@@ -230,6 +230,27 @@ run_flush (struct fm_store *s, struct fm_op *op)
   return op->rc;
 }
 
+int
+fm_store_server_fd (struct fm_store *s)
+{
+  if (!fm_store_is_server (s))
+    return -ENOTSOCK;
+  int rc = hold_flush (s);
+  if (rc < 0)
+    return rc;
+  struct pollfd fd = { .fd = -ENOTCONN };
+  rc = need_anchor (s);
+  if (rc == 0) {
+    s->ops->step (s->anchor);
+    if (s->anchor->failed)
+      drop_anchor (s);
+    else
+      s->ops->pollfd (s->anchor, &fd);
+  }
+  free_flush (s);
+  return rc < 0 ? rc : fd.fd;
+}
+
 /* ---- one operation, from any thread ---- */
 
 static int

@@ -355,6 +355,18 @@ fm_volume_abandon (struct fm_volume *v)
 }
 
 void
+fm_volume_lose_front (struct fm_volume *v)
+{
+  atomic_store (&v->heard, atomic_fetch_add (&v->front->lost, 1) + 1);
+}
+
+uint64_t
+fm_volume_front_losses (struct fm_volume *v)
+{
+  return atomic_load (&v->front->lost);
+}
+
+void
 fm_volume_mark (struct fm_volume *v, uint64_t first, uint64_t n)
 {
   atomic_store (&v->next_since_ns, FM_SINCE_UNKNOWN);

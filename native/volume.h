@@ -218,6 +218,10 @@ void fm_volume_forget_next (struct fm_volume *v);
 void fm_volume_fail (struct fm_volume *v, int rc, int part);
 /* next |= every block of the failed cycle; its maps are empty after. */
 void fm_volume_abandon (struct fm_volume *v);
+/* What was written to the front before the volume was in use, and not flushed, may be gone: each
+ * client's first flush fails; the control knows. */
+void fm_volume_lose_front (struct fm_volume *v);
+uint64_t fm_volume_front_losses (struct fm_volume *v); /* store.h: how often */
 /* next |= [first, first + n) blocks, as if they had been written, nobody knows when. */
 void fm_volume_mark (struct fm_volume *v, uint64_t first, uint64_t n);
 /* pending |= ..., before the volume is in use (recovery). */

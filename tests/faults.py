@@ -71,6 +71,17 @@ FAULTS = (
         "NO_PIN",
     ),
     Fault(
+        "after a kill nobody is told that a restarted server has lost writes",
+        "tests/test_server_instance.py::test_a_kill_while_the_server_is_restarted_is_told",
+        (("mirror_core/server_instance.py", "                volume.lose_front()\n", ""),),
+    ),
+    Fault(
+        "a server that lost writes is recorded as known before anybody was told",
+        "tests/test_server_instance.py::test_what_nobody_has_heard_of_survives_another_kill",
+        (("mirror_core/server_instance.py",
+          "self._told[name], self._known[name] = False, None", "self._told[name] = False"),),
+    ),
+    Fault(
         "a write does not wait for a late one of an older connection",
         "native:lost",
         (("native/store_nbd.c", "op->kind == FM_ZERO) && !fm_late_settled (p->store)",

@@ -1,0 +1,172 @@
+"""Which process serves a source's data store, so that a loss which nobody saw is told.
+
+Idea.  What a site has written and not flushed is in the cache of its store's server.  While the
+site runs, a connection tells when that server ends (native/store.h).  While the site does not run,
+after a kill, nobody is told; and its clients, the kernel's device above all, come back and flush.
+So a source that was not stopped cleanly counts such a store as having lost those writes, and each
+client's first flush fails, once; unless the server is known to be the process that it was.
+
+    known     a Unix socket's other end: the process, and when that was started (proc(5)).  It must
+              hold the other ends of all connections to that socket: one that only listens, such as
+              systemd's for socket activation, outlives the server.
+    recorded  in STATE/servers, for this run, before anything is written.  A store that has lost
+              writes is recorded as unknown until a client was told and has flushed again.
+    reboot    who had the device was on this machine and ended with it: there is nobody to tell.
+
+Invariant.  A server is recorded only as the process at the other end of the connection that
+every unflushed write counts on, and only when no loss was counted that may be untold.
+Left out: files and block devices, whose cache is the kernel's; servers over TCP, which are never
+known: each kill costs one failed flush; a server that replaces itself by exec(2).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mirror_core import durable, native
+from mirror_core.ledger import Ledger
+from mirror_core.platform import HERE, Platform
+
+VERSION = 1
+MAY_BE_GONE = (
+    "the server of its data store is not known to be the one that it was: what was not flushed may "
+    "be gone, and each client's first flush fails once"
+)
+_CONNECTED = "03"  # of /proc/net/unix: SS_CONNECTED
+_TRIES = 3  # a client of the server that comes or goes between two looks
+
+
+def path_in(state: Path) -> Path:
+    return state / "servers"
+
+
+def boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _started(pid: int) -> str:
+    """In clock ticks since the boot.  proc(5): after the name, which may hold anything."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+
+
+def _sockets_of(pid: int) -> set[str]:
+    folder, found = Path(f"/proc/{pid}/fd"), set()
+    for name in os.listdir(folder):
+        with contextlib.suppress(FileNotFoundError):  # closed since
+            link = os.readlink(folder / name)
+            if link.startswith("socket:["):
+                found.add(link[8:-1])
+    return found
+
+
+def _accepted(path: str) -> set[str]:
+    """The server's ends of all connections to this socket, by inode."""
+    rows = (line.split(maxsplit=7) for line in Path("/proc/net/unix").read_text().splitlines())
+    return {
+        row[6] for row in rows
+        if len(row) == 8 and row[7] == path and row[5] == _CONNECTED and row[6] != "0"
+    }  # fmt: skip
+
+
+def identify(fd: int) -> str | None:
+    """The process at the other end of this connection; None: it is not known."""
+    with socket.socket(fileno=os.dup(fd)) as connection:
+        if connection.family != socket.AF_UNIX:
+            return None
+        try:
+            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            pid, path = struct.unpack("=iII", credentials)[0], connection.getpeername()
+            if pid <= 0 or not isinstance(path, str):
+                return None
+            for _ in range(_TRIES):
+                started, accepted = _started(pid), _accepted(path)
+                if accepted and accepted <= _sockets_of(pid) and started == _started(pid):
+                    return f"{pid} {started}"
+        except OSError:
+            pass  # it has ended, or is another user's
+    return None
+
+
+class Servers:
+    """Of a site that starts: `recorded` is of the run before, or empty."""
+
+    def __init__(
+        self, state: Path, book: Ledger, run: str, volumes: Mapping[str, native.Volume],
+        platform: Platform = HERE,
+    ) -> None:  # fmt: skip
+        source = book.role == "source"
+        self._state, self._site, self._run, self._platform = state, book.site, run, platform
+        self._volumes = {n: v for n, v in volumes.items() if source and v.front.kind == "nbd"}
+        self._lock = platform.lock()
+        self._told: dict[str, bool] = {}  # of volumes that have lost writes: whether it was told
+        self._counts: dict[str, int] = {}  # the losses that are counted by then
+        self._known: dict[str, str | None] = {}
+
+    def begin(self, *, clean: bool, run_before: str) -> list[str]:
+        """Before anything is written.  The volumes whose clients are to be told of a loss."""
+        if not self._volumes:
+            return []
+        boot = boot_id()
+        before = self._load(run_before)
+        reboot = before is not None and before.get("boot", boot) != boot
+        recorded = before["data"] if before else {}
+        for name, volume in self._volumes.items():
+            now = self._identify(volume)
+            self._known[name] = now
+            if not clean and not reboot and (now is None or recorded.get(name) != now):
+                volume.lose_front()
+                self._told[name], self._known[name] = False, None
+            self._counts[name] = volume.front_losses()
+        self._save(boot)
+        return sorted(self._told)
+
+    def flushed(self, name: str, *, failed: bool) -> None:
+        """A client's flush has ended.  After one that failed another shows that its answer was
+        received: the server may be recorded again."""
+        with self._lock:
+            if self._told.get(name) is None:
+                return
+            if failed or not self._told[name]:
+                self._told[name] = failed or self._told[name]
+                return
+            volume = self._volumes[name]
+            now = self._identify(volume)
+            if volume.front_losses() == self._counts[name]:
+                del self._told[name]
+                self._known[name] = now
+                self._save(boot_id())
+
+    @staticmethod
+    def _identify(volume: native.Volume) -> str | None:
+        try:
+            return identify(volume.front.server_socket())
+        except OSError:
+            return None  # it is away
+
+    def _load(self, run: str) -> dict[str, Any] | None:
+        """What that run has recorded, or None."""
+        try:
+            record = json.loads(self._platform.read(path_in(self._state)))
+            fits = record["version"] == VERSION and record["site"] == self._site
+            if run and fits and record["run"] == run and isinstance(record["data"], dict):
+                found: dict[str, Any] = record
+                return found
+        except (OSError, ValueError, TypeError, KeyError):
+            pass  # none, or damaged: no server is known
+        return None
+
+    def _save(self, boot: str) -> None:
+        record = {
+            "version": VERSION, "site": self._site, "run": self._run, "boot": boot,
+            "data": self._known,
+        }  # fmt: skip
+        # What stands there instead is of another run, or says less: a flush fails once too often.
+        with contextlib.suppress(OSError, durable.Doubt):
+            durable.replace(path_in(self._state), json.dumps(record).encode(), self._platform)

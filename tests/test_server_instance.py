@@ -1,0 +1,165 @@
+"""A source that is killed while the server of its data store is restarted: what was acknowledged
+and not flushed is gone, and no connection has noticed (I9).  Each client hears of it, once; and
+hears nothing when the server is known to be the same process.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from handmade import Handmade, kill
+from nbd_client import NbdClient, NbdError
+from served import NBDKIT, Faulty
+
+from mirror_core import server_instance
+
+SIZE = 1 << 20
+BLOCK = 4096
+
+
+@pytest.fixture
+def faulty(scratch: Path, handmade: Handmade) -> Iterator[Faulty]:
+    """The server of the source's data, whose cache goes with it; the target does not run."""
+    server = Faulty(scratch / "faulty.img")
+    handmade.stores["east", "data"] = server.store(SIZE)
+    handmade.create()
+    handmade.start("east")
+    yield server
+    handmade.kill()
+    server.stop()
+
+
+def write_unflushed(pair: Handmade) -> None:
+    with pair.client() as client:
+        client.write(0, b"lost" * (BLOCK // 4))
+
+
+def flushes(client: NbdClient) -> bool:
+    try:
+        client.flush()
+    except NbdError as error:
+        assert error.errno == errno.EIO
+        return False
+    return True
+
+
+def test_a_kill_while_the_server_is_restarted_is_told(handmade: Handmade, faulty: Faulty) -> None:
+    """Each client that comes back hears so at its first flush, once, and the log says why."""
+    write_unflushed(handmade)
+    kill(handmade, "east")
+    faulty.restart()
+    handmade.start("east")
+    with handmade.client() as one, handmade.client() as other:
+        assert not flushes(one) and not flushes(other), "acknowledged writes are gone"
+        assert flushes(one) and flushes(other)
+        assert one.read(0, BLOCK) == bytes(BLOCK)
+    assert "each client's first flush fails once" in handmade.log("east")
+
+
+def test_a_server_that_is_the_same_costs_no_flush(handmade: Handmade, faulty: Faulty) -> None:
+    """It still has what was written: two kills, and nothing fails."""
+    for _ in range(2):
+        write_unflushed(handmade)
+        kill(handmade, "east")
+        handmade.start("east")
+    with handmade.client() as client:
+        assert flushes(client)
+        assert client.read(0, 4) == b"lost"
+
+
+def test_what_nobody_has_heard_of_survives_another_kill(handmade: Handmade, faulty: Faulty) -> None:
+    """Killed again before a client has flushed: it is told by the next process.  Killed after it
+    was told and has flushed again: the server is known."""
+    write_unflushed(handmade)
+    kill(handmade, "east")
+    faulty.restart()
+    for _ in range(2):
+        handmade.start("east")
+        write_unflushed(handmade)
+        kill(handmade, "east")
+    handmade.start("east")
+    with handmade.client() as client:
+        assert not flushes(client)
+        assert flushes(client)
+        client.write(0, b"kept" * 1024)
+    kill(handmade, "east")
+    handmade.start("east")
+    with handmade.client() as client:
+        assert flushes(client)
+        assert client.read(0, 4) == b"kept"
+
+
+def test_an_orderly_stop_has_flushed_all(handmade: Handmade, faulty: Faulty) -> None:
+    """Then the server may go and come back: nothing is lost, no flush fails."""
+    write_unflushed(handmade)
+    handmade.stop("east")
+    faulty.restart()
+    handmade.start("east")
+    with handmade.client() as client:
+        assert flushes(client)
+        assert client.read(0, 4) == b"lost"
+
+
+def test_a_server_over_tcp_is_never_known(handmade: Handmade, scratch: Path) -> None:
+    """Each kill costs one failed flush, which docs/attach.md says."""
+    image = scratch / "tcp.img"
+    image.touch()
+    os.truncate(image, SIZE)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    words = [NBDKIT, "--foreground", "--ipaddr=127.0.0.1", f"--port={port}", "file", str(image)]
+    with subprocess.Popen(words) as server:
+        try:
+            deadline = time.monotonic() + 20
+            while socket.socket().connect_ex(("127.0.0.1", port)):
+                assert time.monotonic() < deadline
+            handmade.stores["east", "data"] = f"nbd://127.0.0.1:{port}"
+            handmade.create()
+            handmade.start("east")
+            with handmade.client() as client:
+                client.write(0, b"here" * 1024)
+                assert flushes(client)
+            kill(handmade, "east")
+            handmade.start("east")
+            with handmade.client() as client:
+                assert not flushes(client)
+                assert flushes(client)
+        finally:
+            handmade.kill()
+            server.terminate()
+
+
+def test_only_who_holds_the_connections_is_known(scratch: Path) -> None:
+    """A process that listens and leaves the clients to others (systemd, or one that forks for each)
+    outlives the server: it is not taken for it."""
+    path = str(scratch / "s")
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
+        listener.bind(path)
+        listener.listen()
+        client.connect(path)
+        assert server_instance.identify(client.fileno()) is None, "nobody has accepted it"
+        accepted, _ = listener.accept()
+        found = server_instance.identify(client.fileno())
+        assert found and found.startswith(f"{os.getpid()} ")
+        read, write = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(write)
+            os.read(read, 1)
+            os._exit(0)
+        accepted.close()  # the child has it
+        assert server_instance.identify(client.fileno()) is None
+        os.close(write)
+        os.close(read)
+        assert os.waitpid(child, 0)[1] == 0
+        assert server_instance.identify(client.fileno()) is None, "it has ended"
+    with socket.socket() as over_tcp:
+        assert server_instance.identify(over_tcp.fileno()) is None
