@@ -201,30 +201,41 @@ fm_port_wanted (struct fm_store *s)
   return wanted;
 }
 
+/* One of the pool, if it has two: one stays, to be shared.  NULL: it has not, or none was free in
+ * time. */
+static struct fm_port *
+take_from_pool (struct fm_store *s)
+{
+  uint64_t deadline = deadline_of (s);
+  struct fm_asker me = { 0 };
+  struct fm_port *p = NULL;
+  bool late = false;
+  pthread_mutex_lock (&s->lock);
+  stand_in_line (s, &me);
+  while (!p && s->npool > 1 && !late) {
+    if (s->idle && s->askers == &me) {
+      p = pop (s);
+      s->npool--;
+    } else
+      late = fm_cond_wait_until (&s->freed, &s->lock, deadline) < 0;
+  }
+  leave_line (s, &me);
+  pthread_mutex_unlock (&s->lock);
+  return p;
+}
+
 struct fm_port *
 fm_port_own (struct fm_store *s, int *rc)
 {
-  uint64_t deadline = deadline_of (s);
-  struct fm_port *p = NULL;
-  pthread_mutex_lock (&s->lock);
-  while (!p && s->npool > 1) { /* one stays, to be shared */
-    if ((p = pop (s)))
-      s->npool--;
-    else if (fm_cond_wait_until (&s->freed, &s->lock, deadline) < 0)
-      break;
-    if (p) {
-      pthread_mutex_unlock (&s->lock);
-      s->ops->step (p);
-      if (p->failed) { /* it has ended since it was used last */
-        fm_port_close (p);
-        p = NULL;
-      }
-      pthread_mutex_lock (&s->lock);
-    }
-  }
-  pthread_mutex_unlock (&s->lock);
+  struct fm_port *p;
   *rc = 0;
-  return p ? p : fm_port_open (s, rc);
+  while ((p = take_from_pool (s))) {
+    s->ops->step (p);
+    if (!p->failed)
+      return p;
+    fm_port_close (p); /* it has ended since it was used last */
+  }
+  return fm_port_open (s, rc);
 }
 
 unsigned

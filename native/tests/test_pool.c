@@ -141,6 +141,37 @@ failed_ones_are_replaced (void)
   fake_close (f);
 }
 
+static void *
+take_own (void *arg)
+{
+  int rc;
+  *(struct fm_port **)arg = fm_port_own (&f->store, &rc);
+  CHECK_EQ (rc, 0);
+  return NULL;
+}
+
+/* Who wants one for good gets the next that is given back, and then no other is opened. */
+static void
+own_is_in_line (void)
+{
+  int rc;
+  f = fake_open (SIZE, 0);
+  CHECK_EQ (fm_store_reserve (&f->store, 2, &rc), 2);
+  struct fm_port *a = fm_port_borrow (&f->store, &rc), *b = fm_port_borrow (&f->store, &rc), *own;
+  uint64_t began = fm_now_ns ();
+  pthread_t t;
+  pthread_create (&t, NULL, take_own, &own);
+  while (!fm_port_wanted (&f->store))
+    usleep (100);
+  fm_port_give (a);
+  pthread_join (t, NULL);
+  CHECK (own == a && f->opens == 2 && f->store.npool == 1);
+  CHECK (fm_now_ns () - began < f->store.timeout_ns / 2);
+  fm_port_give (b);
+  fm_port_close (own);
+  fake_close (f);
+}
+
 /* ---- a volume whose own stores take two each */
 
 static struct fm_volume *v;
@@ -218,6 +249,7 @@ main (void)
   RUN (reserve_tells);
   RUN (waiting_has_a_bound);
   RUN (failed_ones_are_replaced);
+  RUN (own_is_in_line);
   RUN (volume_needs_two_of_each);
   return finish ("pool");
 }
