@@ -61,7 +61,7 @@ The rooms.
     config.py, units.py, limits.py, errors.py, cli/
     ../native/             what must be fast or atomic, in C: bitmap, gate, request (a write as
                            begin / step / finish), plan, lane (copies in flight), volume, intent,
-                           store, pool, late, client, callers, pin; its headers are its
+                           store, pool, room, late, client, callers, pin; its headers are its
                            documentation.  Policy is never in C.
 
 The order of a record.  Device flush strictly before the record that asserts it, everywhere.

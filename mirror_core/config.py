@@ -190,7 +190,7 @@ class _Reader:
     def _block_size(self) -> int:
         size = self.parsed("block_size", str(limits.BLOCK_SIZE_DEFAULT), parse_size)
         if size & (size - 1) or not limits.BLOCK_SIZE_MIN <= size <= limits.BLOCK_SIZE_MAX:
-            raise self.refuse("block_size", f"{size} is not a power of two from 512 to 64M")
+            raise self.refuse("block_size", f"{size} is not a power of two from 512 to 32M")
         return size
 
     def _protocol(self) -> int:

@@ -9,7 +9,7 @@ GIB = 1024 * MIB
 # --- a volume
 BLOCK_SIZE_DEFAULT = 4 * KIB
 BLOCK_SIZE_MIN = 512
-BLOCK_SIZE_MAX = 64 * MIB
+BLOCK_SIZE_MAX = 32 * MIB  # the largest that an NBD server may prefer (nbdkit-plugin(3))
 VOLUME_SIZE_MAX = 1 << 62
 IDENTITIES_MAX = 8  # that outlive a reboot, of one store
 VOLUMES_MAX = 64  # the volumes of a group freeze together: each adds to the hold
@@ -69,6 +69,8 @@ JOIN_S = 45.0  # how long a stop waits for the control thread; then the site end
 
 # --- lanes: connections to the peer for each volume, for writers that wait
 PRIORITY_LANES = 4
+WRITERS_ROOM = 64 * MIB  # of buffers for their copies: native/room.h counts on it
+WRITERS_PIECE = 256 * KIB
 
 # --- connections to a store's server, if it takes so many clients (native/pool.c)
 STORE_CONNECTIONS_MIN = 2  # one that flushes, and one that all else takes turns on
@@ -123,6 +125,7 @@ assert BACKOFF_MIN_S < BACKOFF_MAX_S
 assert JOIN_S < STOP_TIMEOUT_S
 assert 2 * STRANGERS_MAX < TCP_CLIENTS_MAX < CALLERS_MAX
 assert DOOR_LOOK_S < OPENING_S
+assert VOLUMES_MAX * PRIORITY_LANES * WRITERS_PIECE <= WRITERS_ROOM
 assert 1 < STORE_CONNECTIONS_MIN < STORE_CONNECTIONS_GOOD
 assert BACKOFF_MIN_S < ATTACH_BACKOFF_MAX_S
 assert REQUEST_TIMEOUT_S >= REQUEST_TIMEOUT_LINKS * LINK_TIMEOUT_S

@@ -1,5 +1,6 @@
 /* See gather.h. */
 #include "gather.h"
+#include "room.h"
 #include "wait.h"
 
 #include <assert.h>
@@ -84,12 +85,21 @@ fm_store_gather (struct fm_store *s, const uint64_t *runs, unsigned n, void *buf
   if (!g.reads)
     return -ENOMEM;
   char *at = buf;
+  uint64_t longest = 0;
   for (unsigned i = 0; i < n; i++) {
+    longest = runs[2 * i + 1] > longest ? runs[2 * i + 1] : longest;
     g.reads[i].op = (struct fm_op){ .kind = FM_READ, .buf = at, .offset = runs[2 * i],
                                     .length = runs[2 * i + 1] };
     at += runs[2 * i + 1];
   }
   *times = (struct fm_gather_times){ .quickest_ns = UINT64_MAX };
+  uint64_t room = longest * (depth < n ? depth : n); /* under way at once (room.h) */
+  room = room < FM_ROOM_REQUESTS ? room : FM_ROOM_REQUESTS;
+  rc = fm_room_enter (room, fm_now_ns () + s->timeout_ns);
+  if (rc < 0) {
+    free (g.reads);
+    return rc;
+  }
   g.port = fm_port_borrow (s, &rc);
   if (g.port) {
     run (&g, depth, deadline_ns);
@@ -100,6 +110,7 @@ fm_store_gather (struct fm_store *s, const uint64_t *runs, unsigned n, void *buf
     assert (g.begun);
     rc = done ? (int)done : g.reads[0].op.rc;
   }
+  fm_room_leave (room);
   free (g.reads);
   return rc;
 }

@@ -1,5 +1,6 @@
 /* See lane.h. */
 #include "lane.h"
+#include "room.h"
 #include "wait.h"
 
 #include <assert.h>
@@ -72,8 +73,6 @@ fm_lane_close (struct fm_lane *l)
     fm_port_close (l->sink[i]);
   for (unsigned i = 0; i < FM_WIDE; i++)
     fm_wide_close (&l->wide[i]);
-  for (unsigned i = 0; i < l->nslots; i++)
-    free (l->slots[i].buf);
   free (l->slots);
   free (l);
 }
@@ -115,7 +114,10 @@ fm_lane_open (struct fm_volume *v, struct fm_store *second, unsigned nslots, str
     return NULL;
   }
   l->v = v;
-  l->nslots = nslots;
+  uint64_t run = v->run_blocks << v->shift, most = nslots > 1 ? FM_PIECE_BULK : FM_PIECE;
+  l->piece = run < most ? run : most;
+  /* 16 at least, for there are pieces enough of a long run. */
+  l->nslots = nslots > FM_ROOM_BULK / l->piece ? (unsigned)(FM_ROOM_BULK / l->piece) : nslots;
   l->nsinks = second ? 2 : 1;
   l->flow = second && nslots > 1 ? &v->flow : NULL;
   int part;
@@ -208,8 +210,8 @@ slot_write (struct fm_lane *l, struct fm_slot *s, bool zero)
   for (unsigned i = first_sink (s); i < end_sink (l, s); i++) {
     s->write[i] = (struct fm_op){ .kind = zero ? FM_ZERO : FM_WRITE,
                                   .flags = zero ? FM_PUNCH : 0,
-                                  .offset = s->claim->first << l->v->shift,
-                                  .length = bytes_of (l->v, s->claim),
+                                  .offset = (s->claim->first << l->v->shift) + s->at,
+                                  .length = s->n,
                                   .buf = s->buf };
     if (i == 1)
       submit_far (l, s, &s->write[1]);
@@ -239,8 +241,27 @@ slot_clone (struct fm_lane *l, struct fm_slot *s)
   if (fm_store_clone (v->front, v->first, offset, length) < 0)
     return false;
   s->state = FM_SLOT_WRITING;
+  s->n = length;
   s->write[0] = (struct fm_op){ .kind = FM_WRITE, .length = length, .done = true };
   return true;
+}
+
+/* Begin the piece at s->at: of the lane's length, or what is left. */
+static void
+read_piece (struct fm_lane *l, struct fm_slot *s)
+{
+  struct fm_store *from = read_from (l, s);
+  uint64_t left = bytes_of (l->v, s->claim) - s->at;
+  s->n = left < l->piece ? left : l->piece;
+  s->state = FM_SLOT_READING;
+  s->read = (struct fm_op){ .kind = FM_READ, .buf = s->buf, .length = s->n,
+                            .offset = (s->claim->first << l->v->shift) + s->at };
+  if (goes_far (l, s))
+    fm_flow_begin (l->flow, s->flow = s->n);
+  if (s->buf)
+    submit_near (from == l->v->front ? &l->front : &l->sink[0], from, &s->read);
+  else
+    fm_op_finish (from, &s->read, -ENOMEM);
 }
 
 /* A hole is written as zeroes without being read, a long run is shared where that can be,
@@ -252,11 +273,13 @@ fm_lane_begin (struct fm_lane *l, struct fm_slot *s)
   struct fm_store *from = read_from (l, s);
   uint64_t length = bytes_of (v, s->claim), offset = s->claim->first << v->shift;
   l->progress_ns = fm_now_ns (); /* a lane that was idle has not been silent */
+  s->at = 0;
   if (length >= HOLE_WORTH_ASKING) {
     uint64_t hole = from->ops->hole (from, offset, length, NULL);
     uint64_t whole = hole == length ? s->claim->n : hole >> v->shift;
     if (whole) {
       shrink (v, s->claim, whole);
+      s->n = bytes_of (v, s->claim);
       slot_write (l, s, true);
       return;
     }
@@ -265,18 +288,8 @@ fm_lane_begin (struct fm_lane *l, struct fm_slot *s)
     shrink (v, s->claim, v->run_blocks);
   }
   assert (s->claim->n <= v->run_blocks);
-  size_t room = v->run_blocks << v->shift;
-  if (!s->buf && posix_memalign (&s->buf, 4096, room < 4096 ? 4096 : room) != 0)
-    s->buf = NULL;
-  s->state = FM_SLOT_READING;
-  s->read = (struct fm_op){ .kind = FM_READ, .offset = offset, .buf = s->buf };
-  s->read.length = bytes_of (v, s->claim);
-  if (goes_far (l, s))
-    fm_flow_begin (l->flow, s->flow = s->read.length);
-  if (s->buf)
-    submit_near (from == v->front ? &l->front : &l->sink[0], from, &s->read);
-  else
-    fm_op_finish (from, &s->read, -ENOMEM);
+  s->buf = fm_room_take (l->piece);
+  read_piece (l, s);
 }
 
 static bool
@@ -305,13 +318,11 @@ slot_end (struct fm_lane *l, struct fm_slot *s, int rc, int part)
 {
   struct fm_volume *v = l->v;
   leave_flow (l, s, fm_now_ns ());
-  if (rc < 0 && part == 1) {
+  fm_room_give (s->buf, l->piece);
+  s->buf = NULL;
+  if (rc < 0 && part == 1)
     fm_volume_lose_second (v, rc);
-    if (s->copy == FM_COPY_ALL && !v->hold) { /* sink 0 has it */
-      s->copy = FM_COPY_FIRST;
-      rc = 0;
-    }
-  } else if (rc < 0)
+  else if (rc < 0)
     fm_volume_fail (v, rc, part);
   pthread_mutex_lock (&v->lock);
   if (rc == 0)
@@ -323,6 +334,27 @@ slot_end (struct fm_lane *l, struct fm_slot *s, int rc, int part)
   s->claim = NULL;
   s->state = FM_SLOT_FREE;
   l->active--;
+}
+
+/* A piece stands in its sinks, or not: go on with the next one of the run, or end it. */
+static void
+piece_end (struct fm_lane *l, struct fm_slot *s, int rc, int part)
+{
+  if (rc < 0 && part == 1 && s->copy == FM_COPY_ALL && !l->v->hold) {
+    fm_volume_lose_second (l->v, rc);
+    s->copy = FM_COPY_FIRST; /* sink 0 has it, and is to have the rest */
+    rc = 0;
+  }
+  if (rc == 0 && s->at + s->n < bytes_of (l->v, s->claim)) {
+    rc = atomic_load (&l->v->abandoned), part = -1;
+    if (rc == 0) {
+      leave_flow (l, s, fm_now_ns ());
+      s->at += s->n;
+      read_piece (l, s);
+      return;
+    }
+  }
+  slot_end (l, s, rc, part);
 }
 
 static bool
@@ -347,7 +379,7 @@ slot_step (struct fm_lane *l, struct fm_slot *s)
     if (s->write[i].rc < 0 && rc == 0) /* sink 0's, if both have failed */
       rc = s->write[i].rc, part = (int)i;
   }
-  slot_end (l, s, rc, part);
+  piece_end (l, s, rc, part);
   return true;
 }
 

@@ -2,7 +2,7 @@
  * by step().  No thread and no lock of its own: one thread at a time steps it.
  *
  * Idea.  A slot takes one run of blocks through FREE -> READING -> WRITING ->
- * FREE.  The background has one lane with many slots and fills free ones from
+ * FREE, a long one in pieces, one after another.  The background has one lane with many slots and fills free ones from
  * the plan; a writer that meets a pending block borrows a lane of one slot for
  * its own runs.  Each lane has its own ports to the peer, so a writer's copy never queues
  * behind the background's on a connection; and behind it on the way no longer than flow.h says.
@@ -39,7 +39,8 @@ struct fm_slot {
   enum { FM_SLOT_FREE, FM_SLOT_READING, FM_SLOT_WRITING } state;
   enum fm_copy copy;
   struct fm_claim *claim; /* the run; in volume->claims */
-  void *buf;              /* run_blocks long, allocated at first use */
+  uint64_t at, n;         /* the piece of the run that moves now: bytes before it, and its own */
+  void *buf;              /* of the lane's piece, while one is read and written (room.h) */
   struct fm_op read, write[FM_SINKS];
   uint64_t flow, sent_ns; /* bytes counted in the flow; when they were sent, 0: not yet */
 };
@@ -53,6 +54,7 @@ struct fm_lane {
   struct fm_flow *flow; /* of the background's lane, or NULL */
   unsigned link;   /* the number of the link that it belongs to */
   struct fm_slot *slots;
+  uint64_t piece;          /* bytes: the longest piece */
   unsigned nslots, active; /* active: slots that are not FREE */
   uint64_t cursor;         /* where the background's walk is */
   uint64_t progress_ns;    /* when something last moved */

@@ -1,6 +1,7 @@
 /* Ports, operations from any thread, and what is written and not flushed.  See store.h. */
 #include "late.h"
 #include "pool.h"
+#include "room.h"
 #include "store.h"
 #include "wait.h"
 
@@ -253,15 +254,42 @@ fm_store_server_fd (struct fm_store *s)
 
 /* ---- one operation, from any thread ---- */
 
+/* In pieces, one after another, until one fails. */
+static int
+in_pieces (struct fm_port *p, const struct fm_op *op, uint64_t most)
+{
+  int rc = 0;
+  for (uint64_t at = 0; at < op->length && rc == 0; at += most) {
+    struct fm_op piece = *op;
+    piece.offset += at;
+    piece.length = op->length - at < most ? op->length - at : most;
+    piece.buf = (char *)op->buf + at;
+    rc = fm_port_io (p, &piece);
+  }
+  return rc;
+}
+
 static int
 run_on_server (struct fm_store *s, struct fm_op *op)
 {
-  int rc = 0;
+  bool moves = op->kind == FM_READ || op->kind == FM_WRITE;
+  uint64_t piece = op->length < FM_PIECE_BULK ? op->length : FM_PIECE_BULK;
+  int rc = moves ? fm_room_enter (piece, fm_now_ns () + s->timeout_ns) : 0;
+  if (rc < 0)
+    return ended (s, op, rc);
   struct fm_port *p = fm_port_borrow (s, &rc);
   if (!p)
-    return ended (s, op, rc);
-  fm_port_io (p, op);
-  fm_store_give_port (s, p);
+    ended (s, op, rc);
+  else {
+    if (moves && op->length > piece) {
+      op->rc = in_pieces (p, op, piece);
+      op->done = true;
+    } else
+      fm_port_io (p, op);
+    fm_store_give_port (s, p);
+  }
+  if (moves)
+    fm_room_leave (piece);
   return op->rc;
 }
 

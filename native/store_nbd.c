@@ -1,6 +1,7 @@
 /* The store that is an NBD server, over libnbd: one connection a port, commands
  * asynchronous, many in flight.  See store.h; libnbd(3) for the calls. */
 #include "late.h"
+#include "room.h"
 #include "store.h"
 #include "wait.h"
 #include "watch.h"
@@ -114,9 +115,17 @@ fm_nbd_connect (const char *uri, uint64_t deadline_ns, struct nbd_handle **out, 
 /* What libnbd knows of an operation; it outlives one that is given up. */
 struct command {
   struct fm_op *op; /* NULL: given up */
-  bool fenced;      /* the store is: no bytes here, libnbd has the caller's */
-  char bytes[];     /* what is sent or received */
+  void *bytes;      /* what is sent or received; NULL: libnbd has the caller's (fenced) */
+  uint64_t n;
 };
+
+static void
+free_command (void *user)
+{
+  struct command *c = user;
+  fm_room_give (c->bytes, c->n);
+  free (c);
+}
 
 static int
 on_done (void *user, int *error)
@@ -125,7 +134,7 @@ on_done (void *user, int *error)
   struct fm_op *op = c->op;
   if (!op)
     return 1;
-  if (op->kind == FM_READ && !c->fenced && !*error)
+  if (op->kind == FM_READ && c->bytes && !*error)
     memcpy (op->buf, c->bytes, op->length);
   op->rc = *error ? -*error : 0;
   op->done = true; /* taken off the list, and finished, by `reap` */
@@ -224,17 +233,19 @@ nbd_submit (struct fm_port *p, struct fm_op *op)
     return;
   }
   bool moves = (op->kind == FM_READ || op->kind == FM_WRITE) && !p->store->fenced;
-  struct command *c = malloc (sizeof *c + (moves ? op->length : 0));
-  if (!c) {
+  struct command *c = calloc (1, sizeof *c);
+  if (!c || (moves && !(c->bytes = fm_room_take (op->length)))) {
+    free (c);
     fm_op_finish (p->store, op, -ENOMEM);
     return;
   }
-  *c = (struct command){ .op = op, .fenced = p->store->fenced };
+  c->op = op;
+  c->n = op->length;
   if (moves && op->kind == FM_WRITE)
     memcpy (c->bytes, op->buf, op->length);
   op->command = c; /* until op is done: then libnbd has freed it */
   void *buf = moves ? c->bytes : op->buf;
-  nbd_completion_callback cb = { .callback = on_done, .user_data = c, .free = free };
+  nbd_completion_callback cb = { .callback = on_done, .user_data = c, .free = free_command };
   uint32_t fua = op->flags & FM_FUA ? LIBNBD_CMD_FLAG_FUA : 0;
   op->link = p->under_way;
   p->under_way = op;

@@ -14,7 +14,7 @@
 #define LONGER_NS (25 * FM_MS) /* a slice is longer by itself for each so much of the way, ... */
 #define LONGER_MAX 10          /* ... at most */
 #define BLOCK_MIN 512
-#define BLOCK_MAX (64U * 1024 * 1024)
+#define BLOCK_MAX (32U * 1024 * 1024)
 
 int
 fm_volume_create (struct fm_store *front, struct fm_store *first, uint64_t size,

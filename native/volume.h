@@ -138,7 +138,7 @@ struct fm_volume_stats {
 };
 
 /* `front` and `first` (sink 0) stay the caller's and must outlive the volume.
- * 0, -EINVAL (block size not a power of two from 512 to 64 MiB), or -ENOMEM. */
+ * 0, -EINVAL (block size not a power of two from 512 to 32 MiB), or -ENOMEM. */
 int fm_volume_create (struct fm_store *front, struct fm_store *first, uint64_t size,
                       uint32_t block_size, bool preserve_first, struct fm_volume **out);
 void fm_volume_free (struct fm_volume *v);

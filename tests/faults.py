@@ -71,6 +71,20 @@ FAULTS = (
         "NO_PIN",
     ),
     Fault(
+        "the background has as many buffers as ever, however long its pieces are",
+        "native:room",
+        (("native/room.h", "#define FM_PIECE_BULK (2 * FM_MIB)",
+          "#define FM_PIECE_BULK (32 * FM_MIB)"),
+         ("native/lane.c", "l->nslots = nslots > FM_ROOM_BULK / l->piece ?",
+          "l->nslots = 0 ?")),
+    ),
+    Fault(
+        "a block of which a piece stands in the sinks counts as copied",
+        "native:room",
+        (("native/lane.c", "if (rc == 0 && s->at + s->n < bytes_of (l->v, s->claim)) {",
+          "if (0) {"),),
+    ),
+    Fault(
         "after a kill nobody is told that a restarted server has lost writes",
         "tests/test_server_instance.py::test_a_kill_while_the_server_is_restarted_is_told",
         (("mirror_core/server_instance.py", "                volume.lose_front()\n", ""),),

@@ -29,8 +29,16 @@ NATIVE = ROOT / "native"
 _REPLACED = ("wait",)
 _ADDED = ("simwait", "simstore", "simmem")
 # On volumes of a few blocks: many copies, few at once, and holes that are worth asking for.
-_SMALL = ("-DFM_BULK_SLOTS=2", "-DRUN_BYTES=1024", "-DHOLE_WORTH_ASKING=1024")
-_HEADERS = ("callers.h", "gather.h", "line.h", "portable.h", "request.h", "simstore.h", "wait.h")
+_SMALL = (
+    "-DFM_BULK_SLOTS=2",
+    "-DRUN_BYTES=1024",
+    "-DHOLE_WORTH_ASKING=1024",
+    "-DFM_PIECE=512ULL",
+    "-DFM_PIECE_BULK=1024ULL",
+)
+_HEADERS = (
+    "callers.h", "gather.h", "line.h", "portable.h", "request.h", "room.h", "simstore.h", "wait.h",
+)  # fmt: skip
 
 
 def _load(name: str, path: Path) -> Any:

@@ -1,0 +1,137 @@
+/* See room.h. */
+#include "room.h"
+#include "wait.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdbool.h>
+#include <stdlib.h>
+
+#define SMALL (64 * 1024ULL) /* bytes; below, malloc(3) keeps what is given back itself */
+#define PAGE 4096
+
+/* Of two sizes: a piece of a writer's, and one of the background's. */
+static const uint64_t sizes[] = { FM_PIECE, FM_PIECE_BULK };
+
+struct kept {
+  struct kept *next;
+};
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards all below */
+static struct kept *kept[2];
+static uint64_t kept_bytes, used_bytes, most_bytes, requests_bytes;
+static pthread_cond_t left;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void
+init (void)
+{
+  fm_cond_init (&left);
+}
+
+static unsigned
+class_of (uint64_t bytes)
+{
+  assert (bytes <= sizes[1]);
+  return bytes > sizes[0];
+}
+
+static void
+count (uint64_t bytes)
+{
+  used_bytes += bytes;
+  if (used_bytes + kept_bytes > most_bytes)
+    most_bytes = used_bytes + kept_bytes;
+}
+
+/* With `lock`: one of this class, or NULL. */
+static void *
+pop (unsigned class)
+{
+  struct kept *k = kept[class];
+  if (k) {
+    kept[class] = k->next;
+    kept_bytes -= sizes[class];
+  }
+  return k;
+}
+
+void *
+fm_room_take (uint64_t bytes)
+{
+  if (bytes <= SMALL && bytes <= sizes[0]) {
+    void *small = malloc (bytes);
+    pthread_mutex_lock (&lock);
+    count (small ? bytes : 0);
+    pthread_mutex_unlock (&lock);
+    return small;
+  }
+  unsigned class = class_of (bytes);
+  void *other = NULL;
+  pthread_mutex_lock (&lock);
+  void *buf = pop (class);
+  if (!buf && used_bytes + kept_bytes + sizes[class] > FM_ROOM_BYTES)
+    other = pop (!class); /* what is kept of the other size is in the way */
+  count (sizes[class]);
+  pthread_mutex_unlock (&lock);
+  free (other);
+  if (buf || posix_memalign (&buf, PAGE, sizes[class]) == 0)
+    return buf;
+  pthread_mutex_lock (&lock);
+  used_bytes -= sizes[class];
+  pthread_mutex_unlock (&lock);
+  return NULL;
+}
+
+void
+fm_room_give (void *buf, uint64_t bytes)
+{
+  if (!buf)
+    return;
+  bool small = bytes <= SMALL && bytes <= sizes[0];
+  unsigned class = class_of (bytes);
+  pthread_mutex_lock (&lock);
+  used_bytes -= small ? bytes : sizes[class];
+  bool keep = !small && kept_bytes + sizes[class] <= FM_ROOM_KEPT;
+  if (keep) {
+    ((struct kept *)buf)->next = kept[class];
+    kept[class] = buf;
+    kept_bytes += sizes[class];
+  }
+  pthread_mutex_unlock (&lock);
+  if (!keep)
+    free (buf);
+}
+
+int
+fm_room_enter (uint64_t bytes, uint64_t deadline_ns)
+{
+  int rc = 0;
+  pthread_once (&once, init);
+  pthread_mutex_lock (&lock);
+  while (requests_bytes + bytes > FM_ROOM_REQUESTS && rc == 0)
+    rc = fm_cond_wait_until (&left, &lock, deadline_ns);
+  if (rc == 0)
+    requests_bytes += bytes;
+  pthread_mutex_unlock (&lock);
+  return rc;
+}
+
+void
+fm_room_leave (uint64_t bytes)
+{
+  pthread_mutex_lock (&lock);
+  requests_bytes -= bytes;
+  pthread_cond_broadcast (&left);
+  pthread_mutex_unlock (&lock);
+}
+
+uint64_t
+fm_room_used (uint64_t *most)
+{
+  pthread_mutex_lock (&lock);
+  uint64_t now = used_bytes + kept_bytes;
+  *most = most_bytes;
+  pthread_mutex_unlock (&lock);
+  return now;
+}
