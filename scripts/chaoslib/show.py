@@ -15,14 +15,19 @@ from chaoslib.stage import Options, Stage
 STEPS = {**faults.STEPS, **history.STEPS}
 
 
+def _over(stage: Stage, until: float) -> bool:
+    return time.monotonic() >= until and stage.faults >= stage.options.least
+
+
 def round_of_faults(stage: Stage, until: float) -> None:
     """Some faults, then a judgement."""
     rng = stage.rng
     for _ in range(rng.randint(2, 6)):
-        if time.monotonic() >= until:
+        if _over(stage, until):
             break
         kind = rng.choice(stage.options.kinds)
         stage.record.count(f"fault {kind}")
+        stage.faults += 1
         stage.say(f"-- {kind}")
         STEPS[kind](stage)
         for site in stage.sites():
@@ -75,7 +80,7 @@ def perform(options: Options) -> tuple[Record, bool]:
     try:
         stage.set_up()
         until = time.monotonic() + options.seconds
-        while time.monotonic() < until:
+        while not _over(stage, until):
             round_of_faults(stage, until)
             record.check()
         _commits(stage)

@@ -37,6 +37,7 @@ class Options:
     folder: Path
     seed: int
     seconds: float
+    least: int  # faults, however long they take
     kinds: tuple[str, ...]
     margin_s: float
     heal_s: float
@@ -77,6 +78,7 @@ class Stage:
         self.clients = Clients(self.chains, options.seed, record, self.excuses, bound_s)
         self.judge = Judge(self.chains)
         self.promised = 0.0  # every image from now on holds what was acknowledged by then
+        self.faults = 0  # begun so far
         self.has_image = False
         self.paused = False  # and `resume` was not possible yet
         self.link = "up"
