@@ -5,7 +5,7 @@
 
 #define MS 1000000ULL
 #define QUEUE_NS (25 * MS)       /* and an eighth of the way; a longer queue is long */
-#define WHILE_NS (10000 * MS)    /* the way may become another in so long */
+#define WHILE_NS (10000 * MS)    /* then the way is measured again */
 #define LONG_WAY_NS (5 * MS)     /* below this FM_FLOW_NEAR fills any link */
 #define BURST_NS (50 * MS)       /* of the rate: how far the bucket fills */
 
@@ -13,7 +13,7 @@ void
 fm_flow_init (struct fm_flow *f)
 {
   *f = (struct fm_flow){ .window = FM_FLOW_FIRST, .doubling = true,
-                         .least_ns = UINT64_MAX, .least_before_ns = UINT64_MAX };
+                         .doubling_most = FM_FLOW_FAR, .least_ns = UINT64_MAX };
 }
 
 static int64_t
@@ -73,24 +73,17 @@ fm_flow_cancel (struct fm_flow *f, uint64_t bytes)
     f->credit += (int64_t)bytes;
 }
 
-static uint64_t
-least (const struct fm_flow *f)
-{
-  return f->least_ns < f->least_before_ns ? f->least_ns : f->least_before_ns;
-}
-
 uint64_t
 fm_flow_way_ns (const struct fm_flow *f)
 {
-  uint64_t way = least (f);
-  return way == UINT64_MAX ? 0 : way;
+  return f->least_ns == UINT64_MAX ? 0 : f->least_ns;
 }
 
 /* The window was full: it can be judged. */
 static void
 adapt (struct fm_flow *f, uint64_t bytes, uint64_t latency_ns, uint64_t now_ns)
 {
-  uint64_t way = least (f), most = way >= LONG_WAY_NS ? FM_FLOW_FAR : FM_FLOW_NEAR;
+  uint64_t way = f->least_ns, most = way >= LONG_WAY_NS ? FM_FLOW_FAR : FM_FLOW_NEAR;
   if (latency_ns - way < QUEUE_NS + way / 8)
     f->window += f->doubling ? bytes : bytes / 8;
   else if (now_ns - f->turned_ns > latency_ns) {
@@ -98,10 +91,45 @@ adapt (struct fm_flow *f, uint64_t bytes, uint64_t latency_ns, uint64_t now_ns)
     f->doubling = false;
     f->turned_ns = now_ns;
   }
+  if (f->window >= f->doubling_most)
+    f->doubling = false;
   if (f->window > most)
     f->window = most;
   if (f->window < FM_FLOW_LEAST)
     f->window = FM_FLOW_LEAST;
+}
+
+/* On a long way half of the window leaves no queue, and is soon whole again. */
+static void
+measure_begin (struct fm_flow *f)
+{
+  f->window_before = f->window;
+  f->window = f->least_ns >= 2 * QUEUE_NS ? f->window / 2 : FM_FLOW_LEAST;
+  if (f->window < FM_FLOW_LEAST)
+    f->window = FM_FLOW_LEAST;
+  f->drained_ns = 0;
+}
+
+/* What began without a queue shows the way. */
+static void
+measure (struct fm_flow *f, uint64_t latency_ns, uint64_t now_ns)
+{
+  if (!f->drained_ns && f->in_flight <= f->window)
+    f->drained_ns = now_ns + (f->window > FM_FLOW_LEAST ? latency_ns : 0);
+  else if (f->drained_ns && now_ns - latency_ns >= f->drained_ns) {
+    f->least_ns = latency_ns;
+    f->measured_ns = now_ns;
+    f->doubling = true;
+    f->doubling_most = f->window_before / 4 * 3;
+    f->window_before = 0;
+    f->turned_ns = now_ns;
+  }
+}
+
+bool
+fm_flow_is_measuring (const struct fm_flow *f)
+{
+  return f->window_before != 0;
 }
 
 void
@@ -112,13 +140,14 @@ fm_flow_end (struct fm_flow *f, uint64_t bytes, uint64_t latency_ns, uint64_t no
   f->in_flight -= bytes;
   if (!latency_ns)
     return;
-  if (now_ns - f->least_since_ns > WHILE_NS) {
-    f->least_before_ns = f->least_ns;
-    f->least_ns = UINT64_MAX;
-    f->least_since_ns = now_ns;
-  }
   if (latency_ns < f->least_ns)
     f->least_ns = latency_ns;
-  if (full)
+  if (f->window_before)
+    measure (f, latency_ns, now_ns);
+  else if (f->measured_ns && now_ns - f->measured_ns > WHILE_NS)
+    measure_begin (f);
+  else if (full)
     adapt (f, bytes, latency_ns, now_ns);
+  if (!f->measured_ns)
+    f->measured_ns = now_ns;
 }

@@ -6,6 +6,10 @@
  * long as the queue is short the window grows (doubling a round trip until it was long once, by an
  * eighth after); when it is long the window shrinks by an eighth, once a round trip.
  *
+ * Who always keeps a short queue never sees the way itself, takes way and queue for the way, and
+ * adds a queue to it.  So every ten seconds the window is small for a round trip, until the queue
+ * has gone (as in LEDBAT++), and the way is measured anew.
+ *
  * A rate limits the bulk besides, as a bucket of bytes that refills.
  *
  * Invariants: FM_FLOW_LEAST <= window <= most, which is more on a long way; one copy may always be in
@@ -25,7 +29,11 @@
 struct fm_flow {
   uint64_t window, in_flight; /* bytes */
   bool doubling;
-  uint64_t least_ns, least_before_ns, least_since_ns; /* latency: of this while and of the one before */
+  uint64_t doubling_most;     /* bytes: until the window is so large */
+  uint64_t least_ns;          /* latency, since the way was last measured; UINT64_MAX: none yet */
+  uint64_t measured_ns;       /* when that was */
+  uint64_t window_before;     /* while it is measured: the window that comes after; else 0 */
+  uint64_t drained_ns;        /* and since when the queue has been gone, 0: not yet */
   uint64_t turned_ns;         /* when the window was last made smaller */
   uint64_t rate;              /* bytes a second; 0: any */
   int64_t credit;             /* bytes that may be sent now */
@@ -35,6 +43,8 @@ struct fm_flow {
 void fm_flow_init (struct fm_flow *f);
 /* How long the way itself takes, there and back; 0: nobody knows yet. */
 uint64_t fm_flow_way_ns (const struct fm_flow *f);
+/* It is being measured: the way is less busy than it could be. */
+bool fm_flow_is_measuring (const struct fm_flow *f);
 /* Limit it to `rate` bytes a second from now on; 0: to nothing. */
 void fm_flow_limit (struct fm_flow *f, uint64_t rate, uint64_t now_ns);
 /* 0: a copy may begin; else when to ask again (UINT64_MAX: after one has ended). */

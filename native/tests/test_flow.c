@@ -50,7 +50,7 @@ run_for (struct fm_flow *f, struct way w, uint64_t run, uint64_t until)
 static void
 fills_the_way_with_a_short_queue (void)
 {
-  const uint64_t mbit = 1000000 / 8, seconds = 40;
+  const uint64_t mbit = 1000000 / 8, seconds = 400; /* long enough to drift */
   struct way ways[] = { { 100 * mbit, 50 * MS }, { 100 * mbit, 100 * MS }, { 1000 * mbit, 200 * MS },
                         { 1000 * mbit, MS },     { 20 * mbit, 20 * MS },   { 10000 * mbit, MS / 10 } };
   for (unsigned i = 0; i < sizeof ways / sizeof *ways; i++) {
