@@ -161,6 +161,34 @@ first_sink_fails (void)
   tear_down ();
 }
 
+/* Both sinks fail for the same run: sink 0 does not have it, so that voids the cycle, in which
+ * order they ever answer; it is not a link that was lost. */
+static void
+both_sinks_fail (void)
+{
+  for (unsigned writes = 0; writes < 2; writes++) {
+    set_up (false, 3);
+    memset (front->bytes, 5, SIZE);
+    CHECK_EQ (fm_volume_link (v, &second->store, 2), 0);
+    fm_volume_mark (v, 0, BLOCKS);
+    freeze ();
+    first->fail_rc = -ENOSPC;
+    second->fail_rc = -EIO;
+    if (writes)
+      CHECK_EQ (fm_volume_write (v, 0, "new", 3, 0, 0), 0);
+    CHECK_EQ (copy_all (), -ENOSPC);
+    CHECK (stats ().abandoned == -ENOSPC && stats ().failed_part == 0);
+    CHECK (stats ().sent_blocks == 0 && stats ().unsent_blocks == 0);
+    abandon ();
+    CHECK_EQ (stats ().next_blocks, BLOCKS);
+    fm_volume_unlink (v);
+    first->fail_rc = second->fail_rc = 0;
+    CHECK_EQ (fm_volume_link (v, &second->store, 2), 0);
+    good_cycle (second);
+    tear_down ();
+  }
+}
+
 /* What is left of a cycle goes to sink 0 only, and sink 1 is lost. */
 static void
 copy_to_first (int lost)
@@ -611,6 +639,7 @@ int
 main (void)
 {
   RUN (first_sink_fails);
+  RUN (both_sinks_fail);
   RUN (second_sink_fails);
   RUN (first_sink_lost_without_a_link);
   RUN (holds_without_a_link);
