@@ -28,6 +28,8 @@ SOURCES = [
     "watch",
     "plan",
     "flow",
+    "pace",
+    "parts",
     "room",
     "pool",
     "store",

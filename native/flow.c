@@ -5,6 +5,7 @@
 
 #define MS 1000000ULL
 #define QUEUE_NS (25 * MS)       /* and an eighth of the way; a longer queue is long */
+#define MUCH 3                   /* so many times longer is much too long */
 #define WHILE_NS (10000 * MS)    /* then the way is measured again */
 #define LONG_WAY_NS (5 * MS)     /* below this FM_FLOW_NEAR fills any link */
 #define BURST_NS (50 * MS)       /* of the rate: how far the bucket fills */
@@ -56,6 +57,12 @@ fm_flow_wait (struct fm_flow *f, uint64_t now_ns)
   return now_ns + (uint64_t)-f->credit * 1000 / f->rate * MS + MS;
 }
 
+uint64_t
+fm_flow_weight (uint64_t zeroes)
+{
+  return zeroes > FM_FLOW_LEAST ? zeroes : FM_FLOW_LEAST;
+}
+
 void
 fm_flow_begin (struct fm_flow *f, uint64_t bytes)
 {
@@ -69,6 +76,12 @@ fm_flow_cancel (struct fm_flow *f, uint64_t bytes)
 {
   assert (f->in_flight >= bytes);
   f->in_flight -= bytes;
+  fm_flow_refund (f, bytes);
+}
+
+void
+fm_flow_refund (struct fm_flow *f, uint64_t bytes)
+{
   if (f->rate)
     f->credit += (int64_t)bytes;
 }
@@ -84,10 +97,11 @@ static void
 adapt (struct fm_flow *f, uint64_t bytes, uint64_t latency_ns, uint64_t now_ns)
 {
   uint64_t way = f->least_ns, most = way >= LONG_WAY_NS ? FM_FLOW_FAR : FM_FLOW_NEAR;
-  if (latency_ns - way < QUEUE_NS + way / 8)
+  uint64_t queue = latency_ns - way, is_long = QUEUE_NS + way / 8;
+  if (queue < is_long)
     f->window += f->doubling ? bytes : bytes / 8;
   else if (now_ns - f->turned_ns > latency_ns) {
-    f->window -= f->window / (f->doubling ? 2 : 8);
+    f->window -= f->window / (f->doubling || queue > MUCH * is_long ? 2 : 8);
     f->doubling = false;
     f->turned_ns = now_ns;
   }

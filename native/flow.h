@@ -4,7 +4,8 @@
  * queued there is what a writer waits behind.  The window of the bulk follows the delay, as in
  * LEDBAT (RFC 6817): the least latency seen lately is the way itself, all above it is queue.  As
  * long as the queue is short the window grows (doubling a round trip until it was long once, by an
- * eighth after); when it is long the window shrinks by an eighth, once a round trip.
+ * eighth after); when it is long the window shrinks by an eighth, or a half if it is much too long,
+ * once a round trip.
  *
  * Who always keeps a short queue never sees the way itself, takes way and queue for the way, and
  * adds a queue to it.  So every ten seconds the window is small for a round trip, until the queue
@@ -49,9 +50,14 @@ bool fm_flow_is_measuring (const struct fm_flow *f);
 void fm_flow_limit (struct fm_flow *f, uint64_t rate, uint64_t now_ns);
 /* 0: a copy may begin; else when to ask again (UINT64_MAX: after one has ended). */
 uint64_t fm_flow_wait (struct fm_flow *f, uint64_t now_ns);
+/* What so many zeroes count as: they take as long as the longest run, whatever they are (pace.h), and
+ * those that are many as long as bytes if the store becomes slow. */
+uint64_t fm_flow_weight (uint64_t zeroes);
 void fm_flow_begin (struct fm_flow *f, uint64_t bytes);
 /* It turned out to need nothing of the way. */
 void fm_flow_cancel (struct fm_flow *f, uint64_t bytes);
+/* It goes over the way, but its bytes do not: they are zeroes. */
+void fm_flow_refund (struct fm_flow *f, uint64_t bytes);
 /* It ended, `latency_ns` after it began; 0: nothing can be learned from it. */
 void fm_flow_end (struct fm_flow *f, uint64_t bytes, uint64_t latency_ns, uint64_t now_ns);
 

@@ -1,5 +1,6 @@
 /* See lane.h. */
 #include "lane.h"
+#include "parts.h"
 #include "room.h"
 #include "wait.h"
 
@@ -11,7 +12,6 @@
 #ifndef HOLE_WORTH_ASKING
 #define HOLE_WORTH_ASKING (64 * 1024)      /* bytes; below, reading is cheaper than lseek */
 #endif
-#define HOLE_RUN_MAX (64ULL * 1024 * 1024) /* bytes zeroed at once */
 /* Bytes of a run that is worth sharing instead of copying, and of one that is shared at once,
  * while the files are locked.  Below, sharing and the next write to what is shared cost more
  * than two copies (docs/benchmarks.md). */
@@ -119,7 +119,10 @@ fm_lane_open (struct fm_volume *v, struct fm_store *second, unsigned nslots, str
   /* 16 at least, for there are pieces enough of a long run. */
   l->nslots = nslots > FM_ROOM_BULK / l->piece ? (unsigned)(FM_ROOM_BULK / l->piece) : nslots;
   l->nsinks = second ? 2 : 1;
-  l->flow = second && nslots > 1 ? &v->flow : NULL;
+  if (nslots > 1 && second)
+    l->far = &v->flow;
+  if (nslots > 1 && fm_store_is_server (v->first))
+    l->near = &v->near;
   int part;
   *rc = open_ports (l, second, kept, &part);
   if (*rc == 0)
@@ -161,41 +164,65 @@ read_from (const struct fm_lane *l, const struct fm_slot *s)
   return s->copy == FM_COPY_FEED ? l->v->first : l->v->front;
 }
 
-/* To the front or sink 0. */
-static void
-submit_near (struct fm_port **at, struct fm_store *store, struct fm_op *op)
+/* Where the lane has, or is lent, its connection for that. */
+static struct fm_port **
+read_at (struct fm_lane *l, const struct fm_slot *s)
 {
-  int rc;
-  if (lend (at, store, &rc))
-    store->ops->submit (*at, op);
-  else
-    fm_op_finish (store, op, rc);
+  return s->copy == FM_COPY_FEED ? &l->sink[0] : &l->front;
 }
 
-/* To sink 1.  The slots share its connections by FM_SLOTS_EACH. */
+/* To the front or sink 0. */
 static void
-submit_far (struct fm_lane *l, const struct fm_slot *s, struct fm_op *op)
+begin_near (struct fm_parts *t, struct fm_port **at, struct fm_store *store, struct fm_op op)
+{
+  int rc;
+  if (lend (at, store, &rc)) {
+    fm_parts_begin (t, *at, op);
+    return;
+  }
+  *t = (struct fm_parts){ .op = op };
+  fm_op_finish (store, &t->op, rc);
+}
+
+/* The same for the next part: the connection may have been given back in between. */
+static bool
+step_near (struct fm_parts *t, struct fm_port **at, struct fm_store *store, bool learns)
+{
+  int rc;
+  if (t->op.done && t->op.rc == 0 && t->left && !lend (at, store, &rc)) {
+    t->op.rc = rc;
+    t->left = 0;
+  }
+  return fm_parts_step (t, store, *at, learns);
+}
+
+/* The connection of a slot to sink 1.  The slots share those by FM_SLOTS_EACH. */
+static struct fm_port *
+far_port (struct fm_lane *l, const struct fm_slot *s)
 {
   unsigned n = (unsigned)(s - l->slots) / FM_SLOTS_EACH;
   struct fm_port *wide = n ? fm_wide_port (&l->wide[n - 1], l->sink[1]->store) : NULL;
-  struct fm_port *p = wide ? wide : l->sink[1];
-  p->store->ops->submit (p, op);
+  return wide ? wide : l->sink[1];
 }
 
-static bool
-goes_far (const struct fm_lane *l, const struct fm_slot *s)
+static void
+enter_flow (struct fm_lane *l, struct fm_slot *s, uint64_t bytes)
 {
-  return l->flow && end_sink (l, s) > 1;
+  s->in = end_sink (l, s) > 1 ? l->far : l->near;
+  s->flow = s->in ? bytes : 0;
+  if (s->flow)
+    fm_flow_begin (s->in, s->flow);
 }
 
 /* What was counted in the flow was not sent, or has ended. */
 static void
 leave_flow (struct fm_lane *l, struct fm_slot *s, uint64_t now)
 {
+  const struct fm_op *last = &s->write[end_sink (l, s) - 1].op;
   if (s->flow && s->sent_ns)
-    fm_flow_end (l->flow, s->flow, s->write[1].rc == 0 ? now - s->sent_ns : 0, now);
+    fm_flow_end (s->in, s->flow, last->rc == 0 ? now - s->sent_ns : 0, now);
   else if (s->flow)
-    fm_flow_cancel (l->flow, s->flow);
+    fm_flow_cancel (s->in, s->flow);
   s->flow = s->sent_ns = 0;
 }
 
@@ -203,21 +230,34 @@ static void
 slot_write (struct fm_lane *l, struct fm_slot *s, bool zero)
 {
   s->state = FM_SLOT_WRITING;
-  if (zero)
-    leave_flow (l, s, 0);
-  else if (s->flow)
+  if (s->flow) {
     s->sent_ns = fm_now_ns ();
-  for (unsigned i = first_sink (s); i < end_sink (l, s); i++) {
-    s->write[i] = (struct fm_op){ .kind = zero ? FM_ZERO : FM_WRITE,
-                                  .flags = zero ? FM_PUNCH : 0,
-                                  .offset = (s->claim->first << l->v->shift) + s->at,
-                                  .length = s->n,
-                                  .buf = s->buf };
-    if (i == 1)
-      submit_far (l, s, &s->write[1]);
-    else
-      submit_near (&l->sink[0], l->v->first, &s->write[0]);
+    if (zero)
+      fm_flow_refund (s->in, s->flow);
   }
+  struct fm_op op = { .kind = zero ? FM_ZERO : FM_WRITE,
+                      .flags = zero ? FM_PUNCH : 0,
+                      .offset = (s->claim->first << l->v->shift) + s->at,
+                      .length = s->n,
+                      .buf = s->buf };
+  for (unsigned i = first_sink (s); i < end_sink (l, s); i++)
+    if (i == 1)
+      fm_parts_begin (&s->write[1], s->far = far_port (l, s), op);
+    else
+      begin_near (&s->write[0], &l->sink[0], l->v->first, op);
+}
+
+/* How many blocks the slot's stores do in a while, and at least one. */
+static uint64_t
+paced_blocks (struct fm_lane *l, const struct fm_slot *s, enum fm_op_kind kind, uint64_t most)
+{
+  uint64_t piece = kind == FM_WRITE ? fm_parts_piece (read_from (l, s), FM_READ) : UINT64_MAX;
+  for (unsigned i = first_sink (s); i < end_sink (l, s); i++) {
+    uint64_t own = fm_parts_piece (i == 1 ? l->sink[1]->store : l->v->first, kind);
+    piece = own < piece ? own : piece;
+  }
+  uint64_t n = piece >> l->v->shift ? piece >> l->v->shift : 1;
+  return n < most ? n : most;
 }
 
 static void
@@ -242,7 +282,7 @@ slot_clone (struct fm_lane *l, struct fm_slot *s)
     return false;
   s->state = FM_SLOT_WRITING;
   s->n = length;
-  s->write[0] = (struct fm_op){ .kind = FM_WRITE, .length = length, .done = true };
+  s->write[0] = (struct fm_parts){ .op = { .kind = FM_WRITE, .length = length, .done = true } };
   return true;
 }
 
@@ -254,14 +294,15 @@ read_piece (struct fm_lane *l, struct fm_slot *s)
   uint64_t left = bytes_of (l->v, s->claim) - s->at;
   s->n = left < l->piece ? left : l->piece;
   s->state = FM_SLOT_READING;
-  s->read = (struct fm_op){ .kind = FM_READ, .buf = s->buf, .length = s->n,
-                            .offset = (s->claim->first << l->v->shift) + s->at };
-  if (goes_far (l, s))
-    fm_flow_begin (l->flow, s->flow = s->n);
+  struct fm_op op = { .kind = FM_READ, .buf = s->buf, .length = s->n,
+                      .offset = (s->claim->first << l->v->shift) + s->at };
+  enter_flow (l, s, s->n);
   if (s->buf)
-    submit_near (from == l->v->front ? &l->front : &l->sink[0], from, &s->read);
-  else
-    fm_op_finish (from, &s->read, -ENOMEM);
+    begin_near (&s->read, read_at (l, s), from, op);
+  else {
+    s->read = (struct fm_parts){ .op = op };
+    fm_op_finish (from, &s->read.op, -ENOMEM);
+  }
 }
 
 /* A hole is written as zeroes without being read, a long run is shared where that can be,
@@ -272,20 +313,20 @@ fm_lane_begin (struct fm_lane *l, struct fm_slot *s)
   struct fm_volume *v = l->v;
   struct fm_store *from = read_from (l, s);
   uint64_t length = bytes_of (v, s->claim), offset = s->claim->first << v->shift;
-  l->progress_ns = fm_now_ns (); /* a lane that was idle has not been silent */
   s->at = 0;
   if (length >= HOLE_WORTH_ASKING) {
     uint64_t hole = from->ops->hole (from, offset, length, NULL);
     uint64_t whole = hole == length ? s->claim->n : hole >> v->shift;
     if (whole) {
-      shrink (v, s->claim, whole);
+      shrink (v, s->claim, paced_blocks (l, s, FM_ZERO, whole));
       s->n = bytes_of (v, s->claim);
+      enter_flow (l, s, fm_flow_weight (s->n));
       slot_write (l, s, true);
       return;
     }
     if (slot_clone (l, s))
       return;
-    shrink (v, s->claim, v->run_blocks);
+    shrink (v, s->claim, paced_blocks (l, s, FM_WRITE, v->run_blocks));
   }
   assert (s->claim->n <= v->run_blocks);
   s->buf = fm_room_take (l->piece);
@@ -340,6 +381,7 @@ slot_end (struct fm_lane *l, struct fm_slot *s, int rc, int part)
 static void
 piece_end (struct fm_lane *l, struct fm_slot *s, int rc, int part)
 {
+  leave_flow (l, s, fm_now_ns ());
   if (rc < 0 && part == 1 && s->copy == FM_COPY_ALL && !l->v->hold) {
     fm_volume_lose_second (l->v, rc);
     s->copy = FM_COPY_FIRST; /* sink 0 has it, and is to have the rest */
@@ -348,7 +390,6 @@ piece_end (struct fm_lane *l, struct fm_slot *s, int rc, int part)
   if (rc == 0 && s->at + s->n < bytes_of (l->v, s->claim)) {
     rc = atomic_load (&l->v->abandoned), part = -1;
     if (rc == 0) {
-      leave_flow (l, s, fm_now_ns ());
       s->at += s->n;
       read_piece (l, s);
       return;
@@ -360,25 +401,29 @@ piece_end (struct fm_lane *l, struct fm_slot *s, int rc, int part)
 static bool
 slot_step (struct fm_lane *l, struct fm_slot *s)
 {
-  if (s->state == FM_SLOT_READING && s->read.done) {
+  if (s->state == FM_SLOT_READING && step_near (&s->read, read_at (l, s), read_from (l, s), true)) {
     give_back (&l->front, l->own_front); /* before it waits for another */
-    if (s->read.rc < 0)
-      slot_end (l, s, s->read.rc, s->copy == FM_COPY_FEED ? 0 : -1);
+    if (s->read.op.rc < 0)
+      slot_end (l, s, s->read.op.rc, s->copy == FM_COPY_FEED ? 0 : -1);
     else
-      slot_write (l, s, is_zero (s->buf, s->read.length));
+      slot_write (l, s, is_zero (s->buf, s->n));
     return true;
   }
   if (s->state != FM_SLOT_WRITING)
     return false;
-  if (s->sent_ns && s->write[1].done) /* not when sink 0 has it too, which may take longer */
-    leave_flow (l, s, fm_now_ns ());
+  bool learns = !s->in || !fm_flow_is_measuring (s->in), done = true;
   int rc = 0, part = 0;
   for (unsigned i = first_sink (s); i < end_sink (l, s); i++) {
-    if (!s->write[i].done)
-      return false;
-    if (s->write[i].rc < 0 && rc == 0) /* sink 0's, if both have failed */
-      rc = s->write[i].rc, part = (int)i;
+    bool ended = i == 1 ? fm_parts_step (&s->write[1], s->far->store, s->far, learns)
+                        : step_near (&s->write[0], &l->sink[0], l->v->first, learns);
+    if (ended && s->sent_ns && i + 1 == end_sink (l, s))
+      leave_flow (l, s, fm_now_ns ()); /* not when sink 0 has it too, which may take longer */
+    if (ended && s->write[i].op.rc < 0 && rc == 0) /* sink 0's, if both have failed */
+      rc = s->write[i].op.rc, part = (int)i;
+    done &= ended;
   }
+  if (!done)
+    return false;
   piece_end (l, s, rc, part);
   return true;
 }
@@ -423,7 +468,7 @@ static struct fm_slot *
 claim_next (struct fm_lane *l)
 {
   struct fm_volume *v = l->v;
-  uint64_t hole_blocks = HOLE_RUN_MAX >> v->shift;
+  uint64_t hole_blocks = FM_PACE_MOST >> v->shift;
   uint64_t max = hole_blocks > v->run_blocks ? hole_blocks : v->run_blocks;
   bool feed = fm_bitmap_count (v->pending) == 0, lost = atomic_load (&v->second_lost);
   if ((feed && (v->comparing || lost)) || (lost && v->hold))
@@ -444,7 +489,7 @@ claim_next (struct fm_lane *l)
 }
 
 bool
-fm_lane_fill (struct fm_lane *l)
+fm_lane_fill (struct fm_lane *l, uint64_t until_ns)
 {
   unsigned begun = 0;
   struct fm_slot *s;
@@ -454,6 +499,8 @@ fm_lane_fill (struct fm_lane *l)
     begun++;
     while (s->state != FM_SLOT_FREE && slot_step (l, s))
       ; /* what files have done at once holds up no writer while others are begun */
+    if (fm_now_ns () >= until_ns)
+      break;
   }
   return begun > 0;
 }
@@ -463,8 +510,9 @@ fm_lane_held_until (struct fm_lane *l)
 {
   struct fm_volume *v = l->v;
   bool feed = fm_bitmap_count (v->pending) == 0;
-  bool far = l->flow && (feed || fm_lane_copy (l, v->comparing) == FM_COPY_ALL);
-  return far ? fm_flow_wait (l->flow, fm_now_ns ()) : 0;
+  bool far = feed || fm_lane_copy (l, v->comparing) == FM_COPY_ALL;
+  struct fm_flow *f = far && l->nsinks > 1 ? l->far : l->near;
+  return f ? fm_flow_wait (f, fm_now_ns ()) : 0;
 }
 
 /* The ports that it has now; the first `far` of them lead to the peer. */
@@ -485,6 +533,14 @@ ports_of (struct fm_lane *l, struct fm_port **out, unsigned *far)
   return n;
 }
 
+/* The first that is found silent ends the link for all. */
+static void
+lose_silent (struct fm_lane *l, int *lost)
+{
+  fm_volume_lose_second (l->v, -ETIMEDOUT);
+  *lost = atomic_load (&l->v->second_lost);
+}
+
 bool
 fm_lane_step (struct fm_lane *l)
 {
@@ -496,8 +552,14 @@ fm_lane_step (struct fm_lane *l)
   int lost = l->nsinks > 1 ? atomic_load (&l->v->second_lost) : 0;
   struct fm_port *ports[PORTS_MAX];
   unsigned far, n = ports_of (l, ports, &far);
+  uint64_t now = fm_now_ns ();
   for (unsigned i = 0; i < n; i++) {
-    if (lost && i < far && !ports[i]->failed) /* somebody found out: no need to wait as long */
+    ports[i]->store->ops->step (ports[i]);
+    if (fm_parts_silent (ports[i], now) && i < far)
+      lose_silent (l, &lost);
+  }
+  for (unsigned i = 0; lost && i < far; i++) { /* somebody found out: no need to wait as long */
+    if (!ports[i]->failed)
       ports[i]->failed = lost;
     ports[i]->store->ops->step (ports[i]);
   }
@@ -505,20 +567,7 @@ fm_lane_step (struct fm_lane *l)
     while (l->slots[i].state != FM_SLOT_FREE && slot_step (l, &l->slots[i]))
       moved = true;
   rest (l);
-  if (moved)
-    l->progress_ns = fm_now_ns ();
   return moved;
-}
-
-/* A silent server: end what is under way on the ports that owe an answer. */
-static void
-expire (struct fm_lane *l, uint64_t now)
-{
-  struct fm_port *ports[PORTS_MAX];
-  unsigned far, n = ports_of (l, ports, &far);
-  for (unsigned i = 0; i < n; i++)
-    if (ports[i]->under_way && now >= l->progress_ns + ports[i]->store->timeout_ns)
-      ports[i]->failed = -ETIMEDOUT;
 }
 
 void
@@ -530,11 +579,9 @@ fm_lane_wait (struct fm_lane *l, uint64_t deadline_ns)
   unsigned far, nports = ports_of (l, ports, &far);
   for (unsigned i = 0; i < nports; i++)
     if (ports[i]->under_way && ports[i]->store->ops->pollfd (ports[i], &fds[n])) {
-      uint64_t patience = l->progress_ns + ports[i]->store->timeout_ns;
-      if (patience < deadline_ns)
-        deadline_ns = patience;
+      uint64_t look = fm_parts_look_ns (ports[i]);
+      deadline_ns = look < deadline_ns ? look : deadline_ns;
       n++;
     }
   fm_poll_until (fds, n, deadline_ns);
-  expire (l, fm_now_ns ()); /* also if a port is always ready, and gets nowhere */
 }

@@ -7,6 +7,9 @@
  * its own runs.  Each lane has its own ports to the peer, so a writer's copy never queues
  * behind the background's on a connection; and behind it on the way no longer than flow.h says.
  * One connection does not fill a long way, so the background takes more as its window grows.
+ * A run is as long as its stores do in some milliseconds (parts.h): zeroes, which cost nothing on one
+ * store and a minute on another, begin with 64 KiB and go up to 64 MiB.  One run of zeroes counts
+ * in the flow as the longest run of bytes does, since it takes as long.
  *
  * A server of this site's own stores may take few connections (store.h).  So a lane has only one of
  * its own there, that of the background to sink 0, for flushes count on it.  Any other is lent while
@@ -22,6 +25,7 @@
 #ifndef FM_LANE_H
 #define FM_LANE_H
 
+#include "parts.h"
 #include "store.h"
 #include "volume.h"
 #include "wide.h"
@@ -41,8 +45,10 @@ struct fm_slot {
   struct fm_claim *claim; /* the run; in volume->claims */
   uint64_t at, n;         /* the piece of the run that moves now: bytes before it, and its own */
   void *buf;              /* of the lane's piece, while one is read and written (room.h) */
-  struct fm_op read, write[FM_SINKS];
-  uint64_t flow, sent_ns; /* bytes counted in the flow; when they were sent, 0: not yet */
+  struct fm_parts read, write[FM_SINKS];
+  struct fm_port *far;    /* that the piece is written to sink 1 on */
+  struct fm_flow *in;     /* the flow that it is counted in, or NULL */
+  uint64_t flow, sent_ns; /* bytes counted there; when they were sent, 0: not yet */
 };
 
 struct fm_lane {
@@ -51,13 +57,14 @@ struct fm_lane {
   bool own_front, own_first; /* front and sink[0] are the lane's; else lent */
   unsigned nsinks; /* 2: with the peer's */
   struct fm_wide wide[FM_WIDE]; /* more connections to the peer, opened when slots need them */
-  struct fm_flow *flow; /* of the background's lane, or NULL */
+  /* Of the background's lane, or NULL: of what is sent to sink 1, and of what goes to a sink 0
+   * that is a server and no further. */
+  struct fm_flow *far, *near;
   unsigned link;   /* the number of the link that it belongs to */
   struct fm_slot *slots;
   uint64_t piece;          /* bytes: the longest piece */
   unsigned nslots, active; /* active: slots that are not FREE */
   uint64_t cursor;         /* where the background's walk is */
-  uint64_t progress_ns;    /* when something last moved */
   struct fm_lane *next;    /* in volume->prio or ->old */
 };
 
@@ -75,14 +82,16 @@ struct fm_slot *fm_lane_claim (struct fm_lane *l, enum fm_copy copy, uint64_t fi
 enum fm_copy fm_lane_copy (const struct fm_lane *l, bool comparing);
 /* Start what was claimed; without the lock. */
 void fm_lane_begin (struct fm_lane *l, struct fm_slot *s);
-/* Fill free slots from the plan, as far as the flow lets.  True: something was begun. */
-bool fm_lane_fill (struct fm_lane *l);
+/* Fill free slots from the plan, as far as the flow lets, and until then.  True: something was
+ * begun. */
+bool fm_lane_fill (struct fm_lane *l, uint64_t until_ns);
 /* When the flow lets go on what it holds up; 0: it holds nothing up. */
 uint64_t fm_lane_held_until (struct fm_lane *l);
 /* Move every slot as far as it goes without blocking.  True: something moved. */
 bool fm_lane_step (struct fm_lane *l);
-/* Sleep until a port is ready, or until `deadline_ns`.  A port that did not
- * answer for its store's timeout fails (a slow target is a lost one). */
+/* Sleep until a port is ready, or until `deadline_ns`; or until it is to be looked whether one
+ * is silent (parts.h), which the next step does: that one fails, and if it leads to sink 1 the volume has
+ * lost its second, in all lanes. */
 void fm_lane_wait (struct fm_lane *l, uint64_t deadline_ns);
 
 #endif

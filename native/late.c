@@ -59,7 +59,7 @@ fm_late_settled (struct fm_store *s)
   pthread_mutex_lock (&s->lock);
   for (struct fm_late **at = &s->late; *at;) {
     struct nbd_handle *h = (*at)->connection;
-    if (fm_nbd_turn (h) && nbd_aio_in_flight (h) > 0) {
+    if (fm_nbd_turn (h, NULL) && nbd_aio_in_flight (h) > 0) {
       at = &(*at)->next;
       continue;
     }

@@ -1,12 +1,12 @@
 /* See request.h. */
 #include "request.h"
 #include "lane.h"
+#include "parts.h"
 #include "wait.h"
 
 #include <assert.h>
 #include <errno.h>
 
-#define ZERO_PIECE (64ULL * 1024 * 1024)
 #define LOOK_AGAIN_NS (50 * FM_MS) /* a bound for waits whose end is signalled */
 
 int
@@ -294,8 +294,11 @@ fm_volume_zero (struct fm_volume *v, uint64_t session, uint64_t n, uint64_t offs
   if (outside (v, n, offset))
     return -ENOSPC;
   int rc = 0;
-  while (n && rc == 0) { /* in pieces, each in the gate: a freeze must not wait for gigabytes */
-    uint64_t piece = n < ZERO_PIECE ? n : ZERO_PIECE;
+  /* In pieces, each in the gate: a freeze must not wait for gigabytes, nor for a slow store.  They
+   * end where a store can punch whole blocks. */
+  while (n && rc == 0) {
+    uint64_t piece = fm_parts_piece (v->front, FM_ZERO) - offset % FM_PACE_LEAST;
+    piece = n < piece ? n : piece;
     struct fm_request r = { .session = session,
                             .op = { .kind = FM_ZERO, .flags = flags, .offset = offset,
                                     .length = piece } };

@@ -1,5 +1,6 @@
 /* Ports, operations from any thread, and what is written and not flushed.  See store.h. */
 #include "late.h"
+#include "parts.h"
 #include "pool.h"
 #include "room.h"
 #include "store.h"
@@ -36,6 +37,8 @@ fm_store_init (struct fm_store *s, const struct fm_store_ops *ops, uint64_t size
   pthread_mutex_init (&s->lock, NULL);
   fm_cond_init (&s->flush_free);
   fm_cond_init (&s->freed);
+  for (unsigned i = 0; i < sizeof s->pace / sizeof *s->pace; i++)
+    fm_pace_init (&s->pace[i]);
 }
 
 struct fm_port *
@@ -89,17 +92,17 @@ fm_store_close (struct fm_store *s)
 int
 fm_port_io (struct fm_port *p, struct fm_op *op)
 {
-  uint64_t deadline = fm_now_ns () + p->store->timeout_ns;
-  p->store->ops->submit (p, op);
-  while (!op->done) {
+  struct fm_parts t;
+  fm_parts_begin (&t, p, *op);
+  while (!fm_parts_step (&t, p->store, p, true)) {
     struct pollfd fd;
+    fm_parts_silent (p, fm_now_ns ()); /* then the step below ends all that is under way */
     if (p->store->ops->pollfd (p, &fd))
-      fm_poll_until (&fd, 1, deadline);
-    if (fm_now_ns () >= deadline)
-      p->failed = -ETIMEDOUT; /* the step below ends all that is under way */
+      fm_poll_until (&fd, 1, fm_parts_look_ns (p));
     p->store->ops->step (p);
   }
-  return op->rc;
+  op->done = true;
+  return op->rc = t.op.rc;
 }
 
 /* ---- what is written and not flushed: see store.h ---- */
@@ -298,7 +301,7 @@ run (struct fm_store *s, struct fm_op *op)
 {
   if (fm_store_is_server (s))
     return run_on_server (s, op);
-  return ended (s, op, s->ops->run (s, op));
+  return ended (s, op, fm_parts_run (s, op));
 }
 
 int

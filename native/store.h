@@ -43,6 +43,8 @@
 #ifndef FM_STORE_H
 #define FM_STORE_H
 
+#include "pace.h"
+
 #include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -77,6 +79,9 @@ struct fm_port {
   struct fm_op *under_way;
   struct fm_late *late;   /* of a server: for writes that are given up (late.h) */
   struct fm_port *next;   /* in the store's idle list */
+  bool stirred;           /* something has moved; this and the next lines: parts.h */
+  uint64_t moved_ns, looked_ns, look_ns; /* last; last; next */
+  int queued;             /* bytes sent and not taken by the other side, at the last look */
 };
 
 struct fm_store_ops {
@@ -87,6 +92,8 @@ struct fm_store_ops {
   void (*submit) (struct fm_port *p, struct fm_op *op);
   void (*step) (struct fm_port *p);
   bool (*pollfd) (struct fm_port *p, struct pollfd *fd);
+  /* Whether since it was last asked the other side has taken bytes that were sent.  May be NULL. */
+  bool (*drains) (struct fm_port *p);
   /* How many bytes from `offset` (at most `length`) are known to be a hole, or
    * 0 with in *data (may be NULL) how many are not; a store that cannot tell says
    * all data.  Asking for *data can be slow. */
@@ -102,7 +109,7 @@ struct fm_store {
   bool fenced;    /* a server that refuses what was given up itself (I8): see late.h */
   int fd, fua_fd; /* file; the second for what has FM_FUA */
   char *uri;      /* server */
-  uint64_t timeout_ns; /* of one operation on a server, and of connecting */
+  uint64_t timeout_ns; /* how long a server may be silent (parts.h), and connecting may take */
   _Atomic uint64_t written_bytes;  /* payload of WRITE ops that were done well on ports */
   _Atomic uint64_t errors;
   _Atomic bool no_clone; /* it was tried, and is not to be had */
@@ -120,6 +127,7 @@ struct fm_store {
   bool flush_held;      /* somebody has what belongs to flushing */
   pthread_cond_t flush_free;
   struct fm_late *late; /* those connections (late.h) */
+  struct fm_pace pace[FM_ZERO + 1]; /* of READ, WRITE and ZERO (parts.h) */
 
   bool opener_begun; /* of who begins it, and of who closes the store */
   pthread_t opener;
@@ -168,7 +176,9 @@ unsigned fm_store_reserve (struct fm_store *s, unsigned n, int *rc);
 /* The same, by who has used it: if it failed, its server may have gone with what was not flushed. */
 void fm_store_give_port (struct fm_store *s, struct fm_port *p);
 
-/* One operation on a port of the caller's, to its end: rc.  Bounded by timeout_ns. */
+/* One operation on a port of the caller's, to its end, in parts: rc.  -ETIMEDOUT: the server was
+ * silent for timeout_ns.  A flush, and any operation of up to FM_PACE_LEAST bytes, must be answered in that
+ * time, so where these are slower than that the setting behind timeout_ns is too short. */
 int fm_port_io (struct fm_port *p, struct fm_op *op);
 /* The same from any thread; with a connection to be made it is bounded by twice that. */
 int fm_store_io (struct fm_store *s, struct fm_op *op);

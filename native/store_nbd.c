@@ -9,9 +9,11 @@
 #include <assert.h>
 #include <errno.h>
 #include <libnbd.h>
+#include <linux/sockios.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 
 #include "store_nbd.h"
 
@@ -63,11 +65,14 @@ ended (struct nbd_handle *h)
 }
 
 bool
-fm_nbd_turn (struct nbd_handle *h)
+fm_nbd_turn (struct nbd_handle *h, bool *moved)
 {
   struct pollfd fd;
-  for (int i = 0; i < TURNS && wanted (h, &fd) && poll (&fd, 1, 0) > 0; i++)
+  for (int i = 0; i < TURNS && wanted (h, &fd) && poll (&fd, 1, 0) > 0; i++) {
     turn (h, fd.revents);
+    if (moved)
+      *moved = true;
+  }
   return !ended (h);
 }
 
@@ -281,7 +286,7 @@ nbd_submit (struct fm_port *p, struct fm_op *op)
 static void
 nbd_step (struct fm_port *p)
 {
-  if (!p->failed && !fm_nbd_turn (p->nbd))
+  if (!p->failed && !fm_nbd_turn (p->nbd, &p->stirred))
     p->failed = -ENOTCONN;
   if (p->failed)
     fail (p);
@@ -293,6 +298,16 @@ static bool
 nbd_pollfd (struct fm_port *p, struct pollfd *fd)
 {
   return !p->failed && wanted (p->nbd, fd);
+}
+
+/* What the other side's kernel has not taken yet (tcp(7), unix(7)). */
+static bool
+nbd_drains (struct fm_port *p)
+{
+  int before = p->queued;
+  if (p->failed || ioctl (nbd_aio_get_fd (p->nbd), SIOCOUTQ, &p->queued) < 0)
+    return false;
+  return p->queued < before;
 }
 
 /* A server is not asked for its extents: what is read as zeroes
@@ -318,6 +333,7 @@ const struct fm_store_ops fm_nbd_ops = {
   .submit = nbd_submit,
   .step = nbd_step,
   .pollfd = nbd_pollfd,
+  .drains = nbd_drains,
   .hole = nbd_hole,
   .close = nbd_close_store,
 };

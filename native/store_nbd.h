@@ -12,8 +12,9 @@
 int fm_nbd_connect (const char *uri, uint64_t deadline_ns, struct nbd_handle **out, char *why,
                     unsigned whysize);
 
-/* Move the connection as far as it goes without blocking.  False: it has ended. */
-bool fm_nbd_turn (struct nbd_handle *h);
+/* Move the connection as far as it goes without blocking.  False: it has ended.  *moved (may be
+ * NULL) becomes true if it moved at all. */
+bool fm_nbd_turn (struct nbd_handle *h, bool *moved);
 
 /* Of a port whose `nbd` is connected (line.h). */
 extern const struct fm_store_ops fm_nbd_ops;

@@ -39,6 +39,7 @@ fm_volume_create (struct fm_store *front, struct fm_store *first, uint64_t size,
   v->sent = &v->maps[2];
   v->hardening = &v->maps[3];
   fm_flow_init (&v->flow);
+  fm_flow_init (&v->near);
   fm_gate_init (&v->gate);
   pthread_mutex_init (&v->lock, NULL);
   fm_cond_init (&v->moved);
@@ -103,7 +104,7 @@ fm_volume_copy (struct fm_volume *v, uint64_t slice_ns)
   uint64_t deadline = fm_now_ns () + slice_ns * (1 + (times < LONGER_MAX ? times : LONGER_MAX));
   for (;;) {
     bool more = fm_now_ns () < deadline && ready (v) && !atomic_load (&v->abandoned);
-    bool begun = more && fm_lane_fill (l);
+    bool begun = more && fm_lane_fill (l, deadline);
     bool moved = fm_lane_step (l);
     if (l->active && !moved)
       fm_lane_wait (l, fm_now_ns () + 50 * FM_MS);

@@ -117,6 +117,7 @@ struct fm_volume {
   struct fm_lane *bulk;  /* of the control's thread alone; so are the next lines */
   bool comparing;        /* what is unsent waits: sink 1 may hold it already */
   struct fm_flow flow;   /* of what the background sends to sink 1 */
+  struct fm_flow near;   /* and to a sink 0 that is a server, alone */
 
   /* Time of the oldest write that is in `next` / in the cycle; 0: none; FM_SINCE_UNKNOWN: of before
    * this process.  Never 0 while the map holds a block (a write is acknowledged after it was set). */

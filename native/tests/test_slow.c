@@ -1,0 +1,210 @@
+/* Promises of parts.h: a store or a link that is slow is not a lost one, whatever the size of a block;
+ * one that is silent is lost within its time-out, for all who use it at once. */
+#include "check.h"
+#include "fake.h"
+#include "lab.h"
+#include "lane.h"
+#include "relay.h"
+#include "request.h"
+#include "wait.h"
+
+#include <pthread.h>
+#include <signal.h>
+
+#define MB 1000000ULL
+#define TIMEOUT (1000 * FM_MS)
+
+static struct lab_server server;
+static struct relay *relay;
+static struct fm_volume *v;
+static struct fm_store *front, *first, *second;
+static int front_fd, first_fd, image;
+static uint64_t size;
+
+static void
+fill (int fd, uint64_t bytes)
+{
+  char buf[65536];
+  for (uint64_t at = 0; at < bytes; at += sizeof buf) {
+    memset (buf, (int)(1 + at / sizeof buf % 250), sizeof buf);
+    uint64_t n = bytes - at < sizeof buf ? bytes - at : sizeof buf;
+    CHECK (pwrite (fd, buf, n, (off_t)at) == (ssize_t)n);
+  }
+}
+
+/* A full volume, all of it pending.  The peer's server is nbdkit with these arguments, %s its file; the
+ * way to it does `way` bytes a second, 0: any. */
+static void
+begin (uint64_t bytes, uint32_t block, const char *peer, uint64_t way)
+{
+  char path[108], arguments[256];
+  size = bytes;
+  image = lab_file (size, path);
+  snprintf (arguments, sizeof arguments, peer, path);
+  server = (struct lab_server){ 0 };
+  lab_serve (&server, arguments);
+  relay = relay_open (&server, way);
+  char why[256] = "";
+  CHECK_EQ (fm_store_open_nbd (relay_uri (relay), TIMEOUT, &second, why, sizeof why), 0);
+  front = lab_file_store (size, &front_fd);
+  first = lab_file_store (size, &first_fd);
+  fill (front_fd, size);
+  CHECK_EQ (fm_volume_create (front, first, size, block, false, &v), 0);
+  CHECK_EQ (fm_volume_link (v, second, 2), 0);
+  fm_volume_mark (v, 0, (size + block - 1) / block);
+  uint64_t held;
+  CHECK_EQ (fm_group_freeze (&v, 1, 500 * FM_MS, &held), 0);
+}
+
+static void
+end (void)
+{
+  fm_volume_free (v);
+  fm_store_close (front), fm_store_close (first), fm_store_close (second);
+  relay_close (relay);
+  lab_kill (&server);
+  close (front_fd), close (first_fd), close (image);
+}
+
+static int
+lost (void)
+{
+  struct fm_volume_stats s;
+  fm_volume_read_stats (v, &s);
+  return s.second_lost;
+}
+
+static void
+check_all_arrives (void)
+{
+  int rc;
+  while ((rc = fm_volume_copy (v, 100 * FM_MS)) == 0 && !lost ())
+    ;
+  CHECK_EQ (rc, 1);
+  CHECK_EQ (lost (), 0);
+  CHECK_EQ (fm_volume_flush (v, true), 0);
+  char *a = malloc (size), *b = malloc (size);
+  CHECK (pread (front_fd, a, size, 0) == (ssize_t)size && pread (image, b, size, 0) == (ssize_t)size);
+  CHECK (memcmp (a, b, size) == 0);
+  free (a), free (b);
+}
+
+/* One block of 8 MiB takes 4 s at 2 MB/s, in the store or on the way, where 1 s of silence is a loss. */
+static void
+large_blocks (void)
+{
+  for (unsigned way = 0; way < 2; way++) {
+    begin (8 << 20, 8 << 20, way ? "file,%s" : "--filter=rate,file,%s,rate=16M", way ? 2 * MB : 0);
+    check_all_arrives ();
+    end ();
+  }
+}
+
+/* Small blocks at 0.1 MB/s: a run of 256 KiB takes 2.6 s, so runs are shorter there. */
+static void
+small_blocks_at_a_low_rate (void)
+{
+  for (unsigned way = 0; way < 2; way++) {
+    begin (512 << 10, 4096, way ? "file,%s" : "--filter=rate,file,%s,rate=800K", way ? MB / 10 : 0);
+    check_all_arrives ();
+    end ();
+  }
+}
+
+static void *
+write_over_it (void *arg)
+{
+  uint64_t *took = arg, start = fm_now_ns ();
+  CHECK_EQ (fm_volume_write (v, 0, "new", 3, 0, 0), 0);
+  *took = fm_now_ns () - start;
+  return NULL;
+}
+
+static void *
+look_when_lost (void *arg)
+{
+  uint64_t *when = arg;
+  while (!lost () && fm_now_ns () < *when)
+    fm_poll_until (NULL, 0, fm_now_ns () + FM_MS);
+  *when = fm_now_ns ();
+  return NULL;
+}
+
+/* Of many connections one carries nothing any more, while the others do: a writer who waits for what is on
+ * it waits as long as the time-out, and no longer; then the link is lost for all. */
+static void
+one_silent_connection (void)
+{
+  begin (128 << 20, 4096, "--filter=delay,file,%s,wdelay=60ms", 0);
+  for (uint64_t b = 0; b < size / 4096; b += 2) /* no two of them are one run */
+    fm_bitmap_clear (v->pending, b, 1);
+  CHECK_EQ (fm_volume_copy (v, 400 * FM_MS), 0); /* there are more connections now */
+  CHECK (relay_connections (relay) > 8);
+  CHECK_EQ (lost (), 0);
+  relay_silence (relay, 1); /* the background's first: 0 was asked for the size */
+  uint64_t start = fm_now_ns (), took = start + 10 * TIMEOUT;
+  pthread_t t;
+  pthread_create (&t, NULL, look_when_lost, &took);
+  fm_volume_copy (v, 4 * TIMEOUT); /* a slice that is long, as on a long way */
+  pthread_join (t, NULL);
+  took -= start;
+  CHECK_EQ (lost (), -ETIMEDOUT);
+  CHECK (took < TIMEOUT + 500 * FM_MS);
+  end ();
+}
+
+/* The same of a writer's own connection: who finds it silent tells all. */
+static void
+silent_for_writers (void)
+{
+  begin (64 << 20, 65536, "file,%s", 0);
+  for (unsigned i = 0; i < relay_connections (relay); i++)
+    relay_silence (relay, i);
+  pthread_t t[2];
+  uint64_t took[2];
+  for (unsigned i = 0; i < 2; i++)
+    pthread_create (&t[i], NULL, write_over_it, &took[i]);
+  for (unsigned i = 0; i < 2; i++) {
+    pthread_join (t[i], NULL);
+    CHECK (took[i] > TIMEOUT / 2 && took[i] < TIMEOUT + 500 * FM_MS);
+  }
+  CHECK_EQ (lost (), -ETIMEDOUT);
+  end ();
+}
+
+/* A request of a client that a slow store takes long for is done, and one on a silent store is not. */
+static void
+requests_of_clients (void)
+{
+  struct fm_store *s;
+  char why[256], *buf = malloc (8 << 20);
+  server = (struct lab_server){ 0 };
+  memset (buf, 5, 8 << 20);
+  lab_serve (&server, "--filter=rate,memory,64M,rate=16M");
+  CHECK_EQ (fm_store_open_nbd (server.uri, TIMEOUT, &s, why, sizeof why), 0);
+  struct fm_op op = { .kind = FM_WRITE, .length = 8 << 20, .buf = buf };
+  for (unsigned i = 0; i < 2; i++)
+    CHECK_EQ (fm_store_io (s, &op), 0);
+  memset (buf, 6, 8 << 20);
+  CHECK_EQ (fm_store_read (s, buf, 1 << 20, (7 << 20) - 1000), 0);
+  CHECK (buf[0] == 5 && memcmp (buf, buf + 1, (1 << 20) - 1) == 0);
+  lab_stop (&server);
+  uint64_t start = fm_now_ns ();
+  CHECK_EQ (fm_store_io (s, &op), -ETIMEDOUT);
+  CHECK (fm_now_ns () - start >= TIMEOUT && fm_now_ns () - start < TIMEOUT + 500 * FM_MS);
+  kill (server.pid, SIGCONT);
+  fm_store_close (s);
+  lab_kill (&server);
+  free (buf);
+}
+
+int
+main (void)
+{
+  RUN (large_blocks);
+  RUN (small_blocks_at_a_low_rate);
+  RUN (one_silent_connection);
+  RUN (silent_for_writers);
+  RUN (requests_of_clients);
+  return finish ("slow");
+}
