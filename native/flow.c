@@ -60,7 +60,7 @@ fm_flow_wait (struct fm_flow *f, uint64_t now_ns)
 uint64_t
 fm_flow_weight (uint64_t zeroes)
 {
-  return zeroes > FM_FLOW_LEAST ? zeroes : FM_FLOW_LEAST;
+  return zeroes > FM_FLOW_RUN ? zeroes : FM_FLOW_RUN;
 }
 
 void

@@ -22,7 +22,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define FM_FLOW_LEAST (256 * 1024ULL)
+#define FM_FLOW_LEAST (64 * 1024ULL)
+#define FM_FLOW_RUN (256 * 1024ULL)        /* that many zeroes count as, at least */
 #define FM_FLOW_FIRST (1024 * 1024ULL)     /* to begin with */
 #define FM_FLOW_NEAR (8 * 1024 * 1024ULL)  /* at most, ... */
 #define FM_FLOW_FAR (32 * 1024 * 1024ULL)  /* ... where the way itself is long (flow.c) */

@@ -75,7 +75,7 @@ judge (struct store s, struct seen seen, uint64_t seconds)
   double best = (double)s.rate < 1e9 ? (double)s.rate : 1e9;
   double window = FM_FLOW_FAR * 1e9 / (double)(s.way_ns + 1); /* more is not under way at once */
   best = window < best ? window : best;
-  bool good = CHECK (rate >= best * 0.7);
+  bool good = CHECK (rate >= best * 0.55);
   if (!CHECK (seen.longest_ns <= most) || !good)
     printf ("rate %.1f MB/s, way %.1f ms, each %.1f ms: %.1f MB/s, longest %.1f ms\n",
             (double)s.rate / 1e6, (double)s.way_ns / 1e6, (double)s.fixed_ns / 1e6, rate / 1e6,
