@@ -151,6 +151,42 @@ FAULTS = (
           "return ((end < v->size ? end : v->size) - start) & ~511ULL;"),),
     ),
     Fault(
+        "a run that both sinks failed to take counts as a lost peer",
+        "native:failure",
+        (("native/lane.c", "s->write[i].op.rc < 0 && rc == 0) /*", "s->write[i].op.rc < 0) /*"),),
+    ),
+    Fault(
+        "a long zero zeroes its first piece again and again",
+        "native:zero",
+        (("native/request.c", "    offset += piece, n -= piece;\n", "    n -= piece;\n"),),
+    ),
+    Fault(
+        "a store is asked for 64 MiB at once, whatever it has shown",
+        "native:zero",
+        (("native/parts.c", "? fm_pace_piece (&s->pace[kind])", "? FM_PACE_MOST"),),
+    ),
+    Fault(
+        "what moves on one connection counts for all of a lane",
+        "native:slow",
+        (("native/lane.c", "    if (fm_parts_silent (ports[i], now) && i > 1)",
+          "    for (unsigned k = 2; k < n; k++)\n"
+          "      ports[i]->stirred |= i > 1 && ports[k]->stirred;\n"
+          "    if (fm_parts_silent (ports[i], now) && i > 1)"),),
+    ),
+    Fault(
+        "bytes that the other side takes are no movement",
+        "native:slow",
+        (("native/store_nbd.c", "  .drains = nbd_drains,\n", ""),
+         ("native/store_nbd.c", "static bool\nnbd_drains",
+          "bool nbd_drains (struct fm_port *);\nbool\nnbd_drains")),
+    ),
+    Fault(
+        "the way is taken for as long as its queue, ever longer",
+        "native:flow",
+        (("native/flow.c", "f->measured_ns && now_ns - f->measured_ns > WHILE_NS",
+          "f->measured_ns && now_ns - f->measured_ns > 100000 * WHILE_NS"),),
+    ),
+    Fault(
         "an abandoned cycle forgets what was sent (I9)",
         "native:failure",
         (("native/volume.c", "  fm_bitmap_or (v->next, v->sent);\n", ""),),

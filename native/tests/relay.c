@@ -3,6 +3,7 @@
 #include "check.h"
 #include "wait.h"
 
+#include <netinet/in.h>
 #include <pthread.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -18,7 +19,7 @@ struct half {
 };
 
 struct relay {
-  char socket[108], uri[160], server[108];
+  char uri[64], server[108];
   int listener;
   uint64_t rate;
   pthread_mutex_t lock; /* guards the next two */
@@ -30,13 +31,31 @@ struct relay {
 };
 
 static int
-unix_socket (const char *path, struct sockaddr_un *a)
+server_socket (const struct relay *r)
 {
-  *a = (struct sockaddr_un){ .sun_family = AF_UNIX };
-  snprintf (a->sun_path, sizeof a->sun_path, "%s", path);
+  struct sockaddr_un a = { .sun_family = AF_UNIX };
+  snprintf (a.sun_path, sizeof a.sun_path, "%s", r->server);
   int small = CHUNK, fd = socket (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   setsockopt (fd, SOL_SOCKET, SO_SNDBUF, &small, sizeof small);
+  if (connect (fd, (struct sockaddr *)&a, sizeof a) < 0)
+    abort ();
   return fd;
+}
+
+/* TCP, of which the system takes little ahead of those who read, if the way is limited. */
+static void
+listen_for_clients (struct relay *r)
+{
+  struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl (INADDR_LOOPBACK) };
+  socklen_t n = sizeof a;
+  int small = 4 * CHUNK;
+  r->listener = socket (AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (r->rate)
+    setsockopt (r->listener, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
+  if (bind (r->listener, (struct sockaddr *)&a, n) < 0 || listen (r->listener, MOST) < 0
+      || getsockname (r->listener, (struct sockaddr *)&a, &n) < 0)
+    abort ();
+  snprintf (r->uri, sizeof r->uri, "nbd://127.0.0.1:%u", ntohs (a.sin_port));
 }
 
 /* The way is one for all: each chunk has its turn. */
@@ -76,10 +95,7 @@ accept_all (void *arg)
   struct relay *r = arg;
   int client;
   while ((client = accept4 (r->listener, NULL, NULL, SOCK_CLOEXEC)) >= 0 && r->n < MOST) {
-    struct sockaddr_un a;
-    int server = unix_socket (r->server, &a);
-    if (connect (server, (struct sockaddr *)&a, sizeof a) < 0)
-      abort ();
+    int server = server_socket (r);
     unsigned i = r->n;
     r->half[i][0] = (struct half){ r, i, client, server, r->rate != 0 };
     r->half[i][1] = (struct half){ r, i, server, client, false };
@@ -96,15 +112,10 @@ struct relay *
 relay_open (const struct lab_server *s, uint64_t rate)
 {
   struct relay *r = calloc (1, sizeof *r);
-  struct sockaddr_un a;
   r->rate = rate;
   pthread_mutex_init (&r->lock, NULL);
   snprintf (r->server, sizeof r->server, "%s", s->socket);
-  snprintf (r->socket, sizeof r->socket, "%.100s.way", s->socket);
-  snprintf (r->uri, sizeof r->uri, "nbd+unix:///?socket=%s", r->socket);
-  r->listener = unix_socket (r->socket, &a);
-  if (bind (r->listener, (struct sockaddr *)&a, sizeof a) < 0 || listen (r->listener, MOST) < 0)
-    abort ();
+  listen_for_clients (r);
   pthread_create (&r->accepting, NULL, accept_all, r);
   return r;
 }
@@ -145,6 +156,5 @@ relay_close (struct relay *r)
       close (r->half[i][k].from);
   }
   close (r->listener);
-  unlink (r->socket);
   free (r);
 }
