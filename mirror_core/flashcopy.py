@@ -37,11 +37,13 @@ class CopyError(MirrorError):
 
 def explain(error: CopyError, where: Mapping[int, str]) -> str:
     """One line: which store (`where`: by the failure's part), what is wrong, what to do."""
+    peer = error.part == PEER
+    look = "look at the other site's status and the link" if peer else "look at its server"
     advice = (
         "free some space there" if error.code in (errno.ENOSPC, errno.EDQUOT)
+        else f"{look}, or raise link_timeout if it is that slow" if error.code == errno.ETIMEDOUT
         else "look into that store" if error.code not in LINK_ERRNOS
-        else "look at the other site's status and the link" if error.part == PEER
-        else "look at its server"
+        else look
     )  # fmt: skip
     return f"{where[error.part]}: {error}: {advice}"
 
