@@ -1,7 +1,7 @@
 """Faults of a line or two, each with the test that must catch it: tests of the tests.
 
 A fault is edits of the source; it is built into a copy, never switched at run time.
-`scripts/planted-bugs` plants them one at a time, and tests plant those that have a name (`plant`).
+`scripts/mutants` plants them one at a time, and tests plant those that have a name (`plant`).
 """
 
 from __future__ import annotations
@@ -322,6 +322,64 @@ FAULTS = (
         "a map that found no room in its file still counts as whole",
         "native:bitmap",
         (("native/bitmap.c", "      atomic_store (b->whole, 0);\n", ""),),
+    ),
+    Fault(
+        "the gate opens before the maps are swapped (I6)",
+        "native:order",
+        (("native/volume.c", "    fm_group_swap (v, n);\n    fm_group_open (v, n);\n",
+          "    fm_group_open (v, n);\n    fm_group_swap (v, n);\n"),),
+    ),
+    Fault(
+        "a block leaves its map before it stands in the one that follows (I9)",
+        "native:order",
+        (("native/lane.c",
+          "  fm_bitmap_set (s->copy == FM_COPY_FIRST ? &v->unsent : v->sent, first, n);\n"
+          "  fm_bitmap_clear (s->copy == FM_COPY_FEED ? &v->unsent : v->pending, first, n);\n",
+          "  fm_bitmap_clear (s->copy == FM_COPY_FEED ? &v->unsent : v->pending, first, n);\n"
+          "  fm_bitmap_set (s->copy == FM_COPY_FIRST ? &v->unsent : v->sent, first, n);\n"),),
+    ),
+    Fault(
+        "who lowers a summary does not look at the group again",
+        "native:order",
+        (("native/bitmap.c", "    if (!is_empty (b, l - 1, group)) {\n", "    if (0) {\n"),),
+    ),
+    Fault(
+        "who looks for a bit believes a group that was emptied under its eyes (I5)",
+        "native:order",
+        (("native/bitmap.c", "  } while (k == i);\n", "  } while (0);\n"),),
+    ),
+    Fault(
+        "a region is cooled after the last look at what is written (I4)",
+        "native:order",
+        (("native/intent.c", "  atomic_fetch_and (&i->hot[region / 64], ~bit);\n"
+          "  if (!has_blocks (next, region, per))", "  if (!has_blocks (next, region, per)"
+          " && atomic_fetch_and (&i->hot[region / 64], ~bit))"),),
+    ),
+    Fault(
+        "a writer looks whether its region is hot before its blocks are in next (I4)",
+        "native:order",
+        (("native/request.c", "  record (v, r);\n  if (v->intent)\n", "  if (v->intent)\n"),
+         ("native/request.c", "  r->heating = rc == 0;\n",
+          "  record (v, r);\n  r->heating = rc == 0;\n")),
+    ),
+    Fault(
+        "a retry does not wait for writers' copies (I9)",
+        "native:order",
+        (("native/volume.c", "    drain_claims (v);\n    fm_bitmap_or (v->pending, v->sent);",
+          "    fm_bitmap_or (v->pending, v->sent);"),),
+    ),
+    Fault(
+        "a killed source forgets what is stable at the target",
+        "native:shared",
+        (("native/shared.c", "rc == 0 && i < MAPS; i++)\n    rc = fm_bitmap_load",
+          "rc == 0 && i < MAPS - 1; i++)\n    rc = fm_bitmap_load"),),
+    ),
+    Fault(
+        "a killed source forgets what the peer lacks",
+        "native:shared",
+        (("native/shared.c", "    rc = fm_bitmap_load (v->next, fd, HEAD_BYTES + i",
+          "    if (map_of (v, i) != &v->unsent)\n"
+          "      rc = fm_bitmap_load (v->next, fd, HEAD_BYTES + i"),),
     ),
     Fault(
         "what an older session compared counts as written (I8)",

@@ -10,7 +10,9 @@
 #include <pthread.h>
 
 #define BLOCK 512
+#ifndef BLOCKS
 #define BLOCKS 64
+#endif
 #define SIZE (BLOCKS * BLOCK - 100) /* the last block is short */
 
 static struct fake *front, *first, *second;
