@@ -31,7 +31,7 @@ demo: build
 test: build lint
 	@scripts/need-packages $(TEST_PACKAGES)
 	$(MAKE) --no-print-directory -j2 --output-sync=target -C native check asan tsan fuzz
-	$(BIN)/python scripts/planted-bugs --native --only 'I5|I8|I9'
+	$(BIN)/python scripts/mutants --jobs 2 --native --only 'I5|I8|I9'
 	$(BIN)/pytest -n 3 --dist loadfile $(if $(TESTS),$(TESTS),-m 'not alone')
 	$(if $(TESTS),,$(BIN)/pytest -m alone)
 
@@ -40,7 +40,7 @@ CHAOS_SECONDS := 3600
 soak: build
 	@scripts/need-packages $(TEST_PACKAGES)
 	$(MAKE) --no-print-directory -C native fuzz FUZZ_SECONDS=300
-	$(BIN)/python scripts/planted-bugs
+	$(BIN)/python scripts/mutants
 	FLASHMIRROR_SOAK=10 $(BIN)/pytest --timeout 7200 $(TESTS)
 	scripts/chaos --seconds $(CHAOS_SECONDS) $(if $(CHAOS_FAULTS),--faults=$(CHAOS_FAULTS))
 
@@ -55,7 +55,7 @@ lint: build
 	$(BIN)/mypy scripts/bench
 	$(BIN)/mypy scripts/chaos
 	$(BIN)/mypy scripts/demo
-	$(BIN)/mypy scripts/planted-bugs
+	$(BIN)/mypy scripts/mutants
 	$(BIN)/mypy scripts/simulate
 
 clean:

@@ -1,0 +1,229 @@
+"""The checks of a mutant, cheapest first: whoever is caught by one is spared the dearer ones.
+
+    C         its own programs, then all of native/tests; 1,500 simulated schedules; the pytest
+              files nearest to it; 20,000 schedules; whole sites under kills; 50,000
+    Python    the table tests nearest to it; 1,500 schedules; the rest as above
+
+What is near is a table, by the name of the file; what the table does not know has no own checks.
+A check proves something only if it passes without a mutant, so it runs once on the base first.
+A test of whole sites may fail by chance: a mutant is caught by it if the same test fails twice.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from mutantslib.workshop import Bench, NotBuilt, Workshop, names_of_failed
+
+_BASE_S = 1800.0  # what a check may take on the base
+_SLACK, _MORE_S = 4.0, 60.0  # and a mutant: so many times as long, and so much more
+_FUZZ_S = 30
+
+PROGRAMS = {
+    "bitmap": "bitmap order intent claims",
+    "gate": "gate order volume",
+    "wait": "gate nbd",
+    "watch": "wide nbd",
+    "plan": "plan claims",
+    "flow": "flow",
+    "store": "store lost nbd",
+    "store_file": "store volume",
+    "late": "lost nbd",
+    "store_nbd": "nbd lost",
+    "line": "nbd",
+    "intent": "intent order",
+    "wide": "wide",
+    "lane": "claims request order failure",
+    "link": "failure order claims",
+    "request": "request harden claims intent order",
+    "volume": "harden failure claims order volume",
+    "shared": "shared",
+    "callers": "callers",
+}
+TABLES = {
+    "book": "ledger",
+    "ledger": "ledger",
+    "hardlog": "hardlog",
+    "runlog": "hardlog written",
+    "written": "written",
+    "recovery": "recovery",
+    "cycle": "cycle",
+    "config": "config",
+    "units": "units",
+    "protocol": "protocol fuzz",
+    "peer": "fuzz protocol",
+}
+SITES = {
+    "bitmap": "maps",
+    "shared": "maps",
+    "mapfile": "maps",
+    "intent": "intent maps",
+    "gate": "one_moment",
+    "store": "lost_store store_faults",
+    "store_file": "equality store_faults",
+    "store_nbd": "lost_store store_faults",
+    "stores": "bad_creation bad_input lost_store",
+    "late": "lost_store",
+    "line": "network",
+    "watch": "network",
+    "callers": "strangers",
+    "pin": "pin",
+    "client": "device pin",
+    "request": "equality overlap",
+    "compare": "compare seed",
+    "written": "resume",
+    "stable": "resume",
+    "promotion": "promote",
+    "resync": "promote seed",
+    "recovery": "promote network",
+    "session": "link resume",
+    "hardlog": "kill",
+    "ledger": "bad_input",
+    "exports": "commands network",
+    "control": "commands",
+    "peer": "commands network",
+    "site": "commands maps intent",
+    "driver": "commands resume compare",
+    "target": "resume promote seed",
+    "second": "store_faults full_disk",
+    "flashcopy": "store_faults",
+}
+WHOLE = "equality full_disk link kill resume store_faults"
+NOT_SIMULATED = (
+    "store_file store_nbd late line watch callers pin client wide mapfile exports door address "
+    "connections config status metrics process stores units pki attach kernel"
+)
+# Where a fault is a nuisance, and no wrong byte, lost image or hang: only if asked for (--file).
+OUTSIDE = re.compile(
+    r"mirror_core/(cli/\w+|__init__|address|attach|connections|creation|door|errors|handshake|journal|kernel"
+    r"|limits|metrics|pki|process|sockets|status|units|writeback)\.py"
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """`kind` says how `what` is run: programs, fuzz, pytest (files, or a node), simulate (first
+    and last seed), plant (of sim/plants.py, and how many schedules)."""
+
+    kind: str
+    what: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind} {self.what}"
+
+
+def _pytest(names: str) -> list[Check]:
+    return [Check("pytest", " ".join(f"tests/test_{n}.py" for n in names.split()))] if names else []
+
+
+def ladder(file: str) -> list[Check]:
+    stem = Path(file).stem
+    simulated = stem not in NOT_SIMULATED.split()
+    seeds = [Check("simulate", s) for s in ("1 1500", "1501 20000", "20001 50000") if simulated]
+    if file.endswith(".c"):
+        near = PROGRAMS.get(stem)
+        own = [Check("programs", near)] if near else []
+        cheap = [*own, Check("programs", "")] if near else []
+    else:
+        cheap = _pytest(TABLES.get(stem, ""))
+    return [*cheap, *seeds[:1], *_pytest(SITES.get(stem, "")), *seeds[1:2], *_pytest(WHOLE),
+            *seeds[2:]]  # fmt: skip
+
+
+class Runner:
+    """Runs checks on benches."""
+
+    def __init__(self, workshop: Workshop) -> None:
+        self.workshop = workshop
+        self._lock = threading.Lock()  # one trial on the base at a time
+        self._took: dict[str, float] = {}  # on the base
+
+    def catches(self, check: Check, bench: Bench, files: tuple[str, ...]) -> str | None:
+        """What the check says against a mutant of these files; None: nothing.  NotBuilt."""
+        limit = self._trial(check) * _SLACK + _MORE_S
+        return self._run(check, bench, files, limit)
+
+    def _trial(self, check: Check) -> float:
+        """How long it takes without a mutant.  AssertionError: it fails."""
+        if check.kind in ("fuzz", "plant"):  # they prove what they find by what they print
+            return _BASE_S / _SLACK
+        if check.kind == "simulate":
+            first, last = map(int, check.what.split())
+            if first > 1:  # the first 1,500 stand for all
+                rate = self._trial(Check("simulate", "1 1500")) / 1500
+                return rate * (last - first + 1)
+        with self._lock:
+            if check.name not in self._took:
+                began = time.monotonic()
+                words = self._run(check, self.workshop.base, (), _BASE_S)
+                assert words is None, f"{check.name} fails without a mutant: {words}"
+                self._took[check.name] = time.monotonic() - began
+            return self._took[check.name]
+
+    def _run(self, check: Check, bench: Bench, files: tuple[str, ...], limit: float) -> str | None:
+        native = any(file.startswith("native/") for file in files)
+        match check.kind:
+            case "programs":
+                return self._programs(bench, check.what, limit)
+            case "fuzz":
+                return self._fuzz(bench, check.what, limit)
+            case "pytest":
+                self.workshop.provide(bench, "extension")
+                if native:
+                    bench.build_extension()
+                return self._pytest(bench, check.what, limit)
+        self.workshop.provide(bench, "simulator")
+        if check.kind == "plant":
+            name, count = check.what.split()
+            return self._simulate(bench, limit, "--count", count, "--plant", name)
+        first, last = map(int, check.what.split())
+        return self._simulate(bench, limit, "--first", str(first), "--count", str(last - first + 1))
+
+    def _programs(self, bench: Bench, names: str, limit: float) -> str | None:
+        self.workshop.provide(bench, "programs")
+        bench.build_programs(*names.split())
+        for program in bench.programs(*names.split()):
+            done = bench.run(["native/tests/run.sh", str(program)], limit)
+            if done.status:
+                failed = re.search(r"^FAILED .*|^.*Assertion.*", done.output, re.MULTILINE)
+                return f"{program.name}: {failed[0] if failed else done.output[-200:]}"
+            if done.status is None:
+                return f"{program.name} does not end"
+        return None
+
+    def _fuzz(self, bench: Bench, name: str, limit: float) -> str | None:
+        words = ["make", "-s", "-C", "native", "fuzz", f"FUZZERS={name}"]
+        done = bench.run([*words, f"FUZZ_SECONDS={_FUZZ_S}"], limit)
+        # By an input, not for a build that failed.
+        return "an input" if "Test unit written to" in done.output else None
+
+    def _pytest(self, bench: Bench, what: str, limit: float) -> str | None:
+        words = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+        done = bench.run([*words, *what.split()], limit)
+        if done.status is None:
+            return "does not end"
+        if done.status == 0:
+            return None
+        failed = names_of_failed(done.output)
+        if not failed:
+            return done.output[-300:]  # it could not even begin
+        again = bench.run([*words, failed[0]], limit)
+        return None if again.status == 0 else failed[0]
+
+    def _simulate(self, bench: Bench, limit: float, *options: str) -> str | None:
+        words = [sys.executable, "scripts/simulate", "--jobs", "1", "--stop-at", "1", *options]
+        done = bench.run(words, limit)
+        if done.status is None:
+            return "does not end"
+        if done.status == 0:
+            return None
+        if "error: " in done.output and "gcc" in done.output:
+            raise NotBuilt(done.output[-2000:])
+        found = re.search(r"^seed .*|^.*--seed .*", done.output, re.MULTILINE)
+        return found[0] if found else done.output[-300:]
