@@ -303,8 +303,8 @@ FAULTS = (
     Fault(
         "hardenings are not logged: a stale bit in pending2 (I2)",
         "tests/test_kill.py::test_a_target_killed_while_both_copies_run_keeps_its_image",
-        (("mirror_core/runlog.py", "        if sequence != self._sequence:\n",
-          "        return\n        if sequence != self._sequence:\n"),),
+        (("mirror_core/runlog.py", "        if history != self._history:\n",
+          "        return\n        if history != self._history:\n"),),
     ),
     Fault(
         "a commit forgets which blocks are in the intermediate (I3)",
@@ -380,6 +380,36 @@ FAULTS = (
         (("native/shared.c", "    rc = fm_bitmap_load (v->next, fd, HEAD_BYTES + i",
           "    if (map_of (v, i) != &v->unsent)\n"
           "      rc = fm_bitmap_load (v->next, fd, HEAD_BYTES + i"),),
+    ),
+    Fault(
+        "after a failed append what was copied beside the hardening counts as hardened (I2)",
+        "tests/test_second.py",
+        (("mirror_core/second.py", "(m.native, native.PENDING, native.SENT)",
+          "(m.native, native.PENDING)"),),
+    ),
+    Fault(
+        "a target that gives up its image keeps what was pending in it (I1)",
+        "tests/test_promote.py::test_a_target_that_owes_blocks_takes_another_source",
+        (("mirror_core/resync.py", "        maps={},\n    )\n", "    )\n"),),
+    ),
+    Fault(
+        "a seed is not flushed before it counts (I1)",
+        "tests/test_seed.py::test_a_seed_is_flushed_before_it_counts",
+        (("mirror_core/site.py", "            self.copier.flush(front_too=False)\n",
+          "            pass\n"),),
+    ),
+    Fault(
+        "a killed source forgets what the peer lacks: whole sites",
+        "tests/test_maps.py::test_a_killed_source_forgets_neither_unsent_nor_stable_blocks",
+        (("native/shared.c", "    rc = fm_bitmap_load (v->next, fd, HEAD_BYTES + i",
+          "    if (map_of (v, i) != &v->unsent)\n"
+          "      rc = fm_bitmap_load (v->next, fd, HEAD_BYTES + i"),),
+    ),
+    Fault(
+        "a killed source forgets what is stable at the target: whole sites",
+        "tests/test_maps.py::test_a_killed_source_forgets_neither_unsent_nor_stable_blocks",
+        (("native/shared.c", "rc == 0 && i < MAPS; i++)\n    rc = fm_bitmap_load",
+          "rc == 0 && i < MAPS - 1; i++)\n    rc = fm_bitmap_load"),),
     ),
     Fault(
         "what an older session compared counts as written (I8)",
@@ -503,7 +533,7 @@ FAULTS = (
     Fault(
         "a promoted site keeps the lineage of the old source (I7)",
         "tests/test_promote.py::test_the_old_source_is_refused",
-        (("mirror_core/promotion.py", "lineage=Lineage(os.urandom(16).hex(), "
+        (("mirror_core/promotion.py", "lineage=Lineage(site.platform.token(), "
           "parent=book.lineage.id, forked_at=book.committed),", "lineage=book.lineage,"),),
     ),
     Fault(

@@ -8,11 +8,12 @@ import threading
 import time
 
 import direct
+import durable
 import pytest
 from dependent import REGION, Judge, Load, read_images
 from nbd_client import NbdClient
 from pair import SOAK, CommandFailed, MakePair, Pair
-from served import SlowPair
+from served import SlowPair, create_anew
 from test_link import WRITERS, frozen, kill
 
 from mirror_core import config, limits
@@ -215,3 +216,36 @@ def test_a_slow_source_is_connected_for_as_long_as_the_sites_are_patient(
             with pytest.raises(CommandFailed, match="its source east is connected: stop it"):
                 pair.run("promote", str(pair.toml("west")))
     direct.sync(pair)
+
+
+def test_a_target_that_owes_blocks_takes_another_source(make_pair: MakePair) -> None:
+    """Stopped in the middle of a second flashcopy, and then told to take everything anew: the
+    blocks that it owed to its old image mean nothing to a source that was created anew, whose
+    sequences begin again."""
+    slow = SlowPair(make_pair("--size", "8M", "--volumes", "2"))
+    pair = slow.pair
+    try:
+        slow.begin()
+        direct.pause(pair)
+        with pair.client() as client:
+            for i in range(0, 2000, 8):
+                client.write(i * 4096, b"\xa5" * 4096)
+        before = direct.status(pair, "west")["committed"]["sequence"]
+        direct.ask(pair, {"op": "sync"})
+        direct.wait_commit(pair, before)
+        for site in ("west", "east"):
+            direct.stop(pair, site)
+        assert durable.load_book(pair).maps["disk/pending"], "the target owed nothing"
+        pair.run("resync", "--full", str(pair.toml("west")))
+        create_anew(pair, "east", "source")
+        pair.start()
+        with pair.client() as client:
+            client.write(1000 * 4096 + 5, b"new")
+        for _ in range(3):
+            direct.sync(pair)
+        for volume in ("disk", "disk2"):
+            assert (
+                pair.image("east", volume).read_bytes() == pair.image("west", volume).read_bytes()
+            )
+    finally:
+        slow.end()

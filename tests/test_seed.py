@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import random
 import shutil
+from pathlib import Path
 
 import direct
 import pytest
-from handmade import scrape, value
+from handmade import Handmade, scrape, value
+from nbd_client import NbdClient
 from pair import CommandFailed, MakePair, Pair
+from served import Faulty
 from test_link import kill
 
 MIB = 1 << 20
@@ -69,6 +72,39 @@ def test_a_seed_survives_kills_of_either_site(couriered: Pair) -> None:
         couriered.start(site)
     direct.sync(couriered)
     assert couriered.image("east").read_bytes() == couriered.image("west").read_bytes()
+
+
+def test_a_seed_is_flushed_before_it_counts(scratch: Path, handmade: Handmade) -> None:
+    """What is found equal is not written again, so it is made durable first: a target whose power
+    is lost after the first commit, and before its data stores were flushed by anything else, has
+    the image."""
+    server = Faulty(scratch / "faulty.img")
+    handmade.stores["west", "data"] = server.store(handmade.size)
+    handmade.create()
+    handmade.start("east")
+    data = random.Random(3).randbytes(handmade.size)
+    with handmade.client() as client, NbdClient(server.uri) as disk:
+        client.write(0, data)
+        disk.write(0, data)  # in the disk's cache
+    handmade.stop("east")
+    handmade.run("seed", str(handmade.toml("west")))
+    try:
+        handmade.start("west")
+        server.fail("hang", "flush")
+        handmade.start("east")
+        direct.wait_for(
+            lambda: direct.status(handmade, "west")["committed"]["sequence"] is not None, "a commit"
+        )
+        kill(handmade, "west")
+        server.mend()
+        server.restart()
+        handmade.start("west")
+        direct.sync(handmade)
+        handmade.stop()
+        assert server.image.read_bytes() == data
+    finally:
+        handmade.kill()
+        server.stop()
 
 
 def test_a_seed_of_other_data_is_harmless(couriered: Pair) -> None:

@@ -1,0 +1,110 @@
+"""The second flashcopy's record of what is hardened, when the log of it cannot be written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from handmade import Handmade
+from pyroaring import BitMap64
+
+from mirror_core import config, flashcopy, hardlog, ledger, native, runlog, second
+from mirror_core.book import Book
+from mirror_core.errors import MirrorError
+from mirror_core.journal import Journal
+from mirror_core.platform import HERE
+
+SIZE = 16 << 20
+BLOCK = 4096
+OWED = BitMap64(range(0, SIZE // BLOCK, 2))  # lone blocks: each is a copy of its own
+SLICE_S = 20e-6
+
+
+class Target:
+    """A target's stores and ledger, in the middle of a second flashcopy, and no thread."""
+
+    def __init__(self, pair: Handmade) -> None:
+        self.config = config.load(str(pair.toml("west")))
+        self.front, self.data = (
+            native.Store.file(os.open(pair.store("west", part), os.O_RDWR), SIZE)
+            for part in ("intermediate", "data")
+        )
+        self.volume = native.Volume(self.front, self.data, SIZE, BLOCK, False)
+        self.volume.set_strict()
+        for block in OWED:
+            self.volume.mark_pending(block, 1)
+        self.copier = flashcopy.Flashcopy([flashcopy.Member("disk", self.volume)])
+        self.copier.link([None])
+        state, run = self.config.state, "0" * 32
+        self.book = Book(state, ledger.load(state), HERE, Journal())
+        self.book.update(committed=1, whole=True, clean=False, run=run, maps={"disk/pending": OWED})
+        self.log = runlog.RunLog(state, hardlog.KIND, run)
+        self.second = second.SecondFlashcopy(self.config, self.book, self.copier, self.log, HERE)
+
+    def copy_some(self) -> None:
+        before = self.volume.stats().sent_blocks
+        while self.volume.stats().sent_blocks == before:
+            self.copier.copy(SLICE_S)
+        assert self.volume.stats().pending_blocks
+
+    def pending(self) -> BitMap64:
+        """What is pending on disk, as the next process finds it."""
+        state = self.config.state
+        return hardlog.recover(state, ledger.load(state)).maps["disk/pending"]
+
+    def close(self) -> None:
+        self.log.close()
+        self.copier.fail(errno.ESHUTDOWN)  # what is left is not copied any more
+        self.copier.unlink()
+        self.volume.close()
+        self.front.close()
+        self.data.close()
+
+
+@pytest.fixture
+def target(handmade: Handmade) -> Iterator[Target]:
+    handmade.size = SIZE
+    handmade.create()
+    one = Target(handmade)
+    yield one
+    one.close()
+
+
+@contextmanager
+def no_room() -> Iterator[None]:
+    """No file may grow."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_what_is_copied_beside_a_hardening_stays_pending(
+    target: Target, handmade: Handmade
+) -> None:
+    """A record that could not be appended is replaced by a new ledger.  What was copied after that
+    hardening had begun is not flushed, and so pending in it: a target that is killed then, and
+    whose disk loses what was not flushed, finds it in the intermediate."""
+    record = target.second._record_batch
+    target.copy_some()
+    with no_room(), pytest.raises(MirrorError, match="File too large"):
+        target.copier.harden(record)
+    assert target.pending() == OWED, "a hardening counts that was not recorded"
+    target.copier.fail(errno.EIO)
+    target.copier.retry()
+    target.copy_some()
+    target.copier.harden_begin()
+    target.copy_some()  # as a writer who waits has it copied
+    late = flashcopy.bitmap_of(target.volume, native.SENT)
+    target.copier.flush(front_too=False)
+    record()
+    assert late and late <= target.pending() < OWED
+    target.copier.harden_end()
+    target.copier.harden(record)
+    assert not late & target.pending()
