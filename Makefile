@@ -12,7 +12,7 @@ DEMO_PACKAGES := libnbd-bin nbdfuse fuse3 e2fsprogs nbd-client kmod
 TEST_PACKAGES := spin qemu-utils clang libclang-rt-dev $(DEMO_PACKAGES) dmsetup fio strace user-mode-linux xfsprogs iproute2 nftables sqlite3 systemd
 BENCH_PACKAGES := $(DEMO_PACKAGES) fio qemu-utils qemu-system-common
 
-.PHONY: build demo test soak bench lint clean
+.PHONY: build demo test test-native test-faults test-python test-alone soak bench lint clean
 build: $(VENV)/.built
 
 $(VENV)/.built: $(SOURCES)
@@ -28,12 +28,23 @@ demo: build
 # Everything that CI runs: style, types, the C alone (plain, ASan+UBSan, TSan, fuzzed), some planted
 # faults in it (`make soak` plants all), then the rest; last, with nothing beside them, those that
 # measure.
-test: build lint
+# Each part runs even when one before it has failed; the verdict stands at the end.
+TEST_PARTS := lint test-native test-faults test-python $(if $(TESTS),,test-alone)
+test: build
 	@scripts/need-packages $(TEST_PACKAGES)
+	@failed=; \
+	for part in $(TEST_PARTS); do $(MAKE) --no-print-directory $$part || failed="$$failed $$part"; done; \
+	if [ "$$failed" ]; then echo "make test: FAILED:$$failed"; exit 1; fi; \
+	echo "make test: all parts passed: $(TEST_PARTS)"
+
+test-native: build
 	$(MAKE) --no-print-directory -j2 --output-sync=target -C native check asan tsan fuzz
+test-faults: build
 	$(BIN)/python scripts/mutants --jobs 2 --native --only 'I5|I8|I9'
+test-python: build
 	$(BIN)/pytest -n 3 --dist loadfile $(if $(TESTS),$(TESTS),-m 'not alone')
-	$(if $(TESTS),,$(BIN)/pytest -m alone)
+test-alone: build
+	$(BIN)/pytest -m alone
 
 # The same tests, longer, and an hour of chaos with all kinds of faults (CHAOS_FAULTS: only those).
 CHAOS_SECONDS := 3600

@@ -99,7 +99,7 @@ class Flashcopy:
         try:
             yield
         except OSError as error:
-            part = member.native.stats().failed_part
+            part = member.native.stats().closed_part
             raise CopyError(member.name, part, error.errno or 0) from error
 
     def unlink(self) -> None:

@@ -220,6 +220,7 @@ class Stats:
     wait_us: tuple[int, ...]
     abandoned: int
     failed_part: int
+    closed_part: int
     second_lost: int
 
 
@@ -400,7 +401,7 @@ class Volume:
             s.next_since_ns, s.cycle_since_ns, s.heard_ns,
             (s.copied_bytes[0], s.copied_bytes[1]), s.wire_bytes, s.copies_before_write,
             s.write_errors, s.wait_us_sum, tuple(s.wait_us),
-            s.abandoned, s.failed_part, s.second_lost,
+            s.abandoned, s.failed_part, s.closed_part, s.second_lost,
         )  # fmt: skip
 
     def close(self) -> None:

@@ -77,7 +77,7 @@ fm_lane_close (struct fm_lane *l)
   free (l);
 }
 
-/* Its ports.  The part whose port could not be had (see failed_part) is in *part. */
+/* Its ports.  The part whose port could not be had (see closed_part) is in *part. */
 static int
 open_ports (struct fm_lane *l, struct fm_store *second, struct fm_port *kept, int *part)
 {
@@ -127,10 +127,7 @@ fm_lane_open (struct fm_volume *v, struct fm_store *second, unsigned nslots, str
   *rc = open_ports (l, second, kept, &part);
   if (*rc == 0)
     return l;
-  pthread_mutex_lock (&v->lock);
-  if (!atomic_load (&v->abandoned)) /* or it is about that */
-    atomic_store (&v->failed_part, part);
-  pthread_mutex_unlock (&v->lock);
+  atomic_store (&v->closed_part, part);
   if (kept)
     l->sink[0] = NULL;
   fm_lane_close (l);

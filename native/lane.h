@@ -68,7 +68,7 @@ struct fm_lane {
   struct fm_lane *next;    /* in volume->prio or ->old */
 };
 
-/* To sink 0 and, if given, `second`; NULL: *rc, of the volume's `failed_part`.  `kept`: the port of
+/* To sink 0 and, if given, `second`; NULL: *rc, of the volume's `closed_part`.  `kept`: the port of
  * the background to sink 0 that there is, or NULL; it is the lane's if that could be opened. */
 struct fm_lane *fm_lane_open (struct fm_volume *v, struct fm_store *second, unsigned nslots,
                               struct fm_port *kept, int *rc);

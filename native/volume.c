@@ -446,6 +446,7 @@ fm_volume_read_stats (struct fm_volume *v, struct fm_volume_stats *s)
     s->wait_us[i] = atomic_load (&v->wait_us[i]);
   s->abandoned = atomic_load (&v->abandoned);
   s->failed_part = atomic_load (&v->failed_part);
+  s->closed_part = atomic_load (&v->closed_part);
   s->second_lost = atomic_load (&v->second_lost);
 }
 

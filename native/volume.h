@@ -100,6 +100,7 @@ struct fm_volume {
 
   _Atomic int abandoned;   /* 0, or the -errno that voided this cycle */
   _Atomic int failed_part; /* of it: -1 front, else the sink's number */
+  _Atomic int closed_part; /* the same, of the last lane that could not be opened */
   _Atomic int second_lost; /* 0, or the -errno by which sink 1 went: nobody waits for it */
 
   pthread_mutex_t lock;  /* guards all below, to the blank line */
@@ -135,7 +136,7 @@ struct fm_volume_stats {
   uint64_t wire_bytes; /* NBD payload sent to sinks that are servers */
   uint64_t copies_before_write, write_errors;
   uint64_t wait_us_sum, wait_us[24];
-  int abandoned, failed_part, second_lost;
+  int abandoned, failed_part, closed_part, second_lost;
 };
 
 /* `front` and `first` (sink 0) stay the caller's and must outlive the volume.
@@ -155,7 +156,7 @@ int fm_volume_mark_shared (struct fm_volume *v, int fd);
 void fm_volume_unshare (struct fm_volume *v); /* of fm_volume_free */
 
 /* Open the lanes to `first` and, if given, `second`; `nprio` for writers.  There may be lanes only
- * if the volume is parted: these take their place.  0 or -errno, of `failed_part`: as before. */
+ * if the volume is parted: these take their place.  0 or -errno, of `closed_part`: as before. */
 int fm_volume_link (struct fm_volume *v, struct fm_store *second, unsigned nprio);
 /* Sink 1 is lost, with this -errno: from now on nobody waits for it, until the next link. */
 void fm_volume_lose_second (struct fm_volume *v, int rc);

@@ -148,6 +148,12 @@ first_sink_fails (void)
   CHECK_EQ (stats ().next_blocks, BLOCKS);
   CHECK (since == 0 || stats ().next_since_ns == since);
   first->fail_rc = 0;
+  fm_volume_unlink (v);
+  second->open_rc = -ECONNREFUSED;
+  CHECK_EQ (fm_volume_link (v, &second->store, 2), -ECONNREFUSED);
+  CHECK_EQ (stats ().closed_part, 1); /* whatever the cycle had failed for */
+  second->open_rc = 0;
+  CHECK_EQ (fm_volume_link (v, &second->store, 2), 0);
   good_cycle (second);
   first->flush_rc = -EIO;
   fm_volume_mark (v, 0, 1);
