@@ -39,6 +39,7 @@ class Clients:
         scheduler, rng = world.scheduler, world.scheduler.random
         handles = [member.native._handle for member in self.site.members]
         heard = [ffi.new("uint64_t *", lib.sim_told(handle)) for handle in handles]
+        known = list(self.content.owed_errors)
         while not (world.clients_stop or self.life.stopping):
             volume = rng.randrange(len(sizes))
             share = sizes[volume] // SECTOR // world.nclients
@@ -48,23 +49,32 @@ class Clients:
                 share = sizes[volume] // SECTOR
             first = number * share + rng.randrange(share)
             sectors = min(rng.choice((1, 1, 1, 2, 3)), (number + 1) * share - first)
-            self._request(volume, first * SECTOR, sectors * SECTOR, heard[volume])
+            self._request(volume, first * SECTOR, sectors * SECTOR, heard[volume], known)
             scheduler.pause()
             if rng.random() < 0.2:
                 scheduler.wait(lib.sim_clock_ns + int(rng.random() * 30_000_000))
 
-    def _request(self, volume: int, offset: int, length: int, heard: Any) -> None:
+    def _request(self, volume: int, offset: int, length: int, heard: Any, known: list[int]) -> None:
         world, content, life = self.world, self.content, self.life
         handle = self.site.members[volume].native._handle
         kind = world.scheduler.random.random()
         if kind < 0.1:
-            flushed = content.flushing(volume)
-            if lib.sim_client_flush(handle, heard) == 0 and not life.dead:
-                world.counts["flushes"] += 1
+            flushed, owed = content.flushing(volume), content.owed_errors[volume]
+            rc = lib.sim_client_flush(handle, heard)
+            if life.dead:
+                return
+            world.counts["flushes"] += rc == 0
+            if rc == 0 and owed != known[volume]:
+                raise Violation(f"a flush of volume {volume} succeeds, but acknowledged writes are "
+                                "lost of which this client did not hear")  # fmt: skip
+            if rc == 0:
                 flushed()
+            else:
+                known[volume] = content.owed_errors[volume]
         elif kind < 0.2:
-            out = ffi.new("char[]", length)
-            if lib.fm_volume_read(handle, out, length, offset) == 0 and not life.dead:
+            out, losses = ffi.new("char[]", length), content.losses[volume]
+            rc = lib.fm_volume_read(handle, out, length, offset)
+            if rc == 0 and not life.dead and losses == content.losses[volume]:
                 meant = bytes(content.model[volume][offset : offset + length])
                 if bytes_at(out, length) != meant:
                     raise Violation(f"a read of volume {volume} at {offset} is wrong")
@@ -73,16 +83,19 @@ class Clients:
 
     def _write(self, volume: int, offset: int, length: int, *, zero: bool) -> None:
         world, content = self.world, self.content
-        handle = self.site.members[volume].native._handle
+        handle, losses = self.site.members[volume].native._handle, content.losses[volume]
         flags = native.FUA if world.scheduler.random.random() < 0.1 else 0
         world.serial += 1
+        serial = world.serial
+        if world.scheduler.random.random() < world.shape.again:
+            serial = world.scheduler.random.randrange(1, 3)
         if zero:
             data = bytes(length)
             content.issue(volume, offset, data)
             rc = lib.fm_volume_zero(handle, 0, length, offset, flags | native.PUNCH)
         else:
             data = b"".join(
-                (world.serial * 256 + i).to_bytes(8, "big") * (SECTOR // 8)
+                (serial * 256 + i).to_bytes(8, "big") * (SECTOR // 8)
                 for i in range(length // SECTOR)
             )
             content.issue(volume, offset, data)
@@ -91,8 +104,12 @@ class Clients:
         if self.life.dead:
             return
         world.counts["writes"] += 1
-        if rc == 0:
+        if rc == 0 and losses == content.losses[volume]:
             content.done(volume, offset, data)
+            return
+        if rc == 0:  # and lost again since
+            disk = self.machine.images("data")[volume]
+            content.failed(volume, offset, disk[offset : offset + length])
             return
         world.counts["write errors"] += 1
         if not world.disk_errors:
@@ -151,6 +168,16 @@ def pause(world: World, life: Incarnation) -> None:
 
 def resume(world: World, life: Incarnation) -> None:
     _command(world, life, "resume", lambda _world, life: _ask(life, op="resume"))
+
+
+def limit(world: World, life: Incarnation) -> None:
+    """The bandwidth."""
+    rate = world.scheduler.random.choice((0, 4096, 20_000, 1_000_000))
+
+    def work(_world: World, life: Incarnation) -> None:
+        _ask(life, op="bandwidth", rate=rate)
+
+    _command(world, life, "bandwidth", work)
 
 
 def sync(world: World, life: Incarnation) -> None:

@@ -20,7 +20,8 @@ from typing import Any
 
 from sim import clients
 from sim.oracle import SECTOR
-from sim.world import Shape, World
+from sim.shape import Shape
+from sim.world import World
 
 _POINTS = 110  # of the first crash: about two cycles
 _COMMAND_POINTS = 60  # after a command
@@ -73,16 +74,15 @@ class Small(World):
             self.turns(point)
             for name in who:
                 self.crash(self.sites[name], power=keep is not None, keep=keep or 0.0)
-            self._boot_all()
+            self.boot_all()
         self.turns(30)
         self._end()
-        self.counts["schedules"] += 1
-        self.counts["switches"] += self.scheduler.switches
+        self.count()
 
     def _give_command(self) -> None:
         _, _, name = self.command_given.partition(" ")
         if name:
-            self._stop(self.sites[name])
+            self.stop(self.sites[name])
         else:
             assert self.west.life
             clients.promote(self, self.west.life, force=True)

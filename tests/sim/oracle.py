@@ -22,8 +22,8 @@ from collections.abc import Callable, Sequence
 
 from mirror_core import ledger
 from sim.sched import Violation
+from sim.shape import SECTOR
 
-SECTOR = 512
 Image = tuple[bytes, ...]  # of each volume
 
 
@@ -36,6 +36,10 @@ class Content:
         # far that is acknowledged.
         self._versions: dict[tuple[int, int], list[bytes]] = {}
         self._known: dict[tuple[int, int], int] = defaultdict(int)
+        # Of a volume: how often it lost what was not flushed, and how often that was acknowledged:
+        # of the latter every client hears by an error of its next flush.
+        self.losses = [0] * len(self.model)
+        self.owed_errors = [0] * len(self.model)
 
     # ---- clients
 
@@ -102,9 +106,13 @@ class Content:
         else:
             self._killed(disks)
 
-    def server_lost(self, volume: int, disk: bytes) -> None:
-        """The server of the source's data went with what was not flushed, and came back; what is
-        in flight may still be done."""
+    def store_lost(self, volume: int, disk: bytes, *, all_known: bool) -> None:
+        """The source's data store lost some of what was not flushed; what is in flight may still
+        be done.  `all_known`: of the rest nothing is lost any more, nor done."""
+        self.losses[volume] += 1
+        if any(self._acknowledged(volume, at) != disk[at : at + SECTOR]
+               for at in range(0, len(disk), SECTOR)):  # fmt: skip
+            self.owed_errors[volume] += 1
         for sector in range(len(disk) // SECTOR):
             key, at = (volume, sector), sector * SECTOR
             found = disk[at : at + SECTOR]
@@ -113,9 +121,14 @@ class Content:
                 raise Violation(f"a server lost sector {sector} of volume {volume} that was "
                                 f"flushed: {found[:8]!r}")  # fmt: skip
             if versions:
-                self._versions[key] = [found, *versions[self._known[key] + 1 :]]
-                self._known[key] = 0
+                known = self._known[key] + 1
+                before = [] if all_known else versions[:known]
+                self._versions[key] = [*before, found, *versions[known:]]
+                self._known[key] = len(before)
         self.model[volume][:] = disk
+
+    def _acknowledged(self, volume: int, at: int) -> bytes:
+        return bytes(self.model[volume][at : at + SECTOR])
 
     def _killed(self, disks: Image) -> None:
         """Nothing was flushed, and what was in flight is now known."""
@@ -145,6 +158,7 @@ class History:
         self.block = block
         self.points: dict[int, Image] = {}
         self.acknowledged = 0  # the last commit that the source knows of
+        self.given_up = 0  # images of points up to this one count for nothing
         self.seen = 0  # the last k that a target that is up has shown
         self.end: int | None = None  # the k at which the target was promoted
 
@@ -157,8 +171,16 @@ class History:
         content.equals(disks, f"point {sequence}")
         self.points[sequence] = disks
 
+    def give_up(self) -> None:
+        """A person says that the target's image counts for nothing; until the next commit it
+        may be there or not."""
+        self.given_up = max([0, *self.points])
+        self.seen = self.acknowledged = 0
+
     def acknowledge(self, k: int) -> None:
         """The source knows of commit `k`."""
+        if k <= self.given_up:
+            return
         if self.end is not None and k > self.end:
             raise Violation(f"{k} was committed, but the history ended with {self.end}")
         self.acknowledged = max(self.acknowledged, k)

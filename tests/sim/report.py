@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 import resource
 
-from sim import exhaustive, runner
+from sim import exhaustive, runner, watch
 from sim.world import World
 
 _ORDER = (
-    "schedules", "switches", "points", "hardening records", "writes", "flushes",
+    "schedules", "switches", "points", "points under fault",
+    "schedules without a point under fault", "hardening records", "writes", "flushes",
     "power losses", "kills",
     "crashes in recovery",
     "cycles gone on with", "stable records", "stable cycles resumed",
     "maps outlived a kill", "pieces compared", "found equal",
     "writes lost", "torn files", "link cuts", "late messages",
-    "disk errors", "servers lost", "write errors",
+    "disk errors", "flushes that lost", "servers lost", "write errors",
     "commands", "orderly stops", "syncs done", "promotions", "old sources refused",
     "probes", "images judged",
 )  # fmt: skip
@@ -45,6 +46,9 @@ def main(arguments: argparse.Namespace) -> int:
 def show(found: runner.Report) -> None:
     for name in _ORDER:
         print(f"{name:20} {found.counts[name]:>12,}")
+    print("schedules that came to a state that matters (sim/watch.py):")
+    for state in watch.STATES:
+        print(f"  {state:42} {found.counts[f'state: {state}']:>10,}")
     print(f"{'distinct states':20} {len(found.states):>12,}")
     print(f"{'violations':20} {len(found.violations):>12,}")
     rate = found.counts["schedules"] / max(found.seconds, 1e-9)

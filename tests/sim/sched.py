@@ -55,6 +55,7 @@ class Task:
         self.state = READY
         self.deadline = NEVER
         self.late = False
+        self.sleeping = False  # in an operation that takes its time
 
 
 class Scheduler:
@@ -147,6 +148,14 @@ class Scheduler:
             lib.sim_clock_ns = max(lib.sim_clock_ns, min(deadline_ns, lib.sim_clock_ns + 9 * NS))
             return 1
         return int(lib.sim_clock_ns >= deadline_ns)
+
+    def core_sleep(self, until_ns: int) -> None:
+        """An operation of a disk takes its time: nobody wakes it but the clock, or its death."""
+        task = self.current
+        if task and not task.life.dead:
+            task.sleeping = True
+            self._give_way(task, WAITING, until_ns)
+            task.sleeping = False
 
     def core_event(self) -> None:
         self._give_credit()
@@ -241,6 +250,9 @@ class Scheduler:
         first = min(t.deadline for t in self.tasks)
         if first == NEVER:
             return False
+        slow = min((t.deadline for t in self.tasks if t.sleeping), default=0)
+        if slow > first:  # who looks each instant whether it is done is late, or we never end
+            first = max(first, lib.sim_clock_ns + (slow - lib.sim_clock_ns) // 16)
         lib.sim_clock_ns = max(lib.sim_clock_ns, first)
         for task in self.tasks:
             if task.deadline <= first:
@@ -299,6 +311,20 @@ def sim_event(disk: int, kind: int) -> None:
     if scheduler.tracer:
         scheduler.trace(f"{'after' if kind > 3 else 'before'} {_KINDS[kind % 4]} disk {disk}")
     scheduler.core_event()
+
+
+@ffi.def_extern()  # type: ignore[untyped-decorator]
+def sim_sleep(until_ns: int) -> None:
+    _now[0].core_sleep(until_ns)
+
+
+on_loss: list[Callable[[int], None]] = []  # of the world
+
+
+@ffi.def_extern()  # type: ignore[untyped-decorator]
+def sim_lost(disk: int) -> None:
+    _now[0].trace(f"a flush of disk {disk} has lost something")
+    on_loss[0](disk)
 
 
 def bytes_at(pointer: Any, length: int) -> bytes:

@@ -5,6 +5,9 @@ same with its names.  When the power goes, each write to a file not yet synced i
 torn at sector size by coins; of changes of names a prefix is kept, as a journal does.  A killed
 process loses nothing.  So an fsync left out, or a rename before it, shows as a torn file.
 
+An fsync that fails has lost an arbitrary part of what it covered, as one of a disk has
+(simstore.h): the next one does not write it, and succeeds.
+
 A file that the core writes itself (an intent log) is a disk of simstore.c.
 """
 
@@ -14,7 +17,7 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from mirror_core import native
 from mirror_core.platform import Platform
@@ -33,6 +36,7 @@ class Inode:
         self.safe = b""
         self.now = bytearray()
         self.undone: list[tuple[int, bytes | None]] = []  # (offset, bytes); None: truncated there
+        self.stale = False  # `now` is not `safe` and `undone`: a sync has failed
 
     def apply(self, at: int, data: bytes | None) -> None:
         if data is None:
@@ -47,8 +51,38 @@ class Inode:
         self.undone.append((at, data))
 
     def sync(self) -> None:
-        self.safe = bytes(self.now)
+        if self.stale:
+            safe = _replay(self.safe, self.undone)
+            self.safe = bytes(safe.now)
+        else:
+            self.safe = bytes(self.now)
         self.undone.clear()
+
+    def lose(self, rng: Any, *, now: bool) -> None:
+        """A sync fails; `now`: readers find what is left at once, else when the cache needs
+        the room."""
+        after, keep = Inode(), rng.random()
+        after.now[:] = self.safe
+        for at, data in self.undone:
+            _survive(after, at, data, rng, keep)
+        self.safe = bytes(after.now)
+        self.undone.clear()
+        self.stale = bytes(self.now) != self.safe
+        if now:
+            self.evict()
+
+    def evict(self) -> None:
+        if self.stale:
+            self.now[:] = _replay(self.safe, self.undone).now
+            self.stale = False
+
+
+def _replay(safe: bytes, undone: list[tuple[int, bytes | None]]) -> Inode:
+    inode = Inode()
+    inode.now[:] = safe
+    for at, data in undone:
+        inode.apply(at, data)
+    return inode
 
 
 class SimFs:
@@ -60,6 +94,7 @@ class SimFs:
         self.changes: list[Callable[[dict[str, Inode]], None]] = []
         self.failing = 0  # the next so many writes and syncs fail
         self.failing_code = errno.EIO
+        self.loses: Literal["", "now", "later"] = ""  # what a sync that fails has covered
 
     def put(self, name: str, data: bytes) -> None:
         """A file that stands there, safely."""
@@ -70,8 +105,21 @@ class SimFs:
         change(self.names)
         self.changes.append(change)
 
+    def lose(self, inode: Inode | None) -> None:
+        """A sync, of a file or (None) of the folder, fails."""
+        rng = current().random
+        if self.loses and inode:
+            inode.lose(rng, now=self.loses == "now")
+        elif self.loses:
+            for change in self.changes[: rng.randrange(len(self.changes) + 1)]:
+                change(self.safe_names)
+            self.changes.clear()
+            if self.loses == "now":
+                self.names = dict(self.safe_names)
+
     def sync_names(self) -> None:
-        self.safe_names = dict(self.names)
+        for change in self.changes:
+            change(self.safe_names)
         self.changes.clear()
 
     def read(self, name: str) -> bytes:
@@ -226,8 +274,12 @@ class SimPlatform(Platform):
 
     def fsync(self, fd: int) -> None:
         self._touch()
-        self._fs.fail_if_told()
         inode = self._open[fd][1]
+        try:
+            self._fs.fail_if_told()
+        except OSError:
+            self._fs.lose(inode)
+            raise
         if inode is None:
             self._fs.sync_names()
         else:
@@ -308,9 +360,10 @@ class SimThread:
         self._task = task
 
     def join(self) -> None:
-        scheduler = current()
+        scheduler, wait_ns = current(), NS // 1000
         while self._task in scheduler.tasks:
-            scheduler.wait(lib.sim_clock_ns + NS // 1000)
+            scheduler.wait(lib.sim_clock_ns + wait_ns)
+            wait_ns = min(2 * wait_ns, NS // 4)
 
 
 class Condition:

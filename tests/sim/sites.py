@@ -130,11 +130,12 @@ class Machine:
         return SimConfig(
             _PATHS["sim.toml"], self.name, _PATHS[self.name], _PATHS[self.peer],
             _PATHS["state"], None, volumes,
-            preserve=self.world.preserve, block_size=self.world.block, intent_region=REGION,
+            preserve=self.world.shape.preserve, block_size=self.world.block,
+            intent_region=REGION, on_link_loss=self.world.shape.on_link_loss,
         )  # fmt: skip
 
-    def create(self, role: ledger.Role) -> None:
-        """As `flashmirror create`."""
+    def create(self, role: ledger.Role, *, seeded: bool = False) -> None:
+        """As `flashmirror create`, and `seed`."""
         records = tuple(
             ledger.VolumeRecord(
                 v, size, self.world.block,
@@ -143,8 +144,19 @@ class Machine:
             for v, size in self.sizes.items()
         )  # fmt: skip
         lineage = ledger.Lineage("1" * 32) if role == "source" else None
-        first = ledger.Ledger(self.name, self.name, role, lineage, records)
+        first = ledger.Ledger(self.name, self.name, role, lineage, records, seeded=seeded)
         self.fs.put("ledger", ledger.encode(first))
+
+    def all_disks(self) -> list[Any]:
+        """Of the volumes, and of the files of the state folder that the core writes."""
+        logs = [inode.disk for inode in self.fs.names.values() if inode.disk is not None]
+        return [*self.disks.values(), *logs]
+
+    def heal(self) -> None:
+        self.fs.failing = 0
+        for disk in self.all_disks():
+            lib.sim_disk_fail(disk, 0, 0, 0)
+            lib.sim_disk_slow(disk, 0, 0)
 
     # ---- what the disks hold
 
@@ -223,8 +235,10 @@ class Machine:
         def run() -> None:
             site_now = life.site
             assert site_now
+            wait_ns = NS // 1000
             while len([t for t in scheduler.tasks if t.life is life]) > 2:  # its control, and this
-                scheduler.wait(lib.sim_clock_ns + NS // 1000)
+                scheduler.wait(lib.sim_clock_ns + wait_ns)
+                wait_ns = min(2 * wait_ns, NS // 4)
             try:
                 site_now.stop()
             except MirrorError as error:
@@ -268,6 +282,7 @@ class Machine:
         current().unwind(life, end_waits)
         if life.site:
             life.site._maps_count = True  # nobody removes them
+            life.site.copier.fail(errno.EIO)
             life.site.copier.unlink()
             life.site._undo.close()
 

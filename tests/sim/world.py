@@ -13,94 +13,62 @@ Left out: a lost or swapped store, and a source that goes back to an older copy 
 
 from __future__ import annotations
 
-import errno
 import random
 from collections import Counter
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from mirror_core import ledger, limits
+from mirror_core import ledger
 from mirror_core.driver import Driver
 from mirror_core.errors import LedgerError
 from mirror_core.site import Site
 from mirror_core.target import Target
-from sim import clients, network, plants, sched, simos
+from sim import clients, network, plants, sched, simos, trouble, watch
 from sim.core import lib
 from sim.oracle import SECTOR, Content, History
 from sim.sched import Life, Scheduler, Violation
+from sim.shape import Shape
 from sim.sites import Incarnation, Machine
 
 _TURNS_MAX = 30_000  # of an end: faults are over, so it takes a few hundred
-_KEEP = (0.0, 0.25, 0.5, 0.75, 1.0)  # the chance of an unflushed write
+KEEP = (0.0, 0.25, 0.5, 0.75, 1.0)  # the chance of an unflushed write
 
-limits.SAMPLE_BYTES, limits.SAMPLES = SECTOR, 3
 plants.install()
 
 
-@dataclass(frozen=True)
-class Shape:
-    """How large a world is, and how it runs."""
-
-    sizes: dict[str, int]
-    block: int = SECTOR
-    preserve: Literal["both", "first"] = "both"
-    clients: int = 1
-    disk_errors: bool = False
-    stride: int = 1
-    tick_ns: int = 1_000
-    laggard: str = ""
-    slice_s: float = 2e-7  # of the second flashcopy: small batches of hardening
-    lanes: int = 1  # of writers who wait for a copy
-    unit: int = SECTOR  # under one checksum, when a source compares
-    sums: int = 2048  # in one request
-    copy_s: float = 0.5  # of the first flashcopy, between two looks of its control
-    stable_s: float = 2.0  # between two records of what is stable
-
-    @classmethod
-    def of(cls, rng: random.Random) -> Shape:
-        sizes = {"a": SECTOR * rng.randrange(2, 17)}
-        if rng.random() < 0.7:
-            sizes["b"] = SECTOR * rng.randrange(2, 9)
-        return cls(
-            sizes, rng.choice((512, 512, 1024)), rng.choice(("both", "both", "first")),
-            rng.randrange(1, 4), rng.random() < 0.3, rng.choice((1, 2, 4, 8, 16)),
-            rng.choice((1_000, 100_000, 3_000_000)),
-            rng.choice(("", "west: control", "west: control", "east: control")),
-            rng.choice((0.002, 2e-7, 2e-7)), rng.choice((1, 1, 2, 3)),
-            rng.choice((512, 1024)), rng.choice((2, 2048)),
-            rng.choice((0.5, 2e-4, 2e-4)), rng.choice((0.0, 0.0, 0.002, 2.0)),
-        )  # fmt: skip
+def owes(target: Target) -> bool:
+    return target.hardened < target._book.current.committed
 
 
 class World:
     def __init__(self, seed: int, tracer: Any = None, shape: Shape | None = None) -> None:
         self.random = random.Random(seed)
         self.counts: Counter[str] = Counter()
+        self.reached: set[str] = set()  # of watch.STATES
+        self.awaited: frozenset[str] = frozenset()  # the world is asked when one is reached
         self.states: set[int] = set()
         shape = shape or Shape.of(self.random)
         self.scheduler = Scheduler(seed, shape.stride, shape.tick_ns)
         self.scheduler.laggard = shape.laggard
         self.scheduler.tracer = tracer
         sched.install(self.scheduler)
-        limits.HARDEN_SLICE_S = shape.slice_s
-        limits.PRIORITY_LANES = shape.lanes
-        limits.COMPARE_UNIT_BYTES, limits.COMPARE_SUMS = shape.unit, shape.sums
-        limits.SLICE_S = limits.SLICE_SHORT_S = shape.copy_s
-        limits.STABLE_S, limits.STABLE_SHARE = shape.stable_s, 1
-        self.block, self.preserve, sizes = shape.block, shape.preserve, shape.sizes
+        shape.set_limits()
+        self.shape = shape
+        self.block, sizes = shape.block, shape.sizes
         self.nclients, self.disk_errors = shape.clients, shape.disk_errors
         self.east = Machine(self, "east", "west", sizes)
         self.west = Machine(self, "west", "east", sizes)
         self.sites = {"east": self.east, "west": self.west}
         self.network = network.Network(self)
         network.install(self.network)
+        sched.on_loss[:] = [self._lost]
         self._fill()
         self.histories: dict[str, History] = {}  # by lineage
         self.east.content = Content(self.east.images("data"))
         self.serial = 0  # of writes
+        self.is_calm = False  # faults are over
         self.clients_stop = False
         self.east.create("source")
-        self.west.create("target")
+        self.west.create("target", seeded=shape.seeded)
         lineage = self.east.book_on_disk(self.east.fs).lineage
         self.west.follows = self._history(lineage)
 
@@ -115,6 +83,11 @@ class World:
                              for _ in range(size // SECTOR))
                     for size in machine.sizes.values()
                 ))  # fmt: skip
+        if self.shape.seeded:
+            self.west.fill("data", tuple(
+                b"differs" + image[7:] if rng.random() < 0.7 else image
+                for image in self.east.images("data")
+            ))  # fmt: skip
 
     def site_of(self, life: Life) -> Site:
         assert isinstance(life, Incarnation) and life.site
@@ -126,22 +99,19 @@ class World:
 
     # ---- what machines report
 
+    def reach(self, state: str) -> None:
+        """One of watch.STATES: whoever waits for it has the next turn."""
+        self.reached.add(state)
+        if state in self.awaited:
+            self.awaited = frozenset()
+            self.scheduler.ask_world()
+
     def opened(self, machine: Machine, life: Incarnation) -> None:
         """A site is open and has not begun: the oracle watches its consistency points."""
         assert life.site
-        if isinstance(life.site.control, Target):
-            self._watch_log(life.site.control)
-        else:
+        watch.watch(self, life)
+        if isinstance(life.site.control, Driver):
             self._watch_points(machine, life.site)
-
-    def _watch_log(self, control: Target) -> None:
-        append = control.second.log.append
-
-        def counted(history: Any, hardened: Any) -> None:
-            append(history, hardened)
-            self.counts["hardening records"] += 1
-
-        setattr(control.second.log, "append", counted)  # noqa: B010
 
     def _watch_points(self, machine: Machine, site: Site) -> None:
         life, group = machine.life, site.copier.group
@@ -151,6 +121,7 @@ class World:
         def watched(budget_s: float) -> float:
             held = freeze(budget_s)
             self.counts["points"] += 1
+            self.counts["points under fault"] += not self.is_calm
             sequence = site.book.current.begun
             self.scheduler.trace(f"consistency point {sequence}")
             if life and not life.dead and machine.content:
@@ -175,7 +146,10 @@ class World:
         machine.follows.promoted(book.lineage.forked_at, data)
         machine.follows.end = book.lineage.forked_at
         machine.content = Content(data)
+        for volume in machine.sizes:  # what its clients read is what they know (trouble.py)
+            lib.sim_disk_lose(machine.disks[volume, "data"], lib.SIM_LOSE_NOW)
         self.counts["promotions"] += 1
+        self.reach("promoted a second time" if self.counts["promotions"] > 1 else "promoted")
 
     def stopped(self, machine: Machine) -> None:
         """In order."""
@@ -244,7 +218,7 @@ class World:
         self.counts["probes"] += 1
         self._note_commits()
         rng = self.scheduler.random
-        keep = rng.choice(_KEEP)
+        keep = rng.choice(KEEP)
         machine = self.east if (self.west.content is None) == (rng.random() < 0.2) else self.west
         data, _ = machine.survivors("data", keep)
         intermediate, _ = machine.survivors("intermediate", keep)
@@ -256,10 +230,12 @@ class World:
 
     def crash(self, machine: Machine, *, power: bool, keep: float) -> None:
         self._note_commits()
+        self._note_crash(machine.life)
         self.scheduler.trace(f"*** {machine.name}: {'power loss' if power else 'killed'}")
         self.counts["power losses" if power else "kills"] += 1
         if machine.life and not machine.life.up:
             self.counts["crashes in recovery"] += 1
+            self.reach("crash in recovery")
         self.network.cut()
         if machine.life:
             machine.crash()
@@ -272,85 +248,48 @@ class World:
         if book.role == "source" and machine.content:
             machine.content.came_back(data, power=power)
 
-    def command(self) -> None:
-        """Of a person, to a site that is up."""
-        rng = self.scheduler.random
-        life = rng.choice((self.east, self.west)).life
-        if not (life and life.up) or life.stopping:
-            return
-        choice = rng.random()
-        if choice < 0.4:
-            self._stop(self.sites[life.name])
-        elif life.source:
-            asks = clients.sync, clients.sync, clients.pause, clients.pause, clients.resume
-            asks[int(choice * 997) % len(asks)](self, life)
-        else:
-            clients.promote(self, life, force=rng.random() < 0.7)
+    def _note_crash(self, life: Incarnation | None) -> None:
+        if life and life.target:
+            if owes(life.target):
+                self.reach("crash of a target that owes blocks")
+            if life.target.promoting:
+                self.reach("crash of a target while it is promoted")
+        elif life and life.source:
+            if life.source.progress.phase == "commit":
+                self.reach("crash while a commit is asked")
+            if life.source._copier._parted:
+                self.reach("crash of a source without its link")
 
-    def _stop(self, machine: Machine) -> None:
+    def stop(self, machine: Machine) -> None:
         self.scheduler.trace(f"*** {machine.name}: stop")
-        if machine.life and machine.life.target:
+        life = machine.life
+        if life and life.target:
             self.network.cut()
+            if owes(life.target):
+                self.reach("stop of a target that owes blocks")
+            if life.target.second._failure:
+                self.reach("stop of a target after a failed step")
         machine.stop()
 
-    def fault(self) -> None:
-        rng = self.scheduler.random
-        choice = rng.random()
-        if choice < 0.5:
-            which = rng.choice(((self.east,), (self.west,), (self.east, self.west)))
-            keep = rng.choice(_KEEP)
-            for machine in which:
-                self.crash(machine, power=rng.random() < 0.7, keep=keep)
-        elif choice < 0.8:
-            self._link_fault(rng.random())
-        elif self.disk_errors:
-            self._disk_fault()
-        else:
-            self.probe()
+    def _lost(self, disk: int) -> None:
+        """A flush that failed has lost something, which readers see from now on (simstore.h)."""
+        self.counts["flushes that lost"] += 1
+        for machine in (self.east, self.west):
+            for number, volume in enumerate(machine.sizes):
+                if lib.sim_disk_number(machine.disks[volume, "data"]) == disk and machine.content:
+                    data = machine.images("data")[number]
+                    machine.content.store_lost(number, data, all_known=False)
 
-    def _link_fault(self, choice: float) -> None:
-        self.scheduler.trace("*** the link")
-        self.counts["link cuts"] += 1
-        net = self.network
-        net.late = self.scheduler.random.choice((0.0, 0.5, 1.0))
-        net.twice = self.scheduler.random.choice((0.0, 0.0, 0.3))
-        if choice < 0.3:
-            net.up = not net.up
-            net.cut()
-        elif choice < 0.6:
-            net.hung = not net.hung
-        else:
-            net.cut()
-
-    def _disk_fault(self) -> None:
-        rng = self.scheduler.random
-        machine = rng.choice((self.east, self.west))
-        if rng.random() < 0.4:
-            self._server_fault(machine)
-            return
-        code = rng.choice((errno.EIO, errno.ENOSPC))
-        self.counts["disk errors"] += 1
-        self.scheduler.trace(f"*** a disk of {machine.name} fails")
-        if rng.random() < 0.2:
-            machine.fs.failing, machine.fs.failing_code = rng.randrange(1, 4), code
-            return
-        disk = rng.choice(list(machine.disks.values()))
-        lib.sim_disk_fail(disk, rng.randrange(1, 16), rng.randrange(1, 4), -code)
-
-    def _server_fault(self, machine: Machine) -> None:
-        rng = self.scheduler.random
-        if machine.life is None or not machine.life.up:
-            return
-        number, part = rng.randrange(len(machine.sizes)), rng.choice(("data", "intermediate"))
+    def restart_server(self, machine: Machine, number: int, part: str, keep: float) -> None:
         self.scheduler.trace(f"*** the server of {machine.name}'s {part} goes and comes back")
         self._note_commits()
         self.counts["servers lost"] += 1
-        self.counts["writes lost"] += machine.restart_server(number, part, rng.choice(_KEEP))
+        self.counts["writes lost"] += machine.restart_server(number, part, keep)
         data = machine.images("data")
         if machine.book_on_disk(machine.fs).role == "target":
             self._judge(machine, machine.fs, data, machine.images("intermediate"), power=True)
         elif part == "data" and machine.content:
-            machine.content.server_lost(number, data[number])
+            machine.content.store_lost(number, data[number], all_known=True)
 
     # ---- a schedule
 
@@ -358,27 +297,20 @@ class World:
         rng = self.random
         self.east.boot()
         self.west.boot()
-        gap = rng.choice((5, 12, 25, 60, 100))
-        commands = rng.choice((0.0, 0.2, 0.6))
-        for _ in range(rng.randrange(1, 5)):
-            wait = int(rng.expovariate(1 / gap))
-            if rng.random() < commands:
-                before = rng.randrange(wait + 1)
-                self.turns(before)
-                self.command()
-                wait -= before
-            self.turns(wait)
-            self.fault()
-            if rng.random() < 0.5:
-                self.turns(rng.randrange(20))
-            if rng.random() < 0.5:
-                self.probe()
-            self._boot_all(0.9)
+        trouble.Trouble(self).run()
         self._calm()
         self.turns(rng.randrange(30))
         self._end()
+        self.count()
+
+    def count(self) -> None:
         self.counts["schedules"] += 1
         self.counts["switches"] += self.scheduler.switches
+        self.counts["schedules without a point under fault"] += not self.counts[
+            "points under fault"
+        ]
+        for state in self.reached:
+            self.counts[f"state: {state}"] += 1
 
     def turns(self, count: int) -> None:
         until = self.scheduler.switches + count
@@ -391,7 +323,7 @@ class World:
                     self.crash(machine, power=False, keep=0.0)
                     machine.boot()
 
-    def _boot_all(self, chance: float = 1.0) -> None:
+    def boot_all(self, chance: float = 1.0) -> None:
         for machine in (self.east, self.west):
             if machine.life and machine.life.refused:
                 if not self.disk_errors:
@@ -402,12 +334,11 @@ class World:
 
     def _calm(self) -> None:
         self.scheduler.trace("*** calm")
+        self.is_calm, self.awaited = True, frozenset()
         self.network.up, self.network.hung = True, False
         for machine in (self.east, self.west):
-            machine.fs.failing = 0
-            for disk in machine.disks.values():
-                lib.sim_disk_fail(disk, 0, 0, 0)
-        self._boot_all()
+            machine.heal()
+        self.boot_all()
 
     def _end(self) -> None:
         self.clients_stop = True
@@ -415,7 +346,7 @@ class World:
         until = self.scheduler.switches + _TURNS_MAX
         while not self._converged():
             self.turns(20)
-            self._boot_all()  # one that was just booting when a disk failed
+            self.boot_all()  # one that was just booting when a disk failed
             self._resume_all()
             if self.scheduler.switches > until:
                 raise Violation(f"it does not converge: {self._why()}")
@@ -432,20 +363,32 @@ class World:
 
     def _resume_all(self) -> None:
         """So that it can become quiet; and who was refused takes the other history."""
-        for machine, other in ((self.east, self.west), (self.west, self.east)):
+        for machine in (self.east, self.west):
             life = machine.life
             if not (life and life.site and life.source) or life.stopping:
                 continue
-            book = life.site.book.current
-            if book.paused:
+            if life.site.book.current.paused:
                 clients.resume(self, life)
-            history = self._history(book.lineage)
-            ended = machine.content and other.content and other.follows is history
-            if ended and life.source.refused and "is the source now" in str(life.source.reason):
-                self.counts["old sources refused"] += 1
-                self.crash(machine, power=False, keep=0.0)
-                machine.follows = self._history(other.book_on_disk(other.fs).lineage)
-                machine.resync()
+            if life.source.bandwidth:
+                life.source.set_bandwidth(0)
+            self.rejoin(machine)
+
+    def rejoin(self, machine: Machine) -> bool:
+        """An old source whose target was promoted gives up its history, if it is refused."""
+        life, other = machine.life, self.west if machine is self.east else self.east
+        if not (life and life.site and life.source) or life.stopping:
+            return False
+        history = self._history(life.site.book.current.lineage)
+        ended = machine.content and other.content and other.follows is history
+        if not ended or not life.source.refused:
+            return False
+        if "is the source now" not in str(life.source.reason):
+            return False
+        self.counts["old sources refused"] += 1
+        self.crash(machine, power=False, keep=0.0)
+        machine.follows = self._history(other.book_on_disk(other.fs).lineage)
+        machine.resync()
+        return True
 
     def _converged(self) -> bool:
         lives = [m.life for m in (self.east, self.west) if m.life and not m.life.stopping]

@@ -14,6 +14,10 @@ struct sim_disk {
   size_t nlog, room;
   unsigned fail_kinds, fail_count;
   int fail_rc;
+  enum sim_loss loss;
+  char *stale; /* a sector each: 1: the cache holds what no flush will write */
+  unsigned nstale;
+  uint64_t op_ns, byte_ns; /* what an operation takes */
 };
 
 struct sim_store {
@@ -49,6 +53,7 @@ sim_disk_new (int number, uint64_t size)
   d->size = size;
   d->now = calloc (1, size);
   d->safe = calloc (1, size);
+  d->stale = calloc (1, size / SIM_SECTOR);
   return d;
 }
 
@@ -58,6 +63,7 @@ sim_disk_free (struct sim_disk *d)
   free (d->now);
   free (d->safe);
   free (d->log);
+  free (d->stale);
   free (d);
 }
 
@@ -65,6 +71,18 @@ char *
 sim_disk_now (struct sim_disk *d)
 {
   return d->now;
+}
+
+int
+sim_disk_number (const struct sim_disk *d)
+{
+  return d->number;
+}
+
+uint64_t
+sim_disk_size (const struct sim_disk *d)
+{
+  return d->size;
 }
 
 uint64_t
@@ -91,7 +109,27 @@ sim_disk_reset (struct sim_disk *d, const char *bytes)
 {
   memcpy (d->now, bytes, d->size);
   memcpy (d->safe, bytes, d->size);
-  d->nlog = 0;
+  memset (d->stale, 0, d->size / SIM_SECTOR);
+  d->nlog = d->nstale = 0;
+}
+
+void
+sim_disk_lose (struct sim_disk *d, enum sim_loss loss)
+{
+  d->loss = loss;
+}
+
+void
+sim_disk_slow (struct sim_disk *d, uint64_t op_ns, uint64_t byte_ns)
+{
+  d->op_ns = op_ns;
+  d->byte_ns = byte_ns;
+}
+
+unsigned
+sim_disk_failing (struct sim_disk *d)
+{
+  return d->fail_count;
 }
 
 void
@@ -109,6 +147,8 @@ log_sector (struct sim_disk *d, uint64_t sector)
     d->room = d->room ? 2 * d->room : 64;
     d->log = realloc (d->log, d->room * sizeof *d->log);
   }
+  d->nstale -= d->stale[sector];
+  d->stale[sector] = 0;
   struct sim_sector *s = &d->log[d->nlog++];
   s->sector = (uint32_t)sector;
   memcpy (s->bytes, d->now + sector * SIM_SECTOR, SIM_SECTOR);
@@ -127,18 +167,80 @@ make_safe (struct sim_disk *d, uint64_t sector)
   d->nlog = kept;
 }
 
+static void
+revert (struct sim_disk *d, uint64_t sector)
+{
+  memcpy (d->now + sector * SIM_SECTOR, d->safe + sector * SIM_SECTOR, SIM_SECTOR);
+}
+
+/* The cache needs the room: what no flush will write is read from the disk again. */
+static void
+evict (struct sim_disk *d)
+{
+  for (uint64_t sector = 0; d->nstale && sector < d->size / SIM_SECTOR; sector++)
+    if (d->stale[sector]) {
+      revert (d, sector);
+      d->stale[sector] = 0;
+      d->nstale--;
+    }
+}
+
+/* A flush that fails: of each sector that it covered all writes are lost, done, or still to be
+ * flushed, and nobody is told which. */
+static void
+lose (struct sim_disk *d)
+{
+  enum fate { UNKNOWN, LOST, WRITTEN, DIRTY };
+  char *fate = calloc (1, d->size / SIM_SECTOR);
+  unsigned chance = 64U << random_below (3);
+  size_t kept = 0;
+  bool any = false;
+  for (size_t i = 0; i < d->nlog; i++) {
+    uint64_t sector = d->log[i].sector;
+    if (fate[sector] == UNKNOWN) {
+      fate[sector] = random_below (256) < chance ? LOST : random_below (2) ? WRITTEN : DIRTY;
+      if (fate[sector] == WRITTEN)
+        memcpy (d->safe + sector * SIM_SECTOR, d->now + sector * SIM_SECTOR, SIM_SECTOR);
+      else if (fate[sector] == LOST && d->loss == SIM_LOSE_LATER)
+        d->nstale += !d->stale[sector], d->stale[sector] = 1;
+      else if (fate[sector] == LOST)
+        revert (d, sector);
+      any = any || fate[sector] == LOST;
+    }
+    if (fate[sector] == DIRTY)
+      d->log[kept++] = d->log[i];
+  }
+  d->nlog = kept;
+  free (fate);
+  if (any)
+    sim_lost (d->number);
+}
+
+static void
+flush (struct sim_disk *d)
+{
+  for (uint64_t sector = 0; d->nstale && sector < d->size / SIM_SECTOR; sector++)
+    if (!d->stale[sector])
+      memcpy (d->safe + sector * SIM_SECTOR, d->now + sector * SIM_SECTOR, SIM_SECTOR);
+  if (!d->nstale)
+    memcpy (d->safe, d->now, d->size);
+  d->nlog = 0;
+}
+
 static int
 disk_run (struct sim_disk *d, const struct fm_op *op)
 {
+  if (d->nstale && random_below (32) == 0)
+    evict (d);
   bool fails = d->fail_count && (d->fail_kinds & (1U << op->kind));
   if (fails)
     d->fail_count--;
   if (op->kind == FM_FLUSH) {
-    if (fails)
-      return d->fail_rc;
-    memcpy (d->safe, d->now, d->size);
-    d->nlog = 0;
-    return 0;
+    if (!fails)
+      flush (d);
+    else if (d->loss != SIM_LOSE_NOTHING)
+      lose (d);
+    return fails ? d->fail_rc : 0;
   }
   assert (op->kind == FM_READ || (op->offset % SIM_SECTOR == 0 && op->length % SIM_SECTOR == 0));
   if (op->offset > d->size || op->length > d->size - op->offset)
@@ -187,9 +289,18 @@ connected (struct fm_port *p)
 }
 
 static void
+take_time (const struct sim_store *s, const struct fm_op *op)
+{
+  uint64_t ns = s->disk->op_ns + op->length * s->disk->byte_ns, until = sim_clock_ns + ns;
+  while (ns && !s->dead && sim_clock_ns < until)
+    sim_sleep (until);
+}
+
+static void
 run (struct fm_port *p, struct fm_op *op)
 {
   struct sim_store *s = store_of (p);
+  take_time (s, op);
   if (!connected (p)) {
     fm_op_finish (p->store, op, p->failed);
     return;

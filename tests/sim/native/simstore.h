@@ -6,6 +6,11 @@
  * in order: so any subset of unflushed writes may survive, torn at sector size.  A killed
  * process loses nothing: the cache is the machine's.
  *
+ * A flush that fails has lost an arbitrary part of what it covered, as Linux does: those pages
+ * are clean, so no later flush writes them, and that one succeeds.  A reader finds older bytes
+ * at once (SIM_LOSE_NOW), or the new ones until the cache needs the room (SIM_LOSE_LATER).
+ * A disk may be slow: an operation takes its time before it has an effect.
+ *
  * A store is one site's opening of a disk.  When the site dies its stores are killed: what
  * still runs of it gets errors and changes nothing any more, and so unwinds.
  *
@@ -33,10 +38,16 @@ extern uint64_t sim_seed;
 
 /* Implemented in Python. */
 int sim_wait (uint64_t deadline_ns); /* 1: the deadline has passed */
+void sim_sleep (uint64_t until_ns); /* or until the site dies */
 void sim_event (int disk, int kind);
 int sim_connect (int remote, struct fm_port *p); /* a connection's number, or -errno */
 void sim_disconnect (int connection);
 void sim_send (int connection, struct fm_op *op);
+
+/* A flush has lost something: what the caller knows of the disk's bytes is over. */
+void sim_lost (int disk);
+
+enum sim_loss { SIM_LOSE_NOTHING, SIM_LOSE_NOW, SIM_LOSE_LATER };
 
 struct sim_disk *sim_disk_new (int number, uint64_t size);
 void sim_disk_free (struct sim_disk *d);
@@ -50,6 +61,13 @@ void sim_disk_reset (struct sim_disk *d, const char *bytes);
 /* Of the next operations of `kinds` (bits of 1 << kind) `count` fail with -rc; a write
  * that fails is torn. */
 void sim_disk_fail (struct sim_disk *d, unsigned kinds, unsigned count, int rc);
+
+int sim_disk_number (const struct sim_disk *d);
+uint64_t sim_disk_size (const struct sim_disk *d);
+unsigned sim_disk_failing (struct sim_disk *d); /* how many are still to fail */
+void sim_disk_lose (struct sim_disk *d, enum sim_loss loss); /* of flushes that fail */
+/* From now on an operation takes so long, and so much more for each byte. */
+void sim_disk_slow (struct sim_disk *d, uint64_t op_ns, uint64_t byte_ns);
 
 struct fm_store *sim_store_open (struct sim_disk *d, unsigned lazy);
 struct fm_store *sim_remote_open (int remote, uint64_t size, uint64_t timeout_ns);

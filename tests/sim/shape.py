@@ -1,0 +1,73 @@
+"""How large a world is, and how it runs: drawn from its seed, or given."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Literal
+
+from mirror_core import limits
+
+SECTOR = 512
+_NAMES = "abcd"
+
+
+@dataclass(frozen=True)
+class Shape:
+    sizes: dict[str, int]
+    block: int = SECTOR
+    preserve: Literal["both", "first"] = "both"
+    on_link_loss: Literal["degrade", "block"] = "degrade"
+    clients: int = 1
+    disk_errors: bool = False
+    stride: int = 1
+    tick_ns: int = 1_000
+    laggard: str = ""
+    slice_s: float = 2e-7  # of the second flashcopy: small batches of hardening
+    lanes: int = 1  # of writers who wait for a copy
+    unit: int = SECTOR  # under one checksum, when a source compares
+    sums: int = 2048  # in one request
+    copy_s: float = 0.5  # of the first flashcopy, between two looks of its control
+    stable_s: float = 2.0  # between two records of what is stable
+    again: float = 0.0  # the chance that a write is of bytes that were written before
+    seeded: bool = False  # the target begins with a copy that is not exact
+    early: bool = True  # faults come while the sites boot and shake hands
+    # Kinds of faults that production does not survive yet (see Trouble).
+    exceptions: bool = False
+
+    @classmethod
+    def of(cls, rng: random.Random) -> Shape:
+        sectors = [rng.randrange(2, 17)]
+        if rng.random() < 0.6:
+            sectors += [rng.randrange(2, 9) for _ in range(rng.choice((1, 1, 1, 2, 3)))]
+        elif rng.random() < 0.1:
+            sectors = [rng.randrange(65, 140)]  # more than a word of a map
+        sizes = {_NAMES[i]: SECTOR * n for i, n in enumerate(sectors)}
+        return cls(
+            sizes,
+            block=rng.choice((512, 512, 512, 1024, 1024, 2048, 4096)),
+            preserve=rng.choice(("both", "both", "first")),
+            on_link_loss="block" if rng.random() < 0.12 else "degrade",
+            clients=rng.randrange(1, 4),
+            disk_errors=rng.random() < 0.6,
+            stride=rng.choice((1, 2, 4, 8, 16)),
+            tick_ns=rng.choice((1_000, 100_000, 3_000_000)),
+            laggard=rng.choice(("", "west: control", "west: control", "east: control")),
+            slice_s=rng.choice((0.002, 2e-7, 2e-7)),
+            lanes=rng.choice((1, 1, 2, 3)),
+            unit=rng.choice((512, 1024)),
+            sums=rng.choice((2, 2048)),
+            copy_s=rng.choice((0.5, 2e-4, 2e-4)),
+            stable_s=rng.choice((0.0, 0.0, 0.002, 2.0)),
+            again=rng.choice((0.0, 0.3)),
+            seeded=rng.random() < 0.08,
+            early=rng.random() < 0.1,
+        )
+
+    def set_limits(self) -> None:
+        limits.SAMPLE_BYTES, limits.SAMPLES = SECTOR, 3
+        limits.HARDEN_SLICE_S = self.slice_s
+        limits.PRIORITY_LANES = self.lanes
+        limits.COMPARE_UNIT_BYTES, limits.COMPARE_SUMS = self.unit, self.sums
+        limits.SLICE_S = limits.SLICE_SHORT_S = self.copy_s
+        limits.STABLE_S, limits.STABLE_SHARE = self.stable_s, 1

@@ -1,0 +1,425 @@
+"""What befalls two sites: faults, and the commands of a person, aimed at states that owe something.
+
+A schedule is a few acts.  Most begin after the first commit: a fault while two sites boot and
+shake hands says little about a mirror (a tenth of the schedules has those).  An act brings about
+a state that matters (a target that owes blocks, a commit that is asked, a cycle without its link,
+a flush that has just failed), runs until it is there, and strikes: a crash, a power loss, an
+orderly stop, a change of role, another fault.  Which, when and how long: the seed.
+
+Left out: what production is known not to survive (Shape has a switch for each such kind).
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from sim import clients
+from sim.core import lib
+from sim.sched import NS
+from sim.sites import PARTS, Machine
+
+if TYPE_CHECKING:
+    from sim.world import World
+
+KEEP = (0.0, 0.25, 0.5, 0.75, 1.0)  # the chance of an unflushed write
+_FIRST_COMMIT = 1500  # turns until it, at most
+_PATIENCE = 500  # turns until a state is there, at most
+_MS = 1_000_000
+FLUSHES = 1 << lib.FM_FLUSH
+_FAILED_STEP = "failed step of the second flashcopy"
+
+
+class Trouble:
+    """The acts of one schedule."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.random = world, world.random
+        self.acts: list[tuple[int, Callable[[], None]]] = [  # with weights
+            (3, self._run_on), (3, self._at_random), (4, self._command),
+            (3, self._crash_owing), (3, self._stop_owing), (3, self._crash_parted),
+            (2, self._at_commit), (4, self._link), (2, self._promote), (2, self._resync),
+            (2, self._slow), (2, self._drain), (1, self._pause),
+        ]  # fmt: skip
+        if world.disk_errors:
+            self.acts += [
+                (5, self._flush_of_hardening), (4, self._flush), (3, self._folder),
+                (4, self._disk), (2, self._server), (2, self._both_sinks), (2, self._append),
+            ]  # fmt: skip
+
+    def run(self) -> None:
+        if self.world.shape.early:
+            self.world.turns(int(self.random.expovariate(1 / self.random.choice((5, 25, 60)))))
+        else:
+            self._until(self._has_commit, _FIRST_COMMIT, 20)
+        total = [weight for weight, _ in self.acts]
+        for _ in range(self.random.randrange(2, 6)):
+            self.world.awaited = frozenset()
+            _, act = self.random.choices(self.acts, total)[0]
+            self.world.scheduler.trace(f"*** act {act.__name__}")
+            act()
+            if self.random.random() < 0.4:
+                self.world.probe()
+            if self.random.random() < 0.5:
+                self._mend()
+            if self.random.random() < 0.7:
+                self.world.boot_all(0.9)
+            self.world.turns(self.random.randrange(60))
+
+    # ---- waiting for a state
+
+    def _until(self, there: Callable[[], bool], turns: int = _PATIENCE, step: int = 0) -> bool:
+        scheduler = self.world.scheduler
+        until, before = scheduler.switches + turns, -1
+        while not (found := there()) and before < scheduler.switches < until:
+            before = scheduler.switches
+            self.world.turns(step or self.random.choice((1, 1, 2, 5)))
+        return found
+
+    def _until_reached(self, *states: str, turns: int = _PATIENCE) -> None:
+        self.world.awaited = frozenset(states)
+        self.world.turns(turns)
+        self.world.awaited = frozenset()
+
+    def _mend(self) -> None:
+        net = self.world.network
+        net.up, net.hung = True, False
+        for machine in (self.world.east, self.world.west):
+            machine.heal()
+
+    def _source(self) -> Machine | None:
+        return next((m for m in self._machines() if m.life and m.life.source), None)
+
+    def _target(self) -> Machine | None:
+        return next((m for m in self._machines() if m.life and m.life.target), None)
+
+    def _machines(self) -> tuple[Machine, Machine]:
+        return self.world.west, self.world.east
+
+    def _driver(self) -> Any:
+        machine = self._source()
+        return machine.life.source if machine and machine.life else None
+
+    def _has_commit(self) -> bool:
+        driver = self._driver()
+        return driver is not None and driver.committed > 0
+
+    def _owes(self) -> bool:
+        machine = self._target()
+        target = machine.life.target if machine and machine.life else None
+        return target is not None and target.hardened < target._book.current.committed
+
+    def _phase(self, *phases: str) -> Callable[[], bool]:
+        def there() -> bool:
+            driver = self._driver()
+            return driver is not None and driver.progress.phase in phases
+
+        return there
+
+    def _parted(self) -> bool:
+        driver = self._driver()
+        return driver is not None and driver._copier._parted
+
+    # ---- to strike
+
+    def _strike(self, machine: Machine | None, *, stop: float = 0.25) -> None:
+        """A crash of this one or of both, or an orderly stop of it, perhaps with a power loss
+        after."""
+        if machine is None or machine.life is None:
+            return
+        chance = self.random.random()
+        if chance < stop:
+            self._stop(machine)
+        else:
+            both = chance > 0.85
+            power, keep = self.random.random() < 0.65, self.random.choice(KEEP)
+            for one in self._machines() if both else (machine,):
+                self.world.crash(one, power=power, keep=keep)
+
+    def _stop(self, machine: Machine) -> None:
+        """And wait for its end, most times; what was flushed by then a power loss leaves."""
+        life = machine.life
+        if not (life and life.up) or life.stopping:
+            return
+        self.world.stop(machine)
+        if self.random.random() < 0.8:
+            self._until(lambda: machine.life is not life, 1000, 5)
+        if machine.life is None and self.random.random() < 0.7:
+            self.world.reach("power loss after an orderly stop")
+            self.world.crash(machine, power=True, keep=self.random.choice(KEEP))
+
+    def _fail(self, machine: Machine, disk: Any, kinds: int, count: int) -> None:
+        code = self.random.choice((errno.EIO, errno.ENOSPC))
+        self.world.counts["disk errors"] += 1
+        self.world.scheduler.trace(f"*** a disk of {machine.name} fails")
+        later = disk not in [machine.disks[v, "data"] for v in machine.sizes] or (
+            machine.content is None
+        )
+        loss = self.random.choice((lib.SIM_LOSE_NOW, lib.SIM_LOSE_LATER if later else
+                                   lib.SIM_LOSE_NOW))  # fmt: skip
+        lib.sim_disk_lose(disk, loss)
+        lib.sim_disk_fail(disk, kinds, count, -code)
+
+    # ---- acts
+
+    def _run_on(self) -> None:
+        """Cycles go on."""
+        self.world.turns(self.random.randrange(400))
+
+    def _at_random(self) -> None:
+        self.world.turns(int(self.random.expovariate(1 / 60)))
+        self._strike(self.random.choice(self._machines()), stop=0.1)
+
+    def _command(self) -> None:
+        life = self.random.choice(self._machines()).life
+        if not (life and life.up and life.source) or life.stopping:
+            return
+        ask = self.random.choice((clients.sync, clients.pause, clients.resume, clients.limit))
+        ask(self.world, life)
+        self.world.turns(self.random.randrange(120))
+
+    def _pause(self) -> None:
+        """And strike."""
+        machine = self._source()
+        if machine and machine.life and machine.life.source and not machine.life.stopping:
+            clients.pause(self.world, machine.life)
+            self.world.reach("paused")
+            self.world.turns(self.random.randrange(150))
+            self._strike(self.random.choice(self._machines()))
+
+    def _crash_owing(self) -> None:
+        if self._until(self._owes):
+            self.world.turns(self.random.randrange(12))
+            self._strike(self._target(), stop=0.0)
+
+    def _stop_owing(self) -> None:
+        machine = self._target()
+        if machine and self.random.random() < 0.5:  # so that there is time to stop it
+            for volume in machine.sizes:
+                lib.sim_disk_slow(
+                    machine.disks[volume, "data"], self.random.randrange(300) * _MS, 0
+                )
+        if self._until(self._owes):
+            self.world.turns(self.random.randrange(6))
+            if machine := self._target():
+                self._stop(machine)
+
+    def _crash_parted(self) -> None:
+        """A cycle that has lost its link; and its own store, or the site, or the target."""
+        self._until(self._phase("copy"))
+        self._link_goes()
+        if not self._until(self._parted, 300):
+            return
+        self.world.turns(self.random.randrange(60))
+        machine = self._source()
+        if machine and self.world.disk_errors and self.random.random() < 0.4:
+            disk = machine.disks[self.random.choice(list(machine.sizes)), "intermediate"]
+            self._fail(machine, disk, 15, self.random.randrange(1, 4))
+        elif self.random.random() < 0.6:
+            self._strike(self.random.choice((machine, self._target())))
+        self.world.turns(self.random.randrange(60))
+        self.world.network.up, self.world.network.hung = True, False
+
+    def _at_commit(self) -> None:
+        """The link, the target or the source goes while a commit is asked."""
+        if not self._until(self._phase("flush", "commit")):
+            return
+        self.world.turns(self.random.randrange(25))
+        if self.random.random() < 0.5:
+            self._link_goes()
+            self.world.turns(self.random.randrange(20))
+        if self.random.random() < 0.7:
+            self._strike(self.random.choice(self._machines()))
+
+    def _link(self) -> None:
+        self.world.turns(int(self.random.expovariate(1 / 40)))
+        self._link_goes()
+        self.world.turns(self.random.randrange(150))
+        if self.random.random() < 0.7:
+            self.world.network.up, self.world.network.hung = True, False
+
+    def _link_goes(self) -> None:
+        net, chance = self.world.network, self.random.random()
+        self.world.scheduler.trace("*** the link")
+        self.world.counts["link cuts"] += 1
+        net.late = self.random.choice((0.0, 0.5, 1.0))
+        net.twice = self.random.choice((0.0, 0.0, 0.3))
+        if chance < 0.25:
+            net.up = False
+            net.cut()
+        elif chance < 0.5:
+            net.hung = True
+        else:
+            net.cut()
+
+    def _promote(self) -> None:
+        """The target, and faults meanwhile; if the other side was promoted, it gives up first."""
+        if any(self.world.rejoin(machine) for machine in self._machines()):
+            self.world.turns(self.random.randrange(400))
+            return
+        machine = self._target()
+        if not (machine and machine.life and machine.life.target) or machine.life.stopping:
+            return
+        life = machine.life
+        if self.random.random() < 0.4:
+            self._until(self._owes)
+        if self.world.disk_errors and self.random.random() < 0.4:
+            disk = self.random.choice(list(machine.disks.values()))
+            self._fail(machine, disk, self.random.choice((FLUSHES, 15)), 1)
+        self.world.reach("promotion begun under fault")
+        clients.promote(self.world, life, force=self.random.random() < 0.8)
+        self.world.turns(self.random.randrange(80))
+        if self.random.random() < 0.5:
+            self._strike(self.random.choice(self._machines()), stop=0.1)
+            self.world.boot_all()
+        self._until(lambda: machine.content is not None, 300, 10)
+        self.world.turns(self.random.randrange(200))
+        for one in self._machines():
+            self.world.rejoin(one)
+
+    def _resync(self) -> None:
+        """`resync --full` of a target that may owe blocks, and a crash in it."""
+        machine = self._target()
+        if not machine or not machine.follows or machine.follows.end is not None:
+            return
+        if self.random.random() < 0.5:
+            self._until(self._owes)
+        if machine.life is None or machine.life.stopping or not machine.life.target:
+            return
+        if self.random.random() < 0.5:
+            life = machine.life
+            self.world.stop(machine)
+            self._until(lambda: machine.life is not life, 1000, 5)
+        else:
+            self.world.crash(machine, power=False, keep=0.0)
+        if machine.life is not None:
+            return
+        self.world.reach("resync --full under fault")
+        machine.follows.give_up()
+        machine.resync()
+        if self.random.random() < 0.4:
+            self.world.turns(self.random.randrange(12))
+            if machine.life:
+                self.world.crash(machine, power=self.random.random() < 0.7,
+                                 keep=self.random.choice(KEEP))  # fmt: skip
+        self._until(lambda: machine.life is None, 200, 5)
+        self.world.boot_all()
+        self.world.turns(self.random.randrange(300))
+
+    def _slow(self) -> None:
+        """A store takes its time, for a while."""
+        machine = self.random.choice(self._machines())
+        disk = self.random.choice(list(machine.disks.values()))
+        latency = int(10 ** self.random.uniform(-4, 0.9) * NS)
+        self.world.scheduler.trace(f"*** a disk of {machine.name} takes {latency / _MS} ms")
+        lib.sim_disk_slow(disk, latency, self.random.choice((0, 1_000, 100_000)))
+        self.world.turns(self.random.randrange(100, 400))
+        if self.random.random() < 0.3:
+            self._strike(machine)
+
+    def _drain(self) -> None:
+        """What must drain meets a store that takes longer than its time-out."""
+        chance = self.random.random()
+        machine = self._source() if chance < 0.4 else self._target()
+        if not machine:
+            return
+        part = "data" if chance < 0.4 else "intermediate"
+        for volume in machine.sizes:
+            latency = int(self.random.uniform(0.03, 1.5 if chance < 0.4 else 9.0) * NS)
+            lib.sim_disk_slow(machine.disks[volume, part], latency, 0)
+        self.world.turns(self.random.randrange(20, 120))
+        if chance > 0.6:
+            self._link_goes()
+            self.world.network.up, self.world.network.hung = True, False
+        self._until_reached("missed freeze", "fence timed out", "gates not closed at a commit",
+                            turns=250)  # fmt: skip
+        self._mend()
+
+    # ---- acts of disks that fail
+
+    def _flush_of_hardening(self) -> None:
+        """A target's data store fails a flush in the second flashcopy, and loses; then, in the
+        back-off, an end of any kind, a promotion, or nothing."""
+        machine = self._target()
+        if not machine:
+            return
+        disk = machine.disks[self.random.choice(list(machine.sizes)), "data"]
+        self._fail(machine, disk, FLUSHES, 1)
+        self._until_reached(_FAILED_STEP)
+        self.world.turns(self.random.randrange(4))
+        life, chance = machine.life, self.random.random()
+        if chance < 0.75:
+            self._strike(machine, stop=0.6)
+        elif life and life.target and not life.stopping:
+            clients.promote(self.world, life, force=True)
+
+    def _flush(self) -> None:
+        """Any flush fails and loses; then anything."""
+        machine = self.random.choice(self._machines())
+        disk = self.random.choice(machine.all_disks())
+        self._fail(machine, disk, FLUSHES, self.random.choice((1, 1, 2, 3)))
+        if machine.life and self.random.random() < 0.3:
+            self._stop(machine)
+            return
+        self._until(lambda: lib.sim_disk_failing(disk) == 0)
+        self.world.turns(self.random.choice((0, 0, 1, 2, 5, 20)))
+        if self.random.random() < 0.7:
+            self._strike(self.random.choice((machine, *self._machines())), stop=0.5)
+
+    def _folder(self) -> None:
+        """The state folder fails: a few calls, or as one that is full until it is mended."""
+        machine, rng = self.random.choice(self._machines()), self.random
+        self.world.counts["disk errors"] += 1
+        machine.fs.loses = rng.choice(("now", "later", ""))
+        machine.fs.failing = rng.choice((1, 1, 2, 3, 1 << 30))
+        machine.fs.failing_code = rng.choice((errno.EIO, errno.ENOSPC, errno.EROFS))
+        if rng.random() < 0.3:
+            self._stop(machine)
+        self.world.turns(rng.randrange(150))
+        if rng.random() < 0.5:
+            self._strike(machine)
+        if rng.random() < 0.7:
+            machine.heal()
+
+    def _append(self) -> None:
+        """The log of hardenings cannot be written, where a writer waits for it."""
+        if not self._until(self._owes):
+            return
+        machine = self._target()
+        assert machine
+        machine.fs.loses = self.random.choice(("now", "later", ""))
+        machine.fs.failing = self.random.choice((1, 1, 2, 4))
+        machine.fs.failing_code = errno.ENOSPC
+        self._until_reached("failed append", "failed ledger save")
+        self.world.turns(self.random.choice((0, 1, 4, 20, 60)))
+        self._strike(machine)
+
+    def _disk(self) -> None:
+        machine = self.random.choice(self._machines())
+        disk = self.random.choice(machine.all_disks())
+        kinds = self.random.randrange(1, 16)
+        self._fail(machine, disk, kinds, self.random.choice((1, 1, 2, 3, 1 << 20)))
+        self.world.turns(self.random.randrange(150))
+        if self.random.random() < 0.5:
+            self._strike(machine)
+
+    def _server(self) -> None:
+        machine = self.random.choice(self._machines())
+        self.world.turns(int(self.random.expovariate(1 / 40)))
+        if machine.life and machine.life.up:
+            number, part = self.random.randrange(len(machine.sizes)), self.random.choice(PARTS)
+            self.world.restart_server(machine, number, part, self.random.choice(KEEP))
+
+    def _both_sinks(self) -> None:
+        """The link and the source's own intermediate, at once."""
+        machine = self._source()
+        if not machine or not self._until(self._phase("copy")):
+            return
+        machine = self._source() or machine
+        disk = machine.disks[self.random.choice(list(machine.sizes)), "intermediate"]
+        self._fail(machine, disk, 14, self.random.randrange(1, 3))
+        self.world.turns(self.random.choice((0, 0, 1, 3)))
+        self._link_goes()
+        self.world.turns(self.random.randrange(150))
+        self.world.network.up, self.world.network.hung = True, False
