@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import resource
 
-from sim import exhaustive, runner, watch
+from sim import exhaustive, lines, record, runner, watch
 from sim.world import World
 
 _ORDER = (
@@ -32,15 +32,34 @@ def main(arguments: argparse.Namespace) -> int:
         _, violation = runner.one(arguments.seed, print, make)
         print(violation or "no violation")
         return int(violation is not None)
+    if arguments.lines:
+        return int(lines.trace(range(arguments.first, arguments.first + arguments.lines), make) > 0)
     first, count = arguments.first, arguments.count
     if arguments.exhaustive:
         first, count = 0, exhaustive.cases(arguments.crashes)
-    found = runner.many(count, first, arguments.jobs, stop_at=arguments.stop_at, progress=True,
-                        make=make)  # fmt: skip
+    if arguments.record:
+        found = _recorded(arguments, first, count, make)
+    else:
+        found = runner.many(count, first, arguments.jobs, stop_at=arguments.stop_at,
+                            progress=True, make=make)  # fmt: skip
     show(found)
     for seed, what in found.violations[:20]:
         print(f"seed {seed}: {what}\n    scripts/simulate --seed {seed}{plants}")
     return int(bool(found.violations))
+
+
+def _recorded(
+    arguments: argparse.Namespace, first: int, count: int, make: runner.Make
+) -> runner.Report:
+    """What the record lacks of this range is run; the sum of all that it has."""
+    kept = record.Record(arguments.record, arguments.plant)
+    for at, n in list(kept.missing(first, count)):
+        found = runner.many(n, at, arguments.jobs, stop_at=arguments.stop_at, progress=True,
+                            make=make)  # fmt: skip
+        kept.add(at, n, found)
+    if kept.others:
+        print(f"{arguments.record}: {kept.others} lines of other trees are not counted")
+    return kept.total()
 
 
 def show(found: runner.Report) -> None:

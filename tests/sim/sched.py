@@ -277,10 +277,13 @@ class Scheduler:
 
 _now: list[Scheduler] = []
 _idle: list[greenlet] = []
+on_greenlet: list[Callable[[], object]] = []  # called in each that begins (lines.py)
 
 
 def _run_tasks() -> None:
     """A greenlet runs one task after another: its stack costs as much as what a task does."""
+    for begin in on_greenlet:
+        begin()
     while True:
         scheduler = _now[0]
         assert scheduler.current

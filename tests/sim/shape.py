@@ -29,6 +29,7 @@ class Shape:
     sums: int = 2048  # in one request
     copy_s: float = 0.5  # of the first flashcopy, between two looks of its control
     stable_s: float = 2.0  # between two records of what is stable
+    cool_s: int = 30  # of a region of the intent log
     again: float = 0.0  # the chance that a write is of bytes that were written before
     seeded: bool = False  # the target begins with a copy that is not exact
     early: bool = True  # faults come while the sites boot and shake hands
@@ -59,6 +60,7 @@ class Shape:
             sums=rng.choice((2, 2048)),
             copy_s=rng.choice((0.5, 2e-4, 2e-4)),
             stable_s=rng.choice((0.0, 0.0, 0.002, 2.0)),
+            cool_s=rng.choice((30, 1, 1)),
             again=rng.choice((0.0, 0.3)),
             seeded=rng.random() < 0.08,
             early=rng.random() < 0.1,
@@ -70,4 +72,5 @@ class Shape:
         limits.PRIORITY_LANES = self.lanes
         limits.COMPARE_UNIT_BYTES, limits.COMPARE_SUMS = self.unit, self.sums
         limits.SLICE_S = limits.SLICE_SHORT_S = self.copy_s
+        limits.INTENT_COOL_S = self.cool_s
         limits.STABLE_S, limits.STABLE_SHARE = self.stable_s, 1

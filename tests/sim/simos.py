@@ -93,6 +93,7 @@ class SimFs:
         self.safe_names: dict[str, Inode] = {}
         self.changes: list[Callable[[dict[str, Inode]], None]] = []
         self.failing = 0  # the next so many writes and syncs fail
+        self.failing_name = ""  # of this file only
         self.failing_code = errno.EIO
         self.loses: Literal["", "now", "later"] = ""  # what a sync that fails has covered
 
@@ -130,8 +131,8 @@ class SimFs:
             return bytes_at(lib.sim_disk_now(inode.disk), len(inode.now))
         return bytes(inode.now)
 
-    def fail_if_told(self) -> None:
-        if self.failing:
+    def fail_if_told(self, name: str) -> None:
+        if self.failing and name.startswith(self.failing_name):
             self.failing -= 1
             raise OSError(self.failing_code, os.strerror(self.failing_code))
 
@@ -243,7 +244,7 @@ class SimPlatform(Platform):
             if inode is None:
                 if not flags & os.O_CREAT:
                     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-                self._fs.fail_if_told()
+                self._fs.fail_if_told(path.name)
                 fresh = inode = Inode()
                 self._fs.rename(lambda names: names.__setitem__(path.name, fresh))
             elif flags & os.O_TRUNC:
@@ -259,7 +260,7 @@ class SimPlatform(Platform):
 
     def pwrite(self, fd: int, data: bytes, offset: int) -> int:
         self._touch()
-        self._fs.fail_if_told()
+        self._fs.fail_if_told(self._open[fd][0])
         self._inode(fd).change(offset, bytes(data))
         return len(data)
 
@@ -274,9 +275,9 @@ class SimPlatform(Platform):
 
     def fsync(self, fd: int) -> None:
         self._touch()
-        inode = self._open[fd][1]
+        name, inode = self._open[fd]
         try:
-            self._fs.fail_if_told()
+            self._fs.fail_if_told(name)
         except OSError:
             self._fs.lose(inode)
             raise

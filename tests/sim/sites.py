@@ -153,7 +153,7 @@ class Machine:
         return [*self.disks.values(), *logs]
 
     def heal(self) -> None:
-        self.fs.failing = 0
+        self.fs.failing, self.fs.failing_name = 0, ""
         for disk in self.all_disks():
             lib.sim_disk_fail(disk, 0, 0, 0)
             lib.sim_disk_slow(disk, 0, 0)

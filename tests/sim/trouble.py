@@ -40,12 +40,14 @@ class Trouble:
             (3, self._run_on), (3, self._at_random), (4, self._command),
             (3, self._crash_owing), (3, self._stop_owing), (3, self._crash_parted),
             (2, self._at_commit), (4, self._link), (2, self._promote), (2, self._resync),
-            (2, self._slow), (2, self._drain), (1, self._pause),
+            (2, self._slow), (3, self._drain), (1, self._pause), (3, self._waits),
+            (1, self._failback),
         ]  # fmt: skip
         if world.disk_errors:
             self.acts += [
                 (5, self._flush_of_hardening), (4, self._flush), (3, self._folder),
-                (4, self._disk), (2, self._server), (2, self._both_sinks), (2, self._append),
+                (4, self._disk), (2, self._server), (2, self._both_sinks), (4, self._append),
+                (2, self._at_stop), (3, self._beside),
             ]  # fmt: skip
 
     def run(self) -> None:
@@ -324,17 +326,45 @@ class Trouble:
         machine = self._source() if chance < 0.4 else self._target()
         if not machine:
             return
-        part = "data" if chance < 0.4 else "intermediate"
-        for volume in machine.sizes:
-            latency = int(self.random.uniform(0.03, 1.5 if chance < 0.4 else 9.0) * NS)
-            lib.sim_disk_slow(machine.disks[volume, part], latency, 0)
+        if chance < 0.4:
+            self._slow_down(machine, "data", 0.03, 1.5)
+        else:
+            self._slow_down(machine, "intermediate", 3.0, 12.0)
         self.world.turns(self.random.randrange(20, 120))
         if chance > 0.6:
             self._link_goes()
             self.world.network.up, self.world.network.hung = True, False
-        self._until_reached("missed freeze", "fence timed out", "gates not closed at a commit",
-                            turns=250)  # fmt: skip
+        self._until_reached("missed freeze", "fence timed out", turns=250)
         self._mend()
+
+    def _slow_down(self, machine: Machine, part: str, low_s: float, high_s: float) -> None:
+        for volume in machine.sizes:
+            latency = int(self.random.uniform(low_s, high_s) * NS)
+            lib.sim_disk_slow(machine.disks[volume, part], latency, 0)
+
+    def _waits(self) -> None:
+        """A target needs longer than one request may wait."""
+        machine = self._target()
+        if not machine:
+            return
+        part = self.random.choice(("data", "intermediate"))
+        self._slow_down(machine, part, 0.2, 2.5)
+        self._until_reached("commit asked again", "stable asked again", turns=400)
+        self.world.turns(self.random.randrange(30))
+        if self.random.random() < 0.4:
+            self._link_goes()
+        if self.random.random() < 0.5:
+            self._strike(machine)
+
+    def _failback(self) -> None:
+        """A promotion, the old source takes the new history; and the way back."""
+        for _ in range(2):
+            self._promote()
+            self.world.boot_all()
+            self._until(lambda: any(self.world.rejoin(m) for m in self._machines()), 300, 20)
+            self.world.turns(30)
+            self.world.boot_all()
+            self._until(self._has_commit, 800, 20)
 
     # ---- acts of disks that fail
 
@@ -384,16 +414,48 @@ class Trouble:
 
     def _append(self) -> None:
         """The log of hardenings cannot be written, where a writer waits for it."""
+        if machine := self._target():
+            self._slow_down(machine, "data", 0.0, 0.05)
         if not self._until(self._owes):
             return
         machine = self._target()
         assert machine
         machine.fs.loses = self.random.choice(("now", "later", ""))
         machine.fs.failing = self.random.choice((1, 1, 2, 4))
-        machine.fs.failing_code = errno.ENOSPC
-        self._until_reached("failed append", "failed ledger save")
+        machine.fs.failing_name, machine.fs.failing_code = "hardened", errno.ENOSPC
+        self._until_reached("failed append", turns=300)
+        if self.random.random() < 0.5:
+            self._until_reached("ledger in place of the log", turns=200)
         self.world.turns(self.random.choice((0, 1, 4, 20, 60)))
         self._strike(machine)
+
+    def _beside(self) -> None:
+        """One file of the state folder cannot be written: the record of what is stable, the
+        ledger, an intent log."""
+        machine = self.random.choice(self._machines())
+        machine.fs.loses = self.random.choice(("now", "later", ""))
+        machine.fs.failing = self.random.choice((1, 2, 5))
+        machine.fs.failing_name = self.random.choice(("written", "written", "ledger", "a.intent"))
+        machine.fs.failing_code = errno.ENOSPC
+        logs = machine.all_disks()[len(machine.disks) :]
+        if logs and self.random.random() < 0.6:
+            self._fail(machine, self.random.choice(logs), 14, self.random.randrange(1, 4))
+        self._until_reached("failed record of written", "failed cooling", "failed ledger save")
+        self.world.turns(self.random.randrange(20))
+        if self.random.random() < 0.6:
+            self._strike(machine)
+
+    def _at_stop(self) -> None:
+        """A flush of an orderly stop fails, and loses."""
+        machine = self._source() if self.random.random() < 0.7 else self._target()
+        if not machine:
+            return
+        if self.random.random() < 0.5:
+            self._until(self._phase("copy"))
+        part = self.random.choice(("data", "data", "intermediate"))
+        for volume in machine.sizes:
+            self._fail(machine, machine.disks[volume, part], FLUSHES, 1)
+        self._stop(machine)
 
     def _disk(self) -> None:
         machine = self.random.choice(self._machines())
