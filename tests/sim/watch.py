@@ -109,10 +109,10 @@ def _watch_target(world: World, control: Target, copier: Any, failed: Any) -> No
     _around(control.second.log, "append", recorded)
     restart = control.second.log.restart
 
-    def restarted(sequence: int) -> None:
+    def restarted(of: Any) -> None:
         if not control.second._log_is_whole:
             world.reach("ledger in place of the log")
-        restart(sequence)
+        restart(of)
 
     control.second.log.restart = restarted  # type: ignore[method-assign]
     _around(control, "commit", committed)
