@@ -48,8 +48,10 @@ class Clients:
                     return
                 share = sizes[volume] // SECTOR
             first = number * share + rng.randrange(share)
+            began = lib.sim_clock_ns
             sectors = min(rng.choice((1, 1, 1, 2, 3)), (number + 1) * share - first)
             self._request(volume, first * SECTOR, sectors * SECTOR, heard[volume], known)
+            world.waited(self.machine, self.life, lib.sim_clock_ns - began)
             scheduler.pause()
             if rng.random() < 0.2:
                 scheduler.wait(lib.sim_clock_ns + int(rng.random() * 30_000_000))
@@ -149,6 +151,9 @@ def _command(world: World, life: Incarnation, name: str, work: Any) -> None:
             work(world, life)
         except _Failed:
             return
+        except Exception:
+            if not world.was_thrown(life):
+                raise
 
     world.counts["commands"] += 1
     world.scheduler.trace(f"*** {life.name}: {name}")

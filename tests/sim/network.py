@@ -165,7 +165,12 @@ class Network:
 
         def handle() -> None:
             if self._arrives(exchange):
-                answer = control.answer(self.world.site_of(target), request, PEER)
+                try:
+                    answer = control.answer(self.world.site_of(target), request, PEER)
+                except Exception:
+                    if not self.world.was_thrown(target):
+                        raise
+                    return  # nbdkit answers with an error, or the connection ends
                 scheduler.trace(f"answers {answer[:100]!r}")
                 if re.search(rb'"resumes": [1-9]', request):
                     self.world.counts["cycles gone on with"] += 1

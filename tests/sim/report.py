@@ -6,7 +6,7 @@ import argparse
 import resource
 
 from sim import exhaustive, lines, record, runner, watch
-from sim.world import World
+from sim.world import WAITS_S, World
 
 _ORDER = (
     "schedules", "switches", "points", "points under fault",
@@ -18,7 +18,8 @@ _ORDER = (
     "writes lost", "torn files", "link cuts", "late messages",
     "disk errors", "flushes that lost", "servers lost", "write errors",
     "commands", "orderly stops", "syncs done", "promotions", "old sources refused",
-    "probes", "images judged",
+    "probes", "images judged", "sites restarted after an internal error",
+    *(f"requests longer than {limit} s" for limit in WAITS_S),
 )  # fmt: skip
 
 

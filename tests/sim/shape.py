@@ -33,8 +33,9 @@ class Shape:
     again: float = 0.0  # the chance that a write is of bytes that were written before
     seeded: bool = False  # the target begins with a copy that is not exact
     early: bool = True  # faults come while the sites boot and shake hands
-    # Kinds of faults that production does not survive yet (see Trouble).
-    exceptions: bool = False
+    # Each a switch, to be off while production does not survive that kind.
+    exceptions: bool = False  # at the N-th call of the platform
+    exposure: bool = False  # its figure is judged (tells.py)
 
     @classmethod
     def of(cls, rng: random.Random) -> Shape:
@@ -64,6 +65,7 @@ class Shape:
             again=rng.choice((0.0, 0.3)),
             seeded=rng.random() < 0.08,
             early=rng.random() < 0.1,
+            exceptions=rng.random() < 0.4,
         )
 
     def set_limits(self) -> None:

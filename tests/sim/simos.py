@@ -177,6 +177,31 @@ def _survive(inode: Inode, at: int, data: bytes | None, rng: Any, keep: float) -
     return partly
 
 
+class Bomb:
+    """An exception of any kind at the N-th call of the platform, and perhaps at all after it."""
+
+    def __init__(self, calls: int, make: Callable[[], Exception], times: int) -> None:
+        self._left, self._make, self._times = calls, make, times
+        self.thrown = 0
+        self.spent = False
+
+    def call(self) -> None:
+        self._left -= 1
+        if self._left <= 0:
+            self.thrown += 1
+            self.spent = self.thrown >= self._times
+            error = self._make()
+            current().trace(f"is thrown {error!r}")
+            raise error
+
+
+def an_error(rng: Any) -> Callable[[], Exception]:
+    code = rng.choice((0, 0, errno.ENOSPC, errno.EROFS, errno.EIO, errno.ENOENT))
+    if code:
+        return lambda: OSError(code, os.strerror(code))
+    return rng.choice((MemoryError, AssertionError))  # type: ignore[no-any-return]
+
+
 class SimPlatform(Platform):
     """What one life of a site has of its machine.  What a dead one still does raises SiteDead."""
 
@@ -189,6 +214,9 @@ class SimPlatform(Platform):
         if self._life.dead:
             raise SiteDead
         current().touch()
+        bomb = self._machine.bomb
+        if bomb and not bomb.spent:
+            bomb.call()
 
     # ---- clock and chance
 
@@ -325,15 +353,20 @@ class SimPlatform(Platform):
         return native.Store(handle, "file")
 
     def control_channel(self, uri: str, timeout_s: float) -> Any:
+        self._touch()
         return self._machine.world.network.line(uri, timeout_s)
 
     def peer_store(self, uri: str, timeout_s: float) -> native.Store:
+        self._touch()
         return self._machine.world.network.open_store(uri, timeout_s)
 
     def write_log(self, line: str) -> None:
         current().trace(line.removeprefix("flashmirror: "))
-        if "internal error" in line:
+        if "internal error" in line and not self._machine.bomb:
             current().fail(Violation(line))
+        bomb = self._machine.bomb
+        if bomb and not bomb.spent:
+            bomb.call()
 
     def abort(self) -> NoReturn:
         """The world kills what runs, and boots."""

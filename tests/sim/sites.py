@@ -114,6 +114,8 @@ class Machine:
         self.life: Incarnation | None = None
         self.disks: dict[tuple[str, str], Any] = {}
         self.sizes = volumes
+        self.was_slow = False  # a store of it, at any time
+        self.bomb: simos.Bomb | None = None  # exceptions at calls of the platform
         self.maps: dict[str, dict[str, list[tuple[int, int]]]] = {}  # by run and volume
         self.content: Content | None = None  # of a source: what its clients know
         self.follows: History | None = None  # of a target, and of a source that was one
@@ -154,6 +156,8 @@ class Machine:
 
     def heal(self) -> None:
         self.fs.failing, self.fs.failing_name = 0, ""
+        if self.bomb:
+            self.bomb.spent = True
         for disk in self.all_disks():
             lib.sim_disk_fail(disk, 0, 0, 0)
             lib.sim_disk_slow(disk, 0, 0)
@@ -193,6 +197,13 @@ class Machine:
                 life.refused = error
                 if life.site is None:
                     life.handles.clear()  # the stores were closed: not to be killed
+            except Exception as error:
+                if not (self.bomb and self.bomb.thrown):
+                    raise
+                current().trace(f"ends in its {what}: {error!r}")
+                life.refused = MirrorError(repr(error))
+                if life.site is None:
+                    life.handles.clear()
 
         current().spawn(life, f"{self.name}: {what}", run)
 
@@ -235,6 +246,7 @@ class Machine:
         def run() -> None:
             site_now = life.site
             assert site_now
+            site_now.ending()
             wait_ns = NS // 1000
             while len([t for t in scheduler.tasks if t.life is life]) > 2:  # its control, and this
                 scheduler.wait(lib.sim_clock_ns + wait_ns)
@@ -244,6 +256,11 @@ class Machine:
             except MirrorError as error:
                 scheduler.trace(f"does not stop in order: {error}")
                 life.refused = error
+                return
+            except Exception as error:
+                if not (self.bomb and self.bomb.thrown):
+                    raise
+                life.refused = MirrorError(repr(error))
                 return
             scheduler.trace("stopped")
             life.dead, self.life = True, None

@@ -15,7 +15,7 @@ import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from sim import clients
+from sim import clients, simos
 from sim.core import lib
 from sim.sched import NS
 from sim.sites import PARTS, Machine
@@ -48,6 +48,7 @@ class Trouble:
                 (5, self._flush_of_hardening), (4, self._flush), (3, self._folder),
                 (4, self._disk), (2, self._server), (2, self._both_sinks), (4, self._append),
                 (2, self._at_stop), (3, self._beside),
+                (4 * world.shape.exceptions, self._thrown),
             ]  # fmt: skip
 
     def run(self) -> None:
@@ -314,6 +315,7 @@ class Trouble:
         machine = self.random.choice(self._machines())
         disk = self.random.choice(list(machine.disks.values()))
         latency = int(10 ** self.random.uniform(-4, 0.9) * NS)
+        machine.was_slow = True
         self.world.scheduler.trace(f"*** a disk of {machine.name} takes {latency / _MS} ms")
         lib.sim_disk_slow(disk, latency, self.random.choice((0, 1_000, 100_000)))
         self.world.turns(self.random.randrange(100, 400))
@@ -338,6 +340,7 @@ class Trouble:
         self._mend()
 
     def _slow_down(self, machine: Machine, part: str, low_s: float, high_s: float) -> None:
+        machine.was_slow = True
         for volume in machine.sizes:
             latency = int(self.random.uniform(low_s, high_s) * NS)
             lib.sim_disk_slow(machine.disks[volume, part], latency, 0)
@@ -444,6 +447,35 @@ class Trouble:
         self.world.turns(self.random.randrange(20))
         if self.random.random() < 0.6:
             self._strike(machine)
+
+    def _thrown(self) -> None:
+        """An exception of any kind at the N-th call of the platform: in a cycle, a hardening, a
+        handshake, a boot, a promotion, a stop."""
+        machine, rng = self.random.choice(self._machines()), self.random
+        where = rng.choice(("now", "boot", "commit", "owes", "stop", "promote"))
+        if where == "commit":
+            self._until(self._phase("flush", "commit"))
+        elif where == "owes":
+            self._until(self._owes)
+        elif where == "promote":
+            machine = self._target() or machine
+        elif where == "boot" and machine.life:
+            self.world.crash(machine, power=False, keep=0.0)
+            self.world.boot_all()
+        machine.bomb = simos.Bomb(rng.randrange(1, 50), simos.an_error(rng),
+                                  rng.choice((1, 1, 1, 2, 5, 1 << 30)))  # fmt: skip
+        self.world.reach("exception at a call of the platform")
+        life = machine.life
+        if where == "stop":
+            self._stop(machine)
+        elif where == "promote" and life and life.target and not life.stopping:
+            clients.promote(self.world, life, force=True)
+        self.world.turns(rng.randrange(250))
+        if rng.random() < 0.3:
+            self.world.probe()
+        if rng.random() < 0.4:
+            self._strike(machine)
+        machine.bomb.spent = rng.random() < 0.7
 
     def _at_stop(self) -> None:
         """A flush of an orderly stop fails, and loses."""

@@ -36,6 +36,7 @@ STATES = (
     "cycle lost its link", "own store failed without the link", "cycle gone on with",
     "stable cycle gone on with", "abandoned cycle", "abandon at a stop",
     "promotion begun under fault", "promoted", "promoted a second time",
+    "exception at a call of the platform",
     "resync --full under fault", "paused", "commit whose answer was lost",
 )  # fmt: skip
 

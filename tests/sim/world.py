@@ -22,14 +22,16 @@ from mirror_core.driver import Driver
 from mirror_core.errors import LedgerError
 from mirror_core.site import Site
 from mirror_core.target import Target
-from sim import clients, network, plants, sched, simos, trouble, watch
+from sim import clients, network, plants, sched, simos, tells, trouble, watch
 from sim.core import lib
 from sim.oracle import SECTOR, Content, History
-from sim.sched import Life, Scheduler, Violation
+from sim.sched import NS, Life, Scheduler, Violation
 from sim.shape import Shape
 from sim.sites import Incarnation, Machine
 
 _TURNS_MAX = 30_000  # of an end: faults are over, so it takes a few hundred
+WAITS_S = (0.5, 2.5, 5)
+_WAIT_MAX_S = 10.0
 KEEP = (0.0, 0.25, 0.5, 0.75, 1.0)  # the chance of an unflushed write
 
 plants.install()
@@ -177,6 +179,21 @@ class World:
             if book.committed == sequence:
                 history.judge(book, data, data)
 
+    def was_thrown(self, life: Life) -> bool:
+        """Whether an exception may come from a fault (simos.Bomb)."""
+        bomb = self.sites[life.name].bomb
+        return bomb is not None and bomb.thrown > 0
+
+    def waited(self, machine: Machine, life: Incarnation, ns: int) -> None:
+        """A client's request was answered after so long.  A source's own slow stores aside, no
+        more than is promised, and the operations of others that took their time meanwhile."""
+        if life.dead or machine.was_slow or self.shape.on_link_loss == "block":
+            return
+        for limit_s in WAITS_S:
+            self.counts[f"requests longer than {limit_s} s"] += ns > limit_s * NS
+        if ns > _WAIT_MAX_S * NS:
+            raise Violation(f"a client's request took {ns / NS:.1f} s")
+
     # ---- the oracle's looks
 
     def _note_commits(self) -> None:
@@ -217,6 +234,8 @@ class World:
         """What if the target's power went at this instant?  And the source's?"""
         self.counts["probes"] += 1
         self._note_commits()
+        for machine in (self.east, self.west):
+            tells.check(self, machine)
         rng = self.scheduler.random
         keep = rng.choice(KEEP)
         machine = self.east if (self.west.content is None) == (rng.random() < 0.2) else self.west
@@ -329,8 +348,18 @@ class World:
                 if not self.disk_errors:
                     raise Violation(f"{machine.name} does not start: {machine.life.refused}")
                 self.crash(machine, power=False, keep=0.0)
+            elif self._is_broken(machine.life):
+                tells.check(self, machine)
+                self.counts["sites restarted after an internal error"] += 1
+                self.crash(machine, power=False, keep=0.0)
             if machine.life is None and self.scheduler.random.random() < chance:
                 machine.boot()
+
+    def _is_broken(self, life: Incarnation | None) -> bool:
+        """Its control has met an exception that it does not go on from: a person restarts it."""
+        if life is None or life.stopping or life.control is None:
+            return False
+        return life.control._ended and self.was_thrown(life)
 
     def _calm(self) -> None:
         self.scheduler.trace("*** calm")
