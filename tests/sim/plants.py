@@ -7,6 +7,7 @@ lacks one step.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Any
 from mirror_core import (
     driver,
     flashcopy,
+    guard,
     hardlog,
     native,
     promotion,
@@ -189,6 +191,30 @@ def stale_pending() -> None:
 def recovery_forgets_log() -> None:
     """A restart takes the ledger's pending map without the log of hardenings (I1)."""
     _put(hardlog, "recover", lambda _state, book, _platform: book)
+
+
+def failed_flush_believed() -> None:
+    """At a target's stop a flush that succeeds counts for what one that failed had covered (I9)."""
+    end = target.Target.end
+
+    def believing(self: target.Target) -> bool:
+        for member in self._copier.members:
+            member.native.harden_end()
+            member.native.harden_begin()
+            member.native.harden_end()
+        return end(self)
+
+    _put(target.Target, "end", believing)
+
+
+def thrown_is_the_end() -> None:
+    """A control thread ends by an exception, and nobody is told."""
+
+    def run(work: Callable[[], None], *_: object) -> None:
+        with contextlib.suppress(Exception):
+            work()
+
+    _put(guard, "run", run)
 
 
 def install() -> None:

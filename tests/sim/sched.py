@@ -260,8 +260,9 @@ class Scheduler:
         return True
 
     def unwind(self, life: Life, end_waits: Callable[[], None]) -> None:
-        """Everything of a dead life comes to its end; nobody else runs meanwhile."""
-        turns = 0
+        """Everything of a dead life comes to its end; nobody else runs meanwhile, and for them no
+        time passes."""
+        turns, now = 0, lib.sim_clock_ns
         while left := [t for t in self.tasks if t.life is life]:
             end_waits()
             for task in left:
@@ -271,6 +272,7 @@ class Scheduler:
             turns += 1
             if turns > _UNWIND_TURNS:
                 raise Violation(f"a dead site does not unwind: {[t.name for t in left]}")
+        lib.sim_clock_ns = now
 
 
 # ---- the one of this process, and the core's way to it

@@ -61,7 +61,7 @@ class Shape:
             sums=rng.choice((2, 2048)),
             copy_s=rng.choice((0.5, 2e-4, 2e-4)),
             stable_s=rng.choice((0.0, 0.0, 0.002, 2.0)),
-            cool_s=rng.choice((30, 1, 1)),
+            cool_s=rng.choice((30, 1, 0, 0)),
             again=rng.choice((0.0, 0.3)),
             seeded=rng.random() < 0.08,
             early=rng.random() < 0.1,

@@ -40,14 +40,14 @@ class Trouble:
             (3, self._run_on), (3, self._at_random), (4, self._command),
             (3, self._crash_owing), (3, self._stop_owing), (3, self._crash_parted),
             (2, self._at_commit), (4, self._link), (2, self._promote), (2, self._resync),
-            (2, self._slow), (3, self._drain), (1, self._pause), (3, self._waits),
-            (1, self._failback),
+            (2, self._slow), (3, self._drain), (1, self._pause), (4, self._waits),
+            (2, self._failback),
         ]  # fmt: skip
         if world.disk_errors:
             self.acts += [
                 (5, self._flush_of_hardening), (4, self._flush), (3, self._folder),
                 (4, self._disk), (2, self._server), (2, self._both_sinks), (4, self._append),
-                (2, self._at_stop), (3, self._beside),
+                (2, self._at_stop), (4, self._beside), (2, self._cooling), (2, self._written),
                 (4 * world.shape.exceptions, self._thrown),
             ]  # fmt: skip
 
@@ -444,6 +444,32 @@ class Trouble:
         if logs and self.random.random() < 0.6:
             self._fail(machine, self.random.choice(logs), 14, self.random.randrange(1, 4))
         self._until_reached("failed record of written", "failed cooling", "failed ledger save")
+        self.world.turns(self.random.randrange(20))
+        if self.random.random() < 0.6:
+            self._strike(machine)
+
+    def _written(self) -> None:
+        """The target cannot record what is stable."""
+        machine = self._target()
+        driver = self._driver()
+        if machine and driver and self._until(lambda: bool(driver._stable.under_way), 300):
+            machine.fs.loses = self.random.choice(("now", "later", ""))
+            machine.fs.failing, machine.fs.failing_name = self.random.choice((1, 2)), "written"
+            machine.fs.failing_code = self.random.choice((errno.ENOSPC, errno.EIO))
+            self._until_reached("failed record of written", turns=200)
+            self.world.turns(self.random.randrange(20))
+            if self.random.random() < 0.6:
+                self._strike(self.random.choice(self._machines()))
+
+    def _cooling(self) -> None:
+        """The source's intent log cannot be written or flushed, where a cycle is settled."""
+        machine = self._source()
+        if not machine or not self._until(self._phase("commit")):
+            return
+        machine = self._source() or machine
+        for log in machine.all_disks()[len(machine.disks) :]:
+            self._fail(machine, log, 14, self.random.randrange(1, 3))
+        self._until_reached("failed cooling", turns=150)
         self.world.turns(self.random.randrange(20))
         if self.random.random() < 0.6:
             self._strike(machine)
