@@ -362,7 +362,7 @@ class SimPlatform(Platform):
 
     def write_log(self, line: str) -> None:
         current().trace(line.removeprefix("flashmirror: "))
-        if "internal error" in line and not self._machine.bomb:
+        if line.startswith("flashmirror: internal error") and not self._machine.bomb:
             current().fail(Violation(line))
         bomb = self._machine.bomb
         if bomb and not bomb.spent:

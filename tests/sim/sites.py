@@ -248,7 +248,8 @@ class Machine:
             assert site_now
             site_now.ending()
             wait_ns = NS // 1000
-            while len([t for t in scheduler.tasks if t.life is life]) > 2:  # its control, and this
+            not_clients = f"{self.name}: control", f"{self.name}: stop"
+            while any(t.life is life and t.name not in not_clients for t in scheduler.tasks):
                 scheduler.wait(lib.sim_clock_ns + wait_ns)
                 wait_ns = min(2 * wait_ns, NS // 4)
             try:

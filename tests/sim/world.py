@@ -31,7 +31,7 @@ from sim.sites import Incarnation, Machine
 
 _TURNS_MAX = 30_000  # of an end: faults are over, so it takes a few hundred
 WAITS_S = (0.5, 2.5, 5)
-_WAIT_MAX_S = 10.0
+_WAIT_MAX_S = 3.5  # link_timeout, a control request, and what others do meanwhile
 KEEP = (0.0, 0.25, 0.5, 0.75, 1.0)  # the chance of an unflushed write
 
 plants.install()
