@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from mirror_core import control, native, protocol
 from mirror_core.door import Visitor
 from sim.core import ffi, lib
-from sim.oracle import SECTOR, Content
+from sim.oracle import Content
 from sim.sched import NS, Violation, bytes_at, current
+from sim.shape import SECTOR
 from sim.sites import Incarnation, Machine
 
 if TYPE_CHECKING:

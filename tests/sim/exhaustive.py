@@ -19,8 +19,7 @@ from __future__ import annotations
 from typing import Any
 
 from sim import clients
-from sim.oracle import SECTOR
-from sim.shape import Shape
+from sim.shape import SECTOR, Shape
 from sim.world import World
 
 _POINTS = 110  # of the first crash: about two cycles

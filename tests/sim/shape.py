@@ -35,7 +35,13 @@ class Shape:
     early: bool = True  # faults come while the sites boot and shake hands
     # Each a switch, to be off while production does not survive that kind.
     exceptions: bool = False  # at the N-th call of the platform
-    exposure: bool = False  # its figure is judged (tells.py)
+    # What a failed flush has lost may be in the cache for a while (SIM_LOSE_LATER).  Off: a target
+    # that is stopped in order after one is recorded with the fingerprint of the cache, and refuses
+    # its own stores for ever when they are read again.
+    later: bool = False
+    # Promised are freeze_max + link_timeout, 3 s; a writer behind others at a lane waits longer.
+    wait_s: float = 10.0
+    exposure: bool = True  # its figure is judged (tells.py)
 
     @classmethod
     def of(cls, rng: random.Random) -> Shape:

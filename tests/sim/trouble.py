@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sim import clients, simos
 from sim.core import lib
@@ -156,13 +156,15 @@ class Trouble:
         code = self.random.choice((errno.EIO, errno.ENOSPC))
         self.world.counts["disk errors"] += 1
         self.world.scheduler.trace(f"*** a disk of {machine.name} fails")
-        later = disk not in [machine.disks[v, "data"] for v in machine.sizes] or (
-            machine.content is None
-        )
-        loss = self.random.choice((lib.SIM_LOSE_NOW, lib.SIM_LOSE_LATER if later else
-                                   lib.SIM_LOSE_NOW))  # fmt: skip
+        source = machine.content and disk in [machine.disks[v, "data"] for v in machine.sizes]
+        modes = [lib.SIM_LOSE_NOW, lib.SIM_LOSE_LATER]
+        loss = self.random.choice(modes[: 1 if source or not self.world.shape.later else 2])
         lib.sim_disk_lose(disk, loss)
         lib.sim_disk_fail(disk, kinds, count, -code)
+
+    def _loses(self) -> Literal["now", "later", ""]:
+        """Of a state folder's syncs that fail."""
+        return self.random.choice(("now", "later", ""))
 
     # ---- acts
 
@@ -404,7 +406,7 @@ class Trouble:
         """The state folder fails: a few calls, or as one that is full until it is mended."""
         machine, rng = self.random.choice(self._machines()), self.random
         self.world.counts["disk errors"] += 1
-        machine.fs.loses = rng.choice(("now", "later", ""))
+        machine.fs.loses = self._loses()
         machine.fs.failing = rng.choice((1, 1, 2, 3, 1 << 30))
         machine.fs.failing_code = rng.choice((errno.EIO, errno.ENOSPC, errno.EROFS))
         if rng.random() < 0.3:
@@ -423,7 +425,7 @@ class Trouble:
             return
         machine = self._target()
         assert machine
-        machine.fs.loses = self.random.choice(("now", "later", ""))
+        machine.fs.loses = self._loses()
         machine.fs.failing = self.random.choice((1, 1, 2, 4))
         machine.fs.failing_name, machine.fs.failing_code = "hardened", errno.ENOSPC
         self._until_reached("failed append", turns=300)
@@ -436,7 +438,7 @@ class Trouble:
         """One file of the state folder cannot be written: the record of what is stable, the
         ledger, an intent log."""
         machine = self.random.choice(self._machines())
-        machine.fs.loses = self.random.choice(("now", "later", ""))
+        machine.fs.loses = self._loses()
         machine.fs.failing = self.random.choice((1, 2, 5))
         machine.fs.failing_name = self.random.choice(("written", "written", "ledger", "a.intent"))
         machine.fs.failing_code = errno.ENOSPC
@@ -453,7 +455,7 @@ class Trouble:
         machine = self._target()
         driver = self._driver()
         if machine and driver and self._until(lambda: bool(driver._stable.under_way), 300):
-            machine.fs.loses = self.random.choice(("now", "later", ""))
+            machine.fs.loses = self._loses()
             machine.fs.failing, machine.fs.failing_name = self.random.choice((1, 2)), "written"
             machine.fs.failing_code = self.random.choice((errno.ENOSPC, errno.EIO))
             self._until_reached("failed record of written", turns=200)

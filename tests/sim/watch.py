@@ -76,10 +76,13 @@ def watch(world: World, life: Incarnation) -> None:
         _watch_target(world, site.control, site.copier, failed)
     else:
         _watch_source(world, site.control, site.copier, failed)
+
+        def flushed(_: Any, error: BaseException | None) -> None:
+            if error and life.stopping:
+                world.reach("failed flush at a source's stop")
+
         for member in site.members:
-            _around(member.native, "flush_front", lambda _, error: (
-                error and life.stopping and world.reach("failed flush at a source's stop")
-            ))  # fmt: skip
+            _around(member.native, "flush_front", flushed)
 
 
 def _watch_target(world: World, control: Target, copier: Any, failed: Any) -> None:
@@ -115,18 +118,23 @@ def _watch_target(world: World, control: Target, copier: Any, failed: Any) -> No
             world.reach("ledger in place of the log")
         restart(of)
 
-    control.second.log.restart = restarted  # type: ignore[method-assign]
+    setattr(control.second.log, "restart", restarted)  # noqa: B010
     _around(control, "commit", committed)
     _around(control, "stabilize", stabilized)
     _around(copier, "flush", flushed)
     failed(control._written, "record", "failed record of written")
     failed(control, "compare", "failed compare", PeerError)
-    _around(control, "_flush_if_asked", lambda _, __: (
-        control._flush_error and world.reach("failed flush before a commit")
-    ))  # fmt: skip
-    _around(control, "handshake", lambda welcome, _: (
-        welcome and welcome.resumed and world.reach("stable cycle gone on with")
-    ))  # fmt: skip
+
+    def asked(_: Any, __: BaseException | None) -> None:
+        if control._flush_error:
+            world.reach("failed flush before a commit")
+
+    def shaken(welcome: Any, _: BaseException | None) -> None:
+        if welcome and welcome.resumed:
+            world.reach("stable cycle gone on with")
+
+    _around(control, "_flush_if_asked", asked)
+    _around(control, "handshake", shaken)
 
 
 def _watch_source(world: World, control: Driver, copier: Any, failed: Any) -> None:

@@ -24,14 +24,13 @@ from mirror_core.site import Site
 from mirror_core.target import Target
 from sim import clients, network, plants, sched, simos, tells, trouble, watch
 from sim.core import lib
-from sim.oracle import SECTOR, Content, History
+from sim.oracle import Content, History
 from sim.sched import NS, Life, Scheduler, Violation
-from sim.shape import Shape
+from sim.shape import SECTOR, Shape
 from sim.sites import Incarnation, Machine
 
 _TURNS_MAX = 30_000  # of an end: faults are over, so it takes a few hundred
 WAITS_S = (0.5, 2.5, 5)
-_WAIT_MAX_S = 3.5  # link_timeout, a control request, and what others do meanwhile
 KEEP = (0.0, 0.25, 0.5, 0.75, 1.0)  # the chance of an unflushed write
 
 plants.install()
@@ -191,7 +190,7 @@ class World:
             return
         for limit_s in WAITS_S:
             self.counts[f"requests longer than {limit_s} s"] += ns > limit_s * NS
-        if ns > _WAIT_MAX_S * NS:
+        if ns > self.shape.wait_s * NS:
             raise Violation(f"a client's request took {ns / NS:.1f} s")
 
     # ---- the oracle's looks
