@@ -94,18 +94,18 @@ PLANTS = {
     "handshake_twice": 10_000,
     "failed_flush_believed": 20_000,
     "thrown_is_the_end": 1_000,
+    "NO_HARDENING": 10_000,
+    "record_before_flush": 10_000,
+    "recovery_forgets_log": 10_000,
+    "stable_without_flush": 10_000,
 }
 if SOAK > 1:  # these take thousands of schedules to show
     PLANTS |= {
-        "NO_HARDENING": 100_000,
         "kept_intermediate": 100_000,
         "NO_FENCE": 100_000,
-        "record_before_flush": 100_000,
         "late_commits": 100_000,
-        "stable_without_flush": 100_000,
         "stable_not_forgotten": 100_000,
         "stable_of_any_cycle": 100_000,
-        "recovery_forgets_log": 100_000,
     }
 
 
