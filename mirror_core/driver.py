@@ -67,6 +67,7 @@ class Driver:
         self._limited = 0  # the bandwidth that the flashcopy knows
         self._stuck = False  # a store failed: its reason stands until a cycle is committed
         self._clean = clean  # the process before has stopped in order
+        self._owing = False  # the target holds what this site does not know to have sent
         self._coarse = coarse  # until a commit: `next` may hold much that does not differ
         self._comparable = self._seeded = False  # the target holds an image; a copy to begin with
         self._comparison: compare.Comparison | None = None  # of the running cycle
@@ -262,6 +263,10 @@ class Driver:
         welcome = self._session.open()
         if not welcome.whole:
             self._mark_everything(data_only=welcome.blank)
+        elif self._owing:
+            self._mark_everything(data_only=False)
+            self._coarse = True  # so that only what differs is sent
+        self._owing = False
         self._session.connect()
         self._set_connected(welcome)
 
@@ -374,6 +379,9 @@ class Driver:
             self._journal.cycle(outcome.result)
             if outcome.result == "abandoned":
                 self._stuck = outcome.code not in LINK_ERRNOS
+                # Such as blocks of a write that was refused, which an abandoned cycle had sent and
+                # a power loss made this site forget: the target waits for them.
+                self._owing = outcome.code == errno.ESTALE
                 self._retry_later()
                 self._last_begin = float("-inf")
                 raise MirrorError(outcome.reason or "", outcome.code)

@@ -122,6 +122,11 @@ class Store:
     def size(self) -> int:
         return int(_lib.fm_store_size(self._handle))
 
+    @property
+    def losses(self) -> int:
+        """How often what was not flushed may have gone, since it was opened."""
+        return int(_lib.fm_store_losses(self._handle))
+
     def read(self, length: int, offset: int) -> bytes:
         buffer = bytearray(length)
         _check(_lib.fm_store_read(self._handle, _ffi.from_buffer(buffer), length, offset), "read")

@@ -108,7 +108,10 @@ class Opened:
     def stopped(self, size: int, *, counts: bool) -> StoreRecord:
         """The same, when nobody writes to it until the next start.  A source's intermediate
         (`counts` is False) has a fingerprint only where a device's number is all there is: its
-        bytes are flushed before.  StoreError."""
+        bytes are flushed before.  A store that has lost something in this run has none: what is
+        read from it now may be a cache's, and other bytes come back later.  StoreError."""
+        if self.store.losses:
+            return self.record()
         if counts:
             return self.record(size)
         if self.fd is None or self.identity.kind != "device" or self.identity.lasting:

@@ -17,10 +17,12 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stdlib.h>
 
 #define AGAIN_NS (30000 * FM_MS) /* until a server that took no more is asked again */
 
-/* Somebody who waits for a connection, in the order of coming. */
+/* Somebody who waits for a connection, in the order of coming.  Not on his stack, which the
+ * simulator's tasks take away while they wait. */
 struct fm_asker {
   struct fm_asker *next;
 };
@@ -62,13 +64,15 @@ take_idle (struct fm_store *s)
   return all;
 }
 
-static void
-stand_in_line (struct fm_store *s, struct fm_asker *me)
+/* NULL: no memory. */
+static struct fm_asker *
+stand_in_line (struct fm_store *s)
 {
-  struct fm_asker **at = &s->askers;
+  struct fm_asker *me = calloc (1, sizeof *me), **at = &s->askers;
   while (*at)
     at = &(*at)->next;
   *at = me;
+  return me;
 }
 
 static void
@@ -78,6 +82,7 @@ leave_line (struct fm_store *s, struct fm_asker *me)
   while (*at != me)
     at = &(*at)->next;
   *at = me->next;
+  free (me);
   if (s->askers && s->idle)
     pthread_cond_broadcast (&s->freed); /* somebody else is the first now */
 }
@@ -142,13 +147,12 @@ struct fm_port *
 fm_port_borrow (struct fm_store *s, int *rc)
 {
   uint64_t deadline = deadline_of (s);
-  struct fm_asker me = { 0 };
-  struct fm_port *p = NULL;
-  *rc = 0;
   pthread_mutex_lock (&s->lock);
-  stand_in_line (s, &me);
+  struct fm_port *p = s->askers ? NULL : pop (s);
+  struct fm_asker *me = p ? NULL : stand_in_line (s);
+  *rc = p || me ? 0 : -ENOMEM;
   while (!p && *rc == 0) {
-    if (s->idle && s->askers == &me)
+    if (s->idle && s->askers == me)
       p = pop (s);
     else if (s->npool == 0) { /* nobody could give one back */
       s->npool++;
@@ -161,11 +165,12 @@ fm_port_borrow (struct fm_store *s, int *rc)
       }
     } else if (!open_beside (s)) {
       int late = fm_cond_wait_until (&s->freed, &s->lock, deadline);
-      if (!(s->idle && s->askers == &me))
+      if (!(s->idle && s->askers == me))
         *rc = late;
     }
   }
-  leave_line (s, &me);
+  if (me)
+    leave_line (s, me);
   pthread_mutex_unlock (&s->lock);
   return p;
 }
@@ -207,19 +212,19 @@ static struct fm_port *
 take_from_pool (struct fm_store *s)
 {
   uint64_t deadline = deadline_of (s);
-  struct fm_asker me = { 0 };
   struct fm_port *p = NULL;
-  bool late = false;
   pthread_mutex_lock (&s->lock);
-  stand_in_line (s, &me);
+  struct fm_asker *me = stand_in_line (s);
+  bool late = !me;
   while (!p && s->npool > 1 && !late) {
-    if (s->idle && s->askers == &me) {
+    if (s->idle && s->askers == me) {
       p = pop (s);
       s->npool--;
     } else
       late = fm_cond_wait_until (&s->freed, &s->lock, deadline) < 0;
   }
-  leave_line (s, &me);
+  if (me)
+    leave_line (s, me);
   pthread_mutex_unlock (&s->lock);
   return p;
 }

@@ -349,6 +349,12 @@ fm_store_size (struct fm_store *s)
   return s->size;
 }
 
+uint64_t
+fm_store_losses (struct fm_store *s)
+{
+  return atomic_load (&s->lost);
+}
+
 int
 fm_store_read (struct fm_store *s, void *buf, uint64_t n, uint64_t offset)
 {

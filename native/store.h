@@ -195,6 +195,8 @@ int fm_store_server_fd (struct fm_store *s);
 int fm_store_clone (struct fm_store *from, struct fm_store *to, uint64_t offset, uint64_t length);
 
 uint64_t fm_store_size (struct fm_store *s);
+/* How often what was written and not flushed may have gone, since the store was opened. */
+uint64_t fm_store_losses (struct fm_store *s);
 int fm_store_read (struct fm_store *s, void *buf, uint64_t n, uint64_t offset);
 /* See `hole` in fm_store_ops. */
 uint64_t fm_store_hole (struct fm_store *s, uint64_t offset, uint64_t length, uint64_t *data);

@@ -133,9 +133,10 @@ FAULTS = (
     Fault(
         "a block leaves pending before its copy stands in the sinks (I5)",
         "native:request",
-        (("native/lane.c", "    s->sent_ns = fm_now_ns ();\n",
-          "    s->sent_ns = fm_now_ns ();\n"
-          "  fm_bitmap_clear (l->v->pending, s->claim->first, s->claim->n);\n"),),
+        (("native/lane.c", "  s->state = FM_SLOT_WRITING;\n  if (s->flow) {\n",
+          "  s->state = FM_SLOT_WRITING;\n"
+          "  fm_bitmap_clear (l->v->pending, s->claim->first, s->claim->n);\n"
+          "  if (s->flow) {\n"),),
     ),
     Fault(
         "the mark in next comes after the write",

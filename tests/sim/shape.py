@@ -35,9 +35,7 @@ class Shape:
     early: bool = True  # faults come while the sites boot and shake hands
     # Each a switch, to be off while production does not survive that kind.
     exceptions: bool = False  # at the N-th call of the platform
-    # What a failed flush has lost may be in the cache for a while (SIM_LOSE_LATER).  Off: a target
-    # that is stopped in order after one is recorded with the fingerprint of the cache, and refuses
-    # its own stores for ever when they are read again.
+    # What a failed flush has lost may be in the cache for a while (SIM_LOSE_LATER).
     later: bool = False
     # Promised are freeze_max + link_timeout, 3 s; a writer behind others at a lane waits longer.
     wait_s: float = 10.0
@@ -72,6 +70,7 @@ class Shape:
             seeded=rng.random() < 0.08,
             early=rng.random() < 0.1,
             exceptions=rng.random() < 0.4,
+            later=rng.random() < 0.5,
         )
 
     def set_limits(self) -> None:
