@@ -181,16 +181,19 @@ begin_near (struct fm_parts *t, struct fm_port **at, struct fm_store *store, str
   fm_op_finish (store, &t->op, rc);
 }
 
-/* The same for the next part: the connection may have been given back in between. */
+/* The same for the next part: the connection may have been given back in between, or is to be. */
 static bool
-step_near (struct fm_parts *t, struct fm_port **at, struct fm_store *store, bool learns)
+step_near (struct fm_lane *l, struct fm_parts *t, struct fm_port **at, struct fm_store *store,
+           bool learns)
 {
   int rc;
-  if (t->op.done && t->op.rc == 0 && t->left && !lend (at, store, &rc)) {
+  bool more = t->op.done && t->op.rc == 0 && t->left;
+  bool waits = more && at == &l->front && yields (l);
+  if (more && !waits && !lend (at, store, &rc)) {
     t->op.rc = rc;
     t->left = 0;
   }
-  return fm_parts_step (t, store, *at, learns);
+  return fm_parts_step (t, store, waits ? NULL : *at, learns);
 }
 
 /* The connection of a slot to sink 1.  The slots share those by FM_SLOTS_EACH. */
@@ -388,7 +391,7 @@ piece_end (struct fm_lane *l, struct fm_slot *s, int rc, int part)
     rc = atomic_load (&l->v->abandoned), part = -1;
     if (rc == 0) {
       s->at += s->n;
-      read_piece (l, s);
+      s->state = FM_SLOT_BETWEEN;
       return;
     }
   }
@@ -398,7 +401,13 @@ piece_end (struct fm_lane *l, struct fm_slot *s, int rc, int part)
 static bool
 slot_step (struct fm_lane *l, struct fm_slot *s)
 {
-  if (s->state == FM_SLOT_READING && step_near (&s->read, read_at (l, s), read_from (l, s), true)) {
+  if (s->state == FM_SLOT_BETWEEN) {
+    if (s->copy != FM_COPY_FEED && yields (l))
+      return false;
+    read_piece (l, s);
+    return true;
+  }
+  if (s->state == FM_SLOT_READING && step_near (l, &s->read, read_at (l, s), read_from (l, s), true)) {
     give_back (&l->front, l->own_front); /* before it waits for another */
     if (s->read.op.rc < 0)
       slot_end (l, s, s->read.op.rc, s->copy == FM_COPY_FEED ? 0 : -1);
@@ -412,7 +421,7 @@ slot_step (struct fm_lane *l, struct fm_slot *s)
   int rc = 0, part = 0;
   for (unsigned i = first_sink (s); i < end_sink (l, s); i++) {
     bool ended = i == 1 ? fm_parts_step (&s->write[1], s->far->store, s->far, learns)
-                        : step_near (&s->write[0], &l->sink[0], l->v->first, learns);
+                        : step_near (l, &s->write[0], &l->sink[0], l->v->first, learns);
     if (ended && s->sent_ns && i + 1 == end_sink (l, s))
       leave_flow (l, s, fm_now_ns ()); /* not when sink 0 has it too, which may take longer */
     if (ended && s->write[i].op.rc < 0 && rc == 0) /* sink 0's, if both have failed */

@@ -40,7 +40,7 @@ enum fm_copy {
 };
 
 struct fm_slot {
-  enum { FM_SLOT_FREE, FM_SLOT_READING, FM_SLOT_WRITING } state;
+  enum { FM_SLOT_FREE, FM_SLOT_READING, FM_SLOT_WRITING, FM_SLOT_BETWEEN /* two pieces */ } state;
   enum fm_copy copy;
   struct fm_claim *claim; /* the run; in volume->claims */
   uint64_t at, n;         /* the piece of the run that moves now: bytes before it, and its own */

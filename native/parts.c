@@ -2,7 +2,6 @@
 #include "parts.h"
 #include "wait.h"
 
-#include <assert.h>
 #include <errno.h>
 
 #define LOOKS 8 /* at a port where nothing moves, until it is silent */
@@ -60,7 +59,7 @@ begin_part (struct fm_parts *t, struct fm_port *p)
   uint64_t piece = fm_parts_piece (s, t->op.kind);
   t->op.length = t->left < piece ? t->left : piece;
   t->left -= t->op.length;
-  t->op.done = false;
+  t->op.done = t->seen = false;
   t->begun_ns = pace_begin (s, &t->op);
   p->stirred |= !p->under_way;
   s->ops->submit (p, &t->op);
@@ -79,11 +78,13 @@ fm_parts_step (struct fm_parts *t, struct fm_store *s, struct fm_port *p, bool l
   while (t->op.done) {
     pace_end (s, &t->op, t->begun_ns, t->op.rc, learns);
     t->begun_ns = 0;
-    if (p)
+    if (p && !t->seen) /* once: it is asked again while another sink of the same copy is waited for */
       p->stirred = true;
+    t->seen = true;
     if (t->op.rc < 0 || !t->left)
       return true;
-    assert (p);
+    if (!p)
+      return false;
     t->op.offset += t->op.length;
     if (t->op.buf)
       t->op.buf = (char *)t->op.buf + t->op.length;

@@ -24,11 +24,12 @@ struct fm_parts {
   struct fm_op op;   /* the part that is under way; its rc, when all is done, is that of all */
   uint64_t left;     /* bytes after it */
   uint64_t begun_ns; /* of a part that shows the pace, else 0 */
+  bool seen;         /* that this part has ended */
 };
 
 void fm_parts_begin (struct fm_parts *t, struct fm_port *p, struct fm_op op);
 /* After a step of the port, which may be another one of the store for each part, and NULL when no
- * part is left.  True: all is done.  `learns`: the pace may be taken from it. */
+ * part is to be begun now.  True: all is done.  `learns`: the pace may be taken from it. */
 bool fm_parts_step (struct fm_parts *t, struct fm_store *s, struct fm_port *p, bool learns);
 
 /* How many bytes may be asked of this store at once; UINT64_MAX: any. */

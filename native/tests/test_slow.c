@@ -215,6 +215,85 @@ requests_of_clients (void)
   free (buf);
 }
 
+/* A copy to two sinks that has ended in one is asked again and again, for the other: its connection does
+ * not move by that.  Else two sinks that fall silent at once are never found so, each kept by copies
+ * that wait for the other. */
+static void
+what_has_ended_moves_once (void)
+{
+  int rc;
+  char byte = 1;
+  struct fake *f = fake_open (4096, 0);
+  f->store.timeout_ns = 200 * FM_MS;
+  struct fm_port *p = fm_port_open (&f->store, &rc);
+  struct fm_parts ended, stuck;
+  struct fm_op op = { .kind = FM_WRITE, .length = 1, .buf = &byte };
+  fm_parts_begin (&ended, p, op);
+  p->store->ops->step (p);
+  CHECK (fm_parts_step (&ended, &f->store, p, true));
+  f->stuck = true;
+  fm_parts_begin (&stuck, p, op);
+  uint64_t start = fm_now_ns ();
+  while (!fm_parts_silent (p, fm_now_ns ()) && fm_now_ns () < start + TIMEOUT) {
+    p->store->ops->step (p);
+    CHECK (fm_parts_step (&ended, &f->store, p, true) && !fm_parts_step (&stuck, &f->store, p, true));
+    fm_poll_until (NULL, 0, fm_now_ns () + FM_MS);
+  }
+  CHECK_EQ (p->failed, -ETIMEDOUT);
+  p->store->ops->step (p);
+  CHECK (fm_parts_step (&stuck, &f->store, p, true) && stuck.op.rc == -ETIMEDOUT);
+  fm_port_close (p);
+  fake_close (f);
+}
+
+static _Atomic bool over;
+
+static void *
+read_on (void *arg)
+{
+  char buf[4096];
+  (void)arg;
+  while (!over) {
+    CHECK_EQ (fm_volume_read (v, buf, sizeof buf, 0), 0);
+    fm_poll_until (NULL, 0, fm_now_ns () + 50 * FM_MS);
+  }
+  return NULL;
+}
+
+/* A slow server that takes two connections: a client gets its turn on the one that is lent, though long
+ * runs are read on it, which take 3 s together. */
+static void
+turns_of_clients (void)
+{
+  char why[256] = "";
+  int rc;
+  size = 40 << 20;
+  server = (struct lab_server){ 0 };
+  lab_serve (&server, "--filter=limit,--filter=rate,memory,40M,rate=64M,limit=2");
+  CHECK_EQ (fm_store_open_nbd (server.uri, TIMEOUT, &front, why, sizeof why), 0);
+  fm_poll_until (NULL, 0, fm_now_ns () + 200 * FM_MS); /* the server may take the first for open yet */
+  CHECK_EQ (fm_store_reserve (front, 2, &rc), 2);
+  first = lab_file_store (size, &first_fd);
+  CHECK_EQ (fm_volume_create (front, first, size, 8 << 20, false, &v), 0);
+  CHECK_EQ (fm_volume_link (v, NULL, 1), 0);
+  CHECK_EQ (fm_volume_write (v, 0, "x", 1, 0, 0), 0); /* the other is the anchor now */
+  fm_volume_mark (v, 0, 5);
+  uint64_t held;
+  CHECK_EQ (fm_group_freeze (&v, 1, 500 * FM_MS, &held), 0);
+  over = false;
+  pthread_t t;
+  pthread_create (&t, NULL, read_on, NULL);
+  while ((rc = fm_volume_copy (v, 500 * FM_MS)) == 0)
+    ;
+  CHECK_EQ (rc, 1);
+  over = true;
+  pthread_join (t, NULL);
+  fm_volume_free (v);
+  fm_store_close (front), fm_store_close (first);
+  lab_kill (&server);
+  close (first_fd);
+}
+
 int
 main (void)
 {
@@ -224,5 +303,7 @@ main (void)
   RUN (one_silent_connection);
   RUN (silent_for_writers);
   RUN (requests_of_clients);
+  RUN (what_has_ended_moves_once);
+  RUN (turns_of_clients);
   return finish ("slow");
 }
