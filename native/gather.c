@@ -28,6 +28,7 @@ count (struct gather *g, struct read *r)
   r->counted = true;
   g->active--;
   g->moved_ns = now;
+  atomic_store (&g->port->store->moved_ns, now);
   if (took < g->times->quickest_ns)
     g->times->quickest_ns = took;
   if (took > g->times->slowest_ns)
@@ -93,9 +94,9 @@ fm_store_gather (struct fm_store *s, const uint64_t *runs, unsigned n, void *buf
     at += runs[2 * i + 1];
   }
   *times = (struct fm_gather_times){ .quickest_ns = UINT64_MAX };
-  uint64_t room = longest * (depth < n ? depth : n); /* under way at once (room.h) */
-  room = room < FM_ROOM_REQUESTS ? room : FM_ROOM_REQUESTS;
-  rc = fm_room_enter (room, fm_now_ns () + s->timeout_ns);
+  uint64_t room = longest * (depth < n ? depth : n); /* under way at once to a server (room.h) */
+  room = !fm_store_is_server (s) ? 0 : room < FM_ROOM_REQUESTS ? room : FM_ROOM_REQUESTS;
+  rc = room ? fm_room_enter (room, fm_now_ns () + s->timeout_ns) : 0;
   if (rc < 0) {
     free (g.reads);
     return rc;
@@ -110,7 +111,8 @@ fm_store_gather (struct fm_store *s, const uint64_t *runs, unsigned n, void *buf
     assert (g.begun);
     rc = done ? (int)done : g.reads[0].op.rc;
   }
-  fm_room_leave (room);
+  if (room)
+    fm_room_leave (room);
   free (g.reads);
   return rc;
 }

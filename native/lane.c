@@ -392,6 +392,7 @@ piece_end (struct fm_lane *l, struct fm_slot *s, int rc, int part)
     if (rc == 0) {
       s->at += s->n;
       s->state = FM_SLOT_BETWEEN;
+      give_back (&l->sink[0], l->own_first); /* before it waits for another */
       return;
     }
   }

@@ -112,6 +112,8 @@ fm_parts_silent (struct fm_port *p, uint64_t now_ns)
     p->moved_ns = now_ns;
   else if (ops->drains && ops->drains (p))
     p->moved_ns = p->looked_ns; /* it may have been that long ago */
+  if (p->moved_ns > atomic_load (&p->store->moved_ns))
+    atomic_store (&p->store->moved_ns, p->moved_ns); /* who waits for a port waits on */
   p->stirred = false;
   p->looked_ns = now_ns;
   uint64_t end = p->moved_ns + timeout, next = now_ns + timeout / LOOKS;

@@ -27,10 +27,12 @@ struct fm_asker {
   struct fm_asker *next;
 };
 
+/* Of who waits since then: as long as something moves, his turn comes. */
 static uint64_t
-deadline_of (const struct fm_store *s)
+deadline_of (const struct fm_store *s, uint64_t since_ns)
 {
-  return fm_now_ns () + s->timeout_ns;
+  uint64_t moved = atomic_load (&s->moved_ns);
+  return (moved > since_ns ? moved : since_ns) + s->timeout_ns;
 }
 
 /* All with `lock`, to the next line like this. */
@@ -85,6 +87,13 @@ leave_line (struct fm_store *s, struct fm_asker *me)
   free (me);
   if (s->askers && s->idle)
     pthread_cond_broadcast (&s->freed); /* somebody else is the first now */
+}
+
+static int
+wait_freed (struct fm_store *s, uint64_t since_ns)
+{
+  int rc = fm_cond_wait_until (&s->freed, &s->lock, deadline_of (s, since_ns));
+  return rc < 0 && fm_now_ns () < deadline_of (s, since_ns) ? 0 : rc;
 }
 
 /* ---- without `lock` */
@@ -146,7 +155,7 @@ open_beside (struct fm_store *s)
 struct fm_port *
 fm_port_borrow (struct fm_store *s, int *rc)
 {
-  uint64_t deadline = deadline_of (s);
+  uint64_t since = fm_now_ns ();
   pthread_mutex_lock (&s->lock);
   struct fm_port *p = s->askers ? NULL : pop (s);
   struct fm_asker *me = p ? NULL : stand_in_line (s);
@@ -164,7 +173,7 @@ fm_port_borrow (struct fm_store *s, int *rc)
         pthread_cond_broadcast (&s->freed); /* the others find out themselves */
       }
     } else if (!open_beside (s)) {
-      int late = fm_cond_wait_until (&s->freed, &s->lock, deadline);
+      int late = wait_freed (s, since);
       if (!(s->idle && s->askers == me))
         *rc = late;
     }
@@ -211,7 +220,7 @@ fm_port_wanted (struct fm_store *s)
 static struct fm_port *
 take_from_pool (struct fm_store *s)
 {
-  uint64_t deadline = deadline_of (s);
+  uint64_t since = fm_now_ns ();
   struct fm_port *p = NULL;
   pthread_mutex_lock (&s->lock);
   struct fm_asker *me = stand_in_line (s);
@@ -221,7 +230,7 @@ take_from_pool (struct fm_store *s)
       p = pop (s);
       s->npool--;
     } else
-      late = fm_cond_wait_until (&s->freed, &s->lock, deadline) < 0;
+      late = wait_freed (s, since) < 0;
   }
   if (me)
     leave_line (s, me);

@@ -129,8 +129,12 @@ fill (struct chunk *c, const struct fm_bitmap *b, uint64_t from, uint64_t *numbe
     }
     if (first + n > end)
       n = end - first;
-    c->runs[c->nruns][0] = (uint16_t)(first % CHUNK);
-    c->runs[c->nruns++][1] = (uint16_t)(n - 1);
+    if (c->nruns && first == from) /* set since the run before it was found to end here */
+      c->runs[c->nruns - 1][1] += (uint16_t)n;
+    else {
+      c->runs[c->nruns][0] = (uint16_t)(first % CHUNK);
+      c->runs[c->nruns++][1] = (uint16_t)(n - 1);
+    }
     c->card += (unsigned)n;
     from = first + n;
   }

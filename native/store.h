@@ -116,6 +116,7 @@ struct fm_store {
   _Atomic uint64_t lost;   /* how often what was not flushed may have gone */
   _Atomic uint64_t writes; /* done by fm_store_io, to be flushed; one for what was before us */
   _Atomic unsigned nlate;  /* connections with writes that were given up */
+  _Atomic uint64_t moved_ns; /* when something moved last on a connection (parts.h) */
 
   pthread_mutex_t lock; /* guards all below, to the blank line */
   struct fm_port *idle; /* connections that are free to be lent, last used first */
@@ -164,9 +165,9 @@ struct fm_port *fm_port_open (struct fm_store *s, int *rc);
 void fm_port_close (struct fm_port *p);
 /* The same, but of the pool's connections if it has one to spare.  For fm_port_close. */
 struct fm_port *fm_port_own (struct fm_store *s, int *rc);
-/* Lend one of the pool's connections: waits at most timeout_ns for one to be free, and as long to
- * connect if there is none at all.  NULL: *rc.  To be given back with nothing under way, and soon
- * when somebody waits (fm_port_wanted). */
+/* Lend one of the pool's connections: waits for one to be free until nothing has moved on any for
+ * timeout_ns, and at most that long to connect if there is none at all.  NULL: *rc.  To be given back
+ * with nothing under way, and soon when somebody waits (fm_port_wanted). */
 struct fm_port *fm_port_borrow (struct fm_store *s, int *rc);
 void fm_port_give (struct fm_port *p);
 bool fm_port_wanted (struct fm_store *s);

@@ -2,6 +2,7 @@
  * of volumes; and what a writer waits for is copied all the same. */
 #include "check.h"
 #include "fake.h"
+#include "gather.h"
 #include "lab.h"
 #include "lane.h"
 #include "request.h"
@@ -249,6 +250,22 @@ requests_wait_in_turn (void)
   free (out);
 }
 
+/* What is read of a file is the reader's own: servers that are slow do not hold it up. */
+static void
+files_need_no_turn (void)
+{
+  int fd;
+  struct fm_store *s = lab_file_store (1 << 20, &fd);
+  char buf[4096];
+  uint64_t runs[] = { 0, sizeof buf };
+  struct fm_gather_times times;
+  CHECK_EQ (fm_room_enter (FM_ROOM_REQUESTS, fm_now_ns ()), 0);
+  CHECK_EQ (fm_store_gather (s, runs, 1, buf, 1, fm_now_ns () + 1000 * FM_MS, &times), 1);
+  fm_room_leave (FM_ROOM_REQUESTS);
+  fm_store_close (s);
+  close (fd);
+}
+
 int
 main (void)
 {
@@ -257,5 +274,6 @@ main (void)
   RUN (largest_blocks);
   RUN (pieces_are_one_copy);
   RUN (requests_wait_in_turn);
+  RUN (files_need_no_turn);
   return finish ("room");
 }

@@ -294,6 +294,38 @@ turns_of_clients (void)
   close (first_fd);
 }
 
+static void *
+write_a_lot (void *arg)
+{
+  struct fm_store *s = arg;
+  struct fm_op op = { .kind = FM_WRITE, .length = 1 << 20, .buf = calloc (1, 1 << 20) };
+  CHECK_EQ (fm_store_io (s, &op), 0);
+  free (op.buf);
+  return NULL;
+}
+
+/* Many who wait in line for the one connection of a slow server that is lent: 5 s, the last one.  It moves,
+ * so nobody gives up. */
+static void
+a_line_that_moves (void)
+{
+  char why[256] = "";
+  int rc;
+  struct fm_store *s;
+  server = (struct lab_server){ 0 };
+  lab_serve (&server, "--filter=limit,--filter=rate,memory,1M,rate=8M,limit=2");
+  CHECK_EQ (fm_store_open_nbd (server.uri, TIMEOUT, &s, why, sizeof why), 0);
+  fm_poll_until (NULL, 0, fm_now_ns () + 200 * FM_MS);
+  CHECK_EQ (fm_store_reserve (s, 2, &rc), 2);
+  pthread_t t[7];
+  for (unsigned i = 0; i < 7; i++)
+    pthread_create (&t[i], NULL, write_a_lot, s);
+  for (unsigned i = 0; i < 7; i++)
+    pthread_join (t[i], NULL);
+  fm_store_close (s);
+  lab_kill (&server);
+}
+
 int
 main (void)
 {
@@ -305,5 +337,6 @@ main (void)
   RUN (requests_of_clients);
   RUN (what_has_ended_moves_once);
   RUN (turns_of_clients);
+  RUN (a_line_that_moves);
   return finish ("slow");
 }
