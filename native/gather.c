@@ -29,6 +29,7 @@ count (struct gather *g, struct read *r)
   g->active--;
   g->moved_ns = now;
   atomic_store (&g->port->store->moved_ns, now);
+  fm_room_moves (now);
   if (took < g->times->quickest_ns)
     g->times->quickest_ns = took;
   if (took > g->times->slowest_ns)
@@ -96,7 +97,7 @@ fm_store_gather (struct fm_store *s, const uint64_t *runs, unsigned n, void *buf
   *times = (struct fm_gather_times){ .quickest_ns = UINT64_MAX };
   uint64_t room = longest * (depth < n ? depth : n); /* under way at once to a server (room.h) */
   room = !fm_store_is_server (s) ? 0 : room < FM_ROOM_REQUESTS ? room : FM_ROOM_REQUESTS;
-  rc = room ? fm_room_enter (room, fm_now_ns () + s->timeout_ns) : 0;
+  rc = room ? fm_room_enter (room, s->timeout_ns) : 0;
   if (rc < 0) {
     free (g.reads);
     return rc;

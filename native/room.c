@@ -4,6 +4,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
 
@@ -20,7 +21,11 @@ struct kept {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards all below */
 static struct kept *kept[2];
 static uint64_t kept_bytes, used_bytes, most_bytes, requests_bytes;
+static struct asker {
+  struct asker *next;
+} *askers;               /* requests that wait, in the order of coming */
 static pthread_cond_t left;
+static _Atomic uint64_t moved_ns; /* when something moved last of those that have room */
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static void
@@ -103,14 +108,39 @@ fm_room_give (void *buf, uint64_t bytes)
     free (buf);
 }
 
+/* With `lock`: stand in line until it is our turn and there is room. */
+static int
+wait_in_line (uint64_t bytes, uint64_t timeout_ns)
+{
+  struct asker me = { NULL }, **at = &askers;
+  uint64_t began = fm_now_ns ();
+  int rc = 0;
+  while (*at)
+    at = &(*at)->next;
+  *at = &me;
+  while (askers != &me || requests_bytes + bytes > FM_ROOM_REQUESTS) {
+    uint64_t moved = atomic_load (&moved_ns), deadline = (moved > began ? moved : began) + timeout_ns;
+    if (rc < 0 && fm_now_ns () >= deadline)
+      break;
+    rc = fm_cond_wait_until (&left, &lock, deadline);
+  }
+  if (askers == &me && requests_bytes + bytes <= FM_ROOM_REQUESTS)
+    rc = 0;
+  for (at = &askers; *at != &me;)
+    at = &(*at)->next;
+  *at = me.next;
+  pthread_cond_broadcast (&left); /* there may be room for the next one */
+  return rc;
+}
+
 int
-fm_room_enter (uint64_t bytes, uint64_t deadline_ns)
+fm_room_enter (uint64_t bytes, uint64_t timeout_ns)
 {
   int rc = 0;
   pthread_once (&once, init);
   pthread_mutex_lock (&lock);
-  while (requests_bytes + bytes > FM_ROOM_REQUESTS && rc == 0)
-    rc = fm_cond_wait_until (&left, &lock, deadline_ns);
+  if (askers || requests_bytes + bytes > FM_ROOM_REQUESTS)
+    rc = wait_in_line (bytes, timeout_ns);
   if (rc == 0)
     requests_bytes += bytes;
   pthread_mutex_unlock (&lock);
@@ -118,11 +148,18 @@ fm_room_enter (uint64_t bytes, uint64_t deadline_ns)
 }
 
 void
+fm_room_moves (uint64_t now_ns)
+{
+  atomic_store_explicit (&moved_ns, now_ns, memory_order_relaxed);
+}
+
+void
 fm_room_leave (uint64_t bytes)
 {
   pthread_mutex_lock (&lock);
   requests_bytes -= bytes;
-  pthread_cond_broadcast (&left);
+  if (askers)
+    pthread_cond_broadcast (&left);
   pthread_mutex_unlock (&lock);
 }
 

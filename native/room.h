@@ -34,9 +34,11 @@
 /* A buffer, aligned to a page if it is large; NULL: no memory.  Given back with the same `bytes`. */
 void *fm_room_take (uint64_t bytes);
 void fm_room_give (void *buf, uint64_t bytes);
-/* The bytes that a request has under way.  0, or -ETIMEDOUT. */
-int fm_room_enter (uint64_t bytes, uint64_t deadline_ns);
+/* The bytes that a request has under way, in the order of asking.  0, or -ETIMEDOUT: nothing has moved
+ * for timeout_ns of those that have room, whatever stores they are of. */
+int fm_room_enter (uint64_t bytes, uint64_t timeout_ns);
 void fm_room_leave (uint64_t bytes);
+void fm_room_moves (uint64_t now_ns);
 /* Bytes in buffers now, those kept included; and the most there were. */
 uint64_t fm_room_used (uint64_t *most);
 

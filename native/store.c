@@ -96,7 +96,10 @@ fm_port_io (struct fm_port *p, struct fm_op *op)
   fm_parts_begin (&t, p, *op);
   while (!fm_parts_step (&t, p->store, p, true)) {
     struct pollfd fd;
-    fm_parts_silent (p, fm_now_ns ()); /* then the step below ends all that is under way */
+    uint64_t now = fm_now_ns ();
+    if (p->stirred)
+      fm_room_moves (now);
+    fm_parts_silent (p, now); /* then the step below ends all that is under way */
     if (p->store->ops->pollfd (p, &fd))
       fm_poll_until (&fd, 1, fm_parts_look_ns (p));
     p->store->ops->step (p);
@@ -277,7 +280,7 @@ run_on_server (struct fm_store *s, struct fm_op *op)
 {
   bool moves = op->kind == FM_READ || op->kind == FM_WRITE;
   uint64_t piece = op->length < FM_PIECE_BULK ? op->length : FM_PIECE_BULK;
-  int rc = moves ? fm_room_enter (piece, fm_now_ns () + s->timeout_ns) : 0;
+  int rc = moves ? fm_room_enter (piece, s->timeout_ns) : 0;
   if (rc < 0)
     return ended (s, op, rc);
   struct fm_port *p = fm_port_borrow (s, &rc);
