@@ -400,10 +400,11 @@ class Driver:
             with self.changed:
                 if self.stopping:
                     return False
-                if self._due():
+                if self._due(self.committed):
                     # In one hold of the lock, or a pause could slip in between (wait_settled).
                     self.progress = cycle.Progress(self.committed, "freeze")
                     return True
+                self._announced = False  # it lapses, and the sequence is left out (`_settle`)
                 behind = self.hardened < self.committed
                 if not behind:
                     quiet = self._book.current.paused  # resume, sync and stop wake us
@@ -412,13 +413,13 @@ class Driver:
                 self._look_at_peer(0.05 if behind else 0.0)
                 looked = self._platform.monotonic()
 
-    def _due(self) -> bool:
-        if self.requested > self.committed:
+    def _due(self, committed: int) -> bool:
+        if self.requested > committed:
             return True
         if self._book.current.paused:
             return False
         rested = self._platform.monotonic() >= self._last_begin + self._config.interval
-        return rested and (self.committed == 0 or self._copier.group.next_blocks() > 0)
+        return rested and (committed == 0 or self._copier.group.next_blocks() > 0)
 
     def _look_at_peer(self, wait_s: float) -> None:
         """PeerError: so soon that a lost link is noticed within link_timeout of its loss."""
@@ -601,16 +602,22 @@ class Driver:
         return cycle.Result(done=False)
 
     def _settle(self) -> None:
-        """Durable here, with the next sequence in the same record, before the maps forget what
-        the commit holds: so a target that went back by one is found out.  LedgerError."""
+        """Durable here before the maps forget what the commit holds: so a target that went back
+        by one is found out.  The sequence of a cycle that follows at once is in the same record;
+        while nothing is due none is announced: a snapshot of that time, put back after the next
+        commit, would know of it, and not be found out.  LedgerError."""
         mine, sequence = self._book.current, self.progress.sequence
+        with self.changed:
+            follows = not self.stopping and self._due(sequence)
+        following = (
+            {"begun": sequence + 1, "begun_token": self._platform.token()} if follows else {}
+        )
         self._book.update(
             committed=sequence, committed_token=mine.begun_token,
-            consistency_point=self._point.wall,
-            begun=sequence + 1, begun_token=self._platform.token(),
+            consistency_point=self._point.wall, **following,
         )  # fmt: skip
         with self.changed:
-            self._announced = True
+            self._announced = follows
         self._copier.settle()
         self._coarse = False
         self._backoff = limits.BACKOFF_MIN_S

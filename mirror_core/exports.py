@@ -114,6 +114,7 @@ def open_export(site: Site, name: str, visitor: Visitor) -> Export:
         return VolumeExport(site, member, 0, visitor)
     if not isinstance(site.control, Target):
         raise MirrorError(f"{name}: this site is a source", errno.EPERM)
-    if not site.control.session or session != f"{site.control.session:x}":
+    opened = site.control.session  # looked at once: another may be opened meanwhile (I8)
+    if not opened or session != f"{opened:x}":
         raise MirrorError(f"{name}: not the session that was opened last", errno.ESHUTDOWN)
-    return VolumeExport(site, member, site.control.session, visitor)
+    return VolumeExport(site, member, opened, visitor)

@@ -91,11 +91,17 @@ def ask(uri: str, record: protocol.Record, timeout_s: float) -> protocol.Record:
     Refused: the other side refuses for a reason of history or shape, which does not pass by
     itself.  PeerError: it cannot be reached, or it failed; errno says how.
     """
-    try:
-        data = native.exchange(uri, protocol.encode(record), limits.CONTROL_BYTES, timeout_s)
-    except OSError as error:
-        raise _unreached(error) from error
-    return answer_of(data)
+    version = protocol.VERSION
+    while True:
+        request = protocol.encode(record, version)
+        try:
+            data = native.exchange(uri, request, limits.CONTROL_BYTES, timeout_s)
+        except OSError as error:
+            raise _unreached(error) from error
+        answer, known = protocol.decode(data, version)
+        if known == version:
+            return result_of(answer)
+        version = known  # the highest of a site that is held to an older one
 
 
 def _unreached(error: OSError) -> PeerError:

@@ -32,9 +32,9 @@ def promote(site: Site, *, force: bool) -> protocol.Record:
         if book.lineage is None or book.lineage.parent is None:
             raise MirrorError("is a source already", errno.EINVAL)
         return {"done": True, "status": status.of(site)}  # asked again after it was done
-    hardened = site.control.prepare_promotion(force=force)
-    if hardened:
-        if site.book.current.role == "target":
+    recorded = book.role == "source"  # and the machine has refused to begin anew
+    if recorded or site.control.prepare_promotion(force=force):
+        if not recorded:
             _record(site)
         try:
             site.begin_anew(site.config)  # asked again if the machine refused it

@@ -85,12 +85,13 @@ class Session:
                 raise Refused(reason)
         else:  # it lost its image, or is another one: everything is sent
             image = (0, "", None)
-        # The target has met this run, and will ask for none before; and its commit may have been
-        # one whose answer was lost.
+        # The target has met this run, and will ask for none before, if it was told of it; and its
+        # commit may have been one whose answer was lost.
+        runs = (mine.run,) if self._link.version >= protocol.TOKENS else mine.runs
         known = (mine.committed, mine.committed_token, mine.consistency_point)
-        if mine.runs != (mine.run,) or image[:2] != known[:2]:
+        if mine.runs != runs or image[:2] != known[:2]:
             self._book.update(
-                runs=(mine.run,), committed=image[0], committed_token=image[1],
+                runs=runs, committed=image[0], committed_token=image[1],
                 consistency_point=image[2],
             )  # fmt: skip
         return welcome

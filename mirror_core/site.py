@@ -259,7 +259,9 @@ class Site:
             self.journal.say(f"volume {name}: {server_instance.MAY_BE_GONE}")
         # With the maps as they were recovered: the files of this run stand, those of the one before
         # count no more.
-        runs = (*self.book.current.runs, self._run)[-limits.RUNS_KNOWN :] if source else ()
+        runs = (*self.book.current.runs, self._run) if source else ()
+        if len(runs) > limits.RUNS_KNOWN:  # the first is the one that the target has met
+            runs = (runs[0], *runs[1 - limits.RUNS_KNOWN :])
         self.book.update(clean=False, run=self._run, runs=runs, volumes=self._in_use())
         self._maps.remove(self.book.current.site, but=self._run)
         self._remove_files_of_other_runs()

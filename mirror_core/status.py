@@ -57,7 +57,8 @@ def _of_source(site: Site, control: Driver) -> dict[str, Any]:
                                            != "not connected yet")
             else "paused" if site.book.current.paused
             else "initial" if not control.committed
-            else "mirroring"
+            else "mirroring" if control.connected
+            else "degraded"
         )  # fmt: skip
         return {
             "state": state,

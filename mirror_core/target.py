@@ -100,6 +100,7 @@ class Target:
         # met, and so used up, the failure of what a newer one wrote.)
         self._flush_error: str | None = None
         self.hardened = book.current.hardened  # and writers know it: later than the ledger
+        self._pending_of = book.current.committed  # whose `pending` is in the maps: the same
         self._committed_at = age.told(book.current.consistency_point, platform)
 
     # ---- requests of the source (nbdkit's threads)
@@ -316,6 +317,7 @@ class Target:
             raise PeerError(f"the target cannot commit: {describe(error.errno or 0)}") from error
         try:
             written = self._bitmaps()
+            nothing = {name: BitMap64() for name in written}
             for name, owed in self._owed.items():
                 if not owed <= written[name]:
                     raise PeerError(
@@ -331,13 +333,15 @@ class Target:
                 maps={f"{name}/pending": bitmap for name, bitmap in written.items()},
             )
             self._copier.group.swap()
-            self._owed = {name: BitMap64() for name in written}
+            # Not before: to the thread the maps would be those of a commit that is hardened.
+            self._pending_of, self._owed = request.sequence, nothing
         finally:
             self._copier.group.open_gates()
+            with self.changed:
+                self.changed.notify_all()
         with self.changed:
             self._committed_at = age.told(request.consistency_point, self._platform)
             self.total_bytes = self._copier.left_bytes()
-            self.changed.notify_all()
 
     def image_age(self) -> float | None:
         """Of the image's consistency point, in seconds; None: there is none."""
@@ -355,8 +359,7 @@ class Target:
 
     def _is_hardened(self) -> bool:
         """An image that was lost is never hardened, and there is nothing to harden."""
-        mine = self._book.current
-        return not mine.whole or self.hardened >= mine.committed
+        return not self._book.current.whole or self.hardened >= self._pending_of
 
     def poll(self, session: int, wait_s: float) -> protocol.Record:
         """How far the second flashcopy is; also the source's sign of life."""

@@ -313,3 +313,25 @@ def test_a_site_of_an_older_version_is_mirrored_with(make_pair: MakePair, older:
         client.write(0, b"after!" * 100)
     pair.run("sync", str(pair.toml("west")))
     assert pair.image("east").read_bytes()[:6] == b"after!"
+
+
+@pytest.mark.parametrize("older", ["east", "west"])
+def test_after_a_while_in_the_older_protocol_both_go_on_in_the_newer(
+    make_pair: MakePair, older: str
+) -> None:
+    """The older one does not tell the target of the source's runs: the source goes on naming those
+    of before, or it would be taken for a copy of itself."""
+    pair = make_pair("--size", "1M")
+    pair.start()
+    with pair.client() as client:
+        client.write(0, b"before" * 100)
+    direct.sync(pair)
+    toml = pair.toml(older)
+    text = toml.read_text()
+    for settings in ("protocol = 2\n" + text, text):
+        pair.stop()
+        toml.write_text(settings)
+        pair.start()
+        with pair.client() as client:
+            client.write(0, b"after!" * 100)
+        direct.sync(pair)

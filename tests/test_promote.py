@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import threading
 import time
@@ -16,7 +17,9 @@ from pair import SOAK, CommandFailed, MakePair, Pair
 from served import SlowPair, create_anew
 from test_link import WRITERS, frozen, kill
 
-from mirror_core import config, limits
+from mirror_core import config, limits, promotion
+from mirror_core.errors import MirrorError
+from mirror_core.site import Site
 
 pytestmark = pytest.mark.timeout(300 * SOAK)
 
@@ -249,3 +252,24 @@ def test_a_target_that_owes_blocks_takes_another_source(make_pair: MakePair) -> 
             )
     finally:
         slow.end()
+
+
+def test_asked_again_after_the_machine_refused_to_begin_anew(pair: Pair) -> None:
+    """The record stands: the same answer, and another try."""
+    pair.stop()
+    tries: list[config.SiteConfig] = []
+
+    def refuse(site: config.SiteConfig) -> None:
+        tries.append(site)
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    site = Site(config.load(str(pair.toml("west"))), begin_anew=refuse)
+    site.start()
+    try:
+        promotion.promote(site, force=True)
+        for _ in range(3):
+            with pytest.raises(MirrorError, match="is a source from its next start on"):
+                promotion.promote(site, force=True)
+        assert len(tries) == 3
+    finally:
+        site.stop()

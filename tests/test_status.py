@@ -11,8 +11,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import direct
 from handmade import east, kill
 from pair import FLASHMIRROR, MakePair, Pair
+
+from mirror_core import config, status
+from mirror_core.site import Site
 
 STATUS = {  # section 6 of the design, and block_size_bytes, by which `check` compares the sites
     "site", "role", "lineage", "pid", "metrics_address", "state", "reason", "peer", "cycle",
@@ -105,3 +109,16 @@ def test_watch_goes_on_until_ctrl_c(running: Pair) -> None:
         watch.send_signal(signal.SIGINT)
         assert watch.wait(timeout=20) == 0
         assert watch.stderr.read() == b""
+
+
+def test_a_source_that_has_not_connected_yet_is_not_mirroring(make_pair: MakePair) -> None:
+    """It may not find its peer for as long as link_timeout."""
+    pair = make_pair("--size", "1M")
+    pair.start()
+    direct.sync(pair)
+    pair.stop()
+    site = Site(config.load(str(pair.toml("east"))))
+    try:
+        assert status.of(site)["state"] == "degraded"
+    finally:
+        site.stop()

@@ -7,7 +7,9 @@ commits, after an orderly stop and after a kill.
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -189,3 +191,34 @@ def test_a_number_of_the_peer_ends_no_source(pair: Pair) -> None:
     write(pair, b"after")
     assert direct.status(pair)["committed"]["sequence"] < 1000
     assert is_equal(pair)
+
+
+@pytest.mark.parametrize("maps", [True, False], ids=["maps", "no-maps"])
+def test_a_snapshot_of_an_idle_source_is_refused_after_one_commit(
+    make_pair: MakePair, *, maps: bool
+) -> None:
+    """Of the machine as it runs, whose process goes on in the same run: the sequence of the commit
+    that follows must not be known to it."""
+    pair = make_pair("--size", "4M")
+    pair.start()
+    write(pair, b"first")
+    time.sleep(0.3)  # idle
+    aside = pair.folder / "aside"
+    shutil.copytree(state_of(pair, "east"), aside / "state")
+    for image in images(pair, "east"):
+        shutil.copy(image, aside / image.name)
+    with pair.client() as client:
+        client.write(2 << 20, b"later" * 100)
+        client.flush()
+    direct.sync(pair)
+    kill(pair, "east")
+    shutil.rmtree(state_of(pair, "east"))
+    shutil.copytree(aside / "state", state_of(pair, "east"))
+    for image in images(pair, "east"):
+        image.write_bytes((aside / image.name).read_bytes())
+    if not maps:
+        for file in Path(os.environ["RUNTIME_DIRECTORY"]).glob("*.maps"):
+            file.unlink()
+    pair.start("east")
+    assert "went back" in refused(pair)
+    way_out(pair)

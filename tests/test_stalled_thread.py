@@ -1,0 +1,95 @@
+"""The target's thread, which stands still for a moment where a busy machine may let it stand."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from handmade import Handmade
+from pyroaring import BitMap64
+
+from mirror_core import (
+    config,
+    flashcopy,
+    hardlog,
+    ledger,
+    native,
+    protocol,
+    runlog,
+    target,
+    written,
+)
+from mirror_core.book import Book
+from mirror_core.journal import Journal
+from mirror_core.ledger import Lineage
+from mirror_core.platform import HERE
+
+SIZE, BLOCK, SESSION = 1 << 20, 4096, 5
+
+
+def test_a_commit_is_not_hardened_before_its_maps_stand(handmade: Handmade) -> None:
+    """The thread looks for work after the flush of a commit: between the record of the commit and
+    the swap of the maps it must not take the empty maps of the commit before for its own, or it
+    records that nothing is pending, and the image is lost."""
+    handmade.size = SIZE
+    handmade.create()
+    with Path(handmade.store("west", "data")).open("r+b") as file:
+        file.write(b"old")
+    settings = config.load(str(handmade.toml("west")))
+    front, data = (
+        native.Store.file(os.open(handmade.store("west", part), os.O_RDWR), SIZE)
+        for part in ("intermediate", "data")
+    )
+    volume = native.Volume(front, data, SIZE, BLOCK, False)
+    volume.set_strict()
+    copier = flashcopy.Flashcopy([flashcopy.Member("disk", volume)])
+    copier.link([None])
+    state, run = settings.state, "0" * 32
+    book = Book(state, ledger.load(state), HERE, Journal())
+    book.update(clean=False, run=run, lineage=Lineage("1" * 32))
+    one = target.Target(
+        settings, book, copier, Journal(), runlog.RunLog(state, hardlog.KIND, run),
+        platform=HERE, blank=False, owed={"disk": BitMap64()},
+        written=written.WrittenLog(state, run, ["disk"], written.Written()),
+    )  # fmt: skip
+    copier.group.fence(SESSION, 1.0)
+    one.session = SESSION
+    steps: list[bool] = []
+    flush, step, swap = one._flush_if_asked, one.second.step, copier.group.swap
+
+    def until(condition: Any) -> None:
+        deadline = time.monotonic() + 1.0
+        while not condition() and time.monotonic() < deadline:
+            time.sleep(0.001)
+
+    def flush_and_stall() -> None:
+        flush()
+        until(lambda: book.current.committed)
+
+    def step_seen() -> bool:
+        done = step()
+        steps.append(done)
+        return done
+
+    def swap_later() -> None:
+        until(lambda: steps)
+        swap()
+
+    one._flush_if_asked, one.second.step = flush_and_stall, step_seen  # type: ignore[method-assign]
+    copier.group.swap = swap_later  # type: ignore[method-assign]
+    one.start()
+    try:
+        client = native.Client(volume, SESSION)
+        client.zero(BLOCK, 0, 0)
+        answer = one.commit(protocol.Commit("1" * 32, SESSION, 1, time.time(), "2" * 32))
+        assert answer["done"] is True
+        assert one.wait_hardened(5.0)
+        assert Path(handmade.store("west", "data")).read_bytes()[:3] == bytes(3), "not in the image"
+    finally:
+        one.stop()
+        one.join(5.0)
+        copier.fail(5)
+        copier.unlink()
+        volume.close()
