@@ -205,7 +205,9 @@ class Target:
     def _fence(self, session: int) -> None:
         """Only requests of this session enter from now on.  PeerError: older ones do not end."""
         try:
-            self._copier.group.fence(session, limits.FENCE_BUDGET_S)
+            # No longer than the source waits for the answer, or it would never hear the reason.
+            budget = min(limits.FENCE_BUDGET_S, self._config.link_timeout)
+            self._copier.group.fence(session, budget)
         except OSError as error:
             raise PeerError(
                 f"{self._book.current.name}: requests of an older session are still under way",

@@ -153,7 +153,7 @@ def test_a_store_that_cannot_be_read_is_named() -> None:
     """One line, at a start and at a stop."""
 
     class Broken:
-        def read(self, _length: int, _offset: int) -> bytes:
+        def gather_all(self, _runs: object, _depth: int) -> bytes:
             raise native.NativeError(errno.EIO, "read: Input/output error")
 
     one = stores.Opened("disk.img", cast(native.Store, Broken()), 4096, Identity("file", "1"), None)

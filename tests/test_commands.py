@@ -55,7 +55,7 @@ def test_create_says_what_it_made(handmade: Handmade) -> None:
     handmade.write("west")
     said = record("create", str(handmade.toml("west")), "--role", "target")
     volume = {"name": "disk", "size_bytes": handmade.size}
-    assert said == {"site": "west", "role": "target", "volumes": [volume]}
+    assert said == {"site": "west", "role": "target", "volumes": [volume], "notes": []}
 
 
 def test_check_finds_a_good_pair_good(running: Pair) -> None:

@@ -205,7 +205,8 @@ volume_needs_two_of_each (void)
   for (uintptr_t i = 0; i < CLIENTS; i++)
     pthread_create (&t[i], NULL, writer, (void *)i);
   uint64_t held, began = fm_now_ns ();
-  for (unsigned cycle = 0; cycle < 20; cycle++) {
+  for (unsigned cycle = 0; /* the writers may begin late */
+       cycle < 20 || (!v->copies_before_write && fm_now_ns () - began < 20000 * FM_MS); cycle++) {
     while (fm_group_freeze (&v, 1, 500 * FM_MS, &held) < 0)
       ;
     usleep (1000); /* writers meet what is pending */
