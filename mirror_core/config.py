@@ -157,9 +157,13 @@ class _Reader:
             metrics=self._metrics(),
             interval=self.parsed("interval", "0s", parse_duration),
             preserve=cast(Literal["both", "first"], self.choice("preserve", ("both", "first"))),
-            link_timeout=self._positive("link_timeout", f"{limits.LINK_TIMEOUT_S}s"),
-            freeze_deadline=self._positive("freeze_deadline", f"{limits.FREEZE_DEADLINE_S}s"),
-            freeze_max=self._positive("freeze_max", f"{limits.FREEZE_MAX_S}s"),
+            link_timeout=self._positive(
+                "link_timeout", limits.LINK_TIMEOUT_S, limits.LINK_TIMEOUT_MAX_S
+            ),
+            freeze_deadline=self._positive(
+                "freeze_deadline", limits.FREEZE_DEADLINE_S, limits.FREEZE_MOST_S
+            ),
+            freeze_max=self._positive("freeze_max", limits.FREEZE_MAX_S, limits.FREEZE_MOST_S),
             block_size=self._block_size(),
             on_link_loss=cast(
                 Literal["degrade", "block"], self.choice("on_link_loss", ("degrade", "block"))
@@ -181,10 +185,10 @@ class _Reader:
             raise self.refuse(key, f"{name!r} is not a name: use 1 to 64 of A-Z a-z 0-9 _ . -")
         return name
 
-    def _positive(self, key: str, default: str) -> float:
-        value = self.parsed(key, default, parse_duration)
-        if value <= 0:
-            raise self.refuse(key, "must be more than zero")
+    def _positive(self, key: str, default: float, most: float) -> float:
+        value = self.parsed(key, f"{default}s", parse_duration)
+        if not 0 < value <= most:
+            raise self.refuse(key, f"must be more than zero, and at most {most:g}s")
         return value
 
     def _block_size(self) -> int:

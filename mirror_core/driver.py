@@ -53,7 +53,9 @@ class Driver:
         self._config, self._book, self._copier, self._journal = config, book, copier, journal
         self._platform = platform
         self._thread: Thread | None = None
-        self._session = session.Session(config, book, copier, platform)
+        self._session = session.Session(
+            config, book, copier, platform, ending=lambda: self.stopping
+        )
         self._point = age.Moment(0.0, 0.0)  # of the running cycle
         self._began = age.Moment(book.current.since or platform.time(), platform.monotonic())
         self._held = 0.0  # how long its freeze held writes, seconds
@@ -178,10 +180,12 @@ class Driver:
         self._thread = self._platform.spawn("control", self._run_to_end)
 
     def stop(self) -> None:
-        """Ask the thread to end; join it afterwards."""
+        """Ask the thread to end; join it afterwards.  What is under way to the target is not waited
+        for: its cycle is given up in any case."""
         with self.changed:
             self.stopping = True
             self.changed.notify_all()
+        self._copier.hang_up(errno.ESHUTDOWN)
 
     def join(self, timeout_s: float) -> bool:
         """Whether the thread has ended."""
@@ -450,6 +454,8 @@ class Driver:
                 return outcome
 
     def _result_of(self, error: MirrorError) -> cycle.Result:
+        if self.stopping:
+            return cycle.Result(error="stopping", code=errno.ESHUTDOWN)
         # ESTALE: it is not enough for a commit; another cycle, of everything in it, may be.
         lost = isinstance(error, PeerError) and error.code != errno.ESTALE
         try:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from mirror_core.platform import HERE, Platform
 
+FRESH = ".new"  # what the name of a file that is being written ends with
 _TRIES = 3  # after the rename
 
 
@@ -42,7 +43,7 @@ def replace(path: Path, data: bytes, platform: Platform = HERE) -> None:
 
 def _put(path: Path, data: bytes, platform: Platform) -> None:
     """The new file takes the place of the old one.  OSError: it does not."""
-    fresh = path.with_name(path.name + ".new")
+    fresh = path.with_name(path.name + FRESH)
     fd = platform.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     try:
         try:

@@ -81,6 +81,11 @@ class Flashcopy:
             raise
         self._parted = False
 
+    def hang_up(self, code: int) -> None:
+        """Sink 1 is lost (any thread)."""
+        for member in self.members:
+            member.native.lose_second(code)
+
     def part(self, code: int) -> None:
         """Sink 1 is lost: end what is under way there, and copy on to sink 0 alone.  CopyError:
         that fails too."""

@@ -50,8 +50,10 @@ COMPARE_S = 0.25  # of reading, then what was compared so far is answered
 # --- timing, seconds
 DURATION_MAX_S = 366 * 86_400.0  # a setting; in nanoseconds it fits 64 bits
 LINK_TIMEOUT_S = 2.0
+LINK_TIMEOUT_MAX_S = 600.0
 FREEZE_DEADLINE_S = 0.05
 FREEZE_MAX_S = 1.0
+FREEZE_MOST_S = 10.0  # that freeze_max may be
 FENCE_BUDGET_S = 5.0
 STABLE_S = 1.0  # of sending, between two records of what need not be sent again
 STABLE_SHARE = 2  # and as many times as long as the last record took
@@ -65,6 +67,8 @@ BACKOFF_MAX_S = 5.0
 START_TIMEOUT_S = 30.0
 LOCK_PATIENCE_S = 0.5  # with others' looks at the lock of a state folder
 STOP_TIMEOUT_S = 60.0
+FAREWELL_S = 2.0  # how long a site that ends waits for an answer of the other one
+CONNECT_S = 10.0  # how long connecting to a server may take: native/store_nbd.h
 JOIN_S = 45.0  # how long a stop waits for the control thread; then the site ends as if killed
 
 # --- lanes: connections to the peer for each volume, for writers that wait
@@ -118,13 +122,14 @@ OOM_SCORE = -1000  # never killed for want of memory: that would free the least 
 SOCKET_PATH_MAX = 107
 
 assert BLOCK_SIZE_MIN <= BLOCK_SIZE_DEFAULT <= BLOCK_SIZE_MAX
-assert FREEZE_DEADLINE_S <= FREEZE_MAX_S <= LINK_TIMEOUT_S
+assert FREEZE_DEADLINE_S <= FREEZE_MAX_S <= LINK_TIMEOUT_S <= LINK_TIMEOUT_MAX_S
+assert FREEZE_MAX_S <= FREEZE_MOST_S
 assert CONTROL_WAIT_S < CONTROL_TIMEOUT_S
 assert SLICE_SHORT_S <= SLICE_S <= LINK_TIMEOUT_S
 assert BACKOFF_MIN_S < BACKOFF_MAX_S
 assert JOIN_S < STOP_TIMEOUT_S
 assert 2 * STRANGERS_MAX < TCP_CLIENTS_MAX < CALLERS_MAX
-assert DOOR_LOOK_S < OPENING_S
+assert DOOR_LOOK_S < OPENING_S <= CONNECT_S
 assert VOLUMES_MAX * PRIORITY_LANES * WRITERS_PIECE <= WRITERS_ROOM
 assert 1 < STORE_CONNECTIONS_MIN < STORE_CONNECTIONS_GOOD
 assert BACKOFF_MIN_S < ATTACH_BACKOFF_MAX_S

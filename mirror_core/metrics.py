@@ -38,13 +38,22 @@ def program_version() -> str:
 
 
 class SiteCollector(Collector):
+    """Of a site that stops it tells nothing any more: its volumes go."""
+
     def __init__(self, site: Site) -> None:
         self._site = site
+        self._lock = threading.Lock()
+        self._ended = False  # guarded by `_lock`
 
-    def collect(self) -> Iterator[Metric]:
-        yield from self._of_the_site()
-        yield from self._of_volumes()
-        yield from self._histograms()
+    def collect(self) -> list[Metric]:
+        with self._lock:
+            if self._ended:
+                return []
+            return [*self._of_the_site(), *self._of_volumes(), *self._histograms()]
+
+    def end(self) -> None:
+        with self._lock:
+            self._ended = True
 
     def _of_the_site(self) -> Iterator[Metric]:
         status = how.of(self._site)
@@ -180,6 +189,7 @@ class MetricsServer:
 
     def __init__(self, site: Site) -> None:
         self._site = site
+        self.collector = SiteCollector(site)
         self._server: WSGIServer | None = None
         self._thread: threading.Thread | None = None
         self.address: str | None = None
@@ -189,7 +199,7 @@ class MetricsServer:
         assert self._site.config.metrics
         host, port = self._site.config.metrics
         registry = CollectorRegistry()
-        registry.register(SiteCollector(self._site))
+        registry.register(self.collector)
         try:
             self._server, self._thread = start_http_server(port, host, registry)
         except OSError as error:
@@ -203,4 +213,5 @@ class MetricsServer:
         if self._server and self._thread:
             self._server.shutdown()
             self._server.server_close()
+            self.collector.end()  # a scrape under way may go on: of a client that is slow
             self._thread.join()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import cast
 
 from mirror_core import limits, native, protocol, timeouts
@@ -19,10 +19,13 @@ class Link:
     the one is kept until `hang_up`, or until it fails.
 
     version   the highest protocol version that both sites know, as far as it is known: the highest
-              of this site until the other one refuses that"""
+              of this site until the other one refuses that
 
-    def __init__(self, config: SiteConfig, platform: Platform) -> None:
+    Once this site is `ending` an answer is awaited for FAREWELL_S at most."""
+
+    def __init__(self, config: SiteConfig, platform: Platform, ending: Callable[[], bool]) -> None:
         self.peer = config.peer
+        self._ending = ending
         self._platform = platform
         self._config = config
         self._timeout = timeouts.request_s(config.link_timeout)
@@ -33,10 +36,14 @@ class Link:
     def ask(self, request: protocol.Request, patience_s: float | None = None) -> protocol.Record:
         """Refused, PeerError as of `ask` below."""
         self.send(request)
-        answer = self.hear(self._timeout if patience_s is None else patience_s)
-        if answer is None:
-            self.hang_up()
-            raise PeerError(os.strerror(errno.ETIMEDOUT), errno.ETIMEDOUT)
+        left = self._timeout if patience_s is None else patience_s
+        while (answer := self.hear(min(left, limits.IDLE_LOOK_S))) is None:
+            left -= limits.IDLE_LOOK_S
+            if self._ending():
+                left = min(left, limits.FAREWELL_S)
+            if left <= 0:
+                self.hang_up()
+                raise PeerError(os.strerror(errno.ETIMEDOUT), errno.ETIMEDOUT)
         return answer
 
     def send(self, request: protocol.Request) -> None:

@@ -27,6 +27,11 @@ from mirror_core.target import Target
 
 def promote(site: Site, *, force: bool) -> protocol.Record:
     """One turn, to be asked again until `done`.  MirrorError: refused, nothing was changed."""
+    with site.promotion:
+        return _turn(site, force=force)
+
+
+def _turn(site: Site, *, force: bool) -> protocol.Record:
     book = site.book.current
     if not isinstance(site.control, Target):
         if book.lineage is None or book.lineage.parent is None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 from mirror_core import flashcopy, native, peer, protocol, recovery, timeouts
 from mirror_core.book import Book
@@ -25,10 +25,16 @@ _LATER = "writes go on and mirroring resumes by itself"
 
 class Session:
     def __init__(
-        self, config: SiteConfig, book: Book, copier: flashcopy.Flashcopy, platform: Platform
+        self,
+        config: SiteConfig,
+        book: Book,
+        copier: flashcopy.Flashcopy,
+        platform: Platform,
+        *,
+        ending: Callable[[], bool],
     ) -> None:
         self._config, self._book, self._copier = config, book, copier
-        self._platform, self._link = platform, peer.Link(config, platform)
+        self._platform, self._link = platform, peer.Link(config, platform, ending)
         self._stores: list[native.Store] = []
         self.number = 0
 

@@ -78,6 +78,7 @@ class Site:
         self.journal = Journal(platform)
         self._run = platform.token()
         self._maps_count = False  # the maps in memory outlive this process
+        self.promotion = platform.lock()  # one turn at a time
         self._coarse = False  # a source that knows regions which may differ, not blocks
         self._undo = contextlib.ExitStack()
         with contextlib.ExitStack() as undo:
@@ -89,6 +90,7 @@ class Site:
                 current = hardlog.recover(config.state, current, platform)
             self.book = Book(config.state, current, platform, self.journal)
             undo.callback(self._end_maps, current.run)
+            undo.callback(self._remove_files_that_mean_nothing)
             self._opened = self._open_stores(undo, current)
             self.members = self._build_volumes(undo, current)
             self.copier = flashcopy.Flashcopy(self.members)
@@ -96,20 +98,10 @@ class Site:
                 config.state, current, self._run, {m.name: m.native for m in self.members}, platform
             )
             self.metrics = MetricsServer(self) if config.metrics else None
-            self._undo = undo.pop_all()
-        self.control: Driver | Target = (
-            Driver(
-                config,
-                self.book,
-                self.copier,
-                self.journal,
-                platform,
-                clean=current.clean,
-                coarse=self._coarse,
+            self.control: Driver | Target = (
+                self._driver(current) if current.role == "source" else self._target(current)
             )
-            if current.role == "source"
-            else self._target(current)
-        )
+            self._undo = undo.pop_all()
 
     # ---- opening
 
@@ -209,6 +201,12 @@ class Site:
         except OSError as error:
             raise no_state(self.config, error) from error
 
+    def _driver(self, current: ledger.Ledger) -> Driver:
+        return Driver(
+            self.config, self.book, self.copier, self.journal, self.platform,
+            clean=current.clean, coarse=self._coarse,
+        )  # fmt: skip
+
     def _target(self, current: ledger.Ledger) -> Target:
         blank = all(self._opened[m.name, "data"].blank() for m in self.members)
         found, owed = written.recover(self.config.state, current, self.platform)
@@ -233,6 +231,13 @@ class Site:
 
     def start(self) -> None:
         """Threads begin here: after nbdkit's fork.  MirrorError: nothing was changed."""
+        try:
+            self._begin()
+        except Exception:
+            self._undo.close()
+            raise
+
+    def _begin(self) -> None:
         if self.metrics:
             self.metrics.start()  # first: a busy port is a refusal
         write_pid(self._lock, self.config, self.platform)
@@ -264,17 +269,19 @@ class Site:
             runs = (runs[0], *runs[1 - limits.RUNS_KNOWN :])
         self.book.update(clean=False, run=self._run, runs=runs, volumes=self._in_use())
         self._maps.remove(self.book.current.site, but=self._run)
-        self._remove_files_of_other_runs()
+        self._remove_files_that_mean_nothing()
         self._maps_count = True
         self.control.start()
 
-    def _remove_files_of_other_runs(self) -> None:
-        """One that is left means nothing."""
-        kinds = {hardlog.KIND, written.KIND, *(f"{m.name}.intent" for m in self.members)}
+    def _remove_files_that_mean_nothing(self) -> None:
+        """Of all runs but the one that the ledger names: of those before, and of this one if its
+        start was refused."""
+        book = self.book.current
+        kinds = {hardlog.KIND, written.KIND, *(f"{v.name}.intent" for v in book.volumes)}
         with contextlib.suppress(OSError):
             for name in self.platform.names(self.config.state):
-                kind, _, run = name.rpartition(".")
-                if kind in kinds and run != self._run:
+                kind, _, run = name.removesuffix(durable.FRESH).rpartition(".")
+                if kind in kinds and (run != book.run or name.endswith(durable.FRESH)):
                     durable.remove(self.config.state / name, self.platform)
 
     def ending(self) -> None:

@@ -128,7 +128,8 @@ class Target:
             self._remember_source(hello, anew=decision.adopt)
             with self.changed:
                 self.session, self.source, self.refusal = hello.session, hello.name, None
-                self.source_site, self._silence = hello.site, hello.silence
+                self.source_site = hello.site
+                self._silence = min(hello.silence, timeouts.silence_s(limits.LINK_TIMEOUT_MAX_S))
                 self._flush_error = None  # of before: all that is not stable is sent again
                 self.connected_since, self.heard = self._platform.time(), self._platform.monotonic()
             mine = self._book.current

@@ -39,6 +39,13 @@ def look_s(link_timeout: float) -> float:
     return max(link_timeout - limits.IDLE_LOOK_S, link_timeout / 2)
 
 
+def farewell_s() -> float:
+    """A source that is told to stop has left its target within this time, whatever that does: a
+    freeze or a slice goes on, then no answer comes, or no connection comes about, and then none
+    for the lanes.  Its own stores' time comes on top."""
+    return limits.FREEZE_MOST_S + limits.SLICE_S + limits.FAREWELL_S + 2 * limits.CONNECT_S
+
+
 def compared_s(link_timeout: float) -> float:
     """The target answers what it has compared: after COMPARE_S no read is begun, and those under
     way end, or their server is lost."""
@@ -61,7 +68,8 @@ def check(link_timeout: float) -> None:
     assert request_s(link_timeout) > limits.CONTROL_WAIT_S, "a request may wait inside"
 
 
-for _seconds in (0.01, 0.1, limits.LINK_TIMEOUT_S, 60.0, limits.DURATION_MAX_S):
+for _seconds in (0.01, 0.1, limits.LINK_TIMEOUT_S, 60.0, limits.LINK_TIMEOUT_MAX_S):
     check(_seconds)
+assert farewell_s() < limits.JOIN_S, "a silent target holds up no stop"
 assert write_s(limits.LINK_TIMEOUT_S, limits.FREEZE_MAX_S) <= 2 * limits.LINK_TIMEOUT_S
 assert limits.SLICE_S <= limits.LINK_TIMEOUT_S, "the control looks at the world in time"

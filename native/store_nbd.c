@@ -84,6 +84,8 @@ fm_nbd_connect (const char *uri, uint64_t deadline_ns, struct nbd_handle **out, 
   if (!h)
     return -ENOMEM;
   int rc = 0;
+  uint64_t most = fm_now_ns () + FM_CONNECT_NS;
+  deadline_ns = deadline_ns < most ? deadline_ns : most;
   bool tls = strncmp (uri, "nbds", 4) == 0;
   struct fm_watch watch = { .fd = -1 };
   nbd_set_pread_initialize (h, false);

@@ -169,10 +169,10 @@ FAULTS = (
     Fault(
         "what moves on one connection counts for all of a lane",
         "native:slow",
-        (("native/lane.c", "    if (fm_parts_silent (ports[i], now) && i > 1)",
-          "    for (unsigned k = 2; k < n; k++)\n"
-          "      ports[i]->stirred |= i > 1 && ports[k]->stirred;\n"
-          "    if (fm_parts_silent (ports[i], now) && i > 1)"),),
+        (("native/lane.c", "    if (fm_parts_silent (ports[i], now) && i < far)",
+          "    for (unsigned k = 0; k < far; k++)\n"
+          "      ports[i]->stirred |= i < far && ports[k]->stirred;\n"
+          "    if (fm_parts_silent (ports[i], now) && i < far)"),),
     ),
     Fault(
         "bytes that the other side takes are no movement",
@@ -498,14 +498,14 @@ FAULTS = (
     Fault(
         "the size in the head of an intent log is not looked at (I7)",
         "tests/test_fuzz.py::"
-        "test_a_damaged_intent_log_is_refused_or_its_regions_are_of_the_volume",
-        (("mirror_core/intent.py", "os.pread(fd, _PAGE, 0) != _head(site, record)",
-          "os.pread(fd, 16, 0) != _head(site, record)[:16]"),),
+        "test_a_damaged_intent_log_makes_all_hot_or_its_regions_are_of_the_volume",
+        (("mirror_core/intent.py", "data[:_PAGE] != head", "data[:16] != head[:16]"),),
     ),
     Fault(
         "a handshake may name any number of volumes",
-        "tests/test_fuzz.py::test_a_target_answers_every_control_record_in_any_order",
-        (("mirror_core/protocol.py", "len(volumes) > limits.VOLUMES_MAX", "False"),),
+        "tests/test_protocol.py::test_a_handshake_that_could_do_harm_is_refused",
+        (("mirror_core/protocol.py", "several(_SHAPE.kind(), limits.VOLUMES_MAX)",
+          "several(_SHAPE.kind(), 1 << 60)"),),
     ),
     Fault(
         "a target believes that a cycle holds all that an abandoned one had written",
@@ -606,6 +606,21 @@ FAULTS = (
         "an adopted target keeps an image that is not known to be whole (I7)",
         "tests/test_adopt.py::test_a_target_with_another_store_gives_its_image_up",
         (("mirror_core/adoption.py", "book = resync.give_up(book)", "pass"),),
+    ),
+    Fault(
+        "a start that is refused leaves the files that it has made",
+        "tests/test_ends.py::test_refused_starts_leave_no_file",
+        (("mirror_core/site.py", "undo.callback(self._remove_files_that_mean_nothing)", "pass"),),
+    ),
+    Fault(
+        "a source that ends waits for its target as long as ever",
+        "tests/test_ends.py::test_a_stop_does_not_wait_for_a_silent_target",
+        (("mirror_core/driver.py", "        self._copier.hang_up(errno.ESHUTDOWN)\n", ""),),
+    ),
+    Fault(
+        "a scrape goes on when the volumes are gone",
+        "tests/test_ends.py::test_a_scrape_at_the_end_touches_nothing_that_is_gone",
+        (("mirror_core/metrics.py", "            if self._ended:\n", "            if False:\n"),),
     ),
     Fault(
         "chaos takes prefixes of different moments for one image",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from faults import FAULTS
 from mutantslib import c_rules, ladder, mutant, python_rules, record
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -121,3 +122,20 @@ def test_the_ladder_names_tests_that_are_there() -> None:
     stems = {path.stem for path in (*ROOT.glob("native/*.c"), *ROOT.glob("mirror_core/*.py"))}
     named = {*ladder.PROGRAMS, *ladder.TABLES, *ladder.SITES, *ladder.NOT_SIMULATED.split()}
     assert named <= stems, named - stems
+
+
+def test_each_planted_fault_fits_the_source_and_names_a_test() -> None:
+    """What each replaces stands in its file once, and the test that must notice it is there: so a
+    change of either is seen at once, not in the next `make soak`."""
+    for fault in FAULTS:
+        for file, old, _ in fault.edits:
+            assert (ROOT / file).read_text().count(old) == 1, (fault.what, file, old)
+        kind, _, name = fault.caught_by.partition(":")
+        if kind == "native":
+            assert (ROOT / f"native/tests/test_{name}.c").exists(), fault
+        elif kind == "fuzz":
+            assert (ROOT / f"native/tests/fuzz_{name}.c").exists(), fault
+        else:
+            path, _, test = fault.caught_by.partition("::")
+            text = (ROOT / path).read_text()
+            assert not test or f"\ndef {test.partition('[')[0]}(" in text, fault

@@ -8,6 +8,7 @@ no request is left it closes.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 from collections.abc import Callable
@@ -30,7 +31,7 @@ from mirror_core.identity import Identity
 from sim import simos
 from sim.core import ffi, lib
 from sim.oracle import Content, History
-from sim.sched import NS, Life, bytes_at, current
+from sim.sched import NS, Life, SiteDead, bytes_at, current
 
 if TYPE_CHECKING:
     from sim.world import World
@@ -228,7 +229,11 @@ class Machine:
             begin_anew=lambda _config: platform.abort(),
         )
         self.world.opened(self, life)
-        life.site.start()
+        try:
+            life.site.start()
+        except Exception:
+            life.site = None  # it has closed what it had opened
+            raise
 
     def is_up(self, life: Incarnation) -> None:
         """Its control thread has begun."""
@@ -302,7 +307,8 @@ class Machine:
             life.site._maps_count = True  # nobody removes them
             life.site.copier.fail(errno.EIO)
             life.site.copier.unlink()
-            life.site._undo.close()
+            with contextlib.suppress(SiteDead):  # the memory is freed, no file is touched
+                life.site._undo.close()
 
     @staticmethod
     def _maps_of(opened: site.Site) -> dict[str, list[tuple[int, int]]]:

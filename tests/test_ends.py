@@ -1,0 +1,150 @@
+"""A start that is refused leaves nothing, and an end waits for nobody who is silent."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from handmade import Handmade, MountedDisk, eventually, refused, state_of, until_state
+from pair import CommandFailed
+from prometheus_client import CollectorRegistry, generate_latest
+from test_link import frozen
+
+from mirror_core import config, limits, timeouts
+from mirror_core.metrics import SiteCollector
+from mirror_core.site import Site
+
+BLOCK = 4096
+
+
+def files(pair: Handmade, site: str) -> set[str]:
+    """Of the state folder, and of the maps that outlive a kill."""
+    state = pair.folder / site / "state"
+    kept = Path(os.environ["RUNTIME_DIRECTORY"]).glob("*.maps")
+    return {str(path) for path in [*state.iterdir(), *kept]}
+
+
+@pytest.mark.parametrize("site", ["east", "west"])
+def test_refused_starts_leave_no_file(handmade: Handmade, site: str) -> None:
+    """A site is killed, and then its start is refused for a store that is not there, and for a
+    port that is taken: its folder holds what it held, and the next start finds all of it."""
+    pair = handmade
+    pair.create()
+    pair.start()
+    with pair.client() as client:
+        client.write(0, b"x" * BLOCK)
+        pair.sync()
+        pair.pause()
+        client.write(BLOCK, b"y" * BLOCK)
+    pid = int(state_of(pair, site)["pid"])
+    os.kill(pid, 9)
+    eventually(lambda: not Path(f"/proc/{pid}").exists(), "it is gone")
+    before = files(pair, site)
+    text = pair.toml(site).read_text()
+    image = Path(pair.store(site, "intermediate"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        pair.toml(site).write_text(text.replace("127.0.0.1:0", f"127.0.0.1:{port}"))
+        for _ in range(3):
+            assert str(port) in refused("start", str(pair.toml(site)))
+            assert files(pair, site) == before
+    pair.toml(site).write_text(text)
+    image.rename(image.with_suffix(".away"))
+    assert image.name in refused("start", str(pair.toml(site)))
+    assert files(pair, site) == before
+    image.with_suffix(".away").rename(image)
+    pair.start(site)
+    pair.resume()
+    pair.sync()
+    pair.stop()
+    assert Path(pair.store("west", "data")).read_bytes()[: 2 * BLOCK] == b"x" * BLOCK + b"y" * BLOCK
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a disk of its own")
+def test_a_start_on_a_full_disk_says_so(scratch: Path) -> None:
+    """The reason of a start that cannot even say why it ends is the disk of its log."""
+    disk = MountedDisk(scratch / "disk", 1 << 20)
+    pair = Handmade(scratch / "pair")
+    try:
+        pair.create()
+        state = pair.folder / "west" / "state"
+        moved = disk.folder / "state"
+        os.rename(state, scratch / "kept")
+        moved.mkdir(mode=0o700)
+        for path in (scratch / "kept").iterdir():
+            (moved / path.name).write_bytes(path.read_bytes())
+        state.symlink_to(moved)
+        disk.fill()
+        said = refused("start", str(pair.toml("west")))
+        assert "No space left on device" in said, said
+        disk.empty()
+        pair.start("west")
+    finally:
+        pair.kill()
+        disk.close()
+
+
+def test_a_stop_does_not_wait_for_a_silent_target(handmade: Handmade) -> None:
+    """With a patient link (60 s) the target's process stands still, idle and then with a cycle
+    that waits for its answer: the source stops in order, soon."""
+    pair = handmade
+    pair.more = 'link_timeout = "60s"'
+    pair.create()
+    pair.start()
+    with pair.client() as client:
+        client.write(0, b"x" * BLOCK)
+    pair.sync()
+    for busy in (False, True):
+        until_state(pair, "mirroring")
+        with frozen(pair, "west"):
+            if busy:
+                with pair.client() as client:
+                    client.write(BLOCK, b"y" * BLOCK)
+            began = time.monotonic()
+            pair.stop("east")
+            took = time.monotonic() - began
+        assert took < timeouts.farewell_s() - limits.CONNECT_S, f"the stop took {took:.1f} s"
+        assert "as if killed" not in pair.log("east")
+        pair.start("east")
+    pair.sync()
+
+
+def test_a_scrape_at_the_end_touches_nothing_that_is_gone(handmade: Handmade) -> None:
+    """A scrape that comes while, or after, a site stops is answered with what is known: nothing."""
+    pair = handmade
+    pair.create()
+    site = Site(config.load(str(pair.toml("east"))))
+    site.start()
+    assert site.metrics
+    registry = CollectorRegistry()
+    registry.register(SiteCollector(site))
+    assert b"flashmirror_info" in generate_latest(registry)
+    ours = site.metrics.collector
+    scrapes: list[int] = []
+    stopped = threading.Event()
+
+    def scrape() -> None:
+        while not (stopped.is_set() and scrapes[-1] == 0):
+            scrapes.append(len(list(ours.collect())))
+
+    thread = threading.Thread(target=scrape)
+    thread.start()
+    eventually(lambda: any(scrapes), "a scrape")
+    site.ending()
+    site.stop()
+    stopped.set()
+    thread.join(20)
+    assert not thread.is_alive() and scrapes[-1] == 0
+
+
+def test_a_peer_that_says_it_may_be_silent_for_ever_is_not_believed(handmade: Handmade) -> None:
+    """However long a source says that it may be silent, its target takes it for gone in the end."""
+    assert timeouts.silence_s(limits.LINK_TIMEOUT_MAX_S) < 3600
+    pair = handmade
+    pair.more = f'link_timeout = "{limits.LINK_TIMEOUT_MAX_S + 1:g}s"'
+    with pytest.raises(CommandFailed, match=r"link_timeout: .*at most 600s"):
+        pair.create()
