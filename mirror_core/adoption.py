@@ -21,7 +21,6 @@ Left out: a store that carries another store's mark, or that this site records i
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -31,7 +30,7 @@ from mirror_core import identity as identities
 from mirror_core.config import SiteConfig
 from mirror_core.errors import LedgerError, MirrorError, StoreError
 from mirror_core.lock import check_ledger, lock_state, no_state
-from mirror_core.platform import HERE
+from mirror_core.platform import HERE, Platform
 
 Effect = Literal["compare", "record", "keep", "give up"]
 
@@ -52,7 +51,15 @@ class Look:
     sequence: int  # of the image that is kept or given up; 0: there is none
 
 
-def adopt(config: SiteConfig, volume: str, part: str, agree: Callable[[Look], bool]) -> Look:
+def adopt(
+    config: SiteConfig,
+    volume: str,
+    part: str,
+    agree: Callable[[Look], bool],
+    *,
+    platform: Platform = HERE,
+    open_store: Callable[[str, float], stores.Opened] = stores.open_store,
+) -> Look:
     """MirrorError: the site runs, the store cannot be this one, or the person does not agree;
     nothing was changed."""
     if process.running(config):
@@ -60,20 +67,20 @@ def adopt(config: SiteConfig, volume: str, part: str, agree: Callable[[Look], bo
             f"{config.name}: runs: stop it with 'flashmirror stop {config.path}', then adopt"
         )
     with contextlib.ExitStack() as undo:
-        undo.callback(os.close, lock_state(config))
-        book = ledger.load(config.state)
+        undo.callback(platform.close, lock_state(config, platform))
+        book = ledger.load(config.state, platform)
         check_ledger(config, book)
         stores.refuse_twice(config)
         where = next(getattr(v, part) for v in config.volumes if v.name == volume)
         record = next(v for v in book.volumes if v.name == volume)
-        one = stores.open_store(where, config.link_timeout)
+        one = open_store(where, config.link_timeout)
         undo.callback(one.store.close)
         place = stores.place_of(config, book, volume, part)
         _refuse(one, book, record, place)
         look = _look(one, book, record, place)
         if not agree(look):
             raise MirrorError(f"{config.name}: nothing was changed")
-        _record(config, one, book, place, look.effect)
+        _record(config, one, book, place, look.effect, platform=platform)
     return look
 
 
@@ -127,6 +134,8 @@ def _record(
     book: ledger.Ledger,
     place: stores.Place,
     effect: Effect,
+    *,
+    platform: Platform,
 ) -> None:
     """LedgerError, StoreError: as before, unless the text says otherwise."""
     record = next(v for v in book.volumes if v.name == place.volume)
@@ -138,13 +147,13 @@ def _record(
         book, volumes=tuple(fresh if v.name == place.volume else v for v in book.volumes)
     )
     if effect == "compare":
-        run = HERE.token()
-        _make_logs(config, book, record, run)
+        run = platform.token()
+        _make_logs(config, book, record, run, platform)
         book = replace(book, clean=False, run=run, maps={})
     elif effect == "give up":
         book = resync.give_up(book)
     try:
-        ledger.save(config.state, book)
+        ledger.save(config.state, book, platform)
     except OSError as error:
         raise no_state(config, error) from error
     except durable.Doubt as doubt:
@@ -153,12 +162,18 @@ def _record(
 
 
 def _make_logs(
-    config: SiteConfig, book: ledger.Ledger, adopted: ledger.VolumeRecord, run: str
+    config: SiteConfig,
+    book: ledger.Ledger,
+    adopted: ledger.VolumeRecord,
+    run: str,
+    platform: Platform,
 ) -> None:
     """The intent logs of a run in which all of the adopted volume may differ, and of the others
     what may differ now.  LedgerError."""
     for record in book.volumes:
-        opened = intent.open_log(config.state, book, record, run, region=config.intent_region)
+        opened = intent.open_log(
+            config.state, book, record, run, region=config.intent_region, platform=platform
+        )
         try:
             if record.name == adopted.name:
                 opened.log.heat_all()
