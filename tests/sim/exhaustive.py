@@ -72,7 +72,7 @@ class Small(World):
         for point, who, keep in self.crashes:
             self.turns(point)
             for name in who:
-                self.crash(self.sites[name], power=keep is not None, keep=keep or 0.0)
+                self.crash(getattr(self, name), power=keep is not None, keep=keep or 0.0)
             self.boot_all()
         self.turns(30)
         self._end()
@@ -81,7 +81,7 @@ class Small(World):
     def _give_command(self) -> None:
         _, _, name = self.command_given.partition(" ")
         if name:
-            self.stop(self.sites[name])
+            self.stop(getattr(self, name))
         else:
             assert self.west.life
             clients.promote(self, self.west.life, force=True)

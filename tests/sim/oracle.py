@@ -10,6 +10,8 @@ Of a mirror (History, one a lineage):
     source at consistency point k, byte for byte; k never goes back, and is never below the last
     commit that the source was told of.
   - A target that was promoted begins as its last image, and the history ends there.
+A point is its sequence and its token: of a source that went back, or has a copy, two points may
+have one sequence, and an image is exactly one of them.
 When faults end both sites become equal (world.py).
 
 The source after a power loss is a new content: the model goes on from what the disk holds.
@@ -25,6 +27,8 @@ from sim.sched import Violation
 from sim.shape import SECTOR
 
 Image = tuple[bytes, ...]  # of each volume
+Point = tuple[int, str]  # sequence and token
+NO_POINT: Point = (0, "")
 
 
 class Content:
@@ -156,7 +160,8 @@ class History:
 
     def __init__(self, block: int) -> None:
         self.block = block
-        self.points: dict[int, Image] = {}
+        self.points: dict[Point, Image] = {}
+        self.forked = False  # a site went back, or has a copy: numbers may be used again
         self.acknowledged = 0  # the last commit that the source knows of
         self.given_up = 0  # images of points up to this one count for nothing
         self.seen = 0  # the last k that a target that is up has shown
@@ -164,17 +169,29 @@ class History:
 
     # ---- the source
 
-    def point(self, sequence: int, disks: Image, content: Content) -> None:
-        """The swap of consistency point `sequence` has just been made."""
-        if sequence in self.points:
+    def point(self, point: Point, disks: Image, content: Content) -> None:
+        """The swap of this consistency point has just been made."""
+        sequence = point[0]
+        if point in self.points or (not self.forked and self.of(sequence)):
             raise Violation(f"sequence {sequence} was used twice")
         content.equals(disks, f"point {sequence}")
-        self.points[sequence] = disks
+        self.points[point] = disks
+
+    def of(self, sequence: int, token: str = "") -> list[Image]:
+        """The points of this sequence; of its token, if that is known."""
+        return [
+            image
+            for (number, mark), image in self.points.items()
+            if number == sequence and token in ("", mark)
+        ]
+
+    def last(self) -> int:
+        return max((number for number, _ in self.points), default=0)
 
     def give_up(self) -> None:
         """A person says that the target's image counts for nothing; until the next commit it
         may be there or not."""
-        self.given_up = max([0, *self.points])
+        self.given_up = self.last()
         self.seen = self.acknowledged = 0
 
     def acknowledge(self, k: int) -> None:
@@ -187,13 +204,16 @@ class History:
 
     # ---- the target
 
-    def judge(self, book: ledger.Ledger, data: Image, intermediate: Image) -> None:
-        """What a target's durable state says."""
+    def judge(self, book: ledger.Ledger, data: Image, intermediate: Image, *,
+              apart: bool = False) -> None:  # fmt: skip
+        """What a target's durable state says; `apart`: of a copy that no source reaches, which
+        has stayed behind."""
         if not book.whole:
-            if self.seen or self.acknowledged:
+            if not apart and (self.seen or self.acknowledged):
                 raise Violation(f"the image of {max(self.seen, self.acknowledged)} is lost")
             return
-        self._check_k(book.committed)
+        if not apart:
+            self._check_k(book.committed)
         images = []
         for number, volume in enumerate(book.volumes):
             stores = {"data": data[number], "intermediate": intermediate[number]}
@@ -202,7 +222,7 @@ class History:
                 where = ledger.image(book, volume.name, at // self.block)
                 parts.append(stores[where][at : at + self.block])
             images.append(b"".join(parts))
-        self._compare(book.committed, images)
+        self._compare(book.committed, images, book.committed_token)
 
     def promoted(self, k: int, data: Image) -> None:
         """A target's durable state says that it is a source, and nobody wrote to it yet."""
@@ -214,11 +234,14 @@ class History:
             raise Violation(f"image {k} is older than acknowledged commit {self.acknowledged}")
         if k < self.seen:
             raise Violation(f"the image went back from {self.seen} to {k}")
-        if k not in self.points:
-            raise Violation(f"image {k} was never a consistency point")
 
-    def _compare(self, k: int, images: Sequence[bytes]) -> None:
-        for number, (image, meant) in enumerate(zip(images, self.points[k], strict=True)):
+    def _compare(self, k: int, images: Sequence[bytes], token: str = "") -> None:
+        meant_ones = self.of(k, token)
+        if not meant_ones:
+            raise Violation(f"image {k} was never a consistency point")
+        if any(tuple(images) == one for one in meant_ones):
+            return
+        for number, (image, meant) in enumerate(zip(images, meant_ones[-1], strict=True)):
             if image != meant:
                 raise Violation(f"image {k} of volume {number} is not what the source held: "
                                 + difference(image, meant))  # fmt: skip
@@ -226,10 +249,7 @@ class History:
     def durable(self, k: int) -> None:
         """A target that is up says that k is its image: no crash may take that back.  (What was
         on the disk of one that was just killed, a power loss may still take back.)"""
-        if k > self.seen:
-            self.seen = k
-            for old in [s for s in self.points if s < k]:
-                self.points[old] = ()  # can be asked for no more; the number stays used
+        self.seen = max(self.seen, k)
 
 
 def difference(found: bytes, meant: bytes) -> str:

@@ -344,7 +344,7 @@ class SimPlatform(Platform):
         """A file that the core writes: a disk, which loses what was not flushed as others do."""
         inode = self._inode(fd)
         if inode.disk is None:
-            number = len(self._fs.names) + (30 if self._life.name == "east" else 40)
+            number = len(self._fs.names) + (30 if self._machine.site == "east" else 40)
             inode.disk = ffi.gc(lib.sim_disk_new(number, size), lib.sim_disk_free)
             lib.sim_disk_reset(inode.disk, bytes(inode.now))
         self.close(fd)

@@ -12,10 +12,12 @@ import contextlib
 import errno
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mirror_core import (
+    adoption,
     config,
     driver,
     hardlog,
@@ -30,7 +32,7 @@ from mirror_core.errors import MirrorError
 from mirror_core.identity import Identity
 from sim import simos
 from sim.core import ffi, lib
-from sim.oracle import Content, History
+from sim.oracle import NO_POINT, Content, History
 from sim.sched import NS, Life, SiteDead, bytes_at, current
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
 _PATHS = {name: Path(name) for name in ("sim.toml", "east", "west", "state")}
 PARTS = ("data", "intermediate")
+_DISKS = {"east": 10, "west": 20, "east*": 50, "west*": 60}  # the number of its first one
 REGION = 1024  # of the intent log, bytes: a few blocks, so that there are several regions
 
 
@@ -53,24 +56,34 @@ class SimConfig(config.SiteConfig):
 
 
 class SimMaps:
-    """What a kill leaves of a source's maps, and a power loss takes: Machine.maps."""
+    """What a kill leaves of a source's maps, and a power loss takes: Machine.maps.  It is that of
+    all volumes of a life: which commit they have forgotten is one for all."""
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
+        self.commit = (0, "")
 
     def share(
         self, book: ledger.Ledger, record: ledger.VolumeRecord, run: str, volume: native.Volume
-    ) -> None:
+    ) -> SimMaps:
         """They are read where they are (Machine.crash)."""
+        self.go_with(book)
+        return self
+
+    def go_with(self, book: ledger.Ledger) -> None:
+        self.commit = book.committed, book.committed_token
+
+    def close(self) -> None:
+        pass
 
     def restore(
         self, book: ledger.Ledger, record: ledger.VolumeRecord, volume: native.Volume
     ) -> bool:
         kept = self._machine.maps.get(book.run)
-        if kept is None:
+        if kept is None or kept.commit != (book.committed, book.committed_token):
             return False
         self._machine.world.counts["maps outlived a kill"] += 1
-        for first, count in kept[record.name]:
+        for first, count in kept.runs[record.name]:
             volume.mark(first, count)
         return True
 
@@ -79,11 +92,18 @@ class SimMaps:
             del self._machine.maps[run]
 
 
+@dataclass(frozen=True)
+class KeptMaps:
+    commit: tuple[int, str]
+    runs: dict[str, list[tuple[int, int]]]  # by volume
+
+
 class Incarnation(Life):
     """A site from its boot to its end, or a command on a site that does not run."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(machine.name)
+        self.machine = machine
         self.handles: list[Any] = []  # its stores
         self.site: site.Site | None = None
         self.up = False
@@ -110,6 +130,7 @@ class Machine:
 
     def __init__(self, world: World, name: str, peer: str, volumes: dict[str, int]) -> None:
         self.world, self.name, self.peer = world, name, peer
+        self.site = name.rstrip("*")  # as it calls itself: a copy (copies.py) has the same name
         self.lazy = world.random.choice((0, 0, 1, 3))
         self.fs = simos.SimFs()
         self.life: Incarnation | None = None
@@ -117,12 +138,15 @@ class Machine:
         self.sizes = volumes
         self.was_slow = False  # a store of it, at any time
         self.bomb: simos.Bomb | None = None  # exceptions at calls of the platform
-        self.maps: dict[str, dict[str, list[tuple[int, int]]]] = {}  # by run and volume
+        self.maps: dict[str, KeptMaps] = {}  # by run
         self.content: Content | None = None  # of a source: what its clients know
         self.follows: History | None = None  # of a target, and of a source that was one
+        self.went_back = False  # something of it was put back to an older copy, or it is one
+        self.is_mixed = False  # its state went back without its data, and it does not know
+        self.unjudged = NO_POINT  # an image that is a mixture, and known to be (copies.py)
         for volume, size in volumes.items():
             for part in PARTS:
-                number = len(self.disks) + (10 if name == "east" else 20)
+                number = len(self.disks) + _DISKS[name]
                 disk = lib.sim_disk_new(number, size)
                 self.disks[volume, part] = ffi.gc(disk, lib.sim_disk_free)
 
@@ -131,7 +155,7 @@ class Machine:
             config.VolumeConfig(v, f"{v}/data", f"{v}/intermediate") for v in self.sizes
         )
         return SimConfig(
-            _PATHS["sim.toml"], self.name, _PATHS[self.name], _PATHS[self.peer],
+            _PATHS["sim.toml"], self.site, _PATHS[self.site], _PATHS[self.peer],
             _PATHS["state"], None, volumes,
             preserve=self.world.shape.preserve, block_size=self.world.block,
             intent_region=REGION, on_link_loss=self.world.shape.on_link_loss,
@@ -188,7 +212,7 @@ class Machine:
 
     def _begin(self, what: str, work: Callable[[Incarnation], None]) -> None:
         assert self.life is None
-        life = self.life = Incarnation(self.name)
+        life = self.life = Incarnation(self)
 
         def run() -> None:
             try:
@@ -211,20 +235,19 @@ class Machine:
     def boot(self) -> None:
         self._begin("boot", self._boot)
 
+    def _open_store(self, life: Incarnation, where: str, _timeout_s: float) -> stores.Opened:
+        volume, _, part = where.partition("/")
+        handle = lib.sim_store_open(self.disks[volume, part], self.lazy)
+        life.handles.append(handle)
+        store = native.Store(handle, "file")
+        return stores.Opened(where, store, self.sizes[volume], Identity("file", where), None)
+
     def _boot(self, life: Incarnation) -> None:
         platform = simos.SimPlatform(self, life)
-
-        def open_store(where: str, _timeout_s: float) -> stores.Opened:
-            volume, _, part = where.partition("/")
-            handle = lib.sim_store_open(self.disks[volume, part], self.lazy)
-            life.handles.append(handle)
-            store = native.Store(handle, "file")
-            return stores.Opened(where, store, self.sizes[volume], Identity("file", where), None)
-
         life.site = site.Site(
             self.config_for(),
             platform=platform,
-            open_store=open_store,
+            open_store=functools.partial(self._open_store, life),
             maps=SimMaps(self),
             begin_anew=lambda _config: platform.abort(),
         )
@@ -286,13 +309,30 @@ class Machine:
 
         self._begin("resync", work)
 
+    def adopt(self, *stores_of: str) -> None:
+        """As `flashmirror adopt --yes` of a volume and a part, and perhaps of more."""
+
+        def work(life: Incarnation) -> None:
+            for volume, part in zip(stores_of[::2], stores_of[1::2], strict=True):
+                look = adoption.adopt(
+                    self.config_for(), volume, part, lambda _: True,
+                    platform=simos.SimPlatform(self, life),
+                    open_store=functools.partial(self._open_store, life),
+                )  # fmt: skip
+                current().trace(f"adopts {volume} {part}: {look.effect}")
+                life.handles.clear()  # it was closed
+            life.dead, self.life = True, None
+
+        self._begin("adopt", work)
+
     def crash(self) -> None:
         """The process ends here; its disks and files stay as they are at this instant."""
         life = self.life
         assert life
         life.dead, self.life = True, None
         if life.site and life.site.book.current.role == "source":
-            self.maps[life.site._run] = self._maps_of(life.site)
+            assert isinstance(life.site._maps, SimMaps)
+            self.maps[life.site._run] = KeptMaps(life.site._maps.commit, self._maps_of(life.site))
         for handle in life.handles:
             lib.sim_store_kill(handle)
 

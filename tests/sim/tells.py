@@ -30,7 +30,7 @@ def check(world: World, machine: Machine) -> None:
 
 
 def _of_source(world: World, machine: Machine, told: dict[str, Any]) -> None:
-    other = world.west if machine is world.east else world.east
+    other = world.other(machine)
     assert machine.life and machine.life.site
     history = world.histories[told["lineage"]]
     committed, hardened = told["committed"]["sequence"] or 0, told["hardened_sequence"] or 0
@@ -40,9 +40,9 @@ def _of_source(world: World, machine: Machine, told: dict[str, Any]) -> None:
             raise Violation(f"{machine.name} says that {committed} is committed and {hardened} "
                             f"hardened, but {other.name} has {book.committed} and {book.hardened}"
                             )  # fmt: skip
-    point = history.points.get(committed)
-    if world.shape.exposure and point and machine.content:
+    points = history.of(committed)
+    if world.shape.exposure and len(points) == 1 and machine.content and not machine.is_mixed:
         model = tuple(bytes(volume) for volume in machine.content.model)
-        if model != point and not told["data_exposure_seconds"]:
+        if model != points[0] and not told["data_exposure_seconds"]:
             raise Violation(f"{machine.name} has unsent bytes, but says that its exposure is "
                             f"{told['data_exposure_seconds']}")  # fmt: skip

@@ -12,10 +12,12 @@ Left out: what production is known not to survive (Shape has a switch for each s
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
-from sim import clients, simos
+from sim import clients, person, simos
+from sim.copies import Copies
 from sim.core import lib
 from sim.sched import NS
 from sim.sites import PARTS, Machine
@@ -36,12 +38,13 @@ class Trouble:
 
     def __init__(self, world: World) -> None:
         self.world, self.random = world, world.random
+        copies = Copies(self)
         self.acts: list[tuple[int, Callable[[], None]]] = [  # with weights
             (3, self._run_on), (3, self._at_random), (4, self._command),
             (3, self._crash_owing), (3, self._stop_owing), (3, self._crash_parted),
             (2, self._at_commit), (4, self._link), (2, self._promote), (2, self._resync),
             (2, self._slow), (3, self._drain), (1, self._pause), (4, self._waits),
-            (2, self._failback),
+            (2, self._failback), (5, copies.goes_back), (2, copies.clone),
         ]  # fmt: skip
         if world.disk_errors:
             self.acts += [
@@ -51,11 +54,15 @@ class Trouble:
                 (4 * world.shape.exceptions, self._thrown),
             ]  # fmt: skip
 
+        chosen = os.environ.get("SIM_ACTS", "").split(",")  # to aim a search
+        if chosen != [""]:
+            self.acts = [(w, act) for w, act in self.acts if act.__name__.strip("_") in chosen]
+
     def run(self) -> None:
         if self.world.shape.early:
             self.world.turns(int(self.random.expovariate(1 / self.random.choice((5, 25, 60)))))
         else:
-            self._until(self._has_commit, _FIRST_COMMIT, 20)
+            self.until(self._has_commit, _FIRST_COMMIT, 20)
         total = [weight for weight, _ in self.acts]
         for _ in range(self.random.randrange(2, 6)):
             self.world.awaited = frozenset()
@@ -72,7 +79,7 @@ class Trouble:
 
     # ---- waiting for a state
 
-    def _until(self, there: Callable[[], bool], turns: int = _PATIENCE, step: int = 0) -> bool:
+    def until(self, there: Callable[[], bool], turns: int = _PATIENCE, step: int = 0) -> bool:
         scheduler = self.world.scheduler
         until, before = scheduler.switches + turns, -1
         while not (found := there()) and before < scheduler.switches < until:
@@ -88,40 +95,40 @@ class Trouble:
     def _mend(self) -> None:
         net = self.world.network
         net.up, net.hung = True, False
-        for machine in (self.world.east, self.world.west):
+        for machine in self.world.machines:
             machine.heal()
 
-    def _source(self) -> Machine | None:
+    def source(self) -> Machine | None:
         return next((m for m in self._machines() if m.life and m.life.source), None)
 
-    def _target(self) -> Machine | None:
+    def target(self) -> Machine | None:
         return next((m for m in self._machines() if m.life and m.life.target), None)
 
     def _machines(self) -> tuple[Machine, Machine]:
         return self.world.west, self.world.east
 
-    def _driver(self) -> Any:
-        machine = self._source()
+    def driver(self) -> Any:
+        machine = self.source()
         return machine.life.source if machine and machine.life else None
 
     def _has_commit(self) -> bool:
-        driver = self._driver()
+        driver = self.driver()
         return driver is not None and driver.committed > 0
 
-    def _owes(self) -> bool:
-        machine = self._target()
+    def owes(self) -> bool:
+        machine = self.target()
         target = machine.life.target if machine and machine.life else None
         return target is not None and target.hardened < target._book.current.committed
 
-    def _phase(self, *phases: str) -> Callable[[], bool]:
+    def phase(self, *phases: str) -> Callable[[], bool]:
         def there() -> bool:
-            driver = self._driver()
+            driver = self.driver()
             return driver is not None and driver.progress.phase in phases
 
         return there
 
     def _parted(self) -> bool:
-        driver = self._driver()
+        driver = self.driver()
         return driver is not None and driver._copier._parted
 
     # ---- to strike
@@ -133,21 +140,21 @@ class Trouble:
             return
         chance = self.random.random()
         if chance < stop:
-            self._stop(machine)
+            self.stop(machine)
         else:
             both = chance > 0.85
             power, keep = self.random.random() < 0.65, self.random.choice(KEEP)
             for one in self._machines() if both else (machine,):
                 self.world.crash(one, power=power, keep=keep)
 
-    def _stop(self, machine: Machine) -> None:
+    def stop(self, machine: Machine) -> None:
         """And wait for its end, most times; what was flushed by then a power loss leaves."""
         life = machine.life
         if not (life and life.up) or life.stopping:
             return
         self.world.stop(machine)
         if self.random.random() < 0.8:
-            self._until(lambda: machine.life is not life, 1000, 5)
+            self.until(lambda: machine.life is not life, 1000, 5)
         if machine.life is None and self.random.random() < 0.7:
             self.world.reach("power loss after an orderly stop")
             self.world.crash(machine, power=True, keep=self.random.choice(KEEP))
@@ -186,7 +193,7 @@ class Trouble:
 
     def _pause(self) -> None:
         """And strike."""
-        machine = self._source()
+        machine = self.source()
         if machine and machine.life and machine.life.source and not machine.life.stopping:
             clients.pause(self.world, machine.life)
             self.world.reach("paused")
@@ -194,41 +201,41 @@ class Trouble:
             self._strike(self.random.choice(self._machines()))
 
     def _crash_owing(self) -> None:
-        if self._until(self._owes):
+        if self.until(self.owes):
             self.world.turns(self.random.randrange(12))
-            self._strike(self._target(), stop=0.0)
+            self._strike(self.target(), stop=0.0)
 
     def _stop_owing(self) -> None:
-        machine = self._target()
+        machine = self.target()
         if machine and self.random.random() < 0.5:  # so that there is time to stop it
             for volume in machine.sizes:
                 lib.sim_disk_slow(
                     machine.disks[volume, "data"], self.random.randrange(300) * _MS, 0
                 )
-        if self._until(self._owes):
+        if self.until(self.owes):
             self.world.turns(self.random.randrange(6))
-            if machine := self._target():
-                self._stop(machine)
+            if machine := self.target():
+                self.stop(machine)
 
     def _crash_parted(self) -> None:
         """A cycle that has lost its link; and its own store, or the site, or the target."""
-        self._until(self._phase("copy"))
+        self.until(self.phase("copy"))
         self._link_goes()
-        if not self._until(self._parted, 300):
+        if not self.until(self._parted, 300):
             return
         self.world.turns(self.random.randrange(60))
-        machine = self._source()
+        machine = self.source()
         if machine and self.world.disk_errors and self.random.random() < 0.4:
             disk = machine.disks[self.random.choice(list(machine.sizes)), "intermediate"]
             self._fail(machine, disk, 15, self.random.randrange(1, 4))
         elif self.random.random() < 0.6:
-            self._strike(self.random.choice((machine, self._target())))
+            self._strike(self.random.choice((machine, self.target())))
         self.world.turns(self.random.randrange(60))
         self.world.network.up, self.world.network.hung = True, False
 
     def _at_commit(self) -> None:
         """The link, the target or the source goes while a commit is asked."""
-        if not self._until(self._phase("flush", "commit")):
+        if not self.until(self.phase("flush", "commit")):
             return
         self.world.turns(self.random.randrange(25))
         if self.random.random() < 0.5:
@@ -260,15 +267,15 @@ class Trouble:
 
     def _promote(self) -> None:
         """The target, and faults meanwhile; if the other side was promoted, it gives up first."""
-        if any(self.world.rejoin(machine) for machine in self._machines()):
+        if any(person.rejoin(self.world, machine) for machine in self._machines()):
             self.world.turns(self.random.randrange(400))
             return
-        machine = self._target()
+        machine = self.target()
         if not (machine and machine.life and machine.life.target) or machine.life.stopping:
             return
         life = machine.life
         if self.random.random() < 0.4:
-            self._until(self._owes)
+            self.until(self.owes)
         if self.world.disk_errors and self.random.random() < 0.4:
             disk = self.random.choice(list(machine.disks.values()))
             self._fail(machine, disk, self.random.choice((FLUSHES, 15)), 1)
@@ -278,37 +285,36 @@ class Trouble:
         if self.random.random() < 0.5:
             self._strike(self.random.choice(self._machines()), stop=0.1)
             self.world.boot_all()
-        self._until(lambda: machine.content is not None, 300, 10)
+        self.until(lambda: machine.content is not None, 300, 10)
         self.world.turns(self.random.randrange(200))
         for one in self._machines():
-            self.world.rejoin(one)
+            person.rejoin(self.world, one)
 
     def _resync(self) -> None:
         """`resync --full` of a target that may owe blocks, and a crash in it."""
-        machine = self._target()
+        machine = self.target()
         if not machine or not machine.follows or machine.follows.end is not None:
             return
         if self.random.random() < 0.5:
-            self._until(self._owes)
+            self.until(self.owes)
         if machine.life is None or machine.life.stopping or not machine.life.target:
             return
         if self.random.random() < 0.5:
             life = machine.life
             self.world.stop(machine)
-            self._until(lambda: machine.life is not life, 1000, 5)
+            self.until(lambda: machine.life is not life, 1000, 5)
         else:
             self.world.crash(machine, power=False, keep=0.0)
         if machine.life is not None:
             return
         self.world.reach("resync --full under fault")
-        machine.follows.give_up()
-        machine.resync()
+        person.give_up(self.world, machine)
         if self.random.random() < 0.4:
             self.world.turns(self.random.randrange(12))
             if machine.life:
                 self.world.crash(machine, power=self.random.random() < 0.7,
                                  keep=self.random.choice(KEEP))  # fmt: skip
-        self._until(lambda: machine.life is None, 200, 5)
+        self.until(lambda: machine.life is None, 200, 5)
         self.world.boot_all()
         self.world.turns(self.random.randrange(300))
 
@@ -327,7 +333,7 @@ class Trouble:
     def _drain(self) -> None:
         """What must drain meets a store that takes longer than its time-out."""
         chance = self.random.random()
-        machine = self._source() if chance < 0.4 else self._target()
+        machine = self.source() if chance < 0.4 else self.target()
         if not machine:
             return
         if chance < 0.4:
@@ -349,7 +355,7 @@ class Trouble:
 
     def _waits(self) -> None:
         """A target needs longer than one request may wait."""
-        machine = self._target()
+        machine = self.target()
         if not machine:
             return
         part = self.random.choice(("data", "intermediate"))
@@ -366,17 +372,17 @@ class Trouble:
         for _ in range(2):
             self._promote()
             self.world.boot_all()
-            self._until(lambda: any(self.world.rejoin(m) for m in self._machines()), 300, 20)
+            self.until(lambda: any(person.rejoin(self.world, m) for m in self._machines()), 300, 20)
             self.world.turns(30)
             self.world.boot_all()
-            self._until(self._has_commit, 800, 20)
+            self.until(self._has_commit, 800, 20)
 
     # ---- acts of disks that fail
 
     def _flush_of_hardening(self) -> None:
         """A target's data store fails a flush in the second flashcopy, and loses; then, in the
         back-off, an end of any kind, a promotion, or nothing."""
-        machine = self._target()
+        machine = self.target()
         if not machine:
             return
         disk = machine.disks[self.random.choice(list(machine.sizes)), "data"]
@@ -395,9 +401,9 @@ class Trouble:
         disk = self.random.choice(machine.all_disks())
         self._fail(machine, disk, FLUSHES, self.random.choice((1, 1, 2, 3)))
         if machine.life and self.random.random() < 0.3:
-            self._stop(machine)
+            self.stop(machine)
             return
-        self._until(lambda: lib.sim_disk_failing(disk) == 0)
+        self.until(lambda: lib.sim_disk_failing(disk) == 0)
         self.world.turns(self.random.choice((0, 0, 1, 2, 5, 20)))
         if self.random.random() < 0.7:
             self._strike(self.random.choice((machine, *self._machines())), stop=0.5)
@@ -410,7 +416,7 @@ class Trouble:
         machine.fs.failing = rng.choice((1, 1, 2, 3, 1 << 30))
         machine.fs.failing_code = rng.choice((errno.EIO, errno.ENOSPC, errno.EROFS))
         if rng.random() < 0.3:
-            self._stop(machine)
+            self.stop(machine)
         self.world.turns(rng.randrange(150))
         if rng.random() < 0.5:
             self._strike(machine)
@@ -419,11 +425,11 @@ class Trouble:
 
     def _append(self) -> None:
         """The log of hardenings cannot be written, where a writer waits for it."""
-        if machine := self._target():
+        if machine := self.target():
             self._slow_down(machine, "data", 0.0, 0.05)
-        if not self._until(self._owes):
+        if not self.until(self.owes):
             return
-        machine = self._target()
+        machine = self.target()
         assert machine
         machine.fs.loses = self._loses()
         machine.fs.failing = self.random.choice((1, 1, 2, 4))
@@ -452,9 +458,9 @@ class Trouble:
 
     def _written(self) -> None:
         """The target cannot record what is stable."""
-        machine = self._target()
-        driver = self._driver()
-        if machine and driver and self._until(lambda: bool(driver._stable.under_way), 300):
+        machine = self.target()
+        driver = self.driver()
+        if machine and driver and self.until(lambda: bool(driver._stable.under_way), 300):
             machine.fs.loses = self._loses()
             machine.fs.failing, machine.fs.failing_name = self.random.choice((1, 2)), "written"
             machine.fs.failing_code = self.random.choice((errno.ENOSPC, errno.EIO))
@@ -465,10 +471,10 @@ class Trouble:
 
     def _cooling(self) -> None:
         """The source's intent log cannot be written or flushed, where a cycle is settled."""
-        machine = self._source()
-        if not machine or not self._until(self._phase("commit")):
+        machine = self.source()
+        if not machine or not self.until(self.phase("commit")):
             return
-        machine = self._source() or machine
+        machine = self.source() or machine
         for log in machine.all_disks()[len(machine.disks) :]:
             self._fail(machine, log, 14, self.random.randrange(1, 3))
         self._until_reached("failed cooling", turns=150)
@@ -482,11 +488,11 @@ class Trouble:
         machine, rng = self.random.choice(self._machines()), self.random
         where = rng.choice(("now", "boot", "commit", "owes", "stop", "promote"))
         if where == "commit":
-            self._until(self._phase("flush", "commit"))
+            self.until(self.phase("flush", "commit"))
         elif where == "owes":
-            self._until(self._owes)
+            self.until(self.owes)
         elif where == "promote":
-            machine = self._target() or machine
+            machine = self.target() or machine
         elif where == "boot" and machine.life:
             self.world.crash(machine, power=False, keep=0.0)
             self.world.boot_all()
@@ -495,7 +501,7 @@ class Trouble:
         self.world.reach("exception at a call of the platform")
         life = machine.life
         if where == "stop":
-            self._stop(machine)
+            self.stop(machine)
         elif where == "promote" and life and life.target and not life.stopping:
             clients.promote(self.world, life, force=True)
         self.world.turns(rng.randrange(250))
@@ -507,15 +513,15 @@ class Trouble:
 
     def _at_stop(self) -> None:
         """A flush of an orderly stop fails, and loses."""
-        machine = self._source() if self.random.random() < 0.7 else self._target()
+        machine = self.source() if self.random.random() < 0.7 else self.target()
         if not machine:
             return
         if self.random.random() < 0.5:
-            self._until(self._phase("copy"))
+            self.until(self.phase("copy"))
         part = self.random.choice(("data", "data", "intermediate"))
         for volume in machine.sizes:
             self._fail(machine, machine.disks[volume, part], FLUSHES, 1)
-        self._stop(machine)
+        self.stop(machine)
 
     def _disk(self) -> None:
         machine = self.random.choice(self._machines())
@@ -535,10 +541,10 @@ class Trouble:
 
     def _both_sinks(self) -> None:
         """The link and the source's own intermediate, at once."""
-        machine = self._source()
-        if not machine or not self._until(self._phase("copy")):
+        machine = self.source()
+        if not machine or not self.until(self.phase("copy")):
             return
-        machine = self._source() or machine
+        machine = self.source() or machine
         disk = machine.disks[self.random.choice(list(machine.sizes)), "intermediate"]
         self._fail(machine, disk, 14, self.random.randrange(1, 3))
         self.world.turns(self.random.choice((0, 0, 1, 3)))

@@ -18,6 +18,7 @@ from mirror_core.driver import Driver
 from mirror_core.errors import LedgerError, PeerError
 from mirror_core.flashcopy import CopyError
 from mirror_core.target import Target
+from sim import copies
 from sim.sites import Incarnation
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ STATES = (
     "promotion begun under fault", "promoted", "promoted a second time",
     "exception at a call of the platform",
     "resync --full under fault", "paused", "commit whose answer was lost",
+    *copies.STATES,
 )  # fmt: skip
 
 

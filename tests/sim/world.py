@@ -8,7 +8,9 @@
 After every crash, and at instants in between (a probe: what if the power went here?), the
 oracle looks at what is on the disks.  Who is the source follows from the ledgers alone.
 
-Left out: a lost or swapped store, and a source that goes back to an older copy of itself.
+Two machines may have copies (copies.py): `east` and `west` are those that the link joins.
+
+Left out: a lost or swapped store.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from mirror_core.driver import Driver
 from mirror_core.errors import LedgerError
 from mirror_core.site import Site
 from mirror_core.target import Target
-from sim import clients, network, plants, sched, simos, tells, trouble, watch
+from sim import clients, network, person, plants, sched, simos, tells, trouble, watch
 from sim.core import lib
 from sim.oracle import Content, History
 from sim.sched import NS, Life, Scheduler, Violation
@@ -58,7 +60,7 @@ class World:
         self.nclients, self.disk_errors = shape.clients, shape.disk_errors
         self.east = Machine(self, "east", "west", sizes)
         self.west = Machine(self, "west", "east", sizes)
-        self.sites = {"east": self.east, "west": self.west}
+        self.clones: list[Machine] = []  # copies that live beside them
         self.network = network.Network(self)
         network.install(self.network)
         sched.on_loss[:] = [self._lost]
@@ -71,7 +73,7 @@ class World:
         self.east.create("source")
         self.west.create("target", seeded=shape.seeded)
         lineage = self.east.book_on_disk(self.east.fs).lineage
-        self.west.follows = self._history(lineage)
+        self.west.follows = self.history(lineage)
 
     def _fill(self) -> None:
         """What the disks held before the sites were created."""
@@ -90,11 +92,23 @@ class World:
                 for image in self.east.images("data")
             ))  # fmt: skip
 
+    @property
+    def machines(self) -> tuple[Machine, ...]:
+        return (self.east, self.west, *self.clones)
+
+    def reached_as(self, site: str) -> Machine:
+        """Whom the address of a site leads to."""
+        return self.east if site == self.east.site else self.west
+
+    def other(self, machine: Machine) -> Machine:
+        """The peer of this one, or of whom it is a copy."""
+        return self.west if machine.site == self.east.site else self.east
+
     def site_of(self, life: Life) -> Site:
         assert isinstance(life, Incarnation) and life.site
         return life.site
 
-    def _history(self, lineage: ledger.Lineage | None) -> History:
+    def history(self, lineage: ledger.Lineage | None) -> History:
         assert lineage
         return self.histories.setdefault(lineage.id, History(self.block))
 
@@ -116,17 +130,18 @@ class World:
 
     def _watch_points(self, machine: Machine, site: Site) -> None:
         life, group = machine.life, site.copier.group
-        history = self._history(site.book.current.lineage)
+        history = self.history(site.book.current.lineage)
         freeze = group.freeze
 
         def watched(budget_s: float) -> float:
             held = freeze(budget_s)
             self.counts["points"] += 1
             self.counts["points under fault"] += not self.is_calm
-            sequence = site.book.current.begun
-            self.scheduler.trace(f"consistency point {sequence}")
+            book = site.book.current
+            self.scheduler.trace(f"consistency point {book.begun}")
             if life and not life.dead and machine.content:
-                history.point(sequence, machine.images("data"), machine.content)
+                point = book.begun, book.begun_token
+                history.point(point, machine.images("data"), machine.content)
             return held
 
         setattr(group, "freeze", watched)  # noqa: B010
@@ -144,7 +159,8 @@ class World:
     def _promoted(self, machine: Machine, book: ledger.Ledger) -> None:
         assert book.lineage and machine.follows
         data = machine.images("data")
-        machine.follows.promoted(book.lineage.forked_at, data)
+        if machine.unjudged[0] != book.lineage.forked_at:
+            machine.follows.promoted(book.lineage.forked_at, data)
         machine.follows.end = book.lineage.forked_at
         machine.content = Content(data)
         for volume in machine.sizes:  # what its clients read is what they know (trouble.py)
@@ -166,8 +182,10 @@ class World:
 
     def synced(self, history: History, sequence: int) -> None:
         """`sync` says that the target has `sequence`, and whole in its data stores."""
-        for machine in (self.east, self.west):
+        for machine in self.machines:
             if machine.follows is not history or history.end is not None:
+                continue
+            if machine in self.clones:
                 continue
             fs, _ = machine.fs.survivors(self.scheduler.random, 0.0)
             data, _ = machine.survivors("data", 0.0)
@@ -175,12 +193,15 @@ class World:
             owed = any(bits for key, bits in book.maps.items() if key.endswith("/pending"))
             if book.committed < sequence or (book.committed == sequence and owed):
                 raise Violation(f"{sequence} is not whole at the target")
+            if (book.committed, book.committed_token) == machine.unjudged:
+                continue
             if book.committed == sequence:
                 history.judge(book, data, data)
 
     def was_thrown(self, life: Life) -> bool:
         """Whether an exception may come from a fault (simos.Bomb)."""
-        bomb = self.sites[life.name].bomb
+        assert isinstance(life, Incarnation)
+        bomb = life.machine.bomb
         return bomb is not None and bomb.thrown > 0
 
     def waited(self, machine: Machine, life: Incarnation, ns: int) -> None:
@@ -196,14 +217,14 @@ class World:
     # ---- the oracle's looks
 
     def _note_commits(self) -> None:
-        for machine in (self.east, self.west):
+        for machine in self.machines:
             life = machine.life
             if not (life and life.site):
                 continue
             book, control = life.site.book.current, life.site.control
             if isinstance(control, Driver):
-                self._history(book.lineage).acknowledge(control.committed)
-            elif life.up and book.whole and machine.follows:
+                self.history(book.lineage).acknowledge(control.committed)
+            elif life.up and book.whole and machine.follows and machine not in self.clones:
                 machine.follows.durable(book.committed)
         state = hash((
             self.west.images("data"), self.west.images("intermediate"), self.east.images("data"),
@@ -220,20 +241,24 @@ class World:
             raise Violation(f"{machine.name} cannot start: {error}") from error
         if book.role == "target":
             assert machine.follows
-            machine.follows.judge(book, data, intermediate)
+            if (book.committed, book.committed_token) == machine.unjudged:
+                return book
+            apart = machine in self.clones
+            machine.follows.judge(book, data, intermediate, apart=apart)
             self.counts["images judged"] += book.whole
         elif machine.content:
             machine.content.judge(data, power=power)
         else:
             assert machine.follows and book.lineage
-            machine.follows.promoted(book.lineage.forked_at, data)
+            if machine.unjudged[0] != book.lineage.forked_at:
+                machine.follows.promoted(book.lineage.forked_at, data)
         return book
 
     def probe(self) -> None:
         """What if the target's power went at this instant?  And the source's?"""
         self.counts["probes"] += 1
         self._note_commits()
-        for machine in (self.east, self.west):
+        for machine in self.machines:
             tells.check(self, machine)
         rng = self.scheduler.random
         keep = rng.choice(KEEP)
@@ -292,7 +317,7 @@ class World:
     def _lost(self, disk: int) -> None:
         """A flush that failed has lost something, which readers see from now on (simstore.h)."""
         self.counts["flushes that lost"] += 1
-        for machine in (self.east, self.west):
+        for machine in self.machines:
             for number, volume in enumerate(machine.sizes):
                 if lib.sim_disk_number(machine.disks[volume, "data"]) == disk and machine.content:
                     data = machine.images("data")[number]
@@ -335,15 +360,17 @@ class World:
         more = True
         while more:
             more = self.scheduler.turns(until - self.scheduler.switches)
-            for machine in (self.east, self.west):
+            for machine in self.machines:
                 if machine.life and machine.life.anew:
                     self.counts["processes begun anew"] += 1
                     self.crash(machine, power=False, keep=0.0)
                     machine.boot()
 
     def boot_all(self, chance: float = 1.0) -> None:
-        for machine in (self.east, self.west):
+        for machine in self.machines:
             if machine.life and machine.life.refused:
+                if person.adopt(self, machine):
+                    continue
                 if not self.disk_errors:
                     raise Violation(f"{machine.name} does not start: {machine.life.refused}")
                 self.crash(machine, power=False, keep=0.0)
@@ -364,7 +391,7 @@ class World:
         self.scheduler.trace("*** calm")
         self.is_calm, self.awaited = True, frozenset()
         self.network.up, self.network.hung = True, False
-        for machine in (self.east, self.west):
+        for machine in self.machines:
             machine.heal()
         self.boot_all()
 
@@ -375,48 +402,19 @@ class World:
         while not self._converged():
             self.turns(20)
             self.boot_all()  # one that was just booting when a disk failed
-            self._resume_all()
+            person.tend(self)
             if self.scheduler.switches > until:
                 raise Violation(f"it does not converge: {self._why()}")
         self._note_commits()
-        for machine in (self.east, self.west):
+        for machine in self.machines:
             if machine.content:
                 machine.content.equals(self.east.images("data"), "in the end")
                 machine.content.equals(self.west.images("data"), "in the end")
             else:
                 self._judge(machine, machine.fs, machine.images("data"),
                             machine.images("intermediate"), power=False)  # fmt: skip
-        for machine in (self.east, self.west):
+        for machine in self.machines:
             machine.crash()
-
-    def _resume_all(self) -> None:
-        """So that it can become quiet; and who was refused takes the other history."""
-        for machine in (self.east, self.west):
-            life = machine.life
-            if not (life and life.site and life.source) or life.stopping:
-                continue
-            if life.site.book.current.paused:
-                clients.resume(self, life)
-            if life.source.bandwidth:
-                life.source.set_bandwidth(0)
-            self.rejoin(machine)
-
-    def rejoin(self, machine: Machine) -> bool:
-        """An old source whose target was promoted gives up its history, if it is refused."""
-        life, other = machine.life, self.west if machine is self.east else self.east
-        if not (life and life.site and life.source) or life.stopping:
-            return False
-        history = self._history(life.site.book.current.lineage)
-        ended = machine.content and other.content and other.follows is history
-        if not ended or not life.source.refused:
-            return False
-        if "is the source now" not in str(life.source.reason):
-            return False
-        self.counts["old sources refused"] += 1
-        self.crash(machine, power=False, keep=0.0)
-        machine.follows = self._history(other.book_on_disk(other.fs).lineage)
-        machine.resync()
-        return True
 
     def _converged(self) -> bool:
         lives = [m.life for m in (self.east, self.west) if m.life and not m.life.stopping]

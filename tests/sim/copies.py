@@ -1,0 +1,363 @@
+"""Machines that go back in time, and copies of them that live beside them.
+
+    take       a copy of a machine at any instant, as a snapshot of a virtual machine is: what a
+               power loss would leave
+    put back   parts of it (state, data, intermediate, or all) when the machine is down, after
+               cycles that it does not hold
+    clone      a second machine that begins as the copy: of a source, both serve clients; of a
+               target, the link leads now to one and now to the other
+
+Afterwards the site is refused, with a reason whose way out a person takes (person.py), or it is
+right: nothing here asks that it is refused, for the oracle knows every point by its bytes.
+
+What docs/recovery.md lists as not noticed (`_unnoticed`) is not left to the sites: the person who
+put it back says so at once, by `adopt` or `resync --full`, as if it had been noticed.  A target
+whose parts are of two moments holds a mixture: its image is not judged until the next commit.
+
+Left out: a copy from before a change of role; a copy of some files of a state folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mirror_core import ledger, limits
+from sim import person
+from sim.oracle import Content, Image, Point
+from sim.shape import SECTOR
+from sim.simos import SimFs
+from sim.sites import PARTS, Machine
+
+if TYPE_CHECKING:
+    from sim.trouble import Trouble
+    from sim.world import World
+
+ALL = ("state", *PARTS)
+STATES = (
+    *(f"{role} went back: {part}" for role in ("source", "target") for part in (*ALL, "all")),
+    "two copies of a source", "two copies of a target", "went back twice",
+    "went back, and is not noticed", "went back, and was refused",
+    "went back, and its store was refused", "went back, and went on",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Copy:
+    fs: SimFs
+    images: dict[str, Image]
+    book: ledger.Ledger
+    is_made: bool  # the point of the cycle that it has begun
+
+
+def take(world: World, machine: Machine, keep: float) -> Copy:
+    rng = world.scheduler.random
+    fs, _ = machine.fs.survivors(rng, keep)
+    images = {part: machine.survivors(part, keep)[0] for part in PARTS}
+    book = machine.book_on_disk(fs)
+    world.scheduler.trace(f"*** a copy of {machine.name}: commit {book.committed}, begun "
+                          f"{book.begun}, {'clean' if book.clean else 'running'}")  # fmt: skip
+    return Copy(fs, images, book, _begun(book) in world.history(book.lineage).points)
+
+
+def put_back(world: World, machine: Machine, copy: Copy, parts: tuple[str, ...]) -> None:
+    """Of a machine that is down."""
+    assert machine.life is None
+    world.scheduler.trace(f"*** {machine.name}: {', '.join(parts)} put back to {copy.book.begun}")
+    machine.went_back = True
+    if "state" in parts:
+        machine.fs, _ = copy.fs.survivors(world.scheduler.random, 1.0)
+    for part in PARTS:
+        if part in parts:
+            machine.fill(part, copy.images[part])
+    if machine.content and "data" in parts:
+        machine.content = Content(machine.images("data"))
+
+
+def _begun(book: ledger.Ledger) -> Point:
+    return book.begun, book.begun_token
+
+
+def _committed(book: ledger.Ledger) -> Point:
+    return book.committed, book.committed_token
+
+
+def _seen_by_fingerprint(before: bytes, after: bytes) -> bool:
+    """Whether two contents differ where a fingerprint looks (stores.Opened.fingerprint)."""
+    size = len(after)
+    spread = [size * i // limits.SAMPLES for i in range(limits.SAMPLES)]
+    at = {*range(0, 16 * limits.SAMPLE_BYTES, limits.SAMPLE_BYTES), *spread}
+    return any(before[i : i + SECTOR] != after[i : i + SECTOR] for i in at)
+
+
+class Copies:
+    """Acts of trouble.py."""
+
+    def __init__(self, trouble: Trouble) -> None:
+        self.trouble, self.world, self.random = trouble, trouble.world, trouble.random
+
+    # ---- back in time
+
+    def goes_back(self) -> None:
+        """A machine takes back what it held before some commits, or none, and perhaps again."""
+        twice = self.random.random() < 0.3
+        machine = self.trouble.source() if self.random.random() < 0.5 else self.trouble.target()
+        kept: Copy | None = None
+        for number in range(1 + twice):
+            if machine is None or not self._is_whole(machine):
+                return
+            old = kept if self.random.random() < 0.5 else None
+            kept = copy = old or self._take(machine)
+            if not self._run_on(machine) or not self._is_down(machine):
+                return
+            self._goes_back(machine, copy)
+            if number:
+                self.world.reach("went back twice")
+            self.world.boot_all()
+            self._look_on(machine)
+
+    def _goes_back(self, machine: Machine, copy: Copy) -> None:
+        role = copy.book.role
+        what = self.random.choice((*ALL, "all", "all", "state+data", "state+intermediate"))
+        parts = ALL if what == "all" else tuple(what.split("+"))
+        if "+" not in what:
+            self.world.reach(f"{role} went back: {what}")
+        history = self.world.history(copy.book.lineage)
+        history.forked = True
+        before = {part: machine.images(part) for part in PARTS}
+        put_back(self.world, machine, copy, parts)
+        if "state" in parts and self.random.random() < 0.5:
+            machine.maps.clear()  # and the machine was booted
+        if role == "source":
+            self._source_is_back(machine, copy, parts, before["data"])
+        else:
+            self._target_is_back(machine, parts, before)
+
+    def _source_is_back(
+        self, machine: Machine, copy: Copy, parts: tuple[str, ...], before: Image
+    ) -> None:
+        """What is not noticed, a person says: all of the data is to be compared."""
+        if "state" in parts and "data" not in parts:
+            machine.is_mixed = not self._has_maps(machine, copy.book)
+            before = copy.images["data"]
+        if not self._is_unnoticed(machine, copy, parts, before):
+            return
+        self.world.reach("went back, and is not noticed")
+        self.world.scheduler.trace("*** which is not noticed: a person adopts the data")
+        machine.adopt(*(word for volume in machine.sizes for word in (volume, "data")))
+        self.trouble.until(lambda: machine.life is None, 300, 5)
+        machine.is_mixed = False
+
+    def _is_unnoticed(
+        self, machine: Machine, copy: Copy, parts: tuple[str, ...], before: Image
+    ) -> bool:
+        book, data = machine.book_on_disk(machine.fs), machine.images("data")
+        if "state" in parts and "data" in parts:
+            late = not copy.is_made and _begun(book) in self.world.history(book.lineage).points
+            return late and self._holds(book)
+        if "data" not in parts and "state" not in parts:
+            return False  # an intermediate
+        if book.clean:
+            pairs = list(zip(before, data, strict=True))
+            differ = any(a != b for a, b in pairs)
+            return differ and not any(_seen_by_fingerprint(a, b) for a, b in pairs)
+        if "state" not in parts:
+            return before != data
+        return not self._has_maps(machine, book) and self._holds(book)
+
+    @staticmethod
+    def _has_maps(machine: Machine, book: ledger.Ledger) -> bool:
+        kept = machine.maps.get(book.run)
+        return kept is not None and kept.commit == _committed(book)
+
+    def _holds(self, book: ledger.Ledger) -> bool:
+        """Whether the target's image may be one that this source knows, or become it: a commit
+        that the killed source has asked for may be on its way."""
+        peer = self.world.west if book.name == self.world.east.site else self.world.east
+        theirs = peer.book_on_disk(peer.fs)
+        return theirs.whole and _committed(theirs) in (_committed(book), _begun(book))
+
+    def _target_is_back(
+        self, machine: Machine, parts: tuple[str, ...], before: dict[str, Image]
+    ) -> None:
+        """Its image is an older one, or a mixture; a person says what is not noticed."""
+        assert machine.follows
+        machine.follows.give_up()
+        book = machine.book_on_disk(machine.fs)
+        if "state" in parts:
+            if parts != ALL:
+                machine.unjudged = _committed(book)
+            return
+        pairs = [
+            (a, b)
+            for part in parts
+            for a, b in zip(before[part], machine.images(part), strict=True)
+            if a != b
+        ]
+        if not pairs:
+            return
+        machine.unjudged = _committed(book)
+        if book.clean and any(_seen_by_fingerprint(a, b) for a, b in pairs):
+            return
+        self.world.reach("went back, and is not noticed")
+        self.world.scheduler.trace("*** which is not noticed: a person gives its image up")
+        person.give_up(self.world, machine)
+        self.trouble.until(lambda: machine.life is None, 300, 5)
+
+    # ---- copies that live
+
+    def clone(self) -> None:
+        """A copy lives beside the machine for a while; one of the two goes on."""
+        is_source = self.random.random() < 0.5
+        machine = self.trouble.source() if is_source else self.trouble.target()
+        if machine is None or not self._is_whole(machine) or self.world.clones:
+            return
+        copy = self._take(machine)
+        made = copy.is_made or machine.content is None  # or it is not noticed
+        if not made or not self._run_on(machine):
+            return
+        self.world.reach(f"two copies of a {copy.book.role}")
+        self.world.history(copy.book.lineage).forked = True
+        one = Machine(self.world, machine.site + "*", machine.peer, machine.sizes)
+        one.was_slow, one.follows = machine.was_slow, machine.follows
+        one.content = Content(copy.images["data"]) if machine.content else None
+        put_back(self.world, one, copy, ALL)
+        machine.went_back = True
+        self.world.clones.append(one)
+        one.boot()
+        for _ in range(self.random.randrange(1, 5)):
+            self.world.turns(self.random.randrange(150))
+            if not is_source and self.random.random() < 0.7:
+                self._lead_to(one)
+            if self.random.random() < 0.5:
+                self.world.network.cut()
+            if self.random.random() < 0.3:
+                self.world.probe()
+            victim = self.random.choice((machine, one))
+            if self.random.random() < 0.3 and victim.life:
+                self.world.crash(victim, power=self.random.random() < 0.5,
+                                 keep=self.random.choice((0.0, 0.5, 1.0)))  # fmt: skip
+            self.world.boot_all()
+        self._end_of_one(machine, one)
+        self._look_on(one)
+
+    def _lead_to(self, one: Machine) -> None:
+        """The link leads to this copy of a target, which may hold less than was committed."""
+        world = self.world
+        if one not in world.clones:
+            one = world.clones[0]
+        world.scheduler.trace(f"*** the link leads to {one.name}")
+        world.network.cut()
+        here = world.reached_as(one.site)
+        world.clones.remove(one)
+        self._stand_for(here, one)
+        world.clones.append(here)
+        if one.follows:
+            one.follows.give_up()
+
+    def _end_of_one(self, machine: Machine, one: Machine) -> None:
+        """A person ends one of the two for good."""
+        world = self.world
+        if self.random.random() < 0.5:
+            machine, one = one, machine
+        world.scheduler.trace(f"*** of two copies {machine.name} ends for good")
+        if machine.life:
+            world.crash(machine, power=False, keep=0.0)
+        world.network.cut()
+        here = world.reached_as(one.site)
+        if one is not here:
+            self._stand_for(here, one)
+            if one.follows and not one.content:
+                one.follows.give_up()
+        world.clones.clear()
+
+    def _stand_for(self, here: Machine, one: Machine) -> None:
+        if here is self.world.east:
+            self.world.east = one
+        else:
+            self.world.west = one
+
+    # ---- how they come to it
+
+    def _is_whole(self, machine: Machine) -> bool:
+        """It has not changed its role, nor is about to, and is of one moment."""
+        history, life = machine.follows, machine.life
+        if not (life and life.up) or life.stopping or machine.is_mixed:
+            return False
+        if life.target and (life.target.promoting or not life.target._book.current.whole):
+            return False
+        if life.target and _committed(life.target._book.current) == machine.unjudged:
+            return False
+        return machine.content is not None or bool(history and history.end is None)
+
+    def _take(self, machine: Machine) -> Copy:
+        """At a moment of one's choice."""
+        moment, until = self.random.random(), self.trouble.until
+        if moment < 0.15:
+            until(self.trouble.phase("freeze"))
+        elif moment < 0.3:
+            until(self.trouble.phase("copy"))
+        elif moment < 0.45:
+            until(self.trouble.phase("commit"))
+        elif moment < 0.6:
+            until(self.trouble.owes)
+        elif moment < 0.75:
+            self._commits(1)
+        if moment > 0.85:
+            self.trouble.stop(machine)
+        elif moment < 0.75:
+            self.world.turns(self.random.choice((0, 0, 1, 3, 10)))
+        keep = self.random.choice((0.0, 0.5, 1.0, 1.0))
+        copy = take(self.world, machine, keep)
+        self.world.boot_all()
+        return copy
+
+    def _run_on(self, machine: Machine) -> bool:
+        """For some commits, or a while without one; whether its role is still the same."""
+        count = self.random.choice((0, 0, 1, 1, 2, 3))
+        if count:
+            self._commits(count)
+            self.world.turns(self.random.choice((0, 0, 2, 10)))
+        else:
+            self.world.turns(self.random.randrange(80))
+        if machine.life and machine.life.refused:
+            return False
+        return machine.life is None or self._is_whole(machine)
+
+    def _commits(self, count: int) -> bool:
+        driver = self.trouble.driver()
+        if driver is None:
+            return False
+        wanted = driver.committed + count
+        return self.trouble.until(lambda: driver.committed >= wanted, 400, 2)
+
+    def _is_down(self, machine: Machine) -> bool:
+        if machine.life and machine.life.up and self.random.random() < 0.4:
+            self.trouble.stop(machine)
+        elif machine.life:
+            power = self.random.random() < 0.3
+            self.world.crash(machine, power=power, keep=self.random.choice((0.0, 0.5, 1.0)))
+        return machine.life is None
+
+    def _look_on(self, machine: Machine) -> None:
+        """Until something has come of it; a person is not always at once there."""
+        driver = self.trouble.driver()
+        before = driver.committed if driver else 0
+
+        def something() -> bool:
+            now = self.trouble.driver()
+            return now is not None and (now.refused or now.committed > before > 0)
+
+        self.trouble.until(something, self.random.choice((20, 300)), 5)
+        now = self.trouble.driver()
+        if now and machine.life and not now.refused and now.committed > before > 0:
+            self.world.reach("went back, and went on")
+        if self.random.random() < 0.6:
+            person.tend(self.world)
+            self._settle_down()
+
+    def _settle_down(self) -> None:
+        is_down: Callable[[], bool] = lambda: any(m.life is None for m in self.world.machines)  # noqa: E731
+        self.trouble.until(is_down, 200, 5)
+        self.world.boot_all()

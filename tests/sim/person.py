@@ -1,0 +1,95 @@
+"""What a person does where a site says that it needs one, and no more than its reason says.
+
+    rejoin   an old source, whose target was promoted, takes the new history
+    adopt    a store that is not as the site left it is the right one all the same
+    resync   a target takes what the source holds now, because one of the two went back
+
+The last two only in a world in which somebody put something back, or copied it: otherwise the
+site that needs them never becomes equal to the other, which is a violation.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from sim import clients
+from sim.sites import Machine
+
+if TYPE_CHECKING:
+    from sim.world import World
+
+
+def tend(world: World) -> None:
+    """Nothing holds a source up that a person is to do."""
+    for machine in world.machines:
+        life = machine.life
+        if not (life and life.site and life.source) or life.stopping:
+            continue
+        if life.site.book.current.paused:
+            clients.resume(world, life)
+        if life.source.bandwidth:
+            life.source.set_bandwidth(0)
+        if not rejoin(world, machine):
+            resync(world, machine)
+
+
+def rejoin(world: World, machine: Machine) -> bool:
+    """An old source whose target was promoted gives up its history, if it is refused."""
+    life, other = machine.life, world.other(machine)
+    if not (life and life.site and life.source) or life.stopping or machine in world.clones:
+        return False
+    history = world.history(life.site.book.current.lineage)
+    ended = machine.content and other.content and other.follows is history
+    if not ended or not life.source.refused:
+        return False
+    if "is the source now" not in str(life.source.reason):
+        return False
+    world.counts["old sources refused"] += 1
+    world.crash(machine, power=False, keep=0.0)
+    machine.follows = world.history(other.book_on_disk(other.fs).lineage)
+    machine.resync()
+    return True
+
+
+def resync(world: World, machine: Machine) -> bool:
+    """A source is refused because it, or its target, went back or has a copy."""
+    life, other = machine.life, world.other(machine)
+    if not (life and life.site and life.source and life.source.refused) or world.clones:
+        return False
+    history = world.history(life.site.book.current.lineage)
+    advice = f"'flashmirror resync --full' on {other.site}"
+    if not history.forked or advice not in str(life.source.reason):
+        return False
+    if other.content or (other.life and other.life.stopping):
+        return False
+    world.reach("went back, and was refused")
+    world.scheduler.trace(f"*** a person reads: {life.source.reason}")
+    if other.life:
+        world.crash(other, power=False, keep=0.0)
+    machine.is_mixed = False
+    give_up(world, other)
+    return True
+
+
+def give_up(world: World, machine: Machine) -> None:
+    """`resync --full` of a target that does not run."""
+    assert machine.follows
+    machine.follows.give_up()
+    machine.resync()
+
+
+def adopt(world: World, machine: Machine) -> bool:
+    """It does not start because a store is not as it left it."""
+    life = machine.life
+    asked = re.search(r"'flashmirror adopt \S+ (\w+) (\w+)'", str(life and life.refused))
+    if not asked or not machine.went_back:
+        return False
+    world.reach("went back, and its store was refused")
+    world.scheduler.trace(f"*** a person reads: {life and life.refused}")
+    world.crash(machine, power=False, keep=0.0)
+    if machine.content is None:
+        assert machine.follows
+        machine.follows.give_up()
+    machine.adopt(asked[1], asked[2])
+    return True
