@@ -3,11 +3,15 @@
 A change of which nobody knows whether it is durable (durable.py) ends the process, as a kill
 would: the next one reads what stands, and makes that durable before it does anything else.
 
+Who holds something that counts with one ledger only is told of each change, before anything else
+sees it.
+
 Guard: `lock` orders changes; a reader takes `current`, which is immutable.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +29,7 @@ class Book:
     ) -> None:
         self.state = state
         self.current = current
+        self.told: list[Callable[[ledger.Ledger], None]] = []  # never raise
         self._platform, self._journal = platform, journal
         self._lock = platform.lock()
 
@@ -46,4 +51,6 @@ class Book:
                     "started again when that is mended"
                 )
                 self._platform.abort()
+            for tell in self.told:
+                tell(fresh)
             self.current = fresh

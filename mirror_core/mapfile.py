@@ -1,15 +1,16 @@
 """Where a source's maps outlive its process: files in memory, one a volume and run.
 
-    FOLDER/SITE-VOLUME-RUN.maps     a page that says what it is (site, lineage, run, boot, shape),
-                                    then the maps (native/volume.h)
+    FOLDER/SITE-VOLUME-RUN.maps     a page that says what it is (site, lineage, run, boot, shape,
+                                    and the last commit), then the maps (native/volume.h)
 
 A killed process leaves them as they were at its last instruction, so the next one knows exactly
 which blocks may differ.  A machine that went down takes them along: then the intent log decides.
 
 Invariants.  Maps count only for the run that the ledger names, in the boot that they were made
-in, and if they hold every bit (the last number of the first page).  A new run makes new files; the
-old ones stand until the ledger names the new run.  Without memory for them a site runs all the
-same, and after a kill the intent log decides.
+in, and if they hold every bit (the last number of the first page).  What a commit holds they forget
+after the ledger names the commit, and they too: with a ledger of another commit, one that was put
+back, they do not count.  A new run makes new files; the old ones stand until the ledger names it.
+Without memory for them a site runs all the same, and after a kill the intent log decides.
 
 Left out: a target's maps.  What it needs is durable (ledger, log of hardenings).
 """
@@ -31,9 +32,11 @@ _PAGE = 4096
 # magic, version, site, lineage, run, boot, size, block size
 _HEAD = struct.Struct("<8sI32s32s32s36sQQ")
 _CRC = struct.Struct("<I")
+_COMMIT = struct.Struct("<Q32s")  # sequence and token
 _WHOLE = struct.Struct("<Q")
+_COMMIT_AT = _PAGE - _WHOLE.size - _COMMIT.size
 _MAGIC = b"fmMAPS\0\0"
-_VERSION = 2
+_VERSION = 3
 
 
 def boot_id() -> str:
@@ -64,10 +67,31 @@ def _head(book: Ledger, record: VolumeRecord, run: str) -> bytes:
         _MAGIC, _VERSION, book.site.encode(), lineage.encode(), run.encode(),
         boot_id().encode(), record.size, record.block_size,
     )  # fmt: skip
-    return (head + _CRC.pack(zlib.crc32(head))).ljust(_PAGE - _WHOLE.size, b"\0")
+    return (head + _CRC.pack(zlib.crc32(head))).ljust(_COMMIT_AT, b"\0")
 
 
-def share(book: Ledger, record: VolumeRecord, run: str, volume: native.Volume) -> None:
+def _commit(book: Ledger) -> bytes:
+    return _COMMIT.pack(book.committed, book.committed_token.encode())
+
+
+class Kept:
+    """The maps of a volume, as long as its site runs."""
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self._path, self._fd = path, fd
+
+    def go_with(self, book: Ledger) -> None:
+        """They count with this ledger, and no other.  If that cannot be said, they are no more."""
+        try:
+            os.pwrite(self._fd, _commit(book), _COMMIT_AT)
+        except OSError:
+            self._path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def share(book: Ledger, record: VolumeRecord, run: str, volume: native.Volume) -> Kept:
     """The volume's maps of this run are kept.  OSError: nowhere, and the volume has its own."""
     failure = OSError(errno.ENOENT, "no folder")
     for folder in folders():
@@ -81,22 +105,21 @@ def share(book: Ledger, record: VolumeRecord, run: str, volume: native.Volume) -
             failure = error
             continue
         try:
-            os.pwrite(fd, _head(book, record, run) + _WHOLE.pack(1), 0)
+            os.pwrite(fd, _head(book, record, run) + _commit(book) + _WHOLE.pack(1), 0)
             os.ftruncate(fd, volume.shared_bytes())
             volume.share(os.dup(fd))
-            return
+            return Kept(path, fd)
         except OSError as error:
             path.unlink()
-            failure = error
-        finally:
             os.close(fd)
+            failure = error
     raise failure
 
 
 def restore(book: Ledger, record: VolumeRecord, volume: native.Volume) -> bool:
     """Mark what the maps of the run before hold; False: they tell nothing, or not all."""
     run = book.run
-    wanted = _head(book, record, run) + _WHOLE.pack(1)
+    wanted = _head(book, record, run) + _commit(book) + _WHOLE.pack(1)
     for folder in folders():
         with contextlib.suppress(OSError):
             fd = os.open(folder / _name(book.site, record.name, run), os.O_RDONLY | os.O_CLOEXEC)

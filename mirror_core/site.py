@@ -46,12 +46,19 @@ from mirror_core.platform import HERE, Platform
 from mirror_core.target import Target
 
 
+class Kept(Protocol):
+    """The maps of a volume of a site that runs (mapfile.Kept)."""
+
+    def go_with(self, book: ledger.Ledger) -> None: ...
+    def close(self) -> None: ...
+
+
 class Maps(Protocol):
     """Where a source's maps are kept (mapfile.py, which is one)."""
 
     def share(
         self, book: ledger.Ledger, record: ledger.VolumeRecord, run: str, volume: native.Volume
-    ) -> None: ...
+    ) -> Kept: ...
     def restore(
         self, book: ledger.Ledger, record: ledger.VolumeRecord, volume: native.Volume
     ) -> bool: ...
@@ -143,7 +150,7 @@ class Site:
             if source:
                 log = self._open_intent(record, current)
                 undo.callback(log.close)
-                self._keep_maps(volume, record, current)
+                self._keep_maps(undo, volume, record, current)
             self._restore(volume, record, current, log)
             members.append(flashcopy.Member(record.name, volume))
         return members
@@ -162,10 +169,16 @@ class Site:
         return opened.log
 
     def _keep_maps(
-        self, volume: native.Volume, record: ledger.VolumeRecord, current: ledger.Ledger
+        self,
+        undo: contextlib.ExitStack,
+        volume: native.Volume,
+        record: ledger.VolumeRecord,
+        current: ledger.Ledger,
     ) -> None:
         try:
-            self._maps.share(current, record, self._run, volume)
+            kept = self._maps.share(current, record, self._run, volume)
+            undo.callback(kept.close)
+            self.book.told.append(kept.go_with)
         except OSError as error:
             self.journal.say(
                 f"volume {record.name}: no memory for maps that outlive a kill "

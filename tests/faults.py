@@ -431,6 +431,12 @@ FAULTS = (
           "if wanted:"),),
     ),
     Fault(
+        "maps that have forgotten a commit count with a ledger of before it (I7)",
+        "tests/test_went_back.py::test_maps_in_memory_do_not_count_for_an_older_state",
+        (("mirror_core/mapfile.py", "_COMMIT.pack(book.committed, book.committed_token.encode())",
+          "_COMMIT.pack(0, b\"\")"),),
+    ),
+    Fault(
         "a killed source forgets the cycle that ran",
         "tests/test_maps.py::test_a_cycle_cut_short_by_a_kill_is_begun_again",
         (("native/shared.c", "rc == 0 && i < MAPS; i++)\n    rc = fm_bitmap_load",
