@@ -327,6 +327,10 @@ class Volume:
         """Without a link writers wait for it, instead of for the first sink alone."""
         _lib.fm_volume_set_hold(self._handle)
 
+    def set_patience(self, seconds: float) -> None:
+        """How long a writer waits for what is not this site's own (volume.h); 0: for ever."""
+        _lib.fm_volume_set_patience(self._handle, int(seconds * NS))
+
     def harden_begin(self) -> None:
         _lib.fm_volume_harden_begin(self._handle)
 

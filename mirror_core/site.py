@@ -199,7 +199,9 @@ class Site:
             flashcopy.mark(volume, pending, pending=True)
             return
         if self.config.on_link_loss == "block":
-            volume.set_hold()
+            volume.set_hold()  # whoever waits for the link waits for ever
+        else:
+            volume.set_patience(timeouts.patience_s(self.config.link_timeout))
         volume.set_intent(log)
         if current.clean:
             changed = current.maps.get(f"{record.name}/next", BitMap64())

@@ -23,10 +23,17 @@ def lane_s(link_timeout: float) -> float:
     return link_timeout
 
 
+def patience_s(link_timeout: float) -> float:
+    """A write waits for the other site so long, in all: for the copies that stand before its own
+    at the lanes, and for its own.  Then the link is lost, though it may get on
+    (native/request.c)."""
+    return link_timeout
+
+
 def write_s(link_timeout: float, freeze_max: float) -> float:
-    """The longest that a write waits for mirroring: a hold, and a copy on a lane that falls
-    silent.  Its own store's time comes on top."""
-    return freeze_max + lane_s(link_timeout)
+    """The longest that a write waits for mirroring: a hold, and the copies.  What this site's own
+    stores take comes on top."""
+    return freeze_max + patience_s(link_timeout)
 
 
 def request_s(link_timeout: float) -> float:
@@ -63,6 +70,7 @@ def check(link_timeout: float) -> None:
     noticed = limits.IDLE_LOOK_S + look_s(link_timeout)
     assert noticed <= max(link_timeout, limits.IDLE_LOOK_S + link_timeout / 2), "an idle loss"
     assert lane_s(link_timeout) <= link_timeout, "a lane is lost within link_timeout"
+    assert patience_s(link_timeout) <= link_timeout, "no write waits longer than that for the link"
     assert compared_s(link_timeout) < request_s(link_timeout), "a comparison is answered in time"
     assert silence_s(link_timeout) >= noticed, "who is looked at has not been silent"
     assert request_s(link_timeout) > limits.CONTROL_WAIT_S, "a request may wait inside"

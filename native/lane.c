@@ -418,7 +418,7 @@ slot_step (struct fm_lane *l, struct fm_slot *s)
   }
   if (s->state != FM_SLOT_WRITING)
     return false;
-  bool learns = !s->in || !fm_flow_is_measuring (s->in), done = true;
+  bool learns = !s->in || !fm_flow_is_measuring (s->in), done = true, near_done = true;
   int rc = 0, part = 0;
   for (unsigned i = first_sink (s); i < end_sink (l, s); i++) {
     bool ended = i == 1 ? fm_parts_step (&s->write[1], s->far->store, s->far, learns)
@@ -428,7 +428,9 @@ slot_step (struct fm_lane *l, struct fm_slot *s)
     if (ended && s->write[i].op.rc < 0 && rc == 0) /* sink 0's, if both have failed */
       rc = s->write[i].op.rc, part = (int)i;
     done &= ended;
+    near_done &= ended || i == 1;
   }
+  atomic_store_explicit (&s->claim->at_second, near_done && !done, memory_order_relaxed);
   if (!done)
     return false;
   piece_end (l, s, rc, part);
@@ -451,7 +453,7 @@ fm_lane_claim (struct fm_lane *l, enum fm_copy copy, uint64_t first, uint64_t n)
   assert (i < FM_CLAIMS);
   if (i >= v->claims_high)
     v->claims_high = i + 1;
-  v->claims[i] = (struct fm_claim){ .first = first, .n = n };
+  v->claims[i] = (struct fm_claim){ .first = first, .n = n, .writers = l->nslots == 1 };
   v->nclaims++;
   s->claim = &v->claims[i];
   s->copy = copy;

@@ -11,7 +11,9 @@
 #include "bitmap.h"
 
 struct fm_claim {
-  uint64_t first, n; /* blocks; n == 0: unused */
+  uint64_t first, n;  /* blocks; n == 0: unused */
+  bool writers;       /* made by a writer, at one of the lanes that they share */
+  _Atomic bool at_second; /* of its copy all is done but at sink 1: set by who steps it */
 };
 
 /* The first run at or after `from` of at most `max` blocks that is in `map` and

@@ -41,6 +41,38 @@ held (const struct fm_volume *v)
   return v->hold && atomic_load (&v->second_lost);
 }
 
+/* Whether the writers' lanes are all in use, and by one of them sink 1 alone holds up who waits for one.
+ * With `lock`. */
+static bool
+lanes_at_second (const struct fm_volume *v)
+{
+  for (unsigned i = 0; !v->prio && i < v->claims_high; i++)
+    if (v->claims[i].n && v->claims[i].writers && atomic_load (&v->claims[i].at_second))
+      return true;
+  return false;
+}
+
+/* What it waits for is looked at now and then, so a time is that of what was found at its beginning. */
+static int
+goes_on_later (struct fm_volume *v, struct fm_request *r)
+{
+  uint64_t now = fm_now_ns (), patience = atomic_load (&v->patience_ns);
+  if (r->at_second)
+    r->second_ns += now - r->looked_ns;
+  r->looked_ns = now;
+  if (r->lane)
+    r->at_second = atomic_load (&r->lane->slots[0].claim->at_second);
+  else {
+    pthread_mutex_lock (&v->lock);
+    const struct fm_claim *c = fm_plan_overlap (v->claims, v->claims_high, r->at, 1);
+    r->at_second = c ? atomic_load (&c->at_second) : lanes_at_second (v);
+    pthread_mutex_unlock (&v->lock);
+  }
+  if (r->at_second && patience && r->second_ns >= patience)
+    fm_volume_lose_second (v, -ETIMEDOUT);
+  return 0;
+}
+
 /* Claim the first pending run under the request if nobody has, with a lane. */
 static struct fm_slot *
 claim_under (struct fm_volume *v, struct fm_request *r, uint64_t first, uint64_t n)
@@ -120,7 +152,7 @@ copied_before (struct fm_volume *v, struct fm_request *r)
   if (r->lane) {
     fm_lane_step (r->lane);
     if (r->lane->active)
-      return 0;
+      return goes_on_later (v, r);
     give_back (v, r);
   }
   uint64_t first = r->op.offset >> v->shift;
@@ -136,12 +168,13 @@ copied_before (struct fm_volume *v, struct fm_request *r)
     if (!r->waited_since_ns)
       r->waited_since_ns = fm_now_ns ();
     struct fm_slot *s = claim_under (v, r, at, n < end - at ? n : end - at);
+    r->at = at;
     if (!s)
-      return 0;
+      return goes_on_later (v, r);
     fm_lane_begin (r->lane, s);
     fm_lane_step (r->lane);
     if (r->lane->active)
-      return 0;
+      return goes_on_later (v, r);
     give_back (v, r);
     first = at;
   }

@@ -25,6 +25,10 @@ struct fm_request {
   bool heating;             /* it waits for another's flush of the intent log */
   bool unhardened;          /* it waits for a hardening (strict volumes) */
   uint64_t waited_since_ns; /* 0: it met nothing pending */
+  /* Of that: how long sink 1 alone held it up, as of `looked_ns`, and whether it did then. */
+  uint64_t second_ns, looked_ns;
+  bool at_second;
+  uint64_t at; /* the block that it waits for, if not for its own lane */
 };
 
 /* 0; -EAGAIN: the gate is closed; -ESHUTDOWN: the session is over. */

@@ -227,6 +227,12 @@ fm_volume_set_hold (struct fm_volume *v)
 }
 
 void
+fm_volume_set_patience (struct fm_volume *v, uint64_t ns)
+{
+  atomic_store (&v->patience_ns, ns);
+}
+
+void
 fm_volume_set_strict (struct fm_volume *v)
 {
   v->strict = true;

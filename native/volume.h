@@ -73,6 +73,7 @@ struct fm_volume {
   bool preserve_first; /* a writer waits for sink 0 only */
   bool strict;         /* see fm_volume_set_strict */
   bool hold;           /* see fm_volume_set_hold */
+  _Atomic uint64_t patience_ns; /* see fm_volume_set_patience */
   /* Of a strict volume: blocks in pending, sent and hardening together, and whether
    * a writer waits for a hardening. */
   _Atomic uint64_t owed;
@@ -203,6 +204,11 @@ int fm_volume_cool (struct fm_volume *v, uint32_t after_s);
 /* Without a link a writer who meets a pending block waits for the next one, instead of having it
  * copied to sink 0 alone (I5 without "and the link up").  Before the volume is in use. */
 void fm_volume_set_hold (struct fm_volume *v);
+/* How long a writer waits, in all, for what is not this site's own: 0, as at first: for ever.  A source:
+ * for sink 1 alone, while every other part of the copies that he waits for is done; then sink 1 is
+ * lost, with -ETIMEDOUT (see fm_volume_lose_second).  A strict volume: for a hardening, or a copy
+ * that others make; then his write ends with -EAGAIN and nothing of it was done. */
+void fm_volume_set_patience (struct fm_volume *v, uint64_t ns);
 /* For a front whose pending blocks are the only copy of a committed image (I1, I2).
  * Before the volume is in use. */
 void fm_volume_set_strict (struct fm_volume *v);

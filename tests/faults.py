@@ -58,6 +58,17 @@ FAULTS = (
           "  assert (fresh == p);\n", "  madvise (p, bytes, MADV_DONTNEED);\n"),),
     ),
     Fault(
+        "a writer waits for the peer as long as those before it and its own copy take together",
+        "native:patience",
+        (("native/request.c", "if (r->at_second && patience &&", "if (0 && patience &&"),),
+        "NO_PATIENCE",
+    ),
+    Fault(
+        "what this site's own stores take counts as the peer's",
+        "native:patience",
+        (("native/lane.c", "near_done && !done, memory", "!done, memory"),),
+    ),
+    Fault(
         "no copy before write",
         "native:volume",
         (("native/request.c", "  int rc = copied_before (v, r);\n",

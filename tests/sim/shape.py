@@ -37,8 +37,7 @@ class Shape:
     exceptions: bool = False  # at the N-th call of the platform
     # What a failed flush has lost may be in the cache for a while (SIM_LOSE_LATER).
     later: bool = False
-    # Promised are freeze_max + link_timeout, 3 s; a writer behind others at a lane waits longer.
-    wait_s: float = 10.0
+    wait_s: float = 3.5  # freeze_max + link_timeout are promised (timeouts.py), and looks take time
     exposure: bool = True  # its figure is judged (tells.py)
 
     @classmethod
