@@ -132,6 +132,8 @@ class Target:
                 self._silence = min(hello.silence, timeouts.silence_s(limits.LINK_TIMEOUT_MAX_S))
                 self._flush_error = None  # of before: all that is not stable is sent again
                 self.connected_since, self.heard = self._platform.time(), self._platform.monotonic()
+            for member in self._copier.members:
+                member.native.set_patience(timeouts.put_off_s(hello.silence))
             mine = self._book.current
             blank = self._blank and mine.committed == 0
             seeded = mine.seeded and not mine.whole

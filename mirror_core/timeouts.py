@@ -30,6 +30,14 @@ def patience_s(link_timeout: float) -> float:
     return link_timeout
 
 
+def put_off_s(silence: float) -> float:
+    """What a source writes to a block that its target still hardens is put off after so long, and
+    comes again: a request ends well before its source takes the target for silent.  `silence`: as
+    the source says; 0: it does not, and does not know what is put off: for ever."""
+    link_timeout = max(0.0, silence - 2 * limits.IDLE_LOOK_S)
+    return min(limits.CONTROL_WAIT_S, max(link_timeout, 0.01) / 4) if silence else 0.0
+
+
 def write_s(link_timeout: float, freeze_max: float) -> float:
     """The longest that a write waits for mirroring: a hold, and the copies.  What this site's own
     stores take comes on top."""
@@ -73,6 +81,7 @@ def check(link_timeout: float) -> None:
     assert patience_s(link_timeout) <= link_timeout, "no write waits longer than that for the link"
     assert compared_s(link_timeout) < request_s(link_timeout), "a comparison is answered in time"
     assert silence_s(link_timeout) >= noticed, "who is looked at has not been silent"
+    assert put_off_s(silence_s(link_timeout)) <= link_timeout / 2, "what is put off is answered"
     assert request_s(link_timeout) > limits.CONTROL_WAIT_S, "a request may wait inside"
 
 

@@ -29,11 +29,16 @@ answer (PyObject *fail, int rc)
 }
 
 /* nbdkit makes EINVAL of an errno that NBD has no number for, such as those of a store's
- * connection that has ended: for a client they are EIO. */
+ * connection that has ended: for a client they are EIO.  To the other site, the only one who meets
+ * it, EPERM says "not yet" (EAGAIN: store_nbd.c), so a store's own EPERM is EIO, too. */
 static int
 for_client (int rc)
 {
   switch (-rc) {
+  case EAGAIN:
+    return -EPERM;
+  case EPERM:
+  case EROFS:
   case ENOTCONN:
   case ETIMEDOUT:
   case ECONNREFUSED:

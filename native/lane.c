@@ -361,9 +361,10 @@ slot_end (struct fm_lane *l, struct fm_slot *s, int rc, int part)
   leave_flow (l, s, fm_now_ns ());
   fm_room_give (s->buf, l->piece);
   s->buf = NULL;
-  if (rc < 0 && part == 1)
+  l->put_off = rc == -EAGAIN && part == 1;
+  if (rc < 0 && part == 1 && !l->put_off)
     fm_volume_lose_second (v, rc);
-  else if (rc < 0)
+  else if (rc < 0 && !l->put_off)
     fm_volume_fail (v, rc, part);
   pthread_mutex_lock (&v->lock);
   if (rc == 0)
@@ -382,7 +383,7 @@ static void
 piece_end (struct fm_lane *l, struct fm_slot *s, int rc, int part)
 {
   leave_flow (l, s, fm_now_ns ());
-  if (rc < 0 && part == 1 && s->copy == FM_COPY_ALL && !l->v->hold) {
+  if (rc < 0 && rc != -EAGAIN && part == 1 && s->copy == FM_COPY_ALL && !l->v->hold) {
     fm_volume_lose_second (l->v, rc);
     s->copy = FM_COPY_FIRST; /* sink 0 has it, and is to have the rest */
     rc = 0;
@@ -486,6 +487,9 @@ claim_next (struct fm_lane *l)
   struct fm_slot *s = NULL;
   struct fm_claim run;
   pthread_mutex_lock (&v->lock);
+  if (v->wanted)
+    l->cursor = v->wanted - 1;
+  v->wanted = 0;
   bool found = fm_plan_run (map, l->cursor, max, v->claims, v->claims_high, &run);
   if (!found && l->cursor) /* round once more: a writer may have left something */
     found = fm_plan_run (map, 0, max, v->claims, v->claims_high, &run);

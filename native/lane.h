@@ -21,6 +21,8 @@
  *     it stands in `sent` (or `unsent`).
  *   - A failed copy leaves the maps as they were and fails the volume's cycle; one that failed
  *     at sink 1 only stands in sink 0, and the volume has lost its second.
+ *   - Sink 1 may put a copy off (-EAGAIN: the block is not to be overwritten there yet).  That leaves
+ *     the maps as they were, and is no failure: it is tried again after the others.
  */
 #ifndef FM_LANE_H
 #define FM_LANE_H
@@ -64,6 +66,7 @@ struct fm_lane {
   struct fm_slot *slots;
   uint64_t piece;          /* bytes: the longest piece */
   unsigned nslots, active; /* active: slots that are not FREE */
+  bool put_off;            /* sink 1 has put off the copy that ended last */
   uint64_t cursor;         /* where the background's walk is */
   struct fm_lane *next;    /* in volume->prio or ->old */
 };

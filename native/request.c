@@ -2,6 +2,7 @@
 #include "request.h"
 #include "lane.h"
 #include "parts.h"
+#include "room.h"
 #include "wait.h"
 
 #include <assert.h>
@@ -29,6 +30,7 @@ give_back (struct fm_volume *v, struct fm_request *r)
   r->lane->next = *idle;
   *idle = r->lane;
   *(old ? &v->old_out : &v->nprio_out) -= 1;
+  r->put_off = r->lane->put_off;
   pthread_cond_broadcast (&v->moved);
   pthread_mutex_unlock (&v->lock);
   r->lane = NULL;
@@ -39,65 +41,6 @@ static bool
 held (const struct fm_volume *v)
 {
   return v->hold && atomic_load (&v->second_lost);
-}
-
-/* Whether the writers' lanes are all in use, and by one of them sink 1 alone holds up who waits for one.
- * With `lock`. */
-static bool
-lanes_at_second (const struct fm_volume *v)
-{
-  for (unsigned i = 0; !v->prio && i < v->claims_high; i++)
-    if (v->claims[i].n && v->claims[i].writers && atomic_load (&v->claims[i].at_second))
-      return true;
-  return false;
-}
-
-/* What it waits for is looked at now and then, so a time is that of what was found at its beginning. */
-static int
-goes_on_later (struct fm_volume *v, struct fm_request *r)
-{
-  uint64_t now = fm_now_ns (), patience = atomic_load (&v->patience_ns);
-  if (r->at_second)
-    r->second_ns += now - r->looked_ns;
-  r->looked_ns = now;
-  if (r->lane)
-    r->at_second = atomic_load (&r->lane->slots[0].claim->at_second);
-  else {
-    pthread_mutex_lock (&v->lock);
-    const struct fm_claim *c = fm_plan_overlap (v->claims, v->claims_high, r->at, 1);
-    r->at_second = c ? atomic_load (&c->at_second) : lanes_at_second (v);
-    pthread_mutex_unlock (&v->lock);
-  }
-  if (r->at_second && patience && r->second_ns >= patience)
-    fm_volume_lose_second (v, -ETIMEDOUT);
-  return 0;
-}
-
-/* Claim the first pending run under the request if nobody has, with a lane. */
-static struct fm_slot *
-claim_under (struct fm_volume *v, struct fm_request *r, uint64_t first, uint64_t n)
-{
-  struct fm_slot *s = NULL;
-  pthread_mutex_lock (&v->lock);
-  if (n > v->run_blocks)
-    n = v->run_blocks;
-  if (atomic_load (&v->abandoned) || held (v)
-      || fm_plan_overlap (v->claims, v->claims_high, first, 1))
-    n = 0; /* void: fm_volume_abandon counts on no new claims; or somebody copies it now */
-  for (const struct fm_claim *c;
-       n && (c = fm_plan_overlap (v->claims, v->claims_high, first, n));)
-    n = c->first - first;
-  /* Between the look at the map and the lock it may have been copied. */
-  uint64_t at, m;
-  bool still = n && fm_bitmap_run (v->pending, first, n, &at, &m) && at == first;
-  if (still && v->prio) {
-    r->lane = v->prio;
-    v->prio = r->lane->next;
-    v->nprio_out++;
-    s = fm_lane_claim (r->lane, fm_lane_copy (r->lane, false), first, m);
-  }
-  pthread_mutex_unlock (&v->lock);
-  return s;
 }
 
 static void
@@ -117,9 +60,83 @@ account_wait (struct fm_volume *v, const struct fm_request *r)
 static int
 leave (struct fm_volume *v, struct fm_request *r, int rc)
 {
-  account_wait (v, r);
+  if (rc != -EAGAIN) /* it comes again */
+    account_wait (v, r);
   fm_gate_leave (&v->gate);
   return rc;
+}
+
+/* Whether the writers' lanes are all in use, and by one of them sink 1 alone holds up who waits for one.
+ * With `lock`. */
+static bool
+lanes_at_second (const struct fm_volume *v)
+{
+  for (unsigned i = 0; !v->prio && i < v->claims_high; i++)
+    if (v->claims[i].n && v->claims[i].writers && atomic_load (&v->claims[i].at_second))
+      return true;
+  return false;
+}
+
+/* What it waits for is looked at now and then, so a time is that of what was found at its beginning. */
+static int
+goes_on_later (struct fm_volume *v, struct fm_request *r)
+{
+  uint64_t now = fm_now_ns (), patience = atomic_load (&v->patience_ns);
+  if (v->strict)
+    return patience && !r->lane && now >= r->waited_since_ns + patience ? leave (v, r, -EAGAIN) : 0;
+  if (r->at_second)
+    r->second_ns += now - r->looked_ns;
+  r->looked_ns = now;
+  if (r->lane)
+    r->at_second = atomic_load (&r->lane->slots[0].claim->at_second);
+  else {
+    pthread_mutex_lock (&v->lock);
+    const struct fm_claim *c = fm_plan_overlap (v->claims, v->claims_high, r->at, 1);
+    r->at_second = r->put_off || (c ? atomic_load (&c->at_second) : lanes_at_second (v));
+    pthread_mutex_unlock (&v->lock);
+  }
+  if (r->at_second && patience && r->second_ns >= patience)
+    fm_volume_lose_second (v, -ETIMEDOUT);
+  return 0;
+}
+
+/* A writer of a strict volume is told to come again (`patience_ns`), and cannot leave a copy half
+ * done.  So one that may take long is the background's, which makes that first. */
+static bool
+left_to_background (const struct fm_volume *v)
+{
+  uint64_t piece = fm_parts_piece (v->first, FM_WRITE);
+  return v->strict && atomic_load (&v->patience_ns)
+         && 1ULL << v->shift > (piece < FM_PIECE ? piece : FM_PIECE);
+}
+
+/* Claim the first pending run under the request if nobody has, with a lane. */
+static struct fm_slot *
+claim_under (struct fm_volume *v, struct fm_request *r, uint64_t first, uint64_t n)
+{
+  struct fm_slot *s = NULL;
+  pthread_mutex_lock (&v->lock);
+  if (n > v->run_blocks)
+    n = v->run_blocks;
+  if (atomic_load (&v->abandoned) || held (v)
+      || fm_plan_overlap (v->claims, v->claims_high, first, 1))
+    n = 0; /* void: fm_volume_abandon counts on no new claims; or somebody copies it now */
+  for (const struct fm_claim *c;
+       n && (c = fm_plan_overlap (v->claims, v->claims_high, first, n));)
+    n = c->first - first;
+  /* Between the look at the map and the lock it may have been copied. */
+  uint64_t at, m;
+  bool still = n && fm_bitmap_run (v->pending, first, n, &at, &m) && at == first;
+  if (still && left_to_background (v))
+    v->wanted = first + 1;
+  else if (still && v->prio) {
+    r->lane = v->prio;
+    v->prio = r->lane->next;
+    v->nprio_out++;
+    s = fm_lane_claim (r->lane, fm_lane_copy (r->lane, false), first, m);
+  }
+  pthread_mutex_unlock (&v->lock);
+  return s;
 }
 
 static uint64_t
@@ -176,6 +193,8 @@ copied_before (struct fm_volume *v, struct fm_request *r)
     if (r->lane->active)
       return goes_on_later (v, r);
     give_back (v, r);
+    if (r->put_off)
+      return goes_on_later (v, r);
     first = at;
   }
   if (v->strict && atomic_load (&v->owed)) {
@@ -189,9 +208,11 @@ copied_before (struct fm_volume *v, struct fm_request *r)
     pthread_mutex_unlock (&v->lock);
     if (failed)
       return leave (v, r, failed);
-    if (r->unhardened && !r->waited_since_ns)
+    if (!r->unhardened)
+      return 1;
+    if (!r->waited_since_ns)
       r->waited_since_ns = fm_now_ns ();
-    return !r->unhardened;
+    return goes_on_later (v, r);
   }
   return 1;
 }
@@ -277,7 +298,7 @@ wait_for (struct fm_volume *v, struct fm_request *r)
     return;
   }
   /* A claim that was dropped before we had the lock would not wake us. */
-  if (!v->prio || held (v) || fm_plan_overlap (v->claims, v->claims_high, first, end - first))
+  if (!v->prio || held (v) || left_to_background (v) || fm_plan_overlap (v->claims, v->claims_high, first, end - first))
     fm_cond_wait_until (&v->moved, &v->lock, deadline);
   pthread_mutex_unlock (&v->lock);
 }

@@ -28,6 +28,7 @@ struct fm_request {
   /* Of that: how long sink 1 alone held it up, as of `looked_ns`, and whether it did then. */
   uint64_t second_ns, looked_ns;
   bool at_second;
+  bool put_off; /* the last copy that it made was put off by sink 1 */
   uint64_t at; /* the block that it waits for, if not for its own lane */
 };
 
@@ -35,7 +36,7 @@ struct fm_request {
 int fm_request_begin (struct fm_volume *v, struct fm_request *r);
 /* 1: nothing it overwrites is pending (nor, in a strict volume, waits for a hardening),
  * and its regions are hot; 0: step again after a wait; -errno: a strict volume could not
- * copy, or the intent log cannot be written, and the request has left the gate. */
+ * copy (-EAGAIN: not yet), or the intent log cannot be written, and the request has left the gate. */
 int fm_request_step (struct fm_volume *v, struct fm_request *r);
 /* The client's answer: 0 or -errno. */
 int fm_request_finish (struct fm_volume *v, struct fm_request *r);

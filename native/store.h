@@ -106,7 +106,9 @@ struct fm_store_ops {
 struct fm_store {
   const struct fm_store_ops *ops;
   uint64_t size;  /* bytes */
-  bool fenced;    /* a server that refuses what was given up itself (I8): see late.h */
+  /* The other site: it refuses what was given up itself (I8): see late.h; and a write that it cannot
+   * do yet ends with -EAGAIN (fm_volume_set_patience). */
+  bool fenced;
   int fd, fua_fd; /* file; the second for what has FM_FUA */
   char *uri;      /* server */
   uint64_t timeout_ns; /* how long a server may be silent (parts.h), and connecting may take */

@@ -160,6 +160,8 @@ reap (struct fm_port *p)
     }
     *at = op->link;
     op->done = false;
+    if (op->rc == -EPERM && p->store->fenced)
+      op->rc = -EAGAIN; /* the other site: not yet (client.c) */
     fm_op_finish (p->store, op, op->rc);
   }
 }

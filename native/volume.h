@@ -114,6 +114,7 @@ struct fm_volume {
   unsigned links;       /* the number of the link whose lanes they are */
   struct fm_lane *old;  /* idle ones of older links */
   unsigned old_out;     /* and those that writers hold */
+  uint64_t wanted;      /* 1 + a block that a writer has left to the background, or 0 */
   struct fm_store *second; /* sink 1, or NULL: for its figures */
 
   struct fm_lane *bulk;  /* of the control's thread alone; so are the next lines */

@@ -64,6 +64,17 @@ FAULTS = (
         "NO_PATIENCE",
     ),
     Fault(
+        "a source takes a target that says `not yet` for a lost one",
+        "native:patience",
+        (("native/lane.c", "l->put_off = rc == -EAGAIN && part == 1;", "l->put_off = false;"),),
+    ),
+    Fault(
+        "a target says nothing while it hardens what its source wants to overwrite",
+        "native:patience",
+        (("native/request.c", "return patience && !r->lane", "return 0 && !r->lane"),),
+        "NO_PUTTING_OFF",
+    ),
+    Fault(
         "what this site's own stores take counts as the peer's",
         "native:patience",
         (("native/lane.c", "near_done && !done, memory", "!done, memory"),),

@@ -150,6 +150,124 @@ without_a_bound (void)
   lab_kill (&server);
 }
 
+/* ---- a strict volume ---- */
+
+static int
+steps_until_told (struct fm_request *r)
+{
+  int rc;
+  uint64_t end = fm_now_ns () + 10 * PATIENCE;
+  while ((rc = fm_request_step (v, r)) == 0 && fm_now_ns () < end)
+    fm_poll_until (NULL, 0, fm_now_ns () + FM_MS);
+  return rc;
+}
+
+/* What is being hardened is not overwritten.  Whoever waits for that hears in time that he is to come
+ * again, has changed nothing, and may when it is over. */
+static void
+a_hardening_that_takes_long (void)
+{
+  set_up (false, 1, 1, 0);
+  fm_volume_set_strict (v);
+  fm_volume_set_patience (v, PATIENCE / 4);
+  CHECK_EQ (fm_volume_copy (v, PATIENCE), 1);
+  fm_volume_harden_begin (v);
+  struct fm_request r = write_of (5 * BLOCK, BLOCK);
+  uint64_t start = fm_now_ns ();
+  CHECK_EQ (fm_request_begin (v, &r), 0);
+  CHECK_EQ (steps_until_told (&r), -EAGAIN);
+  CHECK (fm_now_ns () - start >= PATIENCE / 4 && fm_now_ns () - start < PATIENCE);
+  CHECK (holds (front, 5, 6));
+  CHECK_EQ (stats ().next_blocks, 0);
+  uint64_t held; /* it has left the gate */
+  CHECK_EQ (fm_volume_flush (v, false), 0);
+  fm_volume_harden_end (v);
+  CHECK_EQ (fm_group_freeze (&v, 1, 100 * FM_MS, &held), 0);
+  CHECK_EQ (fm_volume_write (v, 0, new_bytes, BLOCK, 5 * BLOCK, 0), 0);
+  CHECK (holds (front, 5, 99));
+  tear_down ();
+}
+
+/* A block larger than what the store does in a while: a writer could not leave its copy half done, so
+ * the background makes it, the one that is waited for first. */
+static void
+a_large_block_is_left_to_the_background (void)
+{
+  enum { LARGE = 1 << 20, N = 4 };
+  uint64_t held;
+  char *bytes = calloc (1, LARGE);
+  front = fake_open (N * LARGE, 0), first = fake_open (N * LARGE, 0);
+  memset (front->bytes, 7, N * LARGE);
+  CHECK_EQ (fm_volume_create (&front->store, &first->store, N * LARGE, LARGE, false, &v), 0);
+  fm_volume_set_patience (v, PATIENCE / 10);
+  CHECK_EQ (fm_volume_link (v, NULL, 1), 0);
+  fm_volume_mark (v, 0, N);
+  CHECK_EQ (fm_group_freeze (&v, 1, 100 * FM_MS, &held), 0);
+  fm_volume_set_strict (v);
+  first->stuck = true;
+  CHECK_EQ (fm_volume_write (v, 0, bytes, 512, 2 * LARGE, 0), -EAGAIN);
+  first->stuck = false;
+  CHECK_EQ (first->writes, 0);
+  CHECK_EQ (fm_volume_copy (v, 0), 0);
+  while (first->writes == 0)
+    CHECK_EQ (fm_volume_copy (v, FM_MS / 100), 0);
+  CHECK_EQ (first->bytes[2 * LARGE], 7);
+  CHECK_EQ (first->bytes[0], 0);
+  while (fm_volume_copy (v, PATIENCE) == 0)
+    ;
+  fm_volume_harden_begin (v);
+  fm_volume_harden_end (v);
+  CHECK_EQ (fm_volume_write (v, 0, bytes, 512, 2 * LARGE, 0), 0);
+  fm_volume_fail (v, -ESHUTDOWN, -1);
+  fm_volume_free (v);
+  fake_close (front), fake_close (first);
+  free (bytes);
+}
+
+/* ---- and its source ---- */
+
+/* A peer that says so has lost nothing: what it was sent is pending as before, the background goes on
+ * with the rest, and comes again.  A writer who waits for it has his patience. */
+static void
+a_peer_that_says_come_again (void)
+{
+  set_up (false, 2, 1, 3);
+  fm_volume_set_patience (v, PATIENCE);
+  for (unsigned b = 0; b < BLOCKS; b += 2) /* no two of them are one run */
+    fm_bitmap_clear (v->pending, b, 1);
+  second->fail_after = BLOCKS / 4;
+  second->fail_rc = -EAGAIN;
+  CHECK_EQ (fm_volume_copy (v, PATIENCE / 10), 0);
+  CHECK_EQ (stats ().second_lost, 0);
+  CHECK_EQ (stats ().abandoned, 0);
+  CHECK_EQ (stats ().pending_blocks, BLOCKS / 4);
+  CHECK_EQ (stats ().sent_blocks, BLOCKS / 4);
+  struct writer w = { .block = BLOCKS - 3 };
+  pthread_create (&w.thread, NULL, write_block, &w);
+  fm_poll_until (NULL, 0, fm_now_ns () + PATIENCE / 10);
+  CHECK (holds (front, w.block, (char)(w.block + 1))); /* it waits */
+  second->fail_rc = 0;
+  pthread_join (w.thread, NULL);
+  CHECK (w.took < PATIENCE / 2);
+  CHECK_EQ (fm_volume_copy (v, PATIENCE), 1);
+  CHECK_EQ (stats ().second_lost, 0);
+  for (unsigned b = 1; b < BLOCKS; b += 2)
+    CHECK (holds (second, b, (char)(b + 1)));
+  tear_down ();
+}
+
+static void
+a_peer_that_says_it_for_ever (void)
+{
+  set_up (false, 2, 1, 3);
+  fm_volume_set_patience (v, PATIENCE / 2);
+  second->fail_rc = -EAGAIN;
+  CHECK (write_all (WRITERS) < PATIENCE);
+  CHECK_EQ (stats ().second_lost, -ETIMEDOUT);
+  CHECK_EQ (stats ().abandoned, 0);
+  tear_down ();
+}
+
 int
 main (void)
 {
@@ -157,5 +275,9 @@ main (void)
   RUN (a_slow_peer_is_not_lost);
   RUN (own_stores_are_not_the_peers_fault);
   RUN (without_a_bound);
+  RUN (a_hardening_that_takes_long);
+  RUN (a_large_block_is_left_to_the_background);
+  RUN (a_peer_that_says_come_again);
+  RUN (a_peer_that_says_it_for_ever);
   return finish ("patience");
 }
