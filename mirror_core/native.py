@@ -114,8 +114,8 @@ class Store:
         return had, -int(code[0])
 
     def server_socket(self) -> int:
-        """The connection that unflushed writes to a server count on; not the caller's.  OSError:
-        there is none."""
+        """Of the connection that unflushed writes to a server count on: a descriptor for the caller
+        to close.  OSError: there is none."""
         return _check(_lib.fm_store_server_fd(self._handle), "connection")
 
     @property

@@ -76,8 +76,8 @@ def _accepted(path: str) -> set[str]:
 
 
 def identify(fd: int) -> str | None:
-    """The process at the other end of this connection; None: it is not known."""
-    with socket.socket(fileno=os.dup(fd)) as connection:
+    """The process at the other end of this connection, which is closed; None: it is not known."""
+    with socket.socket(fileno=fd) as connection:
         if connection.family != socket.AF_UNIX:
             return None
         try:

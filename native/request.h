@@ -6,8 +6,10 @@
  *     finish   issue it to the front, leave the gate
  *
  * The blocking calls at the end run the three with waits in between; they are
- * what the plugin uses.  The steps never block, so a simulator can interleave
- * them.  A request that failed in any step has left the gate.
+ * what the plugin uses.  A step waits for nobody else: not for another's copy or flush of the intent
+ * log, a hardening or a freeze.  It does take the time of its own operations: of those on files, of its own
+ * flush of the intent log, and of having a connection lent where a store is a server (store.h).  A
+ * request that failed in any step has left the gate.
  *
  * Invariants: `next`, and the intent log, hold a block before the front may hold
  * its new bytes (I4); the front gets the new bytes only when none of its blocks is pending (I5), or the

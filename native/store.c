@@ -8,9 +8,8 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
-
-#define FOREVER_NS (1000000000ULL * FM_MS) /* a wait that something else bounds */
 
 void
 fm_op_finish (struct fm_store *s, struct fm_op *op, int rc)
@@ -110,20 +109,16 @@ fm_port_io (struct fm_port *p, struct fm_op *op)
 
 /* ---- what is written and not flushed: see store.h ---- */
 
-static int
+/* Each who holds it connects, or flushes, and both have a bound; and of two whose writes stand before
+ * a flush only one has to ask for it. */
+static void
 hold_flush (struct fm_store *s)
 {
-  uint64_t deadline = fm_now_ns () + (s->timeout_ns ? s->timeout_ns : FOREVER_NS);
-  int rc = 0;
   pthread_mutex_lock (&s->lock);
-  while (s->flush_held && rc == 0)
-    rc = fm_cond_wait_until (&s->flush_free, &s->lock, deadline);
-  if (!s->flush_held) {
-    s->flush_held = true;
-    rc = 0;
-  }
+  while (s->flush_held)
+    fm_cond_wait (&s->flush_free, &s->lock);
+  s->flush_held = true;
   pthread_mutex_unlock (&s->lock);
-  return rc;
 }
 
 static void
@@ -163,10 +158,8 @@ anchor_for_write (struct fm_store *s, uint64_t *number)
 {
   if ((*number = atomic_load (&s->anchored)))
     return 0;
-  int rc = hold_flush (s);
-  if (rc < 0)
-    return rc;
-  rc = need_anchor (s);
+  hold_flush (s);
+  int rc = need_anchor (s);
   *number = s->anchors;
   free_flush (s);
   return rc;
@@ -213,9 +206,8 @@ static int
 run_flush (struct fm_store *s, struct fm_op *op)
 {
   uint64_t mine = atomic_load (&s->writes);
-  int rc = hold_flush (s);
-  if (rc < 0)
-    return ended (s, op, rc);
+  int rc;
+  hold_flush (s);
   if (!fm_late_settled (s))
     ended (s, op, -ETIMEDOUT);
   else if (s->covered >= mine) /* nothing was written, or another's flush has covered it by now */
@@ -242,20 +234,19 @@ fm_store_server_fd (struct fm_store *s)
 {
   if (!fm_store_is_server (s))
     return -ENOTSOCK;
-  int rc = hold_flush (s);
-  if (rc < 0)
-    return rc;
-  struct pollfd fd = { .fd = -ENOTCONN };
-  rc = need_anchor (s);
+  struct pollfd fd;
+  hold_flush (s);
+  int rc = need_anchor (s);
   if (rc == 0) {
     s->ops->step (s->anchor);
     if (s->anchor->failed)
       drop_anchor (s);
-    else
-      s->ops->pollfd (s->anchor, &fd);
+    rc = s->anchor && s->ops->pollfd (s->anchor, &fd) ? fcntl (fd.fd, F_DUPFD_CLOEXEC, 0) : -ENOTCONN;
+    if (rc == -1)
+      rc = -errno;
   }
   free_flush (s);
-  return rc < 0 ? rc : fd.fd;
+  return rc;
 }
 
 /* ---- one operation, from any thread ---- */

@@ -189,8 +189,8 @@ int fm_store_io (struct fm_store *s, struct fm_op *op);
  * not heard of.  From any thread, and of two at once for the same one each is told. */
 int fm_store_flush (struct fm_store *s, _Atomic uint64_t *heard);
 
-/* The socket of a server's anchor, which is opened if there is none, and has not ended; or -errno.
- * The store's: to look who is at the other end. */
+/* A duplicate, for the caller to close, of the socket of a server's anchor, which is opened if there is
+ * none, and has not ended; or -errno.  To look who is at the other end. */
 int fm_store_server_fd (struct fm_store *s);
 
 /* `to` shares these bytes with `from` (FICLONERANGE: files of one file system that has

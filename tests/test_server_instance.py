@@ -145,9 +145,9 @@ def test_only_who_holds_the_connections_is_known(scratch: Path) -> None:
         listener.bind(path)
         listener.listen()
         client.connect(path)
-        assert server_instance.identify(client.fileno()) is None, "nobody has accepted it"
+        assert server_instance.identify(os.dup(client.fileno())) is None, "nobody has accepted it"
         accepted, _ = listener.accept()
-        found = server_instance.identify(client.fileno())
+        found = server_instance.identify(os.dup(client.fileno()))
         assert found and found.startswith(f"{os.getpid()} ")
         read, write = os.pipe()
         child = os.fork()
@@ -156,10 +156,10 @@ def test_only_who_holds_the_connections_is_known(scratch: Path) -> None:
             os.read(read, 1)
             os._exit(0)
         accepted.close()  # the child has it
-        assert server_instance.identify(client.fileno()) is None
+        assert server_instance.identify(os.dup(client.fileno())) is None
         os.close(write)
         os.close(read)
         assert os.waitpid(child, 0)[1] == 0
-        assert server_instance.identify(client.fileno()) is None, "it has ended"
+        assert server_instance.identify(os.dup(client.fileno())) is None, "it has ended"
     with socket.socket() as over_tcp:
-        assert server_instance.identify(over_tcp.fileno()) is None
+        assert server_instance.identify(os.dup(over_tcp.fileno())) is None

@@ -95,6 +95,26 @@ each_is_told_once (void)
   }
 }
 
+/* Who looks at the other end of the anchor has a descriptor of his own, which stays his when the
+ * connection ends meanwhile and its number is another's. */
+static void
+the_anchor_as_it_was (void)
+{
+  begin ();
+  _Atomic uint64_t heard = 0;
+  struct stat before, after;
+  CHECK_EQ (write_at (0, 0), 0);
+  int fd = fm_store_server_fd (s);
+  CHECK_EQ (fstat (fd, &before), 0);
+  restart ();
+  CHECK (fm_store_flush (s, &heard) < 0);
+  int other = open ("/dev/null", O_RDONLY);
+  CHECK (fstat (fd, &after) == 0 && before.st_ino == after.st_ino && before.st_dev == after.st_dev);
+  close (other);
+  CHECK_EQ (close (fd), 0);
+  end ();
+}
+
 /* The same when more is written to the new server before anybody flushes. */
 static void
 later_writes_hide_nothing (void)
@@ -376,6 +396,7 @@ int
 main (void)
 {
   RUN (each_is_told_once);
+  RUN (the_anchor_as_it_was);
   RUN (later_writes_hide_nothing);
   RUN (nothing_to_lose);
   RUN (flush_while_away);

@@ -326,6 +326,49 @@ a_line_that_moves (void)
   lab_kill (&server);
 }
 
+/* A server each of whose flushes takes that long, and all else no time. */
+static struct fm_store *
+flushes_take (const char *seconds, uint64_t timeout_ns)
+{
+  char arguments[512], why[256] = "";
+  struct fm_store *s;
+  server = (struct lab_server){ 0 };
+  snprintf (arguments, sizeof arguments,
+            "eval,thread_model=echo parallel,get_size=echo 256M,can_write=exit 0,can_flush=exit 0,"
+            "can_multi_conn=exit 0,can_fua=echo native,can_zero=exit 0,pread=head -c $3 /dev/zero,"
+            "pwrite=cat >/dev/null,zero=exit 0,flush=sleep %s", seconds);
+  lab_serve (&server, arguments);
+  CHECK_EQ (fm_store_open_nbd (server.uri, timeout_ns, &s, why, sizeof why), 0);
+  return s;
+}
+
+static void *
+write_and_flush (void *arg)
+{
+  struct fm_store *s = arg;
+  _Atomic uint64_t heard = 0;
+  struct fm_op op = { .kind = FM_WRITE, .length = 512, .buf = (char[512]){ 1 } };
+  CHECK_EQ (fm_store_io (s, &op), 0);
+  CHECK_EQ (fm_store_flush (s, &heard), 0);
+  return NULL;
+}
+
+/* Who waits for another's flush, and then for a third one's, waits as long as each of them may. */
+static void
+a_line_of_flushes (void)
+{
+  struct fm_store *s = flushes_take ("0.7", TIMEOUT);
+  pthread_t t[5];
+  for (unsigned i = 0; i < 5; i++) {
+    pthread_create (&t[i], NULL, write_and_flush, s);
+    fm_poll_until (NULL, 0, fm_now_ns () + 60 * FM_MS);
+  }
+  for (unsigned i = 0; i < 5; i++)
+    pthread_join (t[i], NULL);
+  fm_store_close (s);
+  lab_kill (&server);
+}
+
 int
 main (void)
 {
@@ -338,5 +381,6 @@ main (void)
   RUN (what_has_ended_moves_once);
   RUN (turns_of_clients);
   RUN (a_line_that_moves);
+  RUN (a_line_of_flushes);
   return finish ("slow");
 }
