@@ -1,8 +1,9 @@
 """The mirroring control: one cycle as a generator of effects.  Pure, no I/O, no clock.
 
-    begin      the sequence is durable before the first copy (I3)
     freeze     the consistency point of the whole group (I6); a missed deadline is tried again
                with twice the patience, up to a bound
+    begin      its sequence and token are durable before the target is asked for anything (I3),
+               and after the freeze: who knows them has all that the cycle will commit (I7)
     copy       the first flashcopy, until nothing is left
     flush      the first intermediate, and the source
     commit     the target flushes the second, and says: sequence k is the image
@@ -114,28 +115,28 @@ class LastCycle:
 def cycle(
     sequence: int, freeze_deadline_s: float, freeze_max_s: float
 ) -> Generator[Effect, Result, Outcome]:
-    """Cycle `sequence`, from begin to settle."""
-    result = yield Begin(sequence)
-    if result.error:
-        return Outcome("missed", result.error, result.code)
+    """Cycle `sequence`, from freeze to settle."""
     budget = freeze_deadline_s
     while (result := (yield Freeze(budget))).error:
         if budget >= freeze_max_s:
             return Outcome("missed", result.error, result.code)
         budget = min(2 * budget, freeze_max_s)
+    result = yield Begin(sequence)
+    if result.error:
+        return (yield from _abandoned(result))
     result = yield from _to_commit(sequence)
     while result.lost:
         result = yield from _until_done(Resume(sequence))
         if not result.error and not result.committed:
             result = yield from _to_commit(sequence)
-    if result.error:
-        yield Abandon(result.error, result.code)
-        return Outcome("abandoned", result.error, result.code)
-    result = yield Settle(sequence)
-    if result.error:  # nothing was forgotten: it is sent once more
-        yield Abandon(result.error, result.code)
-        return Outcome("abandoned", result.error, result.code)
-    return Outcome("committed")
+    if not result.error:
+        result = yield Settle(sequence)  # if that fails nothing is forgotten: it is sent once more
+    return (yield from _abandoned(result)) if result.error else Outcome("committed")
+
+
+def _abandoned(result: Result) -> Generator[Effect, Result, Outcome]:
+    yield Abandon(result.error or "", result.code)
+    return Outcome("abandoned", result.error, result.code)
 
 
 def _to_commit(sequence: int) -> Generator[Effect, Result, Result]:

@@ -77,7 +77,6 @@ class Driver:
         # -- guarded by `changed`
         self.changed = platform.condition()
         self.stopping = False
-        self._announced = False  # `begun` in the ledger is the next cycle's: none has it yet
         self._ended = True  # the thread
         self.halted = False  # pause --now: the running cycle is to stand still
         self._standing = False  # and it does
@@ -98,9 +97,8 @@ class Driver:
     def request_point(self) -> int:
         """A sequence whose commit holds every write acknowledged before this call."""
         with self.changed:
-            # A cycle that is between its begin and its freeze would do too; the next one
-            # certainly does.
-            next_one = self._book.current.begun + (not self._announced)
+            # A cycle whose freeze is still to come would do too; the next one certainly does.
+            next_one = self._book.current.begun + 1 + (self.progress.phase == "freeze")
             self.requested = max(self.requested, next_one)
             self.changed.notify_all()
             return self.requested
@@ -377,7 +375,8 @@ class Driver:
     def _mirror(self) -> None:
         """Cycle after cycle until asked to stop.  MirrorError: the session is over."""
         while self._wait_for_work():
-            sequence = self._book.current.begun + (not self._announced)
+            sequence = self._book.current.begun + 1
+            self._last_begin = self._platform.monotonic()
             run = cycle.cycle(sequence, self._config.freeze_deadline, self._config.freeze_max)
             outcome = self._perform(run)
             self._journal.cycle(outcome.result)
@@ -408,7 +407,6 @@ class Driver:
                     # In one hold of the lock, or a pause could slip in between (wait_settled).
                     self.progress = cycle.Progress(self.committed, "freeze")
                     return True
-                self._announced = False  # it lapses, and the sequence is left out (`_settle`)
                 behind = self.hardened < self.committed
                 if not behind:
                     quiet = self._book.current.paused  # resume, sync and stop wake us
@@ -472,11 +470,10 @@ class Driver:
 
     def _effect(self, effect: cycle.Effect) -> cycle.Result:
         match effect:
-            case cycle.Begin(sequence):
-                self._last_begin = self._platform.monotonic()
-                self._begin(sequence)
             case cycle.Freeze(budget):
                 return self._freeze(budget)
+            case cycle.Begin(sequence):
+                self._begin(sequence)
             case cycle.Copy():
                 return self._copy()
             case cycle.Flush():
@@ -495,13 +492,11 @@ class Driver:
         return cycle.Result()
 
     def _begin(self, sequence: int) -> None:
-        """Its sequence and token are durable before anything is copied (I3): since the last cycle
-        was settled, or from here on."""
-        self._phase("freeze", sequence=sequence, copied_bytes=0, total_bytes=0)
-        with self.changed:
-            announced, self._announced = self._announced, False
-        if not announced:
-            self._book.update(begun=sequence, begun_token=self._platform.token())
+        """Durably (I3): only now, or a snapshot of this site from before its freeze, put back after
+        its commit, would know of it, and lack what was written in between (I7).  LedgerError."""
+        self._book.update(begun=sequence, begun_token=self._platform.token())
+        total = self._copier.left_bytes()
+        self._phase("copy", sequence=sequence, copied_bytes=0, total_bytes=total)
 
     def _freeze(self, budget: float) -> cycle.Result:
         # Of before the freeze: every write acknowledged by then is in it.
@@ -515,7 +510,7 @@ class Driver:
                 "freeze_max would help"
             )
             return cycle.Result(error=text, code=error.errno or 0)
-        self._point, began = point, self._platform.monotonic()
+        self._point = point
         self._stable.restart()
         comparing = self._seeded or (self._coarse and self._comparable)
         self._copier.compare(comparing)
@@ -523,7 +518,8 @@ class Driver:
             compare.Comparison(self._copier.members, self._reader) if comparing else None
         )
         self._journal.held(self._held)
-        self._phase("copy", total_bytes=self._copier.left_bytes(), began=began)
+        with self.changed:
+            self.progress = replace(self.progress, began=self._platform.monotonic())
         return cycle.Result()
 
     def _copy(self) -> cycle.Result:
@@ -609,21 +605,12 @@ class Driver:
 
     def _settle(self) -> None:
         """Durable here before the maps forget what the commit holds: so a target that went back
-        by one is found out.  The sequence of a cycle that follows at once is in the same record;
-        while nothing is due none is announced: a snapshot of that time, put back after the next
-        commit, would know of it, and not be found out.  LedgerError."""
-        mine, sequence = self._book.current, self.progress.sequence
-        with self.changed:
-            follows = not self.stopping and self._due(sequence)
-        following = (
-            {"begun": sequence + 1, "begun_token": self._platform.token()} if follows else {}
-        )
+        by one is found out.  LedgerError."""
+        mine = self._book.current
         self._book.update(
-            committed=sequence, committed_token=mine.begun_token,
-            consistency_point=self._point.wall, **following,
+            committed=mine.begun, committed_token=mine.begun_token,
+            consistency_point=self._point.wall,
         )  # fmt: skip
-        with self.changed:
-            self._announced = follows
         self._copier.settle()
         self._coarse = False
         self._backoff = limits.BACKOFF_MIN_S

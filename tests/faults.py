@@ -636,6 +636,15 @@ FAULTS = (
         (("mirror_core/adoption.py", "book = resync.give_up(book)", "pass"),),
     ),
     Fault(
+        "a cycle is begun before its freeze (I7)",
+        "tests/test_went_back.py::"
+        "test_a_snapshot_of_a_source_that_is_about_to_freeze_is_refused",
+        (("mirror_core/cycle.py", "    budget = freeze_deadline_s\n",
+          "    yield Begin(sequence)\n    budget = freeze_deadline_s\n"),
+         ("mirror_core/cycle.py", "    result = yield Begin(sequence)\n    if result.error:\n"
+          "        return (yield from _abandoned(result))\n", "")),
+    ),
+    Fault(
         "a start that is refused leaves the files that it has made",
         "tests/test_ends.py::test_refused_starts_leave_no_file",
         (("mirror_core/site.py", "undo.callback(self._remove_files_that_mean_nothing)", "pass"),),

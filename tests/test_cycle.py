@@ -39,10 +39,10 @@ def played(answers: list[Result], deadline_s: float = 0.05) -> tuple[list[Effect
     raise AssertionError("unreachable")
 
 
-WHOLE = [Begin(7), Freeze(0.05), Copy(), Flush(), Commit(7), Settle(7)]
+WHOLE = [Freeze(0.05), Begin(7), Copy(), Flush(), Commit(7), Settle(7)]
 
 
-def test_a_cycle_is_begun_frozen_copied_flushed_committed_and_settled() -> None:
+def test_a_cycle_is_frozen_begun_copied_flushed_committed_and_settled() -> None:
     """Without an error the order is that of claim 1, each once."""
     assert played([]) == (WHOLE, Outcome("committed"))
 
@@ -90,28 +90,27 @@ def test_what_cannot_be_resumed_is_abandoned() -> None:
     assert outcome == Outcome("abandoned", "refused", 1)
 
 
-def test_a_begin_that_fails_misses_the_cycle() -> None:
-    """Without a durable sequence nothing is frozen and nothing is copied (I3)."""
-    assert played([Result(error="disk full", code=28)]) == (
-        [Begin(7)],
-        Outcome("missed", "disk full", 28),
-    )
+def test_a_begin_that_fails_abandons_the_cycle() -> None:
+    """Without a durable sequence the target is asked for nothing (I3)."""
+    effects, outcome = played([OK, Result(error="disk full", code=28)])
+    assert effects == [*WHOLE[:2], Abandon("disk full", 28)]
+    assert outcome == Outcome("abandoned", "disk full", 28)
 
 
 def test_a_missed_freeze_is_tried_again_with_twice_the_patience() -> None:
     """The budget doubles up to freeze_max; past that the cycle is missed and nothing changed."""
     slow = Result(error="slow", code=110)
-    effects, outcome = played([OK, *[slow] * 99])
-    budgets = [effect.budget_s for effect in effects[1:] if isinstance(effect, Freeze)]
+    effects, outcome = played([slow] * 99)
+    budgets = [effect.budget_s for effect in effects if isinstance(effect, Freeze)]
     assert budgets == [0.05, 0.1, 0.2, 0.4, 0.8, 1.0]
-    assert len(effects) == 1 + len(budgets)
+    assert len(effects) == len(budgets)
     assert outcome == Outcome("missed", "slow", 110)
 
 
 def test_a_freeze_that_comes_late_is_as_good() -> None:
     """A consistency point made at the second try leads to the same cycle."""
-    effects, outcome = played([OK, Result(error="slow")])
-    assert effects == [Begin(7), Freeze(0.05), Freeze(0.1), *WHOLE[2:]]
+    effects, outcome = played([Result(error="slow")])
+    assert effects == [Freeze(0.05), Freeze(0.1), *WHOLE[1:]]
     assert outcome == Outcome("committed")
 
 
@@ -133,7 +132,7 @@ def test_no_commit_follows_a_failure(answers: list[Result], deadline_s: float) -
         failed = result.error is not None
         if failed and isinstance(effect, Freeze):
             assert isinstance(follower, Freeze)
-        elif result.lost and not isinstance(effect, Begin | Abandon | Settle):
+        elif result.lost and isinstance(effect, Copy | Flush | Commit | Resume):
             assert isinstance(follower, Resume)
         elif failed and not isinstance(effect, Abandon):
             assert isinstance(follower, Abandon)

@@ -11,6 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 import direct
 import pytest
+from handmade import Handmade, SlowDisk
 from pair import MakePair, Pair
 from test_link import kill
 
@@ -250,3 +252,37 @@ def test_maps_in_memory_do_not_count_for_an_older_state(make_pair: MakePair) -> 
     pair.start("east")
     direct.sync(pair)
     assert is_equal(pair)
+
+
+def test_a_snapshot_of_a_source_that_is_about_to_freeze_is_refused(scratch: Path) -> None:
+    """A slow store holds up the freeze of a cycle, whose try is given up; meanwhile a snapshot is
+    taken, and then a block is written where nothing was hot.  The snapshot knows nothing of the
+    cycle that holds that block, and is found out."""
+    size, mib = 8 << 20, 1 << 20
+    disk, pair = SlowDisk(scratch / "slow", "500ms"), Handmade(scratch / "pair", size)
+    pair.stores["east", "data"] = disk.store(size)
+    pair.more = 'freeze_max = "10s"'
+    try:
+        pair.create()
+        pair.start()
+        direct.sync(pair)
+        state, before = state_of(pair, "east"), (scratch / "slow" / "slow.img").read_bytes()
+        with ThreadPoolExecutor(2) as pool, pair.client() as one, pair.client() as two:
+            first = pool.submit(one.write, 0, b"a" * BLOCK)
+            direct.wait_for(lambda: direct.status(pair)["cycle"]["phase"] == "freeze", "a freeze")
+            assert not first.done()
+            shutil.copytree(state, scratch / "state")
+            pool.submit(two.write, 4 * mib, b"b" * BLOCK).result()
+            first.result()
+        direct.wait_for(lambda: direct.status(pair)["data_exposure_seconds"] == 0, "a commit")
+        kill(pair, "east")
+        for file in Path(os.environ["RUNTIME_DIRECTORY"]).glob("*.maps"):
+            file.unlink()
+        shutil.rmtree(state)
+        shutil.copytree(scratch / "state", state)
+        (scratch / "slow" / "slow.img").write_bytes(before)
+        pair.start("east")
+        assert "went back" in refused(pair)
+    finally:
+        pair.kill()
+        disk.close()

@@ -137,7 +137,7 @@ byte writes, losses, cuts, promotes;
 
 /* ======== the first flashcopy: source -> first, second */
 
-/* The number is durable before the first copy (I3).  The freeze is one moment here. */
+/* The freeze, and then the durable number (I3): one moment here.  A writer may copy in between. */
 inline begin() {
 #ifdef NO_FIRST_CYCLE /* section 4: until the first commit of a lineage, an empty cycle counts */
 	!k && next ->

@@ -48,7 +48,6 @@ class Copy:
     fs: SimFs
     images: dict[str, Image]
     book: ledger.Ledger
-    is_made: bool  # the point of the cycle that it has begun
 
 
 def take(world: World, machine: Machine, keep: float) -> Copy:
@@ -58,7 +57,7 @@ def take(world: World, machine: Machine, keep: float) -> Copy:
     book = machine.book_on_disk(fs)
     world.scheduler.trace(f"*** a copy of {machine.name}: commit {book.committed}, begun "
                           f"{book.begun}, {'clean' if book.clean else 'running'}")  # fmt: skip
-    return Copy(fs, images, book, _begun(book) in world.history(book.lineage).points)
+    return Copy(fs, images, book)
 
 
 def put_back(world: World, machine: Machine, copy: Copy, parts: tuple[str, ...]) -> None:
@@ -154,8 +153,7 @@ class Copies:
     ) -> bool:
         book, data = machine.book_on_disk(machine.fs), machine.images("data")
         if "state" in parts and "data" in parts:
-            late = not copy.is_made and _begun(book) in self.world.history(book.lineage).points
-            return late and self._holds(book)
+            return False  # what it knows of it holds
         if "data" not in parts and "state" not in parts:
             return False  # an intermediate
         if book.clean:
@@ -214,8 +212,7 @@ class Copies:
         if machine is None or not self._is_whole(machine) or self.world.clones:
             return
         copy = self._take(machine)
-        made = copy.is_made or machine.content is None  # or it is not noticed
-        if not made or not self._run_on(machine):
+        if not self._run_on(machine):
             return
         self.world.reach(f"two copies of a {copy.book.role}")
         self.world.history(copy.book.lineage).forked = True

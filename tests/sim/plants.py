@@ -159,9 +159,13 @@ def begun_not_durable() -> None:
     """A sequence is used before it is on the disk (I3)."""
 
     def begin(self: driver.Driver, sequence: int) -> None:
-        self._announced = False
-        self._book.current = dataclasses.replace(self._book.current, begun=sequence)
-        self._phase("freeze", sequence=sequence, copied_bytes=0, total_bytes=0)
+        fresh = dataclasses.replace(
+            self._book.current, begun=sequence, begun_token=self._platform.token()
+        )
+        for tell in self._book.told:
+            tell(fresh)
+        self._book.current = fresh
+        self._phase("copy", sequence=sequence, copied_bytes=0, total_bytes=0)
 
     _put(driver.Driver, "_begin", begin)
 

@@ -26,7 +26,7 @@ from mirror_core.site import Site
 from mirror_core.target import Target
 from sim import clients, network, person, plants, sched, simos, tells, trouble, watch
 from sim.core import lib
-from sim.oracle import Content, History
+from sim.oracle import Content, History, Image
 from sim.sched import NS, Life, Scheduler, Violation
 from sim.shape import SECTOR, Shape
 from sim.sites import Incarnation, Machine
@@ -132,19 +132,25 @@ class World:
         life, group = machine.life, site.copier.group
         history = self.history(site.book.current.lineage)
         freeze = group.freeze
+        made: list[Image] = []  # the last one, which has no sequence yet
 
         def watched(budget_s: float) -> float:
             held = freeze(budget_s)
             self.counts["points"] += 1
             self.counts["points under fault"] += not self.is_calm
-            book = site.book.current
-            self.scheduler.trace(f"consistency point {book.begun}")
+            self.scheduler.trace("consistency point")
             if life and not life.dead and machine.content:
-                point = book.begun, book.begun_token
-                history.point(point, machine.images("data"), machine.content)
+                made[:] = [machine.images("data")]
+                machine.content.equals(made[0], "a consistency point")
             return held
 
+        def named(book: ledger.Ledger) -> None:
+            point = book.begun, book.begun_token
+            if made and point != (site.book.current.begun, site.book.current.begun_token):
+                history.point(point, made.pop())
+
         setattr(group, "freeze", watched)  # noqa: B010
+        site.book.told.append(named)
 
     def started(self, machine: Machine, life: Incarnation) -> None:
         """Its role is durable: a start writes the ledger."""
