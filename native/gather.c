@@ -97,7 +97,8 @@ fm_store_gather (struct fm_store *s, const uint64_t *runs, unsigned n, void *buf
   *times = (struct fm_gather_times){ .quickest_ns = UINT64_MAX };
   uint64_t room = longest * (depth < n ? depth : n); /* under way at once to a server (room.h) */
   room = !fm_store_is_server (s) ? 0 : room < FM_ROOM_REQUESTS ? room : FM_ROOM_REQUESTS;
-  rc = room ? fm_room_enter (room, s->timeout_ns) : 0;
+  struct fm_room_turn turn;
+  rc = room ? fm_room_enter (&turn, NULL, room, s->timeout_ns) : 0;
   if (rc < 0) {
     free (g.reads);
     return rc;
@@ -113,7 +114,7 @@ fm_store_gather (struct fm_store *s, const uint64_t *runs, unsigned n, void *buf
     rc = done ? (int)done : g.reads[0].op.rc;
   }
   if (room)
-    fm_room_leave (room);
+    fm_room_leave (&turn);
   free (g.reads);
   return rc;
 }

@@ -108,9 +108,21 @@ fm_room_give (void *buf, uint64_t bytes)
     free (buf);
 }
 
-/* With `lock`: stand in line until it is our turn and there is room. */
+/* With `lock`: take what is the store's own, if it is free. */
+static bool
+take_own (struct fm_room_turn *t, bool *own)
+{
+  if (!own || *own)
+    return false;
+  *own = true;
+  t->own = own;
+  t->bytes = t->bytes < FM_PIECE ? t->bytes : FM_PIECE;
+  return true;
+}
+
+/* With `lock`: stand in line until it is our turn and there is room, or the store's own is free. */
 static int
-wait_in_line (uint64_t bytes, uint64_t timeout_ns)
+wait_in_line (struct fm_room_turn *t, bool *own, uint64_t timeout_ns)
 {
   struct asker me = { NULL }, **at = &askers;
   uint64_t began = fm_now_ns ();
@@ -118,13 +130,13 @@ wait_in_line (uint64_t bytes, uint64_t timeout_ns)
   while (*at)
     at = &(*at)->next;
   *at = &me;
-  while (askers != &me || requests_bytes + bytes > FM_ROOM_REQUESTS) {
+  while (!take_own (t, own) && (askers != &me || requests_bytes + t->bytes > FM_ROOM_REQUESTS)) {
     uint64_t moved = atomic_load (&moved_ns), deadline = (moved > began ? moved : began) + timeout_ns;
     if (rc < 0 && fm_now_ns () >= deadline)
       break;
     rc = fm_cond_wait_until (&left, &lock, deadline);
   }
-  if (askers == &me && requests_bytes + bytes <= FM_ROOM_REQUESTS)
+  if (t->own || (askers == &me && requests_bytes + t->bytes <= FM_ROOM_REQUESTS))
     rc = 0;
   for (at = &askers; *at != &me;)
     at = &(*at)->next;
@@ -134,14 +146,15 @@ wait_in_line (uint64_t bytes, uint64_t timeout_ns)
 }
 
 int
-fm_room_enter (uint64_t bytes, uint64_t timeout_ns)
+fm_room_enter (struct fm_room_turn *t, bool *own, uint64_t bytes, uint64_t timeout_ns)
 {
   int rc = 0;
+  *t = (struct fm_room_turn){ .bytes = bytes };
   pthread_once (&once, init);
   pthread_mutex_lock (&lock);
   if (askers || requests_bytes + bytes > FM_ROOM_REQUESTS)
-    rc = wait_in_line (bytes, timeout_ns);
-  if (rc == 0)
+    rc = wait_in_line (t, own, timeout_ns);
+  if (rc == 0 && !t->own)
     requests_bytes += bytes;
   pthread_mutex_unlock (&lock);
   return rc;
@@ -154,10 +167,13 @@ fm_room_moves (uint64_t now_ns)
 }
 
 void
-fm_room_leave (uint64_t bytes)
+fm_room_leave (struct fm_room_turn *t)
 {
   pthread_mutex_lock (&lock);
-  requests_bytes -= bytes;
+  if (t->own)
+    *t->own = false;
+  else
+    requests_bytes -= t->bytes;
   if (askers)
     pthread_cond_broadcast (&left);
   pthread_mutex_unlock (&lock);

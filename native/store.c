@@ -271,22 +271,23 @@ run_on_server (struct fm_store *s, struct fm_op *op)
 {
   bool moves = op->kind == FM_READ || op->kind == FM_WRITE;
   uint64_t piece = op->length < FM_PIECE_BULK ? op->length : FM_PIECE_BULK;
-  int rc = moves ? fm_room_enter (piece, s->timeout_ns) : 0;
+  struct fm_room_turn turn;
+  int rc = moves ? fm_room_enter (&turn, &s->room_used, piece, s->timeout_ns) : 0;
   if (rc < 0)
     return ended (s, op, rc);
   struct fm_port *p = fm_port_borrow (s, &rc);
   if (!p)
     ended (s, op, rc);
   else {
-    if (moves && op->length > piece) {
-      op->rc = in_pieces (p, op, piece);
+    if (moves && op->length > turn.bytes) {
+      op->rc = in_pieces (p, op, turn.bytes);
       op->done = true;
     } else
       fm_port_io (p, op);
     fm_store_give_port (s, p);
   }
   if (moves)
-    fm_room_leave (piece);
+    fm_room_leave (&turn);
   return op->rc;
 }
 

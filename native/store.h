@@ -118,6 +118,7 @@ struct fm_store {
   _Atomic uint64_t lost;   /* how often what was not flushed may have gone */
   _Atomic uint64_t writes; /* done by fm_store_io, to be flushed; one for what was before us */
   _Atomic unsigned nlate;  /* connections with writes that were given up */
+  bool room_used; /* of room.c: what is its own is in use */
   _Atomic uint64_t moved_ns; /* when something moved last on a connection (parts.h) */
 
   pthread_mutex_t lock; /* guards all below, to the blank line */

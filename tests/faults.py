@@ -75,6 +75,11 @@ FAULTS = (
         "NO_PUTTING_OFF",
     ),
     Fault(
+        "the room for requests is shared by all stores, and none has its own",
+        "native:room",
+        (("native/room.c", "if (!own || *own)", "if (own || !own)"),),
+    ),
+    Fault(
         "what this site's own stores take counts as the peer's",
         "native:patience",
         (("native/lane.c", "near_done && !done, memory", "!done, memory"),),

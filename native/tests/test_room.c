@@ -237,12 +237,18 @@ requests_wait_in_turn (void)
   CHECK (w.done);
   CHECK_EQ (fm_store_read (s, in, BYTES, 4096), 0);
   CHECK (memcmp (in, out, BYTES) == 0);
-  CHECK_EQ (fm_room_enter (FM_ROOM_REQUESTS, 0), 0);
+  struct fm_room_turn all, own;
+  CHECK_EQ (fm_room_enter (&all, NULL, FM_ROOM_REQUESTS, 0), 0);
+  CHECK_EQ (fm_room_enter (&own, &s->room_used, FM_PIECE_BULK, 0), 0);
+  CHECK_EQ (own.bytes, FM_PIECE);
   s->timeout_ns = 100 * FM_MS;
   uint64_t began = fm_now_ns ();
   CHECK_EQ (fm_store_read (s, in, 512, 0), -ETIMEDOUT);
   CHECK (fm_now_ns () - began >= s->timeout_ns);
-  fm_room_leave (FM_ROOM_REQUESTS);
+  fm_room_leave (&own);
+  CHECK_EQ (fm_store_read (s, in, BYTES, 4096), 0); /* in its own room, piece by piece */
+  CHECK (memcmp (in, out, BYTES) == 0);
+  fm_room_leave (&all);
   CHECK_EQ (fm_store_read (s, in, 512, 0), 0);
   fm_store_close (s);
   lab_kill (&server);
@@ -259,11 +265,68 @@ files_need_no_turn (void)
   char buf[4096];
   uint64_t runs[] = { 0, sizeof buf };
   struct fm_gather_times times;
-  CHECK_EQ (fm_room_enter (FM_ROOM_REQUESTS, 0), 0);
+  struct fm_room_turn all;
+  CHECK_EQ (fm_room_enter (&all, NULL, FM_ROOM_REQUESTS, 0), 0);
   CHECK_EQ (fm_store_gather (s, runs, 1, buf, 1, fm_now_ns () + 1000 * FM_MS, &times), 1);
-  fm_room_leave (FM_ROOM_REQUESTS);
+  fm_room_leave (&all);
   fm_store_close (s);
   close (fd);
+}
+
+enum { CROWD = 40, FEW = 6 };
+
+struct request {
+  pthread_t thread;
+  struct fm_store *store;
+  uint64_t took;
+};
+
+static void *
+write_two_mib (void *arg)
+{
+  struct request *r = arg;
+  char *buf = malloc (2 * FM_MIB);
+  memset (buf, 7, 2 * FM_MIB);
+  struct fm_op op = { .kind = FM_WRITE, .length = 2 * FM_MIB, .buf = buf };
+  uint64_t start = fm_now_ns ();
+  CHECK_EQ (fm_store_io (r->store, &op), 0);
+  r->took = fm_now_ns () - start;
+  free (buf);
+  return NULL;
+}
+
+/* A slow server whose clients have asked for more than there is room for: those of another one do not
+ * wait for it. */
+static void
+a_crowd_elsewhere_holds_up_nobody (void)
+{
+  struct lab_server slow = { 0 };
+  memset (&server, 0, sizeof server);
+  lab_serve (&server, "memory,16M");
+  lab_serve (&slow, "--filter=delay,memory,16M,wdelay=400ms");
+  struct fm_store *well = lab_nbd_store (&server), *busy = lab_nbd_store (&slow);
+  busy->timeout_ns = 20000 * FM_MS;
+  struct request crowd[CROWD], few[FEW];
+  for (unsigned i = 0; i < CROWD; i++) {
+    crowd[i].store = busy;
+    pthread_create (&crowd[i].thread, NULL, write_two_mib, &crowd[i]);
+  }
+  fm_poll_until (NULL, 0, fm_now_ns () + 500 * FM_MS);
+  for (unsigned i = 0; i < FEW; i++) {
+    few[i].store = well;
+    pthread_create (&few[i].thread, NULL, write_two_mib, &few[i]);
+  }
+  for (unsigned i = 0; i < FEW; i++) {
+    pthread_join (few[i].thread, NULL);
+    CHECK (few[i].took < 1000 * FM_MS);
+  }
+  for (unsigned i = 0; i < CROWD; i++)
+    pthread_join (crowd[i].thread, NULL);
+  char byte;
+  CHECK_EQ (fm_store_read (well, &byte, 1, 2 * FM_MIB - 1), 0);
+  CHECK_EQ (byte, 7);
+  fm_store_close (well), fm_store_close (busy);
+  lab_kill (&server), lab_kill (&slow);
 }
 
 int
@@ -275,5 +338,6 @@ main (void)
   RUN (pieces_are_one_copy);
   RUN (requests_wait_in_turn);
   RUN (files_need_no_turn);
+  RUN (a_crowd_elsewhere_holds_up_nobody);
   return finish ("room");
 }
