@@ -11,6 +11,8 @@
 #include <fcntl.h>
 #include <stdlib.h>
 
+#define PROBES 4 /* in a time-out, of a server that flushes */
+
 void
 fm_op_finish (struct fm_store *s, struct fm_op *op, int rc)
 {
@@ -88,20 +90,61 @@ fm_store_close (struct fm_store *s)
   free (s);
 }
 
+/* Ends some of what is under way on the port, or finds it silent. */
+static void
+move_on (struct fm_port *p, uint64_t until_ns)
+{
+  struct pollfd fd;
+  uint64_t now = fm_now_ns (), look;
+  if (p->stirred)
+    fm_room_moves (now);
+  fm_parts_silent (p, now); /* then the step below ends all that is under way */
+  look = fm_parts_look_ns (p);
+  if (p->store->ops->pollfd (p, &fd))
+    fm_poll_until (&fd, 1, look < until_ns ? look : until_ns);
+  p->store->ops->step (p);
+}
+
+/* A flush says nothing until it is over, and may have much to write.  So as long as that may take, the
+ * server is asked something else now and then: while it answers, it is not silent. */
+static void
+flush_and_ask (struct fm_port *p, struct fm_parts *t)
+{
+  struct fm_store *s = p->store;
+  char sector[512];
+  struct fm_parts probe = { .op = { .done = true } };
+  struct fm_op read = { .kind = FM_READ, .buf = sector,
+                        .length = s->size < sizeof sector ? s->size : sizeof sector };
+  uint64_t written = atomic_load (&s->written_bytes), left = written - atomic_load (&s->flushed_bytes);
+  uint64_t end = fm_now_ns () + left * FM_FLUSH_BYTE_NS, every = s->timeout_ns / PROBES;
+  uint64_t next = fm_now_ns () + every;
+  fm_parts_begin (t, p, (struct fm_op){ .kind = FM_FLUSH });
+  for (bool over = false; !over;) {
+    over = fm_parts_step (t, s, p, true);
+    bool asked = !fm_parts_step (&probe, s, p, false);
+    uint64_t now = fm_now_ns ();
+    if (!over && !asked && now >= next && now < end) {
+      fm_parts_begin (&probe, p, read);
+      next = now + every;
+    } else if (!over || asked) {
+      over = false;
+      move_on (p, asked || now >= end ? UINT64_MAX : next);
+    }
+  }
+  if (t->op.rc == 0)
+    atomic_store (&s->flushed_bytes, written);
+}
+
 int
 fm_port_io (struct fm_port *p, struct fm_op *op)
 {
   struct fm_parts t;
-  fm_parts_begin (&t, p, *op);
-  while (!fm_parts_step (&t, p->store, p, true)) {
-    struct pollfd fd;
-    uint64_t now = fm_now_ns ();
-    if (p->stirred)
-      fm_room_moves (now);
-    fm_parts_silent (p, now); /* then the step below ends all that is under way */
-    if (p->store->ops->pollfd (p, &fd))
-      fm_poll_until (&fd, 1, fm_parts_look_ns (p));
-    p->store->ops->step (p);
+  if (op->kind == FM_FLUSH)
+    flush_and_ask (p, &t);
+  else {
+    fm_parts_begin (&t, p, *op);
+    while (!fm_parts_step (&t, p->store, p, true))
+      move_on (p, UINT64_MAX);
   }
   op->done = true;
   return op->rc = t.op.rc;

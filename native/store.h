@@ -101,6 +101,7 @@ struct fm_store_ops {
   void (*close) (struct fm_store *s);
 };
 
+#define FM_FLUSH_BYTE_NS 1000 /* 1 MB/s: no disk is slower, but one that hangs */
 #define FM_POOL_MAX 32 /* connections of a store that are lent */
 
 struct fm_store {
@@ -113,6 +114,7 @@ struct fm_store {
   char *uri;      /* server */
   uint64_t timeout_ns; /* how long a server may be silent (parts.h), and connecting may take */
   _Atomic uint64_t written_bytes;  /* payload of WRITE ops that were done well on ports */
+  _Atomic uint64_t flushed_bytes;  /* of those, what a good flush on a port has covered */
   _Atomic uint64_t errors;
   _Atomic bool no_clone; /* it was tried, and is not to be had */
   _Atomic uint64_t lost;   /* how often what was not flushed may have gone */
@@ -181,8 +183,9 @@ unsigned fm_store_reserve (struct fm_store *s, unsigned n, int *rc);
 void fm_store_give_port (struct fm_store *s, struct fm_port *p);
 
 /* One operation on a port of the caller's, to its end, in parts: rc.  -ETIMEDOUT: the server was
- * silent for timeout_ns.  A flush, and any operation of up to FM_PACE_LEAST bytes, must be answered in that
- * time, so where these are slower than that the setting behind timeout_ns is too short. */
+ * silent for timeout_ns.  Any operation of up to FM_PACE_LEAST bytes must be answered in that time, so
+ * where these are slower than that the setting behind timeout_ns is too short; a flush in that and
+ * FM_FLUSH_BYTE_NS for each byte written since the one before, if meanwhile the server answers reads. */
 int fm_port_io (struct fm_port *p, struct fm_op *op);
 /* The same from any thread; with a connection to be made it is bounded by twice that. */
 int fm_store_io (struct fm_store *s, struct fm_op *op);

@@ -75,6 +75,11 @@ FAULTS = (
         "NO_PUTTING_OFF",
     ),
     Fault(
+        "a flush of much has no more time than one of little",
+        "native:slow",
+        (("native/store.c", "fm_now_ns () + left * FM_FLUSH_BYTE_NS", "fm_now_ns () + 0 * left"),),
+    ),
+    Fault(
         "the room for requests is shared by all stores, and none has its own",
         "native:room",
         (("native/room.c", "if (!own || *own)", "if (own || !own)"),),

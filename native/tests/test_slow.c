@@ -369,6 +369,32 @@ a_line_of_flushes (void)
   lab_kill (&server);
 }
 
+/* A server that has much to flush takes longer than its time-out and answers others meanwhile; one that
+ * has little, or is silent, is lost as ever. */
+static void
+much_to_flush (void)
+{
+  enum { MUCH, LITTLE, SILENT, CASES };
+  char *buf = calloc (1, 8 << 20);
+  for (unsigned i = 0; i < CASES; i++) {
+    struct fm_store *s = flushes_take ("3", TIMEOUT);
+    struct fm_op write = { .kind = FM_WRITE, .length = i == LITTLE ? 4096 : 8 << 20, .buf = buf };
+    struct fm_op flush = { .kind = FM_FLUSH };
+    memset (buf, 1, 8 << 20);
+    CHECK_EQ (fm_store_io (s, &write), 0);
+    if (i == SILENT)
+      lab_stop (&server);
+    uint64_t start = fm_now_ns ();
+    CHECK_EQ (fm_store_io (s, &flush), i == MUCH ? 0 : -ETIMEDOUT);
+    CHECK (i == MUCH || fm_now_ns () - start < TIMEOUT + 500 * FM_MS);
+    if (i == SILENT)
+      kill (server.pid, SIGCONT);
+    fm_store_close (s);
+    lab_kill (&server);
+  }
+  free (buf);
+}
+
 int
 main (void)
 {
@@ -382,5 +408,6 @@ main (void)
   RUN (turns_of_clients);
   RUN (a_line_that_moves);
   RUN (a_line_of_flushes);
+  RUN (much_to_flush);
   return finish ("slow");
 }
