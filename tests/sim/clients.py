@@ -214,6 +214,9 @@ def promote(world: World, life: Incarnation, *, force: bool) -> None:
                 if life.target is None or not life.target.promoting:
                     raise
                 current().wait(lib.sim_clock_ns + NS // 100)
+            except Exception:
+                if not world.was_thrown(life) or not (life.target and life.target.promoting):
+                    raise  # else it has begun, and whoever asked for it asks again
             current().pause()
 
     _command(world, life, "promote", work)
