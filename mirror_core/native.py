@@ -12,10 +12,9 @@ import struct
 from array import array
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from importlib.util import module_from_spec, spec_from_file_location
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 from mirror_core import _native
 from mirror_core._native import ffi as _ffi
@@ -206,8 +205,7 @@ class Intent:
         self._store.close()
 
 
-@dataclass(frozen=True)
-class Stats:
+class Stats(NamedTuple):
     """Counters of one volume; blocks, bytes and microseconds as in native/volume.h."""
 
     next_blocks: int

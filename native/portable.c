@@ -97,6 +97,19 @@ add_container (struct bucket *k, uint16_t number)
   k->n++;
 }
 
+/* Its tables are filled as containers come: zeroing all of it would cost more than they do. */
+static struct bucket *
+new_bucket (void)
+{
+  struct bucket *k = malloc (sizeof *k);
+  if (k) {
+    k->n = 0;
+    k->body = (struct buffer){ 0 };
+    memset (k->is_run, 0, sizeof k->is_run);
+  }
+  return k;
+}
+
 static void
 put_bucket (struct buffer *out, struct bucket *k, uint32_t number)
 {
@@ -145,7 +158,7 @@ int
 fm_volume_portable (struct fm_volume *v, int which, void **out, uint64_t *bytes)
 {
   const struct fm_bitmap *b = fm_volume_map (v, which);
-  struct bucket *k = calloc (1, sizeof *k);
+  struct bucket *k = new_bucket ();
   struct buffer all = { .failed = !k };
   uint64_t buckets = 0, number = 0, last = 0;
   put_number (&all, 0, 8);
