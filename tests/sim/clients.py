@@ -21,6 +21,7 @@ from sim.sites import Incarnation, Machine
 if TYPE_CHECKING:
     from sim.world import World
 
+_IDLE_NS, _IDLE_MAX_NS = 30_000_000, 1_000_000_000  # between two bursts of a client, at most
 LOCAL = Visitor(True, "user 0")
 
 
@@ -33,29 +34,40 @@ class Clients:
         self.content: Content = machine.content
         for number in range(world.nclients):
             work = functools.partial(self._run, number)
-            world.scheduler.spawn(life, f"client {number}", work)
+            world.scheduler.spawn(life, f"client {number}", work, client=True)
 
     def _run(self, number: int) -> None:
-        world, sizes = self.world, list(self.machine.sizes.values())
+        world = self.world
         scheduler, rng = world.scheduler, world.scheduler.random
         handles = [member.native._handle for member in self.site.members]
         heard = [ffi.new("uint64_t *", lib.sim_told(handle)) for handle in handles]
         known = list(self.content.owed_errors)
-        while not (world.clients_stop or self.life.stopping):
-            volume = rng.randrange(len(sizes))
-            share = sizes[volume] // SECTOR // world.nclients
-            if share == 0:
-                if number:
-                    return
-                share = sizes[volume] // SECTOR
-            first = number * share + rng.randrange(share)
-            began = lib.sim_clock_ns
-            sectors = min(rng.choice((1, 1, 1, 2, 3)), (number + 1) * share - first)
-            self._request(volume, first * SECTOR, sectors * SECTOR, heard[volume], known)
+        shares, idle_ns, busy = self._shares(number), _IDLE_NS, 0
+        while shares and not (world.clients_stop or self.life.stopping):
+            volume, first, last = shares[int(rng.random() * len(shares))]
+            at = first + int(rng.random() * (last - first))
+            sectors = min(1 if rng.random() < 0.6 else rng.choice((2, 3)), last - at)
+            began, switches = lib.sim_clock_ns, lib.sim_switches
+            self._request(volume, at * SECTOR, sectors * SECTOR, heard[volume], known)
             world.waited(self.machine, self.life, lib.sim_clock_ns - began)
-            scheduler.pause()
+            if lib.sim_switches == switches:
+                scheduler.pause()
             if rng.random() < 0.2:
-                scheduler.wait(lib.sim_clock_ns + int(rng.random() * 30_000_000))
+                idle_ns = _IDLE_NS if lib.sim_busy - busy > 20 else min(2 * idle_ns, _IDLE_MAX_NS)
+                busy = lib.sim_busy
+                scheduler.wait(lib.sim_clock_ns + int(rng.random() * idle_ns))
+
+    def _shares(self, number: int) -> list[tuple[int, int, int]]:
+        """What this client writes to: a volume, and a range of its sectors.  Volumes too small to
+        be shared are the first client's."""
+        clients, shares = self.world.nclients, []
+        for volume, size in enumerate(self.machine.sizes.values()):
+            share = size // SECTOR // clients
+            if share:
+                shares.append((volume, number * share, (number + 1) * share))
+            elif number == 0:
+                shares.append((volume, 0, size // SECTOR))
+        return shares
 
     def _request(self, volume: int, offset: int, length: int, heard: Any, known: list[int]) -> None:
         world, content, life = self.world, self.content, self.life
@@ -87,23 +99,26 @@ class Clients:
     def _write(self, volume: int, offset: int, length: int, *, zero: bool) -> None:
         world, content = self.world, self.content
         handle, losses = self.site.members[volume].native._handle, content.losses[volume]
-        flags = native.FUA if world.scheduler.random.random() < 0.1 else 0
+        rng = world.scheduler.random
+        flags = native.FUA if rng.random() < 0.1 else 0
         world.serial += 1
-        serial = world.serial
-        if world.scheduler.random.random() < world.shape.again:
-            serial = world.scheduler.random.randrange(1, 3)
         if zero:
             data = bytes(length)
             content.issue(volume, offset, data)
             rc = lib.fm_volume_zero(handle, 0, length, offset, flags | native.PUNCH)
         else:
-            data = b"".join(
+            again = world.shape.again and rng.random() < world.shape.again
+            serial = rng.randrange(1, 3) if again else world.serial
+            data = b"".join([
                 (serial * 256 + i).to_bytes(8, "big") * (SECTOR // 8)
                 for i in range(length // SECTOR)
-            )
+            ])  # fmt: skip
             content.issue(volume, offset, data)
             rc = lib.fm_volume_write(handle, 0, data, length, offset, flags)
-        world.scheduler.trace(f"write {world.serial} volume {volume} at {offset}+{length}: {rc}")
+        if world.scheduler.tracer:
+            world.scheduler.trace(
+                f"write {world.serial} volume {volume} at {offset}+{length}: {rc}"
+            )
         if self.life.dead:
             return
         world.counts["writes"] += 1

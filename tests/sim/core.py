@@ -27,7 +27,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 NATIVE = ROOT / "native"
 _REPLACED = ("wait",)
-_ADDED = ("simwait", "simstore", "simmem")
+_ADDED = ("simwait", "simsched", "simstore", "simmem")
 # On volumes of a few blocks: many copies, few at once, and holes that are worth asking for.
 _SMALL = (
     "-DFM_BULK_SLOTS=2",

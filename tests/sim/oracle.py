@@ -50,16 +50,19 @@ class Content:
     def issue(self, volume: int, offset: int, data: bytes) -> None:
         """Before a write: from now on the disk may hold any sector of it."""
         for at in range(0, len(data), SECTOR):
-            key = volume, (offset + at) // SECTOR
-            before = bytes(self.model[volume][offset + at : offset + at + SECTOR])
-            self._versions.setdefault(key, [before]).append(data[at : at + SECTOR])
+            key, new = (volume, (offset + at) // SECTOR), data[at : at + SECTOR]
+            versions = self._versions.get(key)
+            if versions:
+                versions.append(new)
+            else:
+                self._versions[key] = [self._acknowledged(volume, offset + at), new]
 
     def done(self, volume: int, offset: int, data: bytes) -> None:
         self.model[volume][offset : offset + len(data)] = data
-        for at in range(0, len(data), SECTOR):
-            key = volume, (offset + at) // SECTOR
-            if key in self._versions:
-                self._known[key] = len(self._versions[key]) - 1
+        for sector in range(offset // SECTOR, (offset + len(data)) // SECTOR):
+            versions = self._versions.get((volume, sector))
+            if versions:
+                self._known[volume, sector] = len(versions) - 1
 
     def failed(self, volume: int, offset: int, disk: bytes) -> None:
         """A write got an error: the sectors hold what the disk says, old or new."""

@@ -3,7 +3,8 @@
 Idea.  Every thread that production has (the driver, the second flashcopy, each client, each
 request at the target) is a greenlet that runs production's own blocking code.  Where it would
 block (native/wait.c, threading, an answer of the peer) or touch a disk or a file, it comes
-here, and the scheduler decides by the seed who goes on.  Time passes only when all wait.
+here, and the scheduler decides by the seed who goes on (native/simsched.h).  Time passes only
+when all wait.
 
 Invariants.
   - Nothing but the seed decides: no clock, no thread, no order of a hash.
@@ -28,7 +29,9 @@ from sim.core import ffi, lib
 
 NS = 1_000_000_000
 NEVER = (1 << 64) - 1
-READY, WAITING, LOOKING = "ready", "waiting", "looking"  # looking: may be woken for no reason
+READY, WAITING = lib.SIM_READY, lib.SIM_WAITING
+_STATES = {lib.SIM_READY: "ready", lib.SIM_WAITING: "waiting", lib.SIM_LOOKING: "looking"}
+_WORLD = -1
 _UNWIND_TURNS = 20_000
 
 
@@ -49,37 +52,34 @@ class Life:
 
 
 class Task:
-    def __init__(self, life: Life, name: str, work: Callable[[], None]) -> None:
+    __slots__ = "greenlet", "life", "name", "number", "work"
+
+    def __init__(self, life: Life, name: str, work: Callable[[], None], number: int) -> None:
         self.life, self.name, self.work = life, name, work
+        self.number = number  # in simsched.h
         self.greenlet: greenlet | None = None  # None: it has not begun
-        self.state = READY
-        self.deadline = NEVER
-        self.late = False
-        self.sleeping = False  # in an operation that takes its time
+
+    @property
+    def state(self) -> str:
+        return _STATES[lib.sim_task_state(self.number)]
 
 
 class Scheduler:
     def __init__(self, seed: int, stride: int, tick_ns: int) -> None:
         self.random = random.Random(seed)
-        self.stride = stride  # operations of disks between two switches, at most
-        self.tick_ns = tick_ns  # how long those take, at most
         self.laggard = ""  # tasks of this name get a turn seldom
         self.tasks: list[Task] = []
         self.current: Task | None = None  # None: the world itself runs
-        self.switches = 0
         self.tracer: Callable[[str], None] | None = None
+        self._by_number: dict[int, Task] = {}
         self._world = getcurrent()  # who calls `turns`
-        self._until = 0  # the switches after which the world goes on
         self._error: BaseException | None = None  # of a task that has ended
-        self._looked = 0  # in vain, since anything else happened
-        lib.sim_clock_ns = NS
         lib.sim_seed = seed * 2654435761 % (1 << 63) | 1
-        self._give_credit()
+        lib.sim_begin(seed, stride, tick_ns)
 
-    def _give_credit(self) -> None:
-        chance = self.random.random()
-        lib.sim_credit = 1 + int(chance * self.stride)
-        lib.sim_clock_ns += int(chance * self.tick_ns)
+    @property
+    def switches(self) -> int:
+        return int(lib.sim_switches)
 
     def trace(self, text: str) -> None:
         if self.tracer:
@@ -88,8 +88,11 @@ class Scheduler:
 
     # ---- for tasks
 
-    def spawn(self, life: Life, name: str, work: Callable[[], None]) -> Task:
-        task = Task(life, name, work)
+    def spawn(
+        self, life: Life, name: str, work: Callable[[], None], *, client: bool = False
+    ) -> Task:
+        number = lib.sim_task_new(name == self.laggard, client)
+        task = self._by_number[number] = Task(life, name, work, number)
         self.tasks.append(task)
         return task
 
@@ -98,16 +101,10 @@ class Scheduler:
         task = self.current
         if task:
             self._give_way(task, READY, NEVER)
-            if task.life.dead:
-                raise SiteDead
 
     def touch(self) -> None:
-        """As an operation of a disk: a pause if the credit is spent."""
-        credit = lib.sim_credit
-        if credit > 1:
-            lib.sim_credit = credit - 1
-        else:
-            self._give_credit()
+        """As an operation of a disk: a pause now and then."""
+        if lib.sim_touch():
             self.pause()
 
     def wait(self, deadline_ns: int) -> bool:
@@ -116,10 +113,8 @@ class Scheduler:
         assert task, "only a task can wait"
         if task.life.dead:
             raise SiteDead
-        late = self._give_way(task, WAITING, deadline_ns)
-        if task.life.dead:
-            raise SiteDead
-        return late
+        self._give_way(task, WAITING, deadline_ns)
+        return bool(lib.sim_task_late(task.number))
 
     def fail(self, error: BaseException) -> None:
         """The schedule ends with this error."""
@@ -128,57 +123,30 @@ class Scheduler:
 
     def ask_world(self) -> None:
         """Its turn is the next."""
-        self._until = self.switches
+        lib.sim_until = lib.sim_switches
 
     @staticmethod
     def wake(task: Task) -> None:
-        if task.state == WAITING:
-            task.state, task.late = READY, False
-
-    # ---- for the core (callbacks of cffi: they never raise)
-
-    def core_wait(self, deadline_ns: int) -> int:
-        task = self.current
-        assert task
-        if not task.life.dead:
-            self._give_way(task, LOOKING, deadline_ns)
-        else:
-            self._give_way(task, READY, NEVER)
-        if task.life.dead:  # whatever it waits for: it is late
-            lib.sim_clock_ns = max(lib.sim_clock_ns, min(deadline_ns, lib.sim_clock_ns + 9 * NS))
-            return 1
-        return int(lib.sim_clock_ns >= deadline_ns)
-
-    def core_sleep(self, until_ns: int) -> None:
-        """An operation of a disk takes its time: nobody wakes it but the clock, or its death."""
-        task = self.current
-        if task and not task.life.dead:
-            task.sleeping = True
-            self._give_way(task, WAITING, until_ns)
-            task.sleeping = False
-
-    def core_event(self) -> None:
-        self._give_credit()
-        task = self.current
-        if task:
-            self._give_way(task, READY, NEVER)
+        lib.sim_task_wake(task.number)
 
     # ---- the loop: who gives way chooses who goes on, so the world is asked seldom
 
-    def _give_way(self, task: Task, state: str, deadline_ns: int) -> bool:
-        task.state, task.deadline = state, deadline_ns
-        if state is not LOOKING:
-            self._looked = 0
-        other = self._choose() if self.switches < self._until else None
-        if other is not task:
-            self._switch(other)
-        return task.late
+    def _give_way(self, task: Task, state: int, deadline_ns: int) -> None:
+        chosen = lib.sim_give_way(state, deadline_ns)
+        if chosen != task.number:
+            self.switch(chosen)
+        if task.life.dead:
+            raise SiteDead
 
-    def _switch(self, task: Task | None) -> None:
-        self.current = task
-        if task is None:
+    def switch(self, chosen: int) -> None:
+        """Comes back when it is the caller's turn again."""
+        if chosen == _WORLD:
+            self.current = None
             self._world.switch()
-        elif task.greenlet:
+            return
+        task = self.current = self._by_number[chosen]
+        lib.sim_dead = task.life.dead
+        if task.greenlet:
             task.greenlet.switch()
         else:
             task.greenlet = _idle.pop() if _idle else greenlet(_run_tasks, self._world)
@@ -197,67 +165,30 @@ class Scheduler:
         except BaseException as error:
             self._error = error
         self.tasks.remove(task)
-        self._looked = 0
+        del self._by_number[task.number]
+        lib.sim_task_end(task.number)
 
     def after_task(self) -> None:
-        going = self.switches < self._until and not self._error
-        self._switch(self._choose() if going else None)
+        if self._error:
+            self.ask_world()
+        self.switch(lib.sim_next())
 
     def turns(self, count: int) -> bool:
         """Tasks go on, `count` switches in all.  True: the world was asked before."""
-        until = self._until = self.switches + count
-        while self.switches < self._until:
-            task = self._choose()
-            if task is None:
+        until = lib.sim_until = lib.sim_switches + count
+        while lib.sim_switches < lib.sim_until:
+            chosen = lib.sim_next()
+            if chosen == _WORLD:
+                lib.sim_until = 0
                 return False
-            self._go_on(task)
-        self._until = 0
-        return self.switches < until
+            self._go_on(chosen)
+        lib.sim_until = 0
+        return bool(lib.sim_switches < until)
 
-    def _go_on(self, task: Task) -> None:
-        self._switch(task)
+    def _go_on(self, chosen: int) -> None:
+        self.switch(chosen)
         if self._error:
             raise self._error
-
-    def _choose(self) -> Task | None:
-        """Who goes on; None: there is nobody, nor will there be."""
-        while True:
-            chance = self.random.random()
-            ready = [task for task in self.tasks if task.state is READY]
-            looking: list[Task] = []
-            if chance < 0.2 or not ready:
-                looking = [task for task in self.tasks if task.state is LOOKING]
-            if ready and not looking:
-                self._looked = 0
-                task = ready[int(chance * 997) % len(ready)]
-                if task.name == self.laggard and chance * 991 % 1 < 0.85:
-                    task = ready[int(chance * 983) % len(ready)]
-                break
-            if looking and (ready or self._looked < 2 * len(looking)):
-                self._looked += 1
-                task = looking[int(chance * 997) % len(looking)]
-                task.state = READY
-                break
-            if not self._pass_time():
-                return None
-        self.switches += 1
-        return task
-
-    def _pass_time(self) -> bool:
-        self._looked = 0
-        if not self.tasks:
-            return False
-        first = min(t.deadline for t in self.tasks)
-        if first == NEVER:
-            return False
-        slow = min((t.deadline for t in self.tasks if t.sleeping), default=0)
-        if slow > first:  # who looks each instant whether it is done is late, or we never end
-            first = max(first, lib.sim_clock_ns + (slow - lib.sim_clock_ns) // 16)
-        lib.sim_clock_ns = max(lib.sim_clock_ns, first)
-        for task in self.tasks:
-            if task.deadline <= first:
-                task.state, task.late = READY, True
-        return True
 
     def unwind(self, life: Life, end_waits: Callable[[], None]) -> None:
         """Everything of a dead life comes to its end; nobody else runs meanwhile, and for them no
@@ -267,8 +198,9 @@ class Scheduler:
             end_waits()
             for task in left:
                 if task in self.tasks:
-                    task.state = READY
-                    self._go_on(task)
+                    lib.sim_task_ready(task.number)
+                    lib.sim_go_on(task.number)
+                    self._go_on(task.number)
             turns += 1
             if turns > _UNWIND_TURNS:
                 raise Violation(f"a dead site does not unwind: {[t.name for t in left]}")
@@ -303,24 +235,16 @@ def current() -> Scheduler:
 
 
 @ffi.def_extern()  # type: ignore[untyped-decorator]
-def sim_wait(deadline_ns: int) -> int:
-    return _now[0].core_wait(deadline_ns)
+def sim_switch(chosen: int) -> None:
+    _now[0].switch(chosen)
 
 
 _KINDS = ("read", "write", "zero", "flush")
 
 
 @ffi.def_extern()  # type: ignore[untyped-decorator]
-def sim_event(disk: int, kind: int) -> None:
-    scheduler = _now[0]
-    if scheduler.tracer:
-        scheduler.trace(f"{'after' if kind > 3 else 'before'} {_KINDS[kind % 4]} disk {disk}")
-    scheduler.core_event()
-
-
-@ffi.def_extern()  # type: ignore[untyped-decorator]
-def sim_sleep(until_ns: int) -> None:
-    _now[0].core_sleep(until_ns)
+def sim_operation(disk: int, kind: int, after: bool) -> None:
+    _now[0].trace(f"{'after' if after else 'before'} {_KINDS[kind]} disk {disk}")
 
 
 on_loss: list[Callable[[int], None]] = []  # of the world

@@ -32,6 +32,7 @@ class Shape:
     cool_s: int = 30  # of a region of the intent log
     again: float = 0.0  # the chance that a write is of bytes that were written before
     seeded: bool = False  # the target begins with a copy that is not exact
+    pace: float = 1.0  # switches for each that an act lets pass
     early: bool = True  # faults come while the sites boot and shake hands
     # Each a switch, to be off while production does not survive that kind.
     exceptions: bool = False  # at the N-th call of the platform
@@ -67,6 +68,7 @@ class Shape:
             cool_s=rng.choice((30, 1, 0, 0)),
             again=rng.choice((0.0, 0.3)),
             seeded=rng.random() < 0.08,
+            pace=0.6,
             early=rng.random() < 0.1,
             exceptions=rng.random() < 0.4,
             later=rng.random() < 0.5,

@@ -15,6 +15,7 @@ Left out: a lost or swapped store.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from typing import Any
@@ -52,7 +53,7 @@ class World:
         shape = shape or Shape.of(self.random)
         self.scheduler = Scheduler(seed, shape.stride, shape.tick_ns)
         self.scheduler.laggard = shape.laggard
-        self.scheduler.tracer = tracer
+        self.scheduler.tracer, lib.sim_traces = tracer, tracer is not None
         sched.install(self.scheduler)
         shape.set_limits()
         self.shape = shape
@@ -216,7 +217,9 @@ class World:
         if life.dead or machine.was_slow or self.shape.on_link_loss == "block":
             return
         for limit_s in WAITS_S:
-            self.counts[f"requests longer than {limit_s} s"] += ns > limit_s * NS
+            if ns <= limit_s * NS:
+                return
+            self.counts[f"requests longer than {limit_s} s"] += 1
         if ns > self.shape.wait_s * NS:
             raise Violation(f"a client's request took {ns / NS:.1f} s")
 
@@ -362,7 +365,7 @@ class World:
             self.counts[f"state: {state}"] += 1
 
     def turns(self, count: int) -> None:
-        until = self.scheduler.switches + count
+        until = self.scheduler.switches + math.ceil(count * self.shape.pace)
         more = True
         while more:
             more = self.scheduler.turns(until - self.scheduler.switches)

@@ -30,8 +30,8 @@ struct sim_store {
   struct answer { struct fm_port *port; struct fm_op *op; int rc; struct answer *next; } *answers;
 };
 
-uint32_t sim_credit;
 uint64_t sim_seed;
+bool sim_traces;
 
 static unsigned
 random_below (unsigned n)
@@ -273,10 +273,13 @@ store_of (struct fm_port *p)
   return (struct sim_store *)p->store;
 }
 
-static bool
-credit_is_spent (void)
+/* Before an operation, or (`after`) after it. */
+static void
+let_others_run (const struct sim_disk *d, const struct fm_op *op, bool after)
 {
-  return sim_credit && --sim_credit == 0;
+  if (sim_traces)
+    sim_operation (d->number, op->kind, after);
+  sim_event ();
 }
 
 /* Whether the port's server is still there. */
@@ -305,12 +308,12 @@ run (struct fm_port *p, struct fm_op *op)
     fm_op_finish (p->store, op, p->failed);
     return;
   }
-  bool event = !s->dead && credit_is_spent (), before = event && random_below (2);
+  bool event = !s->dead && sim_touch (), before = event && random_below (2);
   if (before)
-    sim_event (s->disk->number, op->kind);
+    let_others_run (s->disk, op, false);
   int rc = s->dead ? -EIO : connected (p) ? disk_run (s->disk, op) : p->failed;
   if (event && !before) {
-    sim_event (s->disk->number, op->kind + 4);
+    let_others_run (s->disk, op, true);
     if (s->dead || !connected (p))
       rc = s->dead ? -EIO : p->failed; /* it was done, but nobody heard of it */
   }
@@ -340,6 +343,7 @@ disk_submit (struct fm_port *p, struct fm_op *op)
   }
   op->link = p->under_way;
   p->under_way = op;
+  sim_fly (1);
 }
 
 /* Ends some of what is under way in any order, and at least one, so that nobody starves. */
@@ -354,6 +358,7 @@ disk_step (struct fm_port *p)
       continue;
     }
     *at = op->link;
+    sim_fly (-1);
     run (p, op);
     one = true;
   }
@@ -418,12 +423,14 @@ void
 sim_store_kill (struct fm_store *s)
 {
   ((struct sim_store *)s)->dead = true;
+  sim_signal (NULL);
 }
 
 void
 sim_store_restart (struct fm_store *s)
 {
   ((struct sim_store *)s)->server++;
+  sim_signal (NULL);
 }
 
 /* ---- the link's store ---- */
@@ -530,6 +537,7 @@ sim_answer (struct fm_port *p, struct fm_op *op, int rc)
   struct sim_store *s = store_of (p);
   *a = (struct answer){ .port = p, .op = op, .rc = rc, .next = s->answers };
   s->answers = a;
+  sim_signal (NULL);
 }
 
 void
@@ -537,6 +545,7 @@ sim_cut (struct fm_port *p, int rc)
 {
   if (!p->failed)
     p->failed = rc;
+  sim_signal (NULL);
 }
 
 /* ---- clients ---- */

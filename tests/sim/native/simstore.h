@@ -27,19 +27,17 @@
 #define FM_SIMSTORE_H
 
 #include "request.h"
+#include "simsched.h"
 
 #define SIM_SECTOR 512
 
 struct sim_disk;
 
-extern uint64_t sim_clock_ns;
-extern uint32_t sim_credit; /* operations until the next sim_event; 0: never */
-extern uint64_t sim_seed;
+extern uint64_t sim_seed; /* of what disks lose, and in which order they answer */
+extern bool sim_traces;   /* `sim_operation` is called */
 
 /* Implemented in Python. */
-int sim_wait (uint64_t deadline_ns); /* 1: the deadline has passed */
-void sim_sleep (uint64_t until_ns); /* or until the site dies */
-void sim_event (int disk, int kind);
+void sim_operation (int disk, int kind, bool after); /* for the trace */
 int sim_connect (int remote, struct fm_port *p); /* a connection's number, or -errno */
 void sim_disconnect (int connection);
 void sim_send (int connection, struct fm_op *op);

@@ -2,8 +2,8 @@
  *
  * Idea.  wait.c is the only place where the core blocks, so with this file in its place the
  * core's own blocking loops, unchanged, run as tasks of one thread: a wait hands control to
- * the scheduler (sim/sched.py), which comes back when it likes; a wake-up without a reason
- * is allowed by the contract of a condition, so nobody needs to be told of signals.
+ * the scheduler (simsched.h), which comes back at its signal or its deadline, and now and then
+ * without a reason, as the contract of a condition allows.
  *
  * Invariant.  No mutex is held while another task runs.
  */
@@ -11,8 +11,6 @@
 #include "wait.h"
 
 #include <errno.h>
-
-uint64_t sim_clock_ns;
 
 uint64_t
 fm_now_ns (void)
@@ -29,9 +27,8 @@ fm_cond_init (pthread_cond_t *c)
 int
 fm_cond_wait_until (pthread_cond_t *c, pthread_mutex_t *m, uint64_t deadline_ns)
 {
-  (void)c;
   pthread_mutex_unlock (m);
-  int late = sim_wait (deadline_ns);
+  int late = sim_wait (c, deadline_ns);
   pthread_mutex_lock (m);
   return late ? -ETIMEDOUT : 0;
 }
@@ -46,7 +43,7 @@ int
 fm_poll_until (struct pollfd *fds, nfds_t n, uint64_t deadline_ns)
 {
   (void)fds, (void)n;
-  return sim_wait (deadline_ns) ? -ETIMEDOUT : 0;
+  return sim_wait (NULL, deadline_ns) ? -ETIMEDOUT : 0;
 }
 
 /* At once: what is opened beside is there, or cannot be had, before the caller goes on. */
