@@ -22,7 +22,7 @@ COUNT = 5_000
 
 # States that are reached in fewer schedules than one of a hundred.
 RATES = {"failed record of written": 0.004, "commit asked again": 0.005,
-         "stable asked again": 0.005}  # fmt: skip
+         "stable asked again": 0.005, "stable blocks that the target forgot": 0.0002}  # fmt: skip
 
 
 def simulate(*options: str) -> tuple[int, str]:

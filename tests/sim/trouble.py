@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
+from mirror_core import native
 from sim import clients, person, simos
 from sim.copies import Copies
 from sim.core import lib
@@ -51,6 +52,7 @@ class Trouble:
                 (5, self._flush_of_hardening), (4, self._flush), (3, self._folder),
                 (4, self._disk), (2, self._server), (2, self._both_sinks), (4, self._append),
                 (2, self._at_stop), (4, self._beside), (2, self._cooling), (2, self._written),
+                (4, self._forgetful),
                 (4 * world.shape.exceptions, self._thrown),
             ]  # fmt: skip
 
@@ -376,6 +378,32 @@ class Trouble:
             self.world.turns(30)
             self.world.boot_all()
             self.until(self._has_commit, 800, 20)
+
+    def _forgetful(self) -> None:
+        """The target cannot record what is stable any more, again and again; then it goes, and
+        its next run does not know what the source counts on."""
+        if machine := self.target():
+            self._slow_down(machine, "intermediate", 0.0, 0.02)
+        if not self.until(self._has_stable, 300):
+            return
+        machine = self.target()
+        if not machine:
+            return
+        machine.fs.loses = self._loses()
+        machine.fs.failing, machine.fs.failing_name = 1 << 30, "written"
+        machine.fs.failing_code = errno.ENOSPC
+        for _ in range(self.random.randrange(1, 4)):
+            self._until_reached("failed record of written", turns=150)
+        self._strike(machine, stop=0.1)
+        machine.heal()
+        self.world.boot_all()
+        self.world.turns(self.random.randrange(150))
+
+    def _has_stable(self) -> bool:
+        machine, driver = self.source(), self.driver()
+        if not (machine and machine.life and machine.life.site) or driver.progress.phase != "copy":
+            return False
+        return any(one.native.packed_runs(native.STABLE) for one in machine.life.site.members)
 
     # ---- acts of disks that fail
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mirror_core.driver import Driver
 from mirror_core.errors import LedgerError, PeerError
 from mirror_core.flashcopy import CopyError
+from mirror_core.native import STABLE
 from mirror_core.target import Target
 from sim import copies
 from sim.sites import Incarnation
@@ -35,7 +36,8 @@ STATES = (
     "failed flush at a target's stop", "failed compare", "failed cooling",
     "commit asked again", "stable asked again", "missed freeze", "fence timed out",
     "cycle lost its link", "own store failed without the link", "cycle gone on with",
-    "stable cycle gone on with", "abandoned cycle", "abandon at a stop",
+    "stable cycle gone on with", "stable blocks that the target forgot",
+    "abandoned cycle", "abandon at a stop",
     "promotion begun under fault", "promoted", "promoted a second time",
     "exception at a call of the platform",
     "resync --full under fault", "paused", "commit whose answer was lost",
@@ -153,6 +155,14 @@ def _watch_source(world: World, control: Driver, copier: Any, failed: Any) -> No
     def ended(_: Any, __: BaseException | None) -> None:
         world.reach("abandon at a stop" if control.stopping else "abandoned cycle")
 
+    forget = copier.forget_stable
+
+    def forgotten() -> None:
+        if any(member.native.packed_runs(STABLE) for member in copier.members):
+            world.reach("stable blocks that the target forgot")
+        forget()
+
+    setattr(copier, "forget_stable", forgotten)  # noqa: B010
     failed(copier, "flush", "failed flush in a cycle", CopyError)
     failed(copier, "cool", "failed cooling")
     _around(control, "_lose_session", lost)
