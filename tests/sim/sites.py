@@ -112,6 +112,13 @@ class Incarnation(Life):
         self.refused: MirrorError | None = None  # it did not start, or did not stop in order
 
     @property
+    def has_volumes(self) -> bool:
+        """An orderly stop closes them, and then calls the platform still."""
+        return self.site is not None and all(
+            member.native._handle != ffi.NULL for member in self.site.members
+        )
+
+    @property
     def control(self) -> driver.Driver | target.Target | None:
         """Of a site that is up."""
         return self.site.control if self.site and self.up else None
@@ -330,7 +337,7 @@ class Machine:
         life = self.life
         assert life
         life.dead, self.life = True, None
-        if life.site and life.site.book.current.role == "source":
+        if life.site and life.has_volumes and life.site.book.current.role == "source":
             assert isinstance(life.site._maps, SimMaps)
             self.maps[life.site._run] = KeptMaps(life.site._maps.commit, self._maps_of(life.site))
         for handle in life.handles:
@@ -339,14 +346,15 @@ class Machine:
         def end_waits() -> None:
             """Nobody is left who could end a writer's wait; a freeze that was under way may
             have begun another cycle since the last time."""
-            if life.site:
+            if life.site and life.has_volumes:
                 life.site.copier.fail(errno.EIO)
 
         current().unwind(life, end_waits)
         if life.site:
             life.site._maps_count = True  # nobody removes them
-            life.site.copier.fail(errno.EIO)
-            life.site.copier.unlink()
+            if life.has_volumes:
+                life.site.copier.fail(errno.EIO)
+                life.site.copier.unlink()
             with contextlib.suppress(SiteDead):  # the memory is freed, no file is touched
                 life.site._undo.close()
 
