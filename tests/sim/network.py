@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _SLOW_NS = NS // 20
 PEER = Visitor(False, "10.0.0.2")  # the link is a network: no more than a peer may
+_RESUMES, _EQUAL = re.compile(rb'"resumes": [1-9]'), re.compile(rb'"equal": "([01]*)"')
 _OWED = b"a cycle left out"  # what a target says of blocks that its source has forgotten
 _LATE_NS = NS  # how long a message of a cut connection is on its way, at most
 
@@ -172,16 +173,7 @@ class Network:
                         raise
                     return  # nbdkit answers with an error, or the connection ends
                 scheduler.trace(f"answers {answer[:100]!r}")
-                if re.search(rb'"resumes": [1-9]', request):
-                    self.world.counts["cycles gone on with"] += 1
-                if b'"stable"' in operation and b'"done": true' in answer:
-                    self.world.counts["stable records"] += 1
-                if b'"resumed": true' in answer:
-                    self.world.counts["stable cycles resumed"] += 1
-                equal = re.search(rb'"equal": "([01]*)"', answer)
-                if equal:
-                    self.world.counts["pieces compared"] += len(equal[1])
-                    self.world.counts["found equal"] += equal[1].count(b"1")
+                self._count(operation, request, answer)
                 if _OWED in answer:
                     self.world.counts["asked for what was owed"] += 1
                     # A source may have forgotten blocks of writes that were refused, and all that
@@ -199,6 +191,17 @@ class Network:
             scheduler.trace("and it will arrive twice")
             scheduler.spawn(target, f"{target.name}: exchange again", handle)
         return exchange
+
+    def _count(self, operation: bytes, request: bytes, answer: bytes) -> None:
+        counts = self.world.counts
+        if b'"handshake"' in operation:
+            counts["cycles gone on with"] += _RESUMES.search(request) is not None
+            counts["stable cycles resumed"] += b'"resumed": true' in answer
+        elif b'"stable"' in operation:
+            counts["stable records"] += b'"done": true' in answer
+        elif equal := _EQUAL.search(answer):
+            counts["pieces compared"] += len(equal[1])
+            counts["found equal"] += equal[1].count(b"1")
 
     def _arrives_back(self, way: Broken) -> bool:
         current().pause()
