@@ -176,10 +176,10 @@ class Network:
                 self._count(operation, request, answer)
                 if _OWED in answer:
                     self.world.counts["asked for what was owed"] += 1
-                    # A source may have forgotten blocks of writes that were refused, and all that
-                    # was written after the instant to which it went back.
+                    # A source may have forgotten blocks of writes that its intent log refused, and
+                    # all that was written after the instant to which it went back.
                     forked = any(h.forked for h in self.world.histories.values())
-                    if not self.world.counts["write errors"] and not forked:
+                    if not self.world.counts["intent logs that fail"] and not forked:
                         raise Violation(answer.decode())
                 if not self._arrives_back(exchange):
                     return

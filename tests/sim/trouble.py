@@ -165,6 +165,8 @@ class Trouble:
         code = self.random.choice((errno.EIO, errno.ENOSPC))
         self.world.counts["disk errors"] += 1
         self.world.scheduler.trace(f"*** a disk of {machine.name} fails")
+        is_log = disk not in machine.disks.values()
+        self.world.counts["intent logs that fail"] += is_log
         source = machine.content and disk in [machine.disks[v, "data"] for v in machine.sizes]
         modes = [lib.SIM_LOSE_NOW, lib.SIM_LOSE_LATER]
         loss = self.random.choice(modes[: 1 if source or not self.world.shape.later else 2])
