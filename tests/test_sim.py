@@ -94,6 +94,7 @@ PLANTS = {
     "handshake_twice": 10_000,
     "failed_flush_believed": 10_000,
     "thrown_is_the_end": 10_000,
+    "hardened_by_the_ledger": 20_000,
     "NO_HARDENING": 10_000,
     "record_before_flush": 10_000,
     "recovery_forgets_log": 10_000,

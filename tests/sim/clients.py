@@ -220,7 +220,7 @@ def sync(world: World, life: Incarnation) -> None:
 def promote(world: World, life: Incarnation, *, force: bool) -> None:
     """Asked again until the site begins anew; but not when it is refused."""
 
-    def work(_world: World, life: Incarnation) -> None:
+    def work(world: World, life: Incarnation) -> None:
         while not life.stopping:
             try:
                 if _ask(life, op="promote", force=force)["done"]:

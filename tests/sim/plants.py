@@ -18,8 +18,10 @@ from mirror_core import (
     flashcopy,
     guard,
     hardlog,
+    mapfile,
     native,
     promotion,
+    recovery,
     runlog,
     site,
     target,
@@ -219,6 +221,33 @@ def thrown_is_the_end() -> None:
             work()
 
     _put(guard, "run", run)
+
+
+def hardened_by_the_ledger() -> None:
+    """A commit that is recorded and whose maps do not stand yet is hardened with those of the one
+    before (I2)."""
+
+    def is_hardened(self: target.Target) -> bool:
+        mine = self._book.current
+        return not mine.whole or self.hardened >= mine.committed
+
+    _put(target.Target, "_is_hardened", is_hardened)
+
+
+def any_image_taken() -> None:
+    """A site that went back is mirrored to, or from (I7)."""
+    _put(recovery, "apart", lambda *_: None)
+
+
+def any_copy_taken() -> None:
+    """Copies of a source are not told apart (I7)."""
+    rows = tuple(row for row in recovery.TABLE if row.judge is not recovery._copied)
+    _put(recovery, "TABLE", rows)
+
+
+def maps_of_any_commit() -> None:
+    """Maps in memory count with a ledger that was put back (I7)."""
+    _put(mapfile, "_commit", lambda _book: b"")
 
 
 def install() -> None:

@@ -13,7 +13,7 @@ _ORDER = (
     "schedules without a point under fault", "hardening records", "writes", "flushes",
     "power losses", "kills",
     "crashes in recovery",
-    "cycles gone on with", "stable records", "stable cycles resumed",
+    "stalls between statements", "cycles gone on with", "stable records", "stable cycles resumed",
     "maps outlived a kill", "pieces compared", "found equal",
     "writes lost", "torn files", "link cuts", "late messages",
     "disk errors", "flushes that lost", "servers lost", "write errors",

@@ -34,6 +34,7 @@ class Shape:
     seeded: bool = False  # the target begins with a copy that is not exact
     pace: float = 1.0  # switches for each that an act lets pass
     early: bool = True  # faults come while the sites boot and shake hands
+    stalls: bool = False  # threads of the control stand still between statements
     # Each a switch, to be off while production does not survive that kind.
     exceptions: bool = False  # at the N-th call of the platform
     # What a failed flush has lost may be in the cache for a while (SIM_LOSE_LATER).
@@ -72,6 +73,7 @@ class Shape:
             early=rng.random() < 0.1,
             exceptions=rng.random() < 0.4,
             later=rng.random() < 0.5,
+            stalls=rng.random() < 0.15,
         )
 
     def set_limits(self) -> None:

@@ -23,6 +23,7 @@ from mirror_core import native
 from mirror_core.platform import Platform
 from sim.core import ffi, lib
 from sim.sched import NEVER, NS, SiteDead, Task, Violation, bytes_at, current
+from sim.stalls import stalls
 
 if TYPE_CHECKING:
     from sim.sites import Incarnation, Machine
@@ -407,10 +408,11 @@ class Condition:
         self._waiters: list[Task] = []
 
     def __enter__(self) -> Condition:
+        stalls.inside += 1
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
+        stalls.inside -= 1
 
     def wait(self, timeout: float | None = None) -> bool:
         return self._wait_until(_deadline(timeout))
@@ -420,9 +422,11 @@ class Condition:
         task = scheduler.current
         assert task
         self._waiters.append(task)
+        inside, stalls.inside = stalls.inside, 0  # others may enter
         try:
             return not scheduler.wait(deadline_ns)
         finally:
+            stalls.inside = inside
             self._waiters.remove(task)
 
     def wait_for(self, predicate: Callable[[], bool], timeout: float | None = None) -> bool:

@@ -22,6 +22,7 @@ from mirror_core import (
     driver,
     hardlog,
     ledger,
+    mapfile,
     native,
     resync,
     site,
@@ -61,7 +62,7 @@ class SimMaps:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
-        self.commit = (0, "")
+        self.commit = b""
 
     def share(
         self, book: ledger.Ledger, record: ledger.VolumeRecord, run: str, volume: native.Volume
@@ -71,7 +72,7 @@ class SimMaps:
         return self
 
     def go_with(self, book: ledger.Ledger) -> None:
-        self.commit = book.committed, book.committed_token
+        self.commit = mapfile._commit(book)
 
     def close(self) -> None:
         pass
@@ -80,7 +81,7 @@ class SimMaps:
         self, book: ledger.Ledger, record: ledger.VolumeRecord, volume: native.Volume
     ) -> bool:
         kept = self._machine.maps.get(book.run)
-        if kept is None or kept.commit != (book.committed, book.committed_token):
+        if kept is None or kept.commit != mapfile._commit(book):
             return False
         self._machine.world.counts["maps outlived a kill"] += 1
         for first, count in kept.runs[record.name]:
@@ -94,7 +95,7 @@ class SimMaps:
 
 @dataclass(frozen=True)
 class KeptMaps:
-    commit: tuple[int, str]
+    commit: bytes
     runs: dict[str, list[tuple[int, int]]]  # by volume
 
 

@@ -77,7 +77,7 @@ def watch(world: World, life: Incarnation) -> None:
     failed(site.copier.group, "freeze", "missed freeze")
     failed(site.copier.group, "fence", "fence timed out")
     if isinstance(site.control, Target):
-        _watch_target(world, site.control, site.copier, failed)
+        _watch_target(world, life, site.control, site.copier, failed)
     else:
         _watch_source(world, site.control, site.copier, failed)
 
@@ -89,10 +89,14 @@ def watch(world: World, life: Incarnation) -> None:
             _around(member.native, "flush_front", flushed)
 
 
-def _watch_target(world: World, control: Target, copier: Any, failed: Any) -> None:
-    def stepped(_: Any, error: BaseException | None) -> None:
+def _watch_target(
+    world: World, life: Incarnation, control: Target, copier: Any, failed: Any
+) -> None:
+    def stepped(done: Any, error: BaseException | None) -> None:
         if error:
             world.reach("failed step of the second flashcopy")
+        elif done and world.shape.stalls:
+            world.look_at(life.machine)
 
     def committed(answer: Any, _: BaseException | None) -> None:
         if answer and not answer["done"]:

@@ -31,6 +31,7 @@ from sim.oracle import Content, History, Image
 from sim.sched import NS, Life, Scheduler, Violation
 from sim.shape import SECTOR, Shape
 from sim.sites import Incarnation, Machine
+from sim.stalls import stalls
 
 _TURNS_MAX = 30_000  # of an end: faults are over, so it takes a few hundred
 WAITS_S = (0.5, 2.5, 5)
@@ -55,6 +56,7 @@ class World:
         self.scheduler.laggard = shape.laggard
         self.scheduler.tracer, lib.sim_traces = tracer, tracer is not None
         sched.install(self.scheduler)
+        stalls.begin(armed=shape.stalls)
         shape.set_limits()
         self.shape = shape
         self.block, sizes = shape.block, shape.sizes
@@ -214,7 +216,9 @@ class World:
     def waited(self, machine: Machine, life: Incarnation, ns: int) -> None:
         """A client's request was answered after so long.  A source's own slow stores aside, no
         more than is promised, and the operations of others that took their time meanwhile."""
-        if life.dead or machine.was_slow or self.shape.on_link_loss == "block":
+        if life.dead or machine.was_slow or self.shape.stalls:
+            return
+        if self.shape.on_link_loss == "block":
             return
         for limit_s in WAITS_S:
             if ns <= limit_s * NS:
@@ -262,6 +266,12 @@ class World:
             if machine.unjudged[0] != book.lineage.forked_at:
                 machine.follows.promoted(book.lineage.forked_at, data)
         return book
+
+    def look_at(self, machine: Machine) -> None:
+        """What if it were killed at this instant?"""
+        if machine.life and not machine.life.dead:
+            self._judge(machine, machine.fs, machine.images("data"),
+                        machine.images("intermediate"), power=False)  # fmt: skip
 
     def probe(self) -> None:
         """What if the target's power went at this instant?  And the source's?"""
@@ -358,6 +368,7 @@ class World:
     def count(self) -> None:
         self.counts["schedules"] += 1
         self.counts["switches"] += self.scheduler.switches
+        self.counts["stalls between statements"] += stalls.made
         self.counts["schedules without a point under fault"] += not self.counts[
             "points under fault"
         ]
