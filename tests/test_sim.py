@@ -71,6 +71,16 @@ def test_a_record_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert firsts == [1, 4]
 
 
+def test_an_exception_at_any_call_leaves_nobody_waiting() -> None:
+    """Of the system, a store, a map, in a cycle, a handshake, a boot, a promotion, a stop: writers
+    are answered, a control that has ended says so, a stop ends, and a restart makes all right.
+    (A sample; `make soak` has every call.)"""
+    every = "1" if SOAK > 1 else "13"
+    status, output = simulate("--injections", "--every", every, "--count", "1000000")
+    assert status == 0, output
+    assert counter(output, "exceptions thrown") > (5_000 if SOAK > 1 else 500)
+
+
 def test_every_crash_point_of_the_small_scope() -> None:
     """Three blocks, two cycles, a promotion, orderly stops: whichever instant one crash takes,
     nothing is lost."""

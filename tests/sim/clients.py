@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _IDLE_NS, _IDLE_MAX_NS = 30_000_000, 1_000_000_000  # between two bursts of a client, at most
 LOCAL = Visitor(True, "user 0")
+# A request waits CONTROL_WAIT_S, or for a fence `link_timeout`, and for this site's own stores.
+ANSWER_S = 3.5
 
 
 class Clients:
@@ -32,6 +34,7 @@ class Clients:
         assert life.site and machine.content
         self.world, self.machine, self.life, self.site = world, machine, life, life.site
         self.content: Content = machine.content
+        self._asked = world.asking.setdefault(life, {})  # of clients who wait: since when
         for number in range(world.nclients):
             work = functools.partial(self._run, number)
             world.scheduler.spawn(life, f"client {number}", work, client=True)
@@ -48,7 +51,9 @@ class Clients:
             at = first + int(rng.random() * (last - first))
             sectors = min(1 if rng.random() < 0.6 else rng.choice((2, 3)), last - at)
             began, switches = lib.sim_clock_ns, lib.sim_switches
+            self._asked[number] = began
             self._request(volume, at * SECTOR, sectors * SECTOR, heard[volume], known)
+            del self._asked[number]
             world.waited(self.machine, self.life, lib.sim_clock_ns - began)
             if lib.sim_switches == switches:
                 scheduler.pause()
@@ -145,7 +150,10 @@ class _Failed(Exception):
 
 def _ask(life: Incarnation, **record: Any) -> dict[str, Any]:
     assert life.site
-    answer = protocol.decode(control.answer(life.site, protocol.encode(record), LOCAL))[0]
+    began = lib.sim_clock_ns
+    said = control.answer(life.site, protocol.encode(record), LOCAL)
+    life.machine.world.took(life.machine, f"answer to {record['op']}", began, ANSWER_S)
+    answer = protocol.decode(said)[0]
     if "refused" in answer or "error" in answer:
         current().trace(f"{record['op']}: {answer}")
         raise _Failed

@@ -20,10 +20,12 @@ from mirror_core.errors import MirrorError
 from sim.core import ffi, lib
 from sim.sched import NS, Life, Violation, bytes_at, current
 from sim.simos import Condition
+from sim.sites import Incarnation
 
 if TYPE_CHECKING:
     from sim.world import World
 
+ANSWER_S = 3.5  # a site's, to one request: clients.py
 _SLOW_NS = NS // 20
 PEER = Visitor(False, "10.0.0.2")  # the link is a network: no more than a peer may
 _RESUMES, _EQUAL = re.compile(rb'"resumes": [1-9]'), re.compile(rb'"equal": "([01]*)"')
@@ -167,7 +169,11 @@ class Network:
         def handle() -> None:
             if self._arrives(exchange):
                 try:
+                    began = lib.sim_clock_ns
                     answer = control.answer(self.world.site_of(target), request, PEER)
+                    if not target.dead:
+                        assert isinstance(target, Incarnation)
+                        self.world.took(target.machine, "answer to the peer", began, ANSWER_S)
                 except Exception:
                     if not self.world.was_thrown(target):
                         raise

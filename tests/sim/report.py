@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import resource
 
-from sim import exhaustive, lines, record, runner, watch
+from sim import exhaustive, injections, lines, record, runner, watch
 from sim.world import WAITS_S, World
 
 _ORDER = (
@@ -18,7 +19,7 @@ _ORDER = (
     "writes lost", "torn files", "link cuts", "late messages",
     "disk errors", "flushes that lost", "servers lost", "write errors",
     "commands", "orderly stops", "syncs done", "promotions", "old sources refused",
-    "probes", "images judged", "sites restarted after an internal error",
+    "probes", "images judged", "exceptions thrown", "sites restarted after an internal error",
     *(f"requests longer than {limit} s" for limit in WAITS_S),
 )  # fmt: skip
 
@@ -29,6 +30,9 @@ def main(arguments: argparse.Namespace) -> int:
     if arguments.exhaustive:
         make = exhaustive.Small
         plants += f" --exhaustive --crashes {arguments.crashes}"
+    if arguments.injections:
+        make = functools.partial(injections.every, arguments.every)
+        plants += f" --injections --every {arguments.every}"
     if arguments.seed is not None:
         _, violation = runner.one(arguments.seed, print, make)
         print(violation or "no violation")
@@ -38,6 +42,10 @@ def main(arguments: argparse.Namespace) -> int:
     first, count = arguments.first, arguments.count
     if arguments.exhaustive:
         first, count = 0, exhaustive.cases(arguments.crashes)
+    if arguments.injections:
+        cases = injections.cases() // arguments.every
+        print(f"{cases} cases")
+        first, count = min(first, cases), min(arguments.count, cases - min(first, cases))
     if arguments.record:
         found = _recorded(arguments, first, count, make)
     else:
@@ -53,7 +61,8 @@ def _recorded(
     arguments: argparse.Namespace, first: int, count: int, make: runner.Make
 ) -> runner.Report:
     """What the record lacks of this range is run; the sum of all that it has."""
-    kept = record.Record(arguments.record, arguments.plant)
+    mode = ["injections"] * arguments.injections + ["exhaustive"] * arguments.exhaustive
+    kept = record.Record(arguments.record, [*arguments.plant, *mode])
     for at, n in list(kept.missing(first, count)):
         found = runner.many(n, at, arguments.jobs, stop_at=arguments.stop_at, progress=True,
                             make=make)  # fmt: skip
@@ -65,6 +74,8 @@ def _recorded(
 
 def show(found: runner.Report) -> None:
     for name in _ORDER:
+        print(f"{name:20} {found.counts[name]:>12,}")
+    for name in sorted(name for name in found.counts if " of its limit" in name):
         print(f"{name:20} {found.counts[name]:>12,}")
     print("schedules that came to a state that matters (sim/watch.py):")
     for state in watch.STATES:

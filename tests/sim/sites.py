@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 _PATHS = {name: Path(name) for name in ("sim.toml", "east", "west", "state")}
 PARTS = ("data", "intermediate")
 _DISKS = {"east": 10, "west": 20, "east*": 50, "west*": 60}  # the number of its first one
+STOP_S = 10.0  # of clients, whose writes may wait, and of the control thread
 REGION = 1024  # of the intent log, bytes: a few blocks, so that there are several regions
 
 
@@ -280,7 +281,7 @@ class Machine:
         scheduler = current()
 
         def run() -> None:
-            site_now = life.site
+            site_now, began = life.site, lib.sim_clock_ns
             assert site_now
             site_now.ending()
             wait_ns = NS // 1000
@@ -299,6 +300,7 @@ class Machine:
                     raise
                 life.refused = MirrorError(repr(error))
                 return
+            self.world.took(self, "stop", began, STOP_S)
             scheduler.trace("stopped")
             life.dead, self.life = True, None
             self.world.stopped(self)

@@ -45,7 +45,7 @@ class Trouble:
             (3, self._crash_owing), (3, self._stop_owing), (3, self._crash_parted),
             (2, self._at_commit), (4, self._link), (2, self._promote), (2, self._resync),
             (2, self._slow), (3, self._drain), (1, self._pause), (4, self._waits),
-            (2, self._failback), (5, copies.goes_back), (2, copies.clone),
+            (2, self._failback), (7, copies.goes_back), (2, copies.clone),
         ]  # fmt: skip
         if world.disk_errors:
             self.acts += [

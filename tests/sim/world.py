@@ -71,6 +71,7 @@ class World:
         self.histories: dict[str, History] = {}  # by lineage
         self.east.content = Content(self.east.images("data"))
         self.serial = 0  # of writes
+        self.asking: dict[Incarnation, dict[int, int]] = {}  # its clients who wait: since when
         self.is_calm = False  # faults are over
         self.clients_stop = False
         self.east.create("source")
@@ -226,6 +227,23 @@ class World:
             self.counts[f"requests longer than {limit_s} s"] += 1
         if ns > self.shape.wait_s * NS:
             raise Violation(f"a client's request took {ns / NS:.1f} s")
+
+    def took(self, machine: Machine, what: str, began_ns: int, limit_s: float) -> None:
+        """What a site promises to end: a stop, an answer to a command or to its peer."""
+        ns = lib.sim_clock_ns - began_ns
+        if machine.was_slow or self.shape.stalls:
+            return
+        for part in (0.25, 0.5, 0.75):
+            self.counts[f"{what} longer than {part} of its limit"] += ns > part * limit_s * NS
+        if ns > limit_s * NS:
+            raise Violation(f"{what} of {machine.name} took {ns / NS:.1f} s, not {limit_s:g}")
+
+    def judge_waits(self, machine: Machine) -> None:
+        """Of requests that nobody has answered yet: a restart would end them."""
+        life = machine.life
+        for began in self.asking.get(life, {}).values() if life else ():
+            assert life
+            self.waited(machine, life, lib.sim_clock_ns - began)
 
     # ---- the oracle's looks
 
@@ -396,6 +414,7 @@ class World:
                 self.crash(machine, power=False, keep=0.0)
             elif self._is_broken(machine.life):
                 tells.check(self, machine)
+                self.judge_waits(machine)
                 self.counts["sites restarted after an internal error"] += 1
                 self.crash(machine, power=False, keep=0.0)
             if machine.life is None and self.scheduler.random.random() < chance:
