@@ -115,6 +115,8 @@ class Network:
         self.late = world.random.choice(
             (0.0, 0.5, 1.0)
         )  # the chance that a message of a cut connection still arrives
+        self.rate = world.shape.rate
+        self._free_ns = 0  # when it has carried what was sent so far
         self.twice = 0.0  # the chance that an exchange arrives twice
         self.lines: list[Line] = []
         self.connections: dict[int, Connection] = {}
@@ -132,9 +134,12 @@ class Network:
             connection.broken = True
             lib.sim_cut(connection.port, -errno.ENOTCONN)
 
-    def _arrives(self, way: Broken) -> bool:
+    def _arrives(self, way: Broken, length: int) -> bool:
         """On the target's side, where a message comes in: whether it does."""
         scheduler = current()
+        if self.rate:  # one link, which carries one byte after another
+            self._free_ns = max(lib.sim_clock_ns, self._free_ns) + length * NS // self.rate
+            scheduler.wait(self._free_ns)
         if scheduler.random.random() < self.slow:
             scheduler.wait(lib.sim_clock_ns + int(scheduler.random.random() * _SLOW_NS))
         while self.hung and not way.broken:
@@ -167,7 +172,7 @@ class Network:
         scheduler.trace(f"asks {operation!r}")
 
         def handle() -> None:
-            if self._arrives(exchange):
+            if self._arrives(exchange, len(request)):
                 try:
                     began = lib.sim_clock_ns
                     answer = control.answer(self.world.site_of(target), request, PEER)
@@ -260,7 +265,7 @@ class Network:
         volume, session = connection.volume, connection.session
 
         def handle() -> None:
-            if not self._arrives(connection):
+            if not self._arrives(connection, length if kind == lib.FM_WRITE else 0):
                 return
             if kind == lib.FM_WRITE:
                 rc = lib.fm_volume_write(volume, session, data, length, offset, flags)

@@ -34,6 +34,7 @@ class Shape:
     seeded: bool = False  # the target begins with a copy that is not exact
     pace: float = 1.0  # switches for each that an act lets pass
     early: bool = True  # faults come while the sites boot and shake hands
+    rate: int = 0  # of the link, bytes a (virtual) second; 0: without bound
     stalls: bool = False  # threads of the control stand still between statements
     # Each a switch, to be off while production does not survive that kind.
     exceptions: bool = False  # at the N-th call of the platform
@@ -74,6 +75,7 @@ class Shape:
             exceptions=rng.random() < 0.4,
             later=rng.random() < 0.5,
             stalls=rng.random() < 0.15,
+            rate=int(10 ** rng.uniform(5, 7)) if rng.random() < 0.2 else 0,
         )
 
     def set_limits(self) -> None:
