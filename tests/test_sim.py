@@ -105,6 +105,7 @@ PLANTS = {
     "failed_flush_believed": 10_000,
     "thrown_is_the_end": 10_000,
     "hardened_by_the_ledger": 20_000,
+    "any_image_taken": 20_000,
     "NO_HARDENING": 10_000,
     "record_before_flush": 10_000,
     "recovery_forgets_log": 10_000,
@@ -114,14 +115,21 @@ PLANTS = {
     "late_commits": 10_000,
     "stable_of_any_cycle": 10_000,
 }
-if SOAK > 1:  # it takes thousands of schedules to show
-    PLANTS["stable_not_forgotten"] = 20_000
+if SOAK > 1:  # they take thousands of schedules to show
+    PLANTS |= dict.fromkeys(("stable_not_forgotten", "any_copy_taken", "maps_of_any_commit"), 20_000)
+
+
+ACTS = dict.fromkeys(("any_image_taken", "any_copy_taken", "maps_of_any_commit"),
+                     "goes_back,clone,promote,run_on")  # fmt: skip
 
 
 @pytest.mark.parametrize("plant", PLANTS)
 def test_planted_fault_is_caught(plant: str) -> None:
     """A step left out (sim/plants.py; faults.py) is a violation within some schedules."""
-    status, output = simulate("--plant", plant, "--count", str(PLANTS[plant]), "--stop-at", "1")
+    count, acts = str(PLANTS[plant]), ACTS.get(plant, "")
+    status, output = simulate(
+        "--plant", plant, "--count", count, "--stop-at", "1", "--acts", acts
+    )  # fmt: skip
     assert status == 1 and f"--plant {plant}" in output
 
 

@@ -108,7 +108,9 @@ class Copies:
                 return
             old = kept if self.random.random() < 0.5 else None
             kept = copy = old or self._take(machine)
-            if not self._run_on(machine) or not self._is_down(machine):
+            if not self._run_on(machine, copy) or not self._is_down(machine):
+                return
+            if not self._is_of(machine, copy):
                 return
             self._goes_back(machine, copy)
             if number:
@@ -212,7 +214,7 @@ class Copies:
         if machine is None or not self._is_whole(machine) or self.world.clones:
             return
         copy = self._take(machine)
-        if not self._run_on(machine):
+        if not self._run_on(machine, copy):
             return
         self.world.reach(f"two copies of a {copy.book.role}")
         self.world.history(copy.book.lineage).forked = True
@@ -310,7 +312,13 @@ class Copies:
         self.world.boot_all()
         return copy
 
-    def _run_on(self, machine: Machine) -> bool:
+    @staticmethod
+    def _is_of(machine: Machine, copy: Copy) -> bool:
+        """The machine has not changed its role or its history since."""
+        book = machine.book_on_disk(machine.fs)
+        return (book.role, book.lineage) == (copy.book.role, copy.book.lineage)
+
+    def _run_on(self, machine: Machine, copy: Copy) -> bool:
         """For some commits, or a while without one; whether its role is still the same."""
         count = self.random.choice((0, 0, 1, 1, 2, 3))
         if count:
@@ -319,6 +327,8 @@ class Copies:
         else:
             self.world.turns(self.random.randrange(80))
         if machine.life and machine.life.refused:
+            return False
+        if not self._is_of(machine, copy):
             return False
         return machine.life is None or self._is_whole(machine)
 
