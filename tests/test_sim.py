@@ -116,7 +116,9 @@ PLANTS = {
     "stable_of_any_cycle": 10_000,
 }
 if SOAK > 1:  # they take thousands of schedules to show
-    PLANTS |= dict.fromkeys(("stable_not_forgotten", "any_copy_taken", "maps_of_any_commit"), 20_000)
+    PLANTS |= dict.fromkeys(
+        ("stable_not_forgotten", "any_copy_taken", "maps_of_any_commit"), 20_000
+    )
 
 
 ACTS = dict.fromkeys(("any_image_taken", "any_copy_taken", "maps_of_any_commit"),
