@@ -454,7 +454,7 @@ fm_lane_claim (struct fm_lane *l, enum fm_copy copy, uint64_t first, uint64_t n)
   assert (i < FM_CLAIMS);
   if (i >= v->claims_high)
     v->claims_high = i + 1;
-  v->claims[i] = (struct fm_claim){ .first = first, .n = n, .writers = l->nslots == 1 };
+  v->claims[i] = (struct fm_claim){ .first = first, .n = n, .lane = l };
   v->nclaims++;
   s->claim = &v->claims[i];
   s->copy = copy;
@@ -596,5 +596,7 @@ fm_lane_wait (struct fm_lane *l, uint64_t deadline_ns)
       deadline_ns = look < deadline_ns ? look : deadline_ns;
       n++;
     }
+  atomic_store_explicit (&l->waiting, true, memory_order_relaxed);
   fm_poll_until (fds, n, deadline_ns);
+  atomic_store_explicit (&l->waiting, false, memory_order_relaxed);
 }

@@ -66,6 +66,7 @@ struct fm_lane {
   struct fm_slot *slots;
   uint64_t piece;          /* bytes: the longest piece */
   unsigned nslots, active; /* active: slots that are not FREE */
+  _Atomic bool waiting;    /* for its ports, and not for what one of them does at once: a file */
   bool put_off;            /* sink 1 has put off the copy that ended last */
   uint64_t cursor;         /* where the background's walk is */
   struct fm_lane *next;    /* in volume->prio or ->old */

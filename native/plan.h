@@ -10,10 +10,12 @@
 
 #include "bitmap.h"
 
+struct fm_lane;
+
 struct fm_claim {
-  uint64_t first, n;  /* blocks; n == 0: unused */
-  bool writers;       /* made by a writer, at one of the lanes that they share */
-  _Atomic bool at_second; /* of its copy all is done but at sink 1: set by who steps it */
+  uint64_t first, n;    /* blocks; n == 0: unused */
+  struct fm_lane *lane; /* whose it is */
+  _Atomic bool at_second; /* of its copy all is done but at sink 1: set by who steps the lane */
 };
 
 /* The first run at or after `from` of at most `max` blocks that is in `map` and

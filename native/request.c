@@ -66,33 +66,47 @@ leave (struct fm_volume *v, struct fm_request *r, int rc)
   return rc;
 }
 
-/* Whether the writers' lanes are all in use, and by one of them sink 1 alone holds up who waits for one.
- * With `lock`. */
+/* Whether sink 1 alone holds up this copy: its own thread waits for nothing else either. */
 static bool
-lanes_at_second (const struct fm_volume *v)
+held_by_second (const struct fm_claim *c)
+{
+  return c->n && atomic_load (&c->at_second) && atomic_load (&c->lane->waiting);
+}
+
+/* Whether the writers' lanes are all in use, and sink 1 holds up one of them.  With `lock`. */
+static bool
+lanes_held_by_second (const struct fm_volume *v)
 {
   for (unsigned i = 0; !v->prio && i < v->claims_high; i++)
-    if (v->claims[i].n && v->claims[i].writers && atomic_load (&v->claims[i].at_second))
+    if (v->claims[i].n && v->claims[i].lane->nslots == 1 && held_by_second (&v->claims[i]))
       return true;
   return false;
 }
 
-/* What it waits for is looked at now and then, so a time is that of what was found at its beginning. */
+/* A wait is over. */
+static void
+count_wait (struct fm_request *r)
+{
+  if (r->at_second)
+    r->second_ns += fm_now_ns () - r->looked_ns;
+  r->at_second = false;
+}
+
+/* It is to wait.  What for is looked at now and then, so the time until the next look is that of what is
+ * found now. */
 static int
 goes_on_later (struct fm_volume *v, struct fm_request *r)
 {
   uint64_t now = fm_now_ns (), patience = atomic_load (&v->patience_ns);
   if (v->strict)
     return patience && !r->lane && now >= r->waited_since_ns + patience ? leave (v, r, -EAGAIN) : 0;
-  if (r->at_second)
-    r->second_ns += now - r->looked_ns;
   r->looked_ns = now;
   if (r->lane)
     r->at_second = atomic_load (&r->lane->slots[0].claim->at_second);
   else {
     pthread_mutex_lock (&v->lock);
     const struct fm_claim *c = fm_plan_overlap (v->claims, v->claims_high, r->at, 1);
-    r->at_second = r->put_off || (c ? atomic_load (&c->at_second) : lanes_at_second (v));
+    r->at_second = r->put_off || (c ? held_by_second (c) : lanes_held_by_second (v));
     pthread_mutex_unlock (&v->lock);
   }
   if (r->at_second && patience && r->second_ns >= patience)
@@ -166,6 +180,7 @@ owed_under (const struct fm_volume *v, const struct fm_request *r)
 static int
 copied_before (struct fm_volume *v, struct fm_request *r)
 {
+  count_wait (r);
   if (r->lane) {
     fm_lane_step (r->lane);
     if (r->lane->active)
@@ -298,7 +313,8 @@ wait_for (struct fm_volume *v, struct fm_request *r)
     return;
   }
   /* A claim that was dropped before we had the lock would not wake us. */
-  if (!v->prio || held (v) || left_to_background (v) || fm_plan_overlap (v->claims, v->claims_high, first, end - first))
+  if (!v->prio || held (v) || left_to_background (v)
+      || fm_plan_overlap (v->claims, v->claims_high, first, end - first))
     fm_cond_wait_until (&v->moved, &v->lock, deadline);
   pthread_mutex_unlock (&v->lock);
 }
