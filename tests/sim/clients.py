@@ -60,7 +60,8 @@ class Clients:
             if rng.random() < 0.2:
                 idle_ns = _IDLE_NS if lib.sim_busy - busy > 20 else min(2 * idle_ns, _IDLE_MAX_NS)
                 busy = lib.sim_busy
-                scheduler.wait(lib.sim_clock_ns + int(rng.random() * idle_ns))
+                think_ns = max(idle_ns, world.shape.think_ns)
+                scheduler.wait(lib.sim_clock_ns + int(rng.random() * think_ns))
 
     def _shares(self, number: int) -> list[tuple[int, int, int]]:
         """What this client writes to: a volume, and a range of its sectors.  Volumes too small to
@@ -243,3 +244,18 @@ def promote(world: World, life: Incarnation, *, force: bool) -> None:
             current().pause()
 
     _command(world, life, "promote", work)
+
+
+def rewrite(world: World, machine: Machine, life: Incarnation) -> None:
+    """Every block of every volume, while it is paused: nobody waits for a copy."""
+
+    def work(world: World, life: Incarnation) -> None:
+        _ask(life, op="pause", now=False)
+        assert world.nclients == 0, "others would wait"
+        writer = Clients(world, machine, life)
+        for volume, size in enumerate(machine.sizes.values()):
+            for offset in range(0, size, world.block):
+                writer._write(volume, offset, world.block, zero=False)
+        _ask(life, op="resume")
+
+    _command(world, life, "rewrite", work)

@@ -115,9 +115,10 @@ class Network:
         self.late = world.random.choice(
             (0.0, 0.5, 1.0)
         )  # the chance that a message of a cut connection still arrives
-        self.rate = world.shape.rate
-        self._free_ns = 0  # when it has carried what was sent so far
         self.twice = 0.0  # the chance that an exchange arrives twice
+        self.latency_ns = 0  # of each message
+        self.byte_ns = NS // world.shape.rate if world.shape.rate else 0  # one after another
+        self._free_ns = 0  # when the way has carried what it was given
         self.lines: list[Line] = []
         self.connections: dict[int, Connection] = {}
         self.remotes: dict[int, tuple[str, str]] = {}  # a link store's site and export
@@ -134,12 +135,16 @@ class Network:
             connection.broken = True
             lib.sim_cut(connection.port, -errno.ENOTCONN)
 
-    def _arrives(self, way: Broken, length: int) -> bool:
+    def _travel(self, carried: int) -> None:
+        """The time that a message takes on its way, behind those that were sent before it."""
+        if self.latency_ns or self.byte_ns:
+            self._free_ns = max(self._free_ns, lib.sim_clock_ns) + carried * self.byte_ns
+            current().wait(self._free_ns + self.latency_ns)
+
+    def _arrives(self, way: Broken, carried: int) -> bool:
         """On the target's side, where a message comes in: whether it does."""
         scheduler = current()
-        if self.rate:  # one link, which carries one byte after another
-            self._free_ns = max(lib.sim_clock_ns, self._free_ns) + length * NS // self.rate
-            scheduler.wait(self._free_ns)
+        self._travel(carried)
         if scheduler.random.random() < self.slow:
             scheduler.wait(lib.sim_clock_ns + int(scheduler.random.random() * _SLOW_NS))
         while self.hung and not way.broken:
@@ -216,6 +221,7 @@ class Network:
 
     def _arrives_back(self, way: Broken) -> bool:
         current().pause()
+        self._travel(0)
         while self.hung and not way.broken:
             current().wait(lib.sim_clock_ns + NS // 10)
         return not way.broken
@@ -265,7 +271,7 @@ class Network:
         volume, session = connection.volume, connection.session
 
         def handle() -> None:
-            if not self._arrives(connection, length if kind == lib.FM_WRITE else 0):
+            if not self._arrives(connection, len(data)):
                 return
             if kind == lib.FM_WRITE:
                 rc = lib.fm_volume_write(volume, session, data, length, offset, flags)

@@ -19,6 +19,7 @@ class Shape:
     preserve: Literal["both", "first"] = "both"
     on_link_loss: Literal["degrade", "block"] = "degrade"
     clients: int = 1
+    think_ns: int = 0  # of a client, now and then: at most that, or as it has to do (clients.py)
     disk_errors: bool = False
     stride: int = 1
     tick_ns: int = 1_000
