@@ -29,16 +29,17 @@ answer (PyObject *fail, int rc)
 }
 
 /* nbdkit makes EINVAL of an errno that NBD has no number for, such as those of a store's
- * connection that has ended: for a client they are EIO.  To the other site, the only one who meets
- * it, EPERM says "not yet" (EAGAIN: store_nbd.c), so a store's own EPERM is EIO, too. */
+ * connection that has ended: for a client they are EIO.  To the other site, which has a session, EPERM
+ * says "not yet" (EAGAIN: store_nbd.c), so a store's own EPERM is EIO for it, too. */
 static int
-for_client (int rc)
+for_client (const struct client *c, int rc)
 {
   switch (-rc) {
   case EAGAIN:
     return -EPERM;
   case EPERM:
   case EROFS:
+    return c->session ? -EIO : rc;
   case ENOTCONN:
   case ETIMEDOUT:
   case ECONNREFUSED:
@@ -97,7 +98,7 @@ callback_pread (PyObject *fail, PyObject *const *args, Py_ssize_t n)
   struct client *c = (struct client *)args[0];
   fm_pin ();
   Py_BEGIN_ALLOW_THREADS
-  rc = for_client (fm_volume_read (c->volume, b->buf, (uint64_t)b->len, offset));
+  rc = for_client (c, fm_volume_read (c->volume, b->buf, (uint64_t)b->len, offset));
   Py_END_ALLOW_THREADS
   return answer (fail, rc);
 }
@@ -116,7 +117,7 @@ callback_pwrite (PyObject *fail, PyObject *const *args, Py_ssize_t n)
   struct client *c = (struct client *)args[0];
   fm_pin ();
   Py_BEGIN_ALLOW_THREADS
-  rc = for_client (fm_volume_write (c->volume, c->session, b->buf, (uint64_t)b->len, offset,
+  rc = for_client (c, fm_volume_write (c->volume, c->session, b->buf, (uint64_t)b->len, offset,
                                     flags & NBDKIT_FLAG_FUA ? FM_FUA : 0));
   Py_END_ALLOW_THREADS
   return answer (fail, rc);
@@ -214,7 +215,7 @@ client_zero (PyObject *self, PyObject *args)
     return NULL;
   fm_pin ();
   Py_BEGIN_ALLOW_THREADS
-  rc = for_client (fm_volume_zero (c->volume, c->session, count, offset, flags));
+  rc = for_client (c, fm_volume_zero (c->volume, c->session, count, offset, flags));
   Py_END_ALLOW_THREADS
   return PyLong_FromLong (rc);
 }
@@ -227,7 +228,7 @@ client_flush (PyObject *self, PyObject *none)
   int rc;
   fm_pin ();
   Py_BEGIN_ALLOW_THREADS
-  rc = for_client (fm_volume_client_flush (c->volume, &c->heard));
+  rc = for_client (c, fm_volume_client_flush (c->volume, &c->heard));
   Py_END_ALLOW_THREADS
   return PyLong_FromLong (rc);
 }
