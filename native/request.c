@@ -186,6 +186,8 @@ copied_before (struct fm_volume *v, struct fm_request *r)
     if (r->lane->active)
       return goes_on_later (v, r);
     give_back (v, r);
+    if (r->put_off)
+      return goes_on_later (v, r);
   }
   uint64_t first = r->op.offset >> v->shift;
   uint64_t end = end_block (v, r);
@@ -309,6 +311,13 @@ wait_for (struct fm_volume *v, struct fm_request *r)
     if (owed_under (v, r) && !atomic_load (&v->abandoned))
       fm_cond_wait_until (&v->hardened, &v->lock, deadline);
     r->unhardened = false;
+    pthread_mutex_unlock (&v->lock);
+    return;
+  }
+  if (r->put_off) { /* others have the lane meanwhile, and the peer a pause, whoever moves */
+    while (!atomic_load (&v->abandoned) && !atomic_load (&v->second_lost)
+           && fm_cond_wait_until (&v->moved, &v->lock, deadline) == 0)
+      ;
     pthread_mutex_unlock (&v->lock);
     return;
   }

@@ -242,7 +242,9 @@ a_peer_that_says_come_again (void)
   CHECK_EQ (stats ().abandoned, 0);
   CHECK_EQ (stats ().pending_blocks, BLOCKS / 4);
   CHECK_EQ (stats ().sent_blocks, BLOCKS / 4);
-  struct writer w = { .block = BLOCKS - 3 };
+  uint64_t at, n;
+  CHECK (fm_bitmap_run (v->pending, 0, 1, &at, &n));
+  struct writer w = { .block = (unsigned)at };
   pthread_create (&w.thread, NULL, write_block, &w);
   fm_poll_until (NULL, 0, fm_now_ns () + PATIENCE / 10);
   CHECK (holds (front, w.block, (char)(w.block + 1))); /* it waits */
@@ -254,6 +256,49 @@ a_peer_that_says_come_again (void)
   for (unsigned b = 1; b < BLOCKS; b += 2)
     CHECK (holds (second, b, (char)(b + 1)));
   tear_down ();
+}
+
+/* Blocks 0 and 2 are put off for ever, each time after so long. */
+static _Atomic unsigned put_offs;
+static uint64_t put_off_ns;
+
+static void
+puts_off_two (struct fake *f, const struct fm_op *op)
+{
+  bool owed = op->offset == 0 || op->offset == 2 * BLOCK;
+  put_offs += owed;
+  if (owed && put_off_ns)
+    fm_poll_until (NULL, 0, fm_now_ns () + put_off_ns);
+  f->fail_rc = owed ? -EAGAIN : 0;
+}
+
+/* Two writers whose copies are put off have both lanes, again and again.  Another's goes on meanwhile, and
+ * a peer that says so at once is not asked without a pause. */
+static void
+who_is_put_off_lets_others_go_first (void)
+{
+  for (put_off_ns = 0; put_off_ns <= PATIENCE / 5; put_off_ns += PATIENCE / 5) {
+    struct writer w[3] = { { .block = 0 }, { .block = 2 }, { .block = 4 } };
+    set_up (false, 2, 2, 0);
+    fm_volume_set_patience (v, 3 * PATIENCE);
+    for (unsigned b = 1; b < BLOCKS; b += 2)
+      fm_bitmap_clear (v->pending, b, 1);
+    put_offs = 0;
+    second->on_write = puts_off_two;
+    for (unsigned i = 0; i < 3; i++) {
+      pthread_create (&w[i].thread, NULL, write_block, &w[i]);
+      fm_poll_until (NULL, 0, fm_now_ns () + PATIENCE / 10);
+    }
+    pthread_join (w[2].thread, NULL);
+    CHECK (w[2].took < PATIENCE / 2);
+    CHECK_EQ (stats ().second_lost, 0);
+    fm_poll_until (NULL, 0, fm_now_ns () + PATIENCE / 2);
+    CHECK (put_offs < 100);
+    fm_volume_fail (v, -ESHUTDOWN, -1);
+    for (unsigned i = 0; i < 2; i++)
+      pthread_join (w[i].thread, NULL);
+    tear_down ();
+  }
 }
 
 static void
@@ -278,6 +323,7 @@ main (void)
   RUN (a_hardening_that_takes_long);
   RUN (a_large_block_is_left_to_the_background);
   RUN (a_peer_that_says_come_again);
+  RUN (who_is_put_off_lets_others_go_first);
   RUN (a_peer_that_says_it_for_ever);
   return finish ("patience");
 }
