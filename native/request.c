@@ -83,13 +83,13 @@ lanes_held_by_second (const struct fm_volume *v)
   return false;
 }
 
-/* A wait is over. */
+/* A wait is over.  A step is none: it does the work of this site's own stores. */
 static void
 count_wait (struct fm_request *r)
 {
   if (r->at_second)
     r->second_ns += fm_now_ns () - r->looked_ns;
-  r->at_second = false;
+  r->at_second = r->put_off = false;
 }
 
 /* It is to wait.  What for is looked at now and then, so the time until the next look is that of what is

@@ -134,6 +134,32 @@ own_stores_are_not_the_peers_fault (void)
   }
 }
 
+static void
+takes_a_while (struct fake *f, const struct fm_op *op)
+{
+  (void)f, (void)op;
+  fm_poll_until (NULL, 0, fm_now_ns () + 300 * FM_MS);
+}
+
+/* A write over many runs, whose copies to this site's own store take their time one after the other.
+ * The peer's answers come at once, each a little later than that store's. */
+static void
+own_time_between_two_copies_is_not_the_peers (void)
+{
+  set_up (false, 2, 1, 0);
+  fm_volume_set_patience (v, PATIENCE);
+  for (unsigned b = 1; b < BLOCKS; b += 2)
+    fm_bitmap_clear (v->pending, b, 1);
+  first->on_write = takes_a_while;
+  second->lazy = 50;
+  uint64_t start = fm_now_ns ();
+  CHECK_EQ (fm_volume_write (v, 0, new_bytes, 16 * BLOCK, 0, 0), 0);
+  CHECK (fm_now_ns () - start > 2 * PATIENCE);
+  CHECK_EQ (stats ().second_lost, 0);
+  fm_volume_fail (v, -ESHUTDOWN, -1);
+  tear_down ();
+}
+
 /* Who wants it so waits for the peer, as long as that one is there. */
 static void
 without_a_bound (void)
@@ -319,6 +345,7 @@ main (void)
   RUN (the_last_of_many_writers);
   RUN (a_slow_peer_is_not_lost);
   RUN (own_stores_are_not_the_peers_fault);
+  RUN (own_time_between_two_copies_is_not_the_peers);
   RUN (without_a_bound);
   RUN (a_hardening_that_takes_long);
   RUN (a_large_block_is_left_to_the_background);
