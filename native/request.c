@@ -95,11 +95,19 @@ count_wait (struct fm_request *r)
 /* It is to wait.  What for is looked at now and then, so the time until the next look is that of what is
  * found now. */
 static int
+put_off (struct fm_volume *v, struct fm_request *r, uint64_t now)
+{
+  if (r->session) /* nothing of it is written, but who asks is there */
+    atomic_store_explicit (&v->heard_ns, now, memory_order_relaxed);
+  return leave (v, r, -EAGAIN);
+}
+
+static int
 goes_on_later (struct fm_volume *v, struct fm_request *r)
 {
   uint64_t now = fm_now_ns (), patience = atomic_load (&v->patience_ns);
   if (v->strict)
-    return patience && !r->lane && now >= r->waited_since_ns + patience ? leave (v, r, -EAGAIN) : 0;
+    return patience && !r->lane && now >= r->waited_since_ns + patience ? put_off (v, r, now) : 0;
   r->looked_ns = now;
   if (r->lane)
     r->at_second = atomic_load (&r->lane->slots[0].claim->at_second);

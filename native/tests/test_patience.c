@@ -198,18 +198,21 @@ a_hardening_that_takes_long (void)
   fm_volume_set_patience (v, PATIENCE / 4);
   CHECK_EQ (fm_volume_copy (v, PATIENCE), 1);
   fm_volume_harden_begin (v);
+  CHECK_EQ (fm_group_fence (&v, 1, 7, 100 * FM_MS), 0);
   struct fm_request r = write_of (5 * BLOCK, BLOCK);
+  r.session = 7;
   uint64_t start = fm_now_ns ();
   CHECK_EQ (fm_request_begin (v, &r), 0);
   CHECK_EQ (steps_until_told (&r), -EAGAIN);
   CHECK (fm_now_ns () - start >= PATIENCE / 4 && fm_now_ns () - start < PATIENCE);
   CHECK (holds (front, 5, 6));
   CHECK_EQ (stats ().next_blocks, 0);
+  CHECK (stats ().heard_ns >= start); /* but who asked is there */
   uint64_t held; /* it has left the gate */
   CHECK_EQ (fm_volume_flush (v, false), 0);
   fm_volume_harden_end (v);
   CHECK_EQ (fm_group_freeze (&v, 1, 100 * FM_MS, &held), 0);
-  CHECK_EQ (fm_volume_write (v, 0, new_bytes, BLOCK, 5 * BLOCK, 0), 0);
+  CHECK_EQ (fm_volume_write (v, 7, new_bytes, BLOCK, 5 * BLOCK, 0), 0);
   CHECK (holds (front, 5, 99));
   tear_down ();
 }
