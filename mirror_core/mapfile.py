@@ -9,7 +9,8 @@ which blocks may differ.  A machine that went down takes them along: then the in
 Invariants.  Maps count only for the run that the ledger names, in the boot that they were made
 in, and if they hold every bit (the last number of the first page).  What a commit holds they forget
 after the ledger names the commit, and they too: with a ledger of another commit, one that was put
-back, they do not count.  A new run makes new files; the old ones stand until the ledger names it.
+back, they do not count, nor does the intent log beside that one: everything may differ.  A new run
+makes new files; the old ones stand until the ledger names it.
 Without memory for them a site runs all the same, and after a kill the intent log decides.
 
 Left out: a target's maps.  What it needs is durable (ledger, log of hardenings).
@@ -117,15 +118,23 @@ def share(book: Ledger, record: VolumeRecord, run: str, volume: native.Volume) -
 
 
 def restore(book: Ledger, record: VolumeRecord, volume: native.Volume) -> bool:
-    """Mark what the maps of the run before hold; False: they tell nothing, or not all."""
-    run = book.run
-    wanted = _head(book, record, run) + _commit(book) + _WHOLE.pack(1)
+    """Mark what the maps of the run before hold; False: they tell nothing, or not all.  If the
+    ledger is one that was put back, everything is marked: the intent log is as old."""
+    head, commit, run = _head(book, record, book.run), _commit(book), book.run
     for folder in folders():
         with contextlib.suppress(OSError):
             fd = os.open(folder / _name(book.site, record.name, run), os.O_RDONLY | os.O_CLOEXEC)
             try:
+                page = os.pread(fd, _PAGE, 0)
+                if len(page) < _PAGE or page[:_COMMIT_AT] != head:
+                    continue
+                # A kill between the record of a commit and this one leaves the ledger the newer.
+                if page[_COMMIT_AT : -_WHOLE.size] != commit:
+                    if _COMMIT.unpack_from(page, _COMMIT_AT)[0] >= book.committed:
+                        volume.mark(0, volume.blocks)
+                    continue
                 same_size = os.fstat(fd).st_size == volume.shared_bytes()
-                if same_size and os.pread(fd, _PAGE, 0) == wanted:
+                if same_size and page[-_WHOLE.size :] == _WHOLE.pack(1):
                     volume.mark_shared(fd)
                     return True
             finally:

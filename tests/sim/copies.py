@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mirror_core import ledger, limits, mapfile
+from mirror_core import ledger, limits
 from sim import person
 from sim.oracle import Content, Image, Point
 from sim.shape import SECTOR
@@ -169,7 +169,7 @@ class Copies:
     @staticmethod
     def _has_maps(machine: Machine, book: ledger.Ledger) -> bool:
         kept = machine.maps.get(book.run)
-        return kept is not None and kept.commit == mapfile._commit(book)
+        return kept is not None and kept.sequence >= book.committed
 
     def _holds(self, book: ledger.Ledger) -> bool:
         """Whether the target's image may be one that this source knows, or become it: a commit

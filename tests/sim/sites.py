@@ -63,7 +63,7 @@ class SimMaps:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
-        self.commit = b""
+        self.commit, self.sequence = b"", 0
 
     def share(
         self, book: ledger.Ledger, record: ledger.VolumeRecord, run: str, volume: native.Volume
@@ -73,7 +73,7 @@ class SimMaps:
         return self
 
     def go_with(self, book: ledger.Ledger) -> None:
-        self.commit = mapfile._commit(book)
+        self.commit, self.sequence = mapfile._commit(book), book.committed
 
     def close(self) -> None:
         pass
@@ -82,7 +82,11 @@ class SimMaps:
         self, book: ledger.Ledger, record: ledger.VolumeRecord, volume: native.Volume
     ) -> bool:
         kept = self._machine.maps.get(book.run)
-        if kept is None or kept.commit != mapfile._commit(book):
+        if kept is None:
+            return False
+        if kept.commit != mapfile._commit(book):
+            if kept.sequence >= book.committed:
+                volume.mark(0, volume.blocks)
             return False
         self._machine.world.counts["maps outlived a kill"] += 1
         for first, count in kept.runs[record.name]:
@@ -97,6 +101,7 @@ class SimMaps:
 @dataclass(frozen=True)
 class KeptMaps:
     commit: bytes
+    sequence: int  # of it
     runs: dict[str, list[tuple[int, int]]]  # by volume
 
 
@@ -342,7 +347,9 @@ class Machine:
         life.dead, self.life = True, None
         if life.site and life.has_volumes and life.site.book.current.role == "source":
             assert isinstance(life.site._maps, SimMaps)
-            self.maps[life.site._run] = KeptMaps(life.site._maps.commit, self._maps_of(life.site))
+            self.maps[life.site._run] = KeptMaps(
+                life.site._maps.commit, life.site._maps.sequence, self._maps_of(life.site)
+            )
         for handle in life.handles:
             lib.sim_store_kill(handle)
 
