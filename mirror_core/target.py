@@ -244,7 +244,10 @@ class Target:
             raise PeerError(f"sequence {sequence} is committed: this was asked too late")
 
     def _flushed(
-        self, wanted: tuple[object, ...], covered: Callable[[], dict[str, BitMap64]]
+        self,
+        wanted: tuple[object, ...],
+        covered: Callable[[], dict[str, BitMap64]],
+        wait_s: float = limits.CONTROL_WAIT_S,
     ) -> _Flush | None:
         """The flush of all intermediates, by the thread, that was asked for by this name; None:
         it goes on.  PeerError: it failed, and what the cycle wrote is written again (I9)."""
@@ -255,7 +258,7 @@ class Target:
             if flush is None or flush.wanted != wanted:
                 self._flush = flush = _Flush(wanted, covered())
                 self.changed.notify_all()
-            self.changed.wait_for(lambda: self.stopping or flush.done, limits.CONTROL_WAIT_S)
+            self.changed.wait_for(lambda: self.stopping or flush.done, wait_s)
             if not flush.done:
                 return None
             self._flush = None
@@ -308,9 +311,11 @@ class Target:
                 raise Refused(
                     f"sequence {request.sequence} is not after {mine.committed}, the last commit"
                 )
+            until = self._platform.monotonic() + limits.CONTROL_WAIT_S  # for both
             if not self.wait_hardened(limits.CONTROL_WAIT_S):
                 return {"done": False, "hardened": mine.hardened, "reason": self.reason}
-            if not self._flushed(("commit", request.session, request.sequence), dict):
+            left = max(0.0, until - self._platform.monotonic())
+            if not self._flushed(("commit", request.session, request.sequence), dict, left):
                 return {"done": False, "hardened": mine.hardened, "reason": self.reason}
             self._commit(request)
             return {"done": True, "hardened": self._book.current.hardened}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from mirror_core import (
     flashcopy,
     hardlog,
     ledger,
+    limits,
     native,
     protocol,
     runlog,
@@ -25,6 +27,7 @@ from mirror_core.book import Book
 from mirror_core.journal import Journal
 from mirror_core.ledger import Lineage
 from mirror_core.platform import HERE
+from mirror_core.site import Site
 
 SIZE, BLOCK, SESSION = 1 << 20, 4096, 5
 
@@ -93,3 +96,30 @@ def test_a_commit_is_not_hardened_before_its_maps_stand(handmade: Handmade) -> N
         copier.fail(5)
         copier.unlink()
         volume.close()
+
+
+def test_a_commit_is_answered_within_the_time_of_one_wait(handmade: Handmade) -> None:
+    """A commit waits for the hardening of the one before, and then for a flush: for both together
+    no longer than a request may wait inside, or a source whose link_timeout is short takes a target
+    that is busy for one that is gone (docs/timeouts.md)."""
+    handmade.create()
+    site = Site(config.load(str(handmade.toml("west"))))
+    one = site.control
+    assert isinstance(one, target.Target)
+    site.book.update(lineage=Lineage("1" * 32), committed=1, whole=True)
+    one.session, one._pending_of = SESSION, 1
+
+    def harden() -> None:
+        with one.changed:
+            one.hardened = 1
+            one.changed.notify_all()
+
+    slow = threading.Timer(0.9 * limits.CONTROL_WAIT_S, harden)
+    slow.start()
+    began = time.monotonic()
+    answer = one.commit(protocol.Commit("1" * 32, SESSION, 2, time.time(), "2" * 32))
+    took = time.monotonic() - began
+    slow.join()
+    site._undo.close()
+    assert answer["done"] is False
+    assert took < 1.5 * limits.CONTROL_WAIT_S
