@@ -269,8 +269,14 @@ class Driver:
             self._mark_everything(data_only=False)
             self._coarse = True  # so that only what differs is sent
         self._owing = False
-        self._session.connect()
+        self._connect()
         self._set_connected(welcome)
+
+    def _connect(self) -> None:
+        """PeerError; MirrorError: our own intermediate."""
+        self._session.connect()
+        if self.stopping:  # the lanes lead to the target again since it was hung up
+            self._copier.hang_up(errno.ESHUTDOWN)
 
     def _retry_later(self) -> None:
         """Not before a while, which grows as long as sessions do not last."""
@@ -344,7 +350,7 @@ class Driver:
         try:
             welcome = self._session.open(sequence, self._stable.done)
             committed = self._go_on_with(sequence, welcome)
-            self._session.connect()
+            self._connect()
             if committed:
                 self._copier.all_sent()
         except PeerError as error:

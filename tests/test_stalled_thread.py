@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -26,6 +27,7 @@ from mirror_core import (
 from mirror_core.book import Book
 from mirror_core.journal import Journal
 from mirror_core.ledger import Lineage
+from mirror_core.driver import Driver
 from mirror_core.platform import HERE
 from mirror_core.site import Site
 
@@ -123,3 +125,32 @@ def test_a_commit_is_answered_within_the_time_of_one_wait(handmade: Handmade) ->
     site._undo.close()
     assert answer["done"] is False
     assert took < 1.5 * limits.CONTROL_WAIT_S
+
+
+def test_a_stop_that_comes_while_lanes_are_opened_is_not_forgotten(handmade: Handmade) -> None:
+    """A cycle that goes on in another session gets lanes to the target again: of a site that was
+    told to stop meanwhile no write may wait for it."""
+    handmade.create()
+    site = Site(config.load(str(handmade.toml("east"))))
+    one, copier = site.control, site.copier
+    assert isinstance(one, Driver)
+    path = handmade.folder / "second.img"
+    path.write_bytes(bytes(SIZE))
+    second = native.Store.file(os.open(path, os.O_RDWR), SIZE)
+    copier.link([second])
+    copier.part(errno.ETIMEDOUT)
+    welcome = protocol.Welcome("west", "2" * 32, 0, 0, False, False, False, 0.0, True)
+
+    def connect() -> None:
+        one.stop()  # between two connections
+        copier.link([second])
+
+    one._session.open = lambda *_: welcome  # type: ignore[method-assign]
+    one._session.connect = connect  # type: ignore[method-assign]
+    try:
+        one._resume(1)
+        assert copier.stats()["disk"].second_lost == -errno.ESHUTDOWN
+    finally:
+        copier.unlink()
+        second.close()
+        site._undo.close()
