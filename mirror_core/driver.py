@@ -296,13 +296,13 @@ class Driver:
             self.connected, self.connected_since = True, self._platform.time()
             if self.requested <= self.hardened:
                 self.requested = 0  # nobody waits for it, or a lost image would ask for it again
-            self.hardened = welcome.hardened
             self.reason, self.refused = self.reason if self._stuck else None, False
             if not welcome.whole:
                 self.committed, self._committed_at = 0, None
             elif welcome.committed > self.committed:  # its answer was lost, or our ledger is older
                 self.committed = welcome.committed
                 self._committed_at = age.told(welcome.point, self._platform)
+            self.hardened = min(welcome.hardened, self.committed)
             self.changed.notify_all()
         if not self._stuck:
             self._journal.say(f"mirroring to {welcome.name}")
@@ -439,8 +439,10 @@ class Driver:
         self._say_of_peer(answer.get("reason"))
 
     def _set_hardened(self, sequence: int) -> None:
+        """So the target says; but what is whole there is committed, or a number that is too high
+        would answer each `sync` that is still to come."""
         with self.changed:
-            self.hardened = max(self.hardened, sequence)
+            self.hardened = max(self.hardened, min(sequence, self.committed))
             self.changed.notify_all()
 
     def _perform(self, run: Generator[cycle.Effect, cycle.Result, cycle.Outcome]) -> cycle.Outcome:

@@ -127,6 +127,21 @@ def test_a_commit_is_answered_within_the_time_of_one_wait(handmade: Handmade) ->
     assert took < 1.5 * limits.CONTROL_WAIT_S
 
 
+def test_what_the_peer_says_is_whole_is_committed(handmade: Handmade) -> None:
+    """A number of the peer's that is too high must not tell a `sync` of later, nor of the next run,
+    that it is done."""
+    handmade.create()
+    site = Site(config.load(str(handmade.toml("east"))))
+    one = site.control
+    assert isinstance(one, Driver)
+    one._set_hardened((1 << 63) - 1)
+    assert not one.wait_whole(one.request_point(), 0.0)
+    welcome = protocol.Welcome("west", "2" * 32, 0, 7, True, False, False, 0.0, False)
+    one._set_connected(welcome)
+    site._undo.close()
+    assert one.hardened == 0
+
+
 def test_a_stop_that_comes_while_lanes_are_opened_is_not_forgotten(handmade: Handmade) -> None:
     """A cycle that goes on in another session gets lanes to the target again: of a site that was
     told to stop meanwhile no write may wait for it."""
