@@ -25,9 +25,9 @@ from mirror_core import (
     written,
 )
 from mirror_core.book import Book
+from mirror_core.driver import Driver
 from mirror_core.journal import Journal
 from mirror_core.ledger import Lineage
-from mirror_core.driver import Driver
 from mirror_core.platform import HERE
 from mirror_core.site import Site
 
