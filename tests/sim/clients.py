@@ -153,7 +153,7 @@ def _ask(life: Incarnation, **record: Any) -> dict[str, Any]:
     assert life.site
     began = lib.sim_clock_ns
     said = control.answer(life.site, protocol.encode(record), LOCAL)
-    life.machine.world.took(life.machine, f"answer to {record['op']}", began, ANSWER_S)
+    life.machine.world.took(life, f"answer to {record['op']}", began, ANSWER_S)
     answer = protocol.decode(said)[0]
     if "refused" in answer or "error" in answer:
         current().trace(f"{record['op']}: {answer}")
@@ -227,7 +227,10 @@ def sync(world: World, life: Incarnation) -> None:
 
 
 def promote(world: World, life: Incarnation, *, force: bool) -> None:
-    """Asked again until the site begins anew; but not when it is refused."""
+    """Asked again until the site begins anew; but not when it is refused, nor of a mixture, which
+    is nothing to go on with."""
+    if life.machine.holds_mixture():
+        return
 
     def work(world: World, life: Incarnation) -> None:
         while not life.stopping:

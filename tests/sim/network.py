@@ -181,9 +181,8 @@ class Network:
                 try:
                     began = lib.sim_clock_ns
                     answer = control.answer(self.world.site_of(target), request, PEER)
-                    if not target.dead:
-                        assert isinstance(target, Incarnation)
-                        self.world.took(target.machine, "answer to the peer", began, ANSWER_S)
+                    assert isinstance(target, Incarnation)
+                    self.world.took(target, "answer to the peer", began, ANSWER_S)
                 except Exception:
                     if not self.world.was_thrown(target):
                         raise

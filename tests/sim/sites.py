@@ -305,7 +305,7 @@ class Machine:
                     raise
                 life.refused = MirrorError(repr(error))
                 return
-            self.world.took(self, "stop", began, STOP_S)
+            self.world.took(life, "stop", began, STOP_S)
             scheduler.trace("stopped")
             life.dead, self.life = True, None
             self.world.stopped(self)
@@ -400,6 +400,11 @@ class Machine:
         if self.life and place < len(self.life.handles):
             lib.sim_store_restart(self.life.handles[place])
         return lost
+
+    def holds_mixture(self) -> bool:
+        """A target whose image is of two moments (copies.py)."""
+        book = self.book_on_disk(self.fs)
+        return (book.committed, book.committed_token) == self.unjudged
 
     def book_on_disk(self, fs: simos.SimFs) -> ledger.Ledger:
         """What a boot now would find.  LedgerError."""

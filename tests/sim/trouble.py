@@ -39,13 +39,13 @@ class Trouble:
 
     def __init__(self, world: World) -> None:
         self.world, self.random = world, world.random
-        copies = Copies(self)
+        of_copies = Copies(self)
         self.acts: list[tuple[int, Callable[[], None]]] = [  # with weights
             (3, self._run_on), (3, self._at_random), (4, self._command),
             (3, self._crash_owing), (3, self._stop_owing), (3, self._crash_parted),
             (2, self._at_commit), (4, self._link), (2, self._promote), (2, self._resync),
             (2, self._slow), (3, self._drain), (1, self._pause), (4, self._waits),
-            (2, self._failback), (7, copies.goes_back), (2, copies.clone),
+            (2, self._failback), (7, of_copies.goes_back), (2, of_copies.clone),
         ]  # fmt: skip
         if world.disk_errors:
             self.acts += [

@@ -228,15 +228,15 @@ class World:
         if ns > self.shape.wait_s * NS:
             raise Violation(f"a client's request took {ns / NS:.1f} s")
 
-    def took(self, machine: Machine, what: str, began_ns: int, limit_s: float) -> None:
+    def took(self, life: Incarnation, what: str, began_ns: int, limit_s: float) -> None:
         """What a site promises to end: a stop, an answer to a command or to its peer."""
         ns = lib.sim_clock_ns - began_ns
-        if machine.was_slow or self.shape.stalls:
+        if life.dead or life.machine.was_slow or self.shape.stalls:
             return
         for part in (0.25, 0.5, 0.75):
             self.counts[f"{what} longer than {part} of its limit"] += ns > part * limit_s * NS
         if ns > limit_s * NS:
-            raise Violation(f"{what} of {machine.name} took {ns / NS:.1f} s, not {limit_s:g}")
+            raise Violation(f"{what} of {life.name} took {ns / NS:.1f} s, not {limit_s:g}")
 
     def judge_waits(self, machine: Machine) -> None:
         """Of requests that nobody has answered yet: a restart would end them."""
