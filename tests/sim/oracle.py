@@ -28,7 +28,7 @@ from sim.shape import SECTOR
 
 Image = tuple[bytes, ...]  # of each volume
 Point = tuple[int, str]  # sequence and token
-NO_POINT: Point = (0, "")
+NO_POINT: Point = (-1, "")  # no image is this one, nor that of a target without any
 
 
 class Content:
