@@ -40,7 +40,8 @@ def _of_source(world: World, machine: Machine, told: dict[str, Any]) -> None:
             raise Violation(f"{machine.name} says that {committed} is committed and {hardened} "
                             f"hardened, but {other.name} has {book.committed} and {book.hardened}"
                             )  # fmt: skip
-    points = history.of(committed)
+    # Of the ledger's commit: a thread that stands still may not have said yet that it is made.
+    points = history.of(machine.life.site.book.current.committed)
     if world.shape.exposure and len(points) == 1 and machine.content and not machine.is_mixed:
         model = tuple(bytes(volume) for volume in machine.content.model)
         if model != points[0] and not told["data_exposure_seconds"]:
