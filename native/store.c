@@ -12,6 +12,7 @@
 #include <stdlib.h>
 
 #define PROBES 4 /* in a time-out, of a server that flushes */
+#define PROBE_BYTES 4096 /* there are servers that read no less */
 
 void
 fm_op_finish (struct fm_store *s, struct fm_op *op, int rc)
@@ -106,15 +107,16 @@ move_on (struct fm_port *p, uint64_t until_ns)
 }
 
 /* A flush says nothing until it is over, and may have much to write.  So as long as that may take, the
- * server is asked something else now and then: while it answers, it is not silent. */
+ * server is asked something else now and then: while it answers, it is not silent.  A read that fails may be
+ * libnbd's own refusal, which says nothing of the server. */
 static void
 flush_and_ask (struct fm_port *p, struct fm_parts *t)
 {
   struct fm_store *s = p->store;
-  char sector[512];
+  char bytes[PROBE_BYTES];
   struct fm_parts probe = { .op = { .done = true } };
-  struct fm_op read = { .kind = FM_READ, .buf = sector,
-                        .length = s->size < sizeof sector ? s->size : sizeof sector };
+  struct fm_op read = { .kind = FM_READ, .buf = bytes,
+                        .length = s->size < sizeof bytes ? s->size : sizeof bytes };
   uint64_t written = atomic_load (&s->written_bytes), left = written - atomic_load (&s->flushed_bytes);
   uint64_t end = fm_now_ns () + left * FM_FLUSH_BYTE_NS, every = s->timeout_ns / PROBES;
   uint64_t next = fm_now_ns () + every;
@@ -123,12 +125,12 @@ flush_and_ask (struct fm_port *p, struct fm_parts *t)
     over = fm_parts_step (t, s, p, true);
     bool asked = !fm_parts_step (&probe, s, p, false);
     uint64_t now = fm_now_ns ();
-    if (!over && !asked && now >= next && now < end) {
+    if (!over && !asked && now >= next && now < end && probe.op.rc == 0) {
       fm_parts_begin (&probe, p, read);
       next = now + every;
     } else if (!over || asked) {
       over = false;
-      move_on (p, asked || now >= end ? UINT64_MAX : next);
+      move_on (p, asked || now >= end || probe.op.rc < 0 ? UINT64_MAX : next);
     }
   }
   if (t->op.rc == 0)

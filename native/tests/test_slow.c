@@ -326,17 +326,20 @@ a_line_that_moves (void)
   lab_kill (&server);
 }
 
-/* A server each of whose flushes takes that long, and all else no time. */
+/* A server each of whose flushes takes that long, and all else no time.  `blocks`: it reads no less
+ * than 4 KiB. */
 static struct fm_store *
-flushes_take (const char *seconds, uint64_t timeout_ns)
+flushes_take (const char *seconds, bool blocks, uint64_t timeout_ns)
 {
   char arguments[512], why[256] = "";
   struct fm_store *s;
   server = (struct lab_server){ 0 };
   snprintf (arguments, sizeof arguments,
-            "eval,thread_model=echo parallel,get_size=echo 256M,can_write=exit 0,can_flush=exit 0,"
+            "%seval,thread_model=echo parallel,get_size=echo 256M,can_write=exit 0,can_flush=exit 0,"
             "can_multi_conn=exit 0,can_fua=echo native,can_zero=exit 0,pread=head -c $3 /dev/zero,"
-            "pwrite=cat >/dev/null,zero=exit 0,flush=sleep %s", seconds);
+            "pwrite=cat >/dev/null,zero=exit 0,flush=sleep %s%s",
+            blocks ? "--filter=blocksize-policy," : "", seconds,
+            blocks ? ",blocksize-minimum=4096,blocksize-preferred=4096" : "");
   lab_serve (&server, arguments);
   CHECK_EQ (fm_store_open_nbd (server.uri, timeout_ns, &s, why, sizeof why), 0);
   return s;
@@ -357,7 +360,7 @@ write_and_flush (void *arg)
 static void
 a_line_of_flushes (void)
 {
-  struct fm_store *s = flushes_take ("0.7", TIMEOUT);
+  struct fm_store *s = flushes_take ("0.7", false, TIMEOUT);
   pthread_t t[5];
   for (unsigned i = 0; i < 5; i++) {
     pthread_create (&t[i], NULL, write_and_flush, s);
@@ -370,24 +373,27 @@ a_line_of_flushes (void)
 }
 
 /* A server that has much to flush takes longer than its time-out and answers others meanwhile; one that
- * has little, or is silent, is lost as ever. */
+ * has little, or is silent, is lost as ever.  So it is with one that reads no less than 4 KiB, of which
+ * libnbd tells without asking it. */
 static void
 much_to_flush (void)
 {
-  enum { MUCH, LITTLE, SILENT, CASES };
+  enum { MUCH, LITTLE, SILENT, MUCH_IN_BLOCKS, SILENT_IN_BLOCKS, CASES };
   char *buf = calloc (1, 8 << 20);
   for (unsigned i = 0; i < CASES; i++) {
-    struct fm_store *s = flushes_take ("3", TIMEOUT);
+    bool blocks = i >= MUCH_IN_BLOCKS, silent = i == SILENT || i == SILENT_IN_BLOCKS;
+    bool well = i == MUCH || i == MUCH_IN_BLOCKS;
+    struct fm_store *s = flushes_take ("3", blocks, TIMEOUT);
     struct fm_op write = { .kind = FM_WRITE, .length = i == LITTLE ? 4096 : 8 << 20, .buf = buf };
     struct fm_op flush = { .kind = FM_FLUSH };
     memset (buf, 1, 8 << 20);
     CHECK_EQ (fm_store_io (s, &write), 0);
-    if (i == SILENT)
+    if (silent)
       lab_stop (&server);
     uint64_t start = fm_now_ns ();
-    CHECK_EQ (fm_store_io (s, &flush), i == MUCH ? 0 : -ETIMEDOUT);
-    CHECK (i == MUCH || fm_now_ns () - start < TIMEOUT + 500 * FM_MS);
-    if (i == SILENT)
+    CHECK_EQ (fm_store_io (s, &flush), well ? 0 : -ETIMEDOUT);
+    CHECK (well || fm_now_ns () - start < TIMEOUT + 500 * FM_MS);
+    if (silent)
       kill (server.pid, SIGCONT);
     fm_store_close (s);
     lab_kill (&server);
