@@ -109,6 +109,8 @@ fm_nbd_connect (const char *uri, uint64_t deadline_ns, struct nbd_handle **out, 
       rc = -ETIMEDOUT;
   }
   fm_watch_end (&watch, rc == 0);
+  if (rc == -EAGAIN) /* its line is full (unix(7)); of a write this errno says "not yet" */
+    rc = -ECONNREFUSED;
   if (rc == 0) {
     *out = h;
     return 0;

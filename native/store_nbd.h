@@ -10,7 +10,7 @@
 
 #define FM_CONNECT_NS 10000000000ULL /* longer than that connecting never takes */
 
-/* 0, or -errno with one line in `why` (may be NULL). */
+/* 0, or -errno, but not -EAGAIN (volume.h), with one line in `why` (may be NULL). */
 int fm_nbd_connect (const char *uri, uint64_t deadline_ns, struct nbd_handle **out, char *why,
                     unsigned whysize);
 

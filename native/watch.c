@@ -44,6 +44,7 @@ fm_watch_begin (struct fm_watch *w, int fd, uint64_t deadline_ns)
     pthread_cond_destroy (&w->ended);
     pthread_mutex_destroy (&w->lock);
     w->fd = -1;
+    rc = -ENOMEM; /* pthread_create(3) calls it EAGAIN, which says something else here: volume.h */
   } else
     set_blocking (fd, true);
   return rc;

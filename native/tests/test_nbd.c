@@ -331,6 +331,34 @@ line_of_a_slow_server (void)
   lab_kill (&server);
 }
 
+/* A server that has no room in its line for one more refuses a connection.  EAGAIN, which the system calls
+ * it, says of a write that the other site wants it later (volume.h). */
+static void
+a_full_line_is_a_refusal (void)
+{
+  char path[108], why[256] = "";
+  int fd = lab_file (0, path), waiting[8];
+  struct sockaddr_un a = { .sun_family = AF_UNIX };
+  struct fm_store *s;
+  struct lab_server server;
+  close (fd);
+  unlink (path);
+  snprintf (a.sun_path, sizeof a.sun_path, "%s", path);
+  int listens = socket (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  CHECK (bind (listens, (struct sockaddr *)&a, sizeof a) == 0 && listen (listens, 0) == 0);
+  for (unsigned i = 0; i < 8; i++) {
+    waiting[i] = socket (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    connect (waiting[i], (struct sockaddr *)&a, sizeof a);
+  }
+  snprintf (server.uri, sizeof server.uri, "nbd+unix:///?socket=%s", path);
+  CHECK_EQ (fm_store_open_nbd (server.uri, LAB_TIMEOUT_NS, &s, why, sizeof why), -ECONNREFUSED);
+  CHECK (why[0]);
+  for (unsigned i = 0; i < 8; i++)
+    close (waiting[i]);
+  close (listens);
+  unlink (path);
+}
+
 int
 main (void)
 {
@@ -345,5 +373,6 @@ main (void)
   RUN (io_from_many_threads);
   RUN (line);
   RUN (line_of_a_slow_server);
+  RUN (a_full_line_is_a_refusal);
   return finish ("nbd");
 }
