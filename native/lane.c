@@ -507,7 +507,8 @@ fm_lane_fill (struct fm_lane *l, uint64_t until_ns)
   unsigned begun = 0;
   struct fm_slot *s;
   while (begun < l->nslots && l->active < l->nslots && !atomic_load (&l->v->abandoned)
-         && !fm_lane_held_until (l) && !yields (l) && (s = claim_next (l))) {
+         && !(l->put_off && l->active) && !fm_lane_held_until (l) && !yields (l)
+         && (s = claim_next (l))) {
     fm_lane_begin (l, s);
     begun++;
     while (s->state != FM_SLOT_FREE && slot_step (l, s))

@@ -22,7 +22,8 @@
  *   - A failed copy leaves the maps as they were and fails the volume's cycle; one that failed
  *     at sink 1 only stands in sink 0, and the volume has lost its second.
  *   - Sink 1 may put a copy off (-EAGAIN: the block is not to be overwritten there yet).  That leaves
- *     the maps as they were, and is no failure: it is tried again after the others.
+ *     the maps as they were, and is no failure: it is tried again after the others.  Each try costs the
+ *     link its bytes, so until another is taken the background has one run in flight.
  */
 #ifndef FM_LANE_H
 #define FM_LANE_H

@@ -2,6 +2,7 @@
  * source: for sink 1, in all, whoever stands before him; of a strict volume: for a hardening, until he
  * is told to come again. */
 #include "lab.h"
+#include "lane.h"
 #include "stage.h"
 
 #define PATIENCE (1000 * FM_MS)
@@ -330,6 +331,33 @@ who_is_put_off_lets_others_go_first (void)
   }
 }
 
+/* As long as all that it sends is put off the background asks with one run at a time, not with all that
+ * the way holds, again and again; with the first that is taken it goes on as before. */
+static void
+the_background_asks_with_one (void)
+{
+  set_up (false, 2, 1, 0);
+  for (unsigned b = 1; b < BLOCKS; b += 2)
+    fm_bitmap_clear (v->pending, b, 1);
+  second->fail_rc = -EAGAIN;
+  CHECK_EQ (fm_volume_copy (v, 10 * FM_MS), 0);
+  CHECK_EQ (stats ().pending_blocks, BLOCKS / 2);
+  second->stuck = true;
+  while (fm_lane_fill (v->bulk, UINT64_MAX))
+    ;
+  CHECK_EQ (v->bulk->active, 1);
+  second->stuck = false;
+  second->fail_rc = 0;
+  while (v->bulk->active)
+    fm_lane_step (v->bulk);
+  CHECK_EQ (stats ().sent_blocks, 1);
+  fm_lane_fill (v->bulk, UINT64_MAX);
+  CHECK_EQ (v->bulk->active, BLOCKS / 2 - 1);
+  CHECK_EQ (fm_volume_copy (v, PATIENCE), 1);
+  CHECK_EQ (stats ().sent_blocks, BLOCKS / 2);
+  tear_down ();
+}
+
 static void
 a_peer_that_says_it_for_ever (void)
 {
@@ -354,6 +382,7 @@ main (void)
   RUN (a_large_block_is_left_to_the_background);
   RUN (a_peer_that_says_come_again);
   RUN (who_is_put_off_lets_others_go_first);
+  RUN (the_background_asks_with_one);
   RUN (a_peer_that_says_it_for_ever);
   return finish ("patience");
 }
