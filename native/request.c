@@ -304,11 +304,13 @@ fm_request_finish (struct fm_volume *v, struct fm_request *r)
 static void
 wait_for (struct fm_volume *v, struct fm_request *r)
 {
-  uint64_t deadline = fm_now_ns () + LOOK_AGAIN_NS;
+  uint64_t deadline = fm_now_ns () + LOOK_AGAIN_NS, patience = atomic_load (&v->patience_ns);
   if (r->lane) {
     fm_lane_wait (r->lane, deadline);
     return;
   }
+  if (v->strict && patience && r->waited_since_ns + patience < deadline)
+    deadline = r->waited_since_ns + patience;
   if (r->heating) {
     fm_intent_wait (v->intent, deadline);
     return;

@@ -218,6 +218,27 @@ a_hardening_that_takes_long (void)
   tear_down ();
 }
 
+/* However short that time is: a source with a link_timeout of 50 ms takes who answers later for silent. */
+static void
+a_short_time_to_be_told (void)
+{
+  uint64_t shortest = UINT64_MAX;
+  set_up (false, 1, 1, 0);
+  fm_volume_set_strict (v);
+  fm_volume_set_patience (v, 12 * FM_MS);
+  CHECK_EQ (fm_volume_copy (v, PATIENCE), 1);
+  fm_volume_harden_begin (v);
+  for (unsigned i = 0; i < 8; i++) { /* the machine may be busy */
+    uint64_t start = fm_now_ns ();
+    CHECK_EQ (fm_volume_write (v, 0, new_bytes, BLOCK, 5 * BLOCK, 0), -EAGAIN);
+    uint64_t took = fm_now_ns () - start;
+    shortest = took < shortest ? took : shortest;
+  }
+  CHECK (shortest >= 12 * FM_MS && shortest < 40 * FM_MS);
+  fm_volume_fail (v, -ESHUTDOWN, -1);
+  tear_down ();
+}
+
 /* A block larger than what the store does in a while: a writer could not leave its copy half done, so
  * the background makes it, the one that is waited for first. */
 static void
@@ -379,6 +400,7 @@ main (void)
   RUN (own_time_between_two_copies_is_not_the_peers);
   RUN (without_a_bound);
   RUN (a_hardening_that_takes_long);
+  RUN (a_short_time_to_be_told);
   RUN (a_large_block_is_left_to_the_background);
   RUN (a_peer_that_says_come_again);
   RUN (who_is_put_off_lets_others_go_first);
