@@ -249,6 +249,8 @@ class Site:
         try:
             self._begin()
         except Exception:
+            if self.metrics:
+                self._tried(self.metrics.stop)  # first: it looks at what goes
             self._undo.close()
             raise
 

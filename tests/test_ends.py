@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
@@ -15,7 +16,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from test_link import frozen
 
 from mirror_core import config, limits, timeouts
+from mirror_core.errors import LedgerError
 from mirror_core.metrics import SiteCollector
+from mirror_core.platform import Platform
 from mirror_core.site import Site
 
 BLOCK = 4096
@@ -148,3 +151,24 @@ def test_a_peer_that_says_it_may_be_silent_for_ever_is_not_believed(handmade: Ha
     pair.more = f'link_timeout = "{limits.LINK_TIMEOUT_MAX_S + 1:g}s"'
     with pytest.raises(CommandFailed, match=r"link_timeout: .*at most 600s"):
         pair.create()
+
+
+class _NoPid(Platform):
+    """A machine on which the lock file cannot be written."""
+
+    def pwrite(self, fd: int, data: bytes, offset: int) -> int:
+        if data == f"{os.getpid()}\n".encode():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().pwrite(fd, data, offset)
+
+
+def test_a_refused_start_leaves_nobody_who_serves_its_metrics(handmade: Handmade) -> None:
+    """What a scrape looks at, the volumes, is gone after a start that was refused."""
+    handmade.create()
+    site = Site(config.load(str(handmade.toml("east"))), platform=_NoPid())
+    with pytest.raises(LedgerError, match="No space"):
+        site.start()
+    assert site.metrics and site.metrics.address
+    host, _, port = site.metrics.address.rpartition(":")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((host, int(port)), 5).close()
