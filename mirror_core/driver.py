@@ -263,8 +263,8 @@ class Driver:
         """Handshake, then the lanes to the target's intermediates.  MirrorError."""
         self._retry_later()
         welcome = self._session.open()
-        if not welcome.whole:
-            self._mark_everything(data_only=welcome.blank)
+        if not welcome.whole:  # what the target was sent may be a hole here
+            self._mark_everything(data_only=welcome.blank and not self._owing)
         elif self._owing:
             self._mark_everything(data_only=False)
             self._coarse = True  # so that only what differs is sent

@@ -285,6 +285,38 @@ def test_a_state_older_than_the_maps_in_memory_makes_everything_differ(make_pair
     assert is_equal(pair)
 
 
+def test_a_source_that_went_back_in_its_first_copy_is_sent_whole(make_pair: MakePair) -> None:
+    """A blank target without an image has been sent a block that the source, put back to before it
+    was written, does not know, and that is a hole there.  The target's refusal of the commit is
+    answered with all of the volume, not with the source's data alone, or it is refused for ever."""
+    pair, mib = make_pair("--size", "16M"), 1 << 20
+    pair.start("east")
+    with pair.client() as client:
+        client.write(0, b"early")
+        client.flush()
+    kill(pair, "east")
+    aside = pair.folder / "aside"
+    shutil.copytree(state_of(pair, "east"), aside / "state")
+    shutil.copy(pair.image("east"), aside / "image")
+    pair.start("east")
+    with pair.client() as client:
+        for at in range(3 * mib, 8 * mib, mib):
+            client.write(at, os.urandom(mib))
+    direct.ask(pair, {"op": "bandwidth", "rate": mib // 2})
+    pair.start("west")
+    direct.wait_for(lambda: direct.status(pair)["cycle"]["copied_bytes"] > mib // 2, "some sent")
+    kill(pair, "east")
+    shutil.rmtree(state_of(pair, "east"))
+    shutil.copytree(aside / "state", state_of(pair, "east"))
+    with pair.image("east").open("r+b") as image:  # the same file, of before, holes and all
+        image.truncate(0)
+        image.write((aside / "image").read_bytes()[:mib])
+        image.truncate(16 * mib)
+    pair.start("east")
+    direct.sync(pair, timeout_s=20)
+    assert is_equal(pair)
+
+
 def test_a_snapshot_of_a_source_that_is_about_to_freeze_is_refused(scratch: Path) -> None:
     """A slow store holds up the freeze of a cycle, whose try is given up; meanwhile a snapshot is
     taken, and then a block is written where nothing was hot.  The snapshot knows nothing of the
