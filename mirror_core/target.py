@@ -200,10 +200,11 @@ class Target:
                 with self.changed:
                     self.promoting, self.session = True, 0
                 return False
-            hardened = self.wait_hardened(limits.CONTROL_WAIT_S)
-            if self._broken and not hardened:
-                raise MirrorError(self._broken)
-            return hardened
+        # No session is opened any more: who asks for one is told so meanwhile.
+        hardened = self.wait_hardened(limits.CONTROL_WAIT_S)
+        if self._broken and not hardened:
+            raise MirrorError(self._broken)
+        return hardened
 
     def _fence(self, session: int) -> None:
         """Only requests of this session enter from now on.  PeerError: older ones do not end."""

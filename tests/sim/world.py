@@ -136,7 +136,7 @@ class World:
         life, group = machine.life, site.copier.group
         history = self.history(site.book.current.lineage)
         freeze = group.freeze
-        made: list[Image] = []  # the last one, which has no sequence yet
+        made: list[tuple[Image, int]] = []  # the last one, which has no sequence yet
 
         def watched(budget_s: float) -> float:
             held = freeze(budget_s)
@@ -144,14 +144,14 @@ class World:
             self.counts["points under fault"] += not self.is_calm
             self.scheduler.trace("consistency point")
             if life and not life.dead and machine.content:
-                made[:] = [machine.images("data")]
-                machine.content.equals(made[0], "a consistency point")
+                made[:] = [(machine.images("data"), self.scheduler.switches)]
+                machine.content.equals(made[0][0], "a consistency point")
             return held
 
         def named(book: ledger.Ledger) -> None:
             point = book.begun, book.begun_token
             if made and point != (site.book.current.begun, site.book.current.begun_token):
-                history.point(point, made.pop())
+                history.point(point, *made.pop())
 
         setattr(group, "freeze", watched)  # noqa: B010
         site.book.told.append(named)
