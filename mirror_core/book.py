@@ -51,6 +51,8 @@ class Book:
                     "started again when that is mended"
                 )
                 self._platform.abort()
-            for tell in self.told:
-                tell(fresh)
-            self.current = fresh
+            try:
+                for tell in self.told:
+                    tell(fresh)
+            finally:  # it stands
+                self.current = fresh

@@ -507,6 +507,8 @@ class Driver:
         self._phase("copy", sequence=sequence, copied_bytes=0, total_bytes=total)
 
     def _freeze(self, budget: float) -> cycle.Result:
+        if self.stopping:
+            return cycle.Result(error="stopping", code=errno.ESHUTDOWN)
         # Of before the freeze: every write acknowledged by then is in it.
         point = age.Moment(self._platform.time(), self._platform.monotonic(), exact=True)
         try:

@@ -64,6 +64,9 @@ def command(site: config.SiteConfig) -> tuple[list[str], dict[str, str]]:
         **os.environ,
         "PATH": f"{own}:{os.environ.get('PATH', '/usr/sbin:/usr/bin:/sbin:/bin')}",
         "FLASHMIRROR_PREFIX": sys.prefix,
+        # libnbd asks for addresses in its caller's thread, and a name server that is away must not
+        # hold up a site for longer than connecting may take (resolv.conf(5)).
+        "RES_OPTIONS": os.environ.get("RES_OPTIONS", "timeout:2 attempts:1"),
     }
     tls = site.tls.server_words() if site.tls else []
     words = [program, "--log=stderr", *threads, *tls]

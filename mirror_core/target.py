@@ -99,7 +99,10 @@ class Target:
         # not stable again in another one.  (One that was asked for in an older session may have
         # met, and so used up, the failure of what a newer one wrote.)
         self._flush_error: str | None = None
-        self.hardened = book.current.hardened  # and writers know it: later than the ledger
+        # And writers know it: later than the ledger.  If this site was stopped in between, what its
+        # maps say is pending is copied once more.
+        pending = any(stats.pending_blocks for stats in copier.stats().values())
+        self.hardened = min(book.current.hardened, book.current.committed - pending)
         self._pending_of = book.current.committed  # whose `pending` is in the maps: the same
         self._committed_at = age.told(book.current.consistency_point, platform)
 

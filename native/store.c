@@ -118,6 +118,7 @@ flush_and_ask (struct fm_port *p, struct fm_parts *t)
   struct fm_op read = { .kind = FM_READ, .buf = bytes,
                         .length = s->size < sizeof bytes ? s->size : sizeof bytes };
   uint64_t written = atomic_load (&s->written_bytes), left = written - atomic_load (&s->flushed_bytes);
+  left = left < FM_FLUSH_MOST ? left : FM_FLUSH_MOST;
   uint64_t end = fm_now_ns () + left * FM_FLUSH_BYTE_NS, every = s->timeout_ns / PROBES;
   uint64_t next = fm_now_ns () + every;
   fm_parts_begin (t, p, (struct fm_op){ .kind = FM_FLUSH });

@@ -102,6 +102,7 @@ struct fm_store_ops {
 };
 
 #define FM_FLUSH_BYTE_NS 1000 /* 1 MB/s: no disk is slower, but one that hangs */
+#define FM_FLUSH_MOST (1ULL << 30) /* bytes: a server that has kept more than that has written some of it */
 #define FM_POOL_MAX 32 /* connections of a store that are lent */
 
 struct fm_store {

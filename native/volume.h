@@ -133,7 +133,7 @@ struct fm_volume {
 struct fm_volume_stats {
   uint64_t next_blocks, pending_blocks, unsent_blocks, sent_blocks;
   uint64_t next_since_ns, cycle_since_ns; /* monotonic; 0: nothing; or FM_SINCE_UNKNOWN */
-  uint64_t heard_ns; /* monotonic: the last write of a session; 0: none yet */
+  uint64_t heard_ns; /* monotonic: the last write of a session, done or put off; 0: none yet */
   uint64_t copied_bytes[2];
   uint64_t wire_bytes; /* NBD payload sent to sinks that are servers */
   uint64_t copies_before_write, write_errors;

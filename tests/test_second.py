@@ -7,9 +7,12 @@ import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
+import direct
 import pytest
 from handmade import Handmade
+from pair import MakePair
 from pyroaring import BitMap64
 
 from mirror_core import config, flashcopy, hardlog, ledger, native, runlog, second
@@ -108,3 +111,24 @@ def test_what_is_copied_beside_a_hardening_stays_pending(
     target.copier.harden_end()
     target.copier.harden(record)
     assert not late & target.pending()
+
+
+def test_what_is_pending_is_copied_whatever_the_ledger_calls_hardened(make_pair: MakePair) -> None:
+    """A target that was stopped between the record of a hardening and its end has blocks pending of
+    a commit that its ledger calls hardened: the next run copies them, and all goes on."""
+    pair = make_pair("--size", "1M")
+    pair.start()
+    with pair.client() as client:
+        client.write(0, b"x" * 65536)
+    direct.sync(pair)
+    pair.stop()
+    state = pair.folder / "west" / "state"
+    book = ledger.load(state)
+    assert book.clean and book.hardened == book.committed
+    ledger.save(state, replace(book, maps={"disk/pending": BitMap64(range(16))}))
+    pair.start()
+    with pair.client() as client:
+        client.write(0, b"y" * 65536)
+    direct.sync(pair)
+    pair.stop()
+    assert pair.image("west").read_bytes() == pair.image("east").read_bytes()

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 _IDLE_NS, _IDLE_MAX_NS = 30_000_000, 1_000_000_000  # between two bursts of a client, at most
 LOCAL = Visitor(True, "user 0")
-# A request waits CONTROL_WAIT_S, or for a fence `link_timeout`, and for this site's own stores.
-ANSWER_S = 3.5
+# A request waits CONTROL_WAIT_S, or for its own fence and another's, `link_timeout` each, and for
+# this site's own stores.
+ANSWER_S = 6.0
 
 
 class Clients:

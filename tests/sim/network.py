@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mirror_core import control, exports, native
 from mirror_core.door import Visitor
 from mirror_core.errors import MirrorError
+from sim.clients import ANSWER_S
 from sim.core import ffi, lib
 from sim.sched import NS, Life, Violation, bytes_at, current
 from sim.simos import Condition
@@ -25,7 +26,6 @@ from sim.sites import Incarnation
 if TYPE_CHECKING:
     from sim.world import World
 
-ANSWER_S = 3.5  # a site's, to one request: clients.py
 _SLOW_NS = NS // 20
 PEER = Visitor(False, "10.0.0.2")  # the link is a network: no more than a peer may
 _RESUMES, _EQUAL = re.compile(rb'"resumes": [1-9]'), re.compile(rb'"equal": "([01]*)"')

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 _PATHS = {name: Path(name) for name in ("sim.toml", "east", "west", "state")}
 PARTS = ("data", "intermediate")
 _DISKS = {"east": 10, "west": 20, "east*": 50, "west*": 60}  # the number of its first one
-STOP_S = 10.0  # of clients, whose writes may wait, and of the control thread
+STOP_S = 20.0  # of clients, whose writes may wait, of the control thread, and of slow stores
 REGION = 1024  # of the intent log, bytes: a few blocks, so that there are several regions
 
 
