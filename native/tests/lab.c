@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -83,19 +84,27 @@ answers (const char *socket_path)
   return yes;
 }
 
-static void
-become_nbdkit (const char *socket_path, const char *arguments)
+/* Spawned, not forked: between fork and exec the child of a process with threads may allocate nothing
+ * (fork(2)), and the thread sanitizer allocates at each call. */
+static pid_t
+spawn_nbdkit (const char *socket_path, const char *arguments)
 {
   char *copy = strdup (arguments), *rest;
   char *argv[32] = { "nbdkit", "--exit-with-parent", "-f", "-U", (char *)socket_path };
   unsigned n = 5;
   for (char *a = strtok_r (copy, ",", &rest); a && n < 31; a = strtok_r (NULL, ",", &rest))
     argv[n++] = a;
-  int null = open ("/dev/null", O_RDWR);
-  dup2 (null, 2); /* it complains about clients that vanish, which is what tests do */
-  alarm (0);
-  execvp ("nbdkit", argv);
-  _exit (127);
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init (&actions);
+  /* It complains about clients that vanish, which is what tests do. */
+  posix_spawn_file_actions_addopen (&actions, 2, "/dev/null", O_RDWR, 0);
+  pid_t pid;
+  int rc = posix_spawnp (&pid, "nbdkit", &actions, NULL, argv, environ);
+  posix_spawn_file_actions_destroy (&actions);
+  free (copy);
+  if (rc)
+    fatal ("nbdkit");
+  return pid;
 }
 
 void
@@ -105,11 +114,7 @@ lab_serve (struct lab_server *s, const char *arguments)
     scratch_path (s->socket, "sock");
   snprintf (s->uri, sizeof s->uri, "nbd+unix:///?socket=%s", s->socket);
   unlink (s->socket);
-  s->pid = fork ();
-  if (s->pid < 0)
-    fatal ("fork");
-  if (s->pid == 0)
-    become_nbdkit (s->socket, arguments);
+  s->pid = spawn_nbdkit (s->socket, arguments);
   for (unsigned i = 0; !answers (s->socket); i++) {
     if (i == 2000 || waitpid (s->pid, NULL, WNOHANG) == s->pid)
       fatal (arguments);

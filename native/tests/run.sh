@@ -9,8 +9,10 @@ trap 'rm -rf "$FM_SCRATCH"' EXIT
 trap 'exit 1' HUP INT TERM
 passed=0 failed=0
 for program; do
-  out=$(timeout 100 "$program" 2>&1)
+  # To a file, and not to a pipe that what it may leave behind would keep open.
+  timeout -k 5 100 "$program" >"$FM_SCRATCH/out" 2>&1
   status=$?
+  out=$(cat "$FM_SCRATCH/out")
   printf '%s\n' "$out"
   line=$(printf '%s\n' "$out" | sed -n 's/^[a-z_]*: \([0-9]*\) passed, \([0-9]*\) failed.*/\1 \2/p' | tail -n 1)
   set -- ${line:-0 0}
