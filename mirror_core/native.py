@@ -6,12 +6,13 @@ GIL for as long as it runs.  Errors are OSError with the errno of the core.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
 from array import array
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from importlib.machinery import ModuleSpec
 from importlib.util import module_from_spec, spec_from_file_location
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
@@ -460,15 +461,18 @@ class Group:
         _check(rc, "freeze")
         return int(held[0]) / NS
 
-    def close_gates(self, budget_s: float) -> None:
+    @contextlib.contextmanager
+    def closed(self, budget_s: float) -> Generator[None, None, None]:
+        """With the gates closed.  NativeError: requests did not end."""
         deadline = int(_lib.fm_now_ns()) + int(budget_s * NS)
         _check(_lib.fm_group_close(self._array, self._n, deadline), "freeze")
+        try:
+            yield
+        finally:
+            _lib.fm_group_open(self._array, self._n)
 
     def swap(self) -> None:
         _lib.fm_group_swap(self._array, self._n)
-
-    def open_gates(self) -> None:
-        _lib.fm_group_open(self._array, self._n)
 
     def fence(self, session: int, budget_s: float) -> None:
         """From now on only requests of `session` enter (I8)."""

@@ -326,36 +326,38 @@ class Target:
 
     def _commit(self, request: protocol.Commit) -> None:
         try:
-            self._copier.group.close_gates(limits.FENCE_BUDGET_S)
+            with self._copier.group.closed(limits.FENCE_BUDGET_S):
+                self._swap(request)
         except OSError as error:
             raise PeerError(f"the target cannot commit: {describe(error.errno or 0)}") from error
-        try:
-            written = self._bitmaps()
-            nothing = {name: BitMap64() for name in written}
-            for name, owed in self._owed.items():
-                if not owed <= written[name]:
-                    raise PeerError(
-                        f"volume {name}: a cycle left out what an abandoned one had written",
-                        errno.ESTALE,
-                    )
-            self._book.update(
-                committed=request.sequence,
-                committed_token=request.token,
-                consistency_point=request.consistency_point,
-                whole=True,
-                seeded=False,
-                maps={f"{name}/pending": bitmap for name, bitmap in written.items()},
-            )
-            self._copier.group.swap()
-            # Not before: to the thread the maps would be those of a commit that is hardened.
-            self._pending_of, self._owed = request.sequence, nothing
         finally:
-            self._copier.group.open_gates()
             with self.changed:
                 self.changed.notify_all()
         with self.changed:
             self._committed_at = age.told(request.consistency_point, self._platform)
             self.total_bytes = self._copier.left_bytes()
+
+    def _swap(self, request: protocol.Commit) -> None:
+        """The change itself, with the gates closed.  PeerError; LedgerError."""
+        written = self._bitmaps()
+        nothing = {name: BitMap64() for name in written}
+        for name, owed in self._owed.items():
+            if not owed <= written[name]:
+                raise PeerError(
+                    f"volume {name}: a cycle left out what an abandoned one had written",
+                    errno.ESTALE,
+                )
+        self._book.update(
+            committed=request.sequence,
+            committed_token=request.token,
+            consistency_point=request.consistency_point,
+            whole=True,
+            seeded=False,
+            maps={f"{name}/pending": bitmap for name, bitmap in written.items()},
+        )
+        self._copier.group.swap()
+        # Not before: to the thread the maps would be those of a commit that is hardened.
+        self._pending_of, self._owed = request.sequence, nothing
 
     def image_age(self) -> float | None:
         """Of the image's consistency point, in seconds; None: there is none."""

@@ -459,8 +459,8 @@ FAULTS = (
     Fault(
         "maps of an older run, another boot, or not whole count",
         "tests/test_maps.py",
-        (("mirror_core/mapfile.py", "if same_size and os.pread(fd, _PAGE, 0) == wanted:",
-          "if wanted:"),),
+        (("mirror_core/mapfile.py", "if len(page) < _PAGE or page[:_COMMIT_AT] != head:",
+          "if not page:"),),
     ),
     Fault(
         "maps that have forgotten a commit count with a ledger of before it (I7)",
@@ -548,8 +548,8 @@ FAULTS = (
     Fault(
         "a target believes that a cycle holds all that an abandoned one had written",
         "tests/test_fuzz.py::test_a_target_answers_every_control_record_in_any_order",
-        (("mirror_core/target.py", "                if not owed <= written[name]:\n",
-          "                assert owed <= written[name]\n                if False:\n"),),
+        (("mirror_core/target.py", "            if not owed <= written[name]:\n",
+          "            assert owed <= written[name]\n            if False:\n"),),
     ),
     Fault(
         "a peer's errno is not looked at",
@@ -662,7 +662,8 @@ FAULTS = (
     Fault(
         "a source that ends waits for its target as long as ever",
         "tests/test_ends.py::test_a_stop_does_not_wait_for_a_silent_target",
-        (("mirror_core/driver.py", "        self._copier.hang_up(errno.ESHUTDOWN)\n", ""),),
+        (("mirror_core/driver.py", "            self.changed.notify_all()\n        self._copier.hang_up(errno.ESHUTDOWN)\n",
+          "            self.changed.notify_all()\n"),),
     ),
     Fault(
         "a scrape goes on when the volumes are gone",

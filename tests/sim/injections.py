@@ -38,7 +38,7 @@ WHAT: tuple[tuple[type, str], ...] = (
                     "adopt flush_sinks settle set_intent heat_all heat_next cool harden_begin "
                     "harden_end retry forget_next mark mark_pending mark_data mark_spans portable "
                     "runs packed_runs stats close"),
-    (native.Group, "next_blocks harden_wanted freeze close_gates swap fence"),
+    (native.Group, "next_blocks harden_wanted freeze closed swap fence"),
     (network.Line, "ask hear cut close"),
     (sites.SimMaps, "share restore remove close"),
 )  # fmt: skip
