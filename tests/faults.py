@@ -662,7 +662,8 @@ FAULTS = (
     Fault(
         "a source that ends waits for its target as long as ever",
         "tests/test_ends.py::test_a_stop_does_not_wait_for_a_silent_target",
-        (("mirror_core/driver.py", "            self.changed.notify_all()\n        self._copier.hang_up(errno.ESHUTDOWN)\n",
+        (("mirror_core/driver.py", "            self.changed.notify_all()\n"
+          "        self._copier.hang_up(errno.ESHUTDOWN)\n",
           "            self.changed.notify_all()\n"),),
     ),
     Fault(
