@@ -326,10 +326,13 @@ class Target:
 
     def _commit(self, request: protocol.Commit) -> None:
         try:
-            with self._copier.group.closed(limits.FENCE_BUDGET_S):
+            with contextlib.ExitStack() as gates:
+                try:
+                    gates.enter_context(self._copier.group.closed(limits.FENCE_BUDGET_S))
+                except OSError as error:
+                    text = f"the target cannot commit: {describe(error.errno or 0)}"
+                    raise PeerError(text) from error
                 self._swap(request)
-        except OSError as error:
-            raise PeerError(f"the target cannot commit: {describe(error.errno or 0)}") from error
         finally:
             with self.changed:
                 self.changed.notify_all()

@@ -13,7 +13,7 @@ import pytest
 from pair import SOAK
 from simulated import counter, simulate
 
-COUNT = 4_000
+COUNT = 3_000
 LEAST = 0.007  # of the schedules come to each state: it is 0.01 in a hundred thousand
 # States that are reached in fewer schedules than one of a hundred.
 RATES = {"failed record of written": 0.004, "commit asked again": 0.005,
