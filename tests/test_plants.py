@@ -20,7 +20,6 @@ PLANTS = {
     "promoted_too_early": 10_000,
     "handshake_twice": 10_000,
     "failed_flush_believed": 10_000,
-    "thrown_is_the_end": 10_000,
     "hardened_by_the_ledger": 20_000,
     "any_image_taken": 20_000,
     "NO_HARDENING": 10_000,
@@ -34,7 +33,8 @@ PLANTS = {
 }
 if SOAK > 1:  # they take thousands of schedules to show
     PLANTS |= dict.fromkeys(
-        ("stable_not_forgotten", "any_copy_taken", "maps_of_any_commit"), 20_000
+        ("stable_not_forgotten", "thrown_is_the_end", "any_copy_taken", "maps_of_any_commit"),
+        20_000,
     )
 
 
