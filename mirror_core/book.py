@@ -29,7 +29,9 @@ class Book:
     ) -> None:
         self.state = state
         self.current = current
-        self.told: list[Callable[[ledger.Ledger], None]] = []  # never raise
+        self.told: list[
+            Callable[[ledger.Ledger], None]
+        ] = []  # whatever they raise, the record stands
         self._platform, self._journal = platform, journal
         self._lock = platform.lock()
 

@@ -195,18 +195,21 @@ def _wait_ready(site: config.SiteConfig) -> None:
         time.sleep(0.02)  # a process that starts has no event to wait on but its answer
 
 
+_GIVEN_UP = "the start was given up"
+
+
 def last_words(log: Path, begin: int) -> str:
     """The last line of ours in a log, from byte `begin` on; why there is none if the log takes no
     more lines, and so may not have taken the last."""
     try:
         with log.open("ab", buffering=0) as out:
-            out.write(b"flashmirror: ended at once\n")
+            out.write(f"flashmirror: {_GIVEN_UP}\n".encode())
     except OSError as error:
         return f"{log}: {error.strerror}: mend that, and start again: it ended without a word"
     with log.open("rb") as file:
         file.seek(begin)
         lines = file.read().decode(errors="replace").splitlines()
-    del lines[-1]  # that it has ended
+    lines = [line for line in lines if not line.endswith(_GIVEN_UP)]
     ours = [line.split("flashmirror: ", 1)[1] for line in lines if "flashmirror: " in line]
     return ours[-1] if ours else f"{log}: nbdkit ended: {lines[-1] if lines else 'no message'}"
 

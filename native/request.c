@@ -92,8 +92,6 @@ count_wait (struct fm_request *r)
   r->at_second = r->put_off = false;
 }
 
-/* It is to wait.  What for is looked at now and then, so the time until the next look is that of what is
- * found now. */
 static int
 put_off (struct fm_volume *v, struct fm_request *r, uint64_t now)
 {
@@ -102,6 +100,8 @@ put_off (struct fm_volume *v, struct fm_request *r, uint64_t now)
   return leave (v, r, -EAGAIN);
 }
 
+/* It is to wait.  What for is looked at now and then, so the time until the next look is that of what is
+ * found now. */
 static int
 goes_on_later (struct fm_volume *v, struct fm_request *r)
 {
