@@ -228,19 +228,27 @@ def _whole(run: Run, member: Member) -> bool:
     return run[1] % unit_of(member.native) == 0
 
 
-def equal(
-    volume: native.Volume, asked: protocol.Compare, store: native.Store, reader: Reader
-) -> list[bool]:
-    """The target's answer of this store, a piece each, from the front, as far as it gets.
-    ValueError: no such blocks.  OSError."""
+def sums_of(volume: native.Volume, asked: protocol.Compare) -> list[bytes]:
+    """The source's checksums, a piece each.  ValueError: no such blocks."""
     unit = unit_of(volume)
     inside = all(0 < count <= volume.blocks - first for first, count in asked.runs)
     if not inside or sum(-(-n // unit) for _, n in asked.runs) * SUM_BYTES != len(asked.sums):
         raise ValueError("checksums of other blocks")
-    own = reader.sums(store, volume, list(pieces_of(asked.runs, unit)), limits.COMPARE_S)
+    return [asked.sums[at : at + SUM_BYTES] for at in range(0, len(asked.sums), SUM_BYTES)]
+
+
+def equal(
+    volume: native.Volume,
+    pieces: Sequence[Run],
+    theirs: Sequence[bytes],
+    store: native.Store,
+    reader: Reader,
+) -> list[bool]:
+    """The target's answer of this store, a piece each, from the front, as far as it gets.
+    OSError."""
+    own = reader.sums(store, volume, pieces, limits.COMPARE_S)
     if not own:  # so large a piece is sent: that goes on however long it takes
         return [False]
-    theirs = (asked.sums[at : at + SUM_BYTES] for at in range(0, len(asked.sums), SUM_BYTES))
     return [a == b for a, b in zip(own, theirs, strict=False)]
 
 

@@ -43,7 +43,7 @@ from mirror_core.fields import (
 )
 from mirror_core.platform import HERE, Platform
 
-VERSION = 2
+VERSION = 3
 _MAGIC = "flashmirror-ledger"
 Role = Literal["source", "target"]
 
@@ -92,6 +92,7 @@ class Ledger:
     hardened: int = 0  # the highest sequence whole in the target's data stores
     whole: bool = False  # target: image(committed) can be produced
     seeded: bool = False  # target: not whole, but its data stores hold a copy to compare with
+    doubtful: bool = False  # target: its intermediates' disks may lack what is read from them
     paused: bool = False
     since: float = 0.0  # when this history began here, Unix seconds; 0: not known
     clean: bool = True
@@ -150,6 +151,7 @@ _LEDGER = Table(
     Field("run", "run", TEXT),
     Field("runs", "runs", several(TEXT, limits.RUNS_KNOWN)),
     Field("source_run", "source_run", TEXT),
+    Field("reads_doubtful", "doubtful", FLAG, since=3, default=True),
 )
 
 # Version 1 had the names that its attributes had.
@@ -184,7 +186,7 @@ _LEDGER_1 = Table(
     Field("clean", "clean", FLAG),
     Field("run", "run", TEXT),
 )
-_TABLES = {1: _LEDGER_1, 2: _LEDGER}
+_TABLES = {1: _LEDGER_1, 2: _LEDGER, 3: _LEDGER}
 
 
 def encode(ledger: Ledger) -> bytes:

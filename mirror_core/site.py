@@ -86,6 +86,7 @@ class Site:
         self._run = platform.token()
         self._maps_count = False  # the maps in memory outlive this process
         self.promotion = platform.lock()  # one turn at a time
+        self._began_clean = True
         self._coarse = False  # a source that knows regions which may differ, not blocks
         self._undo = contextlib.ExitStack()
         with contextlib.ExitStack() as undo:
@@ -93,6 +94,7 @@ class Site:
             undo.callback(platform.close, self._lock)
             current = ledger.load(config.state, platform)
             check_ledger(config, current)
+            self._began_clean = current.clean
             if current.role == "target" and not current.clean:
                 current = hardlog.recover(config.state, current, platform)
             self.book = Book(config.state, current, platform, self.journal)
@@ -130,6 +132,8 @@ class Site:
                     )
                 place = stores.place_of(self.config, current, volume.name, part)
                 stores.verify(one, getattr(record, part), place, record.size)
+                if not current.clean:
+                    one.drop_cache()
                 opened[volume.name, part] = one
         return opened
 
@@ -224,6 +228,7 @@ class Site:
 
     def _target(self, current: ledger.Ledger) -> Target:
         blank = all(self._opened[m.name, "data"].blank() for m in self.members)
+        front = [self._opened[m.name, "intermediate"] for m in self.members]
         found, owed = written.recover(self.config.state, current, self.platform)
         names = [m.name for m in self.members]
         lineage = current.lineage.id if current.lineage else ""
@@ -240,6 +245,7 @@ class Site:
         return Target(
             self.config, self.book, self.copier, self.journal, log,
             platform=self.platform, written=written_log, blank=blank, owed=owed,
+            doubtful=current.doubtful or not (current.clean or all(s.cached_here for s in front)),
         )  # fmt: skip
 
     # ---- running
@@ -393,13 +399,17 @@ class Site:
         return tuple(
             replace(
                 record,
-                data=self._opened[record.name, "data"].stopped(record.size, counts=True),
-                intermediate=self._opened[record.name, "intermediate"].stopped(
-                    record.size, counts=role == "target"
-                ),
+                data=self._stopped(record, "data", counts=True),
+                intermediate=self._stopped(record, "intermediate", counts=role == "target"),
             )
             for record in self.book.current.volumes
         )
+
+    def _stopped(
+        self, record: ledger.VolumeRecord, part: str, *, counts: bool
+    ) -> ledger.StoreRecord:
+        one = self._opened[record.name, part]
+        return one.stopped(record.size, counts=counts, began_clean=self._began_clean)
 
     # ---- how it is
 

@@ -105,12 +105,24 @@ class Opened:
         it = self.identity
         return StoreRecord(it.kind, it.name, fingerprint, it.lasting, it.instance)
 
-    def stopped(self, size: int, *, counts: bool) -> StoreRecord:
+    @property
+    def cached_here(self) -> bool:
+        """By this machine's kernel, which drops what is told; not by a server."""
+        return self.fd is not None
+
+    def drop_cache(self) -> None:
+        """Of a process before this one a flush may have failed: what it has lost is not read any
+        more, where that is up to us (posix_fadvise(2))."""
+        if self.fd is not None:
+            os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def stopped(self, size: int, *, counts: bool, began_clean: bool) -> StoreRecord:
         """The same, when nobody writes to it until the next start.  A source's intermediate
         (`counts` is False) has a fingerprint only where a device's number is all there is: its
-        bytes are flushed before.  A store that has lost something in this run has none: what is
-        read from it now may be a cache's, and other bytes come back later.  StoreError."""
-        if self.store.losses:
+        bytes are flushed before.  A store that has lost something in this run, or may have in the
+        one before, has none: what is read from it now may be a cache's, and other bytes come back
+        later.  StoreError."""
+        if self.store.losses or not (began_clean or self.cached_here):
             return self.record()
         if counts:
             return self.record(size)

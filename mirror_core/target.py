@@ -7,8 +7,11 @@
     thread      flushes for the two above; runs the second flashcopy (second.py) while the next
                 cycle arrives
 
-Invariant.  `owed` holds what was written since the last commit and is not stable: a commit that
-has not written all of it, by what is stable or again, is refused.
+Invariants.  `owed` holds what was written since the last commit and is not stable: a commit that
+has not written all of it, by what is stable or again, is refused.  What is read counts only where
+the disk is sure to hold it: a flush that failed may leave in a cache what the disk has lost, and
+so may one of the process before, if that told nothing of its end.  From then until the next
+commit, for which all of it is written again, nothing is found equal (I9).
 
 Guard: `serial` orders what the source asks; `changed` guards the fields below its line.
 """
@@ -68,6 +71,7 @@ class Target:
         written: WrittenLog,
         blank: bool,
         owed: dict[str, BitMap64],
+        doubtful: bool,
     ) -> None:
         self._config, self._book, self._copier, self._journal = config, book, copier, journal
         self._platform = platform
@@ -77,6 +81,8 @@ class Target:
         self.second = second.SecondFlashcopy(config, book, copier, log, platform)
         self._blank = blank  # the data stores were holes when the site started
         self._owed = owed
+        self._doubtful = doubtful  # the intermediates' disks may lack what is read from them
+        self._losses = 0  # of the intermediates, until the last commit
         self._sessions: deque[int] = deque(maxlen=limits.SESSIONS_KNOWN)  # asked for lately
         self.serial = platform.lock()
         # -- guarded by `changed`
@@ -283,8 +289,12 @@ class Target:
         try:
             seeded = self._book.current.seeded
             store = member.native.first if seeded else member.native.front
-            found = compare.equal(member.native, asked, store, self._reader)
-            pieces = compare.pieces_of(asked.runs, compare.unit_of(member.native))
+            sums = compare.sums_of(member.native, asked)
+            pieces = list(compare.pieces_of(asked.runs, compare.unit_of(member.native)))
+            if not seeded and self._may_read_a_cache():
+                found = [False] * len(pieces)
+            else:
+                found = compare.equal(member.native, pieces, sums, store, self._reader)
             with self.serial:
                 self._check_session(asked.session)  # still: it took a while
                 self._check_under_way(asked.sequence)
@@ -300,6 +310,13 @@ class Target:
                 f"the target cannot compare: {describe(error.errno or 0)}", error.errno or 0
             ) from error
         return {"equal": "".join("01"[same] for same in found)}
+
+    def _may_read_a_cache(self) -> bool:
+        """Whether the intermediates' disks may lack what is read from them."""
+        return self._doubtful or self._front_losses() != self._losses
+
+    def _front_losses(self) -> int:
+        return sum(member.native.front_losses() for member in self._copier.members)
 
     def commit(self, request: protocol.Commit) -> protocol.Record:
         """{"done": True} when `sequence` is committed, durably; {"done": False}: ask again."""
@@ -342,7 +359,7 @@ class Target:
 
     def _swap(self, request: protocol.Commit) -> None:
         """The change itself, with the gates closed.  PeerError; LedgerError."""
-        written = self._bitmaps()
+        written, losses = self._bitmaps(), self._front_losses()
         nothing = {name: BitMap64() for name in written}
         for name, owed in self._owed.items():
             if not owed <= written[name]:
@@ -356,11 +373,13 @@ class Target:
             consistency_point=request.consistency_point,
             whole=True,
             seeded=False,
+            doubtful=False,
             maps={f"{name}/pending": bitmap for name, bitmap in written.items()},
         )
         self._copier.group.swap()
         # Not before: to the thread the maps would be those of a commit that is hardened.
         self._pending_of, self._owed = request.sequence, nothing
+        self._doubtful, self._losses = False, losses
 
     def image_age(self) -> float | None:
         """Of the image's consistency point, in seconds; None: there is none."""
@@ -521,7 +540,7 @@ class Target:
             maps[f"{member.name}/pending"] = flashcopy.bitmap_of(member.native, *left)
             written = flashcopy.bitmap_of(member.native, native.NEXT)
             maps[f"{member.name}/written"] = written | self._owed[member.name]
-        self._book.update(maps=maps)
+        self._book.update(maps=maps, doubtful=self._may_read_a_cache())
         self.second.log.close()
         self._written.close()
         return flushed

@@ -5,8 +5,9 @@ Beside the image stands FILE.faults, a folder: while a file of the name of a cal
 pwrite, flush), that call fails with the errno that the file names, or hangs if it says so; if the
 file is then called `held`, what hangs goes on hanging, and nothing else.  A flush that is to `lose`
 fails with EIO, and what it covered is gone, as of a disk whose pages the system takes for clean
-after it has told of the error once.  A line of FILE.calls for each call tells how often each was
-tried.  A zero is a pwrite.  Run by served.py.
+after it has told of the error once; if it is to `lose-later`, these pages are read until the server
+ends, and no flush will ever write them.  A line of FILE.calls for each call tells how often each
+was tried.  A zero is a pwrite.  Run by served.py.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Disk:
         self.fd = self._calls = -1
         self._lock = threading.Lock()
         self._dirty: dict[int, bytes] = {}  # of sector: its bytes
+        self._stale: dict[int, bytes] = {}  # that are read, and will never be written
 
     def open(self) -> None:
         self.fd = os.open(self.image, os.O_RDWR)
@@ -44,8 +46,10 @@ class Disk:
                     command = file.read()
             except FileNotFoundError:
                 return
-            if command == "lose":
+            if command in ("lose", "lose-later"):
                 with self._lock:
+                    if command == "lose-later":
+                        self._stale |= self._dirty
                     self._dirty.clear()
                 command = "EIO"
             if command != "hang":
@@ -57,7 +61,8 @@ class Disk:
 
     def _sectors(self, first: int, end: int) -> bytes:
         return b"".join(
-            self._dirty.get(n) or os.pread(self.fd, SECTOR, n * SECTOR) for n in range(first, end)
+            self._dirty.get(n) or self._stale.get(n) or os.pread(self.fd, SECTOR, n * SECTOR)
+            for n in range(first, end)
         )
 
     def read(self, offset: int, length: int) -> bytes:
@@ -77,6 +82,7 @@ class Disk:
             whole[at : at + len(data)] = data
             for n in range(first, end):
                 self._dirty[n] = bytes(whole[(n - first) * SECTOR :][:SECTOR])
+                self._stale.pop(n, None)
 
     def flush(self) -> None:
         self._enter("flush")

@@ -70,7 +70,8 @@ class Faulty(Server):
         return self.uri
 
     def fail(self, error: str, *calls: str) -> None:
-        """These calls end with this error, or "hang"; a flush may "lose"."""
+        """These calls end with this error, or "hang"; a flush may "lose" or
+        "lose-later"."""
         for call in calls:
             fresh = self._faults / f"{call}.new"
             fresh.write_text(error)

@@ -33,7 +33,13 @@ PLANTS = {
 }
 if SOAK > 1:  # they take thousands of schedules to show
     PLANTS |= dict.fromkeys(
-        ("stable_not_forgotten", "thrown_is_the_end", "any_copy_taken", "maps_of_any_commit"),
+        (
+            "stable_not_forgotten",
+            "thrown_is_the_end",
+            "any_copy_taken",
+            "maps_of_any_commit",
+            "compare_trusts_a_cache",
+        ),
         20_000,
     )
 

@@ -72,6 +72,11 @@ def stable_of_any_cycle() -> None:
     _put(written.WrittenLog, "of", of)
 
 
+def compare_trusts_a_cache() -> None:
+    """What a failed flush has lost is found equal while a cache holds it (I9)."""
+    _put(target.Target, "_may_read_a_cache", lambda _target: False)
+
+
 def stop_without_flush() -> None:
     """An orderly stop of a source asserts what is not on its disk."""
     flush = native.Volume.flush_front

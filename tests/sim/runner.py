@@ -25,7 +25,7 @@ from typing import Any
 from sim.sched import Violation
 from sim.world import World
 
-_COLLECT_EVERY = 5  # schedules: a world is full of cycles; more of them cost more than they save
+_COLLECT_EVERY = 30  # schedules: a world is full of cycles; more of them cost more than they save
 _REPORT_EVERY = 500
 _SCHEDULE_SECONDS = 60  # of real time: more is a loop
 
