@@ -51,10 +51,23 @@ def _put(path: Path, data: bytes, platform: Platform) -> None:
             platform.fsync(fd)
         finally:
             platform.close(fd)
-        platform.rename(fresh, path)
+        _rename(fresh, path, platform)
     except Exception:
         remove(fresh, platform)
         raise
+
+
+def _rename(fresh: Path, path: Path, platform: Platform) -> None:
+    """OSError: it was not done.  A server may have done it and have lost its answer."""
+    try:
+        platform.rename(fresh, path)
+    except Exception as error:
+        try:
+            undone = platform.exists(fresh)
+        except Exception as unknown:
+            raise Doubt(f"{path}: {error}") from unknown
+        if undone:
+            raise
 
 
 def write(fd: int, data: bytes, offset: int, platform: Platform) -> None:

@@ -21,6 +21,7 @@ from mirror_core.errors import short
 T = TypeVar("T")
 Record = dict[str, Any]
 NUMBERS = 1 << 63  # a number is below
+_LAST_SECOND = 253402300799  # of the year 9999, Unix: no calendar has a name for a later one
 
 
 class Unfit(ValueError):
@@ -105,7 +106,10 @@ RECORD = Kind(_of_type(dict))
 
 
 def _read_seconds(value: Any) -> float:
-    return float(_of_type(int, float)(value))
+    seconds = float(_of_type(int, float)(value))
+    if seconds > _LAST_SECOND:
+        raise Unfit(short(value))
+    return seconds
 
 
 SECONDS = Kind(_read_seconds)

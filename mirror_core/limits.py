@@ -80,6 +80,9 @@ WRITERS_PIECE = 256 * KIB
 STORE_CONNECTIONS_MIN = 2  # one that flushes, and one that all else takes turns on
 STORE_CONNECTIONS_GOOD = 8  # `create` and `check` tell of a server that takes fewer
 
+# --- sequences: a record holds a number below 2**63
+SEQUENCE_STEP_MAX = 1 << 40  # from one commit to the next: no cycles ever are so many
+
 # --- the bandwidth of the background, bytes a second
 RATE_MIN = 4 * KIB
 RATE_MAX = 1 << 40

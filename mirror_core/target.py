@@ -332,6 +332,11 @@ class Target:
                 raise Refused(
                     f"sequence {request.sequence} is not after {mine.committed}, the last commit"
                 )
+            if request.sequence - mine.committed > limits.SEQUENCE_STEP_MAX:
+                raise Refused(
+                    f"sequence {request.sequence} is too far after {mine.committed}, the last "
+                    "commit: the source's number is wrong"
+                )
             until = self._platform.monotonic() + limits.CONTROL_WAIT_S  # for both
             if not self.wait_hardened(limits.CONTROL_WAIT_S):
                 return {"done": False, "hardened": mine.hardened, "reason": self.reason}
@@ -367,19 +372,28 @@ class Target:
                     f"volume {name}: a cycle left out what an abandoned one had written",
                     errno.ESTALE,
                 )
-        self._book.update(
-            committed=request.sequence,
-            committed_token=request.token,
-            consistency_point=request.consistency_point,
-            whole=True,
-            seeded=False,
-            doubtful=False,
-            maps={f"{name}/pending": bitmap for name, bitmap in written.items()},
-        )
-        self._copier.group.swap()
-        # Not before: to the thread the maps would be those of a commit that is hardened.
-        self._pending_of, self._owed = request.sequence, nothing
-        self._doubtful, self._losses = False, losses
+        try:
+            self._book.update(
+                committed=request.sequence,
+                committed_token=request.token,
+                consistency_point=request.consistency_point,
+                whole=True,
+                seeded=False,
+                doubtful=False,
+                maps={f"{name}/pending": bitmap for name, bitmap in written.items()},
+            )
+            self._copier.group.swap()
+            # Not before: to the thread the maps would be those of a commit that is hardened.
+            self._pending_of, self._owed = request.sequence, nothing
+            self._doubtful, self._losses = False, losses
+        except Exception as error:
+            if self._book.current.committed == request.sequence:  # it stands: no way back
+                self._journal.say(
+                    f"what is in memory is not the commit of the ledger ({error!r}): the site "
+                    "ends, and is to be started again"
+                )
+                self._platform.abort()
+            raise
 
     def image_age(self) -> float | None:
         """Of the image's consistency point, in seconds; None: there is none."""

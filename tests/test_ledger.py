@@ -244,6 +244,22 @@ def test_a_ledger_whose_name_is_not_flushed_is_written_again(tmp_path: Path) -> 
     assert book.current.committed == ledger.load(tmp_path).committed == 9
 
 
+class LostAnswer(Platform):
+    """A rename that was done, as a file server may do it, and reports an error."""
+
+    def rename(self, old: Path, new: Path) -> None:
+        super().rename(old, new)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_a_rename_that_was_done_counts_whatever_it_reports(tmp_path: Path) -> None:
+    """The new ledger stands, so it is what the site goes on with."""
+    ledger.save(tmp_path, sample())
+    book = Book(tmp_path, sample(), LostAnswer(), Journal(LostAnswer()))
+    book.update(committed=9)
+    assert book.current.committed == ledger.load(tmp_path).committed == 9
+
+
 def test_a_site_that_does_not_know_its_ledger_ends(tmp_path: Path) -> None:
     """If nobody knows whether the old ledger or the new one outlives a power loss, the process
     ends with the reason, and the next one reads what stands."""

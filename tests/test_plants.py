@@ -19,16 +19,11 @@ PLANTS = {
     "stop_without_flush": 10_000,
     "promoted_too_early": 10_000,
     "handshake_twice": 10_000,
-    "failed_flush_believed": 10_000,
-    "hardened_by_the_ledger": 20_000,
     "any_image_taken": 20_000,
-    "NO_HARDENING": 10_000,
     "record_before_flush": 10_000,
     "recovery_forgets_log": 10_000,
     "stable_without_flush": 10_000,
     "kept_intermediate": 10_000,
-    "NO_FENCE": 10_000,
-    "late_commits": 10_000,
     "stable_of_any_cycle": 10_000,
 }
 if SOAK > 1:  # they take thousands of schedules to show
@@ -39,6 +34,11 @@ if SOAK > 1:  # they take thousands of schedules to show
             "any_copy_taken",
             "maps_of_any_commit",
             "compare_trusts_a_cache",
+            "hardened_by_the_ledger",
+            "NO_FENCE",
+            "NO_HARDENING",
+            "late_commits",
+            "failed_flush_believed",
         ),
         20_000,
     )

@@ -20,10 +20,13 @@ from typing import Any
 import direct
 import pytest
 from handmade import Handmade, SlowDisk
+from nbd_client import NbdClient
 from pair import MakePair, Pair
 from test_link import kill
 
-from mirror_core import ledger
+from mirror_core import config, ledger
+from mirror_core.errors import MirrorError
+from mirror_core.protocol import Commit, record_of
 
 BLOCK = 4096
 BLOCKS = 16
@@ -193,6 +196,31 @@ def test_a_number_of_the_peer_ends_no_source(pair: Pair) -> None:
     write(pair, b"after")
     assert direct.status(pair)["committed"]["sequence"] < 1000
     assert is_equal(pair)
+
+
+@pytest.mark.parametrize(
+    ("sequence", "moment"), [((1 << 63) - 1, 1e9), (1 << 60, 1e9), (None, 1e18)]
+)
+def test_a_number_of_the_peer_ends_no_target(
+    pair: Pair, sequence: int | None, moment: float
+) -> None:
+    """A commit whose sequence leaves no room for others, or whose moment has no date, is refused;
+    promoted, the target is a source that can be mirrored and started again."""
+    direct.stop(pair, "east")
+    hello = direct.hello(pair, 5)
+    direct.ask(pair, hello, "west")
+    image = direct.status(pair, "west")["committed"]
+    after = image["sequence"] + 1 if sequence is None else sequence
+    commit = record_of(Commit(hello["lineage"], 5, after, moment, "ab" * 16))
+    with pytest.raises(MirrorError, match=r"too far after|malformed"):
+        direct.ask(pair, commit, "west")
+    assert direct.status(pair, "west")["committed"] == image
+    pair.run("promote", str(pair.toml("west")), "--force")
+    west = config.load(str(pair.toml("west"))).device_uri("disk")
+    with NbdClient(west) as client:
+        client.write(0, b"x" * 512)
+    direct.stop(pair, "west")
+    pair.start("west")
 
 
 @pytest.mark.parametrize("maps", [True, False], ids=["maps", "no-maps"])
