@@ -139,7 +139,7 @@ def _record(
 ) -> None:
     """LedgerError, StoreError: as before, unless the text says otherwise."""
     record = next(v for v in book.volumes if v.name == place.volume)
-    store = one.stopped(record.size, counts=place.counts, began_clean=book.clean)
+    store = one.stopped(record.size, counts=place.counts)
     fresh = (
         replace(record, data=store) if place.part == "data" else replace(record, intermediate=store)
     )

@@ -86,7 +86,6 @@ class Site:
         self._run = platform.token()
         self._maps_count = False  # the maps in memory outlive this process
         self.promotion = platform.lock()  # one turn at a time
-        self._began_clean = True
         self._coarse = False  # a source that knows regions which may differ, not blocks
         self._undo = contextlib.ExitStack()
         with contextlib.ExitStack() as undo:
@@ -94,7 +93,6 @@ class Site:
             undo.callback(platform.close, self._lock)
             current = ledger.load(config.state, platform)
             check_ledger(config, current)
-            self._began_clean = current.clean
             if current.role == "target" and not current.clean:
                 current = hardlog.recover(config.state, current, platform)
             self.book = Book(config.state, current, platform, self.journal)
@@ -399,17 +397,13 @@ class Site:
         return tuple(
             replace(
                 record,
-                data=self._stopped(record, "data", counts=True),
-                intermediate=self._stopped(record, "intermediate", counts=role == "target"),
+                data=self._opened[record.name, "data"].stopped(record.size, counts=True),
+                intermediate=self._opened[record.name, "intermediate"].stopped(
+                    record.size, counts=role == "target"
+                ),
             )
             for record in self.book.current.volumes
         )
-
-    def _stopped(
-        self, record: ledger.VolumeRecord, part: str, *, counts: bool
-    ) -> ledger.StoreRecord:
-        one = self._opened[record.name, part]
-        return one.stopped(record.size, counts=counts, began_clean=self._began_clean)
 
     # ---- how it is
 

@@ -116,13 +116,14 @@ class Opened:
         if self.fd is not None:
             os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
-    def stopped(self, size: int, *, counts: bool, began_clean: bool) -> StoreRecord:
+    def stopped(self, size: int, *, counts: bool) -> StoreRecord:
         """The same, when nobody writes to it until the next start.  A source's intermediate
         (`counts` is False) has a fingerprint only where a device's number is all there is: its
-        bytes are flushed before.  A store that has lost something in this run, or may have in the
-        one before, has none: what is read from it now may be a cache's, and other bytes come back
-        later.  StoreError."""
-        if self.store.losses or not (began_clean or self.cached_here):
+        bytes are flushed before.  A store that has lost something in this run has none: what is
+        read from it now may be a cache's, and other bytes come back later.  (One that has lost it
+        in a run before, and shows it still, is refused later: not to notice one that was put back
+        would be worse.)  StoreError."""
+        if self.store.losses:
             return self.record()
         if counts:
             return self.record(size)
