@@ -5,6 +5,7 @@ Every greenlet is traced (sys.settrace is of one), so it is slow: some hundred s
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from sim.core import ROOT
 
 FILES = ("driver", "target", "second", "session", "stable", "site", "written", "runlog",
          "hardlog", "ledger", "durable", "promotion", "recovery", "resync", "status")  # fmt: skip
+_COLLECT_EVERY = 30  # schedules
 _PATHS = {str(ROOT / "mirror_core" / f"{name}.py") for name in FILES}
 
 
@@ -29,7 +31,7 @@ def _lines_of(code: CodeType) -> Iterator[int]:
                 yield from lines - {constant.co_firstlineno}
 
 
-def trace(seeds: range, make: runner.Make) -> int:
+def trace(*runs: tuple[range, runner.Make]) -> int:
     """Prints them, by file; how many there are."""
     seen: set[tuple[str, int]] = set()
 
@@ -42,10 +44,13 @@ def trace(seeds: range, make: runner.Make) -> int:
         return in_frame if frame.f_code.co_filename in _PATHS else None
 
     sched.on_greenlet[:] = [lambda: sys.settrace(in_call)]
-    for seed in seeds:
-        _, violation = runner.one(seed, None, make)
-        if violation:
-            print(f"seed {seed}: {violation}")
+    for seeds, make in runs:
+        for number, seed in enumerate(seeds):
+            _, violation = runner.one(seed, None, make)
+            if violation:
+                print(f"seed {seed}: {violation}")
+            if number % _COLLECT_EVERY == 0:
+                gc.collect()
     sys.settrace(None)
     missed = 0
     for path in sorted(_PATHS):

@@ -38,7 +38,11 @@ def main(arguments: argparse.Namespace) -> int:
         print(violation or "no violation")
         return int(violation is not None)
     if arguments.lines:
-        return int(lines.trace(range(arguments.first, arguments.first + arguments.lines), make) > 0)
+        some = functools.partial(injections.every, arguments.every)
+        random = range(arguments.first, arguments.first + arguments.lines)
+        return int(
+            lines.trace((random, World), (range(injections.cases() // arguments.every), some)) > 0
+        )
     first, count = arguments.first, arguments.count
     if arguments.exhaustive:
         first, count = 0, exhaustive.cases(arguments.crashes)
