@@ -1,7 +1,7 @@
 """The mirroring control: one cycle as a generator of effects.  Pure, no I/O, no clock.
 
-    freeze     the consistency point of the whole group (I6); a missed deadline is tried again
-               with twice the patience, up to a bound
+    freeze     the consistency point of the whole group (I6); one that is missed has changed
+               nothing, and another cycle tries again (Holds)
     begin      its sequence and token are durable before the target is asked for anything (I3),
                and after the freeze: who knows them has all that the cycle will commit (I7)
     copy       the first flashcopy, until nothing is left
@@ -14,7 +14,7 @@ The driver performs an effect and sends its Result back; an error is a value.
     the link, or the peer, is lost   resume: copy on into the first intermediate; once there is a
                                      session again, feed the second from the first what it lacks
     anything else                    abandon: the cycle's blocks go back into `next`, and a new
-                                     cycle begins later (but a missed freeze has changed nothing)
+                                     cycle begins later
 
 Both are always right.  The first intermediate stands still at the consistency point; and every
 block of an abandoned cycle is copied again before the next commit.  Source: claim 1, steps 1 to 3.
@@ -24,6 +24,8 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
+
+from mirror_core import limits
 
 
 @dataclass(frozen=True)
@@ -112,15 +114,34 @@ class LastCycle:
     freeze_seconds: float
 
 
-def cycle(
-    sequence: int, freeze_deadline_s: float, freeze_max_s: float
-) -> Generator[Effect, Result, Outcome]:
+class Holds:
+    """How long the next freeze may hold writes, and how long writes go on before it.
+
+    After a missed freeze the next one may hold writes twice as long, up to `most_s`; and before it
+    writes go on for at least as long as they were held.  So one write is held once, however
+    many freezes are missed.  After the longest hold the pauses grow as well."""
+
+    def __init__(self, least_s: float, most_s: float) -> None:
+        self._least_s, self._most_s = least_s, most_s
+        self.made()
+
+    def made(self) -> None:
+        """A freeze was in time."""
+        self.budget_s, self.rest_s = self._least_s, 0.0
+
+    def missed(self, held_s: float) -> bool:
+        """A freeze was not.  Whether it was as patient as one may be."""
+        longest = self.budget_s >= self._most_s
+        self.rest_s = max(held_s, min(2 * self.rest_s, limits.BACKOFF_MAX_S) if longest else 0.0)
+        self.budget_s = min(2 * self.budget_s, self._most_s)
+        return longest
+
+
+def cycle(sequence: int, freeze_budget_s: float) -> Generator[Effect, Result, Outcome]:
     """Cycle `sequence`, from freeze to settle."""
-    budget = freeze_deadline_s
-    while (result := (yield Freeze(budget))).error:
-        if budget >= freeze_max_s:
-            return Outcome("missed", result.error, result.code)
-        budget = min(2 * budget, freeze_max_s)
+    result = yield Freeze(freeze_budget_s)
+    if result.error:
+        return Outcome("missed", result.error, result.code)
     result = yield Begin(sequence)
     if result.error:
         return (yield from _abandoned(result))

@@ -58,7 +58,9 @@ class Driver:
         )
         self._point = age.Moment(0.0, 0.0)  # of the running cycle
         self._began = age.Moment(book.current.since or platform.time(), platform.monotonic())
-        self._held = 0.0  # how long its freeze held writes, seconds
+        self._held = 0.0  # how long the last freeze held writes, seconds
+        self._holds = cycle.Holds(config.freeze_deadline, config.freeze_max)
+        self._freeze_at = 0.0  # no sooner: after a missed freeze writes go on for a while
         self._last_begin = float("-inf")
         self._cooled = self._platform.monotonic()  # when the intent was last cooled
         self._backoff = limits.BACKOFF_MIN_S  # anew with a commit, or when a session has lasted
@@ -67,7 +69,7 @@ class Driver:
         self._stable = stable.Stabilizer(copier, self._session, platform)
         self._commit_asked = 0  # the sequence
         self._limited = 0  # the bandwidth that the flashcopy knows
-        self._stuck = False  # a store failed: its reason stands until a cycle is committed
+        self._stuck: str | None = None  # a reason that stands until a cycle is committed
         self._clean = clean  # the process before has stopped in order
         self._owing = False  # the target holds what this site does not know to have sent
         self._coarse = coarse  # until a commit: `next` may hold much that does not differ
@@ -251,11 +253,11 @@ class Driver:
             self.changed.notify_all()
 
     def _say_of_peer(self, trouble: object) -> None:
-        """Take over what holds the target up; nothing does: our own reason stands or goes."""
+        """Take over what holds the target up; nothing does: our own reason stands, if any."""
         if isinstance(trouble, str):
             self._say(f"peer at {self._config.peer}: {line(trouble)}")
-        elif self.reason and not self._stuck:
-            self._say(None)
+        elif self.reason != self._stuck:
+            self._say(self._stuck)
 
     # -- a session with the target
 
@@ -296,7 +298,7 @@ class Driver:
             self.connected, self.connected_since = True, self._platform.time()
             if self.requested <= self.hardened:
                 self.requested = 0  # nobody waits for it, or a lost image would ask for it again
-            self.reason, self.refused = self.reason if self._stuck else None, False
+            self.reason, self.refused = self._stuck, False
             if not welcome.whole:
                 self.committed, self._committed_at = 0, None
             elif welcome.committed > self.committed:  # its answer was lost, or our ledger is older
@@ -330,7 +332,7 @@ class Driver:
 
     def _lose_session(self, error: PeerError) -> None:
         """MirrorError: our own intermediate fails too."""
-        self._stuck = error.code not in LINK_ERRNOS
+        self._stuck = None if error.code in LINK_ERRNOS else str(error)
         self._set_disconnected()
         self._say(str(error))
         self._retry_later()
@@ -383,24 +385,32 @@ class Driver:
         while self._wait_for_work():
             sequence = self._book.current.begun + 1
             self._last_begin = self._platform.monotonic()
-            run = cycle.cycle(sequence, self._config.freeze_deadline, self._config.freeze_max)
-            outcome = self._perform(run)
+            outcome = self._perform(cycle.cycle(sequence, self._holds.budget_s))
+            if outcome.result == "missed":
+                self._miss(outcome)
+                continue
             self._journal.cycle(outcome.result)
             if outcome.result == "abandoned":
-                self._stuck = outcome.code not in LINK_ERRNOS
+                # Never the link's fault, whatever the errno: a lost link is resumed.
+                self._stuck = outcome.reason
                 # Such as blocks of a write that was refused, which an abandoned cycle had sent and
                 # a power loss made this site forget: the target waits for them.
                 self._owing = outcome.code == errno.ESTALE
                 self._retry_later()
                 self._last_begin = float("-inf")
                 raise MirrorError(outcome.reason or "", outcome.code)
-            self._stuck = self._stuck and outcome.result != "committed"
-            if outcome.result == "missed":
-                self._say(outcome.reason)
-                with self.changed:
-                    self.changed.wait_for(lambda: self.stopping, limits.BACKOFF_MIN_S)
-            elif self.reason:
+            self._stuck = None
+            if self.reason:
                 self._say(None)
+
+    def _miss(self, outcome: cycle.Outcome) -> None:
+        """No consistency point was made: try again after a pause, whatever `interval` says."""
+        if self._holds.missed(self._held):
+            self._journal.cycle(outcome.result)
+            self._stuck = outcome.reason
+            self._say(outcome.reason)
+        self._freeze_at = self._platform.monotonic() + self._holds.rest_s
+        self._last_begin = float("-inf")
 
     def _wait_for_work(self) -> bool:
         """Sleep until a cycle is due (True) or the thread is to stop (False)."""
@@ -422,11 +432,14 @@ class Driver:
                 looked = self._platform.monotonic()
 
     def _due(self, committed: int) -> bool:
+        now = self._platform.monotonic()
+        if now < self._freeze_at:
+            return False
         if self.requested > committed:
             return True
         if self._book.current.paused:
             return False
-        rested = self._platform.monotonic() >= self._last_begin + self._config.interval
+        rested = now >= self._last_begin + self._config.interval
         return rested and (committed == 0 or self._copier.group.next_blocks() > 0)
 
     def _look_at_peer(self, wait_s: float) -> None:
@@ -514,12 +527,15 @@ class Driver:
         try:
             self._held = self._copier.group.freeze(budget)
         except OSError as error:
+            self._held = self._platform.monotonic() - point.known
+            self._journal.held(self._held)
             self._journal.missed_freeze()
             text = (
                 f"writes did not drain within {budget:g} s: the source store is slow; a larger "
                 "freeze_max would help"
             )
             return cycle.Result(error=text, code=error.errno or 0)
+        self._holds.made()
         self._point = point
         self._stable.restart()
         comparing = self._seeded or (self._coarse and self._comparable)

@@ -160,8 +160,8 @@ class SiteCollector(Collector):
         yield cycles
         yield HistogramMetricFamily(
             _P + "cycle_freeze_seconds",
-            "How long writes were held at a consistency point; a growing tail: the source store "
-            "is slow.",
+            "How long writes were held at a consistency point, made or missed; a growing tail: the "
+            "source store is slow.",
             freezes.cumulative(), freezes.total,
         )  # fmt: skip
         yield HistogramMetricFamily(

@@ -665,10 +665,41 @@ FAULTS = (
         "a cycle is begun before its freeze (I7)",
         "tests/test_went_back.py::"
         "test_a_snapshot_of_a_source_that_is_about_to_freeze_is_refused",
-        (("mirror_core/cycle.py", "    budget = freeze_deadline_s\n",
-          "    yield Begin(sequence)\n    budget = freeze_deadline_s\n"),
+        (("mirror_core/cycle.py", "    result = yield Freeze(freeze_budget_s)\n",
+          "    yield Begin(sequence)\n    result = yield Freeze(freeze_budget_s)\n"),
          ("mirror_core/cycle.py", "    result = yield Begin(sequence)\n    if result.error:\n"
           "        return (yield from _abandoned(result))\n", "")),
+    ),
+    Fault(
+        "writes are held again right after a freeze that was missed",
+        "tests/test_holds.py::test_a_slow_write_holds_up_others_for_one_freeze_at_a_time",
+        (("mirror_core/driver.py", "if now < self._freeze_at:", "if False:"),),
+    ),
+    Fault(
+        "how long writes were held for a freeze that was missed is not counted",
+        "tests/test_holds.py::test_a_slow_write_holds_up_others_for_one_freeze_at_a_time",
+        (("mirror_core/driver.py", "            self._journal.held(self._held)\n"
+          "            self._journal.missed_freeze()\n",
+          "            self._journal.missed_freeze()\n"),),
+    ),
+    Fault(
+        "the reason of a missed consistency point goes with the next look at the peer",
+        "tests/test_holds.py::test_a_missed_point_is_said_until_one_is_made",
+        (("mirror_core/driver.py", "            self._stuck = outcome.reason\n"
+          "            self._say(outcome.reason)\n", "            self._say(outcome.reason)\n"),),
+    ),
+    Fault(
+        "a missed consistency point is tried again when the interval is over",
+        "tests/test_holds.py::test_a_missed_point_is_said_until_one_is_made",
+        (("mirror_core/driver.py", "self._holds.rest_s\n"
+          '        self._last_begin = float("-inf")\n', "self._holds.rest_s\n"),),
+    ),
+    Fault(
+        "an own store that is silent is taken for the link",
+        "tests/test_holds.py::test_an_own_store_that_is_silent_is_not_taken_for_the_link",
+        (("mirror_core/driver.py", "                self._stuck = outcome.reason\n",
+          "                lost = outcome.code in LINK_ERRNOS\n"
+          "                self._stuck = None if lost else outcome.reason\n"),),
     ),
     Fault(
         "a start that is refused leaves the files that it has made",

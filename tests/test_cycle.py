@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mirror_core import limits
 from mirror_core.cycle import (
     Abandon,
     Begin,
@@ -16,6 +17,7 @@ from mirror_core.cycle import (
     Effect,
     Flush,
     Freeze,
+    Holds,
     Outcome,
     Result,
     Resume,
@@ -27,9 +29,9 @@ OK = Result()
 AGAIN = Result(done=False)
 
 
-def played(answers: list[Result], deadline_s: float = 0.05) -> tuple[list[Effect], Outcome]:
+def played(answers: list[Result]) -> tuple[list[Effect], Outcome]:
     """The effects of cycle 7 when the world answers so (and well after that), and its end."""
-    run = cycle(7, deadline_s, 1.0)
+    run = cycle(7, 0.05)
     effects = [next(run)]
     for answer in itertools.chain(answers, itertools.repeat(OK)):
         try:
@@ -97,21 +99,38 @@ def test_a_begin_that_fails_abandons_the_cycle() -> None:
     assert outcome == Outcome("abandoned", "disk full", 28)
 
 
-def test_a_missed_freeze_is_tried_again_with_twice_the_patience() -> None:
-    """The budget doubles up to freeze_max; past that the cycle is missed and nothing changed."""
-    slow = Result(error="slow", code=110)
-    effects, outcome = played([slow] * 99)
-    budgets = [effect.budget_s for effect in effects if isinstance(effect, Freeze)]
-    assert budgets == [0.05, 0.1, 0.2, 0.4, 0.8, 1.0]
-    assert len(effects) == len(budgets)
+def test_a_missed_freeze_ends_its_cycle() -> None:
+    """Nothing was changed, and nothing is to be abandoned."""
+    effects, outcome = played([Result(error="slow", code=110)])
+    assert effects == [Freeze(0.05)]
     assert outcome == Outcome("missed", "slow", 110)
 
 
-def test_a_freeze_that_comes_late_is_as_good() -> None:
-    """A consistency point made at the second try leads to the same cycle."""
-    effects, outcome = played([Result(error="slow")])
-    assert effects == [Freeze(0.05), Freeze(0.1), *WHOLE[1:]]
-    assert outcome == Outcome("committed")
+def test_a_missed_freeze_is_tried_again_with_twice_the_patience() -> None:
+    """Up to freeze_max; in between writes go on for as long as they were held, and then longer and
+    longer, up to a bound; it begins anew once a freeze was in time."""
+    holds = Holds(0.05, 1.0)
+    tries: list[tuple[float, float, bool]] = []
+    for _ in range(9):
+        budget = holds.budget_s
+        longest = holds.missed(budget + 0.001)
+        tries.append((budget, holds.rest_s - budget, longest))
+    assert [budget for budget, _, _ in tries] == [0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0, 1.0, 1.0]
+    assert [longest for *_, longest in tries] == [False] * 5 + [True] * 4
+    assert all(more >= 0.001 for _, more, _ in tries)
+    assert [more for *_, more, _ in tries[:5]] == pytest.approx([0.001] * 5)
+    assert holds.rest_s == limits.BACKOFF_MAX_S
+    holds.made()
+    assert (holds.budget_s, holds.rest_s) == (0.05, 0.0)
+
+
+@pytest.mark.parametrize("held_s", [7.0, 10.0])
+def test_after_a_long_hold_writes_go_on_for_as_long(held_s: float) -> None:
+    """Also where freeze_max is above the bound of the pauses."""
+    holds = Holds(10.0, 10.0)
+    for _ in range(3):
+        assert holds.missed(held_s)
+        assert holds.rest_s == held_s
 
 
 ANSWERS = st.lists(
@@ -120,19 +139,18 @@ ANSWERS = st.lists(
 )
 
 
-@given(ANSWERS, st.sampled_from([0.001, 0.05, 1.0]))
-def test_no_commit_follows_a_failure(answers: list[Result], deadline_s: float) -> None:
+@given(ANSWERS)
+def test_no_commit_follows_a_failure(answers: list[Result]) -> None:
     """Whatever the world answers: a commit only after a whole copy and flush of this cycle, a
-    settle only after its commit, and after an error nothing but Abandon (or Resume, or another
-    freeze)."""
-    effects, outcome = played(answers, deadline_s)
+    settle only after its commit, and after an error nothing but Abandon (or Resume; or nothing at
+    all, after a missed freeze)."""
+    effects, outcome = played(answers)
     results = dict(enumerate(answers))
     for i, effect in enumerate(effects[:-1]):
         result, follower = results.get(i, OK), effects[i + 1]
         failed = result.error is not None
-        if failed and isinstance(effect, Freeze):
-            assert isinstance(follower, Freeze)
-        elif result.lost and isinstance(effect, Copy | Flush | Commit | Resume):
+        assert not (failed and isinstance(effect, Freeze))
+        if result.lost and isinstance(effect, Copy | Flush | Commit | Resume):
             assert isinstance(follower, Resume)
         elif failed and not isinstance(effect, Abandon):
             assert isinstance(follower, Abandon)
