@@ -61,6 +61,7 @@ class Flashcopy:
         self.members = tuple(members)
         self.group = native.Group([m.native for m in members])
         self._parted = False
+        self._turn = 0  # whose is the next: the number of a member
 
     def link(self, seconds: Sequence[native.Store | None]) -> None:
         """Open the lanes to sink 0 and, where given, sink 1 of each volume.  CopyError: they
@@ -124,14 +125,22 @@ class Flashcopy:
 
     def copy(self, slice_s: float) -> bool:
         """Copy for a while; True when nothing is left, in any volume, that can be copied now.
-        CopyError."""
-        for member in self.members:
+        CopyError.
+
+        A volume has the whole slice, for at its end all that is in flight there ends too; another
+        has what it leaves, and the next call begins behind the last.  So who waits for the
+        background of one volume does not wait until another is copied."""
+        until, left_s = native.now_s() + slice_s, slice_s
+        first, done = self._turn, True
+        for member in (*self.members[first:], *self.members[:first]):
+            if left_s > 0:
+                self._turn = (self._turn + 1) % len(self.members)
             try:
-                if not member.native.copy(slice_s):
-                    return False
+                done &= member.native.copy(max(0.0, left_s))  # 0: whether it is done
             except OSError as error:
                 raise self._failure(member, error) from error
-        return True
+            left_s = until - native.now_s()
+        return done
 
     def limit(self, rate: int) -> None:
         """What the background sends to sink 1, bytes a second; 0: without limit."""

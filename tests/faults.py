@@ -702,6 +702,16 @@ FAULTS = (
           "                self._stuck = None if lost else outcome.reason\n"),),
     ),
     Fault(
+        "the volumes of a group are copied one after the other",
+        "tests/test_turns.py::test_each_volume_has_its_turn",
+        (("mirror_core/flashcopy.py", "(self._turn + 1) % len(self.members)", "0"),),
+    ),
+    Fault(
+        "each volume of a group has the time of a whole slice, in each call",
+        "tests/test_turns.py::test_a_call_takes_its_time_once",
+        (("mirror_core/flashcopy.py", "left_s = until - native.now_s()", "left_s = slice_s"),),
+    ),
+    Fault(
         "a start that is refused leaves the files that it has made",
         "tests/test_ends.py::test_refused_starts_leave_no_file",
         (("mirror_core/site.py", "undo.callback(self._remove_files_that_mean_nothing)", "pass"),),
