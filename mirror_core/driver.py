@@ -76,6 +76,7 @@ class Driver:
         self._comparable = self._seeded = False  # the target holds an image; a copy to begin with
         self._comparison: compare.Comparison | None = None  # of the running cycle
         self._reader = compare.Reader()
+        self._pausing = platform.lock()  # orders pause and resume: the ledger and `halted` agree
         # -- guarded by `changed`
         self.changed = platform.condition()
         self.stopping = False
@@ -114,16 +115,18 @@ class Driver:
             )
 
     def pause(self, *, now: bool) -> None:
-        self._book.update(paused=True)
-        with self.changed:
-            self.halted, self._standing = now, False
-            self.changed.notify_all()
+        with self._pausing:
+            self._book.update(paused=True)
+            with self.changed:
+                self.halted, self._standing = now, False
+                self.changed.notify_all()
 
     def resume(self) -> None:
-        self._book.update(paused=False)
-        with self.changed:
-            self.halted = False
-            self.changed.notify_all()
+        with self._pausing:
+            self._book.update(paused=False)
+            with self.changed:
+                self.halted = False
+                self.changed.notify_all()
 
     def set_bandwidth(self, rate: int) -> None:
         with self.changed:

@@ -712,6 +712,13 @@ FAULTS = (
         (("mirror_core/flashcopy.py", "left_s = until - native.now_s()", "left_s = slice_s"),),
     ),
     Fault(
+        "a resume comes in between the ledger and the halt of a pause",
+        "tests/test_stalled_thread.py::test_what_a_pause_holds_a_resume_lets_go",
+        (("mirror_core/driver.py", "        with self._pausing:\n"
+          "            self._book.update(paused=True)\n",
+          "        if True:\n            self._book.update(paused=True)\n"),),
+    ),
+    Fault(
         "a start that is refused leaves the files that it has made",
         "tests/test_ends.py::test_refused_starts_leave_no_file",
         (("mirror_core/site.py", "undo.callback(self._remove_files_that_mean_nothing)", "pass"),),

@@ -127,6 +127,42 @@ def test_a_commit_is_answered_within_the_time_of_one_wait(handmade: Handmade) ->
     assert took < 1.5 * limits.CONTROL_WAIT_S
 
 
+class _Late(threading.Condition):
+    """A thread of this name gets the lock only once it may."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name, self.came, self.may = name, threading.Event(), threading.Event()
+
+    def __enter__(self) -> bool:
+        if threading.current_thread().name == self._name:
+            self.came.set()
+            assert self.may.wait(10)
+        return super().__enter__()
+
+
+def test_what_a_pause_holds_a_resume_lets_go(handmade: Handmade) -> None:
+    """`pause --now` beside `resume`, and stalled between its two steps: a site whose ledger says
+    that it is not paused copies."""
+    handmade.create()
+    site = Site(config.load(str(handmade.toml("east"))))
+    one = site.control
+    assert isinstance(one, Driver)
+    one.changed = late = _Late("pause")
+    pause = threading.Thread(name="pause", target=lambda: one.pause(now=True))
+    resume = threading.Thread(name="resume", target=one.resume)
+    pause.start()
+    assert late.came.wait(10)
+    resume.start()
+    resume.join(0.5)  # with the fault it ends; without it waits for the other
+    late.may.set()
+    for thread in (pause, resume):
+        thread.join()
+    paused = site.book.current.paused
+    site._undo.close()
+    assert not paused and not one.halted
+
+
 def test_what_the_peer_says_is_whole_is_committed(handmade: Handmade) -> None:
     """A number of the peer's that is too high must not tell a `sync` of later, nor of the next run,
     that it is done."""
