@@ -288,7 +288,10 @@ class Site:
         runs = (*self.book.current.runs, self._run) if source else ()
         if len(runs) > limits.RUNS_KNOWN:  # the first is the one that the target has met
             runs = (runs[0], *runs[1 - limits.RUNS_KNOWN :])
-        self.book.update(clean=False, run=self._run, runs=runs, volumes=self._in_use())
+        # A source's maps outlive it elsewhere from now on; those of its last stop would be written
+        # again in every cycle.  A target's are what it owes.
+        maps = {} if source else self.book.current.maps
+        self.book.update(clean=False, run=self._run, runs=runs, volumes=self._in_use(), maps=maps)
         self._maps.remove(self.book.current.site, but=self._run)
         self._remove_files_that_mean_nothing()
         self._maps_count = True

@@ -719,6 +719,11 @@ FAULTS = (
           "        if True:\n            self._book.update(paused=True)\n"),),
     ),
     Fault(
+        "a source keeps the maps of its last stop in the ledger, and writes them in each cycle",
+        "tests/test_maps.py::test_the_ledger_of_a_source_that_runs_has_no_maps",
+        (("mirror_core/site.py", "maps = {} if source else self", "maps = self"),),
+    ),
+    Fault(
         "a start that is refused leaves the files that it has made",
         "tests/test_ends.py::test_refused_starts_leave_no_file",
         (("mirror_core/site.py", "undo.callback(self._remove_files_that_mean_nothing)", "pass"),),

@@ -53,6 +53,26 @@ def copied_after_start(pair: Pair) -> int:
     return int(value(scrape(pair), 'copied_bytes_total{copy="first",volume="disk"}'))
 
 
+@pytest.mark.parametrize("end", [kill, lose_power])
+def test_the_ledger_of_a_source_that_runs_has_no_maps(
+    pair: Pair, end: Callable[[Pair, str], None]
+) -> None:
+    """Those of its last stop are of no use any more, and each cycle would write them twice.  What
+    ends the source right after its start takes nothing along: all that was not sent at the stop is
+    known to the next process."""
+    state, blocks = pair.folder / "east/state", 1500
+    before = ledger.path_in(state).stat().st_size
+    write_some(pair, 1, blocks)
+    direct.stop(pair, "east")
+    stopped = ledger.path_in(state).stat().st_size
+    assert stopped > before + 2 * blocks, "the maps of a stop stand in the ledger"
+    pair.start("east")
+    assert ledger.path_in(state).stat().st_size < before + 100
+    end(pair, "east")
+    copied = copied_after_start(pair)
+    assert copied == blocks * BLOCK if end is kill else copied >= blocks * BLOCK
+
+
 def test_a_killed_source_sends_exactly_what_was_written(pair: Pair) -> None:
     """Of 64 MiB that are all hot 300 blocks are written, in lives that end by kills: these
     blocks are sent, and no other."""
