@@ -106,6 +106,11 @@ class Store:
             _lib.fm_store_set_fenced(out[0])
         return cls(out[0], "nbd")
 
+    def unflushed(self) -> None:
+        """Its server may have anything in its cache: the first good flush may take long.  Before
+        it is in use."""
+        _lib.fm_store_unflushed(self._handle)
+
     def reserve(self, connections: int) -> tuple[int, int]:
         """Open so many connections to a server, to be shared by who needs one.  How many there
         are now; and the errno, if those are fewer, of the one that could not be had."""

@@ -115,7 +115,7 @@ class Site:
     def _open_stores(
         self, undo: contextlib.ExitStack, current: ledger.Ledger
     ) -> dict[tuple[str, str], stores.Opened]:
-        opened = {}
+        opened, source = {}, current.role == "source"
         stores.refuse_twice(self.config)
         for volume, record in zip(self.config.volumes, current.volumes, strict=True):
             for part in ("data", "intermediate"):
@@ -132,6 +132,9 @@ class Site:
                 stores.verify(one, getattr(record, part), place, record.size)
                 if not current.clean:
                     one.drop_cache()
+                # Only a source's data is flushed by an orderly stop; before the first run, nothing.
+                if not (current.clean and current.run and source and part == "data"):
+                    one.store.unflushed()
                 opened[volume.name, part] = one
         return opened
 

@@ -26,6 +26,9 @@ fm_op_finish (struct fm_store *s, struct fm_op *op, int rc)
       atomic_fetch_add (&s->lost, 1);
   } else if (op->kind == FM_WRITE)
     atomic_fetch_add_explicit (&s->written_bytes, op->length, memory_order_relaxed);
+  /* One that failed may have been done in part. */
+  if ((op->kind == FM_WRITE || op->kind == FM_ZERO) && rc != -EOPNOTSUPP)
+    atomic_fetch_add_explicit (&s->changed_bytes, op->length, memory_order_relaxed);
 }
 
 void
@@ -77,6 +80,12 @@ fm_store_set_fenced (struct fm_store *s)
 }
 
 void
+fm_store_unflushed (struct fm_store *s)
+{
+  atomic_fetch_add (&s->changed_bytes, FM_FLUSH_MOST);
+}
+
+void
 fm_store_close (struct fm_store *s)
 {
   if (!s)
@@ -117,7 +126,7 @@ flush_and_ask (struct fm_port *p, struct fm_parts *t)
   struct fm_parts probe = { .op = { .done = true } };
   struct fm_op read = { .kind = FM_READ, .buf = bytes,
                         .length = s->size < sizeof bytes ? s->size : sizeof bytes };
-  uint64_t written = atomic_load (&s->written_bytes), left = written - atomic_load (&s->flushed_bytes);
+  uint64_t changed = atomic_load (&s->changed_bytes), left = changed - atomic_load (&s->flushed_bytes);
   left = left < FM_FLUSH_MOST ? left : FM_FLUSH_MOST;
   uint64_t end = fm_now_ns () + left * FM_FLUSH_BYTE_NS, every = s->timeout_ns / PROBES;
   uint64_t next = fm_now_ns () + every;
@@ -135,7 +144,7 @@ flush_and_ask (struct fm_port *p, struct fm_parts *t)
     }
   }
   if (t->op.rc == 0)
-    atomic_store (&s->flushed_bytes, written);
+    atomic_store (&s->flushed_bytes, changed);
 }
 
 int

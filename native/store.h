@@ -115,6 +115,7 @@ struct fm_store {
   char *uri;      /* server */
   uint64_t timeout_ns; /* how long a server may be silent (parts.h), and connecting may take */
   _Atomic uint64_t written_bytes;  /* payload of WRITE ops that were done well on ports */
+  _Atomic uint64_t changed_bytes;  /* of WRITE and ZERO ops that have ended; fm_store_unflushed */
   _Atomic uint64_t flushed_bytes;  /* of those, what a good flush on a port has covered */
   _Atomic uint64_t errors;
   _Atomic bool no_clone; /* it was tried, and is not to be had */
@@ -164,6 +165,9 @@ int fm_store_open_file (int fd, uint64_t size, struct fm_store **out);
 int fm_store_open_nbd (const char *uri, uint64_t timeout_ns, struct fm_store **out, char *why,
                        unsigned whysize);
 void fm_store_set_fenced (struct fm_store *s); /* before it is in use */
+/* Its server may have anything in its cache, of whoever used it before: so the flushes of it have the
+ * time that the most takes, until one is good.  Before it is in use. */
+void fm_store_unflushed (struct fm_store *s);
 void fm_store_close (struct fm_store *s);
 
 /* A port of its own, connected now; NULL: *rc. */
@@ -186,7 +190,8 @@ void fm_store_give_port (struct fm_store *s, struct fm_port *p);
 /* One operation on a port of the caller's, to its end, in parts: rc.  -ETIMEDOUT: the server was
  * silent for timeout_ns.  Any operation of up to FM_PACE_LEAST bytes must be answered in that time, so
  * where these are slower than that the setting behind timeout_ns is too short; a flush in that and
- * FM_FLUSH_BYTE_NS for each byte written since the one before, if meanwhile the server answers reads. */
+ * FM_FLUSH_BYTE_NS for each byte written or zeroed since the one before, FM_FLUSH_MOST at most, if
+ * meanwhile the server answers reads. */
 int fm_port_io (struct fm_port *p, struct fm_op *op);
 /* The same from any thread; with a connection to be made it is bounded by twice that. */
 int fm_store_io (struct fm_store *s, struct fm_op *op);

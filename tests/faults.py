@@ -80,6 +80,18 @@ FAULTS = (
         (("native/store.c", "fm_now_ns () + left * FM_FLUSH_BYTE_NS", "fm_now_ns () + 0 * left"),),
     ),
     Fault(
+        "zeroes in a server's cache are not counted as bytes to be flushed",
+        "native:slow",
+        (("native/store.c", "(op->kind == FM_WRITE || op->kind == FM_ZERO) && rc",
+          "op->kind == FM_WRITE && rc"),),
+    ),
+    Fault(
+        "what the process before wrote is not counted as bytes to be flushed",
+        "tests/test_slow_flush.py::test_what_the_process_before_wrote",
+        (("mirror_core/site.py", "                    one.store.unflushed()\n",
+          "                    pass\n"),),
+    ),
+    Fault(
         "the room for requests is shared by all stores, and none has its own",
         "native:room",
         (("native/room.c", "if (!own || *own)", "if (own || !own)"),),

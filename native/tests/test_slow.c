@@ -372,19 +372,22 @@ a_line_of_flushes (void)
   lab_kill (&server);
 }
 
-/* A server that has much to flush takes longer than its time-out and answers others meanwhile; one that
- * has little, or is silent, is lost as ever.  So it is with one that reads no less than 4 KiB, of which
- * libnbd tells without asking it. */
+/* A server that has much to flush, be it zeroes or of the process before, takes longer than its time-out
+ * and answers others meanwhile; one that has little, or is silent, is lost as ever.  So it is with one that
+ * reads no less than 4 KiB, of which libnbd tells without asking it. */
 static void
 much_to_flush (void)
 {
-  enum { MUCH, LITTLE, SILENT, MUCH_IN_BLOCKS, SILENT_IN_BLOCKS, CASES };
+  enum { MUCH, ZEROES, BEFORE, LITTLE, SILENT, MUCH_IN_BLOCKS, SILENT_IN_BLOCKS, CASES };
   char *buf = calloc (1, 8 << 20);
   for (unsigned i = 0; i < CASES; i++) {
     bool blocks = i >= MUCH_IN_BLOCKS, silent = i == SILENT || i == SILENT_IN_BLOCKS;
-    bool well = i == MUCH || i == MUCH_IN_BLOCKS;
+    bool well = i <= BEFORE || i == MUCH_IN_BLOCKS;
     struct fm_store *s = flushes_take ("3", blocks, TIMEOUT);
-    struct fm_op write = { .kind = FM_WRITE, .length = i == LITTLE ? 4096 : 8 << 20, .buf = buf };
+    struct fm_op write = { .kind = i == ZEROES ? FM_ZERO : FM_WRITE, .buf = buf,
+                           .length = i == LITTLE || i == BEFORE ? 4096 : 8 << 20 };
+    if (i == BEFORE)
+      fm_store_unflushed (s);
     struct fm_op flush = { .kind = FM_FLUSH };
     memset (buf, 1, 8 << 20);
     CHECK_EQ (fm_store_io (s, &write), 0);
@@ -393,6 +396,12 @@ much_to_flush (void)
     uint64_t start = fm_now_ns ();
     CHECK_EQ (fm_store_io (s, &flush), well ? 0 : -ETIMEDOUT);
     CHECK (well || fm_now_ns () - start < TIMEOUT + 500 * FM_MS);
+    if (i == BEFORE) { /* which was flushed: it is as patient as ever */
+      write = (struct fm_op){ .kind = FM_WRITE, .buf = buf, .length = 4096 };
+      flush = (struct fm_op){ .kind = FM_FLUSH };
+      CHECK_EQ (fm_store_io (s, &write), 0);
+      CHECK_EQ (fm_store_io (s, &flush), -ETIMEDOUT);
+    }
     if (silent)
       kill (server.pid, SIGCONT);
     fm_store_close (s);
