@@ -8,6 +8,9 @@ idle (a mounted file system at night, the lanes of a source) never goes by itsel
 takes the signals that end nbdkit, in its place: it tells the site, then nbdkit, and from then on
 shuts the receiving side of every connection of our sockets: a request under way still gets its
 answer, then its connection ends.  It looks again until `cleanup`, which may miss nobody.
+
+A signal stays pending until the site knows of it: one that comes while a promoted site begins anew
+(promotion.py) is then its new program's, and ends that.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import select
 import signal
 import threading
 from collections.abc import Callable
@@ -26,6 +30,8 @@ _LOOK_AGAIN_S = 0.05
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)  # of nbdkit
 _RESERVED = 64  # descriptors
 _PR_SET_PDEATHSIG = 1
+_SFD_CLOEXEC = os.O_CLOEXEC
+_SIGSET_WORDS = 16  # of sigset_t: 1024 bits (glibc)
 
 
 def take_all_descriptors() -> None:
@@ -43,6 +49,18 @@ def outlive_the_starter() -> None:
 def hold_signals() -> None:
     """In the main thread, before others begin: they are for the Ender alone."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+
+
+def _pending_file() -> int:
+    """A descriptor that is readable while one of the signals is pending (signalfd(2)); nothing is
+    read from it, so the signal stays."""
+    libc, signals = ctypes.CDLL(None, use_errno=True), (ctypes.c_ulong * _SIGSET_WORDS)()
+    for number in _ENDING:
+        libc.sigaddset(signals, number)
+    fd: int = libc.signalfd(-1, signals, _SFD_CLOEXEC)
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return fd
 
 
 def room() -> bool:
@@ -72,8 +90,11 @@ class Ender(threading.Thread):
         self._left = threading.Event()
 
     def run(self) -> None:
-        signal.sigwait(_ENDING)
+        fd = _pending_file()
+        select.select([fd], [], [])
+        os.close(fd)
         due = [step for step in self._steps if not self._done(step)]
+        signal.sigwait(_ENDING)
         while not self._left.wait(_LOOK_AGAIN_S):
             due = [step for step in due if not self._done(step)]
             self._done(self._callers.end_all)

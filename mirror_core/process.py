@@ -108,18 +108,19 @@ def prepare(site: config.SiteConfig) -> list[socket.socket]:
 
 def start_foreground(site: config.SiteConfig) -> None:
     """Become the site's process; returns only by raising MirrorError."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # begin_anew: one that is pending ends it here
     os.umask(0o077)
     listening = prepare(site)
     sockets.become(*command(site), listening)
 
 
 def begin_anew(site: config.SiteConfig) -> NoReturn:
-    """The site's own process starts again from the ledger, under the same process number."""
+    """The site's own process starts again from the ledger, under the same process number.  The
+    signals that end it stay blocked meanwhile, and so are not lost."""
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
             if int(name) > 2:
                 os.set_inheritable(int(name), False)  # the lock and the socket end here
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     program = str(Path(sys.prefix) / "bin" / "flashmirror")
     os.execv(program, [program, "start", "--foreground", str(site.path)])
 

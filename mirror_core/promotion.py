@@ -6,9 +6,10 @@
     anew      the process begins again, and finds that it is a source
 
 Invariants.  Until the record nothing has changed but this process's mind: it may end at any
-instant and is a target again.  From the record on every start serves the volumes, and the old
-source is refused by lineage.  What is written is marked in an intent log that begins empty, which
-is exactly what this site and the old history differ by.
+instant and is a target again.  A site that is told to stop begins neither of the last two steps.
+From the record on every start serves the volumes, and the old source is refused by lineage.  What
+is written is marked in an intent log that begins empty, which is exactly what this site and the
+old history differ by.
 
 Left out: failback.  The intermediate keeps what an uncommitted cycle had written; a source never
 reads its intermediate but for blocks that it has put there in the same cycle.
@@ -23,6 +24,8 @@ from mirror_core.errors import MirrorError
 from mirror_core.ledger import Lineage
 from mirror_core.site import Site
 from mirror_core.target import Target
+
+_STOPPED = errno.ECANCELED  # the site, before the promotion was done
 
 
 def promote(site: Site, *, force: bool) -> protocol.Record:
@@ -41,19 +44,28 @@ def _turn(site: Site, *, force: bool) -> protocol.Record:
     if recorded or site.control.prepare_promotion(force=force):
         if not recorded:
             _record(site)
-        try:
-            site.begin_anew(site.config)  # asked again if the machine refused it
-        except OSError as error:
-            raise MirrorError(
-                f"is a source from its next start on, but cannot begin anew ({error.strerror}): "
-                "stop it and start it",
-                error.errno or errno.EIO,
-            ) from error
+        _begin_anew(site)
     return {"done": False, "status": status.of(site)}
+
+
+def _begin_anew(site: Site) -> None:
+    """Asked again if the machine refused it.  MirrorError: it did, or the site is to end."""
+    try:
+        if not site.begin_anew():
+            raise MirrorError("is being stopped: it is a source from its next start on", _STOPPED)
+    except OSError as error:
+        raise MirrorError(
+            f"is a source from its next start on, but cannot begin anew ({error.strerror}): "
+            "stop it and start it",
+            error.errno or errno.EIO,
+        ) from error
 
 
 def _record(site: Site) -> None:
     book = site.book.current
+    volumes = site.records("source")  # it takes its time
+    if site.is_ending:
+        raise MirrorError("is being stopped: start it and promote it again", _STOPPED)
     assert book.lineage is not None and book.whole and book.hardened == book.committed
     site.book.update(
         role="source",
@@ -71,5 +83,5 @@ def _record(site: Site) -> None:
         paused=False,
         clean=True,  # nothing is left in memory that counts
         maps={},
-        volumes=site.records("source"),
+        volumes=volumes,
     )

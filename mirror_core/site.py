@@ -80,12 +80,14 @@ class Site:
         maps: Maps = mapfile,
         begin_anew: Callable[[SiteConfig], None] = process.begin_anew,
     ) -> None:
-        self.config, self.platform, self.begin_anew = config, platform, begin_anew
+        self.config, self.platform, self._begin_anew = config, platform, begin_anew
         self._open_store, self._maps = open_store, maps
         self.journal = Journal(platform)
         self._run = platform.token()
         self._maps_count = False  # the maps in memory outlive this process
         self.promotion = platform.lock()  # one turn at a time
+        self._last = platform.lock()  # of an end and a beginning anew, one comes first
+        self.is_ending = False  # nbdkit was told to end.  Guard: `_last`
         self._coarse = False  # a source that knows regions which may differ, not blocks
         self._undo = contextlib.ExitStack()
         with contextlib.ExitStack() as undo:
@@ -313,9 +315,20 @@ class Site:
 
     def ending(self) -> None:
         """nbdkit was told to end, and waits for its clients: no write of theirs may wait for the
-        peer any more.  A target's second flashcopy goes on: a write of a promoted one needs it."""
+        peer any more, and no promotion goes on.  A target's second flashcopy does: a write of its
+        source may need it."""
+        with self._last:
+            self.is_ending = True
         if isinstance(self.control, Driver):
             self.control.stop()
+
+    def begin_anew(self) -> bool:
+        """The process becomes the one that the ledger says, and this does not return; False: it was
+        told to end before.  OSError: the machine refused it."""
+        with self._last:
+            if not self.is_ending:
+                self._begin_anew(self.config)
+            return False
 
     def stop(self) -> None:
         """No client is left.  The maps go into the ledger; everything is flushed and closed.  Each

@@ -748,6 +748,17 @@ FAULTS = (
           "            self.changed.notify_all()\n"),),
     ),
     Fault(
+        "a target that is told to stop becomes a source all the same",
+        "tests/test_promotion_fails.py::test_a_stop_while_a_promotion_finishes_is_not_lost",
+        (("mirror_core/site.py", "            self.is_ending = True\n", "            pass\n"),),
+    ),
+    Fault(
+        "a signal is taken before the site knows of it",
+        "tests/test_promotion_fails.py::test_a_signal_is_not_taken_before_the_site_knows_of_it",
+        (("mirror_core/connections.py", "        select.select([fd], [], [])\n",
+          "        signal.sigwait(_ENDING)\n"),),
+    ),
+    Fault(
         "a scrape goes on when the volumes are gone",
         "tests/test_ends.py::test_a_scrape_at_the_end_touches_nothing_that_is_gone",
         (("mirror_core/metrics.py", "            if self._ended:\n", "            if False:\n"),),

@@ -343,7 +343,7 @@ def test_a_target_answers_every_control_record_in_any_order(
         role = "target"
         try:
             with running(folder, "west", "target") as site:
-                site.begin_anew = begin_anew
+                site._begin_anew = begin_anew
                 for step in steps:
                     if isinstance(step, bytes):
                         answered(site, step)

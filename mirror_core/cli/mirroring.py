@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import select
 import time
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
 import click
 
-from mirror_core import config, limits, peer, process, protocol
+from mirror_core import config, ledger, limits, peer, process, protocol
 from mirror_core.cli.common import Bar, Duration, ask, json_option, show, site_argument, wait_until
-from mirror_core.errors import ConfigError, MirrorError, PeerError
+from mirror_core.errors import LINK_ERRNOS, ConfigError, MirrorError, PeerError
 from mirror_core.units import format_size, parse_rate
 
 
@@ -81,26 +85,33 @@ def bandwidth(site: str, rate: int, as_json: bool) -> None:
 def promote(site: str, force: bool, as_json: bool) -> None:
     """Make a target the source: its image, read and write.  The old source is refused then."""
     settings = config.load(site)
+    request = {"op": "promote", "force": force}
     moment = ask(settings, {"op": "status"})["committed"]
-    ask(settings, {"op": "promote", "force": force})  # refused here, or not at all
-    _wait_promoted(settings, {"op": "promote", "force": force})
+    _wait_promoted(settings, request, ask(settings, request))  # refused here, or not at all
     status = process.status(settings)
     record = {"site": settings.name, "role": status["role"], "lineage": status["lineage"], **moment}
     show(record, as_json, lambda: _promoted(settings.name, record))
 
 
-def _wait_promoted(settings: config.SiteConfig, request: protocol.Record) -> None:
+def _wait_promoted(
+    settings: config.SiteConfig, request: protocol.Record, answer: protocol.Record
+) -> None:
     """Until the site has begun anew as a source; meanwhile it is away for a moment."""
-    bar, away_since = Bar(), None
-    try:
-        while True:
+    bar, away_since, pid = Bar(), None, 0
+    with contextlib.ExitStack() as watched:
+        watched.callback(bar.end)
+        while not answer["done"]:
+            if pid != (pid := answer["status"]["pid"]):  # which it keeps when it begins anew
+                ended = _process_of(watched, pid)
+            bar.update(answer["status"])
             try:
                 answer = peer.ask(settings.control_uri(), request, limits.CONTROL_TIMEOUT_S)
-                if answer["done"]:
-                    return
                 away_since = None
-                bar.update(answer["status"])
             except PeerError as error:
+                if error.code not in LINK_ERRNOS:
+                    raise MirrorError(f"{settings.name}: {error}", error.code) from error
+                if ended():
+                    _refuse_stopped(settings)
                 away_since = away_since or time.monotonic()
                 if time.monotonic() >= away_since + limits.START_TIMEOUT_S:
                     raise MirrorError(
@@ -108,8 +119,27 @@ def _wait_promoted(settings: config.SiteConfig, request: protocol.Record) -> Non
                         f"{settings.state}/site.log, then start it"
                     ) from error
                 time.sleep(0.02)  # a process that starts has no event to wait on but its answer
-    finally:
-        bar.end()
+
+
+def _process_of(watched: contextlib.ExitStack, pid: int) -> Callable[[], bool]:
+    """Whether this process, which runs, has ended (pidfd_open(2))."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return lambda: True
+    watched.callback(os.close, handle)
+    return lambda: bool(select.select([handle], [], [], 0)[0])
+
+
+def _refuse_stopped(settings: config.SiteConfig) -> None:
+    """Its process has ended.  MirrorError: in order, so it does not come back by itself."""
+    book = ledger.load(settings.state)
+    if book.clean and not process.running(settings):
+        raise MirrorError(
+            f"{settings.name}: was stopped: "
+            + ("it is a source from its next start on" if book.role == "source"
+               else "start it and promote it again")
+        )  # fmt: skip
 
 
 def _promoted(name: str, record: dict[str, Any]) -> str:

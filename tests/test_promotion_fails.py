@@ -1,0 +1,155 @@
+"""A promotion that does not come to its end: the site is stopped meanwhile, or something fails."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import direct
+import pytest
+from handmade import Handmade, eventually, refused
+from served import Faulty
+
+from mirror_core import config, ledger, process, promotion
+from mirror_core.errors import MirrorError
+from mirror_core.site import Site
+
+NEVER_ENDED = 20.0  # seconds, where an orderly stop takes less than one
+
+
+@contextlib.contextmanager
+def on_a_faulty_disk(pair: Handmade) -> Iterator[Faulty]:
+    """A target that has an image, whose data is behind a server with faults on command."""
+    server = Faulty(pair.folder / "faulty.img")
+    pair.stores["west", "data"] = server.store(pair.size)
+    pair.more = 'link_timeout = "30s"'  # what hangs here is not lost
+    pair.create()
+    pair.start()
+    with pair.client() as client:
+        client.write(0, random.Random(1).randbytes(pair.size))
+    direct.sync(pair)
+    pair.stop("east")
+    try:
+        yield server
+    finally:
+        server.mend()
+        pair.kill()
+        server.stop()
+
+
+def has_taken(pid: int, number: int) -> bool:
+    """Whether a signal that was sent to the process waits for nobody any more."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    waiting = int(re.findall(r"^ShdPnd:\s*(\w+)", text, re.MULTILINE)[0], 16)
+    return not waiting >> (number - 1) & 1
+
+
+def test_a_stop_while_a_promotion_finishes_is_not_lost(handmade: Handmade) -> None:
+    """The site is told to stop while it reads its stores, with which a promotion ends: it stops,
+    is a target still, and who asked for the promotion is told so."""
+    pair = handmade
+    with on_a_faulty_disk(pair) as server:
+        pid = direct.status(pair, "west")["pid"]
+        server.fail("hang", "pread")
+        before = server.tried("pread")
+        said: list[str] = []
+        asker = threading.Thread(
+            target=lambda: said.append(refused("promote", str(pair.toml("west")), "--force"))
+        )
+        asker.start()
+        eventually(lambda: server.tried("pread") > before, "the stores are read")
+        stopper = threading.Thread(target=direct.stop, args=(pair, "west"))
+        os.kill(pid, signal.SIGTERM)
+        eventually(lambda: has_taken(pid, signal.SIGTERM), "the site has heard that it is to stop")
+        stopper.start()
+        server.mend()
+        stopper.join(NEVER_ENDED)
+        assert not stopper.is_alive(), f"it runs on: {direct.status(pair, 'west')['role']}"
+        asker.join(NEVER_ENDED)
+        book = ledger.load(pair.folder / "west" / "state")
+        assert (book.role, book.clean) == ("target", True)
+        assert len(said) == 1 and "promote it again" in said[0], said
+
+
+def test_a_stop_after_the_record_leaves_a_source(handmade: Handmade) -> None:
+    """Told to stop when the ledger says already that it is a source: it does not begin anew, who
+    asked is told that its next start is a source's, and so it is."""
+    pair = handmade
+    pair.create()
+    pair.start()
+    direct.sync(pair)
+    pair.stop()
+    begun: list[config.SiteConfig] = []
+    site = Site(config.load(str(pair.toml("west"))), begin_anew=begun.append)
+    site.start()
+    try:
+        site.book.told.append(lambda book: site.ending() if book.role == "source" else None)
+        assert not promotion.promote(site, force=True)["done"]
+        with pytest.raises(MirrorError, match="is being stopped: it is a source from its next"):
+            promotion.promote(site, force=True)
+    finally:
+        site.stop()
+    assert not begun
+    pair.start("west")
+    assert direct.status(pair, "west")["role"] == "source"
+
+
+def test_a_signal_that_comes_while_it_begins_anew_ends_it(handmade: Handmade) -> None:
+    """From the last look at whether it is to stop until its new program is there nobody takes the
+    signal, and then it ends the process."""
+    handmade.create()
+    settings = config.load(str(handmade.toml("west")))
+    child = os.fork()
+    if child == 0:
+        try:
+            signal.signal(signal.SIGTERM, lambda *_: None)  # as nbdkit, which ends with the exec
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+            os.kill(os.getpid(), signal.SIGTERM)
+            process.begin_anew(settings)
+        finally:
+            os._exit(1)
+
+    def ended() -> tuple[int, int] | None:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        return (pid, status) if pid else None
+
+    try:
+        status = eventually(ended, "the process ends", NEVER_ENDED)[1]
+    except AssertionError:
+        process.stop(settings)
+        os.waitpid(child, 0)
+        raise
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGTERM
+
+
+ENDER = """
+import os, signal, sys
+from mirror_core import config, connections
+def ending():
+    print(signal.SIGTERM in signal.sigpending(), flush=True)
+connections.hold_signals()
+ender = connections.Ender(config.load(sys.argv[1]), ending, lambda: None)
+ender.start()
+os.kill(os.getpid(), signal.SIGTERM)
+ender._left.wait(0.5)
+ender.end()
+print("ended")
+"""
+
+
+def test_a_signal_is_not_taken_before_the_site_knows_of_it(handmade: Handmade) -> None:
+    """Or a process that begins anew in between would have lost it."""
+    handmade.create()
+    done = subprocess.run(
+        [sys.executable, "-c", ENDER, str(handmade.toml("west"))],
+        capture_output=True, text=True, timeout=30, check=True, cwd=handmade.folder,
+    )  # fmt: skip
+    assert done.stdout.split() == ["True", "ended"]
