@@ -14,6 +14,7 @@ import re
 from typing import TYPE_CHECKING
 
 from sim import clients
+from sim.core import lib
 from sim.sites import Machine
 
 if TYPE_CHECKING:
@@ -85,9 +86,14 @@ def adopt(world: World, machine: Machine) -> bool:
     """It does not start because a store is not as it left it."""
     life = machine.life
     asked = re.search(r"'flashmirror adopt \S+ (\w+) (\w+)'", str(life and life.refused))
-    if not asked or not machine.went_back:
+    if not asked:
         return False
-    world.reach("went back, and its store was refused")
+    if machine.went_back:
+        world.reach("went back, and its store was refused")
+    elif lib.sim_disk_faded(machine.disks[asked[1], asked[2]]):  # and its fingerprint was of that
+        world.counts["stores refused that a cache had shown otherwise"] += 1
+    else:
+        return False
     world.scheduler.trace(f"*** a person reads: {life and life.refused}")
     world.crash(machine, power=False, keep=0.0)
     if machine.content is None:

@@ -17,6 +17,7 @@ struct sim_disk {
   enum sim_loss loss;
   char *stale; /* a sector each: 1: the cache holds what no flush will write */
   unsigned nstale;
+  uint64_t faded; /* sectors that were read from the cache, and then differently from the disk */
   uint64_t op_ns, byte_ns; /* what an operation takes */
 };
 
@@ -109,8 +110,15 @@ sim_disk_reset (struct sim_disk *d, const char *bytes)
 {
   memcpy (d->now, bytes, d->size);
   memcpy (d->safe, bytes, d->size);
+  d->faded += d->nstale;
   memset (d->stale, 0, d->size / SIM_SECTOR);
   d->nlog = d->nstale = 0;
+}
+
+uint64_t
+sim_disk_faded (const struct sim_disk *d)
+{
+  return d->faded;
 }
 
 void
@@ -182,6 +190,7 @@ evict (struct sim_disk *d)
       revert (d, sector);
       d->stale[sector] = 0;
       d->nstale--;
+      d->faded++;
     }
 }
 

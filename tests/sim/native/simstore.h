@@ -63,6 +63,8 @@ void sim_disk_fail (struct sim_disk *d, unsigned kinds, unsigned count, int rc);
 int sim_disk_number (const struct sim_disk *d);
 uint64_t sim_disk_size (const struct sim_disk *d);
 unsigned sim_disk_failing (struct sim_disk *d); /* how many are still to fail */
+/* How many sectors a cache has shown for a while that a failed flush had lost. */
+uint64_t sim_disk_faded (const struct sim_disk *d);
 void sim_disk_lose (struct sim_disk *d, enum sim_loss loss); /* of flushes that fail */
 /* From now on an operation takes so long, and so much more for each byte. */
 void sim_disk_slow (struct sim_disk *d, uint64_t op_ns, uint64_t byte_ns);
