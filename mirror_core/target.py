@@ -316,7 +316,7 @@ class Target:
         return self._doubtful or self._front_losses() != self._losses
 
     def _front_losses(self) -> int:
-        return sum(member.native.front_losses() for member in self._copier.members)
+        return sum(member.native.front.losses for member in self._copier.members)
 
     def commit(self, request: protocol.Commit) -> protocol.Record:
         """{"done": True} when `sequence` is committed, durably; {"done": False}: ask again."""
