@@ -78,6 +78,9 @@ class ControlExport:
     def flush(self) -> None:
         """Nothing is kept."""
 
+    def close(self) -> None:
+        """The same."""
+
     def zero(self, count: int, offset: int, flags: int) -> None:
         raise MirrorError("the control export takes requests only", errno.EINVAL)
 

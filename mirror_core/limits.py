@@ -116,6 +116,9 @@ REQUEST_TIMEOUT_ALONE_S = 2.0
 DEVICE_BUSY_S = 3.0  # with udev and others who open a device for a moment
 DEVICE_LOOK_S = 0.5  # how often a holder looks whether its device is still its own
 ATTACH_BACKOFF_MAX_S = 1.0  # between two tries to reach a site of this machine
+# A client whose connection has ended, all of which are of this machine, is back within: until then
+# whoever connects may be one whose writes were lost (native/news.h).
+COMING_BACK_S = 30.0
 HANDSHAKE_ANSWERS = 16
 HANDSHAKE_ANSWER_BYTES = 4 * KIB
 NETLINK_BYTES = 16 * KIB

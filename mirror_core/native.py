@@ -259,13 +259,13 @@ class Volume:
         _check(_lib.fm_volume_link(self._handle, handle, lanes), "link")
 
     def lose_front(self) -> None:
-        """What the front has not flushed may be gone: each client's first flush fails.  Before
+        """What the front has not flushed may be gone: the clients hear of it (news.h).  Before
         the volume is in use."""
         _lib.fm_volume_lose_front(self._handle)
 
-    def front_losses(self) -> int:
-        """How often that was so, or was met since."""
-        return int(_lib.fm_volume_front_losses(self._handle))
+    def news_is_due(self) -> bool:
+        """Whether a client who is there, or may come back, has to hear of a loss of the front."""
+        return bool(_lib.fm_news_is_due(self._handle))
 
     def lose_second(self, code: int) -> None:
         _lib.fm_volume_lose_second(self._handle, -abs(code))
@@ -330,6 +330,11 @@ class Volume:
     def set_hold(self) -> None:
         """Without a link writers wait for it, instead of for the first sink alone."""
         _lib.fm_volume_set_hold(self._handle)
+
+    def set_returning(self, seconds: float) -> None:
+        """How long it may take a client whose connection has ended to be back.  Before the volume
+        is in use."""
+        _lib.fm_volume_set_returning(self._handle, int(seconds * NS))
 
     def set_patience(self, seconds: float) -> None:
         """How long a writer waits for what is not this site's own (volume.h); 0: for ever."""
@@ -426,7 +431,7 @@ class Client(_client.Client):
     """A volume as a client of one session uses it: one call into the core a request.
 
     The plugin's worker threads only (native/client.h).  Errors are OSError with the errno for
-    the client.
+    the client.  `close` when its connection ends.
     """
 
     def __new__(cls, volume: Volume, session: int) -> Self:

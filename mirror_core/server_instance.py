@@ -3,18 +3,21 @@
 Idea.  What a site has written and not flushed is in the cache of its store's server.  While the
 site runs, a connection tells when that server ends (native/store.h).  While the site does not run,
 after a kill, nobody is told; and its clients, the kernel's device above all, come back and flush.
-So a source that was not stopped cleanly counts such a store as having lost those writes, and each
-client's first flush fails, once; unless the server is known to be the process that it was.
+So a source that was not stopped cleanly counts such a store as having lost those writes, and the
+first flush of each client who may be one of them fails, once (native/news.h says who that is);
+unless the server is known to be the process that it was.
 
     known     a Unix socket's other end: the process, and when that was started (proc(5)).  It must
               hold the other ends of all connections to that socket: one that only listens, such as
               systemd's for socket activation, outlives the server.
     recorded  in STATE/servers, for this run, before anything is written.  A store that has lost
-              writes is recorded as unknown until a client was told and has flushed again.
+              writes is recorded as unknown until nobody is left who may have to be told, and a
+              client's flush is good then.
     reboot    who had the device was on this machine and ended with it: there is nobody to tell.
 
 Invariant.  A server is recorded only as the process at the other end of the connection that
-every unflushed write counts on, and only when no loss was counted that may be untold.
+every unflushed write counts on, and only when no loss was counted that may be untold.  (A loss that
+only the control has met, and a kill before the next flush of any client, escape it.)
 Left out: files and block devices, whose cache is the kernel's; servers over TCP, which are never
 known: each kill costs one failed flush; a server that replaces itself by exec(2).
 """
@@ -30,14 +33,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mirror_core import durable, native
+from mirror_core import durable, limits, native
 from mirror_core.ledger import Ledger
 from mirror_core.platform import HERE, Platform
 
 VERSION = 1
 MAY_BE_GONE = (
     "the server of its data store is not known to be the one that it was: what was not flushed may "
-    "be gone, and each client's first flush fails once"
+    f"be gone, and the first flush of each client fails once, of all that connect within "
+    f"{limits.COMING_BACK_S:g} s"
 )
 _CONNECTED = "03"  # of /proc/net/unix: SS_CONNECTED
 _TRIES = 3  # a client of the server that comes or goes between two looks
@@ -105,9 +109,8 @@ class Servers:
         self._state, self._site, self._run, self._platform = state, book.site, run, platform
         self._volumes = {n: v for n, v in volumes.items() if source and v.front.kind == "nbd"}
         self._lock = platform.lock()
-        self._told: dict[str, bool] = {}  # of volumes that have lost writes: whether it was told
-        self._counts: dict[str, int] = {}  # the losses that are counted by then
         self._known: dict[str, str | None] = {}
+        self._owed: set[str] = set()  # volumes that have lost writes, not known again
 
     def begin(self, *, clean: bool, run_before: str) -> list[str]:
         """Before anything is written.  The volumes whose clients are to be told of a loss."""
@@ -118,30 +121,33 @@ class Servers:
         reboot = before is not None and before.get("boot", boot) != boot
         recorded = before["data"] if before else {}
         for name, volume in self._volumes.items():
-            now = self._identify(volume)
-            self._known[name] = now
+            now = self._known[name] = self._identify(volume)
             if not clean and not reboot and (now is None or recorded.get(name) != now):
                 volume.lose_front()
-                self._told[name], self._known[name] = False, None
-            self._counts[name] = volume.front_losses()
+                self._owed.add(name)
+                self._known[name] = None
         self._save(boot)
-        return sorted(self._told)
+        return sorted(self._owed)
 
     def flushed(self, name: str, *, failed: bool) -> None:
-        """A client's flush has ended.  After one that failed another shows that its answer was
-        received: the server may be recorded again."""
+        """A client's flush has ended."""
+        volume = self._volumes.get(name)
+        if volume is None:
+            return
         with self._lock:
-            if self._told.get(name) is None:
-                return
-            if failed or not self._told[name]:
-                self._told[name] = failed or self._told[name]
-                return
-            volume = self._volumes[name]
-            now = self._identify(volume)
-            if volume.front_losses() == self._counts[name]:
-                del self._told[name]
-                self._known[name] = now
-                self._save(boot_id())
+            if failed or volume.news_is_due():
+                self._owed.add(name)
+                self._know(name, None)
+            elif name in self._owed:
+                now = self._identify(volume)
+                if not volume.news_is_due():  # meanwhile it may have been lost again
+                    self._owed.discard(name)
+                    self._know(name, now)
+
+    def _know(self, name: str, now: str | None) -> None:
+        if self._known[name] != now:
+            self._known[name] = now
+            self._save(boot_id())
 
     @staticmethod
     def _identify(volume: native.Volume) -> str | None:

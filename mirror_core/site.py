@@ -200,6 +200,7 @@ class Site:
         log: native.Intent | None,
     ) -> None:
         """The maps as they are on disk; of a source, after an end without order, what was hot."""
+        volume.set_returning(limits.COMING_BACK_S)
         if log is None:
             volume.set_strict()
             pending = current.maps.get(f"{record.name}/pending", BitMap64())

@@ -1,5 +1,6 @@
 /* See client.h. */
 #include "client.h"
+#include "news.h"
 #include "pin.h"
 #include "request.h"
 
@@ -13,7 +14,7 @@ struct client {
   PyObject_HEAD
   struct fm_volume *volume;
   uint64_t session;
-  _Atomic uint64_t heard; /* losses of the front: store.h */
+  struct fm_news *news; /* NULL: it was closed */
 };
 
 static PyTypeObject *client_type;
@@ -199,7 +200,11 @@ client_new (PyTypeObject *type, PyObject *args, PyObject *kwargs)
   if (c) {
     c->volume = (struct fm_volume *)(uintptr_t)volume;
     c->session = session;
-    atomic_init (&c->heard, atomic_load (&c->volume->told));
+    c->news = fm_news_begin (c->volume);
+    if (!c->news) {
+      Py_DECREF (c);
+      return PyErr_NoMemory ();
+    }
   }
   return (PyObject *)c;
 }
@@ -228,14 +233,26 @@ client_flush (PyObject *self, PyObject *none)
   int rc;
   fm_pin ();
   Py_BEGIN_ALLOW_THREADS
-  rc = for_client (c, fm_volume_client_flush (c->volume, &c->heard));
+  rc = for_client (c, fm_news_flush (c->volume, c->news));
   Py_END_ALLOW_THREADS
   return PyLong_FromLong (rc);
+}
+
+static PyObject *
+client_close (PyObject *self, PyObject *none)
+{
+  (void)none;
+  struct client *c = (struct client *)self;
+  if (c->news)
+    fm_news_end (c->volume, c->news);
+  c->news = NULL;
+  Py_RETURN_NONE;
 }
 
 static PyMethodDef client_methods[] = {
   { "_zero", client_zero, METH_VARARGS, NULL },
   { "_flush", client_flush, METH_NOARGS, NULL },
+  { "close", client_close, METH_NOARGS, NULL },
   { NULL, NULL, 0, NULL },
 };
 

@@ -64,7 +64,7 @@ fm_late_settled (struct fm_store *s)
       continue;
     }
     take_first (at);
-    atomic_fetch_add (&s->lost, 1); /* before anybody finds it settled */
+    fm_store_lose (s); /* before anybody finds it settled */
     s->nlate--;
   }
   bool settled = s->nlate == 0;

@@ -396,12 +396,3 @@ fm_volume_zero (struct fm_volume *v, uint64_t session, uint64_t n, uint64_t offs
   }
   return rc;
 }
-
-int
-fm_volume_client_flush (struct fm_volume *v, _Atomic uint64_t *heard)
-{
-  int rc = fm_store_flush (v->front, heard);
-  if (rc < 0) /* who connects later need not hear of what came before */
-    atomic_store (&v->told, atomic_load (heard));
-  return rc;
-}

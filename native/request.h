@@ -13,7 +13,7 @@
  *
  * Invariants: `next`, and the intent log, hold a block before the front may hold
  * its new bytes (I4); the front gets the new bytes only when none of its blocks is pending (I5), or the
- * cycle is void.  Left out: reads and flushes need no gate, they go straight on.
+ * cycle is void.  Left out: reads and flushes (news.h) need no gate, they go straight on.
  */
 #ifndef FM_REQUEST_H
 #define FM_REQUEST_H
@@ -49,7 +49,5 @@ int fm_volume_write (struct fm_volume *v, uint64_t session, const void *buf, uin
                      uint64_t offset, unsigned flags);
 int fm_volume_zero (struct fm_volume *v, uint64_t session, uint64_t n, uint64_t offset,
                     unsigned flags);
-/* *heard: of this client's connection; it begins with `told` of the volume. */
-int fm_volume_client_flush (struct fm_volume *v, _Atomic uint64_t *heard);
 
 #endif

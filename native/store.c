@@ -14,6 +14,13 @@
 #define PROBES 4 /* in a time-out, of a server that flushes */
 #define PROBE_BYTES 4096 /* there are servers that read no less */
 
+uint64_t
+fm_store_lose (struct fm_store *s)
+{
+  atomic_store (&s->lost_ns, fm_now_ns ()); /* first: who sees the loss sees that it is new */
+  return atomic_fetch_add (&s->lost, 1) + 1;
+}
+
 void
 fm_op_finish (struct fm_store *s, struct fm_op *op, int rc)
 {
@@ -23,7 +30,7 @@ fm_op_finish (struct fm_store *s, struct fm_op *op, int rc)
   if (rc < 0) {
     atomic_fetch_add_explicit (&s->errors, 1, memory_order_relaxed);
     if (op->kind == FM_FLUSH)
-      atomic_fetch_add (&s->lost, 1);
+      fm_store_lose (s);
   } else if (op->kind == FM_WRITE)
     atomic_fetch_add_explicit (&s->written_bytes, op->length, memory_order_relaxed);
   /* One that failed may have been done in part. */
@@ -203,7 +210,7 @@ drop_anchor (struct fm_store *s)
   fm_port_close (s->anchor);
   s->anchor = NULL;
   if (atomic_load (&s->writes) > s->covered)
-    atomic_fetch_add (&s->lost, 1);
+    fm_store_lose (s);
   fm_pool_drop (s);
 }
 
@@ -378,7 +385,7 @@ fm_store_io (struct fm_store *s, struct fm_op *op)
    * may have been done in part, which is to be flushed, but nobody counts on it. */
   atomic_fetch_add (&s->writes, 1);
   if (rc == 0 && atomic_load (&s->anchored) != number)
-    atomic_fetch_add (&s->lost, 1);
+    fm_store_lose (s);
   return rc;
 }
 

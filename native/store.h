@@ -119,7 +119,8 @@ struct fm_store {
   _Atomic uint64_t flushed_bytes;  /* of those, what a good flush on a port has covered */
   _Atomic uint64_t errors;
   _Atomic bool no_clone; /* it was tried, and is not to be had */
-  _Atomic uint64_t lost;   /* how often what was not flushed may have gone */
+  _Atomic uint64_t lost;   /* how often what was not flushed may have gone, ... */
+  _Atomic uint64_t lost_ns; /* ... the last time at this one */
   _Atomic uint64_t writes; /* done by fm_store_io, to be flushed; one for what was before us */
   _Atomic unsigned nlate;  /* connections with writes that were given up */
   bool room_used; /* of room.c: what is its own is in use */
@@ -208,6 +209,8 @@ int fm_store_server_fd (struct fm_store *s);
 int fm_store_clone (struct fm_store *from, struct fm_store *to, uint64_t offset, uint64_t length);
 
 uint64_t fm_store_size (struct fm_store *s);
+/* What was written and not flushed may be gone: count it.  How often that was so. */
+uint64_t fm_store_lose (struct fm_store *s);
 /* How often what was written and not flushed may have gone, since the store was opened. */
 uint64_t fm_store_losses (struct fm_store *s);
 int fm_store_read (struct fm_store *s, void *buf, uint64_t n, uint64_t offset);

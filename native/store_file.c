@@ -118,7 +118,7 @@ file_run (struct fm_store *s, const struct fm_op *op)
 {
   int rc = file_do (s, op);
   if (rc < 0 && (op->flags & FM_FUA) && s->fua_fd == s->fd) /* it may have heard of others' losses */
-    atomic_fetch_add (&s->lost, 1);
+    fm_store_lose (s);
   return rc;
 }
 

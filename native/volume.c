@@ -1,6 +1,7 @@
 /* See volume.h. */
 #include "volume.h"
 #include "lane.h"
+#include "news.h"
 #include "wait.h"
 
 #include <assert.h>
@@ -68,6 +69,7 @@ fm_volume_free (struct fm_volume *v)
   fm_bitmap_free (&v->unsent);
   fm_bitmap_free (&v->stable);
   fm_volume_unshare (v);
+  fm_news_free (v);
   fm_gate_free (&v->gate);
   pthread_cond_destroy (&v->hardened);
   pthread_cond_destroy (&v->moved);
@@ -233,6 +235,12 @@ fm_volume_set_patience (struct fm_volume *v, uint64_t ns)
 }
 
 void
+fm_volume_set_returning (struct fm_volume *v, uint64_t ns)
+{
+  v->returning_ns = ns;
+}
+
+void
 fm_volume_set_strict (struct fm_volume *v)
 {
   v->strict = true;
@@ -364,13 +372,7 @@ fm_volume_abandon (struct fm_volume *v)
 void
 fm_volume_lose_front (struct fm_volume *v)
 {
-  atomic_store (&v->heard, atomic_fetch_add (&v->front->lost, 1) + 1);
-}
-
-uint64_t
-fm_volume_front_losses (struct fm_volume *v)
-{
-  return atomic_load (&v->front->lost);
+  atomic_store (&v->heard, fm_store_lose (v->front));
 }
 
 void

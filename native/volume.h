@@ -62,6 +62,7 @@
 #define FM_HISTOGRAM 24   /* bucket i: below 2^i microseconds; the last: the rest */
 
 struct fm_lane;
+struct fm_news;
 
 struct fm_volume {
   /* Fixed at creation. */
@@ -74,6 +75,7 @@ struct fm_volume {
   bool strict;         /* see fm_volume_set_strict */
   bool hold;           /* see fm_volume_set_hold */
   _Atomic uint64_t patience_ns; /* see fm_volume_set_patience */
+  uint64_t returning_ns; /* see fm_volume_set_returning */
   /* Of a strict volume: blocks in pending, sent and hardening together, and whether
    * a writer waits for a hardening. */
   _Atomic uint64_t owed;
@@ -96,8 +98,9 @@ struct fm_volume {
   _Atomic uint64_t session; /* whose requests enter; changed with the gate closed */
 
   /* Losses of the front (store.h) that the control has heard of, or that concern nothing
-   * which counts on a flush any more; and those that some client has heard of. */
+   * which counts on a flush any more; and those that concern no client. */
   _Atomic uint64_t heard, told;
+  _Atomic uint64_t left_ns; /* when a client went last who may not have heard (news.h) */
 
   _Atomic int abandoned;   /* 0, or the -errno that voided this cycle */
   _Atomic int failed_part; /* of it: -1 front, else the sink's number */
@@ -114,6 +117,7 @@ struct fm_volume {
   unsigned links;       /* the number of the link whose lanes they are */
   struct fm_lane *old;  /* idle ones of older links */
   unsigned old_out;     /* and those that writers hold */
+  struct fm_news *news; /* the clients that are connected */
   uint64_t wanted;      /* 1 + a block that a writer has left to the background, or 0 */
   struct fm_store *second; /* sink 1, or NULL: for its figures */
 
@@ -210,6 +214,9 @@ void fm_volume_set_hold (struct fm_volume *v);
  * lost, with -ETIMEDOUT (see fm_volume_lose_second).  A strict volume: for a hardening, or a copy
  * that others make; then his write ends with -EAGAIN and nothing of it was done. */
 void fm_volume_set_patience (struct fm_volume *v, uint64_t ns);
+/* How long it may take a client whose connection has ended to be back (news.h).  Before the volume is
+ * in use. */
+void fm_volume_set_returning (struct fm_volume *v, uint64_t ns);
 /* For a front whose pending blocks are the only copy of a committed image (I1, I2).
  * Before the volume is in use. */
 void fm_volume_set_strict (struct fm_volume *v);
@@ -227,10 +234,9 @@ void fm_volume_forget_next (struct fm_volume *v);
 void fm_volume_fail (struct fm_volume *v, int rc, int part);
 /* next |= every block of the failed cycle; its maps are empty after. */
 void fm_volume_abandon (struct fm_volume *v);
-/* What was written to the front before the volume was in use, and not flushed, may be gone: each
- * client's first flush fails; the control knows. */
+/* What was written to the front before the volume was in use, and not flushed, may be gone: the
+ * clients hear of it (news.h); the control knows. */
 void fm_volume_lose_front (struct fm_volume *v);
-uint64_t fm_volume_front_losses (struct fm_volume *v); /* store.h: how often */
 /* next |= [first, first + n) blocks, as if they had been written, nobody knows when. */
 void fm_volume_mark (struct fm_volume *v, uint64_t first, uint64_t n);
 /* pending |= ..., before the volume is in use (recovery). */

@@ -124,6 +124,7 @@ def open(readonly):
 
 
 def close(h):
+    h.close()
     _door.left(h.visitor)
 
 

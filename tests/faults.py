@@ -137,7 +137,19 @@ FAULTS = (
         "a server that lost writes is recorded as known before anybody was told",
         "tests/test_server_instance.py::test_what_nobody_has_heard_of_survives_another_kill",
         (("mirror_core/server_instance.py",
-          "self._told[name], self._known[name] = False, None", "self._told[name] = False"),),
+          "self._owed.add(name)\n                self._known[name] = None",
+          "self._owed.add(name)"),),
+    ),
+    Fault(
+        "who comes back is not told of a loss of which somebody else has heard",
+        "native:lost",
+        (("native/news.c", "return fm_now_ns () < since", "return 0 && fm_now_ns () < since"),),
+    ),
+    Fault(
+        "a server is recorded as known while somebody may come back who was not told",
+        "tests/test_server_instance.py::test_a_stranger_hears_for_nobody_else",
+        (("mirror_core/server_instance.py", "if failed or volume.news_is_due():", "if failed:"),
+         ("mirror_core/server_instance.py", "if not volume.news_is_due():", "if True:")),
     ),
     Fault(
         "a write does not wait for a late one of an older connection",

@@ -167,7 +167,8 @@ def test_a_client_whose_writes_were_lost_is_told(handmade: Handmade, faulty: Fau
         assert fails(one.flush) and fails(other.flush) and fails(reader.flush)
         for client in (one, other, reader):
             client.flush()
-        with handmade.client() as late:
+        with handmade.client() as late:  # he may be one of them, who is back
+            assert fails(late.flush)
             late.flush()
         assert one.read(2 * BLOCK, BLOCK) == bytes(BLOCK), "the disk never had it"
         handmade.sync()

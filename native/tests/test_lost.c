@@ -4,6 +4,7 @@
 #include "fake.h"
 #include "lab.h"
 #include "late.h"
+#include "news.h"
 #include "request.h"
 #include "wait.h"
 
@@ -364,18 +365,17 @@ cycle_is_void (void)
   s = lab_file_store (1 << 20, &file);
   struct fake *first = fake_open (1 << 20, 0);
   struct fm_volume *v;
-  _Atomic uint64_t client = 0;
   char buf[BLOCK] = "x";
   uint64_t held;
   CHECK_EQ (fm_volume_create (s, &first->store, 1 << 20, BLOCK, false, &v), 0);
+  struct fm_news *client = fm_news_begin (v);
   CHECK_EQ (fm_volume_link (v, NULL, 1), 0);
   CHECK_EQ (fm_volume_write (v, 0, buf, BLOCK, 0, 0), 0);
   CHECK_EQ (fm_group_freeze (&v, 1, 100 * FM_MS, &held), 0);
   CHECK_EQ (fm_volume_copy (v, 100 * FM_MS), 1);
   break_file ();
-  CHECK (fm_volume_client_flush (v, &client) < 0);
+  CHECK (fm_news_flush (v, client) < 0);
   mend_file ();
-  CHECK_EQ (v->told, 1); /* who connects now need not hear of it */
   CHECK_EQ (fm_volume_flush (v, true), -EIO);
   CHECK (v->abandoned == -EIO && v->failed_part == -1);
   fm_volume_abandon (v);
@@ -385,11 +385,121 @@ cycle_is_void (void)
   CHECK_EQ (fm_volume_copy (v, 100 * FM_MS), 1);
   CHECK_EQ (fm_volume_flush (v, true), 0);
   fm_volume_settle (v);
-  CHECK_EQ (fm_volume_client_flush (v, &client), -EIO);
+  CHECK_EQ (fm_news_flush (v, client), -EIO);
   fm_volume_free (v);
   fake_close (first);
   fm_store_close (s);
   close (file);
+}
+
+/* ---- clients who come back (news.h) */
+
+#define RETURNING (300 * FM_MS)
+
+static struct fm_volume *v;
+static struct fake *first;
+
+static void
+begin_clients (void)
+{
+  s = lab_file_store (1 << 20, &file);
+  first = fake_open (1 << 20, 0);
+  CHECK_EQ (fm_volume_create (s, &first->store, 1 << 20, BLOCK, false, &v), 0);
+  fm_volume_set_returning (v, RETURNING);
+}
+
+static void
+end_clients (void)
+{
+  fm_volume_free (v);
+  fake_close (first);
+  fm_store_close (s);
+  close (file);
+}
+
+/* Once by an error, then all is well. */
+static void
+check_is_told (struct fm_news *n)
+{
+  CHECK_EQ (fm_news_flush (v, n), -EIO);
+  CHECK_EQ (fm_news_flush (v, n), 0);
+}
+
+static void
+pass (uint64_t ns)
+{
+  for (uint64_t end = fm_now_ns () + ns; fm_now_ns () < end;)
+    fm_poll_until (NULL, 0, end);
+}
+
+/* That one client was told says nothing of another one, who comes back on a new connection. */
+static void
+each_who_comes_back_is_told (void)
+{
+  begin_clients ();
+  struct fm_news *one = fm_news_begin (v);
+  fm_volume_lose_front (v);
+  check_is_told (one);
+  fm_news_end (v, one);
+  for (unsigned i = 0; i < 2; i++) {
+    one = fm_news_begin (v);
+    CHECK (fm_news_is_due (v));
+    check_is_told (one);
+    fm_news_end (v, one);
+  }
+  end_clients ();
+}
+
+/* Later he is a client who is new, and hears nothing; who was there all the time still does. */
+static void
+a_new_client_is_not_told (void)
+{
+  begin_clients ();
+  struct fm_news *there = fm_news_begin (v);
+  fm_volume_lose_front (v);
+  pass (RETURNING);
+  struct fm_news *late = fm_news_begin (v);
+  CHECK_EQ (fm_news_flush (v, late), 0);
+  CHECK (fm_news_is_due (v));
+  check_is_told (there);
+  CHECK (!fm_news_is_due (v));
+  fm_news_end (v, there);
+  CHECK (!fm_news_is_due (v));
+  end_clients ();
+}
+
+/* Who was there, and is replaced before he has heard for sure, hears on his next connection. */
+static void
+who_left_unheard_is_told (void)
+{
+  for (unsigned answer = 0; answer < 2; answer++) {
+    begin_clients ();
+    struct fm_news *client = fm_news_begin (v);
+    fm_volume_lose_front (v);
+    pass (RETURNING);
+    if (answer) /* which is lost with the connection */
+      CHECK_EQ (fm_news_flush (v, client), -EIO);
+    fm_news_end (v, client);
+    CHECK (fm_news_is_due (v));
+    client = fm_news_begin (v);
+    check_is_told (client);
+    fm_news_end (v, client);
+    pass (RETURNING);
+    CHECK (!fm_news_is_due (v));
+    end_clients ();
+  }
+}
+
+/* Visits that flush nothing do not keep the time open for ever. */
+static void
+short_visits_change_nothing (void)
+{
+  begin_clients ();
+  fm_volume_lose_front (v);
+  for (uint64_t end = fm_now_ns () + RETURNING; fm_now_ns () < end; pass (RETURNING / 10))
+    fm_news_end (v, fm_news_begin (v));
+  CHECK (!fm_news_is_due (v));
+  end_clients ();
 }
 
 int
@@ -407,5 +517,9 @@ main (void)
   RUN (fua_is_apart);
   RUN (failed_write_is_flushed);
   RUN (cycle_is_void);
+  RUN (each_who_comes_back_is_told);
+  RUN (a_new_client_is_not_told);
+  RUN (who_left_unheard_is_told);
+  RUN (short_visits_change_nothing);
   return finish ("lost");
 }

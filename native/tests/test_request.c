@@ -182,8 +182,7 @@ answers (void)
   CHECK_EQ (fm_volume_zero (v, 0, BLOCK, 0, FM_FAST), -EOPNOTSUPP);
   CHECK_EQ (stats ().write_errors, 1);
   front->fail_rc = 0;
-  _Atomic uint64_t heard = 0;
-  CHECK_EQ (fm_volume_client_flush (v, &heard), 0);
+  CHECK_EQ (fm_volume_flush_front (v), 0);
   CHECK_EQ (front->flushes, 1);
   tear_down ();
 }

@@ -165,7 +165,10 @@ class Stage:
         if not site.pid:
             return
         if site is self.source:
-            self.excuses.begin(f"{site.name} is down")
+            # After a loss the servers of its stores are not known for a while, so that a kill costs
+            # each client one more flush.
+            lost = kill and self.excuses.losses > 0
+            self.excuses.begin(f"{site.name} is down", loss=lost)
         if kill:
             site.kill()
             self.say(f"{site.name} killed")

@@ -569,7 +569,7 @@ int
 sim_client_flush (struct fm_volume *v, uint64_t *heard)
 {
   _Atomic uint64_t h = *heard;
-  int rc = fm_volume_client_flush (v, &h);
+  int rc = fm_store_flush (v->front, &h);
   *heard = h;
   return rc;
 }
