@@ -27,10 +27,12 @@ struct fm_asker {
   struct fm_asker *next;
 };
 
-/* Of who waits since then: as long as something moves, his turn comes. */
+/* Of who waits since then: as long as something moves, his turn comes; and with a file nothing is silent. */
 static uint64_t
 deadline_of (const struct fm_store *s, uint64_t since_ns)
 {
+  if (!fm_store_is_server (s))
+    return UINT64_MAX;
   uint64_t moved = atomic_load (&s->moved_ns);
   return (moved > since_ns ? moved : since_ns) + s->timeout_ns;
 }

@@ -177,7 +177,7 @@ void fm_port_close (struct fm_port *p);
 /* The same, but of the pool's connections if it has one to spare.  For fm_port_close. */
 struct fm_port *fm_port_own (struct fm_store *s, int *rc);
 /* Lend one of the pool's connections: waits for one to be free until nothing has moved on any for
- * timeout_ns, and at most that long to connect if there is none at all.  NULL: *rc.  To be given back
+ * timeout_ns (a file: as long as it takes), and at most that long to connect if there is none at all.  NULL: *rc.  To be given back
  * with nothing under way, and soon when somebody waits (fm_port_wanted). */
 struct fm_port *fm_port_borrow (struct fm_store *s, int *rc);
 void fm_port_give (struct fm_port *p);

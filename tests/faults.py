@@ -152,6 +152,11 @@ FAULTS = (
          ("mirror_core/server_instance.py", "if not volume.news_is_due():", "if True:")),
     ),
     Fault(
+        "a file whose ports are in use is taken for a silent server",
+        "native:pool",
+        (("native/pool.c", "if (!fm_store_is_server (s))", "if (0)"),),
+    ),
+    Fault(
         "a write does not wait for a late one of an older connection",
         "native:lost",
         (("native/store_nbd.c", "op->kind == FM_ZERO) && !fm_late_settled (p->store)",

@@ -2,6 +2,8 @@
  * is used, and nobody waits for one that is refused or hangs. */
 #include "check.h"
 #include "fake.h"
+#include "gather.h"
+#include "lab.h"
 #include "lane.h"
 #include "request.h"
 #include "wait.h"
@@ -142,6 +144,37 @@ failed_ones_are_replaced (void)
 }
 
 static void *
+gather_one (void *arg)
+{
+  char byte;
+  uint64_t run[2] = { 0, 1 };
+  struct fm_gather_times times;
+  CHECK_EQ (fm_store_gather (arg, run, 1, &byte, 1, UINT64_MAX, &times), 1);
+  return NULL;
+}
+
+/* A file has no deadline, whoever has its ports meanwhile. */
+static void
+a_file_is_waited_for (void)
+{
+  struct fm_port *p[FM_POOL_MAX];
+  int rc, fd;
+  struct fm_store *s = lab_file_store (SIZE, &fd);
+  for (unsigned i = 0; i < FM_POOL_MAX; i++)
+    CHECK (p[i] = fm_port_borrow (s, &rc));
+  pthread_t t;
+  pthread_create (&t, NULL, gather_one, s);
+  for (uint64_t end = fm_now_ns () + 200 * FM_MS; fm_now_ns () < end;)
+    fm_poll_until (NULL, 0, end);
+  CHECK (fm_port_wanted (s));
+  for (unsigned i = 0; i < FM_POOL_MAX; i++)
+    fm_port_give (p[i]);
+  pthread_join (t, NULL);
+  fm_store_close (s);
+  close (fd);
+}
+
+static void *
 take_own (void *arg)
 {
   int rc;
@@ -249,6 +282,7 @@ main (void)
   RUN (more_when_they_wait);
   RUN (reserve_tells);
   RUN (waiting_has_a_bound);
+  RUN (a_file_is_waited_for);
   RUN (failed_ones_are_replaced);
   RUN (own_is_in_line);
   RUN (volume_needs_two_of_each);
