@@ -490,7 +490,8 @@ class Group:
 
 
 class Callers:
-    """The connections that others have to a site's sockets (native/callers.h)."""
+    """The connections that others have to a site's sockets (native/callers.h).  To look for them
+    needs a descriptor: OSError."""
 
     def __init__(self, path: str, ports: Sequence[int], most: int) -> None:
         self._path, self._ports, self._most = os.fsencode(path), list(ports), most
@@ -516,7 +517,9 @@ class Callers:
 
     def _look(self) -> int:
         n = len(self._ports)
-        return int(_lib.fm_callers(self._path, self._ports, n, self._found, self._most))
+        return _check(
+            _lib.fm_callers(self._path, self._ports, n, self._found, self._most), "connections"
+        )
 
 
 class Line:

@@ -3,6 +3,7 @@
 
 #include <arpa/inet.h>
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -62,20 +63,21 @@ is_ours (int fd, const char *path, const uint16_t *ports, unsigned nports)
   return false;
 }
 
-unsigned
+int
 fm_callers (const char *path, const uint16_t *ports, unsigned nports, struct fm_caller *out,
             unsigned max)
 {
   DIR *all = opendir ("/proc/self/fd");
+  if (!all)
+    return -errno;
   unsigned n = 0;
-  for (struct dirent *e; all && n < max && (e = readdir (all));) {
+  for (struct dirent *e; n < max && (e = readdir (all));) {
     int fd = atoi (e->d_name); /* of "." and "..": 0, which is no socket of ours */
     if (is_ours (fd, path, ports, nports) && peer_of (fd, &out[n]))
       n++;
   }
-  if (all)
-    closedir (all);
-  return n;
+  closedir (all);
+  return (int)n;
 }
 
 void

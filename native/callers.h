@@ -18,9 +18,10 @@ struct fm_caller {
   char host[46]; /* its number, as inet_ntop(3) writes it */
 };
 
-/* Up to `max` of them into `out`; how many. */
-unsigned fm_callers (const char *path, const uint16_t *ports, unsigned nports,
-                     struct fm_caller *out, unsigned max);
+/* Up to `max` of them into `out`; how many, or -errno: it cannot be looked, such as without a
+ * descriptor for it. */
+int fm_callers (const char *path, const uint16_t *ports, unsigned nports, struct fm_caller *out,
+                unsigned max);
 
 /* shutdown(2) of the connection, if it is still that one's. */
 void fm_caller_shut (const struct fm_caller *c, int how);

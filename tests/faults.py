@@ -157,6 +157,11 @@ FAULTS = (
         (("native/pool.c", "if (!fm_store_is_server (s))", "if (0)"),),
     ),
     Fault(
+        "who cannot look for the connections takes them all for ended",
+        "native:callers",
+        (("native/callers.c", "    return -errno;\n", "    return 0;\n"),),
+    ),
+    Fault(
         "a write does not wait for a late one of an older connection",
         "native:lost",
         (("native/store_nbd.c", "op->kind == FM_ZERO) && !fm_late_settled (p->store)",

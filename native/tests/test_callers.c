@@ -4,6 +4,7 @@
 #include "callers.h"
 
 #include <arpa/inet.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -106,6 +107,26 @@ spares_who_has_the_number_now (void)
   close (b), close (first), close (second), close (ours);
 }
 
+/* Without a descriptor to look with, nobody is said to have gone. */
+static void
+says_that_it_cannot_look (void)
+{
+  struct rlimit all, none;
+  uint16_t port;
+  int ours = listening (AF_INET, &port), accepted;
+  int client = call (ours, &accepted);
+  struct fm_caller found[MANY];
+  CHECK_EQ (getrlimit (RLIMIT_NOFILE, &all), 0);
+  none = all;
+  none.rlim_cur = 0;
+  CHECK_EQ (setrlimit (RLIMIT_NOFILE, &none), 0);
+  int rc = fm_callers ("/none", &port, 1, found, MANY);
+  CHECK_EQ (setrlimit (RLIMIT_NOFILE, &all), 0);
+  CHECK_EQ (rc, -EMFILE);
+  CHECK_EQ (fm_callers ("/none", &port, 1, found, MANY), 1);
+  close (client), close (accepted), close (ours);
+}
+
 /* By the path, as long as a path may be. */
 static void
 finds_clients_of_a_unix_socket (void)
@@ -135,6 +156,7 @@ main (void)
 {
   RUN (finds_clients_over_tcp);
   RUN (spares_who_has_the_number_now);
+  RUN (says_that_it_cannot_look);
   RUN (finds_clients_of_a_unix_socket);
   return finish ("callers");
 }
