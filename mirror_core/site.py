@@ -284,8 +284,8 @@ class Site:
             self.copier.link([None] * len(self.members))
             if not self.book.current.clean and (words := self.copier.flush_past()):
                 self.journal.say(words)
-        if self.book.current.seeded:  # what is found equal from now on is durable
-            self.copier.flush(front_too=False)
+        if self.book.current.seeded:
+            self._flush_seed()
         book = self.book.current
         for name in self.servers.begin(clean=book.clean, run_before=book.run):
             self.journal.say(f"volume {name}: {server_instance.MAY_BE_GONE}")
@@ -302,6 +302,23 @@ class Site:
         self._remove_files_that_mean_nothing()
         self._maps_count = True
         self.control.start()
+
+    def _flush_seed(self) -> None:
+        """What is found equal from now on is durable.  A failure is told once, and then the system
+        takes what it has in memory for what is on the disk: so this is no seed until it is flushed,
+        whatever comes in between.  StoreError."""
+        self.book.update(seeded=False)
+        try:
+            self.copier.flush(front_too=False)
+        except flashcopy.CopyError as error:
+            data = next(v.data for v in self.config.volumes if v.name == error.volume)
+            raise StoreError(
+                f"data store {data}: the seed cannot be flushed, and is given up: {error}: look "
+                "into that store, then start again, and everything is sent, or copy it again and "
+                "run 'flashmirror seed' again",
+                error.code,
+            ) from error
+        self.book.update(seeded=True)
 
     def _remove_files_that_mean_nothing(self) -> None:
         """Of all runs but the one that the ledger names: of those before, and of this one if its
@@ -413,11 +430,14 @@ class Site:
         )
 
     def records(self, role: ledger.Role) -> tuple[ledger.VolumeRecord, ...]:
-        """The same, with fingerprints: nobody writes to them until the next start.  StoreError."""
+        """The same, with fingerprints: nobody writes to them until the next start.  StoreError.
+        The data of a target that has no image and no seed does not count: everything is sent."""
+        book = self.book.current
+        holds = role == "source" or book.whole or book.seeded
         return tuple(
             replace(
                 record,
-                data=self._opened[record.name, "data"].stopped(record.size, counts=True),
+                data=self._opened[record.name, "data"].stopped(record.size, counts=holds),
                 intermediate=self._opened[record.name, "intermediate"].stopped(
                     record.size, counts=role == "target"
                 ),

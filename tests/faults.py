@@ -466,6 +466,12 @@ FAULTS = (
           "            pass\n"),),
     ),
     Fault(
+        "a seed that could not be flushed once counts at the next start (I1)",
+        "tests/test_seed.py::test_a_seed_that_cannot_be_flushed_is_given_up",
+        (("mirror_core/site.py", "        self.book.update(seeded=False)\n        try:\n",
+          "        try:\n"),),
+    ),
+    Fault(
         "a killed source forgets what the peer lacks: whole sites",
         "tests/test_maps.py::test_a_killed_source_forgets_neither_unsent_nor_stable_blocks",
         (("native/shared.c", "    rc = fm_bitmap_load (v->next, fd, HEAD_BYTES + i",

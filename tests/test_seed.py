@@ -8,7 +8,7 @@ from pathlib import Path
 
 import direct
 import pytest
-from handmade import Handmade, scrape, value
+from handmade import Handmade, refused, scrape, value
 from nbd_client import NbdClient
 from pair import CommandFailed, MakePair, Pair
 from served import Faulty
@@ -100,6 +100,33 @@ def test_a_seed_is_flushed_before_it_counts(scratch: Path, handmade: Handmade) -
         server.restart()
         handmade.start("west")
         direct.sync(handmade)
+        handmade.stop()
+        assert server.image.read_bytes() == data
+    finally:
+        handmade.kill()
+        server.stop()
+
+
+def test_a_seed_that_cannot_be_flushed_is_given_up(scratch: Path, handmade: Handmade) -> None:
+    """The system tells of a failed flush once, and reads what was lost from its memory: the start
+    is refused, and from the next one on everything is sent, whatever seems to be equal."""
+    server = Faulty(scratch / "faulty.img")
+    handmade.stores["west", "data"] = server.store(handmade.size)
+    handmade.create()
+    handmade.start("east")
+    data = random.Random(3).randbytes(handmade.size)
+    with handmade.client() as client, NbdClient(server.uri) as disk:
+        client.write(0, data)
+        disk.write(0, data)
+    handmade.run("seed", str(handmade.toml("west")))
+    try:
+        server.fail("EIO", "flush")
+        said = refused("start", str(handmade.toml("west")))
+        assert "the seed cannot be flushed, and is given up" in said, said
+        server.mend()
+        handmade.start("west")
+        direct.sync(handmade)
+        assert wire(handmade) >= handmade.size
         handmade.stop()
         assert server.image.read_bytes() == data
     finally:

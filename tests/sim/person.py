@@ -4,8 +4,9 @@
     adopt    a store that is not as the site left it is the right one all the same
     resync   a target takes what the source holds now, because one of the two went back
 
-The last two only in a world in which somebody put something back, or copied it: otherwise the
-site that needs them never becomes equal to the other, which is a violation.
+The last two only in a world in which somebody put something back, or copied it, or in which a
+seed lost something before the site that found out could know the store: otherwise the site that
+needs them never becomes equal to the other, which is a violation.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def adopt(world: World, machine: Machine) -> bool:
         return False
     if machine.went_back:
         world.reach("went back, and its store was refused")
-    elif lib.sim_disk_faded(machine.disks[asked[1], asked[2]]):  # and its fingerprint was of that
+    elif machine.lost_seed or lib.sim_disk_faded(machine.disks[asked[1], asked[2]]):
         world.counts["stores refused that a cache had shown otherwise"] += 1
     else:
         return False

@@ -156,6 +156,7 @@ class Machine:
         self.content: Content | None = None  # of a source: what its clients know
         self.follows: History | None = None  # of a target, and of a source that was one
         self.went_back = False  # something of it was put back to an older copy, or it is one
+        self.lost_seed = False  # a flush of it failed before the site had ever started
         self.is_mixed = False  # its state went back without its data, and it does not know
         self.unjudged = NO_POINT  # an image that is a mixture, and known to be (copies.py)
         for volume, size in volumes.items():
@@ -218,9 +219,10 @@ class Machine:
             images.append(bytes_at(out, size))
         return tuple(images), lost
 
-    def fill(self, part: str, images: tuple[bytes, ...]) -> None:
+    def fill(self, part: str, images: tuple[bytes, ...], *, flushed: bool = True) -> None:
+        fill = lib.sim_disk_reset if flushed else lib.sim_disk_fill
         for volume, image in zip(self.sizes, images, strict=True):
-            lib.sim_disk_reset(self.disks[volume, part], image)
+            fill(self.disks[volume, part], image)
 
     # ---- its lives
 

@@ -15,6 +15,7 @@ Left out: a lost or swapped store.
 
 from __future__ import annotations
 
+import errno
 import math
 import random
 from collections import Counter
@@ -91,10 +92,22 @@ class World:
                     for size in machine.sizes.values()
                 ))  # fmt: skip
         if self.shape.seeded:
-            self.west.fill("data", tuple(
+            images = tuple(
                 b"differs" + image[7:] if rng.random() < 0.7 else image
                 for image in self.east.images("data")
-            ))  # fmt: skip
+            )
+            flushed = rng.random() < 0.5
+            self.west.fill("data", images, flushed=flushed)
+            if not flushed and self.disk_errors:
+                self._fail_to_flush(rng.choice([*self.west.sizes]))
+
+    def _fail_to_flush(self, volume: str) -> None:
+        """Whoever flushes the target's data first loses some of it."""
+        disk = self.west.disks[volume, "data"]
+        loss = lib.SIM_LOSE_LATER if self.shape.later else lib.SIM_LOSE_NOW
+        lib.sim_disk_lose(disk, loss)
+        lib.sim_disk_fail(disk, 1 << lib.FM_FLUSH, 1, -errno.EIO)
+        self.west.lost_seed = True
 
     @property
     def machines(self) -> tuple[Machine, ...]:

@@ -162,6 +162,14 @@ log_sector (struct sim_disk *d, uint64_t sector)
   memcpy (s->bytes, d->now + sector * SIM_SECTOR, SIM_SECTOR);
 }
 
+void
+sim_disk_fill (struct sim_disk *d, const char *bytes)
+{
+  memcpy (d->now, bytes, d->size);
+  for (uint64_t sector = 0; sector < d->size / SIM_SECTOR; sector++)
+    log_sector (d, sector);
+}
+
 /* Only a flush of the whole disk empties the log, but a FUA write must not be undone by an
  * older one of the same sector. */
 static void

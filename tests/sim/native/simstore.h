@@ -56,6 +56,8 @@ uint64_t sim_disk_unflushed (struct sim_disk *d); /* sectors */
 uint64_t sim_disk_survivors (struct sim_disk *d, unsigned keep, char *out);
 /* The power came back and this is what the disk holds. */
 void sim_disk_reset (struct sim_disk *d, const char *bytes);
+/* Somebody has written this over all of it, and not flushed it. */
+void sim_disk_fill (struct sim_disk *d, const char *bytes);
 /* Of the next operations of `kinds` (bits of 1 << kind) `count` fail with -rc; a write
  * that fails is torn. */
 void sim_disk_fail (struct sim_disk *d, unsigned kinds, unsigned count, int rc);
