@@ -306,7 +306,7 @@ FAULTS = (
         "a server that went with unflushed writes is just connected to again (I9)",
         "native:lost",
         (("native/store.c", "  if (atomic_load (&s->writes) > s->covered)\n"
-          "    atomic_fetch_add (&s->lost, 1);\n", ""),),
+          "    fm_store_lose (s);\n", ""),),
     ),
     Fault(
         "only who asks first hears of a failed flush (I9)",
