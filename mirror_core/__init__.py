@@ -29,7 +29,8 @@ The rooms.
     driver.py              the source's control thread: performs the effects of
     cycle.py               one cycle as a generator of effects; pure
     target.py              the target: sessions, commit, the second flashcopy and its hardening
-    session.py             a session with the target: handshake, requests, lanes, loss
+    session.py, pulse.py   a session with the target: handshake, requests, lanes, loss; a sign of
+                           life in it while the control is busy here
     hardlog.py, intent.py  the durable logs beside the ledger: of a target, of a source;
     written.py, runlog.py  what a cycle made stable at the target; the form of these logs
     mapfile.py             a source's maps in memory, which outlive its process

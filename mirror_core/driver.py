@@ -26,6 +26,7 @@ from mirror_core import (
     guard,
     limits,
     protocol,
+    pulse,
     recovery,
     session,
     stable,
@@ -56,6 +57,7 @@ class Driver:
         self._session = session.Session(
             config, book, copier, platform, ending=lambda: self.stopping
         )
+        self._pulse = pulse.Pulse(config, journal, platform, self._heard)
         self._point = age.Moment(0.0, 0.0)  # of the running cycle
         self._began = age.Moment(book.current.since or platform.time(), platform.monotonic())
         self._held = 0.0  # how long the last freeze held writes, seconds
@@ -179,8 +181,14 @@ class Driver:
         return self.progress.phase == "idle" and self.hardened >= self.committed
 
     def start(self) -> None:
+        self._pulse.start()
         self._ended = False
-        self._thread = self._platform.spawn("control", self._run_to_end)
+        try:
+            self._thread = self._platform.spawn("control", self._run_to_end)
+        except Exception:
+            self._ended = True
+            self._pulse.stop()
+            raise
 
     def stop(self) -> None:
         """Ask the thread to end; join it afterwards.  What is under way to the target is not waited
@@ -189,6 +197,7 @@ class Driver:
             self.stopping = True
             self.changed.notify_all()
         self._copier.hang_up(errno.ESHUTDOWN)
+        self._pulse.stop()
 
     def join(self, timeout_s: float) -> bool:
         """Whether the thread has ended."""
@@ -197,7 +206,12 @@ class Driver:
                 return False
         if self._thread:
             self._thread.join()
-        return True
+        return self._pulse.join(timeout_s)
+
+    def _heard(self) -> tuple[int, float]:
+        """The session, 0 while there is none, and when this thread has asked in it last."""
+        with self.changed:
+            return self._session.number if self.connected else 0, self._session.asked
 
     # ---- the thread
 

@@ -62,6 +62,7 @@ SLICE_SHORT_S = 0.2  # the same, while an answer is awaited
 HARDEN_SLICE_S = 0.002  # the least time of copying between two hardenings
 IDLE_POLL_S = 0.02  # how soon an idle control notices the first write
 IDLE_LOOK_S = 0.25  # how often an idle control looks whether its peer still answers
+PULSE_S = 0.35  # a control that has asked for nothing for so long: another thread shows life
 BACKOFF_MIN_S = 0.1
 BACKOFF_MAX_S = 5.0
 START_TIMEOUT_S = 30.0
@@ -132,6 +133,7 @@ assert FREEZE_DEADLINE_S <= FREEZE_MAX_S <= LINK_TIMEOUT_S <= LINK_TIMEOUT_MAX_S
 assert FREEZE_MAX_S <= FREEZE_MOST_S
 assert CONTROL_WAIT_S < CONTROL_TIMEOUT_S
 assert SLICE_SHORT_S <= SLICE_S <= LINK_TIMEOUT_S
+assert IDLE_LOOK_S + IDLE_POLL_S < PULSE_S < 2 * IDLE_LOOK_S
 assert BACKOFF_MIN_S < BACKOFF_MAX_S
 assert JOIN_S < STOP_TIMEOUT_S
 assert 2 * STRANGERS_MAX < TCP_CLIENTS_MAX < CALLERS_MAX

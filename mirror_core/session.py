@@ -37,14 +37,17 @@ class Session:
         self._platform, self._link = platform, peer.Link(config, platform, ending)
         self._stores: list[native.Store] = []
         self.number = 0
+        self.asked = 0.0  # monotonic: when the last request was made; others look at both
 
     def ask(self, request: protocol.Request, patience_s: float | None = None) -> protocol.Record:
         """Refused; PeerError, with what to do."""
+        self.asked = self._platform.monotonic()
         with self._reaching():
             return self._link.ask(request, patience_s)
 
     def send(self, request: protocol.Request) -> None:
         """Begin to ask; `hear` has the answer."""
+        self.asked = self._platform.monotonic()
         with self._reaching():
             self._link.send(request)
 

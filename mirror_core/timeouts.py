@@ -68,8 +68,8 @@ def compared_s(link_timeout: float) -> float:
 
 
 def silence_s(link_timeout: float) -> float:
-    """How long a source that is there may be silent to its target: between two looks, and for one
-    that is answered late."""
+    """How long a source that is there may be silent to its target: between two looks, or two beats
+    of its pulse, and for one that is answered late."""
     return link_timeout + 2 * limits.IDLE_LOOK_S
 
 

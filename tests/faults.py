@@ -764,6 +764,11 @@ FAULTS = (
         (("mirror_core/site.py", "maps = {} if source else self", "maps = self"),),
     ),
     Fault(
+        "a source that waits for its own store is silent",
+        "tests/test_pulse.py::test_a_source_is_heard_while_its_own_store_flushes",
+        (("mirror_core/driver.py", "        self._pulse.start()\n", ""),),
+    ),
+    Fault(
         "a start that is refused leaves the files that it has made",
         "tests/test_ends.py::test_refused_starts_leave_no_file",
         (("mirror_core/site.py", "undo.callback(self._remove_files_that_mean_nothing)", "pass"),),

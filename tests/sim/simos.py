@@ -249,7 +249,8 @@ class SimPlatform(Platform):
 
     def spawn(self, name: str, work: Callable[[], None]) -> SimThread:
         task = current().spawn(self._life, f"{self._life.name}: control", work)
-        self._machine.is_up(self._life)
+        if name != "pulse":  # which begins before the control
+            self._machine.is_up(self._life)
         return SimThread(task)
 
     # ---- files

@@ -27,7 +27,7 @@ from sim.sched import NS, current
 FILES = frozenset(
     f"mirror_core.{name}"
     for name in ("driver", "target", "second", "session", "stable", "promotion", "site", "book",
-                 "compare", "control", "written", "runlog", "hardlog", "durable", "peer")
+                 "compare", "control", "written", "runlog", "hardlog", "durable", "peer", "pulse")
 )  # fmt: skip
 # Points between two, at most; and for how long: many that are short, or few that are long.
 _KINDS = (
