@@ -132,6 +132,10 @@ class Store:
         """How often what was not flushed may have gone, since it was opened."""
         return int(_lib.fm_store_losses(self._handle))
 
+    def is_settled(self) -> bool:
+        """Whether nothing that was given up may still be done there (native/late.h)."""
+        return bool(_lib.fm_late_settled(self._handle))
+
     def read(self, length: int, offset: int) -> bytes:
         buffer = bytearray(length)
         _check(_lib.fm_store_read(self._handle, _ffi.from_buffer(buffer), length, offset), "read")

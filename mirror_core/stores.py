@@ -122,7 +122,13 @@ class Opened:
         bytes are flushed before.  A store that has lost something in this run has none: what is
         read from it now may be a cache's, and other bytes come back later.  (One that has lost it
         in a run before, and shows it still, is refused later: not to notice one that was put back
-        would be worse.)  StoreError."""
+        would be worse.)  StoreError: that fails, or its server may still do a write that was given
+        up (native/late.h)."""
+        if not self.store.is_settled():
+            raise StoreError(
+                f"{self.where}: a write to it that was given up may still be done: restart its "
+                "server"
+            )
         if self.store.losses:
             return self.record()
         if counts:

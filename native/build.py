@@ -61,8 +61,9 @@ def generate() -> Path:
     ffi.cdef((HERE / "native.cdef").read_text())
     ffi.set_source(
         MODULE,
-        '#include "callers.h"\n#include "gather.h"\n#include "line.h"\n#include "news.h"\n'
-        '#include "portable.h"\n#include "request.h"\n#include "room.h"\n#include "wait.h"\n',
+        '#include "callers.h"\n#include "gather.h"\n#include "late.h"\n#include "line.h"\n'
+        '#include "news.h"\n#include "portable.h"\n#include "request.h"\n#include "room.h"\n'
+        '#include "wait.h"\n',
         py_limited_api=False,
     )
     target = HERE / "_native.c"

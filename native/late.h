@@ -9,7 +9,8 @@
  * is fenced needs none of this: its server refuses what an older session sent (I8).
  *
  * Left out: a server behind a network that is cut, which has what we sent and is never heard of
- * again; a process of ours that ends meanwhile.
+ * again; a process of ours that ends meanwhile: the next one does not know.  So a site that stops then
+ * has not stopped in order (stores.py), and says which server to restart before the next start.
  */
 #ifndef FM_LATE_H
 #define FM_LATE_H

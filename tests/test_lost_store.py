@@ -19,6 +19,8 @@ from pair import CommandFailed, MakePair, Pair
 from served import Faulty, Server, create_anew, serve
 from test_link import kill
 
+from mirror_core.ledger import load
+
 BLOCK = 4096
 BLOCKS = 100  # written with gaps, so that each is a run of its own
 
@@ -219,6 +221,34 @@ def test_a_late_write_of_the_second_flashcopy_overwrites_nothing(
         faulty.release()
         handmade.sync()
     assert faulty.image.read_bytes()[:3072] == b"new" * 1024
+
+
+@pytest.mark.parametrize("site", ["east", "west"])
+def test_a_stop_with_a_late_write_is_none_in_order(
+    handmade: Handmade, faulty: Faulty, site: str
+) -> None:
+    """What was given up may still be done to the store that is read after the stop, so that site
+    has not stopped in order; when it was done before, it has."""
+    part = "intermediate" if site == "east" else "data"
+    handmade.more = 'link_timeout = "500ms"'
+    begin(handmade, faulty, site, part)
+
+    def stops_in_order() -> bool:
+        handmade.stop(site)
+        return load(handmade.folder / site / "state").clean
+
+    with handmade.client() as client:
+        handmade.sync()
+        faulty.fail("hang", "pwrite")
+        client.write(0, b"old" * 1024)
+        eventually(lambda: "timed out" in str(direct.status(handmade, site)["reason"]), "a reason")
+        faulty.hold("pwrite")
+    assert not stops_in_order()
+    assert f"{faulty.uri}: a write to it that was given up may still be done" in handmade.log(site)
+    faulty.release()
+    handmade.start(site)
+    handmade.sync()
+    assert stops_in_order()
 
 
 # ---- a server whose cache goes with it

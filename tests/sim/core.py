@@ -37,8 +37,8 @@ _SMALL = (
     "-DFM_PIECE_BULK=1024ULL",
 )
 _HEADERS = (
-    "callers.h", "gather.h", "line.h", "news.h", "portable.h", "request.h", "room.h", "simstore.h",
-    "wait.h",
+    "callers.h", "gather.h", "late.h", "line.h", "news.h", "portable.h", "request.h", "room.h",
+    "simstore.h", "wait.h",
 )  # fmt: skip
 
 
