@@ -1,6 +1,6 @@
 """A target becomes a source: its image, read and write, is a new data history.
 
-    fence     requests of the old source end, and it gets no session any more (I8)
+    fence     requests of the old source end, and it gets no session meanwhile (I8)
     finish    the second flashcopy: then `data` alone is the image
     record    one change of the ledger: role, and a new lineage that names the old one
     anew      the process begins again, and finds that it is a source
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import errno
 
-from mirror_core import protocol, status
+from mirror_core import limits, protocol, status
 from mirror_core.errors import MirrorError
 from mirror_core.ledger import Lineage
 from mirror_core.site import Site
@@ -29,9 +29,17 @@ _STOPPED = errno.ECANCELED  # the site, before the promotion was done
 
 
 def promote(site: Site, *, force: bool) -> protocol.Record:
-    """One turn, to be asked again until `done`.  MirrorError: refused, nothing was changed."""
+    """One turn, to be asked again until `done`.  MirrorError: refused, or it failed: unless the
+    record stands, this is a target as before.  So it is if nobody asks again."""
     with site.promotion:
-        return _turn(site, force=force)
+        patience_s = 0.0
+        try:
+            answer = _turn(site, force=force)
+            patience_s = limits.CONTROL_TIMEOUT_S
+            return answer
+        finally:
+            if isinstance(site.control, Target):
+                site.control.end_turn(patience_s)
 
 
 def _turn(site: Site, *, force: bool) -> protocol.Record:

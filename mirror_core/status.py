@@ -86,13 +86,15 @@ def _of_source(site: Site, control: Driver) -> dict[str, Any]:
 
 def _of_target(site: Site, control: Target) -> dict[str, Any]:
     book = site.book.current
-    connected = control.connected()
+    connected, since = control.connected(), control.since()
     left = site.copier.left_bytes()
     with control.changed:
         silent = (
             "is being promoted" if control.promoting
             else None if connected
-            else control.refusal or "no word from the source"
+            else control.refusal
+            or (control.failure if control.is_there() else None)
+            or "no word from the source"
         )  # fmt: skip
         reason = control.reason or silent
         state = (
@@ -107,7 +109,7 @@ def _of_target(site: Site, control: Target) -> dict[str, Any]:
             "reason": reason,
             "peer": {
                 "state": "connected" if connected else "disconnected",
-                "since": control.connected_since,
+                "since": since,
                 "reason": silent,
             },
             "cycle": {

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -90,15 +91,16 @@ class Target:
         self.stopping = False
         self._ended = True  # the thread
         self._broken: str | None = None  # why the thread has ended before the site does
-        self.promoting = False  # no session is opened any more
+        self._promoting_until = 0.0  # monotonic: no session is opened before; inf: in a turn
         self.session = 0
         self.source: str | None = None
         self.source_site: str | None = None
-        self.heard = 0.0  # monotonic: the source's last control request
+        self.heard = 0.0  # monotonic: the source's last control request that is not refused
         self._silence = 0.0  # how long this source may be silent, as it says
-        self.connected_since = self._platform.time()
+        self._since = self._platform.time()  # that it is connected, or that it has no session
         self.reason: str | None = None  # why the second flashcopy does not go on
         self.refusal: str | None = None  # of the last source that asked for a session
+        self.failure: str | None = None  # why the session that was asked for last was not opened
         self.total_bytes = 0  # of the second flashcopy under way
         self._flush: _Flush | None = None  # that is asked for
         # A flush failed: nothing more is asserted in this session, whose source sends all that is
@@ -130,17 +132,20 @@ class Target:
                     f"{mine.name} mirrors {self.source}, which is connected: stop it first"
                 )
             self._refuse_twice(hello.session)
-            with self.changed:
-                self.session = 0  # what fails from here on leaves no session, not the one before
-            self._fence(hello.session)
-            resumed = self._begin_session(hello, anew=decision.adopt)
-            self._remember_source(hello, anew=decision.adopt)
+            self._end_session()  # what fails from here on leaves no session, not the one before
+            try:
+                self._fence(hello.session)
+                resumed = self._begin_session(hello, anew=decision.adopt)
+                self._remember_source(hello, anew=decision.adopt)
+            except Exception as error:
+                self._note_failure(hello, str(error) or type(error).__name__)
+                raise
             with self.changed:
                 self.session, self.source, self.refusal = hello.session, hello.name, None
-                self.source_site = hello.site
+                self.source_site, self.failure = hello.site, None
                 self._silence = min(hello.silence, timeouts.silence_s(limits.LINK_TIMEOUT_MAX_S))
                 self._flush_error = None  # of before: all that is not stable is sent again
-                self.connected_since, self.heard = self._platform.time(), self._platform.monotonic()
+                self._since, self.heard = self._platform.time(), self._platform.monotonic()
             for member in self._copier.members:
                 member.native.set_patience(timeouts.put_off_s(hello.silence))
             mine = self._book.current
@@ -150,6 +155,20 @@ class Target:
                 mine.name, mine.site, mine.committed, mine.hardened, mine.whole, blank, seeded,
                 mine.consistency_point or 0.0, resumed, mine.committed_token,
             )  # fmt: skip
+
+    def _end_session(self) -> None:
+        with self.changed:
+            if self.session:
+                self._since = self._platform.time() if self.connected() else self.since()
+            self.session = 0
+
+    def _note_failure(self, hello: protocol.Handshake, reason: str) -> None:
+        """The source is there, and this site is at fault."""
+        with self.changed:
+            if reason != self.failure:
+                self._journal.say(f"{hello.name} asks for a session, which fails: {reason}")
+            self.failure, self.source = reason, hello.name
+            self.heard = self._platform.monotonic()
 
     def _remember_source(self, hello: protocol.Handshake, *, anew: bool) -> None:
         """Durably, before its session may write: a copy of it that comes later is found out."""
@@ -193,27 +212,41 @@ class Target:
             ) from error
 
     def prepare_promotion(self, *, force: bool) -> bool:
-        """End the source's session for good; asked again, say whether the image is whole in
-        `data`.  MirrorError: refused, and nothing has changed."""
+        """End the source's session; asked again, say whether the image is whole in `data`.  No
+        session is opened until `end_turn` has said so.  MirrorError: refused, or it cannot be."""
         with self.serial:
             mine = self._book.current
             if not mine.whole:
                 raise MirrorError("has no image yet: nothing to promote", errno.ENODATA)
             if not self.promoting:
-                if self.connected() and not force:
+                if self.is_there() and not force:
+                    how = "connected" if self.connected() else "there"
                     raise MirrorError(
-                        f"its source {self.source} is connected: stop it, or promote with --force",
+                        f"its source {self.source} is {how}: stop it, or promote with --force",
                         errno.EBUSY,
                     )
                 self._fence(self._platform.random_bits(62) | 1)
-                with self.changed:
-                    self.promoting, self.session = True, 0
+                self._end_session()
+                self._promoting_until = math.inf
                 return False
+            self._promoting_until = math.inf
         # No session is opened any more: who asks for one is told so meanwhile.
         hardened = self.wait_hardened(limits.CONTROL_WAIT_S)
         if self._broken and not hardened:
             raise MirrorError(self._broken)
         return hardened
+
+    @property
+    def promoting(self) -> bool:
+        """No session is opened."""
+        return self._platform.monotonic() < self._promoting_until
+
+    def end_turn(self, patience_s: float) -> None:
+        """Of a promotion: if the next one does not come within so long, the site is a target as
+        before, which sessions are opened with."""
+        with self.serial:
+            if self._promoting_until == math.inf:
+                self._promoting_until = self._platform.monotonic() + patience_s
 
     def _fence(self, session: int) -> None:
         """Only requests of this session enter from now on.  PeerError: older ones do not end."""
@@ -524,12 +557,29 @@ class Target:
             self.reason = reason
 
     def connected(self) -> bool:
-        """Whether the source was heard of lately: while it copies over a long way it sends, and
-        seldom asks.  Of two sites that are set up for links of different patience the more patient
-        one decides: a source that is slow and there is never taken for one that is gone."""
+        """Whether the source has a session, and is there."""
+        return bool(self.session) and self.is_there()
+
+    def is_there(self) -> bool:
+        """Whether the source was heard of lately, even if no session can be opened."""
+        return self._platform.monotonic() < self._gone_at()
+
+    def _gone_at(self) -> float:
+        """Monotonic: until when what was heard of the source counts.  While it copies over a long
+        way it sends, and seldom asks; without a session it asks now and then.  Of two sites that
+        are set up for links of different patience the more patient one decides: a source that is
+        slow and there is never taken for one that is gone."""
         wrote = max(stats.heard_ns for stats in self._copier.stats().values()) / native.NS
         recent = max(timeouts.silence_s(self._config.link_timeout), self._silence)
-        return bool(self.session) and self._platform.monotonic() < max(self.heard, wrote) + recent
+        if self.failure and not self.session:
+            recent += limits.BACKOFF_MAX_S
+        return max(self.heard, wrote) + recent
+
+    def since(self) -> float:
+        """Unix seconds: since when the source is connected, or is not."""
+        silent = self._platform.monotonic() - self._gone_at()
+        lost = self.session and silent >= 0
+        return self._platform.time() - silent if lost else self._since
 
     # ---- the end
 

@@ -791,6 +791,17 @@ FAULTS = (
         (("mirror_core/site.py", "            self.is_ending = True\n", "            pass\n"),),
     ),
     Fault(
+        "no session is opened any more after a promotion that failed",
+        "tests/test_promotion_fails.py::test_a_promotion_that_fails_gives_the_site_back",
+        (("mirror_core/promotion.py", "        patience_s = 0.0\n",
+          '        patience_s = float("inf")\n'),),
+    ),
+    Fault(
+        "a target takes its own failure for a source that is silent",
+        "tests/test_status.py::test_a_target_whose_own_state_disk_fails_says_so",
+        (("mirror_core/status.py", "(control.failure if control.is_there() else None)", "None"),),
+    ),
+    Fault(
         "a signal is taken before the site knows of it",
         "tests/test_promotion_fails.py::test_a_signal_is_not_taken_before_the_site_knows_of_it",
         (("mirror_core/connections.py", "        select.select([fd], [], [])\n",

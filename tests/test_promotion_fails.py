@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import re
@@ -18,9 +19,10 @@ import pytest
 from handmade import Handmade, eventually, refused
 from served import Faulty
 
-from mirror_core import config, ledger, process, promotion
-from mirror_core.errors import MirrorError
+from mirror_core import config, ledger, limits, process, promotion, protocol, status
+from mirror_core.errors import MirrorError, Refused
 from mirror_core.site import Site
+from mirror_core.target import Target
 
 NEVER_ENDED = 20.0  # seconds, where an orderly stop takes less than one
 
@@ -153,3 +155,69 @@ def test_a_signal_is_not_taken_before_the_site_knows_of_it(handmade: Handmade) -
         capture_output=True, text=True, timeout=30, check=True, cwd=handmade.folder,
     )  # fmt: skip
     assert done.stdout.split() == ["True", "ended"]
+
+
+def test_a_promotion_that_fails_gives_the_site_back(handmade: Handmade) -> None:
+    """With its second flashcopy done the site cannot read a store, as it has to: the person is
+    told so, and it is a target as before, which its source mirrors to."""
+    pair = handmade
+    with on_a_faulty_disk(pair) as server:
+        server.fail("EIO", "pread")
+        said = refused("promote", str(pair.toml("west")), "--force")
+        assert "Input/output error: look into that store" in said, said
+        assert direct.status(pair, "west")["reason"] != "is being promoted"
+        server.mend()
+        pair.start("east")
+        with pair.client() as client:
+            client.write(0, b"after")
+        direct.sync(pair)
+
+
+def test_a_promotion_that_nobody_asks_for_any_more_is_over(
+    handmade: Handmade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asked for it has gone before its end: after a while the site is a target as before."""
+    handmade.create()
+    handmade.start()
+    direct.sync(handmade)
+    handmade.stop()
+    monkeypatch.setattr(limits, "CONTROL_TIMEOUT_S", 0.5)
+    site = Site(config.load(str(handmade.toml("west"))))
+    site.start()
+    try:
+        target = site.control
+        assert isinstance(target, Target)
+        hello = protocol.read(protocol.Handshake, direct.hello(handmade, 5))
+        assert not promotion.promote(site, force=True)["done"]
+        with pytest.raises(Refused, match="is being promoted"):
+            target.handshake(hello)
+        eventually(lambda: not target.promoting, "it is over")
+        target.handshake(hello)
+        assert status.of(site)["peer"]["state"] == "connected"
+    finally:
+        site.stop()
+
+
+def test_a_promotion_names_the_point_that_it_was_done_at(handmade: Handmade) -> None:
+    """Commits come until the old source has no session any more: later than the command began."""
+    pair = handmade
+    pair.create()
+    pair.start()
+    with pair.client() as client:
+        stop = threading.Event()
+
+        def write() -> None:
+            with contextlib.suppress(OSError, EOFError):
+                while not stop.is_set():
+                    client.write(0, random.randbytes(4096))
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            direct.wait_commit(pair, 3)
+            said = json.loads(pair.run("promote", str(pair.toml("west")), "--force", "--json"))
+        finally:
+            stop.set()
+            writer.join(NEVER_ENDED)
+    lineage = ledger.load(pair.folder / "west" / "state").lineage
+    assert lineage and said["sequence"] == lineage.forked_at

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import direct
+import pytest
 from handmade import east, kill
-from pair import FLASHMIRROR, MakePair, Pair
+from pair import FLASHMIRROR, CommandFailed, MakePair, Pair
 
 from mirror_core import config, status
 from mirror_core.site import Site
@@ -122,3 +123,44 @@ def test_a_source_that_has_not_connected_yet_is_not_mirroring(make_pair: MakePai
         assert status.of(site)["state"] == "degraded"
     finally:
         site.stop()
+
+
+def test_a_target_whose_own_state_disk_fails_says_so(make_pair: MakePair) -> None:
+    """Its source asks for a session all the time, which the target cannot record: its status and
+    its log name the disk, not the source, which is not taken for gone; and it passes."""
+    pair = make_pair("--size", "1M")
+    pair.start()
+    direct.sync(pair)
+    direct.stop(pair, "east")
+    in_the_way = pair.folder / "west" / "state" / "ledger.new"
+    in_the_way.mkdir()
+    pair.start("east")
+    direct.wait_for(
+        lambda: "ledger cannot be written" in (direct.status(pair, "west")["reason"] or ""),
+        "the reason",
+    )
+    found = direct.status(pair, "west")
+    assert (found["state"], found["peer"]["state"]) == ("degraded", "disconnected")
+    assert "ledger cannot be written" in found["peer"]["reason"]
+    assert pair.log("west").count("east asks for a session, which fails: ") == 1
+    with pytest.raises(CommandFailed, match="its source east is there: stop it, or promote with"):
+        pair.run("promote", str(pair.toml("west")))
+    in_the_way.rmdir()
+    direct.sync(pair)
+    direct.wait_status(pair, "west", reason=None)
+
+
+def test_a_target_says_since_when_it_has_lost_its_source(make_pair: MakePair) -> None:
+    """Not since when they were connected."""
+    pair = make_pair("--size", "1M")
+    pair.start()
+    direct.sync(pair)
+    connected = direct.status(pair, "west")["peer"]["since"]
+    killed = time.time()
+    assert connected < killed
+    kill(pair, "east")
+    direct.wait_status_of_peer(pair, "west", "disconnected")
+    since = direct.status(pair, "west")["peer"]["since"]
+    assert killed < since < time.time()
+    direct.ask(pair, {"op": "promote", "force": False}, "west")
+    assert direct.status(pair, "west")["peer"]["since"] == pytest.approx(since, abs=0.1)

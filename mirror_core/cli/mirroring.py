@@ -86,8 +86,7 @@ def promote(site: str, force: bool, as_json: bool) -> None:
     """Make a target the source: its image, read and write.  The old source is refused then."""
     settings = config.load(site)
     request = {"op": "promote", "force": force}
-    moment = ask(settings, {"op": "status"})["committed"]
-    _wait_promoted(settings, request, ask(settings, request))  # refused here, or not at all
+    moment = _wait_promoted(settings, request, ask(settings, request))
     status = process.status(settings)
     record = {"site": settings.name, "role": status["role"], "lineage": status["lineage"], **moment}
     show(record, as_json, lambda: _promoted(settings.name, record))
@@ -95,15 +94,18 @@ def promote(site: str, force: bool, as_json: bool) -> None:
 
 def _wait_promoted(
     settings: config.SiteConfig, request: protocol.Record, answer: protocol.Record
-) -> None:
-    """Until the site has begun anew as a source; meanwhile it is away for a moment."""
+) -> dict[str, Any]:
+    """Until the site has begun anew as a source; meanwhile it is away for a moment.  The point that
+    it is promoted at: the last one before, as no source has a session."""
     bar, away_since, pid = Bar(), None, 0
+    moment: dict[str, Any] = answer["status"]["committed"]
     with contextlib.ExitStack() as watched:
         watched.callback(bar.end)
         while not answer["done"]:
             if pid != (pid := answer["status"]["pid"]):  # which it keeps when it begins anew
                 ended = _process_of(watched, pid)
             bar.update(answer["status"])
+            moment = answer["status"]["committed"]
             try:
                 answer = peer.ask(settings.control_uri(), request, limits.CONTROL_TIMEOUT_S)
                 away_since = None
@@ -119,6 +121,7 @@ def _wait_promoted(
                         f"{settings.state}/site.log, then start it"
                     ) from error
                 time.sleep(0.02)  # a process that starts has no event to wait on but its answer
+    return moment
 
 
 def _process_of(watched: contextlib.ExitStack, pid: int) -> Callable[[], bool]:
