@@ -1,6 +1,7 @@
 """The second flashcopy: pending blocks from the target's intermediate to its data stores.
 
-    step    copy for a while; harden in batches: copy many, flush once, record once (I2)
+    step    copy for a while; harden in batches: copy many, flush once, record once (I2); short,
+            whatever a flush takes: between two the thread looks for a stop, and for flushes
 
 Invariants.  image(k) = intermediate where a block is pending on disk (ledger, less hardlog), data
 elsewhere: at every instant, whatever ends the process (I1).  The volumes are strict, so a writer
@@ -35,7 +36,8 @@ class SecondFlashcopy:
         self._config, self._book, self._copier, self.log = config, book, copier, log
         self._platform = platform
         self._log_is_whole = True  # False: a record may be lost: the ledger must be written
-        self._slice_s = limits.HARDEN_SLICE_S  # as long as the last hardening took
+        self._batch_s = limits.HARDEN_SLICE_S  # of copying: as long as the last hardening took
+        self._copied_s = 0.0  # of that
         self._failure: Exception | None = None  # of the last step
         self._backoff = limits.BACKOFF_MIN_S
         self.wait_s = 0.0  # after a failure, until the next try
@@ -46,11 +48,15 @@ class SecondFlashcopy:
         try:
             if self._failure:
                 self._mend(self._failure)
-            done = self._copier.copy(self._slice_s)
-            if done or self._copier.group.harden_wanted():
-                began = self._platform.monotonic()
+            began = self._platform.monotonic()
+            done = self._copier.copy(min(self._batch_s, limits.SLICE_SHORT_S))
+            copied = self._platform.monotonic()
+            self._copied_s += copied - began
+            many = self._copied_s >= self._batch_s
+            if done or (many and self._copier.group.harden_wanted()):
                 self._copier.harden(self._record_all if done else self._record_batch)
-                self._slice_s = max(limits.HARDEN_SLICE_S, self._platform.monotonic() - began)
+                took = self._platform.monotonic() - copied
+                self._batch_s, self._copied_s = max(limits.HARDEN_SLICE_S, took), 0.0
                 self._backoff = limits.BACKOFF_MIN_S  # what was only copied is copied again
         except (MirrorError, OSError, MemoryError) as error:
             self.interrupted(error)

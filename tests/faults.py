@@ -460,6 +460,16 @@ FAULTS = (
           "(m.native, native.PENDING)"),),
     ),
     Fault(
+        "after a long flush the second flashcopy looks at nothing for as long",
+        "tests/test_second.py::test_a_long_flush_makes_no_long_step",
+        (("mirror_core/second.py", "min(self._batch_s, limits.SLICE_SHORT_S)", "self._batch_s"),),
+    ),
+    Fault(
+        "all of the time goes into hardening if steps are short",
+        "tests/test_second.py::test_a_writer_who_waits_has_a_hardening_after_as_much_copying",
+        (("mirror_core/second.py", "many = self._copied_s >= self._batch_s", "many = True"),),
+    ),
+    Fault(
         "a target that gives up its image keeps what was pending in it (I1)",
         "tests/test_promote.py::test_a_target_that_owes_blocks_takes_another_source",
         (("mirror_core/resync.py", "        maps={},\n    )\n", "    )\n"),),

@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import direct
 import pytest
-from handmade import Handmade
+from handmade import Handmade, SlowDisk
 from pair import MakePair
 from pyroaring import BitMap64
 
@@ -33,8 +36,7 @@ class Target:
     def __init__(self, pair: Handmade) -> None:
         self.config = config.load(str(pair.toml("west")))
         self.front, self.data = (
-            native.Store.file(os.open(pair.store("west", part), os.O_RDWR), SIZE)
-            for part in ("intermediate", "data")
+            self._open(pair.store("west", part)) for part in ("intermediate", "data")
         )
         self.volume = native.Volume(self.front, self.data, SIZE, BLOCK, False)
         self.volume.set_strict()
@@ -47,6 +49,12 @@ class Target:
         self.book.update(committed=1, whole=True, clean=False, run=run, maps={"disk/pending": OWED})
         self.log = runlog.RunLog(state, hardlog.KIND, run)
         self.second = second.SecondFlashcopy(self.config, self.book, self.copier, self.log, HERE)
+
+    @staticmethod
+    def _open(where: str) -> native.Store:
+        if config.is_uri(where):
+            return native.Store.nbd(where, 30.0)
+        return native.Store.file(os.open(where, os.O_RDWR), SIZE)
 
     def copy_some(self) -> None:
         before = self.volume.stats().sent_blocks
@@ -111,6 +119,46 @@ def test_what_is_copied_beside_a_hardening_stays_pending(
     target.copier.harden_end()
     target.copier.harden(record)
     assert not late & target.pending()
+
+
+@pytest.fixture
+def slow_target(handmade: Handmade, scratch: Path) -> Iterator[Target]:
+    """It takes 14 seconds and more to copy what is owed."""
+    disk = SlowDisk(scratch / "slow", "20ms")
+    handmade.size = SIZE
+    handmade.stores["west", "data"] = disk.store(SIZE)
+    handmade.create()
+    one = Target(handmade)
+    yield one
+    one.close()
+    disk.close()
+
+
+def test_a_long_flush_makes_no_long_step(slow_target: Target) -> None:
+    """After a hardening of 25 s there may be as much copying, but in short steps, between which the
+    thread sees that it is to stop, or that its source has asked for a flush."""
+    slow_target.second._batch_s = 25.0
+    for _ in range(3):
+        began = time.monotonic()
+        assert not slow_target.second.step()
+        assert time.monotonic() - began < 2.0
+
+
+def test_a_writer_who_waits_has_a_hardening_after_as_much_copying(slow_target: Target) -> None:
+    """At most half of the time goes into hardening, however short the steps are."""
+    target = slow_target
+    target.copy_some()
+    block = next(iter(flashcopy.bitmap_of(target.volume, native.SENT)))
+    client = native.Client(target.volume, 0)
+    writer = threading.Thread(target=client.zero, args=(BLOCK, block * BLOCK, 0))
+    writer.start()
+    direct.wait_for(target.copier.group.harden_wanted, "the writer waits")
+    target.second._batch_s, began = 1.0, time.monotonic()
+    while writer.is_alive():
+        assert not target.second.step()
+        writer.join(0 if target.copier.group.harden_wanted() else 0.1)
+    assert 1.0 <= time.monotonic() - began < 5.0
+    assert block not in target.pending()
 
 
 def test_what_is_pending_is_copied_whatever_the_ledger_calls_hardened(make_pair: MakePair) -> None:
