@@ -227,6 +227,19 @@ anchor_for_write (struct fm_store *s, uint64_t *number)
   return rc;
 }
 
+int
+fm_store_need_anchor (struct fm_store *s)
+{
+  uint64_t number;
+  return fm_store_is_server (s) ? anchor_for_write (s, &number) : 0;
+}
+
+bool
+fm_store_has_anchor (const struct fm_store *s)
+{
+  return !fm_store_is_server (s) || atomic_load (&s->anchored);
+}
+
 /* A connection has ended: with it the server? */
 static void
 look_at_anchor (struct fm_store *s)

@@ -31,6 +31,8 @@
  *     has ended while something is written and not covered by a good flush, that is
  *     a loss; so is a write whose anchor is another one when it is done than when it
  *     was submitted.  A server that ends when all is flushed costs nothing.
+ *   - After a flush that failed there is none, until somebody writes, flushes, or is about to copy what he
+ *     reads to where it will count (fm_group_freeze): else that server could go unnoticed.
  *   - Who writes on ports of his own (a lane's sinks) flushes on one of them that was
  *     open before the first write and stays failed if it fails: his own anchor.
  * How many connections a server takes is not known.  Two are needed: the anchor, and one that is
@@ -200,6 +202,10 @@ int fm_store_io (struct fm_store *s, struct fm_op *op);
  * not heard of.  From any thread, and of two at once for the same one each is told. */
 int fm_store_flush (struct fm_store *s, _Atomic uint64_t *heard);
 
+/* A server has an anchor from now on, or -errno: what is read from its cache and counted on is told as lost
+ * (`lost`) when it goes before it was flushed, as what is written is. */
+int fm_store_need_anchor (struct fm_store *s);
+bool fm_store_has_anchor (const struct fm_store *s); /* a file needs none */
 /* A duplicate, for the caller to close, of the socket of a server's anchor, which is opened if there is
  * none, and has not ended; or -errno.  To look who is at the other end. */
 int fm_store_server_fd (struct fm_store *s);

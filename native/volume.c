@@ -478,6 +478,13 @@ fm_group_harden_wanted (struct fm_volume **v, unsigned n)
   return false;
 }
 
+void
+fm_group_anchor (struct fm_volume **v, unsigned n)
+{
+  for (unsigned i = 0; i < n; i++)
+    fm_store_need_anchor (v[i]->front); /* where there can be none the swap says so */
+}
+
 int
 fm_group_close (struct fm_volume **v, unsigned n, uint64_t deadline_ns)
 {
@@ -510,6 +517,8 @@ fm_group_swap (struct fm_volume **v, unsigned n)
     /* What is copied is read after this, so it is what a loss has left (of the target:
      * what a commit asserts was flushed before this). */
     atomic_store (&v[i]->heard, atomic_load (&v[i]->front->lost));
+    if (!v[i]->strict && !fm_store_has_anchor (v[i]->front)) /* after the line above: store.c drops it first */
+      fm_volume_fail (v[i], -ENOTCONN, -1);
   }
 }
 
@@ -523,6 +532,7 @@ fm_group_open (struct fm_volume **v, unsigned n)
 int
 fm_group_freeze (struct fm_volume **v, unsigned n, uint64_t budget_ns, uint64_t *held_ns)
 {
+  fm_group_anchor (v, n);
   uint64_t start = fm_now_ns ();
   int rc = fm_group_close (v, n, start + budget_ns);
   if (rc == 0) {

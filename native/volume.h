@@ -258,12 +258,15 @@ uint64_t fm_group_next_blocks (struct fm_volume **v, unsigned n);
 /* Whether a writer of any waits for a hardening. */
 bool fm_group_harden_wanted (struct fm_volume **v, unsigned n);
 
-/* The group's freeze (I6), in one call or in its three steps. */
+/* The group's freeze (I6), in one call or in its steps.  The first one waits for a server at most as long as
+ * connecting may take; a strict volume needs it not. */
+void fm_group_anchor (struct fm_volume **v, unsigned n);
 int fm_group_close (struct fm_volume **v, unsigned n, uint64_t deadline_ns);
 void fm_group_swap (struct fm_volume **v, unsigned n);
 void fm_group_open (struct fm_volume **v, unsigned n);
 /* All three; *held_ns is how long writes were held.  0 or -ETIMEDOUT: nothing
- * was swapped, writes go on. */
+ * was swapped, writes go on.  A cycle whose front is a server that cannot be reached is void from its
+ * beginning: what it copied could be gone unnoticed (store.h). */
 int fm_group_freeze (struct fm_volume **v, unsigned n, uint64_t budget_ns, uint64_t *held_ns);
 /* From now on only requests of `session` enter (I8).  0 or -ETIMEDOUT: as before. */
 int fm_group_fence (struct fm_volume **v, unsigned n, uint64_t session, uint64_t budget_ns);

@@ -79,6 +79,7 @@ static void
 good_cycle (const struct fake *last_sink)
 {
   char *snapshot = malloc (SIZE);
+  fm_group_anchor (&v, 1);
   while (fm_group_close (&v, 1, fm_now_ns () + 500 * FM_MS) < 0)
     ;
   memcpy (snapshot, front->bytes, SIZE);
@@ -355,6 +356,7 @@ lost_under_load (void)
     start_writers ();
     for (unsigned i = 0; i < (SANITIZED ? 30 : 150); i++) {
       fm_volume_mark (v, 0, BLOCKS);
+      fm_group_anchor (&v, 1);
       while (fm_group_close (&v, 1, fm_now_ns () + 500 * FM_MS) < 0)
         ;
       memcpy (snapshot, front->bytes, SIZE);

@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
 #define BLOCK 4096
@@ -392,6 +393,47 @@ cycle_is_void (void)
   close (file);
 }
 
+/* The anchor ends while its server lives on; the next cycle copies what is in that server's cache, and only
+ * then it goes.  Nobody writes or flushes in between. */
+static void
+what_is_copied_counts_on_an_anchor (void)
+{
+  begin ();
+  struct fake *first = fake_open (1 << 20, 0);
+  struct fm_volume *v;
+  char buf[BLOCK] = "x";
+  uint64_t held;
+  CHECK_EQ (fm_volume_create (s, &first->store, 1 << 20, BLOCK, false, &v), 0);
+  CHECK_EQ (fm_volume_link (v, NULL, 1), 0);
+  CHECK_EQ (fm_volume_write (v, 0, buf, BLOCK, 0, 0), 0);
+  int anchor = fm_store_server_fd (s);
+  CHECK_EQ (shutdown (anchor, SHUT_RDWR), 0);
+  close (anchor);
+  CHECK (fm_volume_flush_front (v) < 0);
+  CHECK_EQ (fm_group_freeze (&v, 1, 100 * FM_MS, &held), 0);
+  CHECK_EQ (fm_volume_copy (v, 100 * FM_MS), 1);
+  CHECK (first->bytes[0] == 'x');
+  restart ();
+  CHECK (fm_volume_flush (v, true) < 0);
+  CHECK (v->abandoned < 0 && v->failed_part == -1);
+  fm_volume_abandon (v);
+  CHECK_EQ (fm_group_freeze (&v, 1, 100 * FM_MS, &held), 0);
+  CHECK_EQ (fm_volume_copy (v, 100 * FM_MS), 1);
+  CHECK (first->bytes[0] == 0); /* as the disk has it */
+  CHECK_EQ (fm_volume_flush (v, true), 0);
+  fm_volume_settle (v);
+  lab_kill (&server); /* where there can be none a cycle is void from its beginning */
+  for (unsigned i = 0; i < 3; i++)
+    CHECK (fm_volume_read (v, buf, 1, 0) < 0);
+  CHECK_EQ (fm_group_freeze (&v, 1, 100 * FM_MS, &held), 0);
+  CHECK (v->abandoned < 0 && v->failed_part == -1);
+  fm_volume_abandon (v);
+  restart ();
+  fm_volume_free (v);
+  fake_close (first);
+  end ();
+}
+
 /* ---- clients who come back (news.h) */
 
 #define RETURNING (300 * FM_MS)
@@ -517,6 +559,7 @@ main (void)
   RUN (fua_is_apart);
   RUN (failed_write_is_flushed);
   RUN (cycle_is_void);
+  RUN (what_is_copied_counts_on_an_anchor);
   RUN (each_who_comes_back_is_told);
   RUN (a_new_client_is_not_told);
   RUN (who_left_unheard_is_told);

@@ -101,6 +101,7 @@ finish_cycle (void)
 static void
 cycle_with_snapshot (void)
 {
+  fm_group_anchor (w.v, VOLUMES);
   while (fm_group_close (w.v, VOLUMES, fm_now_ns () + 200 * FM_MS) < 0)
     ;
   for (unsigned i = 0; i < VOLUMES; i++)
