@@ -126,7 +126,9 @@ def begin_anew(site: config.SiteConfig) -> NoReturn:
 
 
 def start(site: config.SiteConfig) -> None:
-    """Start the site and return when its device opens.  Nothing if it runs already."""
+    """Start the site and return when its device opens.  Nothing if it runs already.  MirrorError:
+    it ended, or is not ready in time: then it goes on, as what takes long (the flush of a seed)
+    gets on, and would begin anew if it were ended."""
     with _one_at_a_time(site):
         if not running(site):
             _launch(site)
@@ -171,8 +173,10 @@ def _launch(site: config.SiteConfig) -> None:
             status(site, timeout_s=limits.CONTROL_WAIT_S)
             return
         except PeerError as error:
-            if os.waitpid(child, os.WNOHANG)[0] or time.monotonic() >= deadline:
+            if os.waitpid(child, os.WNOHANG)[0]:
                 raise MirrorError(last_words(log, begin)) from error
+            if time.monotonic() >= deadline:
+                raise _not_ready(site, f" (process {child})") from error
         time.sleep(0.02)  # a process that starts has no event to wait on but its answer
 
 
@@ -190,10 +194,20 @@ def _wait_ready(site: config.SiteConfig) -> None:
         try:
             status(site, timeout_s=limits.CONTROL_WAIT_S)
             return
-        except PeerError:
-            if not running(site) or time.monotonic() >= deadline:
+        except PeerError as error:
+            if not running(site):
                 raise
+            if time.monotonic() >= deadline:
+                raise _not_ready(site, "") from error
         time.sleep(0.02)  # a process that starts has no event to wait on but its answer
+
+
+def _not_ready(site: config.SiteConfig, which: str) -> MirrorError:
+    return MirrorError(
+        f"{site.name}: is not ready after {limits.START_TIMEOUT_S:g} s, and goes on{which}: wait "
+        f"with 'flashmirror start {site.path}', and see {site.state}/site.log",
+        errno.ETIMEDOUT,
+    )
 
 
 _GIVEN_UP = "the start was given up"
@@ -215,8 +229,9 @@ def last_words(log: Path, begin: int) -> str:
     return ours[-1] if ours else f"{log}: nbdkit ended: {lines[-1] if lines else 'no message'}"
 
 
-def stop(site: config.SiteConfig) -> None:
-    """Stop the site in order; returns when its process has ended.  Nothing if it is stopped."""
+def stop(site: config.SiteConfig) -> bool:
+    """Stop the site; returns when its process has ended, or had: whether that was in order, as its
+    ledger says.  MirrorError."""
     deadline = time.monotonic() + limits.STOP_TIMEOUT_S
     while running(site):
         if time.monotonic() >= deadline:
@@ -234,3 +249,4 @@ def stop(site: config.SiteConfig) -> None:
             select.select([handle], [], [], max(0.0, deadline - time.monotonic()))
         finally:
             os.close(handle)
+    return ledger.load(site.state).clean

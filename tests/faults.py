@@ -819,6 +819,17 @@ FAULTS = (
         (("mirror_core/status.py", "(control.failure if control.is_there() else None)", "None"),),
     ),
     Fault(
+        "a stop that was not in order is said to be one",
+        "tests/test_commands.py::test_a_stop_says_whether_the_site_ended_in_order",
+        (("mirror_core/process.py", "return ledger.load(site.state).clean", "return True"),),
+    ),
+    Fault(
+        "a start that takes long is said to have ended",
+        "tests/test_commands.py::test_a_start_that_takes_long_is_not_one_that_has_ended",
+        (("mirror_core/process.py", "            if os.waitpid(child, os.WNOHANG)[0]:\n",
+          "            if os.waitpid(child, os.WNOHANG)[0] or time.monotonic() >= deadline:\n"),),
+    ),
+    Fault(
         "a signal is taken before the site knows of it",
         "tests/test_promotion_fails.py::test_a_signal_is_not_taken_before_the_site_knows_of_it",
         (("mirror_core/connections.py", "        select.select([fd], [], [])\n",

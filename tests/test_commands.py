@@ -28,10 +28,12 @@ from handmade import (
 )
 from nbd_client import NbdClient, NbdError
 from pair import FLASHMIRROR, MakePair, Pair
+from served import Faulty
 
-from mirror_core import config, process, protocol
+from mirror_core import config, limits, process, protocol
 from mirror_core.cli import adopting, attaching, creating, mirroring, seeing
 from mirror_core.cli import running as running_
+from mirror_core.errors import MirrorError
 
 # ---- init, create, check
 
@@ -89,8 +91,63 @@ def test_start_and_stop_may_be_said_twice(make_pair: MakePair) -> None:
     pair = make_pair("--size", "1M")
     first = record("start", east(pair))
     assert first == record("start", east(pair)) == {"site": "east", "pid": pair.status()["pid"]}
-    assert record("stop", east(pair)) == record("stop", east(pair)) == {"site": "east"}
+    once, twice = record("stop", east(pair)), record("stop", east(pair))
+    assert once == twice == {"site": "east", "in_order": True}
     assert pair.status()["state"] == "stopped"
+
+
+def test_a_stop_says_whether_the_site_ended_in_order(handmade: Handmade) -> None:
+    """Its last flush fails, so that its ledger does not say that all stands: `stop` says so, also
+    when it is said again, until a start has recovered the site."""
+    pair = handmade
+    server = Faulty(pair.folder / "faulty.img")
+    pair.stores["east", "data"] = server.store(pair.size)
+    pair.create()
+    pair.start()
+    try:
+        with pair.client() as client:
+            client.write(0, b"x")
+        server.fail("EIO", "flush")
+        line = rf"east: stopped, but not in order: see {pair.folder}/east/state/site.log; .*\n"
+        assert re.fullmatch(line, pair.run("stop", east(pair)))
+        assert record("stop", east(pair)) == {"site": "east", "in_order": False}
+        server.mend()
+        pair.start("east")
+        assert record("stop", east(pair)) == {"site": "east", "in_order": True}
+    finally:
+        pair.kill()
+        server.stop()
+
+
+def test_a_start_that_takes_long_is_not_one_that_has_ended(
+    handmade: Handmade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store's server does not answer: the command says that the site is not ready and goes on,
+    and so it does."""
+    pair = handmade
+    server = Faulty(pair.folder / "faulty.img")
+    pair.stores["east", "data"] = server.store(pair.size)
+    pair.more = 'link_timeout = "60s"'
+    pair.create()
+    pair.start("east")
+    pair.stop("east")
+    monkeypatch.setattr(limits, "START_TIMEOUT_S", 1.0)
+    settings = config.load(str(pair.toml("east")))
+    server.fail("hang", "pread")
+    try:
+        for said in (r"\(process \d+\): wait with", "goes on: wait with"):
+            with pytest.raises(MirrorError, match=said) as raised:
+                process.start(settings)
+            assert "nbdkit ended" not in str(raised.value)
+            eventually(lambda: process.running(settings), "it has its state")
+        server.mend()
+        monkeypatch.undo()
+        process.start(settings)
+        assert process.status(settings)["role"] == "source"
+    finally:
+        server.mend()
+        pair.kill()
+        server.stop()
 
 
 def test_a_stale_socket_is_replaced(make_pair: MakePair) -> None:

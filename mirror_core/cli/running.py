@@ -26,10 +26,13 @@ def start(site: str, foreground: bool, as_json: bool) -> None:
 @site_argument
 @json_option
 def stop(site: str, as_json: bool) -> None:
-    """Stop a site in order; returns when its process has ended."""
+    """Stop a site in order; returns when its process has ended, and says if it was not in order."""
     settings = config.load(site)
-    process.stop(settings)
-    show({"site": settings.name}, as_json, lambda: f"{settings.name}: stopped")
+    in_order = process.stop(settings)
+    how = "stopped" if in_order else (
+        f"stopped, but not in order: see {settings.state}/site.log; the next start recovers it"
+    )  # fmt: skip
+    show({"site": settings.name, "in_order": in_order}, as_json, lambda: f"{settings.name}: {how}")
 
 
 COMMANDS = [start, stop]
