@@ -10,10 +10,11 @@ import os
 import time
 from collections.abc import Callable
 
-from mirror_core import ledger, stores
+from mirror_core import durable, ledger, stores
 from mirror_core.config import SiteConfig
 from mirror_core.errors import LedgerError, StoreError
 from mirror_core.lock import lock_state, no_state
+from mirror_core.platform import HERE
 
 
 def create(
@@ -65,16 +66,30 @@ def create(
             volumes=tuple(records),
             since=time.time(),
         )
-        try:
-            ledger.save(config.state, first)
-        except OSError as error:
-            raise no_state(config, error) from error
-        for one, mark in opened:
-            one.set_mark(mark)
+        _write(config, first, opened)
         for one, _ in opened:
             if few := one.few_connections():
                 say(f"{one.where}: {few}")
     return first
+
+
+def _write(
+    config: SiteConfig, first: ledger.Ledger, opened: list[tuple[stores.Opened, str]]
+) -> None:
+    """The ledger, and the marks of the stores; or neither.  LedgerError, StoreError."""
+    try:
+        ledger.save(config.state, first)
+        for one, mark in opened:
+            one.set_mark(mark)
+    except Exception as error:
+        for one, _ in opened:
+            one.clear_mark()
+        durable.remove(ledger.path_in(config.state), HERE)
+        if isinstance(error, OSError):
+            raise no_state(config, error) from error
+        if isinstance(error, durable.Doubt):
+            raise LedgerError(f"{error}: mend that, and give the command again") from error
+        raise
 
 
 def _refuse_pair(data: stores.Opened, intermediate: stores.Opened) -> None:

@@ -20,6 +20,7 @@ import errno
 import fcntl
 import os
 import random
+import re
 import secrets
 import sys
 import threading
@@ -29,6 +30,8 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from mirror_core import limits, native
+
+TOKEN = re.compile("[0-9a-f]{32}")
 
 
 class Thread(Protocol):
@@ -71,7 +74,7 @@ class Platform:
         return secrets.randbits(bits)
 
     def token(self) -> str:
-        """32 hexadecimal digits that nobody else has drawn."""
+        """32 hexadecimal digits (TOKEN) that nobody else has drawn."""
         return secrets.token_hex(16)
 
     # ---- threads

@@ -42,7 +42,7 @@ from mirror_core.errors import StoreError
 from mirror_core.journal import Journal
 from mirror_core.lock import check_ledger, lock_state, no_state, write_pid
 from mirror_core.metrics import MetricsServer
-from mirror_core.platform import HERE, Platform
+from mirror_core.platform import HERE, TOKEN, Platform
 from mirror_core.target import Target
 
 
@@ -322,13 +322,14 @@ class Site:
 
     def _remove_files_that_mean_nothing(self) -> None:
         """Of all runs but the one that the ledger names: of those before, and of this one if its
-        start was refused."""
+        start was refused.  What is not named by a run is somebody's."""
         book = self.book.current
         kinds = {hardlog.KIND, written.KIND, *(f"{v.name}.intent" for v in book.volumes)}
         with contextlib.suppress(OSError):
             for name in self.platform.names(self.config.state):
                 kind, _, run = name.removesuffix(durable.FRESH).rpartition(".")
-                if kind in kinds and (run != book.run or name.endswith(durable.FRESH)):
+                ours = kind in kinds and TOKEN.fullmatch(run)
+                if ours and (run != book.run or name.endswith(durable.FRESH)):
                     durable.remove(self.config.state / name, self.platform)
 
     def ending(self) -> None:

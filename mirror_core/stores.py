@@ -12,6 +12,7 @@ many connections as it needs are opened with it, so that a server which takes fe
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -84,6 +85,12 @@ class Opened:
             except OSError as error:
                 if error.errno not in (errno.EOPNOTSUPP, errno.ENOSPC, errno.EPERM):
                     raise StoreError(f"{self.where}: {error.strerror}") from error
+
+    def clear_mark(self) -> None:
+        """If there is one, and it can be."""
+        if self.fd is not None:
+            with contextlib.suppress(OSError):
+                os.removexattr(self.fd, _MARK)
 
     def fingerprint(self, size: int) -> str:
         """A checksum of samples: of the first bytes, where file systems keep what tells them

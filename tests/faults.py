@@ -830,6 +830,17 @@ FAULTS = (
           "            if os.waitpid(child, os.WNOHANG)[0] or time.monotonic() >= deadline:\n"),),
     ),
     Fault(
+        "a start removes what is named like a file of its own",
+        "tests/test_ends.py::test_a_start_removes_files_of_its_own_runs_only",
+        (("mirror_core/site.py", "kind in kinds and TOKEN.fullmatch(run)", "kind in kinds"),),
+    ),
+    Fault(
+        "a creation that fails half-way leaves its ledger",
+        "tests/test_bad_creation.py::test_a_creation_that_fails_half_way_leaves_nothing",
+        (("mirror_core/creation.py", "        durable.remove(ledger.path_in(config.state), HERE)\n",
+          ""),),
+    ),
+    Fault(
         "a signal is taken before the site knows of it",
         "tests/test_promotion_fails.py::test_a_signal_is_not_taken_before_the_site_knows_of_it",
         (("mirror_core/connections.py", "        select.select([fd], [], [])\n",

@@ -19,6 +19,8 @@ from handmade import (
 )
 from pair import Pair
 
+PARTS = ("data", "intermediate")
+
 
 def path_of(pair: Handmade, part: str = "data") -> Path:
     return Path(pair.store("east", part))
@@ -136,6 +138,31 @@ if not os.geteuid():  # they need mount(2)
             pair.run("create", str(pair.toml("east")), "--role", "source")
         finally:
             disk.close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [
+        ("fsync:error=EIO:when=2+", "state/ledger: [Errno 5] Input/output error: mend that, and"),
+        ("fsetxattr:error=EIO:when=2", "disk.intermediate.img: Input/output error"),
+        ("fsetxattr:error=EROFS:when=1", "disk.img: Read-only file system"),
+    ],
+)
+def test_a_creation_that_fails_half_way_leaves_nothing(
+    handmade: Handmade, fault: str, text: str
+) -> None:
+    """The ledger may not be durable, or a store cannot be marked: no site is there, no store is
+    anybody's, and the same command works when that is mended."""
+    pair = handmade
+    pair.write("east")
+    words = ("create", str(pair.toml("east")), "--role", "source")
+    call = fault.partition(":")[0]
+    strace = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e")
+    assert text in refused(*words, prefix=(*strace, f"inject={fault}"))
+    assert not (pair.folder / "east" / "state" / "ledger").exists()
+    for part in PARTS:
+        assert not os.listxattr(path_of(pair, part))
+    pair.run(*words)
 
 
 INITS: dict[str, tuple[tuple[str, ...], str]] = {

@@ -24,6 +24,23 @@ from mirror_core.site import Site
 BLOCK = 4096
 
 
+def test_a_start_removes_files_of_its_own_runs_only(handmade: Handmade) -> None:
+    """A store that somebody keeps in the state folder stays, whatever its name begins with; what
+    another run has left goes."""
+    handmade.create()
+    state = handmade.folder / "west" / "state"
+    kept = [
+        state / name for name in ("hardened.img", "written.img", "disk.intent.old", "hardened.")
+    ]
+    left = [state / f"{name}.{'0' * 32}" for name in ("hardened", "written", "disk.intent")]
+    for path in [*kept, *left]:
+        path.write_bytes(b"bytes")
+    handmade.start("west")
+    handmade.stop("west")
+    assert [path.name for path in kept if not path.exists()] == []
+    assert [path.name for path in left if path.exists()] == []
+
+
 def files(pair: Handmade, site: str) -> set[str]:
     """Of the state folder, and of the maps that outlive a kill."""
     state = pair.folder / site / "state"
