@@ -725,8 +725,8 @@ FAULTS = (
     ),
     Fault(
         "a cycle is begun before its freeze (I7)",
-        "tests/test_went_back.py::"
-        "test_a_snapshot_of_a_source_that_is_about_to_freeze_is_refused",
+        "tests/test_cycle.py::"
+        "test_a_cycle_is_frozen_begun_copied_flushed_committed_and_settled",
         (("mirror_core/cycle.py", "    result = yield Freeze(freeze_budget_s)\n",
           "    yield Begin(sequence)\n    result = yield Freeze(freeze_budget_s)\n"),
          ("mirror_core/cycle.py", "    result = yield Begin(sequence)\n    if result.error:\n"
