@@ -34,7 +34,7 @@ from mirror_core import (
 )
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig
-from mirror_core.errors import LINK_ERRNOS, MirrorError, PeerError, Refused, line
+from mirror_core.errors import LINK_ERRNOS, Answered, MirrorError, PeerError, Refused, line
 from mirror_core.journal import Journal
 from mirror_core.platform import Platform, Thread
 
@@ -349,7 +349,8 @@ class Driver:
 
     def _lose_session(self, error: PeerError) -> None:
         """MirrorError: our own intermediate fails too."""
-        self._stuck = None if error.code in LINK_ERRNOS else str(error)
+        of_link = error.code in LINK_ERRNOS and not isinstance(error, Answered)
+        self._stuck = None if of_link else str(error)
         self._set_disconnected()
         self._say(str(error))
         self._retry_later()

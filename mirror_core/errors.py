@@ -39,6 +39,10 @@ class PeerError(MirrorError):
     """The other site cannot be reached or answered with an error."""
 
 
+class Answered(PeerError):
+    """It answered with an error: it is there, and the way to it, whatever the errno."""
+
+
 class Malformed(PeerError):
     """What came over the control export is not a record, or not one that can be meant."""
 

@@ -10,7 +10,7 @@ from typing import cast
 
 from mirror_core import limits, native, protocol, timeouts
 from mirror_core.config import SiteConfig
-from mirror_core.errors import PeerError, Refused, line
+from mirror_core.errors import Answered, PeerError, Refused, line
 from mirror_core.platform import Platform
 
 
@@ -127,5 +127,5 @@ def result_of(answer: protocol.Record) -> protocol.Record:
     if "error" in answer:
         code = answer.get("errno")
         known = type(code) is int and code in errno.errorcode
-        raise PeerError(line(answer["error"]), cast(int, code) if known else errno.EIO)
+        raise Answered(line(answer["error"]), cast(int, code) if known else errno.EIO)
     return answer

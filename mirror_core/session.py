@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator
 from mirror_core import flashcopy, native, peer, protocol, recovery, timeouts
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig
-from mirror_core.errors import LINK_ERRNOS, MirrorError, PeerError, Refused, line
+from mirror_core.errors import LINK_ERRNOS, Answered, MirrorError, PeerError, Refused, line
 from mirror_core.platform import Platform
 
 _LATER = "writes go on and mirroring resumes by itself"
@@ -60,11 +60,13 @@ class Session:
         try:
             yield
         except PeerError as error:
-            away = error.code in (errno.ENOENT, errno.ECONNREFUSED)
-            advice = "start it, or mend the link" if away else "look at it and at the link"
-            raise PeerError(
-                f"peer at {self._config.peer}: {error}: {advice}; {_LATER}", error.code
-            ) from error
+            kind, advice = PeerError, "look at it and at the link"
+            if isinstance(error, Answered):
+                kind, advice = Answered, "look at its status"
+            elif error.code in (errno.ENOENT, errno.ECONNREFUSED):
+                advice = "start it, or mend the link"
+            text = f"peer at {self._config.peer}: {error}: {advice}; {_LATER}"
+            raise kind(text, error.code) from error
 
     def open(self, resumes: int = 0, stable: int = 0) -> protocol.Welcome:
         """The handshake, to go on with that cycle unless it is 0.  Refused, PeerError."""

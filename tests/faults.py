@@ -791,6 +791,11 @@ FAULTS = (
         (("mirror_core/driver.py", "        self._pulse.start()\n", ""),),
     ),
     Fault(
+        "an error that the target answers with is taken for the link's by its errno",
+        "tests/test_holds.py::test_a_target_that_answers_with_an_error_is_not_taken_for_a_lost_link",
+        (("mirror_core/driver.py", " and not isinstance(error, Answered)\n", "\n"),),
+    ),
+    Fault(
         "a start that is refused leaves the files that it has made",
         "tests/test_ends.py::test_refused_starts_leave_no_file",
         (("mirror_core/site.py", "undo.callback(self._remove_files_that_mean_nothing)", "pass"),),

@@ -146,3 +146,27 @@ def test_an_own_store_that_is_silent_is_not_taken_for_the_link(
     faulty.mend()
     until_state(handmade, "mirroring")
     direct.sync(handmade)
+
+
+def test_a_target_that_answers_with_an_error_is_not_taken_for_a_lost_link(
+    handmade: Handmade,
+) -> None:
+    """Whatever the error is called: its state folder is not there, and each commit fails."""
+    handmade.create()
+    handmade.start("east")
+    handmade.start("west")
+    direct.sync(handmade)
+    state = handmade.folder / "west" / "state"
+    state.rename(state.with_name("aside"))
+    with handmade.client() as client:
+        client.write(0, b"x" * BLOCK)
+    eventually(lambda: state_of(handmade)["state"] == "degraded", "it is said")
+    ends = time.monotonic() + 4.0
+    while time.monotonic() < ends:
+        seen = state_of(handmade)
+        assert seen["state"] == "degraded" and "ledger" in seen["reason"], seen
+        assert "start it" not in seen["reason"], "it runs"
+        time.sleep(LOOK_S)
+    state.with_name("aside").rename(state)
+    until_state(handmade, "mirroring")
+    direct.sync(handmade)
