@@ -141,7 +141,7 @@ def test_a_long_flush_makes_no_long_step(slow_target: Target) -> None:
     for _ in range(3):
         began = time.monotonic()
         assert not slow_target.second.step()
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < 5.0
 
 
 def test_a_writer_who_waits_has_a_hardening_after_as_much_copying(slow_target: Target) -> None:
@@ -153,11 +153,11 @@ def test_a_writer_who_waits_has_a_hardening_after_as_much_copying(slow_target: T
     writer = threading.Thread(target=client.zero, args=(BLOCK, block * BLOCK, 0))
     writer.start()
     direct.wait_for(target.copier.group.harden_wanted, "the writer waits")
-    target.second._batch_s, began = 1.0, time.monotonic()
+    target.second._batch_s, began = 3.0, time.monotonic()
     while writer.is_alive():
         assert not target.second.step()
         writer.join(0 if target.copier.group.harden_wanted() else 0.1)
-    assert 1.0 <= time.monotonic() - began < 5.0
+    assert 3.0 <= time.monotonic() - began < 10.0
     assert block not in target.pending()
 
 
