@@ -91,7 +91,9 @@ class Ender(threading.Thread):
 
     def run(self) -> None:
         fd = _pending_file()
-        select.select([fd], [], [])
+        poll = select.poll()  # select(2) knows no descriptor above 1023
+        poll.register(fd, select.POLLIN)
+        poll.poll()
         os.close(fd)
         due = [step for step in self._steps if not self._done(step)]
         signal.sigwait(_ENDING)

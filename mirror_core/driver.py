@@ -350,7 +350,8 @@ class Driver:
     def _lose_session(self, error: PeerError) -> None:
         """MirrorError: our own intermediate fails too."""
         of_link = error.code in LINK_ERRNOS and not isinstance(error, Answered)
-        self._stuck = None if of_link else str(error)
+        if not of_link:
+            self._stuck = str(error)
         self._set_disconnected()
         self._say(str(error))
         self._retry_later()
@@ -545,7 +546,7 @@ class Driver:
         try:
             self._held = self._copier.group.freeze(budget)
         except OSError as error:
-            self._held = self._platform.monotonic() - point.known
+            self._held = self._copier.group.held_s
             self._journal.held(self._held)
             self._journal.missed_freeze()
             text = (

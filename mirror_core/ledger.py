@@ -185,6 +185,7 @@ _LEDGER_1 = Table(
     Field("paused", "paused", FLAG),
     Field("clean", "clean", FLAG),
     Field("run", "run", TEXT),
+    Field("reads_doubtful", "doubtful", FLAG, since=3, default=True),
 )
 _TABLES = {1: _LEDGER_1, 2: _LEDGER, 3: _LEDGER}
 

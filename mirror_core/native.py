@@ -335,6 +335,11 @@ class Volume:
         """Without a link writers wait for it, instead of for the first sink alone."""
         _lib.fm_volume_set_hold(self._handle)
 
+    def doubt_front(self) -> None:
+        """The front may have lost something before the volume was in use: what the first cycle
+        copies is written back to it.  Before the volume is in use."""
+        _lib.fm_volume_doubt_front(self._handle)
+
     def set_returning(self, seconds: float) -> None:
         """How long it may take a client whose connection has ended to be back.  Before the volume
         is in use."""
@@ -458,6 +463,7 @@ class Group:
     def __init__(self, volumes: Sequence[Volume]) -> None:
         self._array = _ffi.new("struct fm_volume *[]", [v._handle for v in volumes])
         self._n = len(volumes)
+        self.held_s = 0.0  # how long the last freeze held writes, whether it was in time or not
 
     def next_blocks(self) -> int:
         """Blocks written since the last consistency point, of all volumes."""
@@ -472,8 +478,9 @@ class Group:
         in seconds; OSError(ETIMEDOUT): nothing was changed (I6)."""
         held = _ffi.new("uint64_t *")
         rc = _lib.fm_group_freeze(self._array, self._n, int(budget_s * NS), held)
+        self.held_s = int(held[0]) / NS
         _check(rc, "freeze")
-        return int(held[0]) / NS
+        return self.held_s
 
     @contextlib.contextmanager
     def closed(self, budget_s: float) -> Generator[None, None, None]:

@@ -93,7 +93,12 @@ class Platform:
     # ---- files of the state folder
 
     def exists(self, path: Path) -> bool:
-        return path.exists()
+        """OSError: that is not known."""
+        try:
+            os.stat(path)
+        except FileNotFoundError:
+            return False
+        return True
 
     def names(self, folder: Path) -> list[str]:
         return os.listdir(folder)

@@ -145,9 +145,14 @@ class Servers:
                     self._know(name, now)
 
     def _know(self, name: str, now: str | None) -> None:
-        if self._known[name] != now:
-            self._known[name] = now
-            self._save(boot_id())
+        before = self._known[name]
+        if before == now:
+            return
+        self._known[name] = now
+        if not self._save(boot_id()):
+            self._known[name] = before  # it is tried again
+            if now is None:  # a file that says too much must not stand: none says nothing
+                durable.remove(path_in(self._state), self._platform)
 
     @staticmethod
     def _identify(volume: native.Volume) -> str | None:
@@ -168,11 +173,14 @@ class Servers:
             pass  # none, or damaged: no server is known
         return None
 
-    def _save(self, boot: str) -> None:
+    def _save(self, boot: str) -> bool:
+        """Whether it is durable.  If not, what stands there is of another run, or of before."""
         record = {
             "version": VERSION, "site": self._site, "run": self._run, "boot": boot,
             "data": self._known,
         }  # fmt: skip
-        # What stands there instead is of another run, or says less: a flush fails once too often.
-        with contextlib.suppress(OSError, durable.Doubt):
+        try:
             durable.replace(path_in(self._state), json.dumps(record).encode(), self._platform)
+        except (OSError, durable.Doubt):
+            return False
+        return True

@@ -132,8 +132,8 @@ class Site:
                     )
                 place = stores.place_of(self.config, current, volume.name, part)
                 stores.verify(one, getattr(record, part), place, record.size)
-                if not current.clean:
-                    one.drop_cache()
+                if not current.clean and not source and part == "intermediate":
+                    one.drop_cache()  # which may be compared
                 # Only a source's data is flushed by an orderly stop; before the first run, nothing.
                 if not (current.clean and current.run and source and part == "data"):
                     one.store.unflushed()
@@ -211,6 +211,8 @@ class Site:
         else:
             volume.set_patience(timeouts.patience_s(self.config.link_timeout))
         volume.set_intent(log)
+        if not (current.clean or self._opened[record.name, "data"].cached_here):
+            volume.doubt_front()
         if current.clean:
             changed = current.maps.get(f"{record.name}/next", BitMap64())
             flashcopy.mark(volume, changed)
@@ -304,21 +306,29 @@ class Site:
         self.control.start()
 
     def _flush_seed(self) -> None:
-        """What is found equal from now on is durable.  A failure is told once, and then the system
-        takes what it has in memory for what is on the disk: so this is no seed until it is flushed,
+        """What is found equal from now on is durable.  A failure is told once, perhaps to a process
+        that is killed, and then the system takes what it has in memory for what is on the disk: so
+        that is dropped.  A server's is not ours to drop: this is no seed until it is flushed,
         whatever comes in between.  StoreError."""
-        self.book.update(seeded=False)
+        data = [self._opened[m.name, "data"] for m in self.members]
+        ours = all(one.cached_here for one in data)
+        if not ours:
+            self.book.update(seeded=False)
         try:
             self.copier.flush(front_too=False)
         except flashcopy.CopyError as error:
-            data = next(v.data for v in self.config.volumes if v.name == error.volume)
+            self.book.update(seeded=False)
+            where = next(v.data for v in self.config.volumes if v.name == error.volume)
             raise StoreError(
-                f"data store {data}: the seed cannot be flushed, and is given up: {error}: look "
+                f"data store {where}: the seed cannot be flushed, and is given up: {error}: look "
                 "into that store, then start again, and everything is sent, or copy it again and "
                 "run 'flashmirror seed' again",
                 error.code,
             ) from error
-        self.book.update(seeded=True)
+        for one in data:
+            one.drop_cache()
+        if not ours:
+            self.book.update(seeded=True)
 
     def _remove_files_that_mean_nothing(self) -> None:
         """Of all runs but the one that the ledger names: of those before, and of this one if its

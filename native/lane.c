@@ -247,6 +247,28 @@ slot_write (struct fm_lane *l, struct fm_slot *s, bool zero)
       begin_near (&s->write[0], &l->sink[0], l->v->first, op);
 }
 
+/* Whether what is read is written back to where it came from: see lane.h. */
+static bool
+restores (const struct fm_lane *l, const struct fm_slot *s)
+{
+  return l->v->restores && s->copy != FM_COPY_FEED;
+}
+
+static void
+slot_restore (struct fm_lane *l, struct fm_slot *s)
+{
+  s->state = FM_SLOT_RESTORING;
+  struct fm_op op = { .kind = FM_WRITE, .offset = (s->claim->first << l->v->shift) + s->at,
+                      .length = s->n, .buf = s->buf };
+  s->anchor = atomic_load (&l->v->front->anchored);
+  if (s->anchor)
+    begin_near (&s->read, &l->front, l->v->front, op);
+  else { /* no flush would cover it */
+    s->read = (struct fm_parts){ .op = op };
+    fm_op_finish (l->v->front, &s->read.op, -ENOTCONN);
+  }
+}
+
 /* How many blocks the slot's stores do in a while, and at least one. */
 static uint64_t
 paced_blocks (struct fm_lane *l, const struct fm_slot *s, enum fm_op_kind kind, uint64_t most)
@@ -314,7 +336,9 @@ fm_lane_begin (struct fm_lane *l, struct fm_slot *s)
   struct fm_store *from = read_from (l, s);
   uint64_t length = bytes_of (v, s->claim), offset = s->claim->first << v->shift;
   s->at = 0;
-  if (length >= HOLE_WORTH_ASKING) {
+  if (length >= HOLE_WORTH_ASKING && restores (l, s))
+    shrink (v, s->claim, paced_blocks (l, s, FM_WRITE, v->run_blocks));
+  else if (length >= HOLE_WORTH_ASKING) {
     uint64_t hole = from->ops->hole (from, offset, length, NULL);
     uint64_t whole = hole == length ? s->claim->n : hole >> v->shift;
     if (whole) {
@@ -409,10 +433,21 @@ slot_step (struct fm_lane *l, struct fm_slot *s)
     read_piece (l, s);
     return true;
   }
+  if (s->state == FM_SLOT_RESTORING && step_near (l, &s->read, &l->front, l->v->front, false)) {
+    give_back (&l->front, l->own_front);
+    fm_store_written (l->v->front, s->anchor);
+    if (s->read.op.rc < 0)
+      slot_end (l, s, s->read.op.rc, -1);
+    else
+      slot_write (l, s, is_zero (s->buf, s->n));
+    return true;
+  }
   if (s->state == FM_SLOT_READING && step_near (l, &s->read, read_at (l, s), read_from (l, s), true)) {
     give_back (&l->front, l->own_front); /* before it waits for another */
     if (s->read.op.rc < 0)
       slot_end (l, s, s->read.op.rc, s->copy == FM_COPY_FEED ? 0 : -1);
+    else if (restores (l, s))
+      slot_restore (l, s);
     else
       slot_write (l, s, is_zero (s->buf, s->n));
     return true;

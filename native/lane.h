@@ -11,6 +11,11 @@
  * store and a minute on another, begin with 64 KiB and go up to 64 MiB.  One run of zeroes counts
  * in the flow as the longest run of bytes does, since it takes as long.
  *
+ * After a loss (store.h) a server may show for a while, from a cache, what its disk has lost, and a flush
+ * of that is good.  So what is copied is first written back to the front (`restores`), under the
+ * claim, until a cycle is committed: then the commit's flush covers it.  (A file's cache is dropped
+ * with the loss: store_file.c.)
+ *
  * A server of this site's own stores may take few connections (store.h).  So a lane has only one of
  * its own there, that of the background to sink 0, for flushes count on it.  Any other is lent while
  * something is under way on it; and the background reads no more on it when somebody waits for it.
@@ -43,7 +48,7 @@ enum fm_copy {
 };
 
 struct fm_slot {
-  enum { FM_SLOT_FREE, FM_SLOT_READING, FM_SLOT_WRITING, FM_SLOT_BETWEEN /* two pieces */ } state;
+  enum { FM_SLOT_FREE, FM_SLOT_READING, FM_SLOT_RESTORING, FM_SLOT_WRITING, FM_SLOT_BETWEEN /* two pieces */ } state;
   enum fm_copy copy;
   struct fm_claim *claim; /* the run; in volume->claims */
   uint64_t at, n;         /* the piece of the run that moves now: bytes before it, and its own */
@@ -51,6 +56,7 @@ struct fm_slot {
   struct fm_parts read, write[FM_SINKS];
   struct fm_port *far;    /* that the piece is written to sink 1 on */
   struct fm_flow *in;     /* the flow that it is counted in, or NULL */
+  uint64_t anchor;        /* of the front, when it was written back: store.h */
   uint64_t flow, sent_ns; /* bytes counted there; when they were sent, 0: not yet */
 };
 

@@ -194,6 +194,7 @@ fm_volume_settle (struct fm_volume *v)
   fm_bitmap_empty (v->sent);
   fm_bitmap_empty (&v->stable);
   atomic_store (&v->cycle_since_ns, 0);
+  v->sure = v->cycle_lost;
 }
 
 void
@@ -370,6 +371,12 @@ fm_volume_abandon (struct fm_volume *v)
 }
 
 void
+fm_volume_doubt_front (struct fm_volume *v)
+{
+  v->sure = UINT64_MAX;
+}
+
+void
 fm_volume_lose_front (struct fm_volume *v)
 {
   atomic_store (&v->heard, fm_store_lose (v->front));
@@ -516,7 +523,10 @@ fm_group_swap (struct fm_volume **v, unsigned n)
     atomic_store (&v[i]->abandoned, 0);
     /* What is copied is read after this, so it is what a loss has left (of the target:
      * what a commit asserts was flushed before this). */
-    atomic_store (&v[i]->heard, atomic_load (&v[i]->front->lost));
+    uint64_t lost = atomic_load (&v[i]->front->lost);
+    atomic_store (&v[i]->heard, lost);
+    v[i]->restores = !v[i]->strict && fm_store_is_server (v[i]->front) && lost != v[i]->sure;
+    v[i]->cycle_lost = lost;
     if (!v[i]->strict && !fm_store_has_anchor (v[i]->front)) /* after the line above: store.c drops it first */
       fm_volume_fail (v[i], -ENOTCONN, -1);
   }

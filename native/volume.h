@@ -100,6 +100,11 @@ struct fm_volume {
   /* Losses of the front (store.h) that the control has heard of, or that concern nothing
    * which counts on a flush any more; and those that concern no client. */
   _Atomic uint64_t heard, told;
+  /* What a loss has taken may be read from a server's cache for a while.  `cycle_lost`: as
+   * many losses the front had when this cycle began; `sure`: the same, of the last one that was
+   * committed; `restores`: they differ, see lane.h.  Both change with the gate closed, or before there are lanes. */
+  uint64_t sure, cycle_lost;
+  bool restores;
   _Atomic uint64_t left_ns; /* when a client went last who may not have heard (news.h) */
 
   _Atomic int abandoned;   /* 0, or the -errno that voided this cycle */
@@ -209,6 +214,9 @@ int fm_volume_cool (struct fm_volume *v, uint32_t after_s);
 /* Without a link a writer who meets a pending block waits for the next one, instead of having it
  * copied to sink 0 alone (I5 without "and the link up").  Before the volume is in use. */
 void fm_volume_set_hold (struct fm_volume *v);
+/* The front, a server, may have lost something before the volume was in use, of which nobody knows:
+ * the first cycle is copied as after a loss.  Before the volume is in use. */
+void fm_volume_doubt_front (struct fm_volume *v);
 /* How long a writer waits, in all, for what is not this site's own: 0, as at first: for ever.  A source:
  * for sink 1 alone, while every other part of the copies that he waits for is done; then sink 1 is
  * lost, with -ETIMEDOUT (see fm_volume_lose_second).  A strict volume: for a hardening, or a copy

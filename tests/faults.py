@@ -692,6 +692,11 @@ FAULTS = (
         (("mirror_core/target.py", "if not seeded and self._may_read_a_cache():", "if False:"),),
     ),
     Fault(
+        "a source copies what a cache shows and its disk has lost (I9)",
+        "tests/test_lost_flush.py::test_a_source_copies_no_cache_that_its_disk_has_not",
+        (("native/lane.c", "return l->v->restores && s->copy != FM_COPY_FEED;", "return false;"),),
+    ),
+    Fault(
         "a rename that reports an error was not done",
         "tests/test_ledger.py::test_a_rename_that_was_done_counts_whatever_it_reports",
         (("mirror_core/durable.py", "undone = platform.exists(fresh)", "undone = True"),),

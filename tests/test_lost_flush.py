@@ -14,6 +14,7 @@ from pathlib import Path
 import direct
 import pytest
 from handmade import Handmade, eventually, kill, state_of
+from nbd_client import NbdError
 from served import Faulty
 from test_link import lose_power
 
@@ -109,3 +110,29 @@ def test_a_comparison_takes_no_cache_for_a_disk(lab: Lab, end: Callable[..., Non
         held = client.read(0, SIZE)
     found = lab.server.image.read_bytes()
     assert [at for at in wrong_blocks(found, held) if at // BLOCK % 3 == 0] == []
+
+
+@pytest.mark.parametrize(("site", "part"), [("east", "data")])
+@pytest.mark.parametrize("end", [None, kill])
+def test_a_source_copies_no_cache_that_its_disk_has_not(
+    lab: Lab, end: Callable[..., None] | None
+) -> None:
+    """A server of the source's data shows what a failed flush has lost, until it ends: what the
+    target gets is written back before, so both hold the same however the cache goes."""
+    lab.begin(2, loses="lose-later")
+    if end:
+        end(lab.pair, "east")
+        lab.pair.start("east")
+    lab.check()
+    lab.server.restart()
+    with lab.pair.client() as client:
+        eventually(lambda: not fails(lambda: client.write(0, b"x" * BLOCK)), "the server is met")
+    lab.check()
+
+
+def fails(request: Callable[[], object]) -> bool:
+    try:
+        request()
+    except NbdError:
+        return True
+    return False

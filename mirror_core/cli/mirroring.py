@@ -14,7 +14,7 @@ import click
 
 from mirror_core import config, ledger, limits, peer, process, protocol
 from mirror_core.cli.common import Bar, Duration, ask, json_option, show, site_argument, wait_until
-from mirror_core.errors import LINK_ERRNOS, ConfigError, MirrorError, PeerError
+from mirror_core.errors import LINK_ERRNOS, Answered, ConfigError, MirrorError, PeerError
 from mirror_core.units import format_size, parse_rate
 
 
@@ -110,7 +110,7 @@ def _wait_promoted(
                 answer = peer.ask(settings.control_uri(), request, limits.CONTROL_TIMEOUT_S)
                 away_since = None
             except PeerError as error:
-                if error.code not in LINK_ERRNOS:
+                if isinstance(error, Answered) or error.code not in LINK_ERRNOS:
                     raise MirrorError(f"{settings.name}: {error}", error.code) from error
                 if ended():
                     _refuse_stopped(settings)
