@@ -853,7 +853,7 @@ FAULTS = (
     Fault(
         "a signal is taken before the site knows of it",
         "tests/test_promotion_fails.py::test_a_signal_is_not_taken_before_the_site_knows_of_it",
-        (("mirror_core/connections.py", "        select.select([fd], [], [])\n",
+        (("mirror_core/connections.py", "        poll.poll()\n",
           "        signal.sigwait(_ENDING)\n"),),
     ),
     Fault(
