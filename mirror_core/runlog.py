@@ -94,6 +94,11 @@ class RunLog:
         self._platform.ftruncate(self._fd, 0)
         self._history, self._serial, self._end = history, 0, 0
 
+    def forget(self) -> None:
+        """The same, durably.  OSError."""
+        self.restart()
+        self._platform.fdatasync(self._fd)
+
     def close(self) -> None:
         self._platform.close(self._fd)
 

@@ -191,8 +191,8 @@ class Target:
         for what is stable if the session goes on with its cycle (True).  PeerError."""
         resumes = hello.resumes if hello.resumes > self._book.current.committed else 0
         stable = None if anew else self._written.of(resumes, hello.begun_token, hello.stable)
-        if anew:  # another history, of which everything is sent
-            with self._recording():
+        if stable is None:  # this session's writes may go over what another cycle made stable, and
+            with self._recording():  # a copy of its source may come back with that one
                 self._written.forget()
         for member in self._copier.members:
             written = flashcopy.bitmap_of(member.native, native.NEXT)

@@ -108,9 +108,9 @@ class WrittenLog:
         self._whole = True
 
     def forget(self) -> None:
-        """Nothing is stable, and nothing owed: everything is sent.  OSError."""
+        """Nothing is stable, and nothing owed: everything is sent.  Durably.  OSError."""
+        self._log.forget()
         self._found = Written()
-        self._log.restart()
 
     def close(self) -> None:
         self._log.close()
