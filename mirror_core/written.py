@@ -109,8 +109,8 @@ class WrittenLog:
 
     def forget(self) -> None:
         """Nothing is stable, and nothing owed: everything is sent.  Durably.  OSError."""
+        self._found, self._whole = Written(), False  # first: the log may be cut and not flushed
         self._log.forget()
-        self._found = Written()
 
     def close(self) -> None:
         self._log.close()

@@ -435,7 +435,7 @@ slot_step (struct fm_lane *l, struct fm_slot *s)
   }
   if (s->state == FM_SLOT_RESTORING && step_near (l, &s->read, &l->front, l->v->front, false)) {
     give_back (&l->front, l->own_front);
-    fm_store_written (l->v->front, s->anchor);
+    fm_store_written (l->v->front, s->anchor, s->read.op.rc);
     if (s->read.op.rc < 0)
       slot_end (l, s, s->read.op.rc, -1);
     else

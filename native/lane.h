@@ -2,7 +2,7 @@
  * by step().  No thread and no lock of its own: one thread at a time steps it.
  *
  * Idea.  A slot takes one run of blocks through FREE -> READING -> WRITING ->
- * FREE, a long one in pieces, one after another.  The background has one lane with many slots and fills free ones from
+ * FREE (after a loss RESTORING comes before WRITING, see below), a long one in pieces, one after another.  The background has one lane with many slots and fills free ones from
  * the plan; a writer that meets a pending block borrows a lane of one slot for
  * its own runs.  Each lane has its own ports to the peer, so a writer's copy never queues
  * behind the background's on a connection; and behind it on the way no longer than flow.h says.
@@ -48,7 +48,8 @@ enum fm_copy {
 };
 
 struct fm_slot {
-  enum { FM_SLOT_FREE, FM_SLOT_READING, FM_SLOT_RESTORING, FM_SLOT_WRITING, FM_SLOT_BETWEEN /* two pieces */ } state;
+  enum { FM_SLOT_FREE, FM_SLOT_READING, FM_SLOT_RESTORING, FM_SLOT_WRITING,
+         FM_SLOT_BETWEEN /* two pieces */ } state;
   enum fm_copy copy;
   struct fm_claim *claim; /* the run; in volume->claims */
   uint64_t at, n;         /* the piece of the run that moves now: bytes before it, and its own */

@@ -375,12 +375,13 @@ run (struct fm_store *s, struct fm_op *op)
 }
 
 void
-fm_store_written (struct fm_store *s, uint64_t number)
+fm_store_written (struct fm_store *s, uint64_t number, int rc)
 {
   /* First count it, then look: who drops an anchor does the one and the other in the other
-   * order, so one of the two sees that the anchor did not outlive the write. */
+   * order, so one of the two sees that the anchor did not outlive the write.  One that failed
+   * may have been done in part, which is to be flushed, but nobody counts on it. */
   atomic_fetch_add (&s->writes, 1);
-  if (fm_store_is_server (s) && atomic_load (&s->anchored) != number)
+  if (rc == 0 && fm_store_is_server (s) && atomic_load (&s->anchored) != number)
     fm_store_lose (s);
 }
 
@@ -403,11 +404,7 @@ fm_store_io (struct fm_store *s, struct fm_op *op)
   if (rc < 0)
     return ended (s, op, rc);
   rc = run (s, op);
-  /* One that failed may have been done in part, which is to be flushed, but nobody counts on it. */
-  if (rc < 0)
-    atomic_fetch_add (&s->writes, 1);
-  else
-    fm_store_written (s, number);
+  fm_store_written (s, number, rc);
   return rc;
 }
 

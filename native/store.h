@@ -217,8 +217,9 @@ int fm_store_clone (struct fm_store *from, struct fm_store *to, uint64_t offset,
 uint64_t fm_store_size (struct fm_store *s);
 /* What was written and not flushed may be gone: count it.  How often that was so. */
 uint64_t fm_store_lose (struct fm_store *s);
-/* A write on a port of the caller's has ended; `number`: of the anchor (`anchored`) at its begin. */
-void fm_store_written (struct fm_store *s, uint64_t number);
+/* A write has ended with rc; `number`: of the anchor (`anchored`) at its begin.  For who writes on a port
+ * of his own and counts on fm_store_flush. */
+void fm_store_written (struct fm_store *s, uint64_t number, int rc);
 /* How often what was written and not flushed may have gone, since the store was opened. */
 uint64_t fm_store_losses (struct fm_store *s);
 int fm_store_read (struct fm_store *s, void *buf, uint64_t n, uint64_t offset);

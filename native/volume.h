@@ -102,7 +102,8 @@ struct fm_volume {
   _Atomic uint64_t heard, told;
   /* What a loss has taken may be read from a server's cache for a while.  `cycle_lost`: as
    * many losses the front had when this cycle began; `sure`: the same, of the last one that was
-   * committed; `restores`: they differ, see lane.h.  Both change with the gate closed, or before there are lanes. */
+   * committed; `restores`: they differ, see lane.h.  The first two are the control's thread's;
+   * `restores` changes with the gate closed, so no lane of a writer looks meanwhile. */
   uint64_t sure, cycle_lost;
   bool restores;
   _Atomic uint64_t left_ns; /* when a client went last who may not have heard (news.h) */
@@ -272,7 +273,7 @@ void fm_group_anchor (struct fm_volume **v, unsigned n);
 int fm_group_close (struct fm_volume **v, unsigned n, uint64_t deadline_ns);
 void fm_group_swap (struct fm_volume **v, unsigned n);
 void fm_group_open (struct fm_volume **v, unsigned n);
-/* All three; *held_ns is how long writes were held.  0 or -ETIMEDOUT: nothing
+/* All of them; *held_ns is how long writes were held.  0 or -ETIMEDOUT: nothing
  * was swapped, writes go on.  A cycle whose front is a server that cannot be reached is void from its
  * beginning: what it copied could be gone unnoticed (store.h). */
 int fm_group_freeze (struct fm_volume **v, unsigned n, uint64_t budget_ns, uint64_t *held_ns);
