@@ -90,13 +90,16 @@ class Ender(threading.Thread):
         self._left = threading.Event()
 
     def run(self) -> None:
-        fd = _pending_file()
-        poll = select.poll()  # select(2) knows no descriptor above 1023
-        poll.register(fd, select.POLLIN)
-        poll.poll()
-        os.close(fd)
+        try:
+            fd = _pending_file()
+            poll = select.poll()  # select(2) knows no descriptor above 1023
+            poll.register(fd, select.POLLIN)
+            poll.poll()
+            os.close(fd)
+        except OSError:  # no descriptor for it: the signal is taken before the site knows
+            signal.sigwait(_ENDING)
         due = [step for step in self._steps if not self._done(step)]
-        signal.sigwait(_ENDING)
+        signal.sigtimedwait(_ENDING, 0)  # it is taken now, if it was not before
         while not self._left.wait(_LOOK_AGAIN_S):
             due = [step for step in due if not self._done(step)]
             self._done(self._callers.end_all)

@@ -853,8 +853,8 @@ FAULTS = (
     Fault(
         "a signal is taken before the site knows of it",
         "tests/test_promotion_fails.py::test_a_signal_is_not_taken_before_the_site_knows_of_it",
-        (("mirror_core/connections.py", "        poll.poll()\n",
-          "        signal.sigwait(_ENDING)\n"),),
+        (("mirror_core/connections.py", "            poll.poll()\n",
+          "            signal.sigwait(_ENDING)\n"),),
     ),
     Fault(
         "a scrape goes on when the volumes are gone",
