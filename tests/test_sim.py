@@ -13,14 +13,16 @@ import pytest
 from pair import SOAK
 from simulated import counter, simulate
 
-COUNT = 3_000
-LEAST = 0.007  # of the schedules come to each state: it is 0.01 in a hundred thousand
+COUNT = 1_000
+# Of the schedules come to each state: it is 0.01 in a hundred thousand, and few in these.
+LEAST = 0.007 if SOAK > 1 else 0.002
 # States that are reached in fewer schedules than one of a hundred.
 RATES = {"failed record of written": 0.004, "commit asked again": 0.005,
-         "stable asked again": 0.005, "stable blocks that the target forgot": 0.0002}  # fmt: skip
+         "stable asked again": 0.005, "stable blocks that the target forgot": 0.0002} \
+    if SOAK > 1 else {"stable blocks that the target forgot": 0.0}  # fmt: skip
 
 
-@pytest.mark.timeout(1800 * SOAK)  # 2 cores that are free need some 100 s
+@pytest.mark.timeout(1800 * SOAK)  # 2 cores that are free need some 20 s
 def test_random_crashes_lose_nothing() -> None:
     """No schedule of crashes, power losses, link and disk faults, stops, pauses and promotions
     loses or mixes a point, or what was acknowledged and flushed."""
@@ -52,10 +54,11 @@ def test_a_record_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 def test_every_crash_point_of_the_small_scope() -> None:
     """Three blocks, two cycles, a promotion, orderly stops: whichever instant one crash takes,
-    nothing is lost."""
-    status, output = simulate("--exhaustive")
+    nothing is lost.  Every third instant; `make soak` takes each."""
+    every = 1 if SOAK > 1 else 3
+    status, output = simulate("--exhaustive", "--every", str(every))
     assert status == 0, output
-    assert counter(output, "schedules") > 10_000
+    assert counter(output, "schedules") > 10_000 // every
 
 
 def test_one_seed_is_one_run() -> None:

@@ -1,6 +1,6 @@
 """Runs in the guest: a mounted, busy /dev/nbdN whose site is killed and started again.
 
-    guest_attach.py FACTS PROGRAM
+    guest_attach.py FACTS PROGRAM TIMES
 
 It gathers facts and judges nothing: the promises are in ``test_attached``. fio writes with direct
 I/O, several requests in flight, and reads everything back; each kill comes in the middle of its
@@ -29,7 +29,7 @@ EAST, WEST = PAIR / "east.toml", PAIR / "west.toml"
 AT = Path("/dev/shm/mnt")
 SIZE = "192M"
 SEVERAL = ("--connections", "4")
-KILLS = {"several": 2, "takeover": 1, "one": 7}  # with how many connections
+KILLS = {"several": 1, "takeover": 1, "one": 2}  # with how many connections; TIMES as many
 SECONDS = 120.0
 WRITES_BEFORE_KILL = 300
 FIO = (
@@ -77,8 +77,9 @@ def until(condition: Any, what: str) -> None:
 
 
 class Guest:
-    def __init__(self, facts: Facts, program: str) -> None:
+    def __init__(self, facts: Facts, program: str, times: int) -> None:
         self.facts, self.program = facts, program
+        self.kills = {kind: times * count for kind, count in KILLS.items()}
 
     def do(self, *words: str | Path) -> str:
         return command(self.program, *words).stdout.strip()
@@ -161,9 +162,10 @@ class Guest:
         command("mount", "/dev/nbd0", AT)
         self.refuse("mounted", "detach", EAST, "disk")
         step("mounted")
-        for number in range(KILLS["several"]):
+        for number in range(self.kills["several"]):
             self.round(f"several{number}")
-        self.round("takeover0", holder=True)
+        for number in range(self.kills["takeover"]):
+            self.round(f"takeover{number}", holder=True)
         command("umount", AT)
         with open("/dev/nbd0", "rb"):
             self.refuse("open", "detach", "/dev/nbd0")
@@ -177,9 +179,9 @@ class Guest:
         """Over one connection, and on the other device."""
         self.attach("one connection", "/dev/nbd0")
         command("mount", "/dev/nbd0", AT)
-        for number in range(KILLS["one"]):
+        for number in range(self.kills["one"]):
             self.round(f"one{number}")
-        names = [f"--name={kind}{n}" for kind, count in KILLS.items() for n in range(count)]
+        names = [f"--name={kind}{n}" for kind, count in self.kills.items() for n in range(count)]
         again = command(*FIO, f"--directory={AT}", "--verify_only", *names, ok=tuple(range(256)))
         self.facts.again = again.returncode
         command("umount", AT)
@@ -225,9 +227,9 @@ class Guest:
         self.do("stop", WEST)
 
 
-def main(facts_path: str, program: str) -> None:
+def main(facts_path: str, program: str, times: str) -> None:
     facts = Facts()
-    Guest(facts, program).run()
+    Guest(facts, program, int(times)).run()
     facts.save(Path(facts_path))
 
 

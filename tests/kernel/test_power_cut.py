@@ -20,7 +20,7 @@ from pair import SOAK
 from power import CUTS, History, Round
 from power_load import REGION, VOLUME_BYTES, VOLUMES, write_of
 
-ROUNDS = 5 * SOAK
+ROUNDS = 3 if SOAK == 1 else 5 * SOAK  # `make soak` cuts fifty times
 FLASHMIRROR = Path(sys.executable).with_name("flashmirror")
 
 pytestmark = pytest.mark.timeout(300 * SOAK)

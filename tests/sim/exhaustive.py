@@ -42,6 +42,11 @@ def cases(crashes: int) -> int:
     return _PLAIN + _COMMANDED + (again if crashes == 2 else 0)
 
 
+def every(step: int, case: int, tracer: Any = None) -> Small:
+    """Of every so many-th case."""
+    return Small(step * case, tracer)
+
+
 class Small(World):
     def __init__(self, case: int, tracer: Any = None) -> None:
         self.command_given, again = "", None

@@ -29,8 +29,8 @@ def main(arguments: argparse.Namespace) -> int:
     plants = "".join(f" --plant {name}" for name in arguments.plant)
     make: runner.Make = World
     if arguments.exhaustive:
-        make = exhaustive.Small
-        plants += f" --exhaustive --crashes {arguments.crashes}"
+        make = functools.partial(exhaustive.every, arguments.every)
+        plants += f" --exhaustive --crashes {arguments.crashes} --every {arguments.every}"
     if arguments.injections:
         make = functools.partial(injections.every, arguments.every)
         plants += f" --injections --every {arguments.every}"
@@ -46,7 +46,7 @@ def main(arguments: argparse.Namespace) -> int:
         )
     first, count = arguments.first, arguments.count
     if arguments.exhaustive:
-        first, count = 0, exhaustive.cases(arguments.crashes)
+        first, count = 0, exhaustive.cases(arguments.crashes) // arguments.every
     if arguments.injections:
         cases = injections.cases() // arguments.every
         print(f"{cases} cases")
@@ -67,6 +67,7 @@ def _recorded(
 ) -> runner.Report:
     """What the record lacks of this range is run; the sum of all that it has."""
     mode = ["injections"] * arguments.injections + ["exhaustive"] * arguments.exhaustive
+    mode += [f"every {arguments.every}"] * (arguments.every > 1)
     kept = record.Record(arguments.record, [*arguments.plant, *mode])
     for at, n in list(kept.missing(first, count)):
         found = runner.many(n, at, arguments.jobs, stop_at=arguments.stop_at, progress=True,
