@@ -254,21 +254,6 @@ restores (const struct fm_lane *l, const struct fm_slot *s)
   return l->v->restores && s->copy != FM_COPY_FEED;
 }
 
-static void
-slot_restore (struct fm_lane *l, struct fm_slot *s)
-{
-  s->state = FM_SLOT_RESTORING;
-  struct fm_op op = { .kind = FM_WRITE, .offset = (s->claim->first << l->v->shift) + s->at,
-                      .length = s->n, .buf = s->buf };
-  s->anchor = atomic_load (&l->v->front->anchored);
-  if (s->anchor)
-    begin_near (&s->read, &l->front, l->v->front, op);
-  else { /* no flush would cover it */
-    s->read = (struct fm_parts){ .op = op };
-    fm_op_finish (l->v->front, &s->read.op, -ENOTCONN);
-  }
-}
-
 /* How many blocks the slot's stores do in a while, and at least one. */
 static uint64_t
 paced_blocks (struct fm_lane *l, const struct fm_slot *s, enum fm_op_kind kind, uint64_t most)
@@ -424,6 +409,45 @@ piece_end (struct fm_lane *l, struct fm_slot *s, int rc, int part)
   slot_end (l, s, rc, part);
 }
 
+/* Whether the run may be written back now, and is: in a void cycle writers wait for nothing else. */
+static bool
+begin_back (struct fm_volume *v, struct fm_claim *c)
+{
+  pthread_mutex_lock (&v->lock);
+  c->back = !atomic_load (&v->abandoned);
+  pthread_mutex_unlock (&v->lock);
+  return c->back;
+}
+
+static void
+end_back (struct fm_volume *v, struct fm_claim *c)
+{
+  pthread_mutex_lock (&v->lock);
+  c->back = false;
+  pthread_cond_broadcast (&v->moved);
+  pthread_mutex_unlock (&v->lock);
+}
+
+static void
+slot_restore (struct fm_lane *l, struct fm_slot *s)
+{
+  struct fm_volume *v = l->v;
+  if (!begin_back (v, s->claim)) {
+    slot_end (l, s, atomic_load (&v->abandoned), -1);
+    return;
+  }
+  s->state = FM_SLOT_RESTORING;
+  struct fm_op op = { .kind = FM_WRITE, .offset = (s->claim->first << v->shift) + s->at,
+                      .length = s->n, .buf = s->buf };
+  s->anchor = atomic_load (&v->front->anchored);
+  if (s->anchor)
+    begin_near (&s->read, &l->front, v->front, op);
+  else { /* no flush would cover it */
+    s->read = (struct fm_parts){ .op = op };
+    fm_op_finish (v->front, &s->read.op, -ENOTCONN);
+  }
+}
+
 static bool
 slot_step (struct fm_lane *l, struct fm_slot *s)
 {
@@ -436,6 +460,7 @@ slot_step (struct fm_lane *l, struct fm_slot *s)
   if (s->state == FM_SLOT_RESTORING && step_near (l, &s->read, &l->front, l->v->front, false)) {
     give_back (&l->front, l->own_front);
     fm_store_written (l->v->front, s->anchor, s->read.op.rc);
+    end_back (l->v, s->claim);
     if (s->read.op.rc < 0)
       slot_end (l, s, s->read.op.rc, -1);
     else

@@ -14,7 +14,8 @@
  * After a loss (store.h) a server may show for a while, from a cache, what its disk has lost, and a flush
  * of that is good.  So what is copied is first written back to the front (`restores`), under the
  * claim, until a cycle is committed: then the commit's flush covers it.  (A file's cache is dropped
- * with the loss: store_file.c.)
+ * with the loss: store_file.c.)  In a cycle that is void nobody waits for a copy, and what it has read may
+ * be older than the front: so nothing is written back any more, and a writer waits for what is under way.
  *
  * A server of this site's own stores may take few connections (store.h).  So a lane has only one of
  * its own there, that of the background to sink 0, for flushes count on it.  Any other is lent while

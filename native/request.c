@@ -184,6 +184,23 @@ owed_under (const struct fm_volume *v, const struct fm_request *r)
          || touches (v->hardening, first, end);
 }
 
+/* Whether a copy writes back to the front what is under the request (lane.h).  Of a void cycle that is all
+ * to wait for: it would undo the write. */
+static bool
+is_written_back (struct fm_volume *v, uint64_t first, uint64_t end)
+{
+  bool found = false;
+  if (!v->restores)
+    return false;
+  pthread_mutex_lock (&v->lock);
+  for (unsigned i = 0; i < v->claims_high; i++) {
+    const struct fm_claim *c = &v->claims[i];
+    found |= c->n && c->back && c->first < end && first < c->first + c->n;
+  }
+  pthread_mutex_unlock (&v->lock);
+  return found;
+}
+
 /* 1: nothing under the request is pending any more; 0, -errno: as fm_request_step. */
 static int
 copied_before (struct fm_volume *v, struct fm_request *r)
@@ -203,9 +220,9 @@ copied_before (struct fm_volume *v, struct fm_request *r)
   while (fm_bitmap_count (v->pending)
          && fm_bitmap_run (v->pending, first, end - first, &at, &n) && at < end) {
     int failed = atomic_load (&v->abandoned);
-    if (failed && !v->strict)
+    if (failed && !v->strict && !is_written_back (v, first, end))
       break; /* the cycle is void: its old bytes are needed no more */
-    if (failed)
+    if (failed && v->strict)
       return leave (v, r, failed);
     if (!r->waited_since_ns)
       r->waited_since_ns = fm_now_ns ();

@@ -164,6 +164,17 @@ FAULTS = (
           "if (0 && !fm_store_has_anchor")),
     ),
     Fault(
+        "a cycle that is void writes back what a client has overwritten since it was read",
+        "native:claims",
+        (("native/lane.c", "c->back = !atomic_load (&v->abandoned);", "c->back = true;"),),
+    ),
+    Fault(
+        "a client of a void cycle overtakes what is being written back under him",
+        "native:claims",
+        (("native/request.c", "if (failed && !v->strict && !is_written_back (v, first, end))",
+          "if (failed && !v->strict)"),),
+    ),
+    Fault(
         "a stop is in order while a server may still do a write that was given up",
         "tests/test_lost_store.py::test_a_stop_with_a_late_write_is_none_in_order",
         (("mirror_core/stores.py", "if not self.store.is_settled():", "if False:"),),

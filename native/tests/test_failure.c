@@ -399,6 +399,8 @@ abandoned_under_load (void)
     CHECK_EQ (fm_volume_link (v, &second->store, 2), 0);
     start_writers ();
     for (unsigned i = 0; i < (SANITIZED ? 100 : 500); i++) {
+      if (i == 50)
+        fm_store_lose (&front->store); /* from here on what is copied is written back first */
       freeze ();
       fm_volume_copy (v, random_below (&seed, 300) * 1000);
       fm_volume_fail (v, -EIO, 1);

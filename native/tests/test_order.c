@@ -8,7 +8,7 @@
 #define WRITTEN 1 /* the block that is written, and so copied before */
 
 static struct fm_volume *other; /* the group's second volume, where there is one */
-static bool settled, fenced, recorded[BLOCKS], written;
+static bool settled, fenced, recorded[BLOCKS], written, two_writers;
 
 static void
 all_orders (struct interleave scenario)
@@ -294,6 +294,71 @@ a_write_beside_an_abandoned_cycle (void)
                                    every_block_is_in_a_map, 1 });
 }
 
+/* The front has lost something: what is copied is written back to it. */
+static void
+begin_after_a_loss (void)
+{
+  uint64_t held;
+  begin_volume ();
+  fm_volume_fail (v, -EIO, 0);
+  fm_volume_abandon (v);
+  fm_store_lose (&front->store);
+  CHECK_EQ (fm_group_freeze (&v, 1, UINT64_MAX / 2, &held), 0);
+  CHECK (v->restores);
+  front->on_write = NULL;
+}
+
+/* Another part of the same block. */
+static void
+write_beside_it (void)
+{
+  CHECK_EQ (fm_volume_write (v, 0, new_bytes, 100, WRITTEN * BLOCK, 0), 0);
+}
+
+static void
+write_behind_it (void)
+{
+  CHECK_EQ (fm_volume_write (v, 0, new_bytes, 100, WRITTEN * BLOCK + 200, 0), 0);
+}
+
+static void
+fail_it (void)
+{
+  fm_volume_fail (v, -EIO, 0);
+}
+
+static void
+copy_and_abandon_it (void)
+{
+  int rc = fm_volume_copy (v, UINT64_MAX / 2);
+  CHECK (rc == -EIO || rc == 1);
+  abandon_it ();
+}
+
+static void
+end_written (void)
+{
+  for (unsigned at = 0; at < BLOCK; at++)
+    CHECK_EQ (front->bytes[WRITTEN * BLOCK + at],
+              at < 100 || (at >= 200 && at < 300 && two_writers) ? 99 : WRITTEN + 1);
+  end_abandoned ();
+}
+
+/* What is written back is never what a writer has overwritten, whoever copies it, and whenever the cycle
+ * fails. */
+static void
+a_write_beside_a_write_back (void)
+{
+  two_writers = false;
+  all_orders ((struct interleave){ begin_after_a_loss,
+                                   { write_beside_it, copy_and_abandon_it, fail_it }, end_written,
+                                   NULL, 1 });
+  two_writers = true;
+  all_orders ((struct interleave){ begin_after_a_loss,
+                                   { write_beside_it, write_behind_it, abandon_it }, end_written,
+                                   NULL, 1 });
+}
+
 static struct fake *other_front, *other_sink;
 
 static void
@@ -543,6 +608,7 @@ main (void)
   RUN (nobody_is_inside);
   RUN (a_write_beside_a_cycle);
   RUN (a_write_beside_an_abandoned_cycle);
+  RUN (a_write_beside_a_write_back);
   RUN (dependent_writes_beside_a_freeze);
   RUN (a_write_beside_a_fence);
   RUN (a_write_beside_a_hardening);
