@@ -175,6 +175,16 @@ FAULTS = (
           "if (failed && !v->strict)"),),
     ),
     Fault(
+        "zeroes that are written back fill a store that is sparse",
+        "native:lost",
+        (("native/lane.c", "{ .kind = zero ? FM_ZERO : FM_WRITE, .flags = zero ? FM_PUNCH : 0,\n"
+          "                      .offset = (s->claim->first << v->shift) + s->at,\n"
+          "                      .length = s->n, .buf = s->buf };\n  s->anchor",
+          "{ .kind = FM_WRITE,\n"
+          "                      .offset = (s->claim->first << v->shift) + s->at,\n"
+          "                      .length = s->n, .buf = s->buf };\n  (void)zero;\n  s->anchor"),),
+    ),
+    Fault(
         "a stop is in order while a server may still do a write that was given up",
         "tests/test_lost_store.py::test_a_stop_with_a_late_write_is_none_in_order",
         (("mirror_core/stores.py", "if not self.store.is_settled():", "if False:"),),

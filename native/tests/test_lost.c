@@ -434,6 +434,39 @@ what_is_copied_counts_on_an_anchor (void)
   end ();
 }
 
+/* What a cycle writes back to a front that may have lost something takes no more space there. */
+static void
+a_write_back_fills_no_hole (void)
+{
+  memset (&server, 0, sizeof server);
+  disk = lab_file (1 << 20, image);
+  snprintf (arguments, sizeof arguments, "file,%s", image);
+  lab_serve (&server, arguments);
+  s = lab_nbd_store (&server);
+  struct fake *first = fake_open (1 << 20, 0);
+  struct fm_volume *v;
+  char buf[BLOCK] = "x";
+  uint64_t held;
+  struct stat found;
+  CHECK_EQ (fm_volume_create (s, &first->store, 1 << 20, BLOCK, false, &v), 0);
+  fm_volume_doubt_front (v);
+  CHECK_EQ (fm_volume_link (v, NULL, 1), 0);
+  CHECK_EQ (fm_volume_write (v, 0, buf, BLOCK, 70 * BLOCK, 0), 0);
+  fm_volume_mark (v, 0, (1 << 20) / BLOCK);
+  uint64_t before = s->changed_bytes;
+  CHECK_EQ (fm_group_freeze (&v, 1, 100 * FM_MS, &held), 0);
+  while (fm_volume_copy (v, 100 * FM_MS) == 0)
+    ;
+  CHECK_EQ (fm_volume_flush (v, true), 0);
+  CHECK_EQ (s->changed_bytes - before, 1 << 20); /* all of it was written back */
+  CHECK (fstat (disk, &found) == 0 && found.st_blocks * 512 <= 512 * 1024);
+  CHECK (pread (disk, buf, 1, 70 * BLOCK) == 1 && buf[0] == 'x' && first->bytes[70 * BLOCK] == 'x');
+  fm_volume_settle (v);
+  fm_volume_free (v);
+  fake_close (first);
+  end ();
+}
+
 /* ---- clients who come back (news.h) */
 
 #define RETURNING (300 * FM_MS)
@@ -560,6 +593,7 @@ main (void)
   RUN (failed_write_is_flushed);
   RUN (cycle_is_void);
   RUN (what_is_copied_counts_on_an_anchor);
+  RUN (a_write_back_fills_no_hole);
   RUN (each_who_comes_back_is_told);
   RUN (a_new_client_is_not_told);
   RUN (who_left_unheard_is_told);
