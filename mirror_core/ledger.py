@@ -92,7 +92,7 @@ class Ledger:
     hardened: int = 0  # the highest sequence whole in the target's data stores
     whole: bool = False  # target: image(committed) can be produced
     seeded: bool = False  # target: not whole, but its data stores hold a copy to compare with
-    doubtful: bool = False  # target: its intermediates' disks may lack what is read from them
+    doubtful: bool = False  # what is copied or compared may be read from a cache, not from the disk
     paused: bool = False
     since: float = 0.0  # when this history began here, Unix seconds; 0: not known
     clean: bool = True

@@ -340,6 +340,10 @@ class Volume:
         copies is written back to it.  Before the volume is in use."""
         _lib.fm_volume_doubt_front(self._handle)
 
+    def doubts_front(self) -> bool:
+        """Whether a cycle that began now would do so."""
+        return bool(_lib.fm_volume_doubts_front(self._handle))
+
     def set_returning(self, seconds: float) -> None:
         """How long it may take a client whose connection has ended to be back.  Before the volume
         is in use."""

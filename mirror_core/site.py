@@ -211,7 +211,8 @@ class Site:
         else:
             volume.set_patience(timeouts.patience_s(self.config.link_timeout))
         volume.set_intent(log)
-        if not (current.clean or self._opened[record.name, "data"].cached_here):
+        unsure = current.doubtful or not current.clean
+        if unsure and not self._opened[record.name, "data"].cached_here:
             volume.doubt_front()
         if current.clean:
             changed = current.maps.get(f"{record.name}/next", BitMap64())
@@ -401,6 +402,7 @@ class Site:
             self._tried(
                 lambda: self.book.update(
                     hardened=control.hardened,
+                    doubtful=any(m.native.doubts_front() for m in self.members),
                     maps={
                         f"{m.name}/next": flashcopy.bitmap_of(m.native, native.NEXT)
                         for m in self.members

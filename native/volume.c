@@ -376,6 +376,12 @@ fm_volume_doubt_front (struct fm_volume *v)
   v->sure = UINT64_MAX;
 }
 
+bool
+fm_volume_doubts_front (const struct fm_volume *v)
+{
+  return !v->strict && fm_store_is_server (v->front) && atomic_load (&v->front->lost) != v->sure;
+}
+
 void
 fm_volume_lose_front (struct fm_volume *v)
 {

@@ -218,6 +218,8 @@ void fm_volume_set_hold (struct fm_volume *v);
 /* The front, a server, may have lost something before the volume was in use, of which nobody knows:
  * the first cycle is copied as after a loss.  Before the volume is in use. */
 void fm_volume_doubt_front (struct fm_volume *v);
+/* Whether a cycle that began now would be copied so. */
+bool fm_volume_doubts_front (const struct fm_volume *v);
 /* How long a writer waits, in all, for what is not this site's own: 0, as at first: for ever.  A source:
  * for sink 1 alone, while every other part of the copies that he waits for is done; then sink 1 is
  * lost, with -ETIMEDOUT (see fm_volume_lose_second).  A strict volume: for a hardening, or a copy

@@ -175,6 +175,12 @@ FAULTS = (
           "if (failed && !v->strict)"),),
     ),
     Fault(
+        "after an orderly stop what a source's server shows is taken for what its disk has",
+        "tests/test_lost_flush.py::test_a_source_copies_no_cache_that_its_disk_has_not",
+        (("mirror_core/site.py", "unsure = current.doubtful or not current.clean",
+          "unsure = not current.clean"),),
+    ),
+    Fault(
         "zeroes that are written back fill a store that is sparse",
         "native:lost",
         (("native/lane.c", "{ .kind = zero ? FM_ZERO : FM_WRITE, .flags = zero ? FM_PUNCH : 0,\n"

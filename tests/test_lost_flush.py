@@ -113,7 +113,7 @@ def test_a_comparison_takes_no_cache_for_a_disk(lab: Lab, end: Callable[..., Non
 
 
 @pytest.mark.parametrize(("site", "part"), [("east", "data")])
-@pytest.mark.parametrize("end", [None, kill])
+@pytest.mark.parametrize("end", [None, direct.stop, kill])
 def test_a_source_copies_no_cache_that_its_disk_has_not(
     lab: Lab, end: Callable[..., None] | None
 ) -> None:
