@@ -13,13 +13,16 @@ unless the server is known to be the process that it was.
     recorded  in STATE/servers, for this run, before anything is written.  A store that has lost
               writes is recorded as unknown until nobody is left who may have to be told, and a
               client's flush is good then.
+    untold    the volumes, behind a server or not, of which somebody was still to be told of a loss
+              when the site was stopped: the next process tells it.
     reboot    who had the device was on this machine and ended with it: there is nobody to tell.
 
 Invariant.  A server is recorded only as the process at the other end of the connection that
 every unflushed write counts on, and only when no loss was counted that may be untold.  (A loss that
 only the control has met, and a kill before the next flush of any client, escape it.)
-Left out: files and block devices, whose cache is the kernel's; servers over TCP, which are never
-known: each kill costs one failed flush; a server that replaces itself by exec(2).
+Left out: a kill of a site whose data is a file or a block device, whose cache is the kernel's;
+servers over TCP, which are never known: each kill costs one failed flush; a server that replaces
+itself by exec(2).
 """
 
 from __future__ import annotations
@@ -42,6 +45,10 @@ MAY_BE_GONE = (
     "the server of its data store is not known to be the one that it was: what was not flushed may "
     f"be gone, and the first flush of each client fails once, of all that connect within "
     f"{limits.COMING_BACK_S:g} s"
+)
+UNTOLD = (
+    "the process before has met a loss of what was not flushed to its data store, and the first "
+    f"flush of each client fails once, of all that connect within {limits.COMING_BACK_S:g} s"
 )
 _CONNECTED = "03"  # of /proc/net/unix: SS_CONNECTED
 _TRIES = 3  # a client of the server that comes or goes between two looks
@@ -107,27 +114,42 @@ class Servers:
     ) -> None:  # fmt: skip
         source = book.role == "source"
         self._state, self._site, self._run, self._platform = state, book.site, run, platform
-        self._volumes = {n: v for n, v in volumes.items() if source and v.front.kind == "nbd"}
+        self._fronts = volumes if source else {}
+        self._volumes = {n: v for n, v in self._fronts.items() if v.front.kind == "nbd"}
         self._lock = platform.lock()
         self._known: dict[str, str | None] = {}
         self._owed: set[str] = set()  # volumes that have lost writes, not known again
+        self._untold: list[str] = []  # at the end
 
     def begin(self, *, clean: bool, run_before: str) -> list[str]:
         """Before anything is written.  The volumes whose clients are to be told of a loss."""
-        if not self._volumes:
+        if not self._fronts:
             return []
         boot = boot_id()
-        before = self._load(run_before)
-        reboot = before is not None and before.get("boot", boot) != boot
-        recorded = before["data"] if before else {}
-        for name, volume in self._volumes.items():
-            now = self._known[name] = self._identify(volume)
-            if not clean and not reboot and (now is None or recorded.get(name) != now):
+        before = self._load(run_before) or {"data": {}}
+        reboot = before.get("boot", boot) != boot
+        for name, volume in self._fronts.items():
+            lost = name in before.get("untold", ())
+            if name in self._volumes:
+                now = self._known[name] = self._identify(volume)
+                lost |= not clean and (now is None or before["data"].get(name) != now)
+            if lost and not reboot:
                 volume.lose_front()
                 self._owed.add(name)
-                self._known[name] = None
-        self._save(boot)
+                if name in self._known:
+                    self._known[name] = None
+        if self._volumes:
+            self._save(boot)
         return sorted(self._owed)
+
+    def end(self) -> bool:
+        """Of a stop, when no client is left: who is still to be told of a loss is told by the next
+        process.  Whether that is durable."""
+        self._untold = [name for name, volume in self._fronts.items() if volume.news_is_due()]
+        if not (self._untold or self._volumes) or self._save(boot_id()):
+            return True
+        durable.remove(path_in(self._state), self._platform)
+        return False
 
     def flushed(self, name: str, *, failed: bool) -> None:
         """A client's flush has ended."""
@@ -177,7 +199,7 @@ class Servers:
         """Whether it is durable.  If not, what stands there is of another run, or of before."""
         record = {
             "version": VERSION, "site": self._site, "run": self._run, "boot": boot,
-            "data": self._known,
+            "data": self._known, "untold": self._untold,
         }  # fmt: skip
         try:
             durable.replace(path_in(self._state), json.dumps(record).encode(), self._platform)

@@ -291,7 +291,8 @@ class Site:
             self._flush_seed()
         book = self.book.current
         for name in self.servers.begin(clean=book.clean, run_before=book.run):
-            self.journal.say(f"volume {name}: {server_instance.MAY_BE_GONE}")
+            words = server_instance.UNTOLD if book.clean else server_instance.MAY_BE_GONE
+            self.journal.say(f"volume {name}: {words}")
         # With the maps as they were recovered: the files of this run stand, those of the one before
         # count no more.
         runs = (*self.book.current.runs, self._run) if source else ()
@@ -399,6 +400,7 @@ class Site:
         return [
             self._tried(control.end),
             *(self._tried(member.native.flush_front) for member in self.members),
+            self._tried(self.servers.end),
             self._tried(
                 lambda: self.book.update(
                     hardened=control.hardened,

@@ -130,6 +130,18 @@ def test_a_source_copies_no_cache_that_its_disk_has_not(
     lab.check()
 
 
+@pytest.mark.parametrize(("site", "part"), [("east", "data")])
+def test_a_stop_in_order_hides_no_loss_from_a_client(lab: Lab) -> None:
+    """Only the mirroring has met the failed flush: the client, who comes back to the next process,
+    hears of it, once."""
+    lab.begin(2)
+    lab.pair.stop("east")
+    lab.pair.start("east")
+    with lab.pair.client() as client:
+        assert fails(client.flush), "acknowledged writes are gone"
+        assert not fails(client.flush)
+
+
 def fails(request: Callable[[], object]) -> bool:
     try:
         request()

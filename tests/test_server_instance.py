@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import direct
 import pytest
 from handmade import Handmade, kill
 from nbd_client import NbdClient, NbdError
@@ -162,6 +163,40 @@ def test_an_orderly_stop_has_flushed_all(handmade: Handmade, faulty: Faulty) -> 
     with handmade.client() as client:
         assert flushes(client)
         assert client.read(0, 4) == b"lost"
+
+
+def test_a_flush_that_fails_at_a_stop_is_told(handmade: Handmade, faulty: Faulty) -> None:
+    """Nobody was told: the server is alive, and known, when the next process starts."""
+    write_unflushed(handmade)
+    faulty.fail("lose", "flush")
+    direct.stop(handmade, "east")
+    faulty.mend()
+    handmade.start("east")
+    with handmade.client() as client:
+        assert not flushes(client), "its acknowledged writes are gone"
+        assert flushes(client)
+
+
+def test_a_loss_of_a_file_is_told_after_a_stop(scratch: Path) -> None:
+    """What has no server is told, too; once all have heard nothing is."""
+    heard = []
+    for run, before in (("1", ""), ("2", "1"), ("3", "2")):
+        stores = []
+        for name in ("front.img", "sink.img"):
+            (scratch / name).touch()
+            os.truncate(scratch / name, SIZE)
+            stores.append(native.Store.file(os.open(scratch / name, os.O_RDWR), SIZE))
+        volume = native.Volume(stores[0], stores[1], SIZE, BLOCK, False)
+        servers = server_instance.Servers(scratch, SOURCE, run, {"disk": volume})
+        heard.append(servers.begin(clean=True, run_before=before))
+        if run == "1":
+            volume.set_returning(30.0)
+            volume.lose_front()  # as a flush of the control's that fails
+        servers.end()
+        volume.close()
+        for store in stores:
+            store.close()
+    assert heard == [[], ["disk"], []]
 
 
 def test_a_server_over_tcp_is_never_known(handmade: Handmade, scratch: Path) -> None:
