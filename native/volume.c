@@ -495,7 +495,8 @@ void
 fm_group_anchor (struct fm_volume **v, unsigned n)
 {
   for (unsigned i = 0; i < n; i++)
-    fm_store_need_anchor (v[i]->front); /* where there can be none the swap says so */
+    if (fm_store_need_anchor (v[i]->front) < 0)
+      break; /* the swap says so; nothing is gained by waiting for others */
 }
 
 int
