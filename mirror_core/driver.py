@@ -76,6 +76,7 @@ class Driver:
         self._owing = False  # the target holds what this site does not know to have sent
         self._coarse = coarse  # until a commit: `next` may hold much that does not differ
         self._comparable = self._seeded = False  # the target holds an image; a copy to begin with
+        self._blank = False  # it holds nothing but holes: those of this site are not sent
         self._comparison: compare.Comparison | None = None  # of the running cycle
         self._reader = compare.Reader()
         self._pausing = platform.lock()  # orders pause and resume: the ledger and `halted` agree
@@ -308,7 +309,7 @@ class Driver:
         self._backoff = min(2 * self._backoff, limits.BACKOFF_MAX_S)
 
     def _set_connected(self, welcome: protocol.Welcome) -> None:
-        self._comparable, self._seeded = welcome.whole, welcome.seeded
+        self._comparable, self._seeded, self._blank = welcome.whole, welcome.seeded, welcome.blank
         self._opened = self._platform.monotonic()
         self._stable.restart()
         with self.changed:
@@ -389,9 +390,11 @@ class Driver:
             if sequence == self._commit_asked and theirs.same(ours):
                 return True
             raise MirrorError(f"peer {welcome.name} has a commit that is not ours")
+        # Without an image the cycle stands on what the data stores held when it began.
+        stands = (welcome.blank, welcome.seeded) == (self._blank, self._seeded)
+        if not welcome.whole and not (welcome.resumed and stands):
+            raise MirrorError(f"peer {welcome.name} has no image: everything is sent again")
         if not welcome.resumed:
-            if not welcome.whole:
-                raise MirrorError(f"peer {welcome.name} has no image: everything is sent again")
             self._copier.forget_stable()
         if self._comparison:
             self._comparison = compare.Comparison(self._copier.members, self._reader)

@@ -62,7 +62,8 @@ def seed(config: SiteConfig) -> ledger.Ledger:
                 f"{book.name} has an image, of sequence {book.committed}: only what changes is "
                 "sent (to give it up: 'flashmirror resync --full')"
             )
-        return replace(book, seeded=True)
+        # What a cycle under way has sent or found equal here was beside another copy.
+        return replace(give_up(book), seeded=True)
 
     return _changed(config, seeded, HERE)
 

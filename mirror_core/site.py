@@ -319,7 +319,8 @@ class Site:
         try:
             self.copier.flush(front_too=False)
         except flashcopy.CopyError as error:
-            self.book.update(seeded=False)
+            # Without its history, too: a cycle that has found something equal does not go on.
+            self.book.update(seeded=False, lineage=None, source_run="")
             where = next(v.data for v in self.config.volumes if v.name == error.volume)
             raise StoreError(
                 f"data store {where}: the seed cannot be flushed, and is given up: {error}: look "
