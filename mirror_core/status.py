@@ -96,7 +96,7 @@ def _of_target(site: Site, control: Target) -> dict[str, Any]:
             or (control.failure if control.is_there() else None)
             or "no word from the source"
         )  # fmt: skip
-        reason = control.reason or silent
+        reason = control.reason or control.trouble or silent
         state = (
             "refused" if silent and control.refusal
             else "initial" if not book.whole

@@ -99,6 +99,7 @@ class Target:
         self._silence = 0.0  # how long this source may be silent, as it says
         self._since = self._platform.time()  # that it is connected, or that it has no session
         self.reason: str | None = None  # why the second flashcopy does not go on
+        self.trouble: str | None = None  # why this site could not do what the source asked last
         self.refusal: str | None = None  # of the last source that asked for a session
         self.failure: str | None = None  # why the session that was asked for last was not opened
         self.total_bytes = 0  # of the second flashcopy under way
@@ -211,6 +212,23 @@ class Target:
                 f"{self._config.state}: {error.strerror}: mend that", error.errno or errno.EIO
             ) from error
 
+    @contextlib.contextmanager
+    def _noting(self) -> Generator[None, None, None]:
+        try:
+            yield
+        except MirrorError as error:
+            if error.code != errno.ESTALE:  # which is the source's
+                self._note_trouble(str(error))
+            raise
+        self._note_trouble(None)
+
+    def _note_trouble(self, trouble: str | None) -> None:
+        """This site is at fault, whatever its source makes of it; None: it is no more."""
+        with self.changed:
+            if trouble and trouble != self.trouble:
+                self._journal.say(trouble)
+            self.trouble = trouble
+
     def prepare_promotion(self, *, force: bool) -> bool:
         """End the source's session; asked again, say whether the image is whole in `data`.  No
         session is opened until `end_turn` has said so.  MirrorError: refused, or it cannot be."""
@@ -278,7 +296,7 @@ class Target:
             mine = self._book.current
             lineage = mine.lineage.id if mine.lineage else ""
             cycle = runlog.History(written.KIND, mine.site, lineage, asked.sequence, asked.token)
-            with self._recording():
+            with self._noting(), self._recording():
                 self._written.record(cycle, asked.serial, flush.written, self._owed)
             return {"done": True}
 
@@ -376,7 +394,8 @@ class Target:
             left = max(0.0, until - self._platform.monotonic())
             if not self._flushed(("commit", request.session, request.sequence), dict, left):
                 return {"done": False, "hardened": mine.hardened, "reason": self.reason}
-            self._commit(request)
+            with self._noting():
+                self._commit(request)
             return {"done": True, "hardened": self._book.current.hardened}
 
     def _commit(self, request: protocol.Commit) -> None:
@@ -521,6 +540,8 @@ class Target:
                     f"the target cannot flush: intermediate store {volume.intermediate}: "
                     f"{describe(error.errno or 0)}"
                 )
+        if failed:
+            self._note_trouble(failed)
         with self.changed:
             self._flush_error = failed or self._flush_error
             flush.done = True

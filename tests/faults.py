@@ -741,6 +741,12 @@ FAULTS = (
           "replace(book, seeded=True)"),),
     ),
     Fault(
+        "a target that cannot flush says that all is well",
+        "tests/test_lost_flush.py::test_a_target_says_that_it_cannot_flush",
+        (("mirror_core/status.py", "control.reason or control.trouble or silent",
+          "control.reason or silent"),),
+    ),
+    Fault(
         "a rename that reports an error was not done",
         "tests/test_ledger.py::test_a_rename_that_was_done_counts_whatever_it_reports",
         (("mirror_core/durable.py", "undone = platform.exists(fresh)", "undone = True"),),

@@ -81,6 +81,28 @@ def test_what_a_failed_flush_lost_is_copied_again(lab: Lab) -> None:
     lab.check()
 
 
+@pytest.mark.parametrize(("site", "part"), [("west", "intermediate")])
+def test_a_target_says_that_it_cannot_flush(lab: Lab) -> None:
+    """Its own status does, all the time, and not that its source is silent or that all is well;
+    until a flush was good."""
+
+    def says() -> bool:
+        status = state_of(lab.pair, "west")
+        said = "cannot flush: intermediate store" in (status["reason"] or "")
+        return bool(said and status["state"] == "degraded")
+
+    lab.begin(1, loses="EIO", mend=False)
+    eventually(says, "the reason")
+    before = lab.server.tried("flush")
+    while lab.server.tried("flush") < before + 3:
+        assert says(), state_of(lab.pair, "west")
+    assert "cannot flush: intermediate store" in lab.pair.log("west")
+    lab.server.mend()
+    lab.check()
+    status = state_of(lab.pair, "west")
+    assert (status["state"], status["reason"]) == ("mirroring", None)
+
+
 @pytest.mark.parametrize(("site", "part"), [("west", "data")])
 def test_a_promoted_image_lacks_nothing_of_a_failed_flush(lab: Lab) -> None:
     """Promoted instead of stopped: `data` becomes the volume, whole and durable."""
