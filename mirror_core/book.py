@@ -48,11 +48,13 @@ class Book:
                     error.errno or 0,
                 ) from error
             except Doubt as doubt:
-                self._journal.say(
-                    f"{doubt}: the new ledger may not be durable: the site ends, and is to be "
-                    "started again when that is mended"
-                )
-                self._platform.abort()
+                try:
+                    self._journal.say(
+                        f"{doubt}: the new ledger may not be durable: the site ends, and is to be "
+                        "started again when that is mended"
+                    )
+                finally:  # a want of memory, too
+                    self._platform.abort()
             try:
                 for tell in self.told:
                     tell(fresh)

@@ -14,7 +14,7 @@ flashcopy belongs to this thread alone, but for its statistics.
 from __future__ import annotations
 
 import errno
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import Any
 
@@ -50,6 +50,7 @@ class Driver:
         *,
         clean: bool,
         coarse: bool,
+        drop_caches: Callable[[], None],
     ) -> None:
         self._config, self._book, self._copier, self._journal = config, book, copier, journal
         self._platform = platform
@@ -73,6 +74,7 @@ class Driver:
         self._limited = 0  # the bandwidth that the flashcopy knows
         self._stuck: str | None = None  # a reason that stands until a cycle is committed
         self._clean = clean  # the process before has stopped in order
+        self._drop_caches = drop_caches  # what a failed flush has lost is not read any more
         self._owing = False  # the target holds what this site does not know to have sent
         self._coarse = coarse  # until a commit: `next` may hold much that does not differ
         self._comparable = self._seeded = False  # the target holds an image; a copy to begin with
@@ -149,16 +151,16 @@ class Driver:
     def exposure(self) -> float:
         """Age of the oldest acknowledged write that no committed point holds, in seconds; 0: there
         is none.  Of writes of an earlier run, whose time is not known, it is at most the age of
-        the last point; where there is no point all is exposed, since this history began."""
+        the last point; where there is no point all is exposed, since this history began.  A target
+        that is refused may hold less than it has told before, or not be ours."""
         with self.changed:
             point, since = self._committed_at, self._copier.exposed_since()
+            refused = self.refused
         if point is None:
             return self._began.age(self._platform)
-        if since is None:
-            return 0.0
-        if since == flashcopy.SINCE_UNKNOWN:
+        if since == flashcopy.SINCE_UNKNOWN or refused:
             return point.age(self._platform)
-        return max(0.0, self._platform.monotonic() - since)
+        return max(0.0, self._platform.monotonic() - since) if since is not None else 0.0
 
     def estimated_end(self) -> float | None:
         """When the running copy will have ended if it goes on as it has since its beginning, Unix
@@ -238,6 +240,7 @@ class Driver:
         if not self._clean:
             if words := self._copier.flush_past():
                 self._journal.say(words)
+            self._drop_caches()
             self._clean = True
         while not self.stopping:
             try:

@@ -230,8 +230,12 @@ class Site:
     def _driver(self, current: ledger.Ledger) -> Driver:
         return Driver(
             self.config, self.book, self.copier, self.journal, self.platform,
-            clean=current.clean, coarse=self._coarse,
+            clean=current.clean, coarse=self._coarse, drop_caches=self._drop_data_caches,
         )  # fmt: skip
+
+    def _drop_data_caches(self) -> None:
+        for member in self.members:
+            self._opened[member.name, "data"].drop_cache()
 
     def _target(self, current: ledger.Ledger) -> Target:
         blank = all(self._opened[m.name, "data"].blank() for m in self.members)
@@ -312,8 +316,7 @@ class Site:
         that is killed, and then the system takes what it has in memory for what is on the disk: so
         that is dropped.  A server's is not ours to drop: this is no seed until it is flushed,
         whatever comes in between.  StoreError."""
-        data = [self._opened[m.name, "data"] for m in self.members]
-        ours = all(one.cached_here for one in data)
+        ours = all(self._opened[m.name, "data"].cached_here for m in self.members)
         if not ours:
             self.book.update(seeded=False)
         try:
@@ -328,8 +331,7 @@ class Site:
                 "run 'flashmirror seed' again",
                 error.code,
             ) from error
-        for one in data:
-            one.drop_cache()
+        self._drop_data_caches()
         if not ours:
             self.book.update(seeded=True)
 

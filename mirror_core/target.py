@@ -440,11 +440,13 @@ class Target:
             self._doubtful, self._losses = False, losses
         except Exception as error:
             if self._book.current.committed == request.sequence:  # it stands: no way back
-                self._journal.say(
-                    f"what is in memory is not the commit of the ledger ({error!r}): the site "
-                    "ends, and is to be started again"
-                )
-                self._platform.abort()
+                try:
+                    self._journal.say(
+                        f"what is in memory is not the commit of the ledger ({error!r}): the site "
+                        "ends, and is to be started again"
+                    )
+                finally:  # a want of memory, too
+                    self._platform.abort()
             raise
 
     def image_age(self) -> float | None:

@@ -747,6 +747,17 @@ FAULTS = (
           "control.reason or silent"),),
     ),
     Fault(
+        "a source that was killed copies what a failed flush has lost, from the kernel's cache",
+        "tests/test_lost_flush.py::test_a_source_that_was_killed_copies_what_its_disk_holds",
+        (("mirror_core/driver.py", "            self._drop_caches()\n", ""),),
+    ),
+    Fault(
+        "nothing is exposed at a source whose target is refused",
+        "tests/test_went_back.py::test_a_target_that_went_back_is_refused",
+        (("mirror_core/driver.py", "since == flashcopy.SINCE_UNKNOWN or refused:",
+          "since == flashcopy.SINCE_UNKNOWN:"),),
+    ),
+    Fault(
         "a rename that reports an error was not done",
         "tests/test_ledger.py::test_a_rename_that_was_done_counts_whatever_it_reports",
         (("mirror_core/durable.py", "undone = platform.exists(fresh)", "undone = True"),),

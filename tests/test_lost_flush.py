@@ -7,7 +7,10 @@ first is answered that all is well.
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import random
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -170,3 +173,38 @@ def fails(request: Callable[[], object]) -> bool:
     except NbdError:
         return True
     return False
+
+
+def cached_bytes(image: Path) -> int:
+    """Of the file, in the kernel's memory (mincore(2))."""
+    with image.open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+        pages = (mapped.size() + mmap.PAGESIZE - 1) // mmap.PAGESIZE
+        found = (ctypes.c_ubyte * pages)()
+        at = ctypes.c_char.from_buffer(mapped)
+        try:
+            libc = ctypes.CDLL(None, use_errno=True)
+            where = ctypes.c_void_p(ctypes.addressof(at))
+            assert libc.mincore(where, ctypes.c_size_t(mapped.size()), found) == 0
+        finally:
+            del at
+        return sum(page & 1 for page in found) * mmap.PAGESIZE
+
+
+def test_a_source_that_was_killed_copies_what_its_disk_holds(handmade: Handmade) -> None:
+    """The process before may have been killed in a flush that failed: the kernel has told it, and
+    takes what it has in memory for what is on the disk.  So that is dropped."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        image = Path(folder) / "disk.img"
+        handmade.size = SIZE
+        image.write_bytes(random.Random(1).randbytes(SIZE))
+        handmade.stores["east", "data"] = str(image)
+        handmade.create()
+        handmade.start()
+        handmade.sync()
+        direct.pause(handmade)  # so that nobody reads it again
+        with handmade.client() as client:
+            client.read(0, SIZE)
+        assert cached_bytes(image) == SIZE
+        kill(handmade, "east")
+        handmade.start("east")
+        eventually(lambda: cached_bytes(image) < SIZE // 4, "what is in memory is dropped")

@@ -146,6 +146,7 @@ def test_a_target_that_went_back_is_refused(
         pair.start("east")
     reason = refused(pair)
     assert "west went back from sequence" in reason and "resync --full' on west" in reason
+    assert direct.status(pair)["data_exposure_seconds"] > 0, "all is sent, and the target lost it"
     way_out(pair)
 
 

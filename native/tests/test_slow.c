@@ -100,12 +100,14 @@ large_blocks (void)
   }
 }
 
-/* Small blocks at 0.1 MB/s: a run of 256 KiB takes 2.6 s, so runs are shorter there. */
+/* Small blocks at 0.1 MB/s: a run of 256 KiB takes 2.6 s, so runs are shorter there where 2 s of silence
+ * are a loss. */
 static void
 small_blocks_at_a_low_rate (void)
 {
   for (unsigned way = 0; way < 2; way++) {
     begin (512 << 10, 4096, way ? "file,%s" : "--filter=rate,file,%s,rate=800K", way ? MB / 10 : 0);
+    second->timeout_ns = 2 * TIMEOUT;
     check_all_arrives ();
     end ();
   }
