@@ -14,7 +14,7 @@ import contextlib
 import errno
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pyroaring import BitMap64
 
@@ -41,9 +41,11 @@ from mirror_core.driver import Driver
 from mirror_core.errors import StoreError
 from mirror_core.journal import Journal
 from mirror_core.lock import check_ledger, lock_state, no_state, write_pid
-from mirror_core.metrics import MetricsServer
 from mirror_core.platform import HERE, TOKEN, Platform
 from mirror_core.target import Target
+
+if TYPE_CHECKING:
+    from mirror_core.metrics import MetricsServer
 
 
 class Kept(Protocol):
@@ -106,7 +108,7 @@ class Site:
             self.servers = server_instance.Servers(
                 config.state, current, self._run, {m.name: m.native for m in self.members}, platform
             )
-            self.metrics = MetricsServer(self) if config.metrics else None
+            self.metrics = self._metrics_server() if config.metrics else None
             self.control: Driver | Target = (
                 self._driver(current) if current.role == "source" else self._target(current)
             )
@@ -226,6 +228,12 @@ class Site:
             volume.heat_next()  # the maps of a killed run hold writes that were refused, too
         except OSError as error:
             raise no_state(self.config, error) from error
+
+    def _metrics_server(self) -> MetricsServer:
+        # It takes a third of a start to import, and not everybody needs it.
+        from mirror_core import metrics  # noqa: PLC0415
+
+        return metrics.MetricsServer(self)
 
     def _driver(self, current: ledger.Ledger) -> Driver:
         return Driver(

@@ -11,11 +11,10 @@ import click
 
 from mirror_core.cli import adopting, attaching, creating, mirroring, running, securing, seeing
 from mirror_core.errors import ConfigError, MirrorError
-from mirror_core.metrics import program_version
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(program_version(), prog_name="flashmirror")
+@click.version_option(package_name="flashmirror", prog_name="flashmirror")
 def cli() -> None:
     """Mirrors block volumes to another site, consistent at every instant.
 
