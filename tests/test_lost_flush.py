@@ -8,6 +8,7 @@ first is answered that all is well.
 from __future__ import annotations
 
 import ctypes
+import json
 import mmap
 import random
 import tempfile
@@ -137,8 +138,17 @@ def test_a_comparison_takes_no_cache_for_a_disk(lab: Lab, end: Callable[..., Non
     assert [at for at in wrong_blocks(found, held) if at // BLOCK % 3 == 0] == []
 
 
+def stop_when_all_have_heard(pair: Handmade, site: str) -> None:
+    """As later than COMING_BACK_S after the loss: the next process tells nobody of it."""
+    direct.stop(pair, site)
+    servers = pair.folder / site / "state" / "servers"
+    record = json.loads(servers.read_text())
+    assert record["untold"] == ["disk"]
+    servers.write_text(json.dumps({**record, "untold": []}))
+
+
 @pytest.mark.parametrize(("site", "part"), [("east", "data")])
-@pytest.mark.parametrize("end", [None, direct.stop, kill])
+@pytest.mark.parametrize("end", [None, direct.stop, stop_when_all_have_heard, kill])
 def test_a_source_copies_no_cache_that_its_disk_has_not(
     lab: Lab, end: Callable[..., None] | None
 ) -> None:
