@@ -95,7 +95,8 @@ def _refuse(
     if one.mark() not in (None, place.mark):
         raise StoreError(
             f"{one.where}: belongs to another site or volume (attribute user.flashmirror): use "
-            "another store, or remove the attribute if that site is gone"
+            "another store, or, if that site is gone, free it with 'setfattr -x "
+            f"user.flashmirror {one.where}'"
         )
     for volume in book.volumes:
         for part in ("data", "intermediate"):

@@ -45,7 +45,8 @@ def create(
                 if one.mark() is not None:
                     raise StoreError(
                         f"{one.where}: belongs to another site (attribute user.flashmirror): use "
-                        "another store, or remove the attribute if that site is gone"
+                        "another store, or, if that site is gone, free it with 'setfattr -x "
+                        f"user.flashmirror {one.where}'"
                     )
                 pair.append(one)
                 place = stores.Place(site, volume.name, part, str(config.path))

@@ -45,6 +45,7 @@ from mirror_core.platform import HERE, Platform
 
 VERSION = 3
 _MAGIC = "flashmirror-ledger"
+_RESTORE = "restore it from a backup, or create the site anew (docs/recovery.md)"
 Role = Literal["source", "target"]
 
 
@@ -205,19 +206,19 @@ def decode(data: bytes, where: str) -> Ledger:
     first, _, payload = data.partition(b"\n")
     words = first.decode(errors="replace").split(" ")
     if words[0] != _MAGIC or len(words) != 4:
-        raise LedgerError(f"{where}: not a flashmirror ledger: restore it or create the site anew")
+        raise LedgerError(f"{where}: not a flashmirror ledger: {_RESTORE}")
     if words[1] not in map(str, _TABLES):
         raise LedgerError(
             f"{where}: ledger version {words[1]!r}, this program reads up to {VERSION}: use the "
             "program that wrote it"
         )
     if hashlib.sha256(payload).hexdigest() != words[2] or str(len(payload)) != words[3]:
-        raise LedgerError(f"{where}: the ledger is damaged (checksum): restore it from a backup")
+        raise LedgerError(f"{where}: the ledger is damaged (checksum): {_RESTORE}")
     try:
         ledger = _decode_payload(payload, int(words[1]))
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise LedgerError(
-            f"{where}: the ledger makes no sense ({line(str(error))}): restore it from a backup"
+            f"{where}: the ledger makes no sense ({line(str(error))}): {_RESTORE}"
         ) from error
     if words[1] == "1" and not ledger.clean:
         raise LedgerError(
