@@ -31,7 +31,8 @@ class Size(click.ParamType[int]):
 
 @click.command()
 @site_argument
-@click.option("--role", type=click.Choice(["source", "target"]), required=True)
+@click.option("--role", type=click.Choice(["source", "target"]), required=True,
+              help="What the site begins as.")  # fmt: skip
 @json_option
 def create(site: str, role: str, as_json: bool) -> None:
     """Write the first ledger of a site from its TOML file."""
@@ -88,10 +89,12 @@ intermediate = "{folder}/{name}/{volume}.intermediate.img"
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--size", type=Size(), default="1G", show_default=True)
-@click.option("--volumes", type=click.IntRange(1, limits.VOLUMES_MAX), default=1)
-@click.option("--block-size", type=Size(), default="4K", show_default=True)
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--size", type=Size(), default="1G", show_default=True, help="Of each volume.")
+@click.option("--volumes", type=click.IntRange(1, limits.VOLUMES_MAX), default=1,
+              show_default=True, help="How many.")  # fmt: skip
+@click.option("--block-size", type=Size(), default="4K", show_default=True,
+              help="The unit of what is copied.")  # fmt: skip
 @json_option
 def init(folder: Path, size: int, volumes: int, block_size: int, as_json: bool) -> None:
     """Make a pair of sites on this machine, ready to start: DIR/east.toml, DIR/west.toml."""

@@ -20,7 +20,8 @@ from mirror_core.units import format_size, parse_rate
 
 @click.command()
 @site_argument
-@click.option("--timeout", type=Duration(), default="60s", show_default=True)
+@click.option("--timeout", type=Duration(), default="60s", show_default=True,
+              help="Give up waiting.")  # fmt: skip
 @json_option
 def sync(site: str, timeout: float, as_json: bool) -> None:
     """Have every write acknowledged before this command whole at the target."""

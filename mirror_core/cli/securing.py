@@ -28,11 +28,12 @@ def _site(text: str) -> tuple[str, tuple[str, ...]]:
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--site", "sites", multiple=True, metavar="NAME[=HOST,...]",
               help="A site, and how the other one reaches it; give both.  [default: east and west, "
               "reached by their names and as localhost]")  # fmt: skip
-@click.option("--days", type=click.IntRange(1, 36500), default=limits.PKI_DAYS, show_default=True)
+@click.option("--days", type=click.IntRange(1, 36500), default=limits.PKI_DAYS, show_default=True,
+              help="How long the certificates are valid.")  # fmt: skip
 @json_option
 def pki(folder: Path, sites: tuple[str, ...], days: int, as_json: bool) -> None:
     """Make a private CA and both sites' certificates: DIR/ca, DIR/east, DIR/west."""
