@@ -137,7 +137,9 @@ class _Reader:
     def file(self, key: str, text: str) -> Path:
         path = (self.path.parent / text).absolute()
         if len(str(path).encode()) > limits.SOCKET_PATH_MAX and key in ("listen", "peer"):
-            raise self.refuse(key, f"{path}: longer than a socket's path may be (107 bytes)")
+            raise self.refuse(
+                key, f"{path}: longer than a socket's path may be (107 bytes): name a shorter one"
+            )
         return path
 
     def site(self) -> SiteConfig:
@@ -266,7 +268,9 @@ class _Reader:
                 "peer", f"{short(text)}: write nbds://HOST, or unix:/path if it is on this machine"
             )
         if scheme == "nbds" and not tls:
-            raise self.refuse("peer", f"{text} needs a [tls] table ('flashmirror pki' makes both)")
+            raise self.refuse(
+                "peer", f"{text} needs a [tls] table (for its certificates: 'flashmirror pki')"
+            )
         if scheme == "nbd" and not insecure:
             raise self.refuse("peer", f"{text} is not encrypted: write nbds://, or 'insecure = "
                               "true' if nobody else is on that network")  # fmt: skip

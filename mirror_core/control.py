@@ -62,7 +62,7 @@ def _handler(site: Site, operation: str, visitor: Visitor) -> Handler:
 
 def _driver(site: Site) -> Driver:
     if not isinstance(site.control, Driver):
-        raise PeerError(f"{site.config.name} is a target: ask the source", errno.EINVAL)
+        raise PeerError("is a target: ask the source", errno.EINVAL)
     return site.control
 
 

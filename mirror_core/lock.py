@@ -44,7 +44,10 @@ def _take(fd: int, config: SiteConfig, platform: Platform) -> None:
             return
         except BlockingIOError as error:  # a site that runs, or a command that looks for one
             if platform.monotonic() >= deadline:
-                raise LedgerError(f"{config.state}: the site runs already") from error
+                raise LedgerError(
+                    f"{config.state}: the site runs already: stop it with 'flashmirror stop "
+                    f"{config.path}' first"
+                ) from error
             platform.sleep(0.01)
 
 

@@ -77,7 +77,8 @@ def _promoted(mine: Ledger, hello: Handshake) -> Decision | None:
         return None
     return Decision(
         refused=f"{mine.name} was promoted after sequence {mine.lineage.forked_at} and is the "
-        f"source now: the history of {hello.name} ended there"
+        f"source now: the history of {hello.name} ended there: 'flashmirror resync --full --force' "
+        f"on {hello.name} makes it the target, and discards what only it has"
     )
 
 

@@ -30,7 +30,8 @@ def parse_rate(text: str) -> int:
         rate = 0
     if not limits.RATE_MIN <= rate <= limits.RATE_MAX:
         raise ConfigError(
-            f"{text[:40]!r} is not a bandwidth: write it like 20MiB/s, from 4KiB/s, or 0 for none"
+            f"{text[:40]!r} is not a bandwidth: write it like 20MiB/s, from 4KiB/s, or 0 for "
+            "no limit"
         )
     return rate
 

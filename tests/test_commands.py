@@ -231,7 +231,7 @@ def test_a_stopped_site_does_not_sync_pause_or_resume(make_pair: MakePair) -> No
         assert f"start it with 'flashmirror start {east(pair)}'" in refused(command, east(pair))
     pair.start("west")
     for command in ("sync", "pause", "resume"):
-        assert "west is a target: ask the source" in refused(command, str(pair.toml("west")))
+        assert "west: is a target: ask the source" in refused(command, str(pair.toml("west")))
 
 
 def test_pause_stands_still_durably_and_sync_works_meanwhile(make_pair: MakePair) -> None:

@@ -49,5 +49,6 @@ def main() -> None:
         click.echo(f"flashmirror: {error}", err=True)
         sys.exit(1)
     except OSError as error:
-        click.echo(f"flashmirror: {error.filename or ''}: {error.strerror}", err=True)
+        where = f"{error.filename}: " if error.filename else ""  # none: what is printed to
+        click.echo(f"flashmirror: {where}{error.strerror}", err=True)
         sys.exit(1)

@@ -12,7 +12,7 @@ import click
 
 from mirror_core import config, limits
 from mirror_core.cli.common import ask, json_option, one_volume, show, site_argument
-from mirror_core.errors import MirrorError
+from mirror_core.errors import ConfigError, MirrorError
 
 
 def _may_use_kernel() -> None:
@@ -33,6 +33,7 @@ def _may_use_kernel() -> None:
     type=click.IntRange(1, limits.ATTACH_CONNECTIONS_MAX),
     default=limits.ATTACH_CONNECTIONS,
     show_default=True,
+    help="From the kernel to the site; see docs/attach.md before you take more than one.",
 )
 @json_option
 def attach(
@@ -73,6 +74,8 @@ def detach(site_or_device: str, volume: str | None, force: bool, as_json: bool) 
     from mirror_core import attach as attaching  # noqa: PLC0415
     from mirror_core import kernel  # noqa: PLC0415
 
+    if volume is None and not site_or_device.startswith("/dev/"):
+        raise ConfigError(f"{site_or_device}: name its volume too, or a device like /dev/nbd0")
     if volume is None:
         index: int | None = attaching.index_of(site_or_device)
     else:

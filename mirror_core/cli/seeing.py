@@ -79,14 +79,15 @@ def _seconds(figure: float | None, unknown: str) -> str:
 
 def as_text(status: dict[str, Any]) -> str:
     point = status["committed"]["consistency_point"]
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(point)) if point else "none yet"
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(point)) if point else "an unknown time"
+    sequence = status["committed"]["sequence"]
     cycle, peer = status["cycle"], status["peer"]
     unknown = "the source knows" if status["role"] == "target" else "-"
     rows = [
         ("site", f"{status['site']} ({status['role']})"),
         ("state", status["state"] + (f": {status['reason']}" if status["reason"] else "")),
         ("peer", peer["state"]),
-        ("committed", f"{status['committed']['sequence'] or '-'} at {when}"),
+        ("committed", f"{sequence} at {when}" if sequence else "none yet"),
         ("cycle", f"{cycle['sequence']} {cycle['phase']}, {format_size(cycle['copied_bytes'])} "
                   f"of {format_size(cycle['total_bytes'])}{_end_of(cycle)}"),
         ("data exposure", _seconds(status["data_exposure_seconds"], unknown)),
