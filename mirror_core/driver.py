@@ -99,6 +99,7 @@ class Driver:
         self.connected_since = self._platform.time()
         self.reason: str | None = "not connected yet"
         self.refused = False
+        self._unsure = False  # refused since the last session: see `exposure`
 
     # ---- what commands ask (any thread)
 
@@ -152,10 +153,10 @@ class Driver:
         """Age of the oldest acknowledged write that no committed point holds, in seconds; 0: there
         is none.  Of writes of an earlier run, whose time is not known, it is at most the age of
         the last point; where there is no point all is exposed, since this history began.  A target
-        that is refused may hold less than it has told before, or not be ours."""
+        that was refused may hold less than it has told, or not be ours, until it has a session."""
         with self.changed:
             point, since = self._committed_at, self._copier.exposed_since()
-            refused = self.refused
+            refused = self._unsure
         if point is None:
             return self._began.age(self._platform)
         if since == flashcopy.SINCE_UNKNOWN or refused:
@@ -271,6 +272,7 @@ class Driver:
             if reason and reason != self.reason:
                 self._journal.say(reason)
             self.reason, self.refused = reason, refused
+            self._unsure |= refused
             self.changed.notify_all()
 
     def _say_of_peer(self, trouble: object) -> None:
@@ -319,7 +321,7 @@ class Driver:
             self.connected, self.connected_since = True, self._platform.time()
             if self.requested <= self.hardened:
                 self.requested = 0  # nobody waits for it, or a lost image would ask for it again
-            self.reason, self.refused = self._stuck, False
+            self.reason, self.refused, self._unsure = self._stuck, False, False
             if not welcome.whole:
                 self.committed, self._committed_at = 0, None
             elif welcome.committed > self.committed:  # its answer was lost, or our ledger is older

@@ -150,6 +150,21 @@ def test_a_target_that_went_back_is_refused(
     way_out(pair)
 
 
+def test_a_refused_target_that_is_away_holds_no_more_than_before(pair: Pair) -> None:
+    """Who does not answer any more has not got back what it had lost: something is exposed."""
+    with put_back(pair, "west", "state and stores", killed=False):
+        write(pair, b"later")
+    pair.start("west")
+    refused(pair)
+    direct.stop(pair, "west")
+    direct.wait_status(pair, state="degraded")
+    assert direct.status(pair)["data_exposure_seconds"] > 0
+    pair.start("west")
+    refused(pair)
+    way_out(pair)
+    assert direct.status(pair)["data_exposure_seconds"] == 0
+
+
 def test_of_two_copies_of_a_source_one_is_refused(pair: Pair) -> None:
     """The target follows the one that it has met last, and the other is refused, with the reason,
     as long as it does not have the first one's state: no mixture of the two."""
