@@ -138,7 +138,9 @@ class Flashcopy:
             try:
                 done &= member.native.copy(max(0.0, left_s))  # 0: whether it is done
             except OSError as error:
-                raise self._failure(member, error) from error
+                # Without a server the whole group is void: that of the first one (native/volume.c).
+                void = (m for m in self.members if m.native.stats().abandoned)
+                raise self._failure(next(void, member), error) from error
             left_s = until - native.now_s()
         return done
 

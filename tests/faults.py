@@ -763,6 +763,11 @@ FAULTS = (
         (("mirror_core/driver.py", "refused = self._unsure", "refused = self.refused"),),
     ),
     Fault(
+        "of a group that lacks a server the volume whose turn it is is blamed",
+        "tests/test_lost_store.py::test_of_a_group_without_a_server_its_own_volume_is_named",
+        (("mirror_core/flashcopy.py", "next(void, member)", "member"),),
+    ),
+    Fault(
         "a rename that reports an error was not done",
         "tests/test_ledger.py::test_a_rename_that_was_done_counts_whatever_it_reports",
         (("mirror_core/durable.py", "undone = platform.exists(fresh)", "undone = True"),),

@@ -7,6 +7,7 @@ again.  The source's data: whoever counted on it is told, once, and the target f
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from pair import CommandFailed, MakePair, Pair
 from served import Faulty, Server, create_anew, serve
 from test_link import kill
 
+from mirror_core import flashcopy, native
 from mirror_core.ledger import load
 
 BLOCK = 4096
@@ -337,3 +339,44 @@ def test_what_a_killed_site_had_not_flushed_is_flushed_by_the_next(
         held = client.read(0, SIZE)
     assert held.startswith(b"kept")
     assert handmade.image("west").read_bytes() == held
+
+
+def test_of_a_group_without_a_server_its_own_volume_is_named(scratch: Path) -> None:
+    """The others' servers are there again, and nobody is sent to look at those, whose turn it is
+    to be copied."""
+    servers = {name: Faulty(scratch / f"{name}.img") for name in ("a", "b", "c")}
+    stores, members = [], []
+    for name, server in servers.items():
+        sink = scratch / f"{name}.sink"
+        sink.touch()
+        os.truncate(sink, BLOCK)
+        stores.append(native.Store.nbd(server.store(BLOCK), 5.0))
+        stores.append(native.Store.file(os.open(sink, os.O_RDWR), BLOCK))
+        volume = native.Volume(stores[-2], stores[-1], BLOCK, BLOCK, False)
+        members.append(flashcopy.Member(name, volume))
+    copier = flashcopy.Flashcopy(members)
+    try:
+        copier.link([None] * 3)
+        copier.group.freeze(1.0)
+        copier.abandon(errno.EIO)
+        for server in servers.values():
+            server.stop()
+        for member in members:
+            with pytest.raises(OSError):
+                member.native.flush_front()
+        for name in ("b", "c"):
+            servers[name].start()
+        for _ in members:
+            copier.group.freeze(1.0)
+            with pytest.raises(flashcopy.CopyError, match="volume a"):
+                copier.copy(0.1)
+            copier.abandon(errno.EIO)
+    finally:
+        copier.fail(errno.ESHUTDOWN)
+        copier.unlink()
+        for member in members:
+            member.native.close()
+        for store in stores:
+            store.close()
+        for server in servers.values():
+            server.stop()
