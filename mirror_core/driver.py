@@ -665,7 +665,7 @@ class Driver:
             consistency_point=self._point.wall,
         )  # fmt: skip
         self._copier.settle()
-        self._coarse = False
+        self._coarse = self._seeded = False
         self._backoff = limits.BACKOFF_MIN_S
         duration = self._platform.monotonic() - self.progress.began
         with self.changed:

@@ -52,10 +52,12 @@ def test_only_what_differs_from_a_seed_is_sent(couriered: Pair) -> None:
     couriered.run("seed", str(couriered.toml("west")))
     couriered.start("west")
     check(couriered, 1.2 * CHANGED * 4096 + SIZE / 100)
+    before = wire(couriered)
     with couriered.client() as client:
         client.write(MIB, b"after" * 1000)
     direct.sync(couriered)
     assert couriered.image("east").read_bytes() == couriered.image("west").read_bytes()
+    assert wire(couriered) - before == 2 * 4096, "nothing is compared any more"
 
 
 def test_a_seed_survives_kills_of_either_site(couriered: Pair) -> None:
