@@ -38,7 +38,9 @@ fm_news_end (struct fm_volume *v, struct fm_news *n)
   while (*at != n)
     at = &(*at)->next;
   *at = n->next;
-  if (n->sure != atomic_load (&v->front->lost) && now >= n->since_ns + v->returning_ns)
+  bool was_there = n->since_ns < atomic_load (&v->front->lost_ns);
+  if (n->sure != atomic_load (&v->front->lost)
+      && (was_there || now >= n->since_ns + v->returning_ns))
     atomic_store (&v->left_ns, now);
   pthread_mutex_unlock (&v->lock);
   free (n);

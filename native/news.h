@@ -8,8 +8,8 @@
  *   - that was counted while it was open;
  *   - that was counted less than `returning_ns` before it was opened.  A loss between two processes
  *     counts from the start of the second one, before which no client can be back;
- *   - of which a connection that was open for `returning_ns` has not heard for sure, if that one ended
- *     less than `returning_ns` before it was opened.
+ *   - of which a connection that was open when it was counted, or for `returning_ns`, has not heard for
+ *     sure, if that one ended less than `returning_ns` before it was opened.
  * It has heard for sure when a later flush of its own was good: the answer of the one that failed may
  * have been lost with the connection.
  *

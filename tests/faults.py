@@ -187,6 +187,11 @@ FAULTS = (
           "lost = False"),),
     ),
     Fault(
+        "who came shortly before a loss and leaves is forgotten",
+        "native:lost",
+        (("native/news.c", "(was_there || now >=", "((was_there && 0) || now >="),),
+    ),
+    Fault(
         "zeroes that are written back fill a store that is sparse",
         "native:lost",
         (("native/lane.c", "{ .kind = zero ? FM_ZERO : FM_WRITE, .flags = zero ? FM_PUNCH : 0,\n"

@@ -565,6 +565,25 @@ who_left_unheard_is_told (void)
   }
 }
 
+/* The same of one who had come shortly before the loss: it was his. */
+static void
+who_had_just_come_and_left_is_told (void)
+{
+  begin_clients ();
+  struct fm_news *client = fm_news_begin (v);
+  fm_volume_lose_front (v);
+  pass (RETURNING * 2 / 3);
+  fm_news_end (v, client);
+  pass (RETURNING * 2 / 3);
+  CHECK (fm_news_is_due (v));
+  client = fm_news_begin (v);
+  check_is_told (client);
+  fm_news_end (v, client);
+  pass (RETURNING);
+  CHECK (!fm_news_is_due (v));
+  end_clients ();
+}
+
 /* Visits that flush nothing do not keep the time open for ever. */
 static void
 short_visits_change_nothing (void)
@@ -597,6 +616,7 @@ main (void)
   RUN (each_who_comes_back_is_told);
   RUN (a_new_client_is_not_told);
   RUN (who_left_unheard_is_told);
+  RUN (who_had_just_come_and_left_is_told);
   RUN (short_visits_change_nothing);
   return finish ("lost");
 }
