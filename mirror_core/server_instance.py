@@ -14,7 +14,8 @@ unless the server is known to be the process that it was.
               writes is recorded as unknown until nobody is left who may have to be told, and a
               client's flush is good then.
     untold    the volumes, behind a server or not, of which somebody was still to be told of a loss
-              when the site was stopped: the next process tells it.
+              when the site was stopped: the next process tells it, and so does the one after a kill
+              of that one before all have heard.
     reboot    who had the device was on this machine and ended with it: there is nobody to tell.
 
 Invariant.  A server is recorded only as the process at the other end of the connection that
@@ -119,7 +120,7 @@ class Servers:
         self._lock = platform.lock()
         self._known: dict[str, str | None] = {}
         self._owed: set[str] = set()  # volumes that have lost writes, not known again
-        self._untold: list[str] = []  # at the end
+        self._untold: list[str] = []  # of all at the end; before that, of those without a server
 
     def begin(self, *, clean: bool, run_before: str) -> list[str]:
         """Before anything is written.  The volumes whose clients are to be told of a loss."""
@@ -138,26 +139,32 @@ class Servers:
                 self._owed.add(name)
                 if name in self._known:
                     self._known[name] = None
-        if self._volumes:
+        self._untold = sorted(self._owed - self._volumes.keys())
+        if self._volumes or self._untold:
             self._save(boot)
         return sorted(self._owed)
 
     def end(self) -> bool:
         """Of a stop, when no client is left: who is still to be told of a loss is told by the next
         process.  Whether that is durable."""
+        stands = bool(self._untold or self._volumes)
         self._untold = [name for name, volume in self._fronts.items() if volume.news_is_due()]
-        if not (self._untold or self._volumes) or self._save(boot_id()):
+        if not (self._untold or stands) or self._save(boot_id()):
             return True
         durable.remove(path_in(self._state), self._platform)
         return False
 
     def flushed(self, name: str, *, failed: bool) -> None:
         """A client's flush has ended."""
-        volume = self._volumes.get(name)
-        if volume is None:
+        volume = self._fronts.get(name)
+        if volume is None or not (name in self._volumes or name in self._untold):
             return
         with self._lock:
-            if failed or volume.news_is_due():
+            if name not in self._volumes:
+                if name in self._untold and not volume.news_is_due():
+                    self._untold.remove(name)
+                    self._save(boot_id())  # if not: the next process tells it for nothing
+            elif failed or volume.news_is_due():
                 self._owed.add(name)
                 self._know(name, None)
             elif name in self._owed:

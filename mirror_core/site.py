@@ -303,7 +303,8 @@ class Site:
             self._flush_seed()
         book = self.book.current
         for name in self.servers.begin(clean=book.clean, run_before=book.run):
-            words = server_instance.UNTOLD if book.clean else server_instance.MAY_BE_GONE
+            ours = book.clean or self._opened[name, "data"].cached_here
+            words = server_instance.UNTOLD if ours else server_instance.MAY_BE_GONE
             self.journal.say(f"volume {name}: {words}")
         # With the maps as they were recovered: the files of this run stand, those of the one before
         # count no more.

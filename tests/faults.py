@@ -192,6 +192,12 @@ FAULTS = (
         (("native/news.c", "(was_there || now >=", "((was_there && 0) || now >="),),
     ),
     Fault(
+        "a kill forgets what the process before was to tell of a file",
+        "tests/test_server_instance.py::test_a_loss_of_a_file_survives_a_kill",
+        (("mirror_core/server_instance.py", "if self._volumes or self._untold:",
+          "if self._volumes:"),),
+    ),
+    Fault(
         "zeroes that are written back fill a store that is sparse",
         "native:lost",
         (("native/lane.c", "{ .kind = zero ? FM_ZERO : FM_WRITE, .flags = zero ? FM_PUNCH : 0,\n"

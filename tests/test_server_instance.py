@@ -199,6 +199,35 @@ def test_a_loss_of_a_file_is_told_after_a_stop(scratch: Path) -> None:
     assert heard == [[], ["disk"], []]
 
 
+@pytest.mark.parametrize("told", [False, True])
+def test_a_loss_of_a_file_survives_a_kill(scratch: Path, *, told: bool) -> None:
+    """Killed before all have heard of what the process before it had met, the next one tells it
+    again; killed after that, nothing."""
+    heard = []
+    for run, before in (("1", ""), ("2", "1"), ("3", "2")):
+        stores = []
+        for name in ("front.img", "sink.img"):
+            (scratch / name).touch()
+            os.truncate(scratch / name, SIZE)
+            stores.append(native.Store.file(os.open(scratch / name, os.O_RDWR), SIZE))
+        volume = native.Volume(stores[0], stores[1], SIZE, BLOCK, False)
+        volume.set_returning(30.0 if run == "1" else 0.1)
+        servers = server_instance.Servers(scratch, SOURCE, run, {"disk": volume})
+        heard.append(servers.begin(clean=run != "3", run_before=before))
+        if run == "1":
+            volume.lose_front()  # as a flush of the control's that fails
+            servers.end()
+        elif told:
+            until = native.now_s() + 20
+            while volume.news_is_due():
+                assert native.now_s() < until
+            servers.flushed("disk", failed=False)
+        volume.close()
+        for store in stores:
+            store.close()
+    assert heard == [[], ["disk"], [] if told else ["disk"]]
+
+
 def test_a_server_over_tcp_is_never_known(handmade: Handmade, scratch: Path) -> None:
     """Each kill costs one failed flush, which docs/attach.md says."""
     image = scratch / "tcp.img"
