@@ -86,6 +86,7 @@ class Store:
     def __init__(self, handle: Any, kind: str) -> None:
         self._handle = handle
         self.kind = kind  # "file" or "nbd"
+        self._before = 0  # losses that count anew, of the process before
 
     @classmethod
     def file(cls, fd: int, size: int) -> Store:
@@ -130,7 +131,7 @@ class Store:
     @property
     def losses(self) -> int:
         """How often what was not flushed may have gone, since it was opened."""
-        return int(_lib.fm_store_losses(self._handle))
+        return int(_lib.fm_store_losses(self._handle)) - self._before
 
     def is_settled(self) -> bool:
         """Whether nothing that was given up may still be done there (native/late.h)."""
@@ -266,6 +267,8 @@ class Volume:
         """What the front has not flushed may be gone: the clients hear of it (news.h).  Before
         the volume is in use."""
         _lib.fm_volume_lose_front(self._handle)
+        if self.front.kind == "file":  # nothing of it is cached any more: what it shows it holds
+            self.front._before += 1
 
     def news_is_due(self) -> bool:
         """Whether a client who is there, or may come back, has to hear of a loss of the front."""

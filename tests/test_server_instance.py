@@ -214,6 +214,7 @@ def test_a_loss_of_a_file_survives_a_kill(scratch: Path, *, told: bool) -> None:
         volume.set_returning(30.0 if run == "1" else 0.1)
         servers = server_instance.Servers(scratch, SOURCE, run, {"disk": volume})
         heard.append(servers.begin(clean=run != "3", run_before=before))
+        assert not stores[0].losses, "of this run, whose end has a fingerprint of it"
         if run == "1":
             volume.lose_front()  # as a flush of the control's that fails
             servers.end()
