@@ -159,6 +159,9 @@ def test_a_refused_target_that_is_away_holds_no_more_than_before(pair: Pair) -> 
     direct.stop(pair, "west")
     direct.wait_status(pair, state="degraded")
     assert direct.status(pair)["data_exposure_seconds"] > 0
+    said = pair.run("pause", str(pair.toml("east")))
+    assert "the target had, when it was connected last, the writes until" in said
+    direct.resume(pair)
     pair.start("west")
     refused(pair)
     way_out(pair)

@@ -44,15 +44,17 @@ def pause(site: str, now: bool, timeout: float | None, as_json: bool) -> None:
     ask(settings, {"op": "pause", "now": now})
     status = wait_until(settings, {"op": "settled"}, timeout, "pause")
     record = {"state": "paused", "committed": status["committed"]}
-    show(record, as_json, lambda: f"{settings.name}: paused, {_point_of(status['committed'])}")
+    show(record, as_json, lambda: f"{settings.name}: paused, {_point_of(status)}")
 
 
-def _point_of(committed: dict[str, Any]) -> str:
-    """What the target has: a cycle that was under way may have been given up."""
-    point = committed["consistency_point"]
+def _point_of(status: dict[str, Any]) -> str:
+    """What the target has: a cycle that was under way may have been given up, and a target that is
+    not connected may have been put back since."""
+    point = status["committed"]["consistency_point"]
     if point is None:
         return "and the time of what is whole at the target is not known"
-    return f"and the target has the writes until {datetime.fromtimestamp(point).astimezone()}"
+    has = "has" if status["peer"]["state"] == "connected" else "had, when it was connected last,"
+    return f"and the target {has} the writes until {datetime.fromtimestamp(point).astimezone()}"
 
 
 @click.command()
