@@ -195,7 +195,8 @@ class Servers:
         try:
             record = json.loads(self._platform.read(path_in(self._state)))
             fits = record["version"] == VERSION and record["site"] == self._site
-            if run and fits and record["run"] == run and isinstance(record["data"], dict):
+            shaped = isinstance(record["data"], dict) and isinstance(record.get("untold", []), list)
+            if run and fits and record["run"] == run and shaped:
                 found: dict[str, Any] = record
                 return found
         except (OSError, ValueError, TypeError, KeyError):
