@@ -42,7 +42,7 @@ test-native: build
 test-faults: build
 	$(BIN)/python scripts/mutants --jobs 2 --native --only 'I5|I8'
 test-python: build
-	$(BIN)/pytest -n 5 --dist loadfile $(if $(TESTS),$(TESTS),-m 'not alone')
+	$(BIN)/pytest -n 5 --dist loadfile --max-worker-restart=0 $(if $(TESTS),$(TESTS),-m 'not alone')
 test-alone: build
 	$(BIN)/pytest -m alone
 
