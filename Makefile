@@ -41,6 +41,7 @@ test-native: build
 	$(MAKE) --no-print-directory -j2 --output-sync=target -C native check asan tsan fuzz
 test-faults: build
 	$(BIN)/python scripts/mutants --jobs 2 --native --only 'I5|I8'
+# Without a restart of workers: pytest-xdist waits for ever after one that died (loadfile).
 test-python: build
 	$(BIN)/pytest -n 5 --dist loadfile --max-worker-restart=0 $(if $(TESTS),$(TESTS),-m 'not alone')
 test-alone: build

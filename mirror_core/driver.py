@@ -156,10 +156,10 @@ class Driver:
         that was refused may hold less than it has told, or not be ours, until it has a session."""
         with self.changed:
             point, since = self._committed_at, self._copier.exposed_since()
-            refused = self._unsure
+            unsure = self._unsure
         if point is None:
             return self._began.age(self._platform)
-        if since == flashcopy.SINCE_UNKNOWN or refused:
+        if since == flashcopy.SINCE_UNKNOWN or unsure:
             return point.age(self._platform)
         return max(0.0, self._platform.monotonic() - since) if since is not None else 0.0
 

@@ -15,7 +15,7 @@ struct fm_lane;
 struct fm_claim {
   uint64_t first, n;    /* blocks; n == 0: unused */
   struct fm_lane *lane; /* whose it is */
-  bool back; /* it is being written back to the front (lane.h) */
+  bool back;            /* it is being written back to the front (lane.h); guarded by the volume's lock */
   _Atomic bool at_second; /* of its copy all is done but at sink 1: set by who steps the lane */
 };
 

@@ -13,7 +13,8 @@
  *
  * Invariants: `next`, and the intent log, hold a block before the front may hold
  * its new bytes (I4); the front gets the new bytes only when none of its blocks is pending (I5), or the
- * cycle is void and nothing under them is being written back to the front (lane.h).  Left out: reads and flushes (news.h) need no gate, they go straight on.
+ * cycle is void and nothing under them is being written back to the front (lane.h).  Left out: reads and
+ * flushes (news.h) need no gate, they go straight on.
  */
 #ifndef FM_REQUEST_H
 #define FM_REQUEST_H

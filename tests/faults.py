@@ -770,13 +770,13 @@ FAULTS = (
     Fault(
         "nothing is exposed at a source whose target is refused",
         "tests/test_went_back.py::test_a_target_that_went_back_is_refused",
-        (("mirror_core/driver.py", "since == flashcopy.SINCE_UNKNOWN or refused:",
+        (("mirror_core/driver.py", "since == flashcopy.SINCE_UNKNOWN or unsure:",
           "since == flashcopy.SINCE_UNKNOWN:"),),
     ),
     Fault(
         "a refused target that goes away has again what it had lost",
         "tests/test_went_back.py::test_a_refused_target_that_is_away_holds_no_more_than_before",
-        (("mirror_core/driver.py", "refused = self._unsure", "refused = self.refused"),),
+        (("mirror_core/driver.py", "unsure = self._unsure", "unsure = self.refused"),),
     ),
     Fault(
         "of a group that lacks a server the volume whose turn it is is blamed",

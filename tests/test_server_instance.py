@@ -177,16 +177,21 @@ def test_a_flush_that_fails_at_a_stop_is_told(handmade: Handmade, faulty: Faulty
         assert flushes(client)
 
 
+def of_files(folder: Path) -> tuple[list[native.Store], native.Volume]:
+    """A volume and its stores, the front first."""
+    stores = []
+    for name in ("front.img", "sink.img"):
+        (folder / name).touch()
+        os.truncate(folder / name, SIZE)
+        stores.append(native.Store.file(os.open(folder / name, os.O_RDWR), SIZE))
+    return stores, native.Volume(stores[0], stores[1], SIZE, BLOCK, False)
+
+
 def test_a_loss_of_a_file_is_told_after_a_stop(scratch: Path) -> None:
     """What has no server is told, too; once all have heard nothing is."""
     heard = []
     for run, before in (("1", ""), ("2", "1"), ("3", "2")):
-        stores = []
-        for name in ("front.img", "sink.img"):
-            (scratch / name).touch()
-            os.truncate(scratch / name, SIZE)
-            stores.append(native.Store.file(os.open(scratch / name, os.O_RDWR), SIZE))
-        volume = native.Volume(stores[0], stores[1], SIZE, BLOCK, False)
+        stores, volume = of_files(scratch)
         servers = server_instance.Servers(scratch, SOURCE, run, {"disk": volume})
         heard.append(servers.begin(clean=True, run_before=before))
         if run == "1":
@@ -205,12 +210,7 @@ def test_a_loss_of_a_file_survives_a_kill(scratch: Path, *, told: bool) -> None:
     again; killed after that, nothing."""
     heard = []
     for run, before in (("1", ""), ("2", "1"), ("3", "2")):
-        stores = []
-        for name in ("front.img", "sink.img"):
-            (scratch / name).touch()
-            os.truncate(scratch / name, SIZE)
-            stores.append(native.Store.file(os.open(scratch / name, os.O_RDWR), SIZE))
-        volume = native.Volume(stores[0], stores[1], SIZE, BLOCK, False)
+        stores, volume = of_files(scratch)
         volume.set_returning(30.0 if run == "1" else 0.1)
         servers = server_instance.Servers(scratch, SOURCE, run, {"disk": volume})
         heard.append(servers.begin(clean=run != "3", run_before=before))
