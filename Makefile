@@ -1,5 +1,6 @@
 # flashmirror: the targets a person uses.  `make demo` and `make test` do everything on a
-# fresh Debian 12; what is missing of the system is installed when root, and named when not.
+# fresh Debian 12; what is missing of the system is installed when root, and named when not: all of
+# it, before the build, which takes a minute.
 
 PYTHON  := /usr/bin/python3
 VENV    := .venv
@@ -8,21 +9,30 @@ SOURCES := $(wildcard pyproject.toml native/*.[ch] native/native.cdef native/bui
              mirror_core/*.py mirror_core/cli/*.py plugin/*.py)
 
 RUN_PACKAGES  := nbdkit nbdkit-plugin-python libnbd-dev gcc pkg-config python3-venv python3-dev make
-DEMO_PACKAGES := libnbd-bin nbdfuse fuse3 e2fsprogs nbd-client kmod
+DEMO_PACKAGES := libnbd-bin fuse3 e2fsprogs nbd-client kmod
 TEST_PACKAGES := spin qemu-utils clang libclang-rt-dev $(DEMO_PACKAGES) dmsetup fio strace user-mode-linux xfsprogs iproute2 nftables sqlite3 systemd
 BENCH_PACKAGES := $(DEMO_PACKAGES) fio qemu-utils qemu-system-common
 
 .PHONY: build demo test test-native test-faults test-python test-alone soak bench lint clean
 build: $(VENV)/.built
 
+# The scripts of a virtual environment hold its path: in a checkout that was moved or copied it is
+# made again.
+ifneq ($(CURDIR),$(file <$(VENV)/.built))
+.PHONY: $(VENV)/.built
+endif
 $(VENV)/.built: $(SOURCES)
 	@scripts/need-packages $(RUN_PACKAGES)
+	@grep -qsxF '$(CURDIR)' $@ || rm -rf $(VENV)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check '.[dev]'
-	touch $@
+	@echo '$(CURDIR)' >$@
 
-demo: build
-	@scripts/need-packages $(DEMO_PACKAGES)
+demo:
+	@[ "$$(id -u)" = 0 ] || \
+	{ echo "make demo: mounts a file system, which needs root: run 'sudo make demo'" >&2; exit 1; }
+	@scripts/need-packages $(RUN_PACKAGES) $(DEMO_PACKAGES)
+	@$(MAKE) --no-print-directory build
 	$(BIN)/python scripts/demo $(if $(ONCE),--once)
 
 # Everything that CI runs: style, types, the C alone (plain, ASan+UBSan, TSan, fuzzed), some planted
@@ -30,8 +40,9 @@ demo: build
 # measure.
 # Each part runs even when one before it has failed; the verdict stands at the end.
 TEST_PARTS := lint test-native test-faults test-python $(if $(TESTS),,test-alone)
-test: build
-	@scripts/need-packages $(TEST_PACKAGES)
+test:
+	@scripts/need-packages $(RUN_PACKAGES) $(TEST_PACKAGES)
+	@$(MAKE) --no-print-directory build
 	@failed=; \
 	for part in $(TEST_PARTS); do $(MAKE) --no-print-directory $$part || failed="$$failed $$part"; done; \
 	if [ "$$failed" ]; then echo "make test: FAILED:$$failed"; exit 1; fi; \
@@ -49,15 +60,17 @@ test-alone: build
 
 # The same tests, longer, and an hour of chaos with all kinds of faults (CHAOS_FAULTS: only those).
 CHAOS_SECONDS := 3600
-soak: build
-	@scripts/need-packages $(TEST_PACKAGES)
+soak:
+	@scripts/need-packages $(RUN_PACKAGES) $(TEST_PACKAGES)
+	@$(MAKE) --no-print-directory build
 	$(MAKE) --no-print-directory -C native fuzz FUZZ_SECONDS=300
 	$(BIN)/python scripts/mutants
 	FLASHMIRROR_SOAK=10 $(BIN)/pytest --timeout 7200 $(TESTS)
 	scripts/chaos --seconds $(CHAOS_SECONDS) $(if $(CHAOS_FAULTS),--faults=$(CHAOS_FAULTS))
 
-bench: build
-	@scripts/need-packages $(BENCH_PACKAGES)
+bench:
+	@scripts/need-packages $(RUN_PACKAGES) $(BENCH_PACKAGES)
+	@$(MAKE) --no-print-directory build
 	$(BIN)/python scripts/bench $(BENCH)
 
 lint: build

@@ -30,7 +30,8 @@ The rooms.
     cycle.py               one cycle as a generator of effects; pure
     target.py              the target: sessions, commit, the second flashcopy and its hardening
     session.py, pulse.py   a session with the target: handshake, requests, lanes, loss; a sign of
-                           life in it while the control is busy here
+                           life in it while the control is busy here;
+    beside.py              a thread beside the control, on which nothing depends
     hardlog.py, intent.py  the durable logs beside the ledger: of a target, of a source;
     written.py, runlog.py  what a cycle made stable at the target; the form of these logs
     mapfile.py             a source's maps in memory, which outlive its process

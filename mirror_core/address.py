@@ -110,9 +110,18 @@ def _read(path: Path, *, secret: bool) -> str:
             mode = os.fstat(file.fileno()).st_mode
             text = file.read(limits.PEM_BYTES_MAX).decode(errors="replace")
     except OSError as error:
-        raise ConfigError(
-            f"{path}: {error.strerror}: 'flashmirror pki' makes what [tls] needs"
-        ) from error
+        raise ConfigError(f"{path}: {error.strerror}: {_way_out(path, error)}") from error
     if secret and mode & 0o007:
         raise ConfigError(f"{path}: everybody may read this key: chmod 600 it, or make a new one")
     return text
+
+
+def _way_out(path: Path, error: OSError) -> str:
+    if isinstance(error, PermissionError):
+        return "run as the user that the site belongs to, or give this user the permission to read"
+    if not isinstance(error, FileNotFoundError):
+        return "mend that"
+    sites = sorted(key.parent for key in path.parent.glob(f"*/{KEYS[0]}"))
+    if sites:  # of `flashmirror pki DIR`, DIR is named
+        return f"name the folder of this site: {' or '.join(map(str, sites))}"
+    return "'flashmirror pki' makes what [tls] needs"

@@ -13,7 +13,8 @@ Whoever adopts a store says that it may hold something else than the site left i
 
 Invariants.  No byte of a store is changed, only its mark.  The ledger names a source's adopted
 data together with a run of its own, whose intent logs stand already, durably: all of the volume is
-hot there, and no other map is of that run.  An end before leaves the site as it was.
+hot there, and no other map is of that run; who is still to be told of a loss is told by that run,
+too (server_instance.py).  An end before leaves the site as it was.
 
 Left out: a store that carries another store's mark, or that this site records in another place.
 """
@@ -25,7 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from mirror_core import durable, intent, ledger, process, resync, stores
+from mirror_core import durable, intent, ledger, process, resync, server_instance, stores
 from mirror_core import identity as identities
 from mirror_core.config import SiteConfig
 from mirror_core.errors import LedgerError, MirrorError, StoreError
@@ -92,16 +93,11 @@ def _refuse(
         raise StoreError(
             f"{one.where}: {one.size} bytes, but the volume has {record.size}: give it that size"
         )
-    if one.mark() not in (None, place.mark):
-        raise StoreError(
-            f"{one.where}: belongs to another site or volume (attribute user.flashmirror): use "
-            "another store, or, if that site is gone, free it with 'setfattr -x "
-            f"user.flashmirror {one.where}'"
-        )
+    one.refuse_another_owner(place.mark)
     for volume in book.volumes:
         for part in ("data", "intermediate"):
             known = stores.known(getattr(volume, part))
-            verdict = identities.judge(known, one.identity, marked=False)
+            verdict = identities.judge(known, one.identity, marked=True)  # even without a mark
             if verdict is identities.Verdict.SAME and (volume.name, part) != (
                 place.volume,
                 place.part,
@@ -140,6 +136,7 @@ def _record(
 ) -> None:
     """LedgerError, StoreError: as before, unless the text says otherwise."""
     record = next(v for v in book.volumes if v.name == place.volume)
+    one.flush()
     store = one.stopped(record.size, counts=place.counts)
     fresh = (
         replace(record, data=store) if place.part == "data" else replace(record, intermediate=store)
@@ -147,13 +144,17 @@ def _record(
     book = replace(
         book, volumes=tuple(fresh if v.name == place.volume else v for v in book.volumes)
     )
+    before, run = book.run, platform.token()
     if effect == "compare":
-        run = platform.token()
         _make_logs(config, book, record, run, platform)
         book = replace(book, clean=False, run=run, maps={})
     elif effect == "give up":
         book = resync.give_up(book)
+    if place.part == "intermediate" and not one.cached_here:
+        book = replace(book, doubtful_before=True)  # its server may show what its disk has not
     try:
+        if effect == "compare":
+            server_instance.goes_on(config.state, book.site, before, run, platform)
         ledger.save(config.state, book, platform)
     except OSError as error:
         raise no_state(config, error) from error
@@ -176,7 +177,9 @@ def _make_logs(
             config.state, book, record, run, region=config.intent_region, platform=platform
         )
         try:
-            if record.name == adopted.name:
+            # Nor is it known what one without a fingerprint holds: no start on it flushes it first.
+            unknown = book.clean and not record.data.fingerprint
+            if unknown or record.name == adopted.name:
                 opened.log.heat_all()
         except OSError as error:
             raise no_state(config, error) from error

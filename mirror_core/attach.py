@@ -357,14 +357,15 @@ def _alone(index: int) -> Iterator[None]:
 def _by(index: int) -> str:
     """Who uses a device or a part of it, as words behind "in use"; empty if nobody is found."""
     ours = re.compile(rf"/dev/nbd{index}(p\d+)?")
-    mounts = (line.split() for line in Path("/proc/self/mounts").read_text().splitlines())
+    text = Path("/proc/self/mounts").read_text(errors="replace")  # folders have any name
+    mounts = (line.split() for line in text.splitlines())
     where = [fields[1] for fields in mounts if ours.fullmatch(fields[0])]
     if where:
         return f" (mounted on {where[0]})"
     for fd in Path("/proc").glob("[0-9]*/fd/*"):
         with contextlib.suppress(OSError):  # it has ended since
             if ours.fullmatch(os.readlink(fd)) and int(fd.parts[2]) != os.getpid():
-                name = (fd.parents[1] / "comm").read_text().strip()
+                name = (fd.parents[1] / "comm").read_text(errors="replace").strip()
                 return f" (by process {fd.parts[2]}, {name})"
     return ""
 

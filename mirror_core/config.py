@@ -93,7 +93,11 @@ def load(site: str) -> SiteConfig:
     try:
         text = path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}: name a site's TOML file") from error
+        refused = isinstance(error, PermissionError)
+        advice = (
+            "run as the user that the site belongs to" if refused else "name a site's TOML file"
+        )
+        raise ConfigError(f"{path}: {error.strerror}: {advice}") from error
     try:
         table = tomllib.loads(text.decode())
     except (ValueError, RecursionError) as error:  # tomllib lets through what int() says
@@ -101,11 +105,27 @@ def load(site: str) -> SiteConfig:
     return _Reader(path, table).site()
 
 
+_SETTINGS = frozenset({
+    "name", "listen", "peer", "state", "metrics", "interval", "preserve", "link_timeout",
+    "freeze_deadline", "freeze_max", "block_size", "on_link_loss", "bandwidth", "protocol",
+    "insecure", "tls", "volume",
+})  # fmt: skip
+_OF_A_VOLUME = frozenset({"name", "data", "intermediate"})
+
+
 class _Reader:
-    """Takes the keys of one table one by one; whatever is left at the end is unknown."""
+    """Takes the keys of one table one by one, when it is sure that all of them are known: of a
+    misspelt one a person is told that, not that another is missing."""
 
     def __init__(self, path: Path, table: dict[str, Any]) -> None:
         self.path, self.table = path, dict(table)
+
+    def only(self, known: frozenset[str], where: str = "") -> None:
+        """ConfigError: there is another key."""
+        if unknown := self.table.keys() - known:
+            raise self.refuse(
+                where + min(unknown), "no such setting: remove it or mend its spelling"
+            )
 
     def refuse(self, key: str, text: str) -> ConfigError:
         shown = key if key.isprintable() else repr(key)
@@ -143,6 +163,7 @@ class _Reader:
         return path
 
     def site(self) -> SiteConfig:
+        self.only(_SETTINGS)
         insecure, tls = self._flag("insecure"), self._tls()
         socket, tcp = self._listen()
         if tcp and not tls and not insecure:
@@ -174,8 +195,7 @@ class _Reader:
             protocol=self._protocol(),
             volumes=self._volumes(),
         )
-        if self.table:
-            raise self.refuse(min(self.table), "no such setting: remove it or mend its spelling")
+        assert not self.table, "a known setting is taken"
         if config.freeze_max < config.freeze_deadline:
             raise self.refuse("freeze_max", "must not be below freeze_deadline")
         if config.peer == config.socket:
@@ -301,17 +321,15 @@ class _Reader:
         volumes = []
         for table in tables:
             reader = _Reader(self.path, table)
+            named = str(table.get("name", ""))
+            good = re.fullmatch(limits.NAME_PATTERN, named)
+            reader.only(_OF_A_VOLUME, f"volume {named}: " if good else "volume: ")
             name = reader._name(reader.take("name", where="volume."), "volume.name")
             stores = [
                 text if is_uri(text) else str(self.file(key, text))
                 for key in ("data", "intermediate")
                 for text in [reader.take(key, where=f"volume {name}: ")]
             ]
-            if reader.table:
-                raise self.refuse(
-                    f"volume {name}: {min(reader.table)}",
-                    "no such setting: remove it or mend its spelling",
-                )
             volumes.append(VolumeConfig(name, *stores))
         self._distinct([v.name for v in volumes], "is the name of two volumes")
         self._distinct([s for v in volumes for s in (v.data, v.intermediate)], "is used twice")

@@ -13,7 +13,15 @@ from collections.abc import Callable
 from mirror_core import limits, promotion, protocol, recovery, status
 from mirror_core.door import Visitor
 from mirror_core.driver import Driver
-from mirror_core.errors import Malformed, MirrorError, OtherVersion, PeerError, Refused, short
+from mirror_core.errors import (
+    Malformed,
+    MirrorError,
+    OtherVersion,
+    Owed,
+    PeerError,
+    Refused,
+    short,
+)
 from mirror_core.protocol import Record
 from mirror_core.site import Site
 from mirror_core.target import Target
@@ -37,12 +45,14 @@ def answer(site: Site, data: bytes, visitor: Visitor) -> bytes:
     except MirrorError as error:
         if isinstance(error, Malformed):
             site.journal.refused(visitor.origin, str(error))
-        return protocol.encode({"error": str(error), "errno": error.code}, version)
+        stale = error.code == errno.ESTALE and not isinstance(error, Owed)  # of a folder on NFS
+        code = errno.EIO if stale else error.code
+        return protocol.encode({"error": str(error), "errno": code}, version)
 
 
 def _refuse(site: Site, visitor: Visitor, error: OtherVersion) -> None:
     if isinstance(site.control, Target):
-        site.control.refusal = str(error)
+        site.control.note_refusal(str(error))
     site.journal.refused(visitor.origin, str(error))
 
 
@@ -73,6 +83,12 @@ def _target(site: Site) -> Target:
     return site.control
 
 
+def _wait_s(record: Record) -> float:
+    """How long its asker has time for: a command may have a time-out."""
+    wait_s = protocol.field(record, "wait", float) if "wait" in record else limits.CONTROL_WAIT_S
+    return min(wait_s, limits.CONTROL_WAIT_S)
+
+
 def _status(site: Site, _record: Record, _version: int) -> Record:
     return status.of(site)
 
@@ -83,8 +99,11 @@ def _sync(site: Site, _record: Record, _version: int) -> Record:
 
 def _wait(site: Site, record: Record, _version: int) -> Record:
     sequence = protocol.field(record, "sequence", int)
-    done = _driver(site).wait_whole(sequence, limits.CONTROL_WAIT_S)
-    return {"done": done, "status": status.of(site)}
+    done = _driver(site).wait_whole(sequence, _wait_s(record))
+    whole, point = _driver(site).whole()
+    return {
+        "done": done, "sequence": whole, "consistency_point": point, "status": status.of(site)
+    }  # fmt: skip
 
 
 def _pause(site: Site, record: Record, _version: int) -> Record:
@@ -102,8 +121,8 @@ def _bandwidth(site: Site, record: Record, _version: int) -> Record:
     return {}
 
 
-def _settled(site: Site, _record: Record, _version: int) -> Record:
-    done = _driver(site).wait_settled(limits.CONTROL_WAIT_S)
+def _settled(site: Site, record: Record, _version: int) -> Record:
+    done = _driver(site).wait_settled(_wait_s(record))
     return {"done": done, "status": status.of(site)}
 
 
@@ -127,12 +146,19 @@ def _compare(site: Site, record: Record, version: int) -> Record:
 
 
 def _hardened(site: Site, record: Record, _version: int) -> Record:
-    wait = protocol.field(record, "wait", float)
-    return _target(site).poll(protocol.field(record, "session", int), wait)
+    session, wait = protocol.field(record, "session", int), protocol.field(record, "wait", float)
+    if not session and "lineage" in record:  # a source without a session, that is there
+        return _target(site).knock(*protocol.sign(record))
+    return _target(site).poll(session, wait, paused=record.get("paused") is True)
 
 
 def _promote(site: Site, record: Record, _version: int) -> Record:
-    return promotion.promote(site, force=protocol.field(record, "force", bool))
+    force = protocol.field(record, "force", bool)
+    return promotion.promote(site, force=force, wait_s=_wait_s(record))
+
+
+def _take_back(site: Site, _record: Record, _version: int) -> Record:
+    return promotion.take_back(site)
 
 
 def _who(site: Site, _record: Record, _version: int) -> Record:
@@ -162,4 +188,5 @@ _LOCAL: dict[str, Handler] = {
     "bandwidth": _bandwidth,
     "settled": _settled,
     "promote": _promote,
+    "take_back": _take_back,
 }

@@ -23,7 +23,7 @@ def create(
     """The first ledger of a site; `say`: what its owner should know of the stores.  StoreError,
     LedgerError: nothing was written."""
     try:
-        config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        durable.make_folder(config.state, HERE)
     except OSError as error:
         raise no_state(config, error) from error
     site = os.urandom(16).hex()
@@ -31,9 +31,10 @@ def create(
         undo.callback(os.close, lock_state(config))
         if ledger.path_in(config.state).exists():
             raise LedgerError(
-                f"{config.state}: holds a site already: remove that folder to begin anew, or name "
-                "another 'state'"
+                f"{config.state}: holds a site already: name another 'state', or, to begin anew, "
+                "move it away (not more: its image, or what it knows of changes, is lost with it)"
             )
+        ledger.refuse_lost(config.state)
         stores.refuse_twice(config)
         opened = []
         records = []
@@ -42,12 +43,7 @@ def create(
             for part in ("data", "intermediate"):
                 one = stores.open_store(getattr(volume, part), config.link_timeout)
                 undo.callback(one.store.close)
-                if one.mark() is not None:
-                    raise StoreError(
-                        f"{one.where}: belongs to another site (attribute user.flashmirror): use "
-                        "another store, or, if that site is gone, free it with 'setfattr -x "
-                        f"user.flashmirror {one.where}'"
-                    )
+                one.refuse_another_owner()
                 pair.append(one)
                 place = stores.Place(site, volume.name, part, str(config.path))
                 opened.append((one, place.mark))

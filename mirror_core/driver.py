@@ -58,7 +58,7 @@ class Driver:
         self._session = session.Session(
             config, book, copier, platform, ending=lambda: self.stopping
         )
-        self._pulse = pulse.Pulse(config, journal, platform, self._heard)
+        self._pulse = pulse.Pulse(config, book, journal, platform, self._heard)
         self._point = age.Moment(0.0, 0.0)  # of the running cycle
         self._began = age.Moment(book.current.since or platform.time(), platform.monotonic())
         self._held = 0.0  # how long the last freeze held writes, seconds
@@ -73,7 +73,7 @@ class Driver:
         self._commit_asked = 0  # the sequence
         self._limited = 0  # the bandwidth that the flashcopy knows
         self._stuck: str | None = None  # a reason that stands until a cycle is committed
-        self._clean = clean  # the process before has stopped in order
+        self._clean = clean  # the process before has stopped in order, or what it lost is dropped
         self._drop_caches = drop_caches  # what a failed flush has lost is not read any more
         self._owing = False  # the target holds what this site does not know to have sent
         self._coarse = coarse  # until a commit: `next` may hold much that does not differ
@@ -92,9 +92,11 @@ class Driver:
         self.requested = 0  # commands wait for a commit of at least this sequence
         self.progress = cycle.Progress()
         self.last_cycle: cycle.LastCycle | None = None
-        self.hardened = book.current.hardened
+        self.hardened = min(book.current.hardened, book.current.committed)
         self.committed = book.current.committed
         self._committed_at = age.told(book.current.consistency_point, platform)
+        # Of `hardened`; None: it is not known.
+        self._hardened_at = self._committed_at if self.hardened == self.committed else None
         self.connected = False
         self.connected_since = self._platform.time()
         self.reason: str | None = "not connected yet"
@@ -119,6 +121,12 @@ class Driver:
                 self.changed.wait_for(lambda: self.stopping or self.hardened >= sequence, timeout_s)
                 and self.hardened >= sequence
             )
+
+    def whole(self) -> tuple[int, float | None]:
+        """What is whole in the target's data stores: its sequence and its point, Unix seconds.
+        Another one may be committed since."""
+        with self.changed:
+            return self.hardened, self._hardened_at.wall if self._hardened_at else None
 
     def pause(self, *, now: bool) -> None:
         with self._pausing:
@@ -163,12 +171,17 @@ class Driver:
             return point.age(self._platform)
         return max(0.0, self._platform.monotonic() - since) if since is not None else 0.0
 
+    @property
+    def standing(self) -> bool:
+        """Nothing is copied, until `resume`."""
+        return self.halted and self._standing and self.progress.phase == "copy"
+
     def estimated_end(self) -> float | None:
         """When the running copy will have ended if it goes on as it has since its beginning, Unix
         seconds; None: nothing is copied, or nobody knows."""
         with self.changed:
             now, done = self.progress, self.progress.copied_bytes
-            if now.phase != "copy" or not self.connected or not done:
+            if now.phase != "copy" or self.standing or not self.connected or not done:
                 return None
             left = max(0, now.total_bytes - done)
             return self._platform.time() + (self._platform.monotonic() - now.began) * left / done
@@ -211,6 +224,10 @@ class Driver:
         if self._thread:
             self._thread.join()
         return self._pulse.join(timeout_s)
+
+    def hears(self) -> bool | None:
+        """Whether the target is there, with a session or without; None: it is not known."""
+        return self.connected or self._pulse.answers
 
     def _heard(self) -> tuple[int, float]:
         """The session, 0 while there is none, and when this thread has asked in it last."""
@@ -270,7 +287,7 @@ class Driver:
     def _say(self, reason: str | None, *, refused: bool = False) -> None:
         with self.changed:
             if reason and reason != self.reason:
-                self._journal.say(reason)
+                self._journal.say(session.told(reason, paused=self._book.current.paused))
             self.reason, self.refused = reason, refused
             self._unsure |= refused
             self.changed.notify_all()
@@ -287,7 +304,7 @@ class Driver:
     def _open_session(self) -> None:
         """Handshake, then the lanes to the target's intermediates.  MirrorError."""
         self._retry_later()
-        welcome = self._session.open()
+        welcome = self._greet()
         if not welcome.whole:  # what the target was sent may be a hole here
             self._mark_everything(data_only=welcome.blank and not self._owing)
         elif self._owing:
@@ -296,6 +313,23 @@ class Driver:
         self._owing = False
         self._connect()
         self._set_connected(welcome)
+
+    def _greet(self, resumes: int = 0, stable: int = 0) -> protocol.Welcome:
+        """The handshake.  What the target holds counts from its answer on, for `exposure` and for
+        who waits, whatever fails after it.  MirrorError."""
+        welcome = self._session.open(resumes, stable)
+        with self.changed:
+            if self.requested <= self.hardened:
+                self.requested = 0  # nobody waits for it, or a lost image would ask for it again
+            if not welcome.whole:
+                self.committed, self._committed_at = 0, None
+            elif welcome.committed > self.committed:  # its answer was lost, or our ledger is older
+                self.committed = welcome.committed
+                self._committed_at = age.told(welcome.point, self._platform)
+            self._take_hardened(min(welcome.hardened, self.committed))
+            self.changed.notify_all()
+        self._session.remember(welcome)
+        return welcome
 
     def _connect(self) -> None:
         """PeerError; MirrorError: our own intermediate."""
@@ -319,15 +353,7 @@ class Driver:
         self._stable.restart()
         with self.changed:
             self.connected, self.connected_since = True, self._platform.time()
-            if self.requested <= self.hardened:
-                self.requested = 0  # nobody waits for it, or a lost image would ask for it again
             self.reason, self.refused, self._unsure = self._stuck, False, False
-            if not welcome.whole:
-                self.committed, self._committed_at = 0, None
-            elif welcome.committed > self.committed:  # its answer was lost, or our ledger is older
-                self.committed = welcome.committed
-                self._committed_at = age.told(welcome.point, self._platform)
-            self.hardened = min(welcome.hardened, self.committed)
             self.changed.notify_all()
         if not self._stuck:
             self._journal.say(f"mirroring to {welcome.name}")
@@ -336,6 +362,7 @@ class Driver:
         with self.changed:
             if self.connected:
                 self.connected, self.connected_since = False, self._platform.time()
+                self._pulse.answers = None  # it is asked anew
                 self.changed.notify_all()
 
     def _mark_everything(self, *, data_only: bool) -> None:
@@ -375,7 +402,7 @@ class Driver:
             return cycle.Result(done=False)
         self._retry_later()
         try:
-            welcome = self._session.open(sequence, self._stable.done)
+            welcome = self._greet(sequence, self._stable.done)
             committed = self._go_on_with(sequence, welcome)
             self._connect()
             if committed:
@@ -395,9 +422,10 @@ class Driver:
             if sequence == self._commit_asked and theirs.same(ours):
                 return True
             raise MirrorError(f"peer {welcome.name} has a commit that is not ours")
-        # Without an image the cycle stands on what the data stores held when it began.
-        stands = (welcome.blank, welcome.seeded) == (self._blank, self._seeded)
-        if not welcome.whole and not (welcome.resumed and stands):
+        # Without an image a cycle is of everything, less the holes for a blank target.  What was
+        # found equal to a seed, and is not stable, is compared or sent again.
+        began = (self._comparable, self._seeded, self._blank)
+        if not welcome.whole and began != (False, welcome.seeded, welcome.blank):
             raise MirrorError(f"peer {welcome.name} has no image: everything is sent again")
         if not welcome.resumed:
             self._copier.forget_stable()
@@ -420,12 +448,10 @@ class Driver:
             if outcome.result == "abandoned":
                 # Never the link's fault, whatever the errno: a lost link is resumed.
                 self._stuck = outcome.reason
-                # Such as blocks of a write that was refused, which an abandoned cycle had sent and
-                # a power loss made this site forget: the target waits for them.
-                self._owing = outcome.code == errno.ESTALE
                 self._retry_later()
                 self._last_begin = float("-inf")
-                raise MirrorError(outcome.reason or "", outcome.code)
+                kind = Refused if self.refused else MirrorError
+                raise kind(outcome.reason or "", outcome.code)
             self._stuck = None
             if self.reason:
                 self._say(None)
@@ -472,7 +498,12 @@ class Driver:
     def _look_at_peer(self, wait_s: float) -> None:
         """PeerError: so soon that a lost link is noticed within link_timeout of its loss."""
         answer = self._session.ask(
-            {"op": "hardened", "session": self._session.number, "wait": wait_s},
+            {
+                "op": "hardened",
+                "session": self._session.number,
+                "wait": wait_s,
+                "paused": self._book.current.paused,
+            },
             wait_s + timeouts.look_s(self._config.link_timeout),
         )
         self._set_hardened(protocol.field(answer, "hardened", int))
@@ -482,8 +513,14 @@ class Driver:
         """So the target says; but what is whole there is committed, or a number that is too high
         would answer each `sync` that is still to come."""
         with self.changed:
-            self.hardened = max(self.hardened, min(sequence, self.committed))
+            self._take_hardened(max(self.hardened, min(sequence, self.committed)))
             self.changed.notify_all()
+
+    def _take_hardened(self, sequence: int) -> None:
+        """With `changed`.  The target says so before there is another commit (I3)."""
+        if sequence != self.hardened:
+            self._hardened_at = self._committed_at if sequence == self.committed else None
+        self.hardened = sequence
 
     def _perform(self, run: Generator[cycle.Effect, cycle.Result, cycle.Outcome]) -> cycle.Outcome:
         effect = next(run)
@@ -502,8 +539,10 @@ class Driver:
     def _result_of(self, error: MirrorError) -> cycle.Result:
         if self.stopping:
             return cycle.Result(error="stopping", code=errno.ESHUTDOWN)
-        # ESTALE: it is not enough for a commit; another cycle, of everything in it, may be.
-        lost = isinstance(error, PeerError) and error.code != errno.ESTALE
+        if isinstance(error, Refused):  # at once: it may be away before it is asked again
+            self._say(str(error), refused=True)
+        # Owing: it is not enough for a commit; another cycle, of everything in it, may be.
+        lost = isinstance(error, PeerError) and not self._owing
         try:
             if isinstance(error, PeerError) and lost:
                 self._lose_session(error)
@@ -643,11 +682,16 @@ class Driver:
         with self._session.blaming():
             self._copier.check()
         self._commit_asked = sequence
-        answer = self._session.ask(
-            protocol.Commit(
-                mine.lineage.id, self._session.number, sequence, self._point.wall, mine.begun_token
-            )
+        request = protocol.Commit(
+            mine.lineage.id, self._session.number, sequence, self._point.wall, mine.begun_token
         )
+        try:
+            answer = self._session.ask(request)
+        except Answered as error:
+            # Such as blocks of a write that was refused, which an abandoned cycle had sent and a
+            # power loss made this site forget: the target waits for them (errors.Owed).
+            self._owing = error.code == errno.ESTALE
+            raise
         self._set_hardened(protocol.field(answer, "hardened", int))
         if answer.get("done") is True:
             return cycle.Result()
@@ -665,7 +709,7 @@ class Driver:
             consistency_point=self._point.wall,
         )  # fmt: skip
         self._copier.settle()
-        self._coarse = self._seeded = False
+        self._coarse, self._comparable, self._seeded = False, True, False
         self._backoff = limits.BACKOFF_MIN_S
         duration = self._platform.monotonic() - self.progress.began
         with self.changed:
@@ -680,6 +724,10 @@ class Driver:
             except OSError as error:  # regions stay hot on disk: safe, and tried again
                 self._journal.say(str(error.strerror))
 
-    def end(self) -> None:
-        """After the thread was joined and no client is left: void a cycle that still runs."""
+    def end(self) -> bool:
+        """After the thread was joined and no client is left: void a cycle that still runs.  False:
+        what the process before had lost may still be read, so this is no end in order either."""
         self._void_cycle(errno.ESHUTDOWN)
+        if not self._clean:
+            self._journal.say("at stop: what the process before had lost may still be read here")
+        return self._clean

@@ -70,6 +70,14 @@ def _rename(fresh: Path, path: Path, platform: Platform) -> None:
             raise
 
 
+def make_folder(folder: Path, platform: Platform) -> None:
+    """It stands, and its name is durable, as those above it that were missing.  OSError."""
+    missing = [one for one in folder.parents if not platform.exists(one)]
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for one in (folder, *missing):
+        sync_folder(one.parent, platform)
+
+
 def write(fd: int, data: bytes, offset: int, platform: Platform) -> None:
     """All of it.  OSError: perhaps a part."""
     while data:

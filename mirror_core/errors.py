@@ -43,6 +43,14 @@ class Answered(PeerError):
     """It answered with an error: it is there, and the way to it, whatever the errno."""
 
 
+class Owed(PeerError):
+    """A cycle has left out what an abandoned one had written at the target: its source is to send
+    everything.  It is told by its errno, which no answer has for another reason (control.py)."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, errno.ESTALE)
+
+
 class Malformed(PeerError):
     """What came over the control export is not a record, or not one that can be meant."""
 
@@ -66,11 +74,12 @@ class OtherVersion(Refused):
         )
 
 
-# The other side, or the way to it, is gone; any other errno is an answer of a store.
+# The other side, or the way to it, is gone, or is another one (EPROTO: native/store.h).  Any other
+# errno is an answer of a store.
 LINK_ERRNOS = frozenset({
     errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNRESET, errno.ECONNREFUSED, errno.EPIPE,
     errno.ESHUTDOWN, errno.ENOENT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN,
-    errno.ENETDOWN, errno.ECONNABORTED,
+    errno.ENETDOWN, errno.ECONNABORTED, errno.EPROTO,
 })  # fmt: skip
 
 

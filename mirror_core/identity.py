@@ -6,11 +6,12 @@
                device's major:minor, a server's URI.  An accident: it may change while the store
                stays the same, and a device's number may mean another disk after a reboot
     instance   of a device: the boot id and the kernel's disk sequence number, which no other disk
-               of the same boot has
+               of the same boot has; of a file: that it carried our mark (stores.py)
 
 `judge` compares these with the recorded ones.  A lasting identity decides.  Without one, an
-instance does, within one boot.  Otherwise a device's number proves nothing, and stores.py asks for
-the fingerprint of an orderly stop, or for a person ('flashmirror adopt').
+instance does, within one boot.  Otherwise a device's number proves nothing, nor does an inode
+number without a generation where a mark has gone, and stores.py asks for the fingerprint of an
+orderly stop, or for a person ('flashmirror adopt').
 
 A file has no lasting identity but our mark in an extended attribute (stores.py), which may travel
 to a copy.  A device has no room for a mark: all of its bytes are the owner's.
@@ -49,6 +50,9 @@ _ATTRIBUTES = (
 )
 
 
+MARKED = "marked"  # the instance of a file
+
+
 class Verdict(enum.Enum):
     SAME = "the store that was recorded"
     UNSURE = "its name does not tell it from another one"
@@ -79,7 +83,10 @@ def judge(known: Identity, found: Identity, *, marked: bool) -> Verdict:
         return Verdict.SAME if all(before[k] == now[k] for k in shared) else Verdict.OTHER
     if known.name != found.name:
         return Verdict.UNSURE if marked else Verdict.OTHER
-    exact = known.kind != "device" or (known.instance and known.instance == found.instance)
+    if known.kind == "device":
+        exact = bool(known.instance) and known.instance == found.instance
+    else:
+        exact = marked or known.instance != MARKED or "." in known.name
     return Verdict.SAME if exact else Verdict.UNSURE
 
 

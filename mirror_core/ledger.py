@@ -43,7 +43,7 @@ from mirror_core.fields import (
 )
 from mirror_core.platform import HERE, Platform
 
-VERSION = 3
+VERSION = 5
 _MAGIC = "flashmirror-ledger"
 _RESTORE = "restore it from a backup, or create the site anew (docs/recovery.md)"
 Role = Literal["source", "target"]
@@ -66,7 +66,7 @@ class StoreRecord:
     identity: str  # inode and generation, device number, or URI: what it is called now
     fingerprint: str | None = None  # of samples of its bytes; from an orderly stop to a start
     lasting: tuple[str, ...] = ()  # KIND:VALUE: identities that outlive a reboot (identity.py)
-    instance: str = ""  # of a device: boot id and disk sequence number; empty: not known
+    instance: str = ""  # what else tells it apart (identity.py); empty: not known
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,12 @@ class Ledger:
     hardened: int = 0  # the highest sequence whole in the target's data stores
     whole: bool = False  # target: image(committed) can be produced
     seeded: bool = False  # target: not whole, but its data stores hold a copy to compare with
-    doubtful: bool = False  # what is copied or compared may be read from a cache, not from the disk
+    # What is read may be a cache's, not the disk's: of the data (a source's volume, or a seed); of
+    # what a target's intermediates were sent since the last commit; and of what the intermediates
+    # held before this history, in whichever role.
+    doubtful_data: bool = False
+    doubtful_sent: bool = False
+    doubtful_before: bool = False
     paused: bool = False
     since: float = 0.0  # when this history began here, Unix seconds; 0: not known
     clean: bool = True
@@ -152,7 +157,9 @@ _LEDGER = Table(
     Field("run", "run", TEXT),
     Field("runs", "runs", several(TEXT, limits.RUNS_KNOWN)),
     Field("source_run", "source_run", TEXT),
-    Field("reads_doubtful", "doubtful", FLAG, since=3, default=True),
+    Field("reads_doubtful", "doubtful_data", FLAG, since=3, default=True),
+    Field("reads_doubtful_sent", "doubtful_sent", FLAG, since=5, default=True),
+    Field("reads_doubtful_before", "doubtful_before", FLAG, since=4, default=True),
 )
 
 # Version 1 had the names that its attributes had.
@@ -186,9 +193,11 @@ _LEDGER_1 = Table(
     Field("paused", "paused", FLAG),
     Field("clean", "clean", FLAG),
     Field("run", "run", TEXT),
-    Field("reads_doubtful", "doubtful", FLAG, since=3, default=True),
+    Field("reads_doubtful", "doubtful_data", FLAG, since=3, default=True),
+    Field("reads_doubtful_sent", "doubtful_sent", FLAG, since=5, default=True),
+    Field("reads_doubtful_before", "doubtful_before", FLAG, since=4, default=True),
 )
-_TABLES = {1: _LEDGER_1, 2: _LEDGER, 3: _LEDGER}
+_TABLES = {1: _LEDGER_1, 2: _LEDGER, 3: _LEDGER, 4: _LEDGER, 5: _LEDGER}
 
 
 def encode(ledger: Ledger) -> bytes:
@@ -245,14 +254,41 @@ def path_in(state: Path) -> Path:
     return state / "ledger"
 
 
+# What may be in a state folder before its first ledger: also after a `create` that was killed.
+_OF_NO_SITE = {"lock", "ledger" + durable.FRESH, "lost+found"}
+
+
+def refuse_lost(state: Path, platform: Platform = HERE) -> None:
+    """To be asked where no ledger is.  LedgerError: there was one, of a site that has run here:
+    a new one in its place would cost what only that one knew."""
+    try:
+        names = platform.names(state)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise LedgerError(
+            f"{state}: {error.strerror}: mend that", error.errno or errno.EIO
+        ) from error
+    if set(names) - _OF_NO_SITE:
+        raise LedgerError(
+            f"{path_in(state)}: the ledger is lost: put it back, or read docs/recovery.md, 'A "
+            "ledger is lost', before you do anything else: the image may be lost with it (of a new "
+            "site: name an empty folder as 'state')",
+            errno.ENOENT,
+        )
+
+
 def load(state: Path, platform: Platform = HERE) -> Ledger:
     """The site's ledger.  LedgerError: there is none, or it is not to be trusted."""
     path = path_in(state)
     try:
         data = platform.read(path)
     except FileNotFoundError as error:
+        refuse_lost(state, platform)
         raise LedgerError(
-            f"{path}: there is no ledger: run 'flashmirror create' first", errno.ENOENT
+            f"{path}: there is no ledger: of a new site, run 'flashmirror create' first; of one "
+            "that was here, mount or put back what holds it",
+            errno.ENOENT,
         ) from error
     except OSError as error:
         raise LedgerError(

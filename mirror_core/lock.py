@@ -21,7 +21,8 @@ def lock_state(config: SiteConfig, platform: Platform = HERE) -> int:
         fd = platform.open(path, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise LedgerError(
-            f"{path}: {error.strerror}: run 'flashmirror create' first, or mend the permission",
+            f"{path}: {error.strerror}: of a new site, run 'flashmirror create' first; or mount "
+            "what holds it, or mend the permission",
             error.errno or 0,
         ) from error
     try:
@@ -64,7 +65,9 @@ def check_ledger(config: SiteConfig, book: ledger.Ledger) -> None:
     """The ledger is of this configuration.  LedgerError."""
     where = ledger.path_in(config.state)
     if book.name != config.name:
-        raise LedgerError(f"{where}: of the site {book.name}, not {config.name}: mend 'state'")
+        raise LedgerError(
+            f"{where}: of the site {book.name}, not {config.name}: mend 'name' or 'state'"
+        )
     if [v.name for v in book.volumes] != [v.name for v in config.volumes]:
         raise LedgerError(f"{where}: records other volumes than {config.path}: mend [[volume]]")
     for record in book.volumes:

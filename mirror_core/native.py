@@ -121,7 +121,7 @@ class Store:
 
     def server_socket(self) -> int:
         """Of the connection that unflushed writes to a server count on: a descriptor for the caller
-        to close.  OSError: there is none."""
+        to close.  OSError: there is none; EBUSY: it is in a flush."""
         return _check(_lib.fm_store_server_fd(self._handle), "connection")
 
     @property
@@ -236,6 +236,7 @@ class Stats(NamedTuple):
     failed_part: int
     closed_part: int
     second_lost: int
+    write_error: int
 
 
 class Volume:
@@ -415,6 +416,12 @@ class Volume:
         for packed in self._packed_runs(which):
             yield from cast("Iterator[tuple[int, int]]", struct.iter_unpack("=QQ", packed))
 
+    def touches(self, which: int, first: int, count: int) -> bool:
+        """Whether one of these blocks is in that map."""
+        out = _ffi.new("uint64_t[2]")
+        n = _lib.fm_volume_runs(self._handle, which, first, out, 1)
+        return bool(n) and int(out[0]) < first + count
+
     def packed_runs(self, which: int) -> bytes:
         """The same as pairs of 64-bit numbers, one after another."""
         return b"".join(self._packed_runs(which))
@@ -435,7 +442,7 @@ class Volume:
             s.next_since_ns, s.cycle_since_ns, s.heard_ns,
             (s.copied_bytes[0], s.copied_bytes[1]), s.wire_bytes, s.copies_before_write,
             s.write_errors, s.wait_us_sum, tuple(s.wait_us),
-            s.abandoned, s.failed_part, s.closed_part, s.second_lost,
+            s.abandoned, s.failed_part, s.closed_part, s.second_lost, s.write_error,
         )  # fmt: skip
 
     def close(self) -> None:

@@ -6,9 +6,11 @@ import contextlib
 import errno
 import os
 from collections.abc import Callable, Generator
+from pathlib import Path
 from typing import cast
 
 from mirror_core import limits, native, protocol, timeouts
+from mirror_core.address import Remote
 from mirror_core.config import SiteConfig
 from mirror_core.errors import Answered, PeerError, Refused, line
 from mirror_core.platform import Platform
@@ -109,6 +111,14 @@ def ask(uri: str, record: protocol.Record, timeout_s: float) -> protocol.Record:
         if known == version:
             return result_of(answer)
         version = known  # the highest of a site that is held to an older one
+
+
+def does_not_run(peer: Path | Remote, error: PeerError) -> bool:
+    """Whether nobody listens there.  A server without our export answers with ENOENT, too."""
+    if isinstance(error, Answered):
+        return False
+    missing = error.code == errno.ENOENT and isinstance(peer, Path) and not peer.exists()
+    return missing or error.code == errno.ECONNREFUSED
 
 
 def _unreached(error: OSError) -> PeerError:

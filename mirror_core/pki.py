@@ -5,7 +5,9 @@
                 copied to that site, named there by [tls] certificates
 
 Who holds a certificate of this authority is a site of this mirror: it signs for nobody else.  A
-server's certificate holds the names by which the other site reaches it, which are checked.
+server's certificate holds the names by which the other site reaches it, which are checked.  Each
+certificate names its own key and its signer's (RFC 5280, 4.2.1.1 and 4.2.1.2), without which a
+strict verifier refuses it.
 
 Left out: revoking.  A site whose key was stolen gets a new authority, at both sites.
 """
@@ -82,7 +84,7 @@ def _authority(days: int) -> _Signed:
         encipher_only=False, decipher_only=False,
     )  # fmt: skip
     certificate = (
-        _begin(name, name, key, days)
+        _begin(name, name, key, key, days)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(usage, critical=True)
         .sign(key, hashes.SHA256())
@@ -96,7 +98,7 @@ def _sign(
     key = ec.generate_private_key(ec.SECP256R1())
     issuer = authority.certificate.subject
     builder = (
-        _begin(_name(site), issuer, key, days)
+        _begin(_name(site), issuer, key, authority.key, days)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
     )
@@ -107,9 +109,15 @@ def _sign(
 
 
 def _begin(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, days: int
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    signer: ec.EllipticCurvePrivateKey,
+    days: int,
 ) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
+    own = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    signers = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -118,6 +126,8 @@ def _begin(
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _SKEW)
         .not_valid_after(now + datetime.timedelta(days=days))
+        .add_extension(own, critical=False)
+        .add_extension(signers, critical=False)
     )
 
 

@@ -98,6 +98,53 @@ def running(site: config.SiteConfig) -> bool:
     return False
 
 
+def holder(site: config.SiteConfig) -> int | None:
+    """The process that has the site's state, or had it last, as that says; None: it does not."""
+    try:
+        return int((site.state / "lock").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def begins_anew(site: config.SiteConfig) -> bool:
+    """Whether the process that had the state last is this site's still: it has let go of it for a
+    moment, to have it again (`begin_anew`), or ends."""
+    pid = holder(site)
+    words = _words_of(pid) if pid else []
+    path = os.fsencode(site.path)
+    return b"site=" + path in words or {b"start", b"--foreground", path} <= {*words}
+
+
+def _words_of(pid: int) -> list[bytes]:
+    """What a process was begun with; nothing: it has ended.  In the instant of an exec(2) there is
+    nothing either, so that is looked at again."""
+    for _ in range(10):
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            return []
+        if words:
+            return words.split(b"\0")
+        time.sleep(0.01)
+    return []
+
+
+def is_there(site: config.SiteConfig) -> bool:
+    """Whether a process has the site's state, or is to have it again."""
+    return running(site) or begins_anew(site) or running(site)  # it may have it by now
+
+
+def hangs(site: config.SiteConfig, what: str) -> MirrorError:
+    """The line for a process that lives and does not do its part."""
+    pid = holder(site)
+    end = f"'kill -9 {pid}'" if pid else "kill it"
+    return MirrorError(
+        f"{site.name}: process {pid or 'of the site'} {what}: see {site.state}/site.log; if it "
+        f"stays so, {end}: the next start recovers it",
+        errno.ETIMEDOUT,
+    )
+
+
 def prepare(site: config.SiteConfig) -> list[socket.socket]:
     """What can be refused before a process is begun, and the sockets for it.  MirrorError."""
     check_ledger(site, ledger.load(site.state))
@@ -110,6 +157,11 @@ def start_foreground(site: config.SiteConfig) -> None:
     """Become the site's process; returns only by raising MirrorError."""
     signal.pthread_sigmask(signal.SIG_SETMASK, [])  # begin_anew: one that is pending ends it here
     os.umask(0o077)
+    if running(site) and (pid := holder(site)):  # before its own sockets are found in the way
+        raise LedgerError(
+            f"{site.name}: runs already, process {pid}: 'flashmirror stop {site.path}' first",
+            errno.EBUSY,
+        )
     listening = prepare(site)
     sockets.become(*command(site), listening)
 
@@ -130,8 +182,12 @@ def start(site: config.SiteConfig) -> None:
     it ended, or is not ready in time: then it goes on, as what takes long (the flush of a seed)
     gets on, and would begin anew if it were ended."""
     with _one_at_a_time(site):
-        if not running(site):
-            _launch(site)
+        deadline = time.monotonic() + limits.ANEW_S
+        while not running(site):
+            if not is_there(site) or time.monotonic() >= deadline:
+                _launch(site)
+                break
+            time.sleep(0.02)  # there is no event to wait on but that it has its state
     _wait_ready(site)
 
 
@@ -158,48 +214,54 @@ def _launch(site: config.SiteConfig) -> None:
     log = site.state / "site.log"
     with log.open("ab") as out:
         begin = out.tell()
-        child = os.fork()
-        if child == 0:
-            try:
-                _be_a_daemon(out.fileno())
-                sockets.become(words, environment, listening)
-            finally:  # there is no nbdkit: nothing of the parent's is to be done twice
-                os._exit(1)
-    for one in listening:
-        one.close()
+        try:
+            child = sockets.spawn(words, environment, listening, out)
+        finally:
+            for one in listening:
+                one.close()
     deadline = time.monotonic() + limits.START_TIMEOUT_S
     while True:
         try:
-            status(site, timeout_s=limits.CONTROL_WAIT_S)
+            _ask_once(site, deadline)
             return
         except PeerError as error:
-            if os.waitpid(child, os.WNOHANG)[0]:
+            pid, ended = os.waitpid(child, os.WNOHANG)
+            if pid and ended in (0, signal.SIGTERM):
+                raise _stopped(site) from error
+            if pid:
                 raise MirrorError(last_words(log, begin)) from error
             if time.monotonic() >= deadline:
                 raise _not_ready(site, f" (process {child})") from error
         time.sleep(0.02)  # a process that starts has no event to wait on but its answer
 
 
-def _be_a_daemon(log: int) -> None:
-    os.setsid()
-    os.chdir("/")
-    os.umask(0o077)
-    for number, fd in enumerate((os.open(os.devnull, os.O_RDONLY), log, log)):
-        os.dup2(fd, number)
+def _ask_once(site: config.SiteConfig, deadline: float) -> None:
+    """Whether it answers.  Patiently: who gives up, and asks again, looks like an error in the
+    site's log.  PeerError."""
+    left = min(deadline - time.monotonic(), limits.CONTROL_TIMEOUT_S)
+    status(site, timeout_s=max(left, limits.CONTROL_WAIT_S))
 
 
 def _wait_ready(site: config.SiteConfig) -> None:
     deadline = time.monotonic() + limits.START_TIMEOUT_S
     while True:
         try:
-            status(site, timeout_s=limits.CONTROL_WAIT_S)
+            _ask_once(site, deadline)
             return
         except PeerError as error:
-            if not running(site):
-                raise
+            if not is_there(site):
+                raise _stopped(site) from error
             if time.monotonic() >= deadline:
                 raise _not_ready(site, "") from error
         time.sleep(0.02)  # a process that starts has no event to wait on but its answer
+
+
+def _stopped(site: config.SiteConfig) -> MirrorError:
+    return MirrorError(
+        f"{site.name}: has ended before it was ready (was it stopped?): see "
+        f"{site.state}/site.log, then start it again",
+        errno.ECANCELED,
+    )
 
 
 def _not_ready(site: config.SiteConfig, which: str) -> MirrorError:
@@ -233,15 +295,12 @@ def stop(site: config.SiteConfig) -> bool:
     """Stop the site; returns when its process has ended, or had: whether that was in order, as its
     ledger says.  MirrorError."""
     deadline = time.monotonic() + limits.STOP_TIMEOUT_S
-    while running(site):
+    while is_there(site):
         if time.monotonic() >= deadline:
-            raise MirrorError(
-                f"{site.name}: does not end: see {site.state}/site.log", errno.ETIMEDOUT
-            )
-        text = (site.state / "lock").read_text().strip()
+            raise hangs(site, f"does not end within {limits.STOP_TIMEOUT_S:g} s")
         try:
-            handle = os.pidfd_open(int(text))
-        except (ValueError, ProcessLookupError):
+            handle = os.pidfd_open(holder(site) or 0)
+        except (OSError, ValueError):
             time.sleep(0.02)  # it is just starting, or just gone: look again
             continue
         try:

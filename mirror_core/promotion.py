@@ -6,10 +6,10 @@
     anew      the process begins again, and finds that it is a source
 
 Invariants.  Until the record nothing has changed but this process's mind: it may end at any
-instant and is a target again.  A site that is told to stop begins neither of the last two steps.
-From the record on every start serves the volumes, and the old source is refused by lineage.  What
-is written is marked in an intent log that begins empty, which is exactly what this site and the
-old history differ by.
+instant and is a target again, also if who asked for it is gone, or takes it back.  A site that is
+told to stop begins neither of the last two steps.  From the record on every start serves the
+volumes, and the old source is refused by lineage.  What is written is marked in an intent log that
+begins empty, which is exactly what this site and the old history differ by.
 
 Left out: failback.  The intermediate keeps what an uncommitted cycle had written; a source never
 reads its intermediate but for blocks that it has put there in the same cycle.
@@ -24,17 +24,18 @@ from mirror_core.errors import MirrorError
 from mirror_core.ledger import Lineage
 from mirror_core.site import Site
 from mirror_core.target import Target
+from mirror_core.units import format_time
 
 _STOPPED = errno.ECANCELED  # the site, before the promotion was done
 
 
-def promote(site: Site, *, force: bool) -> protocol.Record:
+def promote(site: Site, *, force: bool, wait_s: float = limits.CONTROL_WAIT_S) -> protocol.Record:
     """One turn, to be asked again until `done`.  MirrorError: refused, or it failed: unless the
     record stands, this is a target as before.  So it is if nobody asks again."""
     with site.promotion:
         patience_s = 0.0
         try:
-            answer = _turn(site, force=force)
+            answer = _turn(site, force=force, wait_s=wait_s)
             patience_s = limits.CONTROL_TIMEOUT_S
             return answer
         finally:
@@ -42,14 +43,22 @@ def promote(site: Site, *, force: bool) -> protocol.Record:
                 site.control.end_turn(patience_s)
 
 
-def _turn(site: Site, *, force: bool) -> protocol.Record:
+def take_back(site: Site) -> protocol.Record:
+    """Whoever asked for it asks no more.  What the site is now: a source if the record stands."""
+    with site.promotion:
+        if isinstance(site.control, Target):
+            site.control.take_back_promotion()
+        return {"role": site.book.current.role}
+
+
+def _turn(site: Site, *, force: bool, wait_s: float) -> protocol.Record:
     book = site.book.current
     if not isinstance(site.control, Target):
         if book.lineage is None or book.lineage.parent is None:
             raise MirrorError("is a source already", errno.EINVAL)
         return {"done": True, "status": status.of(site)}  # asked again after it was done
     recorded = book.role == "source"  # and the machine has refused to begin anew
-    if recorded or site.control.prepare_promotion(force=force):
+    if recorded or site.control.prepare_promotion(force=force, wait_s=wait_s):
         if not recorded:
             _record(site)
         _begin_anew(site)
@@ -71,10 +80,13 @@ def _begin_anew(site: Site) -> None:
 
 def _record(site: Site) -> None:
     book = site.book.current
+    image, at = book.committed, format_time(book.consistency_point)
     volumes = site.records("source")  # it takes its time
     if site.is_ending:
         raise MirrorError("is being stopped: start it and promote it again", _STOPPED)
     assert book.lineage is not None and book.whole and book.hardened == book.committed
+    assert isinstance(site.control, Target)
+    doubtful = book.doubtful_before or site.control.may_read_a_cache()
     site.book.update(
         role="source",
         lineage=Lineage(site.platform.token(), parent=book.lineage.id, forked_at=book.committed),
@@ -88,8 +100,11 @@ def _record(site: Site) -> None:
         source_run="",
         hardened=0,
         whole=False,
+        doubtful_sent=False,
+        doubtful_before=doubtful,  # its intermediate is a target's again some day
         paused=False,
         clean=True,  # nothing is left in memory that counts
         maps={},
         volumes=volumes,
     )
+    site.journal.say(f"promoted: source as of consistency point {image}, {at}")

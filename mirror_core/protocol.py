@@ -90,6 +90,12 @@ def field(record: Record, key: str, kind: type[T]) -> T:
         return cast(T, fields.take(record, key, _KINDS[kind]))
 
 
+def sign(record: Record) -> tuple[str, str]:
+    """Of a source that is there: its name and its history.  Malformed."""
+    with _malformed():
+        return fields.take(record, "name", _NAME), fields.take(record, "lineage", _LINEAGE)
+
+
 @contextlib.contextmanager
 def _malformed() -> Iterator[None]:
     try:
@@ -222,6 +228,7 @@ def _read_bytes(value: Any) -> bytes:
 
 _NAME = matching(limits.NAME_PATTERN)
 _TOKEN = matching("[0-9a-f]{0,32}")
+_LINEAGE = matching(LINEAGE_PATTERN)
 _RUN = Kind(_read_run, lambda run, version: list(run))
 _BYTES = Kind(_read_bytes, lambda data, version: base64.b64encode(data).decode())
 _SHAPE = Table(
@@ -233,7 +240,7 @@ _SHAPE = Table(
 _HANDSHAKE = Table(
     Handshake,
     Field("name", "name", _NAME),
-    Field("lineage", "lineage", matching(LINEAGE_PATTERN)),
+    Field("lineage", "lineage", _LINEAGE),
     Field("session", "session", NUMBER),
     Field("volumes", "volumes", several(_SHAPE.kind(), limits.VOLUMES_MAX)),
     Field("site", "site", _NAME),

@@ -44,6 +44,12 @@ def apart(source: str, begun: Point, committed: Point, target: str, image: Point
     before it forgets what the commit holds."""
     if image.same(committed) or image.same(begun):
         return None
+    if not committed.sequence and begun.sequence > image.sequence:
+        return (
+            f"{source} has met a target without an image last (another one, or {target} before it "
+            f"was put back), and {target} holds {image.sequence}: put the right one back, or "
+            + _WAY_OUT.format(target)
+        )
     if image.sequence < committed.sequence:
         return (
             f"{target} went back from sequence {committed.sequence} to {image.sequence} (an older "
@@ -85,7 +91,11 @@ def _promoted(mine: Ledger, hello: Handshake) -> Decision | None:
 def _not_a_target(mine: Ledger, hello: Handshake) -> Decision | None:
     if mine.role == "target":
         return None
-    return Decision(refused=f"{mine.name} is a {mine.role}, not a target: check 'peer'")
+    return Decision(
+        refused=f"{mine.name} is a {mine.role}, not a target: correct 'peer', or, if {mine.name} "
+        f"is right, run 'flashmirror resync --full --force' on {hello.name}, which makes it the "
+        "target, and discards what only it has"
+    )
 
 
 def _same_name(mine: Ledger, hello: Handshake) -> Decision | None:
@@ -149,7 +159,8 @@ TABLE = (
     Row(
         "the asked site is a source",
         "refuses",
-        "correct `peer`, or promote only one of the two",
+        "correct `peer`; or, if both were promoted or created as a source: on the one that is to "
+        "be the target `resync --full --force`, which discards what only it has",
         _not_a_target,
     ),
     Row("both sites have the same name", "refuses", "give each its own `name`", _same_name),

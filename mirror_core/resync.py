@@ -34,11 +34,18 @@ def resync_full(config: SiteConfig, *, force: bool, platform: Platform = HERE) -
 
 
 def give_up(book: ledger.Ledger) -> ledger.Ledger:
-    """A target without a history: what its stores hold counts for nothing."""
+    """A target without a history: what its stores hold counts for nothing.  A flush of its data
+    may have failed that was not made good, as nothing says that it was: then what a server shows of
+    it is in doubt, until it was all written again, for a commit.  So may one of an intermediate,
+    and a first cycle that leaves out what the data has writes little there."""
+    wrote = book.role == "source" or book.whole
+    served = any(v.intermediate.kind == "nbd" for v in book.volumes)
+    sure = book.clean and not any(key.endswith("/pending") for key in book.maps)
     return replace(
         book,
         role="target",
         lineage=None,
+        volumes=tuple(_may_change(volume) for volume in book.volumes),
         committed=0,
         committed_token="",
         consistency_point=None,
@@ -47,12 +54,24 @@ def give_up(book: ledger.Ledger) -> ledger.Ledger:
         hardened=0,
         whole=False,
         seeded=False,
+        doubtful_data=book.doubtful_data or (wrote and not sure),
+        doubtful_sent=False,
+        doubtful_before=book.doubtful_before or (served and (book.doubtful_sent or not book.clean)),
         maps={},
     )
 
 
-def seed(config: SiteConfig) -> ledger.Ledger:
-    """The new ledger.  MirrorError: the site runs, is a source, or has an image."""
+def _may_change(volume: ledger.VolumeRecord) -> ledger.VolumeRecord:
+    """Other bytes in its data store are none of another store's: a copy may be brought into it.
+    But where nothing else tells the store from another one, its bytes have to."""
+    data = volume.data
+    known = data.kind == "nbd" or data.lasting or data.instance
+    return replace(volume, data=replace(data, fingerprint=None)) if known else volume
+
+
+def seed(config: SiteConfig, *, force: bool) -> ledger.Ledger:
+    """The new ledger.  MirrorError: the site runs, is a source, or has an image; or what is read
+    from its data stores may not be on their disks, and `force` is not given."""
 
     def seeded(book: ledger.Ledger) -> ledger.Ledger:
         if book.role == "source":
@@ -61,6 +80,12 @@ def seed(config: SiteConfig) -> ledger.Ledger:
             raise MirrorError(
                 f"{book.name} has an image, of sequence {book.committed}: only what changes is "
                 "sent (to give it up: 'flashmirror resync --full')"
+            )
+        if book.doubtful_data and not force and any(v.data.kind == "nbd" for v in book.volumes):
+            raise MirrorError(
+                f"{book.name}: the server of its data may show what its disk has lost while this "
+                "site used it: start the site without a seed, and everything is sent; or, if that "
+                "server was restarted since, or all was copied to it since, seed it with --force"
             )
         # What a cycle under way has sent or found equal here was beside another copy.
         return replace(give_up(book), seeded=True)

@@ -73,6 +73,7 @@ class RunLog:
             raise
         self._history: History | None = None
         self._serial = self._end = 0
+        self._may_be_whole = False  # on the disk: it was cut, and the flush of that failed
 
     def append(self, history: History, sets: Mapping[int, bytes], mark: int = 0) -> None:
         """Make durable that these runs (packed pairs, by number of the set) are in their sets.
@@ -86,18 +87,32 @@ class RunLog:
         record = head + _CRC.pack(zlib.crc32(head + body)) + body
         durable.write(self._fd, record, self._end, self._platform)
         self._platform.fdatasync(self._fd)
+        self._may_be_whole = False
         self._serial += 1
         self._end += len(record)
 
-    def restart(self, history: History | None = None) -> None:
-        """Forget everything."""
+    def restart(self, history: History) -> None:
+        """Forget everything, and begin anew.  OSError.  Records of the same history are gone
+        durably before: if a power loss took the cut back, but not the first record behind it, they
+        would tell of a damage that there is not."""
+        if history == self._history or self._may_be_whole:
+            self.forget()
+        else:
+            self._cut()
+        self._history = history
+
+    def _cut(self) -> None:
         self._platform.ftruncate(self._fd, 0)
-        self._history, self._serial, self._end = history, 0, 0
+        self._history, self._serial, self._end = None, 0, 0
 
     def forget(self) -> None:
-        """The same, durably.  OSError."""
-        self.restart()
+        """Forget everything, durably.  OSError."""
+        if self._may_be_whole:  # a flush is not to be believed after that: another change is
+            self._platform.ftruncate(self._fd, 1)
+        self._may_be_whole = True
+        self._cut()
         self._platform.fdatasync(self._fd)
+        self._may_be_whole = False
 
     def close(self) -> None:
         self._platform.close(self._fd)

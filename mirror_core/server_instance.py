@@ -12,15 +12,18 @@ unless the server is known to be the process that it was.
               systemd's for socket activation, outlives the server.
     recorded  in STATE/servers, for this run, before anything is written.  A store that has lost
               writes is recorded as unknown until nobody is left who may have to be told, and a
-              client's flush is good then.
+              client's flush is good then.  Until the ledger names this run too the record goes on
+              with the run before, so that a start which fails in between forgets nothing.
+    a look    finds a loss that nobody was told of yet, as a cycle's flush or a client's write may
+              meet it, every 0.25 s, in a thread of its own: the disk of the record may hang.
     untold    the volumes, behind a server or not, of which somebody was still to be told of a loss
-              when the site was stopped: the next process tells it, and so does the one after a kill
-              of that one before all have heard.
+              when the site was stopped, or a flush of somebody's has failed: the next process tells
+              it, and so does the one after a kill of that one before all have heard.
     reboot    who had the device was on this machine and ended with it: there is nobody to tell.
 
 Invariant.  A server is recorded only as the process at the other end of the connection that
-every unflushed write counts on, and only when no loss was counted that may be untold.  (A loss that
-only the control has met, and a kill before the next flush of any client, escape it.)
+every unflushed write counts on, and only when no loss was counted that may be untold.  (A kill in
+the instant of a loss, before it is recorded, escapes it.)
 Left out: a kill of a site whose data is a file or a block device, whose cache is the kernel's;
 servers over TCP, which are never known: each kill costs one failed flush; a server that replaces
 itself by exec(2).
@@ -29,6 +32,7 @@ itself by exec(2).
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -37,7 +41,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mirror_core import durable, limits, native
+from mirror_core import beside, durable, limits, native
+from mirror_core.journal import Journal
 from mirror_core.ledger import Ledger
 from mirror_core.platform import HERE, Platform
 
@@ -51,7 +56,7 @@ UNTOLD = (
     "the process before has met a loss of what was not flushed to its data store, and the first "
     f"flush of each client fails once, of all that connect within {limits.COMING_BACK_S:g} s"
 )
-_CONNECTED = "03"  # of /proc/net/unix: SS_CONNECTED
+_CONNECTED = b"03"  # of /proc/net/unix: SS_CONNECTED
 _TRIES = 3  # a client of the server that comes or goes between two looks
 
 
@@ -64,8 +69,8 @@ def boot_id() -> str:
 
 
 def _started(pid: int) -> str:
-    """In clock ticks since the boot.  proc(5): after the name, which may hold anything."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    """In clock ticks since the boot.  proc(5): after the name, which may hold any bytes."""
+    return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19].decode()
 
 
 def _sockets_of(pid: int) -> set[str]:
@@ -79,11 +84,11 @@ def _sockets_of(pid: int) -> set[str]:
 
 
 def _accepted(path: str) -> set[str]:
-    """The server's ends of all connections to this socket, by inode."""
-    rows = (line.split(maxsplit=7) for line in Path("/proc/net/unix").read_text().splitlines())
+    """The server's ends of all connections to this socket, by inode.  Names may hold any bytes."""
+    rows = (row.split(maxsplit=7) for row in Path("/proc/net/unix").read_bytes().split(b"\n"))
     return {
-        row[6] for row in rows
-        if len(row) == 8 and row[7] == path and row[5] == _CONNECTED and row[6] != "0"
+        row[6].decode() for row in rows
+        if len(row) == 8 and row[7] == os.fsencode(path) and row[5] == _CONNECTED and row[6] != b"0"
     }  # fmt: skip
 
 
@@ -106,6 +111,28 @@ def identify(fd: int) -> str | None:
     return None
 
 
+def _load(state: Path, site: str, run: str, platform: Platform) -> dict[str, Any] | None:
+    """What that run has recorded, or None."""
+    try:
+        record = json.loads(platform.read(path_in(state)))
+        fits = record["version"] == VERSION and record["site"] == site
+        shaped = isinstance(record["data"], dict) and isinstance(record.get("untold", []), list)
+        if run and fits and run in (record["run"], record.get("follows")) and shaped:
+            found: dict[str, Any] = record
+            return found
+    except (OSError, ValueError, TypeError, KeyError):
+        pass  # none, or damaged: no server is known
+    return None
+
+
+def goes_on(state: Path, site: str, before: str, run: str, platform: Platform = HERE) -> None:
+    """Of a stopped site: what a run has recorded is the record of another one, too, which the
+    ledger is to name.  OSError, durable.Doubt."""
+    if record := _load(state, site, before, platform):
+        fresh = json.dumps({**record, "run": run, "follows": before}).encode()
+        durable.replace(path_in(state), fresh, platform)
+
+
 class Servers:
     """Of a site that starts: `recorded` is of the run before, or empty."""
 
@@ -117,18 +144,24 @@ class Servers:
         self._state, self._site, self._run, self._platform = state, book.site, run, platform
         self._fronts = volumes if source else {}
         self._volumes = {n: v for n, v in self._fronts.items() if v.front.kind == "nbd"}
+        self._looker: beside.Beside | None = None
+        self._boot = ""
+        self._follows = ""  # the run whose record this one takes the place of
+        # -- guarded by `_lock`, from `begin` on
         self._lock = platform.lock()
         self._known: dict[str, str | None] = {}
-        self._owed: set[str] = set()  # volumes that have lost writes, not known again
-        self._untold: list[str] = []  # of all at the end; before that, of those without a server
+        self._untold: set[str] = set()  # volumes of whose loss somebody is to be told
+        self._recorded: dict[str, Any] | None = {}  # what is durable; None: that is not known
+        self._busy: set[str] = set()  # volumes whose server is to be looked at again
+        self._asserted: set[str] = set()  # volumes whose server the file may say to be known
 
     def begin(self, *, clean: bool, run_before: str) -> list[str]:
         """Before anything is written.  The volumes whose clients are to be told of a loss."""
         if not self._fronts:
             return []
-        boot = boot_id()
-        before = self._load(run_before) or {"data": {}}
-        reboot = before.get("boot", boot) != boot
+        self._boot, self._follows = boot_id(), run_before
+        before = _load(self._state, self._site, run_before, self._platform) or {"data": {}}
+        reboot = before.get("boot", self._boot) != self._boot
         for name, volume in self._fronts.items():
             lost = name in before.get("untold", ())
             if name in self._volumes:
@@ -136,81 +169,109 @@ class Servers:
                 lost |= not clean and (now is None or before["data"].get(name) != now)
             if lost and not reboot:
                 volume.lose_front()
-                self._owed.add(name)
-                if name in self._known:
-                    self._known[name] = None
-        self._untold = sorted(self._owed - self._volumes.keys())
+                self._doubt(name)
         if self._volumes or self._untold:
-            self._save(boot)
-        return sorted(self._owed)
+            self._record()
+        return sorted(self._untold)
+
+    def start(self, journal: Journal) -> None:
+        """Look for losses from now on."""
+        if self._fronts:
+            self._looker = beside.Beside("losses", self._look, journal, self._platform)
+            self._looker.start()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Whether nobody looks any more."""
+        if self._looker:
+            self._looker.stop()
+        return self._looker is None or self._looker.join(timeout_s)
+
+    def _look(self, is_over: beside.IsOver) -> None:
+        while not is_over(limits.LOSS_LOOK_S):
+            with contextlib.suppress(OSError, MemoryError):  # it looks again
+                self.note()
 
     def end(self) -> bool:
         """Of a stop, when no client is left: who is still to be told of a loss is told by the next
         process.  Whether that is durable."""
-        stands = bool(self._untold or self._volumes)
-        self._untold = [name for name, volume in self._fronts.items() if volume.news_is_due()]
-        if not (self._untold or stands) or self._save(boot_id()):
-            return True
-        durable.remove(path_in(self._state), self._platform)
-        return False
+        with self._lock:
+            stands = bool(self._untold or self._volumes or self._recorded is None)
+            self._untold.clear()
+            for name, volume in self._fronts.items():
+                if volume.news_is_due():
+                    self._doubt(name)
+            return not (self._untold or stands) or self._record()
 
     def flushed(self, name: str, *, failed: bool) -> None:
-        """A client's flush has ended."""
+        """A client's flush has ended, or another that concerns clients has failed."""
         volume = self._fronts.get(name)
-        if volume is None or not (name in self._volumes or name in self._untold):
+        if volume is None:
             return
+        if not failed and name not in self._untold and not volume.news_is_due():
+            return  # the usual case: without a look at what another thread may wait for
         with self._lock:
-            if name not in self._volumes:
-                if name in self._untold and not volume.news_is_due():
-                    self._untold.remove(name)
-                    self._save(boot_id())  # if not: the next process tells it for nothing
-            elif failed or volume.news_is_due():
-                self._owed.add(name)
-                self._know(name, None)
-            elif name in self._owed:
-                now = self._identify(volume)
-                if not volume.news_is_due():  # meanwhile it may have been lost again
-                    self._owed.discard(name)
-                    self._know(name, now)
+            if failed or volume.news_is_due():
+                self._doubt(name)
+            else:
+                self._trust(name, volume)
+            self._record()
 
-    def _know(self, name: str, now: str | None) -> None:
-        before = self._known[name]
-        if before == now:
+    def note(self) -> None:
+        """Now and then: whoever has met a loss, such as a client's write, a kill does not end its
+        telling; and what could not be recorded is tried again."""
+        for name, volume in self._fronts.items():
+            due = volume.news_is_due()
+            if due or name in self._busy:
+                self.flushed(name, failed=due)
+        with self._lock:
+            if self._recorded is None:
+                self._record()
+
+    def _doubt(self, name: str) -> None:
+        self._untold.add(name)
+        if name in self._known:
+            self._known[name] = None
+
+    def _trust(self, name: str, volume: native.Volume) -> None:
+        """All have heard, and a flush was good."""
+        try:
+            now = self._identify(volume) if name in self._known else None
+        except OSError:  # its connection is in a flush
+            self._busy.add(name)
             return
-        self._known[name] = now
-        if not self._save(boot_id()):
-            self._known[name] = before  # it is tried again
-            if now is None:  # a file that says too much must not stand: none says nothing
-                durable.remove(path_in(self._state), self._platform)
+        self._busy.discard(name)
+        if not volume.news_is_due():  # meanwhile it may have been lost again
+            self._untold.discard(name)
+            if name in self._known:
+                self._known[name] = now
 
     @staticmethod
     def _identify(volume: native.Volume) -> str | None:
+        """None: it is away, or not known.  OSError: it is not to be seen now."""
         try:
             return identify(volume.front.server_socket())
-        except OSError:
-            return None  # it is away
+        except OSError as error:
+            if error.errno == errno.EBUSY:
+                raise
+            return None
 
-    def _load(self, run: str) -> dict[str, Any] | None:
-        """What that run has recorded, or None."""
-        try:
-            record = json.loads(self._platform.read(path_in(self._state)))
-            fits = record["version"] == VERSION and record["site"] == self._site
-            shaped = isinstance(record["data"], dict) and isinstance(record.get("untold", []), list)
-            if run and fits and record["run"] == run and shaped:
-                found: dict[str, Any] = record
-                return found
-        except (OSError, ValueError, TypeError, KeyError):
-            pass  # none, or damaged: no server is known
-        return None
-
-    def _save(self, boot: str) -> bool:
-        """Whether it is durable.  If not, what stands there is of another run, or of before."""
+    def _record(self) -> bool:
+        """Whether what is known is durable.  If not, it is tried again; a file that says too much
+        must not stand meanwhile, and none says nothing."""
         record = {
-            "version": VERSION, "site": self._site, "run": self._run, "boot": boot,
-            "data": self._known, "untold": self._untold,
+            "version": VERSION, "site": self._site, "run": self._run, "boot": self._boot,
+            "follows": self._follows, "data": dict(self._known), "untold": sorted(self._untold),
         }  # fmt: skip
+        if record == self._recorded:
+            return True
+        known = {name for name, server in self._known.items() if server}
         try:
             durable.replace(path_in(self._state), json.dumps(record).encode(), self._platform)
         except (OSError, durable.Doubt):
+            self._recorded = None
+            if self._asserted - known:
+                durable.remove(path_in(self._state), self._platform)
+            self._asserted |= known
             return False
+        self._recorded, self._asserted = record, known
         return True

@@ -11,7 +11,6 @@ Left out: when, and how often (driver.py).  Belongs to the control's thread.
 from __future__ import annotations
 
 import contextlib
-import errno
 from collections.abc import Callable, Generator
 
 from mirror_core import flashcopy, native, peer, protocol, recovery, timeouts
@@ -20,7 +19,23 @@ from mirror_core.config import SiteConfig
 from mirror_core.errors import LINK_ERRNOS, Answered, MirrorError, PeerError, Refused, line
 from mirror_core.platform import Platform
 
-_LATER = "writes go on and mirroring resumes by itself"
+_RESUMES = "mirroring resumes by itself"
+_LATER = f"writes go on and {_RESUMES}"
+
+
+def told(reason: str, *, paused: bool) -> str:
+    """A reason from here, as it is true now: a source that is paused resumes nothing."""
+    stays = "it stays paused until 'flashmirror resume'"
+    return reason.replace(_RESUMES, stays) if paused else reason
+
+
+def _outlook(error: flashcopy.CopyError) -> str:
+    """What becomes of clients and of mirroring after a copy failed."""
+    if error.part != flashcopy.FRONT:
+        return _LATER
+    if error.code in LINK_ERRNOS:
+        return f"reads and writes of {error.volume} fail until it is back, and then {_RESUMES}"
+    return f"clients may meet the same; {_RESUMES}"
 
 
 class Session:
@@ -63,7 +78,7 @@ class Session:
             kind, advice = PeerError, "look at it and at the link"
             if isinstance(error, Answered):
                 kind, advice = Answered, "look at its status"
-            elif error.code in (errno.ENOENT, errno.ECONNREFUSED):
+            elif peer.does_not_run(self._config.peer, error):
                 advice = "start it, or mend the link"
             text = f"peer at {self._config.peer}: {error}: {advice}; {_LATER}"
             raise kind(text, error.code) from error
@@ -84,8 +99,6 @@ class Session:
         self._link.version = self._config.protocol
         answer = self.ask(hello)
         welcome = protocol.read(protocol.Welcome, answer, self._link.version)
-        image: tuple[int, str, float | None]
-        image = (welcome.committed, welcome.committed_token, welcome.point)
         if welcome.whole:
             reason = recovery.apart(
                 mine.name, recovery.Point(mine.begun, mine.begun_token),
@@ -94,8 +107,14 @@ class Session:
             )  # fmt: skip
             if reason:
                 raise Refused(reason)
-        else:  # it lost its image, or is another one: everything is sent
-            image = (0, "", None)
+        return welcome
+
+    def remember(self, welcome: protocol.Welcome) -> None:
+        """What it says of its image, durably.  LedgerError."""
+        mine = self._book.current
+        image: tuple[int, str, float | None] = (0, "", None)
+        if welcome.whole:  # else it lost its image, or is another one: everything is sent
+            image = (welcome.committed, welcome.committed_token, welcome.point)
         # The target has met this run, and will ask for none before, if it was told of it; and its
         # commit may have been one whose answer was lost.
         runs = (mine.run,) if self._link.version >= protocol.TOKENS else mine.runs
@@ -105,7 +124,6 @@ class Session:
                 runs=runs, committed=image[0], committed_token=image[1],
                 consistency_point=image[2],
             )  # fmt: skip
-        return welcome
 
     def connect(self) -> None:
         """PeerError; MirrorError: our own intermediate."""
@@ -151,14 +169,17 @@ class Session:
             }
             text = self._trouble_of_peer(error) or flashcopy.explain(error, where)
             kind = PeerError if error.part == flashcopy.PEER else MirrorError
-            raise kind(f"{text}; {_LATER}", error.code) from error
+            raise kind(f"{text}; {_outlook(error)}", error.code) from error
 
     def _trouble_of_peer(self, error: flashcopy.CopyError) -> str | None:
         """The peer's own words for why it refused a write, if it has any."""
         if error.part != flashcopy.PEER or error.code in LINK_ERRNOS:
             return None
         with contextlib.suppress(MirrorError):
-            answer = self.ask({"op": "hardened", "session": self.number, "wait": 0.0})
+            paused = self._book.current.paused
+            answer = self.ask(
+                {"op": "hardened", "session": self.number, "wait": 0.0, "paused": paused}
+            )
             if isinstance(answer.get("reason"), str):
                 return f"peer at {self._config.peer}: {line(answer['reason'])}"
         return None

@@ -133,8 +133,15 @@ class Site:
                         "the right store back"
                     )
                 place = stores.place_of(self.config, current, volume.name, part)
-                stores.verify(one, getattr(record, part), place, record.size)
-                if not current.clean and not source and part == "intermediate":
+                known = getattr(record, part)
+                # After an orderly stop somebody may have put it back, also if another store was
+                # adopted since, from which on the site counts as killed.
+                if place.counts and (current.clean or known.fingerprint):
+                    one.flush()
+                stores.verify(one, known, place, record.size)
+                # Of the process before, or of another role or history.
+                doubted = current.doubtful_before or current.committed == 0 or not current.clean
+                if doubted and not source and part == "intermediate":
                     one.drop_cache()  # which may be compared
                 # Only a source's data is flushed by an orderly stop; before the first run, nothing.
                 if not (current.clean and current.run and source and part == "data"):
@@ -213,8 +220,8 @@ class Site:
         else:
             volume.set_patience(timeouts.patience_s(self.config.link_timeout))
         volume.set_intent(log)
-        unsure = current.doubtful or not current.clean
-        if unsure and not self._opened[record.name, "data"].cached_here:
+        served = not self._opened[record.name, "data"].cached_here
+        if current.doubtful_data or (served and not current.clean):
             volume.doubt_front()
         if current.clean:
             changed = current.maps.get(f"{record.name}/next", BitMap64())
@@ -246,8 +253,9 @@ class Site:
             self._opened[member.name, "data"].drop_cache()
 
     def _target(self, current: ledger.Ledger) -> Target:
-        blank = all(self._opened[m.name, "data"].blank() for m in self.members)
-        front = [self._opened[m.name, "intermediate"] for m in self.members]
+        young = current.committed == 0 and not current.doubtful_data
+        blank = young and all(self._opened[m.name, "data"].blank() for m in self.members)
+        ours = all(self._opened[m.name, "intermediate"].cached_here for m in self.members)
         found, owed = written.recover(self.config.state, current, self.platform)
         names = [m.name for m in self.members]
         lineage = current.lineage.id if current.lineage else ""
@@ -264,7 +272,8 @@ class Site:
         return Target(
             self.config, self.book, self.copier, self.journal, log,
             platform=self.platform, written=written_log, blank=blank, owed=owed,
-            doubtful=current.doubtful or not (current.clean or all(s.cached_here for s in front)),
+            doubtful_sent=current.doubtful_sent or not (current.clean or ours),
+            doubtful_before=current.doubtful_before and not ours,
         )  # fmt: skip
 
     # ---- running
@@ -301,6 +310,8 @@ class Site:
                 self.journal.say(words)
         if self.book.current.seeded:
             self._flush_seed()
+        elif isinstance(self.control, Target) and self.control.blank:
+            self._flush_holes()
         book = self.book.current
         for name in self.servers.begin(clean=book.clean, run_before=book.run):
             ours = book.clean or self._opened[name, "data"].cached_here
@@ -314,11 +325,35 @@ class Site:
         # A source's maps outlive it elsewhere from now on; those of its last stop would be written
         # again in every cycle.  A target's are what it owes.
         maps = {} if source else self.book.current.maps
-        self.book.update(clean=False, run=self._run, runs=runs, volumes=self._in_use(), maps=maps)
+        # Nor does the process before say, if it was killed, what its first intermediate has lost.
+        before = book.doubtful_before or (source and not book.clean)
+        self.book.update(
+            clean=False, run=self._run, runs=runs, volumes=self._in_use(), maps=maps,
+            doubtful_before=before,
+        )  # fmt: skip
         self._maps.remove(self.book.current.site, but=self._run)
         self._remove_files_that_mean_nothing()
         self._maps_count = True
+        self._undo.callback(self.servers.stop, limits.JOIN_S)  # if the control does not start
+        self.servers.start(self.journal)
         self.control.start()
+
+    def _flush_holes(self) -> None:
+        """A blank target is not sent what the source has as holes, so that it is blank is made
+        durable first: somebody may have made it so just now.  What a failed flush has lost may show
+        as holes for a while, to the next process too: nothing counts as one then.  StoreError."""
+        self.book.update(doubtful_data=True)
+        self._flush_data("cannot be flushed", "look into that store, then start again")
+        self.book.update(doubtful_data=False)
+
+    def _flush_data(self, what: str, advice: str) -> None:
+        try:
+            self.copier.flush(front_too=False)
+        except flashcopy.CopyError as error:
+            where = next(v.data for v in self.config.volumes if v.name == error.volume)
+            raise StoreError(
+                f"data store {where}: {what}: {error}: {advice}", error.code
+            ) from error
 
     def _flush_seed(self) -> None:
         """What is found equal from now on is durable.  A failure is told once, perhaps to a process
@@ -326,23 +361,26 @@ class Site:
         that is dropped.  A server's is not ours to drop: this is no seed until it is flushed,
         whatever comes in between.  StoreError."""
         ours = all(self._opened[m.name, "data"].cached_here for m in self.members)
+        before = self.book.current.doubtful_data
         if not ours:
-            self.book.update(seeded=False)
+            self.book.update(seeded=False, doubtful_data=True)
+            self.journal.say(
+                "the seed is flushed: if this start does not come to its end, it is given up, and "
+                "everything is sent"
+            )
         try:
-            self.copier.flush(front_too=False)
-        except flashcopy.CopyError as error:
+            self._flush_data(
+                "the seed cannot be flushed, and is given up",
+                "look into that store, then start again, and everything is sent, or copy it again "
+                "and run 'flashmirror seed' again",
+            )
+        except StoreError:
             # Without its history, too: a cycle that has found something equal does not go on.
-            self.book.update(seeded=False, lineage=None, source_run="")
-            where = next(v.data for v in self.config.volumes if v.name == error.volume)
-            raise StoreError(
-                f"data store {where}: the seed cannot be flushed, and is given up: {error}: look "
-                "into that store, then start again, and everything is sent, or copy it again and "
-                "run 'flashmirror seed' again",
-                error.code,
-            ) from error
+            self.book.update(seeded=False, lineage=None, source_run="", doubtful_data=True)
+            raise
         self._drop_data_caches()
         if not ours:
-            self.book.update(seeded=True)
+            self.book.update(seeded=True, doubtful_data=before)
 
     def _remove_files_that_mean_nothing(self) -> None:
         """Of all runs but the one that the ledger names: of those before, and of this one if its
@@ -389,20 +427,23 @@ class Site:
         self._maps_count = not self.book.current.clean
         self._tried(self._undo.close)
 
-    def _tried(self, step: Callable[[], object]) -> bool:
+    def _tried(self, step: Callable[[], object], where: str = "") -> bool:
         """Whether a step of the end went well."""
         try:
             return step() is not False
         except Exception as error:
-            self.journal.say(f"at stop: {str(error) or type(error).__name__}")
+            text = error.strerror if isinstance(error, OSError) else str(error)
+            self.journal.say(f"at stop: {where}{text or type(error).__name__}")
             if not guard.passes(error):
                 self.journal.trouble(error)
             return False
 
     def _end_thread(self) -> None:
         """Nothing may be taken from under it: if it does not end, the process does."""
+        until = self.platform.monotonic() + limits.JOIN_S
         self.control.stop()
-        if not self.control.join(limits.JOIN_S):
+        ended = self.control.join(limits.JOIN_S)
+        if not (ended and self.servers.stop(max(0.0, until - self.platform.monotonic()))):
             self.journal.say(
                 f"the control does not end within {limits.JOIN_S:g} s: the site ends as if killed"
             )
@@ -411,12 +452,14 @@ class Site:
     def _source_ends(self, control: Driver) -> list[bool]:
         return [
             self._tried(control.end),
-            *(self._tried(member.native.flush_front) for member in self.members),
+            *(self._tried(m.native.flush_front, self._data_of(m.name)) for m in self.members),
             self._tried(self.servers.end),
             self._tried(
                 lambda: self.book.update(
                     hardened=control.hardened,
-                    doubtful=any(m.native.doubts_front() for m in self.members),
+                    doubtful_data=any(m.native.doubts_front() for m in self.members),
+                    doubtful_before=self.book.current.doubtful_before
+                    or any(m.native.first.losses for m in self.members),
                     maps={
                         f"{m.name}/next": flashcopy.bitmap_of(m.native, native.NEXT)
                         for m in self.members
@@ -424,6 +467,10 @@ class Site:
                 )
             ),
         ]
+
+    def _data_of(self, volume: str) -> str:
+        """For the log: what failed there."""
+        return f"data store {next(v.data for v in self.config.volumes if v.name == volume)}: "
 
     def _target_ends(self, control: Target) -> list[bool]:
         right = [self._tried(control.end)]

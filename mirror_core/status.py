@@ -9,6 +9,9 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from mirror_core.driver import Driver
+from mirror_core.errors import describe
+from mirror_core.flashcopy import FRONT, CopyError, explain
+from mirror_core.session import told
 from mirror_core.target import Target
 
 if TYPE_CHECKING:
@@ -44,33 +47,48 @@ def _volumes(site: Site) -> list[dict[str, Any]]:
             "next_bytes": s.next_blocks * record.block_size,
             "pending_bytes": (s.pending_blocks + s.unsent_blocks) * record.block_size,
             "copies_before_write": s.copies_before_write,
+            "write_error": describe(s.write_error) if s.write_error else None,
         })  # fmt: skip
     return rows
 
 
+def _failed_write(site: Site) -> str | None:
+    """What a client's write met at this source, though mirroring goes on; None: nothing."""
+    stats = site.statistics()
+    for volume in site.config.volumes:
+        if (found := stats.get(volume.name)) and found.write_error:
+            error = CopyError(volume.name, FRONT, found.write_error)
+            return "a write failed: " + explain(error, {FRONT: f"data store {volume.data}"})
+    return None
+
+
 def _of_source(site: Site, control: Driver) -> dict[str, Any]:
     with control.changed:
-        progress, last, reason = control.progress, control.last_cycle, control.reason
+        progress, last, paused = control.progress, control.last_cycle, site.book.current.paused
+        reason = control.reason and told(control.reason, paused=paused)
         state = (
             "refused" if control.refused
             else "degraded" if reason and (control.connected or site.journal.cycles or reason
                                            != "not connected yet")
-            else "paused" if site.book.current.paused
+            else "paused" if paused
             else "initial" if not control.committed
             else "mirroring" if control.connected
             else "degraded"
         )  # fmt: skip
         return {
             "state": state,
-            "reason": reason,
+            "reason": reason or _failed_write(site),
+            "paused": paused,
             "peer": {
                 "state": "connected" if control.connected else "disconnected",
                 "since": control.connected_since,
+                "heard": control.hears(),
                 "reason": None if control.connected else reason,
             },
             "cycle": {
                 "sequence": progress.sequence,
                 "phase": progress.phase,
+                "stands_still": control.standing,
                 "copied_bytes": progress.copied_bytes,
                 "total_bytes": progress.total_bytes,
                 "estimated_end": control.estimated_end(),
@@ -84,8 +102,15 @@ def _of_source(site: Site, control: Driver) -> dict[str, Any]:
         }
 
 
+def _silent(knocker: str) -> str:
+    if not knocker:
+        return "no word from the source"
+    return f"its source {knocker} is there, and has no session: look at its status"
+
+
 def _of_target(site: Site, control: Target) -> dict[str, Any]:
     book = site.book.current
+    control.look_at_writes()
     connected, since = control.connected(), control.since()
     left = site.copier.left_bytes()
     with control.changed:
@@ -94,27 +119,37 @@ def _of_target(site: Site, control: Target) -> dict[str, Any]:
             else None if connected
             else control.refusal
             or (control.failure if control.is_there() else None)
-            or "no word from the source"
+            or _silent(control.knocker())
         )  # fmt: skip
-        reason = control.reason or control.trouble or silent
+        trouble = control.reason or control.trouble
+        if control.promoting and trouble:
+            trouble = f"is being promoted, and waits: {trouble}"
+        reason = trouble or silent
+        paused = connected and control.source_paused
         state = (
             "refused" if silent and control.refusal
             else "initial" if not book.whole
             else "degraded" if reason
+            else "paused" if paused
             else "mirroring"
         )  # fmt: skip
+        if paused and not reason:
+            reason = "its source is paused: no new consistency point until it resumes"
         total = max(left, control.total_bytes)
         return {
             "state": state,
             "reason": reason,
+            "paused": paused if connected else None,
             "peer": {
                 "state": "connected" if connected else "disconnected",
                 "since": since,
+                "heard": connected or control.is_there() or bool(control.knocker()),
                 "reason": silent,
             },
             "cycle": {
                 "sequence": book.committed,
-                "phase": "copy" if left else "idle",
+                "phase": control.phase,
+                "stands_still": False,
                 "copied_bytes": total - left,
                 "total_bytes": total,
                 "estimated_end": None,

@@ -77,6 +77,15 @@ class Opened:
         except OSError:
             return None  # none set, or a file system without them
 
+    def refuse_another_owner(self, own: str | None = None) -> None:
+        """StoreError: it is marked, and not as `own`."""
+        if self.mark() not in (None, own):
+            raise StoreError(
+                f"{self.where}: belongs to another site or volume (attribute {_MARK}): use another "
+                f"store, or, if that site is gone, free it with 'setfattr -x {_MARK} {self.where}' "
+                "(package attr)"
+            )
+
     def set_mark(self, owner: str) -> None:
         """Best effort: not every file system keeps attributes."""
         if self.fd is not None:
@@ -110,12 +119,29 @@ class Opened:
         """What to know it again by; with a fingerprint of that many bytes, if not 0."""
         fingerprint = self.fingerprint(fingerprint_of) if fingerprint_of else None
         it = self.identity
-        return StoreRecord(it.kind, it.name, fingerprint, it.lasting, it.instance)
+        instance = it.instance or (identities.MARKED if self.mark() else "")
+        return StoreRecord(it.kind, it.name, fingerprint, it.lasting, instance)
 
     @property
     def cached_here(self) -> bool:
         """By this machine's kernel, which drops what is told; not by a server."""
         return self.fd is not None
+
+    def flush(self) -> None:
+        """What was put there, by whomever, is on the disk, where this machine's kernel caches it;
+        what a server caches, the first cycle flushes.  StoreError: it may not be.  The kernel tells
+        that once, and takes what it has in memory for what is on the disk then: so that is dropped,
+        or whoever tries again would be answered that all is well."""
+        if self.fd is None:
+            return
+        try:
+            os.fsync(self.fd)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self.drop_cache()
+            raise StoreError(
+                f"{self.where}: {error.strerror}: look into that store", error.errno or errno.EIO
+            ) from error
 
     def drop_cache(self) -> None:
         """Of a process before this one a flush may have failed: what it has lost is not read any
@@ -142,12 +168,7 @@ class Opened:
             return self.record(size)
         if self.fd is None or self.identity.kind != "device" or self.identity.lasting:
             return self.record()
-        try:
-            os.fsync(self.fd)
-        except OSError as error:
-            raise StoreError(
-                f"{self.where}: {error.strerror}: look into that store", error.errno or errno.EIO
-            ) from error
+        self.flush()
         return self.record(size)
 
     def few_connections(self) -> str | None:
@@ -270,16 +291,21 @@ def refusal(opened: Opened, record: StoreRecord, place: Place, size: int) -> str
         changed = opened.fingerprint(size) != record.fingerprint
         return "its content changed while the site was stopped" if changed else None
     if verdict is Verdict.UNSURE and (place.counts or not marked):
-        return _doubt(record)
+        return _doubt(record, marked=marked)
     return None
 
 
-def _doubt(record: StoreRecord) -> str:
+def _doubt(record: StoreRecord, *, marked: bool) -> str:
     if record.kind == "device":
         return (
             f"nothing but its number {record.identity} tells this device from another one, the "
             "number may mean another one since a restart, and there is no fingerprint of an "
             "orderly stop"
+        )
+    if not marked:
+        return (
+            "its mark (attribute user.flashmirror) is gone, so it may be another file that was "
+            "given the inode number, and there is no fingerprint of an orderly stop"
         )
     return (
         "marked as the recorded store, but another file (a copy, or restored), and there is no "

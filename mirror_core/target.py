@@ -11,7 +11,8 @@ Invariants.  `owed` holds what was written since the last commit and is not stab
 has not written all of it, by what is stable or again, is refused.  What is read counts only where
 the disk is sure to hold it: a flush that failed may leave in a cache what the disk has lost, and
 so may one of the process before, if that told nothing of its end.  From then until the next
-commit, for which all of it is written again, nothing is found equal (I9).
+commit, for which all of it is written again, nothing is found equal (I9).  What a flush may have
+lost before this history stays in doubt, until a first cycle that leaves nothing out.
 
 Guard: `serial` orders what the source asks; `changed` guards the fields below its line.
 """
@@ -43,7 +44,7 @@ from mirror_core import (
 )
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig
-from mirror_core.errors import MirrorError, PeerError, Refused, describe
+from mirror_core.errors import LINK_ERRNOS, MirrorError, Owed, PeerError, Refused, describe
 from mirror_core.journal import Journal
 from mirror_core.ledger import Lineage
 from mirror_core.platform import Platform, Thread
@@ -72,7 +73,8 @@ class Target:
         written: WrittenLog,
         blank: bool,
         owed: dict[str, BitMap64],
-        doubtful: bool,
+        doubtful_sent: bool,
+        doubtful_before: bool,
     ) -> None:
         self._config, self._book, self._copier, self._journal = config, book, copier, journal
         self._platform = platform
@@ -80,10 +82,13 @@ class Target:
         self._written = written
         self._reader = compare.Reader()
         self.second = second.SecondFlashcopy(config, book, copier, log, platform)
-        self._blank = blank  # the data stores were holes when the site started
+        self.blank = blank  # without a commit yet, the data stores were holes when the site started
         self._owed = owed
-        self._doubtful = doubtful  # the intermediates' disks may lack what is read from them
+        # The intermediates' disks may lack what is read from them: of what was sent since the last
+        # commit, and of what was there before this history.
+        self._doubtful_sent, self._doubtful_before = doubtful_sent, doubtful_before
         self._losses = 0  # of the intermediates, until the last commit
+        self._errors: dict[str, int] = {}  # writes to them that had failed until then
         self._sessions: deque[int] = deque(maxlen=limits.SESSIONS_KNOWN)  # asked for lately
         self.serial = platform.lock()
         # -- guarded by `changed`
@@ -95,11 +100,18 @@ class Target:
         self.session = 0
         self.source: str | None = None
         self.source_site: str | None = None
-        self.heard = 0.0  # monotonic: the source's last control request that is not refused
+        self._began = platform.monotonic()
+        # Monotonic: the source's last control request that is not refused; and until when a source
+        # of this history is there for its sign, whether it has a session or not.
+        self.heard = self._there_until = -math.inf
+        self._knocker = ""  # its name
+        # So the source said when it looked last; None: not yet in this session.
+        self.source_paused: bool | None = None
         self._silence = 0.0  # how long this source may be silent, as it says
         self._since = self._platform.time()  # that it is connected, or that it has no session
         self.reason: str | None = None  # why the second flashcopy does not go on
-        self.trouble: str | None = None  # why this site could not do what the source asked last
+        # Why this site could not do what the source asked for last, by what that was.
+        self._troubles: dict[str, str] = {}
         self.refusal: str | None = None  # of the last source that asked for a session
         self.failure: str | None = None  # why the session that was asked for last was not opened
         self.total_bytes = 0  # of the second flashcopy under way
@@ -125,8 +137,9 @@ class Target:
                 raise Refused(f"{mine.name} is being promoted: it is to be the source")
             decision = recovery.decide(mine, hello)
             if decision.refused:
-                with self.changed:
-                    self.refusal = decision.refused
+                again_s = timeouts.asks_again_s(self._silence_s())
+                self._note_sign(hello.name, hello.lineage, again_s)
+                self.note_refusal(decision.refused)
                 raise Refused(decision.refused)
             if self.connected() and hello.site != self.source_site:
                 raise Refused(
@@ -144,18 +157,32 @@ class Target:
             with self.changed:
                 self.session, self.source, self.refusal = hello.session, hello.name, None
                 self.source_site, self.failure = hello.site, None
+                self.source_paused = None
                 self._silence = min(hello.silence, timeouts.silence_s(limits.LINK_TIMEOUT_MAX_S))
                 self._flush_error = None  # of before: all that is not stable is sent again
                 self._since, self.heard = self._platform.time(), self._platform.monotonic()
             for member in self._copier.members:
                 member.native.set_patience(timeouts.put_off_s(hello.silence))
             mine = self._book.current
-            blank = self._blank and mine.committed == 0
+            blank = self.blank and mine.committed == 0
             seeded = mine.seeded and not mine.whole
             return protocol.Welcome(
                 mine.name, mine.site, mine.committed, mine.hardened, mine.whole, blank, seeded,
                 mine.consistency_point or 0.0, resumed, mine.committed_token,
             )  # fmt: skip
+
+    def knock(self, name: str, lineage: str) -> protocol.Record:
+        """A source is there that has no session."""
+        self._note_sign(name, lineage, timeouts.knocks_again_s(self._silence_s()))
+        return {}
+
+    def _note_sign(self, name: str, lineage: str, for_s: float) -> None:
+        """One of another history is not the one that a promotion would part from."""
+        mine = self._book.current.lineage
+        if mine and mine.id == lineage:
+            with self.changed:
+                until = self._platform.monotonic() + for_s
+                self._knocker, self._there_until = name, max(self._there_until, until)
 
     def _end_session(self) -> None:
         with self.changed:
@@ -213,46 +240,94 @@ class Target:
             ) from error
 
     @contextlib.contextmanager
-    def _noting(self) -> Generator[None, None, None]:
+    def _noting(self, what: str, *ends: str) -> Generator[None, None, None]:
+        """Around what the source asks for; if it is done it ends that trouble, and those."""
         try:
             yield
         except MirrorError as error:
-            if error.code != errno.ESTALE:  # which is the source's
-                self._note_trouble(str(error))
+            if not isinstance(error, Owed):  # which is the source's
+                self._note_trouble(what, str(error))
             raise
-        self._note_trouble(None)
+        self._end_troubles(what, *ends)
 
-    def _note_trouble(self, trouble: str | None) -> None:
-        """This site is at fault, whatever its source makes of it; None: it is no more."""
+    def _end_troubles(self, *ends: str) -> None:
         with self.changed:
-            if trouble and trouble != self.trouble:
-                self._journal.say(trouble)
-            self.trouble = trouble
+            for one in ends:
+                self._troubles.pop(one, None)
 
-    def prepare_promotion(self, *, force: bool) -> bool:
+    def _note_trouble(self, what: str, trouble: str) -> None:
+        """This site is at fault, whatever its source makes of it."""
+        with self.changed:
+            if trouble != self._troubles.get(what):
+                self._journal.say(trouble)
+            self._troubles[what] = trouble
+
+    def look_at_writes(self) -> None:
+        """The core takes what the source writes, and no request tells of what fails.  A commit ends
+        it: all of that was written again, or found equal."""
+        stats = self._copier.stats()
+        for volume in self._config.volumes:
+            found, what = stats[volume.name], f"write {volume.name}"
+            if found.write_error and found.write_errors > self._errors.get(volume.name, 0):
+                error = flashcopy.CopyError(volume.name, flashcopy.FRONT, found.write_error)
+                store = {flashcopy.FRONT: f"intermediate store {volume.intermediate}"}
+                trouble = f"{flashcopy.explain(error, store)}; it goes on by itself"
+                self._note_trouble(what, f"the target cannot write: {trouble}")
+            else:
+                self._end_troubles(what)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why this site could not do what the source asked for last."""
+        return next(iter(tuple(self._troubles.values())), None)  # at once: others change it
+
+    def note_refusal(self, reason: str) -> None:
+        """What a source was told; of another one than is connected it says nothing of that."""
+        with self.changed:
+            if not self.connected():
+                self.refusal = reason
+
+    def prepare_promotion(self, *, force: bool, wait_s: float) -> bool:
         """End the source's session; asked again, say whether the image is whole in `data`.  No
         session is opened until `end_turn` has said so.  MirrorError: refused, or it cannot be."""
         with self.serial:
             mine = self._book.current
             if not mine.whole:
-                raise MirrorError("has no image yet: nothing to promote", errno.ENODATA)
+                raise MirrorError(
+                    "has no image yet: nothing to promote before the first commit of a source: "
+                    "start its source and wait for it",
+                    errno.ENODATA,
+                )
             if not self.promoting:
-                if self.is_there() and not force:
-                    how = "connected" if self.connected() else "there"
-                    raise MirrorError(
-                        f"its source {self.source} is {how}: stop it, or promote with --force",
-                        errno.EBUSY,
-                    )
+                if not force:
+                    self._refuse_while_there()
                 self._fence(self._platform.random_bits(62) | 1)
                 self._end_session()
                 self._promoting_until = math.inf
                 return False
             self._promoting_until = math.inf
         # No session is opened any more: who asks for one is told so meanwhile.
-        hardened = self.wait_hardened(limits.CONTROL_WAIT_S)
+        hardened = self.wait_hardened(wait_s)
         if self._broken and not hardened:
             raise MirrorError(self._broken)
         return hardened
+
+    def _refuse_while_there(self) -> None:
+        """MirrorError: the source is there, or may be: this site has begun too lately to know."""
+        there, now = self.is_there(), self._platform.monotonic()
+        if there or now < self._there_until:
+            name = self.source if there else self._knocker
+            how = "connected" if self.connected() else "there"
+            raise MirrorError(
+                f"its source {name} is {how}: stop it, or promote with --force", errno.EBUSY
+            )
+        left = self._began + timeouts.asks_again_s(self._silence_s()) - now
+        if self.heard < self._began and left > 0:
+            raise MirrorError(
+                "was started only now, and does not know yet whether its source is there: promote "
+                f"it again in {math.ceil(left)} s, or with --force",
+                errno.EBUSY,
+            )
 
     @property
     def promoting(self) -> bool:
@@ -265,6 +340,11 @@ class Target:
         with self.serial:
             if self._promoting_until == math.inf:
                 self._promoting_until = self._platform.monotonic() + patience_s
+
+    def take_back_promotion(self) -> None:
+        """Sessions are opened with it from now on, unless the ledger says that it is a source."""
+        with self.serial:
+            self._promoting_until = 0.0
 
     def _fence(self, session: int) -> None:
         """Only requests of this session enter from now on.  PeerError: older ones do not end."""
@@ -281,6 +361,7 @@ class Target:
     def _check_session(self, session: int) -> None:
         if not session or session != self.session:
             raise PeerError("this session is over: another one was opened since")
+        self.look_at_writes()
         self.heard = self._platform.monotonic()
 
     def stabilize(self, asked: protocol.Stable) -> protocol.Record:
@@ -296,7 +377,7 @@ class Target:
             mine = self._book.current
             lineage = mine.lineage.id if mine.lineage else ""
             cycle = runlog.History(written.KIND, mine.site, lineage, asked.sequence, asked.token)
-            with self._noting(), self._recording():
+            with self._noting("record", "flush"), self._recording():
                 self._written.record(cycle, asked.serial, flush.written, self._owed)
             return {"done": True}
 
@@ -339,19 +420,20 @@ class Target:
             raise PeerError(f"there is no volume {asked.volume}", errno.ENOENT)
         try:
             seeded = self._book.current.seeded
-            store = member.native.first if seeded else member.native.front
             sums = compare.sums_of(member.native, asked)
             pieces = list(compare.pieces_of(asked.runs, compare.unit_of(member.native)))
-            if not seeded and self._may_read_a_cache():
+            if not seeded and self.may_read_a_cache():
                 found = [False] * len(pieces)
             else:
-                found = compare.equal(member.native, pieces, sums, store, self._reader)
+                found = self._equal(member, pieces, sums, seeded=seeded)
             with self.serial:
                 self._check_session(asked.session)  # still: it took a while
                 self._check_under_way(asked.sequence)
+                if seeded:
+                    found = self._held_by_data(member, pieces, found)
                 for first, count in compare.runs_where(pieces, found):
                     if seeded:  # need not be written, whatever an older cycle had written there
-                        self._owed[member.name].remove_range(first, first + count)
+                        self._owes_no_more(member.name, first, count)
                     else:
                         member.native.adopt(asked.session, first, count)
         except ValueError as error:
@@ -362,9 +444,60 @@ class Target:
             ) from error
         return {"equal": "".join("01"[same] for same in found)}
 
-    def _may_read_a_cache(self) -> bool:
+    def _owes_no_more(self, name: str, first: int, count: int) -> None:
+        owed = self._owed[name]
+        before = len(owed)
+        owed.remove_range(first, first + count)
+        if len(owed) < before:
+            self._written.owes_less()
+
+    def _equal(
+        self,
+        member: flashcopy.Member,
+        pieces: list[tuple[int, int]],
+        sums: list[bytes],
+        *,
+        seeded: bool,
+    ) -> list[bool]:
+        """What cannot be read is not equal: it is sent, and so written anew.  PeerError: a server
+        is lost."""
+        store = member.native.first if seeded else member.native.front
+        try:
+            found = compare.equal(member.native, pieces, sums, store, self._reader)
+        except OSError as error:
+            volume = next(v for v in self._config.volumes if v.name == member.name)
+            where = (
+                f"data store {volume.data}" if seeded
+                else f"intermediate store {volume.intermediate}"
+            )  # fmt: skip
+            code = error.errno or 0
+            text = f"the target cannot compare: {where}: {describe(code)}"
+            self._note_trouble("compare", text)
+            if code in LINK_ERRNOS:
+                raise PeerError(text, code) from error
+            return [False] * len(pieces)
+        self._end_troubles("compare")
+        return found
+
+    @staticmethod
+    def _held_by_data(
+        member: flashcopy.Member, pieces: list[tuple[int, int]], found: list[bool]
+    ) -> list[bool]:
+        """Which of the pieces that are equal in a seed the image will read there.  What is in
+        `next` it reads in the intermediate, where a write may have ended in its middle: what is
+        stable holds those that were under way, which the source sends again."""
+        touches = member.native.touches
+        return [
+            same and not touches(native.NEXT, *piece)
+            for piece, same in zip(pieces, found, strict=False)
+        ]
+
+    def may_read_a_cache(self) -> bool:
         """Whether the intermediates' disks may lack what is read from them."""
-        return self._doubtful or self._front_losses() != self._losses
+        return self._doubtful_before or self._has_lost()
+
+    def _has_lost(self) -> bool:
+        return self._doubtful_sent or self._front_losses() != self._losses
 
     def _front_losses(self) -> int:
         return sum(member.native.front.losses for member in self._copier.members)
@@ -394,7 +527,7 @@ class Target:
             left = max(0.0, until - self._platform.monotonic())
             if not self._flushed(("commit", request.session, request.sequence), dict, left):
                 return {"done": False, "hardened": mine.hardened, "reason": self.reason}
-            with self._noting():
+            with self._noting("commit", "record", "flush", "compare"):
                 self._commit(request)
             return {"done": True, "hardened": self._book.current.hardened}
 
@@ -416,14 +549,17 @@ class Target:
 
     def _swap(self, request: protocol.Commit) -> None:
         """The change itself, with the gates closed.  PeerError; LedgerError."""
-        written, losses = self._bitmaps(), self._front_losses()
+        written, losses, mine = self._bitmaps(), self._front_losses(), self._book.current
+        errors = {name: stats.write_errors for name, stats in self._copier.stats().items()}
+        # Of what was there before only a first cycle of everything leaves nothing; and what was
+        # lost in a first cycle may have been there before.
+        first = mine.committed == 0
+        before = self._doubtful_before or (first and self._has_lost())
+        before &= not first or self.blank or mine.seeded
         nothing = {name: BitMap64() for name in written}
         for name, owed in self._owed.items():
             if not owed <= written[name]:
-                raise PeerError(
-                    f"volume {name}: a cycle left out what an abandoned one had written",
-                    errno.ESTALE,
-                )
+                raise Owed(f"volume {name}: a cycle left out what an abandoned one had written")
         try:
             self._book.update(
                 committed=request.sequence,
@@ -431,13 +567,16 @@ class Target:
                 consistency_point=request.consistency_point,
                 whole=True,
                 seeded=False,
-                doubtful=False,
+                doubtful_data=False,
+                doubtful_sent=False,
+                doubtful_before=before,
                 maps={f"{name}/pending": bitmap for name, bitmap in written.items()},
             )
             self._copier.group.swap()
             # Not before: to the thread the maps would be those of a commit that is hardened.
             self._pending_of, self._owed = request.sequence, nothing
-            self._doubtful, self._losses = False, losses
+            self._doubtful_sent, self._doubtful_before, self._losses = False, before, losses
+            self._errors = errors
         except Exception as error:
             if self._book.current.committed == request.sequence:  # it stands: no way back
                 try:
@@ -463,13 +602,21 @@ class Target:
             self.changed.wait_for(lambda: self.stopping or self._is_hardened(), timeout_s)
             return self._is_hardened()
 
+    @property
+    def phase(self) -> str:
+        """Of the second flashcopy."""
+        return "copy" if self._copier.left_bytes() else "idle" if self._is_hardened() else "flush"
+
     def _is_hardened(self) -> bool:
         """An image that was lost is never hardened, and there is nothing to harden."""
         return not self._book.current.whole or self.hardened >= self._pending_of
 
-    def poll(self, session: int, wait_s: float) -> protocol.Record:
-        """How far the second flashcopy is; also the source's sign of life."""
+    def poll(self, session: int, wait_s: float, *, paused: bool) -> protocol.Record:
+        """How far the second flashcopy is; also the source's sign of life, which says whether it
+        is paused."""
         self._check_session(session)
+        with self.changed:
+            self.source_paused = paused
         self.wait_hardened(min(wait_s, limits.CONTROL_WAIT_S))
         return {"hardened": self.hardened, "reason": self.reason}
 
@@ -543,7 +690,7 @@ class Target:
                     f"{describe(error.errno or 0)}"
                 )
         if failed:
-            self._note_trouble(failed)
+            self._note_trouble("flush", failed)
         with self.changed:
             self._flush_error = failed or self._flush_error
             flush.done = True
@@ -587,16 +734,25 @@ class Target:
         """Whether the source was heard of lately, even if no session can be opened."""
         return self._platform.monotonic() < self._gone_at()
 
+    def knocker(self) -> str:
+        """The source that says that it is there and has no session; empty: none does."""
+        with self.changed:
+            return self._knocker if self._platform.monotonic() < self._there_until else ""
+
     def _gone_at(self) -> float:
         """Monotonic: until when what was heard of the source counts.  While it copies over a long
         way it sends, and seldom asks; without a session it asks now and then.  Of two sites that
         are set up for links of different patience the more patient one decides: a source that is
         slow and there is never taken for one that is gone."""
-        wrote = max(stats.heard_ns for stats in self._copier.stats().values()) / native.NS
-        recent = max(timeouts.silence_s(self._config.link_timeout), self._silence)
-        if self.failure and not self.session:
-            recent += limits.BACKOFF_MAX_S
+        wrote_ns = max(stats.heard_ns for stats in self._copier.stats().values())
+        wrote = wrote_ns / native.NS if wrote_ns else -math.inf
+        recent = self._silence_s()
+        if self.trouble or (self.failure and not self.session):  # then it makes pauses
+            recent = timeouts.asks_again_s(recent)
         return max(self.heard, wrote) + recent
+
+    def _silence_s(self) -> float:
+        return max(timeouts.silence_s(self._config.link_timeout), self._silence)
 
     def since(self) -> float:
         """Unix seconds: since when the source is connected, or is not."""
@@ -627,7 +783,7 @@ class Target:
             maps[f"{member.name}/pending"] = flashcopy.bitmap_of(member.native, *left)
             written = flashcopy.bitmap_of(member.native, native.NEXT)
             maps[f"{member.name}/written"] = written | self._owed[member.name]
-        self._book.update(maps=maps, doubtful=self._may_read_a_cache())
+        self._book.update(maps=maps, doubtful_sent=self._has_lost())
         self.second.log.close()
         self._written.close()
         return flushed

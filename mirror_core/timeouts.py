@@ -73,6 +73,17 @@ def silence_s(link_timeout: float) -> float:
     return link_timeout + 2 * limits.IDLE_LOOK_S
 
 
+def asks_again_s(silence: float) -> float:
+    """A source that is there, but has no session, has asked for one within this time: it makes a
+    pause between two tries."""
+    return silence + limits.BACKOFF_MAX_S
+
+
+def knocks_again_s(silence: float) -> float:
+    """The same of its pulse, which says that it is there, whatever its control is busy with."""
+    return silence + limits.KNOCK_S
+
+
 def check(link_timeout: float) -> None:
     """The sums, of one site's setting."""
     noticed = limits.IDLE_LOOK_S + look_s(link_timeout)

@@ -1,8 +1,9 @@
-"""Sizes (`4K`, `10G`) and durations (`500ms`, `5s`) as people write them."""
+"""Sizes (`4K`, `10G`), durations (`500ms`, `5s`) and times as people write and read them."""
 
 from __future__ import annotations
 
 import re
+from datetime import datetime
 
 from mirror_core import limits
 from mirror_core.errors import ConfigError
@@ -45,6 +46,13 @@ def parse_duration(text: str) -> float:
     if seconds > limits.DURATION_MAX_S:
         raise ConfigError(f"{text!r} is longer than a year: write it like 500ms, 5s or 2m")
     return seconds
+
+
+def format_time(moment: float | None) -> str:
+    """Unix seconds -> '2026-11-26 21:46:44+00:00', in the zone of who reads it."""
+    if moment is None:
+        return "of an unknown time"
+    return datetime.fromtimestamp(moment).astimezone().isoformat(" ", "seconds")
 
 
 def format_size(count: int) -> str:

@@ -61,6 +61,8 @@ def recover(
     history = runlog.history_of(data)
     if history is None or not _is_under_way(history, book):
         return Written(), owed
+    if not book.clean:  # the ledger's are of an orderly stop before: of those the log names what is
+        owed = {name: BitMap64() for name in names}
     records = runlog.records(path, data, history)
     runs = [run for _, part in records for run in part]
     sets = hardlog.sets_of(path, runs, book.volumes + book.volumes)
@@ -106,6 +108,10 @@ class WrittenLog:
         self._log.append(cycle, sets, serial)
         self._found = Written(cycle.sequence, cycle.token, serial, dict(written))
         self._whole = True
+
+    def owes_less(self) -> None:
+        """The log names what is not owed any more: the next record begins it anew."""
+        self._whole = False
 
     def forget(self) -> None:
         """Nothing is stable, and nothing owed: everything is sent.  Durably.  OSError."""

@@ -8,8 +8,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#ifndef GROUP_WORDS /* the simulator has smaller ones: several levels of a small volume */
 #define GROUP_WORDS 8 /* a cache line */
 #define GROUP_SHIFT 9
+#endif
 #define GROUP_BITS (1ULL << GROUP_SHIFT)
 #define PAGE 4096
 #define PAGE_WORDS (PAGE / 8)

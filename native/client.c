@@ -52,6 +52,7 @@ for_client (const struct client *c, int rc)
   case EHOSTDOWN:
   case ENETDOWN:
   case ECONNABORTED:
+  case EPROTO:
     return -EIO;
   default:
     return rc;

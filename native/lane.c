@@ -37,7 +37,7 @@ give_back (struct fm_port **at, bool own)
 {
   if (own || !*at || (*at)->under_way)
     return;
-  fm_port_give (*at);
+  fm_store_give_port ((*at)->store, *at);
   *at = NULL;
 }
 
@@ -178,6 +178,7 @@ begin_near (struct fm_parts *t, struct fm_port **at, struct fm_store *store, str
     return;
   }
   *t = (struct fm_parts){ .op = op };
+  t->op.refused = true;
   fm_op_finish (store, &t->op, rc);
 }
 
@@ -442,10 +443,11 @@ slot_restore (struct fm_lane *l, struct fm_slot *s)
                       .offset = (s->claim->first << v->shift) + s->at,
                       .length = s->n, .buf = s->buf };
   s->anchor = atomic_load (&v->front->anchored);
-  if (s->anchor)
+  if (s->anchor || !fm_store_is_server (v->front))
     begin_near (&s->read, &l->front, v->front, op);
   else { /* no flush would cover it */
     s->read = (struct fm_parts){ .op = op };
+    s->read.op.refused = true;
     fm_op_finish (v->front, &s->read.op, -ENOTCONN);
   }
 }
@@ -461,7 +463,8 @@ slot_step (struct fm_lane *l, struct fm_slot *s)
   }
   if (s->state == FM_SLOT_RESTORING && step_near (l, &s->read, &l->front, l->v->front, false)) {
     give_back (&l->front, l->own_front);
-    fm_store_written (l->v->front, s->anchor, s->read.op.rc);
+    if (!s->read.op.refused)
+      fm_store_written (l->v->front, s->anchor, s->read.op.rc);
     end_back (l->v, s->claim);
     if (s->read.op.rc < 0)
       slot_end (l, s, s->read.op.rc, -1);
@@ -528,8 +531,8 @@ enum fm_copy
 fm_lane_copy (const struct fm_lane *l, bool comparing)
 {
   const struct fm_volume *v = l->v;
-  if (atomic_load (&v->second_lost))
-    return FM_COPY_FIRST;
+  if (atomic_load (&v->second_lost)) /* looked at once: it may be lost at any moment */
+    return v->hold ? FM_COPY_LATER : FM_COPY_FIRST;
   /* With preserve = "first" no writer may wait for the peer: not even one who meets
    * a run of the background's. */
   return l->nsinks > 1 && (v->preserve_first || comparing) ? FM_COPY_FIRST : FM_COPY_ALL;
@@ -543,7 +546,7 @@ claim_next (struct fm_lane *l)
   uint64_t hole_blocks = FM_PACE_MOST >> v->shift;
   uint64_t max = hole_blocks > v->run_blocks ? hole_blocks : v->run_blocks;
   bool feed = fm_bitmap_count (v->pending) == 0, lost = atomic_load (&v->second_lost);
-  if ((feed && (v->comparing || lost)) || (lost && v->hold))
+  if (feed && (v->comparing || lost))
     return NULL;
   const struct fm_bitmap *map = feed ? &v->unsent : v->pending;
   struct fm_slot *s = NULL;
@@ -555,8 +558,9 @@ claim_next (struct fm_lane *l)
   bool found = fm_plan_run (map, l->cursor, max, v->claims, v->claims_high, &run);
   if (!found && l->cursor) /* round once more: a writer may have left something */
     found = fm_plan_run (map, 0, max, v->claims, v->claims_high, &run);
-  if (found) {
-    s = fm_lane_claim (l, feed ? FM_COPY_FEED : fm_lane_copy (l, v->comparing), run.first, run.n);
+  enum fm_copy copy = feed ? FM_COPY_FEED : fm_lane_copy (l, v->comparing);
+  if (found && copy != FM_COPY_LATER) {
+    s = fm_lane_claim (l, copy, run.first, run.n);
     l->cursor = run.first + 1; /* what the slot leaves of the run is found next */
   }
   pthread_mutex_unlock (&v->lock);

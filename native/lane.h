@@ -11,11 +11,11 @@
  * store and a minute on another, begin with 64 KiB and go up to 64 MiB.  One run of zeroes counts
  * in the flow as the longest run of bytes does, since it takes as long.
  *
- * After a loss (store.h) a server may show for a while, from a cache, what its disk has lost, and a flush
- * of that is good.  So what is copied is first written back to the front (`restores`), under the
- * claim, until a cycle is committed: then the commit's flush covers it.  (A file's cache is dropped
- * with the loss: store_file.c.)  In a cycle that is void nobody waits for a copy, and what it has read may
- * be older than the front: so nothing is written back any more, and a writer waits for what is under way.
+ * After a loss (store.h) a server, or a device below us, may show for a while, from a cache, what its disk has
+ * lost, and a flush of that is good.  (Our own kernel's cache of a file is dropped with the loss: store_file.c.)  So
+ * what is copied is first written back to the front (`restores`), under the claim, until a cycle is committed: then
+ * the commit's flush covers it.  In a cycle that is void nobody waits for a copy, and what it has read may be older
+ * than the front: so nothing is written back any more, and a writer waits for what is under way.
  *
  * A server of this site's own stores may take few connections (store.h).  So a lane has only one of
  * its own there, that of the background to sink 0, for flushes count on it.  Any other is lent while
@@ -46,6 +46,7 @@ enum fm_copy {
   FM_COPY_ALL,   /* front -> every sink; pending -> sent, or unsent if sink 1 fails */
   FM_COPY_FIRST, /* front -> sink 0;     pending -> unsent */
   FM_COPY_FEED,  /* sink 0 -> sink 1;    unsent  -> sent */
+  FM_COPY_LATER, /* not before there is another link (fm_volume_set_hold) */
 };
 
 struct fm_slot {

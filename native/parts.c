@@ -59,7 +59,7 @@ begin_part (struct fm_parts *t, struct fm_port *p)
   uint64_t piece = fm_parts_piece (s, t->op.kind);
   t->op.length = t->left < piece ? t->left : piece;
   t->left -= t->op.length;
-  t->op.done = t->seen = false;
+  t->op.done = t->op.refused = t->seen = false;
   t->begun_ns = pace_begin (s, &t->op);
   p->stirred |= !p->under_way;
   s->ops->submit (p, &t->op);
@@ -89,6 +89,7 @@ fm_parts_step (struct fm_parts *t, struct fm_store *s, struct fm_port *p, bool l
     if (t->op.buf)
       t->op.buf = (char *)t->op.buf + t->op.length;
     begin_part (t, p);
+    t->op.refused = false; /* the part before it was done */
   }
   return false;
 }

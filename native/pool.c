@@ -154,10 +154,9 @@ open_beside (struct fm_store *s)
   return true;
 }
 
-struct fm_port *
-fm_port_borrow (struct fm_store *s, int *rc)
+static struct fm_port *
+wait_for_one (struct fm_store *s, uint64_t since, int *rc)
 {
-  uint64_t since = fm_now_ns ();
   pthread_mutex_lock (&s->lock);
   struct fm_port *p = s->askers ? NULL : pop (s);
   struct fm_asker *me = p ? NULL : stand_in_line (s);
@@ -184,6 +183,25 @@ fm_port_borrow (struct fm_store *s, int *rc)
     leave_line (s, me);
   pthread_mutex_unlock (&s->lock);
   return p;
+}
+
+struct fm_port *
+fm_port_borrow (struct fm_store *s, int *rc)
+{
+  uint64_t since = fm_now_ns (), until = 0;
+  do {
+    struct fm_port *p = wait_for_one (s, since, rc);
+    if (!p)
+      return NULL;
+    s->ops->step (p);
+    if (!p->failed)
+      return p;
+    fm_store_give_port (s, p); /* it has ended since it was used last, and the others most likely did */
+    since = fm_now_ns ();
+    until = until ? until : since + s->timeout_ns; /* he may have waited long before */
+  } while (since < until);
+  *rc = -ENOTCONN; /* a server that ends each at once */
+  return NULL;
 }
 
 void

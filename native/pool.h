@@ -1,4 +1,4 @@
-/* The connections of a store that nobody has for good: for store.c and pool.c only. */
+/* The connections of a store that nobody has for good: for store.c, flush.c and pool.c only. */
 #ifndef FM_POOL_H
 #define FM_POOL_H
 

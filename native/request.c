@@ -140,8 +140,8 @@ claim_under (struct fm_volume *v, struct fm_request *r, uint64_t first, uint64_t
   pthread_mutex_lock (&v->lock);
   if (n > v->run_blocks)
     n = v->run_blocks;
-  if (atomic_load (&v->abandoned) || held (v)
-      || fm_plan_overlap (v->claims, v->claims_high, first, 1))
+  enum fm_copy copy = v->prio ? fm_lane_copy (v->prio, false) : FM_COPY_LATER;
+  if (atomic_load (&v->abandoned) || fm_plan_overlap (v->claims, v->claims_high, first, 1))
     n = 0; /* void: fm_volume_abandon counts on no new claims; or somebody copies it now */
   for (const struct fm_claim *c;
        n && (c = fm_plan_overlap (v->claims, v->claims_high, first, n));)
@@ -151,11 +151,11 @@ claim_under (struct fm_volume *v, struct fm_request *r, uint64_t first, uint64_t
   bool still = n && fm_bitmap_run (v->pending, first, n, &at, &m) && at == first;
   if (still && left_to_background (v))
     v->wanted = first + 1;
-  else if (still && v->prio) {
+  else if (still && copy != FM_COPY_LATER) {
     r->lane = v->prio;
     v->prio = r->lane->next;
     v->nprio_out++;
-    s = fm_lane_claim (r->lane, fm_lane_copy (r->lane, false), first, m);
+    s = fm_lane_claim (r->lane, copy, first, m);
   }
   pthread_mutex_unlock (&v->lock);
   return s;
@@ -307,19 +307,47 @@ fm_request_step (struct fm_volume *v, struct fm_request *r)
   return rc < 0 ? leave (v, r, rc) : rc;
 }
 
+/* A full or broken disk may take other writes well, so one that failed stands until there is a good one
+ * where it was. */
+static void
+note_result (struct fm_volume *v, const struct fm_op *op, int rc)
+{
+  if (rc < 0) {
+    atomic_store (&v->failed_at, op->offset);
+    atomic_store (&v->write_error, rc);
+  } else if (atomic_load_explicit (&v->write_error, memory_order_relaxed)) {
+    uint64_t at = atomic_load (&v->failed_at);
+    if (op->offset <= at && at - op->offset < op->length)
+      atomic_store (&v->write_error, 0);
+  }
+}
+
 int
 fm_request_finish (struct fm_volume *v, struct fm_request *r)
 {
-  int rc = fm_store_io (v->front, &r->op);
-  if (rc < 0 && !(rc == -EOPNOTSUPP && (r->op.flags & FM_FAST)))
+  _Atomic uint64_t heard;
+  int rc = leave (v, r, fm_store_io_unflushed (v->front, &r->op, &heard));
+  if (rc == -EOPNOTSUPP && (r->op.flags & FM_FAST))
+    return rc;
+  if (rc == 1)
+    rc = fm_request_flush (v, &heard);
+  else if (rc < 0)
     atomic_fetch_add (&v->write_errors, 1);
-  return leave (v, r, rc);
+  note_result (v, &r->op, rc);
+  return rc;
 }
 
-/* ---- blocking ---- */
+int
+fm_request_flush (struct fm_volume *v, _Atomic uint64_t *heard)
+{
+  int rc = fm_store_flush (v->front, heard);
+  if (rc < 0)
+    atomic_fetch_add (&v->write_errors, 1);
+  return rc;
+}
 
-static void
-wait_for (struct fm_volume *v, struct fm_request *r)
+void
+fm_request_wait (struct fm_volume *v, struct fm_request *r)
 {
   uint64_t deadline = fm_now_ns () + LOOK_AGAIN_NS, patience = atomic_load (&v->patience_ns);
   if (r->lane) {
@@ -353,63 +381,4 @@ wait_for (struct fm_volume *v, struct fm_request *r)
       || fm_plan_overlap (v->claims, v->claims_high, first, end - first))
     fm_cond_wait_until (&v->moved, &v->lock, deadline);
   pthread_mutex_unlock (&v->lock);
-}
-
-static int
-run (struct fm_volume *v, struct fm_request *r)
-{
-  int rc;
-  while ((rc = fm_request_begin (v, r)) == -EAGAIN)
-    fm_gate_wait_open (&v->gate);
-  while (rc == 0 && (rc = fm_request_step (v, r)) == 0)
-    wait_for (v, r);
-  return rc < 0 ? rc : fm_request_finish (v, r);
-}
-
-static bool
-outside (const struct fm_volume *v, uint64_t n, uint64_t offset)
-{
-  return offset > v->size || n > v->size - offset;
-}
-
-int
-fm_volume_read (struct fm_volume *v, void *buf, uint64_t n, uint64_t offset)
-{
-  if (outside (v, n, offset))
-    return -EINVAL;
-  struct fm_op op = { .kind = FM_READ, .offset = offset, .length = n, .buf = buf };
-  return n ? fm_store_io (v->front, &op) : 0;
-}
-
-int
-fm_volume_write (struct fm_volume *v, uint64_t session, const void *buf, uint64_t n,
-                 uint64_t offset, unsigned flags)
-{
-  if (outside (v, n, offset))
-    return -ENOSPC; /* as a device answers a write past its end: nbd proto.md */
-  struct fm_request r = { .session = session,
-                          .op = { .kind = FM_WRITE, .flags = flags, .offset = offset,
-                                  .length = n, .buf = (void *)buf } };
-  return n ? run (v, &r) : 0;
-}
-
-int
-fm_volume_zero (struct fm_volume *v, uint64_t session, uint64_t n, uint64_t offset,
-                unsigned flags)
-{
-  if (outside (v, n, offset))
-    return -ENOSPC;
-  int rc = 0;
-  /* In pieces, each in the gate: a freeze must not wait for gigabytes, nor for a slow store.  They
-   * end where a store can punch whole blocks. */
-  while (n && rc == 0) {
-    uint64_t piece = fm_parts_piece (v->front, FM_ZERO) - offset % FM_PACE_LEAST;
-    piece = n < piece ? n : piece;
-    struct fm_request r = { .session = session,
-                            .op = { .kind = FM_ZERO, .flags = flags, .offset = offset,
-                                    .length = piece } };
-    rc = run (v, &r);
-    offset += piece, n -= piece;
-  }
-  return rc;
 }

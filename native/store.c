@@ -1,4 +1,5 @@
-/* Ports, operations from any thread, and what is written and not flushed.  See store.h. */
+/* Ports, and operations from any thread.  See store.h. */
+#include "flush.h"
 #include "late.h"
 #include "parts.h"
 #include "pool.h"
@@ -8,18 +9,10 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 
 #define PROBES 4 /* in a time-out, of a server that flushes */
 #define PROBE_BYTES 4096 /* there are servers that read no less */
-
-uint64_t
-fm_store_lose (struct fm_store *s)
-{
-  atomic_store (&s->lost_ns, fm_now_ns ()); /* first: who sees the loss sees that it is new */
-  return atomic_fetch_add (&s->lost, 1) + 1;
-}
 
 void
 fm_op_finish (struct fm_store *s, struct fm_op *op, int rc)
@@ -166,109 +159,14 @@ fm_port_io (struct fm_port *p, struct fm_op *op)
       move_on (p, UINT64_MAX);
   }
   op->done = true;
+  op->refused = t.op.refused;
   return op->rc = t.op.rc;
 }
 
-/* ---- what is written and not flushed: see store.h ---- */
-
-/* Each who holds it connects, or flushes, and both have a bound; and of two whose writes stand before
- * a flush only one has to ask for it. */
-static void
-hold_flush (struct fm_store *s)
-{
-  pthread_mutex_lock (&s->lock);
-  while (s->flush_held)
-    fm_cond_wait (&s->flush_free, &s->lock);
-  s->flush_held = true;
-  pthread_mutex_unlock (&s->lock);
-}
-
-static void
-free_flush (struct fm_store *s)
-{
-  pthread_mutex_lock (&s->lock);
-  s->flush_held = false;
-  pthread_cond_broadcast (&s->flush_free);
-  pthread_mutex_unlock (&s->lock);
-}
-
-/* Held. */
-static int
-need_anchor (struct fm_store *s)
-{
-  int rc = 0;
-  if (!s->anchor && (s->anchor = fm_port_own (s, &rc)))
-    atomic_store (&s->anchored, ++s->anchors);
-  return rc;
-}
-
-/* Held.  Its connection has ended, so the idle ones most likely did. */
-static void
-drop_anchor (struct fm_store *s)
-{
-  atomic_store (&s->anchored, 0); /* before the look at `writes`: see fm_store_io */
-  fm_port_close (s->anchor);
-  s->anchor = NULL;
-  if (atomic_load (&s->writes) > s->covered)
-    fm_store_lose (s);
-  fm_pool_drop (s);
-}
-
-/* The number of the anchor that a write which is submitted now counts on. */
-static int
-anchor_for_write (struct fm_store *s, uint64_t *number)
-{
-  if ((*number = atomic_load (&s->anchored)))
-    return 0;
-  hold_flush (s);
-  int rc = need_anchor (s);
-  *number = s->anchors;
-  free_flush (s);
-  return rc;
-}
+/* ---- one operation, from any thread ---- */
 
 int
-fm_store_need_anchor (struct fm_store *s)
-{
-  uint64_t number;
-  return fm_store_is_server (s) ? anchor_for_write (s, &number) : 0;
-}
-
-bool
-fm_store_has_anchor (const struct fm_store *s)
-{
-  return !fm_store_is_server (s) || atomic_load (&s->anchored);
-}
-
-/* A connection has ended: with it the server? */
-static void
-look_at_anchor (struct fm_store *s)
-{
-  pthread_mutex_lock (&s->lock);
-  bool held = s->flush_held;
-  s->flush_held = true;
-  pthread_mutex_unlock (&s->lock);
-  if (held)
-    return; /* who flushes finds out */
-  if (s->anchor) {
-    s->ops->step (s->anchor);
-    if (s->anchor->failed)
-      drop_anchor (s);
-  }
-  free_flush (s);
-}
-
-void
-fm_store_give_port (struct fm_store *s, struct fm_port *p)
-{
-  if (p->failed)
-    look_at_anchor (s);
-  fm_port_give (p);
-}
-
-/* Ended without a port. */
-static int
-ended (struct fm_store *s, struct fm_op *op, int rc)
+fm_op_unsent (struct fm_store *s, struct fm_op *op, int rc)
 {
   if (rc < 0)
     atomic_fetch_add_explicit (&s->errors, 1, memory_order_relaxed);
@@ -277,87 +175,53 @@ ended (struct fm_store *s, struct fm_op *op, int rc)
   return rc;
 }
 
-static int
-run_flush (struct fm_store *s, struct fm_op *op)
-{
-  uint64_t mine = atomic_load (&s->writes);
-  int rc;
-  hold_flush (s);
-  if (!fm_late_settled (s))
-    ended (s, op, -ETIMEDOUT);
-  else if (s->covered >= mine) /* nothing was written, or another's flush has covered it by now */
-    ended (s, op, 0);
-  else if (fm_store_is_server (s) && (rc = need_anchor (s)) < 0)
-    ended (s, op, rc);
-  else {
-    uint64_t covers = atomic_load (&s->writes);
-    if (fm_store_is_server (s))
-      fm_port_io (s->anchor, op);
-    else
-      fm_op_finish (s, op, s->ops->run (s, op));
-    if (op->rc == 0)
-      s->covered = covers;
-    if (s->anchor && s->anchor->failed)
-      drop_anchor (s);
-  }
-  free_flush (s);
-  return op->rc;
-}
-
-int
-fm_store_server_fd (struct fm_store *s)
-{
-  if (!fm_store_is_server (s))
-    return -ENOTSOCK;
-  struct pollfd fd;
-  hold_flush (s);
-  int rc = need_anchor (s);
-  if (rc == 0) {
-    s->ops->step (s->anchor);
-    if (s->anchor->failed)
-      drop_anchor (s);
-    rc = s->anchor && s->ops->pollfd (s->anchor, &fd) ? fcntl (fd.fd, F_DUPFD_CLOEXEC, 0) : -ENOTCONN;
-    if (rc == -1)
-      rc = -errno;
-  }
-  free_flush (s);
-  return rc;
-}
-
-/* ---- one operation, from any thread ---- */
-
 /* In pieces, one after another, until one fails. */
-static int
-in_pieces (struct fm_port *p, const struct fm_op *op, uint64_t most)
+static void
+in_pieces (struct fm_port *p, struct fm_op *op, uint64_t most)
 {
-  int rc = 0;
-  for (uint64_t at = 0; at < op->length && rc == 0; at += most) {
+  op->rc = 0;
+  op->done = true;
+  for (uint64_t at = 0; at < op->length && op->rc == 0; at += most) {
     struct fm_op piece = *op;
     piece.offset += at;
     piece.length = op->length - at < most ? op->length - at : most;
     piece.buf = (char *)op->buf + at;
-    rc = fm_port_io (p, &piece);
+    op->rc = fm_port_io (p, &piece);
+    op->refused = piece.refused && at == 0;
   }
-  return rc;
+}
+
+/* A connection of the pool, for what counts on the anchor of that number (NULL: on none). */
+static struct fm_port *
+borrow (struct fm_store *s, uint64_t *number, int *rc)
+{
+  for (;;) {
+    if (number && (*rc = fm_flush_anchor (s, number)) < 0)
+      return NULL;
+    struct fm_port *p = fm_port_borrow (s, rc);
+    if (!p || !number || atomic_load (&s->anchored) == *number)
+      return p;
+    fm_port_give (p); /* the anchor has ended */
+  }
 }
 
 static int
-run_on_server (struct fm_store *s, struct fm_op *op)
+run_on_server (struct fm_store *s, struct fm_op *op, uint64_t *number)
 {
   bool moves = op->kind == FM_READ || op->kind == FM_WRITE;
   uint64_t piece = op->length < FM_PIECE_BULK ? op->length : FM_PIECE_BULK;
   struct fm_room_turn turn;
   int rc = moves ? fm_room_enter (&turn, &s->room_used, piece, s->timeout_ns) : 0;
+  op->refused = true; /* until it is sent */
   if (rc < 0)
-    return ended (s, op, rc);
-  struct fm_port *p = fm_port_borrow (s, &rc);
+    return fm_op_unsent (s, op, rc);
+  struct fm_port *p = borrow (s, number, &rc);
   if (!p)
-    ended (s, op, rc);
+    fm_op_unsent (s, op, rc);
   else {
-    if (moves && op->length > turn.bytes) {
-      op->rc = in_pieces (p, op, turn.bytes);
-      op->done = true;
-    } else
+    if (moves && op->length > turn.bytes)
+      in_pieces (p, op, turn.bytes);
+    else
       fm_port_io (p, op);
     fm_store_give_port (s, p);
   }
@@ -366,69 +230,53 @@ run_on_server (struct fm_store *s, struct fm_op *op)
   return op->rc;
 }
 
+/* `number` becomes that of the anchor that a server's write counts on; NULL: it counts on none. */
 static int
-run (struct fm_store *s, struct fm_op *op)
+run (struct fm_store *s, struct fm_op *op, uint64_t *number)
 {
   if (fm_store_is_server (s))
-    return run_on_server (s, op);
-  return ended (s, op, fm_parts_run (s, op));
+    return run_on_server (s, op, number);
+  return fm_op_unsent (s, op, fm_parts_run (s, op));
 }
 
-void
-fm_store_written (struct fm_store *s, uint64_t number, int rc)
-{
-  /* First count it, then look: who drops an anchor does the one and the other in the other
-   * order, so one of the two sees that the anchor did not outlive the write.  One that failed
-   * may have been done in part, which is to be flushed, but nobody counts on it. */
-  atomic_fetch_add (&s->writes, 1);
-  if (rc == 0 && fm_store_is_server (s) && atomic_load (&s->anchored) != number)
-    fm_store_lose (s);
-}
-
+/* The error of a server's own flush for a write with FUA would be all that is said of what others had written, and
+ * their flush may be good before we hear it; and it may take long.  So a flush of ours is what makes it durable. */
 int
-fm_store_io (struct fm_store *s, struct fm_op *op)
+fm_store_io_unflushed (struct fm_store *s, struct fm_op *op, _Atomic uint64_t *heard)
 {
   if (op->kind == FM_FLUSH)
-    return run_flush (s, op);
+    return fm_flush_run (s, op);
   if (op->kind == FM_READ)
-    return run (s, op);
-  if (op->flags & FM_FUA) {
+    return run (s, op, NULL);
+  bool durable = op->flags & FM_FUA;
+  if (durable && !fm_store_is_server (s)) {
     /* Durable when it succeeds; one that failed may be in the cache in part, for a flush. */
-    int rc = run (s, op);
+    int rc = run (s, op, NULL);
     if (rc < 0)
       atomic_fetch_add (&s->writes, 1);
     return rc;
   }
   uint64_t number = 0;
-  int rc = fm_store_is_server (s) ? anchor_for_write (s, &number) : 0;
-  if (rc < 0)
-    return ended (s, op, rc);
-  rc = run (s, op);
-  fm_store_written (s, number, rc);
-  return rc;
+  atomic_store (heard, atomic_load (&s->lost));
+  op->flags &= ~(unsigned)FM_FUA;
+  int rc = run (s, op, &number);
+  if (!op->refused)
+    fm_store_written (s, number, rc);
+  return rc == 0 && durable ? 1 : rc;
 }
 
 int
-fm_store_flush (struct fm_store *s, _Atomic uint64_t *heard)
+fm_store_io (struct fm_store *s, struct fm_op *op)
 {
-  struct fm_op op = { .kind = FM_FLUSH };
-  uint64_t known = atomic_load (heard);
-  int rc = fm_store_io (s, &op);
-  uint64_t lost = atomic_load (&s->lost);
-  atomic_store (heard, lost);
-  return rc == 0 && lost != known ? -EIO : rc;
+  _Atomic uint64_t heard;
+  int rc = fm_store_io_unflushed (s, op, &heard);
+  return rc == 1 ? op->rc = fm_store_flush (s, &heard) : rc;
 }
 
 uint64_t
 fm_store_size (struct fm_store *s)
 {
   return s->size;
-}
-
-uint64_t
-fm_store_losses (struct fm_store *s)
-{
-  return atomic_load (&s->lost);
 }
 
 int

@@ -12,9 +12,12 @@
  *   - A flush that is done with 0 covers every write that was done on *any*
  *     port of the store before the flush was submitted, if the port that
  *     flushes was open before they were submitted.  For servers this is
- *     NBD's multi-conn promise, and opening refuses a server without it.
+ *     NBD's multi-conn promise, and a connection to a server without it is refused (-EPROTO), as
+ *     is one to a server that has become smaller: at the opening, and each later one.
  *   - A port whose connection failed stays failed: nothing reconnects behind
  *     the caller's back (I9).
+ *   - One that is lent has not ended as far as is known: what ended while nobody used it is no answer to
+ *     who asks next.  A write then counts on the anchor that there is, not on the one that ended.
  *   - A zero that may punch (FM_PUNCH) still reads as zeroes afterwards.
  *
  * What was written and not flushed may be gone (I9): a flush failed, or a server
@@ -24,7 +27,11 @@
  * flush of each ends with an error once, whoever met the loss first.
  *   - A flush that fails is a loss: a file says so once, to whichever of its users
  *     asks first, and takes the pages for clean afterwards.  (To each descriptor: so
- *     a write with FUA, which could hear of it too, has one of its own.)
+ *     each write with FUA, which could hear of it too, has one that is its own.  If it
+ *     was written and then could not be made durable, that is a loss, too: a device
+ *     below says so once.  At a server nobody knows who shares a descriptor: there it
+ *     is a write, and then a flush like all others, whose answers come in the order in
+ *     which they were asked for.)
  *   - A server is flushed on one connection, its anchor, open from before the first
  *     write of fm_store_io was submitted.  As long as it lives, so does the server's
  *     process that has answered the writes, and a flush on it covers them.  When it
@@ -68,6 +75,7 @@ struct fm_op {
   void *buf;       /* READ, WRITE */
   int rc;          /* once done: 0 or -errno */
   bool done;
+  bool refused;    /* it failed, and nothing of it was sent to a server: it has changed nothing */
   struct fm_op *link; /* the port's list of what is under way */
   void *command;      /* of a server: store_nbd.c */
 };
@@ -106,6 +114,7 @@ struct fm_store_ops {
 #define FM_FLUSH_BYTE_NS 1000 /* 1 MB/s: no disk is slower, but one that hangs */
 #define FM_FLUSH_MOST (1ULL << 30) /* bytes: a server that has kept more than that has written some of it */
 #define FM_POOL_MAX 32 /* connections of a store that are lent */
+#define FM_FUA_MOST 16 /* writes with FM_FUA to a file that are under way */
 
 struct fm_store {
   const struct fm_store_ops *ops;
@@ -113,7 +122,7 @@ struct fm_store {
   /* The other site: it refuses what was given up itself (I8): see late.h; and a write that it cannot
    * do yet ends with -EAGAIN (fm_volume_set_patience). */
   bool fenced;
-  int fd, fua_fd; /* file; the second for what has FM_FUA */
+  int fd;         /* file */
   char *uri;      /* server */
   uint64_t timeout_ns; /* how long a server may be silent (parts.h), and connecting may take */
   _Atomic uint64_t written_bytes;  /* payload of WRITE ops that were done well on ports */
@@ -132,19 +141,25 @@ struct fm_store {
   struct fm_port *idle; /* connections that are free to be lent, last used first */
   unsigned npool;       /* those, what is lent, and what is being opened for it */
   struct fm_asker *askers; /* who waits for one (pool.c) */
-  pthread_cond_t freed; /* one was given back, or opened, or could not be */
+  pthread_cond_t freed; /* one was given back, or opened, or could not be; or one of `fua` */
   unsigned opening;     /* not 0: one is being opened beside, by `opener` */
   uint64_t more_ns;     /* not before this, after the server took no more */
   bool flush_held;      /* somebody has what belongs to flushing */
-  pthread_cond_t flush_free;
+  uint64_t comers;      /* who have wanted that, so many */
+  pthread_cond_t flush_free; /* it is free, or there is an anchor */
   struct fm_late *late; /* those connections (late.h) */
   struct fm_pace pace[FM_ZERO + 1]; /* of READ, WRITE and ZERO (parts.h) */
+  int fua[FM_FUA_MOST]; /* of a file: descriptors for what has FM_FUA, that are free (store_file.c) */
+  unsigned fua_free, fua_lent; /* so many, and in use */
+  uint64_t told;        /* errors that it may have told of, so many */
 
   bool opener_begun; /* of who begins it, and of who closes the store */
   pthread_t opener;
 
   /* Of who holds what belongs to flushing. */
-  uint64_t covered;       /* `writes` when the last good flush began */
+  _Atomic uint64_t covered; /* `writes` when the last good flush began; read by all */
+  uint64_t failed_for;    /* for those of the comers it has failed, to flush or to have an anchor: none tries again ... */
+  int failed_rc;          /* ... and each ends with this */
   struct fm_port *anchor; /* of a server, or NULL */
   uint64_t anchors;       /* how many there have been */
   _Atomic uint64_t anchored; /* the number of this one, 0: there is none; read by all */
@@ -196,8 +211,12 @@ void fm_store_give_port (struct fm_store *s, struct fm_port *p);
  * FM_FLUSH_BYTE_NS for each byte written or zeroed since the one before, FM_FLUSH_MOST at most, if
  * meanwhile the server answers reads. */
 int fm_port_io (struct fm_port *p, struct fm_op *op);
-/* The same from any thread; with a connection to be made it is bounded by twice that. */
+/* The same from any thread; with a connection to be made it is bounded by twice that; and one with FUA at a
+ * server as a flush is. */
 int fm_store_io (struct fm_store *s, struct fm_op *op);
+/* The same without that flush: 1 if there is to be one.  Then what was written is durable when fm_store_flush with this
+ * *heard is good, and the caller lets others go on before. */
+int fm_store_io_unflushed (struct fm_store *s, struct fm_op *op, _Atomic uint64_t *heard);
 /* Flush, for somebody who has heard of *heard losses: 0, or -errno, once for all that he has
  * not heard of.  From any thread, and of two at once for the same one each is told. */
 int fm_store_flush (struct fm_store *s, _Atomic uint64_t *heard);
@@ -207,7 +226,7 @@ int fm_store_flush (struct fm_store *s, _Atomic uint64_t *heard);
 int fm_store_need_anchor (struct fm_store *s);
 bool fm_store_has_anchor (const struct fm_store *s); /* a file needs none */
 /* A duplicate, for the caller to close, of the socket of a server's anchor, which is opened if there is
- * none, and has not ended; or -errno.  To look who is at the other end. */
+ * none, and has not ended; or -errno, EBUSY while it is in a flush.  To look who is at the other end. */
 int fm_store_server_fd (struct fm_store *s);
 
 /* `to` shares these bytes with `from` (FICLONERANGE: files of one file system that has

@@ -200,6 +200,36 @@ fail (struct fm_port *p)
   }
 }
 
+/* What mirroring needs of a server, or the reason in `why`. */
+static int
+examine (struct nbd_handle *h, uint64_t *size, char *why, unsigned whysize)
+{
+  const char *lacks = nbd_is_read_only (h) != 0        ? "is read-only"
+                      : nbd_can_flush (h) != 1         ? "does not support flush"
+                      : nbd_can_multi_conn (h) != 1    ? "does not promise that its connections agree (multi-conn)"
+                      : nbd_can_fua (h) != 1           ? "does not support FUA"
+                      : nbd_can_zero (h) != 1          ? "does not support zeroing"
+                                                       : NULL;
+  int64_t n = nbd_get_size (h);
+  if (!lacks && n > 0) {
+    *size = (uint64_t)n;
+    return 0;
+  }
+  snprintf (why, whysize, "the server's export %s", lacks ? lacks : "has no size");
+  return -EPROTO;
+}
+
+/* The same server may come back with other options, or another one at its address: whoever counts on a
+ * connection counts on all that was asked of the first one, and on all bytes of the store. */
+static int
+examine_again (const struct fm_store *s, struct nbd_handle *h)
+{
+  char why[128];
+  uint64_t size;
+  int rc = examine (h, &size, why, sizeof why);
+  return rc == 0 && size < s->size ? -EPROTO : rc;
+}
+
 static int
 nbd_port_open (struct fm_port *p, uint64_t deadline_ns)
 {
@@ -208,6 +238,8 @@ nbd_port_open (struct fm_port *p, uint64_t deadline_ns)
   if (!p->late)
     return -ENOMEM;
   int rc = fm_nbd_connect (p->store->uri, deadline_ns, &h, NULL, 0);
+  if (rc == 0 && (rc = examine_again (p->store, h)) < 0)
+    nbd_close (h);
   if (rc == 0)
     p->nbd = h;
   else
@@ -226,23 +258,30 @@ nbd_port_close (struct fm_port *p)
   nbd_close (p->nbd);
 }
 
+/* 0, or why this is not sent at all. */
+static int
+refusal (struct fm_port *p, const struct fm_op *op)
+{
+  if (p->failed)
+    return p->failed;
+  if ((op->kind == FM_WRITE || op->kind == FM_ZERO) && !fm_late_settled (p->store))
+    return -ETIMEDOUT;
+  if (op->kind == FM_ZERO && (op->flags & FM_FAST) && nbd_can_fast_zero (p->nbd) != 1)
+    return -EOPNOTSUPP; /* libnbd's own refusal would be EINVAL */
+  return 0;
+}
+
 static void
 nbd_submit (struct fm_port *p, struct fm_op *op)
 {
+  int rc = refusal (p, op);
   op->done = false;
-  if (p->failed) {
-    fm_op_finish (p->store, op, p->failed);
-    return;
-  }
-  if ((op->kind == FM_WRITE || op->kind == FM_ZERO) && !fm_late_settled (p->store)) {
-    fm_op_finish (p->store, op, -ETIMEDOUT);
+  op->refused = rc < 0;
+  if (rc < 0) {
+    fm_op_finish (p->store, op, rc);
     return;
   }
   struct nbd_handle *h = p->nbd;
-  if (op->kind == FM_ZERO && (op->flags & FM_FAST) && nbd_can_fast_zero (h) != 1) {
-    fm_op_finish (p->store, op, -EOPNOTSUPP); /* libnbd's own refusal would be EINVAL */
-    return;
-  }
   bool moves = (op->kind == FM_READ || op->kind == FM_WRITE) && !p->store->fenced;
   struct command *c = calloc (1, sizeof *c);
   if (!c || (moves && !(c->bytes = fm_room_take (op->length)))) {
@@ -343,25 +382,6 @@ const struct fm_store_ops fm_nbd_ops = {
   .hole = nbd_hole,
   .close = nbd_close_store,
 };
-
-/* What mirroring needs of a server, or the reason in `why`. */
-static int
-examine (struct nbd_handle *h, uint64_t *size, char *why, unsigned whysize)
-{
-  const char *lacks = nbd_is_read_only (h) != 0        ? "is read-only"
-                      : nbd_can_flush (h) != 1         ? "does not support flush"
-                      : nbd_can_multi_conn (h) != 1    ? "does not promise that its connections agree (multi-conn)"
-                      : nbd_can_fua (h) != 1           ? "does not support FUA"
-                      : nbd_can_zero (h) != 1          ? "does not support zeroing"
-                                                       : NULL;
-  int64_t n = nbd_get_size (h);
-  if (!lacks && n > 0) {
-    *size = (uint64_t)n;
-    return 0;
-  }
-  snprintf (why, whysize, "the server's export %s", lacks ? lacks : "has no size");
-  return -EPROTO;
-}
 
 int
 fm_store_open_nbd (const char *uri, uint64_t timeout_ns, struct fm_store **out, char *why,

@@ -379,7 +379,7 @@ fm_volume_doubt_front (struct fm_volume *v)
 bool
 fm_volume_doubts_front (const struct fm_volume *v)
 {
-  return !v->strict && fm_store_is_server (v->front) && atomic_load (&v->front->lost) != v->sure;
+  return !v->strict && atomic_load (&v->front->lost) != v->sure;
 }
 
 void
@@ -469,6 +469,7 @@ fm_volume_read_stats (struct fm_volume *v, struct fm_volume_stats *s)
   s->failed_part = atomic_load (&v->failed_part);
   s->closed_part = atomic_load (&v->closed_part);
   s->second_lost = atomic_load (&v->second_lost);
+  s->write_error = atomic_load (&v->write_error);
 }
 
 /* ---- the group ---- */
@@ -532,9 +533,9 @@ fm_group_swap (struct fm_volume **v, unsigned n)
      * what a commit asserts was flushed before this). */
     uint64_t lost = atomic_load (&v[i]->front->lost);
     atomic_store (&v[i]->heard, lost);
-    v[i]->restores = !v[i]->strict && fm_store_is_server (v[i]->front) && lost != v[i]->sure;
+    v[i]->restores = !v[i]->strict && lost != v[i]->sure;
     v[i]->cycle_lost = lost;
-    if (!v[i]->strict && !fm_store_has_anchor (v[i]->front)) /* after the line above: store.c drops it first */
+    if (!v[i]->strict && !fm_store_has_anchor (v[i]->front)) /* after the line above: flush.c drops it first */
       fm_volume_fail (v[i], -ENOTCONN, -1);
   }
 }

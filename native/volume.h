@@ -100,7 +100,7 @@ struct fm_volume {
   /* Losses of the front (store.h) that the control has heard of, or that concern nothing
    * which counts on a flush any more; and those that concern no client. */
   _Atomic uint64_t heard, told;
-  /* What a loss has taken may be read from a server's cache for a while.  `cycle_lost`: as
+  /* What a loss has taken may be read from the cache of a server or a device for a while.  `cycle_lost`: as
    * many losses the front had when this cycle began; `sure`: the same, of the last one that was
    * committed; `restores`: they differ, see lane.h.  The first two are the control's thread's;
    * `restores` changes with the gate closed, so no lane of a writer looks meanwhile. */
@@ -138,6 +138,8 @@ struct fm_volume {
   uint64_t wire_bytes_before; /* by links that ended; guarded by lock */
   _Atomic uint64_t copied_bytes[FM_SINKS], copies_before_write, write_errors;
   _Atomic uint64_t wait_us_sum, wait_us[FM_HISTOGRAM];
+  _Atomic int write_error;    /* 0, or -errno: the front refused a write (request.c: note_result), */
+  _Atomic uint64_t failed_at; /* here, and none has succeeded here since */
 };
 
 struct fm_volume_stats {
@@ -148,7 +150,7 @@ struct fm_volume_stats {
   uint64_t wire_bytes; /* NBD payload sent to sinks that are servers */
   uint64_t copies_before_write, write_errors;
   uint64_t wait_us_sum, wait_us[24];
-  int abandoned, failed_part, closed_part, second_lost;
+  int abandoned, failed_part, closed_part, second_lost, write_error;
 };
 
 /* `front` and `first` (sink 0) stay the caller's and must outlive the volume.
@@ -215,7 +217,7 @@ int fm_volume_cool (struct fm_volume *v, uint32_t after_s);
 /* Without a link a writer who meets a pending block waits for the next one, instead of having it
  * copied to sink 0 alone (I5 without "and the link up").  Before the volume is in use. */
 void fm_volume_set_hold (struct fm_volume *v);
-/* The front, a server, may have lost something before the volume was in use, of which nobody knows:
+/* The front may have lost something before the volume was in use, of which nobody knows:
  * the first cycle is copied as after a loss.  Before the volume is in use. */
 void fm_volume_doubt_front (struct fm_volume *v);
 /* Whether a cycle that began now would be copied so. */

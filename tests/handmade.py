@@ -44,10 +44,19 @@ def refused(*words: str, prefix: tuple[str, ...] = ()) -> str:
 
 
 def as_somebody_else() -> tuple[str, ...]:
-    """Words before a command that take root's power away; none if we have none."""
+    """Words before a command that make another user of root, who may read everything, so also what
+    lies in root's home, and nothing else; none if we are not root."""
     if os.geteuid():
         return ()
-    return ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    reads = ("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
+    return ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *reads)
+
+
+def without_capabilities() -> tuple[str, ...]:
+    """Words before a command that leave root what the owner of a file may; none if we are not."""
+    if os.geteuid():
+        return ()
+    return ("setpriv", "--inh-caps=-all", "--bounding-set=-all")
 
 
 def eventually(condition: Callable[[], Any], what: str, timeout_s: float = 20.0) -> Any:
@@ -88,6 +97,11 @@ def value(text: str, sample: str) -> float:
     found = re.search(rf"^flashmirror_{re.escape(sample)} (\S+)$", text, re.MULTILINE)
     assert found, f"{sample} is not in\n{text}"
     return float(found[1])
+
+
+def copied_first(pair: Pair) -> int:
+    """Bytes that the source's process has copied out of its only volume."""
+    return int(value(scrape(pair), 'copied_bytes_total{copy="first",volume="disk"}'))
 
 
 def contents(folder: Path) -> dict[str, str]:

@@ -90,6 +90,12 @@ class Loop:
         assert self.number is None
         os.pwrite(self._fd, data, offset)
 
+    def empty(self) -> None:
+        """The file is a hole, while nobody has the device open."""
+        size = os.fstat(self._fd).st_size
+        os.ftruncate(self._fd, 0)
+        os.ftruncate(self._fd, size)
+
     def close(self) -> None:
         if self.number is not None:
             self.detach()

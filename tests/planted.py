@@ -1,4 +1,4 @@
-"""A copy of the program with a fault compiled in, for tests of the tests."""
+"""A copy of the program with faults of faults/ in it, for tests of the tests."""
 
 from __future__ import annotations
 
@@ -11,19 +11,23 @@ from pathlib import Path
 import faults
 
 ROOT = Path(__file__).resolve().parent.parent
+_PARTS = ("mirror_core", "native", "plugin")
+_BUILT = ("*.so", "__pycache__", "build-*", "_native.c")
+
+
+def copy(folder: Path, names: tuple[str, ...]) -> None:
+    """The sources of the program, with these faults in them."""
+    for part in _PARTS:
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns(*_BUILT))
+    for name in names:
+        faults.named(name).plant(folder)
 
 
 def plant(fault: str, folder: Path) -> dict[str, str]:
-    """Build the program with that fault of faults.py in `folder`; the environment that runs it."""
-    package = folder / "mirror_core"
-    shutil.copytree(
-        ROOT / "mirror_core", package, ignore=shutil.ignore_patterns("*.so", "__pycache__")
-    )
-    shutil.copytree(ROOT / "plugin", folder / "plugin")
-    shutil.copytree(ROOT / "native", folder / "native", ignore=shutil.ignore_patterns("build-*"))
-    faults.named(fault).plant(folder)
+    """Build the program with that fault in `folder`; the environment that runs it."""
+    copy(folder, (fault,))
     subprocess.run(
-        [sys.executable, str(folder / "native/build.py"), "--into", str(package)],
+        [sys.executable, str(folder / "native/build.py"), "--into", str(folder / "mirror_core")],
         check=True,
         capture_output=True,
         text=True,

@@ -115,8 +115,10 @@ class RemoteClient(NbdClient):
 
 
 def trusting(folder: Path, *, own: Path | None) -> ssl.SSLContext:
-    """TLS as of a site whose certificates are in this folder; showing those of `own`."""
+    """TLS as of a site whose certificates are in this folder; showing those of `own`.  Strict about
+    RFC 5280, as Python is from 3.13 on."""
     context = ssl.create_default_context(cafile=folder / "ca-cert.pem")
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
     if own:
         context.load_cert_chain(own / "client-cert.pem", own / "client-key.pem")
     return context

@@ -7,6 +7,7 @@ tests it does.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pty
 import shutil
@@ -27,8 +28,11 @@ from handmade import (
     scrape,
     value,
 )
+from nbd_client import NbdError
 from pair import FLASHMIRROR, MakePair, Pair
 from served import Server
+
+from mirror_core import ledger, server_instance
 
 SIZE = 2 << 20
 
@@ -113,6 +117,21 @@ def test_what_an_adopted_source_shares_with_the_target_is_not_sent(pair: Pair) -
     figures = scrape(pair)
     assert value(figures, 'equal_bytes_total{volume="disk"}') == SIZE
     assert value(figures, 'wire_bytes_total{volume="disk"}') < SIZE / 10
+
+
+def test_an_adoption_forgets_no_loss(pair: Pair) -> None:
+    """Of which a client was still to be told: the next process tells him."""
+    state = pair.folder / "east" / "state"
+    book = ledger.load(state)
+    untold = {"version": server_instance.VERSION, "site": book.site, "run": book.run,
+              "boot": server_instance.boot_id(), "data": {}, "untold": ["disk"]}  # fmt: skip
+    server_instance.path_in(state).write_text(json.dumps(untold))
+    adopt(pair, "east", "data")
+    pair.start("east")
+    with pair.client() as client:
+        with pytest.raises(NbdError):
+            client.flush()
+        client.flush()
 
 
 @pytest.mark.parametrize("how", ["stopped", "killed"])

@@ -66,8 +66,8 @@ CREATIONS: dict[str, tuple[Callable[[Handmade], None], str, str]] = {
     ),
     "another site's store": (
         lambda h: edit(h, "east/disk.img", "west/disk.img"),
-        "west/disk.img: belongs to another site",
-        "use another store",
+        "west/disk.img: belongs to another site or volume (attribute user.flashmirror)",
+        "disk.img' (package attr)",
     ),
     "a server that is not there": (
         lambda h: edit(h, str(path_of(h)), "nbd+unix:///x?socket=/no/such.sock"),
@@ -102,7 +102,7 @@ def test_a_site_is_created_once(handmade: Handmade) -> None:
     for role in ("source", "target"):
         with nothing_changes(handmade.folder):
             line = refused("create", str(handmade.toml("east")), "--role", role)
-        assert "holds a site already: remove that folder" in line
+        assert "holds a site already: name another" in line
 
 
 if not os.geteuid():  # they need mount(2)
@@ -143,7 +143,8 @@ if not os.geteuid():  # they need mount(2)
 @pytest.mark.parametrize(
     ("fault", "text"),
     [
-        ("fsync:error=EIO:when=2+", "state/ledger: [Errno 5] Input/output error: mend that, and"),
+        ("fsync:error=EIO:when=1", "east/state: Input/output error: mend that"),
+        ("fsync:error=EIO:when=3+", "state/ledger: [Errno 5] Input/output error: mend that, and"),
         ("fsetxattr:error=EIO:when=2", "disk.intermediate.img: Input/output error"),
         ("fsetxattr:error=EROFS:when=1", "disk.img: Read-only file system"),
     ],
@@ -199,7 +200,9 @@ def test_init_refuses_a_folder_that_cannot_hold_a_pair(scratch: Path) -> None:
         scratch.chmod(0o555)
         line = refused("init", str(scratch / "new"), prefix=as_somebody_else())
         assert f"{scratch}/new: Permission denied: name another" in line
-    scratch.chmod(0o700)
+        scratch.chmod(0o700)
+        line = refused("init", str(scratch / "new"), prefix=as_somebody_else())
+        assert f"{scratch}/new: Permission denied: name another" in line
     assert sorted(path.name for path in scratch.iterdir()) == ["file", "pair"]
 
 

@@ -21,7 +21,6 @@ import pytest
 from handmade import (
     MIB,
     Handmade,
-    as_somebody_else,
     contents,
     edit,
     flashmirror,
@@ -29,6 +28,7 @@ from handmade import (
     refused,
     state_of,
     until_state,
+    without_capabilities,
 )
 from pair import MakePair, Pair
 
@@ -90,7 +90,7 @@ DAMAGES: dict[str, tuple[Damage, str, str]] = {  # what is done; the line's part
     "no ledger": (
         lambda p: (p.folder / "east/state/ledger").unlink(),
         "east/state/ledger",
-        "run 'flashmirror create' first",
+        "the ledger is lost: put it back",
     ),
     "no state": (
         lambda p: shutil.rmtree(p.folder / "east/state"),
@@ -262,8 +262,9 @@ def test_without_permission_a_site_does_not_start(handmade: Handmade, what: str)
         one.chmod(0o777)
     path.chmod(0)
     before = contents(folder) if not os.geteuid() else None
-    line = refused("start", str(handmade.toml("east")), prefix=as_somebody_else())
-    assert str(path) in line and "Permission denied: " in line, line
+    line = refused("start", str(handmade.toml("east")), prefix=without_capabilities())
+    advice = "give this user read" if what == "data" else "run as the user that the site belongs to"
+    assert str(path) in line and f"Permission denied: {advice}" in line, line
     assert before is None or contents(folder) == before
     path.chmod(0o700)
 
@@ -307,13 +308,16 @@ def test_unequal_volumes_are_not_mirrored(
 
 
 def test_two_sources_do_not_mirror(handmade: Handmade) -> None:
-    """A peer that is a source too is refused, by name, with what to look at."""
+    """A peer that is a source too is refused, by name, with the two ways out."""
     for site in ("east", "west"):
         handmade.write(site)
         handmade.run("create", str(handmade.toml(site)), "--role", "source")
     handmade.start()
     status = until_state(handmade, "refused")
-    assert status["reason"] == "west is a source, not a target: check 'peer'"
+    assert status["reason"] == (
+        "west is a source, not a target: correct 'peer', or, if west is right, run 'flashmirror "
+        "resync --full --force' on east, which makes it the target, and discards what only it has"
+    )
 
 
 def test_a_source_of_another_history_is_refused(handmade: Handmade) -> None:

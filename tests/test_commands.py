@@ -13,6 +13,7 @@ import threading
 import time
 from pathlib import Path
 
+import direct
 import pytest
 from handmade import (
     Handmade,
@@ -52,6 +53,19 @@ def test_init_makes_a_pair_that_is_ready_to_start(scratch: Path) -> None:
                 assert (scratch / "p" / site / f"{name}.{suffix}").stat().st_size == 3 << 20
 
 
+def test_what_init_makes_is_for_its_owner_only(scratch: Path) -> None:
+    """The images hold what a source's clients write, whatever the umask; a folder that was there
+    keeps its mode."""
+    (scratch / "there").mkdir(mode=0o755)
+    for folder, mode in ((scratch / "p", 0o700), (scratch / "there", 0o755)):
+        record("init", str(folder), "--size", "1M")
+        assert folder.stat().st_mode & 0o777 == mode
+        for site in ("east", "west"):
+            assert (folder / site).stat().st_mode & 0o777 == 0o700
+            for image in (folder / site).glob("*.img"):
+                assert image.stat().st_mode & 0o777 == 0o600, image
+
+
 def test_create_says_what_it_made(handmade: Handmade) -> None:
     """create --json names site, role and volumes."""
     handmade.write("west")
@@ -67,6 +81,8 @@ def test_check_finds_a_good_pair_good(running: Pair) -> None:
         assert {row["result"] for row in rows} <= {"ok", "warning"}, rows
         names = [row["check"] for row in rows]
         assert {"configuration", "ledger", "process", "mirroring", "space", "peer"} <= {*names}
+        [book] = [row["detail"] for row in rows if row["check"] == "ledger"]
+        assert book == {"east": "source, 1 volume", "west": "target, 1 volume"}[site]
 
 
 def test_check_of_a_stopped_site_looks_at_its_stores(make_pair: MakePair) -> None:
@@ -105,6 +121,7 @@ def test_a_stop_says_whether_the_site_ended_in_order(handmade: Handmade) -> None
     pair.create()
     pair.start()
     try:
+        direct.pause(pair)  # a cycle would flush
         with pair.client() as client:
             client.write(0, b"x")
         server.fail("EIO", "flush")
@@ -147,6 +164,28 @@ def test_a_start_that_takes_long_is_not_one_that_has_ended(
     finally:
         server.mend()
         pair.kill()
+        server.stop()
+
+
+def test_a_start_that_takes_a_while_leaves_no_error_in_the_log(handmade: Handmade) -> None:
+    """Whoever waits for it waits: who gave up, and asked again, would look like a client that has
+    gone in the middle of its handshake."""
+    server = Faulty(handmade.folder / "faulty.img")
+    handmade.stores["east", "data"] = server.store(handmade.size)
+    handmade.more = 'link_timeout = "60s"'
+    handmade.create()
+    handmade.start("east")
+    handmade.stop("east")
+    server.fail("hang", "pread")
+    mend = threading.Timer(2.5, server.mend)
+    mend.start()
+    try:
+        handmade.start("east")
+        handmade.stop("east")
+        assert "error" not in handmade.log("east"), handmade.log("east")
+    finally:
+        mend.join()
+        handmade.kill()
         server.stop()
 
 
@@ -201,6 +240,23 @@ def answering(pair: Pair) -> bool:
 
 
 # ---- sync, pause, resume
+
+
+def test_times_have_one_form_with_a_zone(make_pair: MakePair) -> None:
+    """What a person reads at one site is compared with a clock at the other, perhaps in another
+    zone: each time says its own, to the second."""
+    pair = make_pair("--size", "1M")
+    pair.start()
+    pair.sync()
+    form = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\+05:45"
+    there = ("env", "TZ=Asia/Kathmandu")
+    said = flashmirror("pause", east(pair), prefix=there).stdout
+    assert re.search(rf"the target has the writes until {form}$", said), said
+    said = flashmirror("status", east(pair), prefix=there).stdout
+    assert re.search(rf"^committed +\d+ at {form}$", said, re.MULTILINE), said
+    pair.stop("east")
+    said = flashmirror("promote", str(pair.toml("west")), "--force", prefix=there).stdout
+    assert re.search(rf"as of consistency point \d+, {form}$", said), said
 
 
 def test_sync_makes_a_new_point_that_is_whole(running: Pair) -> None:
@@ -260,8 +316,35 @@ def test_pause_stands_still_durably_and_sync_works_meanwhile(make_pair: MakePair
     eventually(lambda: state_of(pair)["peer"]["state"] == "connected", "the peer is back")
     assert pair.image("west").read_bytes()[:5] == b"first"
     for _ in range(2):
-        assert record("resume", east(pair)) == {"state": "mirroring"}
+        assert record("resume", east(pair)) == {"state": "mirroring", "reason": None}
     eventually(lambda: pair.image("west").read_bytes()[:5] == b"later", "resume mirrors")
+
+
+def test_a_sync_that_gave_up_makes_its_point_in_a_pause(make_pair: MakePair) -> None:
+    """As the help of both commands says: who copies the target's data must know it."""
+    pair = make_pair("--size", "1M")
+    pair.start()
+    pair.sync()
+    pair.stop("west")
+    direct.wait_status_of_peer(pair, "east", "disconnected")  # before, a cycle might begin
+    with pair.client() as client:
+        client.write(0, b"asked for")
+    assert "not done in 0.1 s" in refused("sync", east(pair), "--timeout", "100ms")
+    pair.pause()
+    assert pair.image("west").read_bytes()[:9] == bytes(9)
+    pair.start("west")
+    eventually(lambda: pair.image("west").read_bytes()[:9] == b"asked for", "the point is made")
+    assert state_of(pair)["state"] == "paused"
+
+
+def test_what_cannot_be_is_not_said(make_pair: MakePair) -> None:
+    """Of a source whose target has never been there `pause` says that it has no image, and
+    `resume` that nothing is mirrored, and why."""
+    pair = make_pair("--size", "1M")
+    pair.start("east")
+    assert "the target has no image yet" in pair.run("pause", str(east(pair)))
+    said = pair.run("resume", str(east(pair)))
+    assert "not paused any more, degraded: peer" in said
 
 
 def test_pause_now_stops_in_the_middle_of_a_copy(scratch: Path, handmade: Handmade) -> None:
@@ -292,7 +375,9 @@ def test_pause_now_stops_in_the_middle_of_a_copy(scratch: Path, handmade: Handma
         assert third["hardened_sequence"] == first["cycle"]["sequence"]
         assert third["volumes"][0]["next_bytes"] == 1 << 20
         handmade.resume()
-        handmade.sync()
+        handmade.pause("--now")
+        handmade.sync()  # starts the copying again, in the pause
+        assert state_of(handmade)["state"] == "paused"
         assert handmade.image("west").read_bytes() == handmade.image("east").read_bytes()
     finally:
         handmade.kill()
@@ -399,6 +484,22 @@ def test_two_starts_at_once_are_one(make_pair: MakePair) -> None:
         said = [start.communicate(timeout=60)[1] for start in both]
         assert [start.returncode for start in both] == [0, 0], said
         pair.stop("east")
+
+
+def test_a_started_site_is_a_process_of_its_own(make_pair: MakePair) -> None:
+    """Of a session of its own, in no folder that anybody wants to unmount; and begun without a line
+    of ours between a fork and the exec, where a lock that another thread of the starter held is
+    never given back."""
+    forks: list[int] = []
+    os.register_at_fork(before=lambda: forks.append(1))
+    pair = make_pair("--size", "1M")
+    pair.start("east")
+    pid = state_of(pair)["pid"]
+    assert not forks
+    assert os.getsid(pid) == pid
+    assert os.readlink(f"/proc/{pid}/cwd") == "/"
+    assert os.readlink(f"/proc/{pid}/fd/0") == os.devnull
+    assert os.readlink(f"/proc/{pid}/fd/2") == str(pair.folder / "east/state/site.log")
 
 
 def test_a_look_at_a_site_does_not_keep_it_from_starting(make_pair: MakePair) -> None:

@@ -242,3 +242,21 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
             path.mkdir()
         with pytest.raises(ConfigError, match=rf"^{path}: .*{why}.*: name a site's TOML file"):
             config.load(str(path))
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        ("state =", "stat =", "stat: no such setting"),
+        ('name = "disk"', 'nam = "disk"', "volume: nam: no such setting"),
+        ("data =", "dta =", "volume disk: dta: no such setting"),
+        ("[[volume]]", "[[volum]]", "volum: no such setting"),
+    ],
+)
+def test_a_misspelt_key_is_named_before_what_it_leaves_missing(
+    tmp_path: Path, right: str, wrong: str, said: str
+) -> None:
+    """Or a person would look for what stands there, with a letter less."""
+    text = GOOD + VOLUME
+    assert right in text
+    assert said in refusal(tmp_path, text.replace(right, wrong))

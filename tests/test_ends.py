@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
-from handmade import Handmade, MountedDisk, eventually, refused, state_of, until_state
+from handmade import Handmade, MountedDisk, eventually, kill, refused, state_of, until_state
 from pair import CommandFailed
 from prometheus_client import CollectorRegistry, generate_latest
 from test_link import frozen
 
-from mirror_core import config, limits, timeouts
+from mirror_core import config, ledger, limits, stores, timeouts
 from mirror_core.errors import LedgerError
 from mirror_core.metrics import SiteCollector
 from mirror_core.platform import Platform
@@ -189,3 +189,31 @@ def test_a_refused_start_leaves_nobody_who_serves_its_metrics(handmade: Handmade
     host, _, port = site.metrics.address.rpartition(":")
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((host, int(port)), 5).close()
+
+
+def test_a_source_that_could_not_drop_what_was_lost_does_not_stop_in_order(
+    handmade: Handmade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a kill the cache of its data is to be dropped before anything is copied.  If that
+    fails, and the site is stopped, the next process tries again: the ledger says that it must."""
+    handmade.create()
+    handmade.start("east")
+    kill(handmade, "east")
+    tried = threading.Event()
+
+    def fail(_: stores.Opened) -> None:
+        tried.set()
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    path = config.load(str(handmade.toml("east")))
+    with monkeypatch.context() as patch:
+        patch.setattr(stores.Opened, "drop_cache", fail)
+        site = Site(path)
+        site.start()
+        assert tried.wait(20)
+        site.stop()
+    assert not ledger.load(path.state).clean
+    site = Site(path)
+    site.start()
+    site.stop()
+    assert ledger.load(path.state).clean

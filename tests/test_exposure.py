@@ -93,10 +93,30 @@ def test_it_grows_while_nothing_is_committed(make_pair: MakePair) -> None:
     check_grows(pair, written)
     direct.stop(pair, "east")
     pair.start("west")
-    pair.run("promote", str(pair.toml("west")))
+    pair.run("promote", str(pair.toml("west")), "--force")
     pair.start("east")
     direct.wait_status(pair, state="refused")
     check_grows(pair, written)
+
+
+def test_a_target_without_an_image_exposes_all_before_it_has_a_session(
+    make_pair: MakePair,
+) -> None:
+    """Nothing waits to be sent; the target has given its image up and says so, but no session comes
+    about, for this site's own disk is full: all is exposed, since this history began."""
+    pair = synced(make_pair)
+    created = time.monotonic()
+    direct.stop(pair, "west")
+    pair.run("resync", "--full", str(pair.toml("west")))
+    in_the_way = pair.folder / "east" / "state" / "ledger.new"
+    in_the_way.mkdir()
+    pair.start("west")
+    direct.wait_for(lambda: "ledger" in str(direct.status(pair)["reason"]), "a reason")
+    check_grows(pair, created)
+    assert direct.status(pair)["image_age_seconds"] is None
+    in_the_way.rmdir()
+    direct.sync(pair)
+    assert exposure(pair) == 0
 
 
 def test_before_the_first_commit_all_is_exposed(make_pair: MakePair) -> None:

@@ -93,7 +93,7 @@ def test_a_slow_write_holds_up_others_for_one_freeze_at_a_time(
             writer.join()
         figures = scrape(handmade)
     longest = max(max(writer.waits_s) for writer in writers)
-    assert longest < 1.5 * FREEZE_MAX_S, f"a write waited {longest:.2f} s"
+    assert longest < 1.9 * FREEZE_MAX_S, f"a write waited {longest:.2f} s"
     assert longest > FREEZE_MAX_S / 2, "no freeze has held a write"
     missed = value(figures, 'cycles_total{result="freeze_missed"}')
     assert missed >= 6  # from 50 ms to 1 s, and again

@@ -22,7 +22,8 @@ from handmade import MIB, Handmade, MountedDisk, east, flashmirror, kill, nothin
 from loops import Loop, gpt, mbr, needs_loops
 from pair import MakePair, Pair
 
-from mirror_core import config, identity, ledger
+from mirror_core import config, identity, ledger, stores
+from mirror_core.errors import StoreError
 from mirror_core.identity import Identity, Verdict, judge
 
 PARTS = ("data", "intermediate")
@@ -307,6 +308,69 @@ def test_a_source_s_intermediate_with_its_mark_is_taken_after_a_kill(make_pair: 
     assert pair.image("east").read_bytes() == pair.image("west").read_bytes()
 
 
+def test_a_file_that_was_given_the_inode_number_is_not_taken_after_a_kill(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a file system without generations (ZFS, memory), where the recorded store was marked."""
+    monkeypatch.setattr(identity, "_FS_IOC_GETVERSION", 0)
+    path = scratch / "disk.img"
+    path.write_bytes(bytes(MIB))
+    place = stores.Place("site", "disk", "data", "east.toml")
+    one = stores.open_store(str(path), 1.0)
+    one.set_mark(place.mark)
+    record = one.record()
+    stores.verify(one, record, place, MIB)
+    one.clear_mark()
+    with pytest.raises(StoreError, match="its mark"):
+        stores.verify(one, record, place, MIB)
+    one.store.close()
+
+
+@needs_loops
+@pytest.mark.parametrize(
+    ("site", "part"), [("east", "data"), ("west", "data"), ("west", "intermediate")]
+)
+def test_what_a_site_starts_on_is_on_the_disk(make_loops: MakeLoops, site: str, part: str) -> None:
+    """What a person has put back while it was stopped is not only in the kernel's cache: a power
+    loss right after the start would take away what nobody knows to have been written."""
+    pair, loops = make_loops(site)
+    use(pair)
+    pair.stop()
+    loop, put = loops[site, part], b"put back"
+    at = slice(MIB - 3 * 4096, MIB - 3 * 4096 + len(put))  # between two samples
+    with loop.path.open("r+b", buffering=0) as device:
+        device.seek(at.start)
+        device.write(put)
+        assert loop.file.read_bytes()[at] != put
+        pair.start(site)
+        assert loop.file.read_bytes()[at] == put
+
+
+@needs_loops
+def test_what_a_disk_has_refused_never_counts(scratch: Path, handmade: Handmade) -> None:
+    """A person puts the image back, and the disk is full: a flush says so once, and the kernel has
+    the bytes in memory still.  A start is refused, and so is each one after it."""
+    pair, disk = handmade, MountedDisk(scratch / "small", MIB)
+    loop = Loop(disk.folder / "data.raw", MIB)
+    pair.stores["west", "data"] = str(loop.path)
+    try:
+        pair.create()
+        use(pair)
+        pair.stop()
+        image = loop.file.read_bytes()
+        loop.empty()
+        disk.fill()
+        with loop.path.open("r+b", buffering=0) as device:
+            device.write(image)
+            assert "Input/output error: look" in refused("start", str(pair.toml("west")))
+            assert "its content changed" in refused("start", str(pair.toml("west")))
+            disk.empty()
+    finally:
+        pair.kill()
+        loop.close()
+        disk.close()
+
+
 # ---- the table
 
 
@@ -343,6 +407,17 @@ ROWS: dict[str, tuple[Identity, Identity, bool, Verdict]] = {
     "a file in a device's place": (device(), FILE, False, Verdict.OTHER),
     "the same file": (FILE, FILE, True, Verdict.SAME),
     "the same file, its mark is gone": (FILE, FILE, False, Verdict.SAME),
+    "the same number without a generation": (
+        Identity("file", "12", instance=identity.MARKED), Identity("file", "12"), True,
+        Verdict.SAME,
+    ),
+    "a number without a generation, its mark is gone": (
+        Identity("file", "12", instance=identity.MARKED), Identity("file", "12"), False,
+        Verdict.UNSURE,
+    ),
+    "a generation, its mark is gone": (
+        Identity("file", "12.7", instance=identity.MARKED), FILE, False, Verdict.SAME,
+    ),
     "another file": (FILE, Identity("file", "12.8"), False, Verdict.OTHER),
     "another file with the mark": (FILE, Identity("file", "12.8"), True, Verdict.UNSURE),
     "the same URI": (SERVER, SERVER, False, Verdict.SAME),

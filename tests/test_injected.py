@@ -2,11 +2,14 @@
 
 A real pair whose sites have a machine that raises on command (injected.py): the system's errors,
 want of memory, and a broken invariant, at the N-th call of each method of the platform, in cycles,
-hardenings, handshakes and stops.  A random sample; `make soak` takes ten times as many.
+hardenings, handshakes, promotions and stops.  A random sample, of some hundred; `make soak` takes
+ten times as many.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import random
 import subprocess
@@ -17,9 +20,10 @@ from pathlib import Path
 
 import direct
 import pytest
-from handmade import Handmade, eventually, state_of
+from handmade import Handmade, copied_first, eventually, state_of
 from injected import CALLS
 from nbd_client import NbdClient
+from pair import CommandFailed
 
 from mirror_core import config, process
 from mirror_core.errors import MirrorError, PeerError
@@ -30,6 +34,8 @@ BLOCK = 4096
 WRITE_S = 5.0  # a client's write takes at most
 PASSING = ("ENOSPC", "EROFS", "EIO", "ENOENT", "MemoryError")
 IN_CYCLES = ("monotonic", "time", "open", "close", "pwrite", "fsync", "rename")
+IN_PROMOTIONS = ("monotonic", "time", "open", "close", "pwrite", "fsync", "rename", "unlink",
+                 "write_log")  # fmt: skip
 AT_MOST = {"monotonic": 60, "control_channel": 2, "peer_store": 2}
 
 
@@ -110,6 +116,23 @@ def write_some(client: NbdClient, chance: random.Random) -> None:
         client.write(chance.randrange(SIZE // BLOCK) * BLOCK, chance.randbytes(BLOCK))
         assert time.monotonic() < began + WRITE_S
     client.flush()
+
+
+@pytest.mark.parametrize("site", ["east", "west"])
+def test_a_stale_folder_is_nothing_that_the_target_is_owed(injected: Injected, site: str) -> None:
+    """The state folder is on NFS, and its server answers ESTALE once, as a cycle begins or is
+    committed: what that cycle had is sent again, and not everything; and the site says so."""
+    with injected.client() as client:
+        client.write(0, b"x" * BLOCK)
+        direct.sync(injected)
+        before = copied_first(injected)
+        injected.inject(site, "rename", "ESTALE", 1)
+        client.write(0, b"y" * BLOCK)
+        sync(injected, site)
+        assert injected.was_raised(site)
+        injected.forget(site)
+    assert BLOCK <= copied_first(injected) - before <= 2 * BLOCK
+    assert os.strerror(errno.ESTALE) in injected.log(site)
 
 
 def a_fault(
@@ -200,3 +223,54 @@ def test_a_stop_ends_whatever_it_meets(injected: Injected) -> None:
             assert client.read(0, SIZE) == held
             direct.sync(injected)
             assert injected.image("west").read_bytes() == held, (site, method, error, nth)
+
+
+@pytest.mark.timeout(600 * SOAK)
+def test_a_promotion_ends_whatever_it_meets(scratch: Path) -> None:
+    """It is done, or it is not and says so, and then it can be asked for again; the volume is that
+    of the last commit."""
+    chance = random.Random(4)
+    raised = 0
+    for number in range(12 * SOAK):
+        pair = Injected(scratch / f"pair-{number}")
+        pair.create()
+        pair.start()
+        try:
+            with pair.client() as client:
+                write_some(client, chance)
+                held = client.read(0, SIZE)
+            direct.sync(pair)
+            pair.children["east"].kill()
+            pair.children["east"].wait(20)
+            method = chance.choice(IN_PROMOTIONS)
+            fault = "west", method, chance.choice((*PASSING, "AssertionError"))
+            pair.inject(*fault, 1 + chance.randrange(20 if method == "monotonic" else 2))
+            promote_in_the_end(pair)
+            raised += pair.was_raised("west")
+            eventually(partial(pair.is_up, "west"), f"west is up after {fault}")
+            assert state_of(pair, "west")["role"] == "source", fault
+            west = config.load(str(pair.toml("west"))).device_uri("disk")
+            with NbdClient(west) as client:
+                assert client.read(0, SIZE) == held, fault
+        finally:
+            for child in pair.children.values():
+                child.kill()
+                child.wait(20)
+    assert raised >= 4 * SOAK, raised
+
+
+def promote_in_the_end(pair: Injected) -> None:
+    """A person asks for it again, and starts the site anew if that is what it says or has done."""
+    for _ in range(4):
+        try:
+            pair.run("promote", str(pair.toml("west")), "--force", timeout_s=60.0)
+            return
+        except CommandFailed:
+            pair.forget("west")
+        child = pair.children["west"]
+        with contextlib.suppress(MirrorError):  # it begins anew
+            if "internal error" in str(state_of(pair, "west")["reason"]):
+                pair.end("west")
+        if child.poll() is not None:
+            pair.start("west")
+    raise AssertionError(f"west is not promoted: {pair.log('west')}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import direct
 import pytest
-from handmade import scrape, value
+from handmade import copied_first
 from pair import MakePair, Pair
 from test_link import kill, lose_power
 
@@ -49,7 +49,7 @@ def copied_after_a_loss(pair: Pair) -> int:
     pair.start("east")
     direct.sync(pair)
     assert is_equal(pair)
-    return int(value(scrape(pair), 'copied_bytes_total{copy="first",volume="disk"}'))
+    return copied_first(pair)
 
 
 def test_only_what_was_hot_is_looked_at(pair: Pair) -> None:

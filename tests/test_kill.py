@@ -73,7 +73,7 @@ def test_a_target_killed_while_both_copies_run_keeps_its_image(make_pair: MakePa
                 kill(pair, "west")
                 book = durable.check(pair, judge)
                 partial += any(book.maps.values())
-                slow.start_target()
+                pair.start("west")
                 direct.wait_status(pair, state="mirroring", reason=None)
             slow.change_speed(slow=False)
         assert partial, "no second flashcopy was under way: the test proved nothing"

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyroaring import BitMap64
 
-from mirror_core import ledger
+from mirror_core import durable, ledger
 from mirror_core.book import Book
 from mirror_core.errors import LedgerError
 from mirror_core.journal import Journal
@@ -96,7 +96,7 @@ def sealed(payload: bytes, version: int = ledger.VERSION) -> bytes:
 
 def test_another_version_is_refused() -> None:
     """A ledger of a later program is refused by its version."""
-    assert "version '4'" in refused(sealed(GOOD.partition(b"\n")[2], version=4))
+    assert "version '6'" in refused(sealed(GOOD.partition(b"\n")[2], version=6))
 
 
 VERSION_1 = (
@@ -124,18 +124,21 @@ def test_a_ledger_of_the_first_version_is_read() -> None:
 
 def test_a_ledger_of_the_second_version_does_not_know_whether_reads_are_doubtful() -> None:
     """It has no word of that, so they are."""
-    head = {key: value for key, value in HEAD.items() if key != "reads_doubtful"}
+    head = {key: value for key, value in HEAD.items() if not key.startswith("reads_doubtful")}
     payload = json.dumps(head).encode() + GOOD[-sum(HEAD["maps"].values()) - 1 :]
     book = ledger.decode(sealed(payload, version=2), "x")
-    assert book.doubtful and not ledger.decode(GOOD, "x").doubtful
+    assert book.doubtful_data and not ledger.decode(GOOD, "x").doubtful_data
+    assert book.doubtful_sent and not ledger.decode(GOOD, "x").doubtful_sent
+    assert book.doubtful_before and not ledger.decode(GOOD, "x").doubtful_before
 
 
 def test_the_names_of_attributes_are_not_the_format() -> None:
-    """The keys of version 3 are these and none else: a renamed attribute cannot change them."""
+    """The keys of version 5 are these and none else: a renamed attribute cannot change them."""
     assert set(HEAD) == {
         "site", "name", "role", "lineage", "volumes", "begun", "begun_token", "committed",
         "committed_token", "consistency_point", "hardened", "has_image", "seeded", "paused",
-        "clean_shutdown", "history_began", "run", "runs", "source_run", "reads_doubtful", "maps",
+        "clean_shutdown", "history_began", "run", "runs", "source_run", "reads_doubtful",
+        "reads_doubtful_sent", "reads_doubtful_before", "maps",
     }  # fmt: skip
 
 
@@ -242,6 +245,23 @@ def test_a_ledger_whose_name_is_not_flushed_is_written_again(tmp_path: Path) -> 
     book = Book(tmp_path, sample(), platform, Journal(platform))
     book.update(committed=9)
     assert book.current.committed == ledger.load(tmp_path).committed == 9
+
+
+def test_a_state_folder_does_not_vanish_with_the_power(tmp_path: Path) -> None:
+    """Whatever stands in it: its name is in the folder above, and so on up to what was there."""
+
+    class Folders(Platform):
+        def fsync(self, fd: int) -> None:
+            flushed.append(Path(os.readlink(f"/proc/self/fd/{fd}")))
+            super().fsync(fd)
+
+    flushed: list[Path] = []
+    (tmp_path / "there").mkdir()
+    durable.make_folder(tmp_path / "there/a/b/state", Folders())
+    assert flushed == [tmp_path / one for one in ("there/a/b", "there/a", "there")]
+    assert stat.S_IMODE((tmp_path / "there/a/b/state").stat().st_mode) == 0o700
+    durable.make_folder(tmp_path / "there/a/b/state", Folders())  # by whomever it was made
+    assert flushed[3:] == [tmp_path / "there/a/b"]
 
 
 class LostAnswer(Platform):

@@ -240,6 +240,7 @@ def test_a_write_under_way_is_answered_when_its_site_stops(pair: Pair) -> None:
         direct.resume(pair)
         direct.wait_for(lambda: direct.status(pair)["cycle"]["phase"] == "copy", "a copy")
         client.send(WRITE, 0, 4096, b"\2" * 4096)
+        client.read(4096, 4096)  # answered, so the write before it has come in: it waits
         stopped = pool.submit(direct.stop, pair, "east")
         client.receive()
         stopped.result(20)
@@ -339,7 +340,7 @@ def test_a_sync_is_not_done_by_a_target_that_lost_its_image(make_pair: MakePair)
             kill(pair, "west")
             slow.servers[0].stop()
             slow.servers[0].start()
-            slow.start_target()
+            pair.start("west")
             done.result(60)
             assert pair.image("west").read_bytes() == pair.image("east").read_bytes()
     finally:

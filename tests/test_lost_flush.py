@@ -18,7 +18,7 @@ from pathlib import Path
 import direct
 import pytest
 from handmade import Handmade, eventually, kill, state_of
-from nbd_client import NbdError
+from nbd_client import FUA, NbdError
 from served import Faulty
 from test_link import lose_power
 
@@ -43,8 +43,10 @@ class Lab:
             self.pair.sync()
             before = self.server.tried("flush")
             self.server.fail(loses, "flush")
+            direct.pause(self.pair)  # one cycle has all of it
             for block in range(0, SIZE // BLOCK, 3):
                 client.write(block * BLOCK, chance.randbytes(BLOCK))
+            direct.resume(self.pair)
             eventually(lambda: self.server.tried("flush") >= before + failures, "failed flushes")
             eventually(lambda: state_of(self.pair, self.site)["reason"], "a reason")
         if mend:
@@ -138,6 +140,34 @@ def test_a_comparison_takes_no_cache_for_a_disk(lab: Lab, end: Callable[..., Non
     assert [at for at in wrong_blocks(found, held) if at // BLOCK % 3 == 0] == []
 
 
+@pytest.mark.parametrize(("site", "part"), [("west", "intermediate")])
+@pytest.mark.parametrize("end", [direct.stop, kill])
+def test_what_was_lost_before_a_history_is_not_found_equal(
+    lab: Lab, end: Callable[..., None]
+) -> None:
+    """The first cycle of a target with a seed writes little to its intermediate: what its server
+    shows of the history before, and has lost, stays there."""
+    lab.begin(loses="lose-later", mend=False)
+    end(lab.pair, "west")
+    direct.stop(lab.pair, "east")
+    lab.server.mend()
+    west = str(lab.pair.toml("west"))
+    lab.pair.run("resync", "--full", west)
+    lab.pair.image("west").write_bytes(lab.image("east"))
+    lab.pair.run("seed", west)
+    lab.pair.start()
+    lab.check()
+    direct.stop(lab.pair, "west")
+    with lab.pair.client() as client:
+        client.write(BLOCK, b"x" * BLOCK)  # the region is hot
+    lose_power(lab.pair, "east")
+    lab.pair.start()
+    lab.check()
+    lab.server.stop()
+    lost = [at for at in wrong_blocks(lab.server.image.read_bytes(), lab.image("east"))]
+    assert [at for at in lost if at // BLOCK % 3 == 0] == []
+
+
 def stop_when_all_have_heard(pair: Handmade, site: str) -> None:
     """As later than COMING_BACK_S after the loss: the next process tells nobody of it."""
     direct.stop(pair, site)
@@ -166,15 +196,122 @@ def test_a_source_copies_no_cache_that_its_disk_has_not(
 
 
 @pytest.mark.parametrize(("site", "part"), [("east", "data")])
-def test_a_stop_in_order_hides_no_loss_from_a_client(lab: Lab) -> None:
+def test_what_a_write_with_fua_has_heard_is_told(lab: Lab) -> None:
+    """It is flushed for, and the error of that is all that is ever said of what others had
+    written: they hear of it at their next flush, and what its cache still shows is written back
+    before the target gets it."""
+    lab.pair.stores["east", "data"] = lab.server.store(SIZE)
+    lab.pair.create()
+    lab.pair.start()
+    with lab.pair.client() as client, lab.pair.client() as other:
+        client.write(0, b"old" * 4096)
+        lab.pair.sync()
+        direct.pause(lab.pair)
+        other.write(0, b"new" * 4096)
+        lab.server.fail("lose-later", "flush")
+        assert fails(lambda: client.write(BLOCK * 8, b"x" * BLOCK, FUA))
+        lab.server.mend()
+        assert fails(other.flush), "its acknowledged writes are gone"
+        assert not fails(other.flush)
+        direct.resume(lab.pair)
+        lab.pair.sync()
+    lab.server.stop()
+    assert wrong_blocks(lab.image("west"), lab.server.image.read_bytes()) == []
+
+
+@pytest.mark.parametrize(("site", "part"), [("east", "data")])
+@pytest.mark.parametrize("end", [direct.stop, kill])
+def test_no_end_hides_a_loss_from_a_client(lab: Lab, end: Callable[..., None]) -> None:
     """Only the mirroring has met the failed flush: the client, who comes back to the next process,
-    hears of it, once."""
+    hears of it, once; whether this one was stopped in order or, after its next look, killed."""
     lab.begin(2)
-    lab.pair.stop("east")
+    if end is kill:
+        eventually(lambda: recorded(lab.pair) == {"disk": None}, "a record")
+    end(lab.pair, "east")
     lab.pair.start("east")
     with lab.pair.client() as client:
         assert fails(client.flush), "acknowledged writes are gone"
         assert not fails(client.flush)
+
+
+@pytest.mark.parametrize(("site", "part"), [("east", "data")])
+@pytest.mark.parametrize("state", ["paused", "without a target", "in a cycle"])
+def test_a_kill_hides_no_loss_that_a_write_has_met(lab: Lab, state: str) -> None:
+    """A client's write with FUA, whose own error says nothing to others: before any of them has
+    flushed, and while no cycle ends, it is recorded that they are to be told."""
+    lab.pair.stores["east", "data"] = lab.server.store(SIZE)
+    lab.pair.create()
+    lab.pair.start()
+    with lab.pair.client() as client, lab.pair.client() as other:
+        client.write(0, b"old" * 4096)
+        lab.pair.sync()
+        if state == "in a cycle":
+            direct.ask(lab.pair, {"op": "bandwidth", "rate": 20_000})
+            client.write(0, random.Random(1).randbytes(SIZE))
+            eventually(lambda: state_of(lab.pair)["cycle"]["phase"] == "copy", "a cycle")
+        else:
+            direct.pause(lab.pair)
+        if state == "without a target":
+            direct.stop(lab.pair, "west")
+            eventually(lambda: state_of(lab.pair)["peer"]["state"] == "disconnected", "no link")
+        assert recorded(lab.pair) != {"disk": None}, "the server is known"
+        other.write(0, b"new" * 4096)
+        lab.server.fail("lose-later", "flush")
+        assert fails(lambda: client.write(BLOCK * 8, b"x" * BLOCK, FUA))
+        lab.server.mend()
+        eventually(lambda: recorded(lab.pair) == {"disk": None}, "a record")
+    kill(lab.pair, "east")
+    lab.pair.start("east")
+    with lab.pair.client() as client:
+        assert fails(client.flush), "acknowledged writes are gone"
+
+
+@pytest.mark.parametrize(("site", "part"), [("east", "data")])
+@pytest.mark.parametrize("phase", ["commit", "flush"])
+def test_a_kill_hides_no_loss_that_is_met_while_the_control_waits(
+    lab: Lab, scratch: Path, phase: str
+) -> None:
+    """For a commit, as the one before does not become whole, or for a flush that hangs."""
+    pair, where = lab.pair, ("west", "data") if phase == "commit" else ("east", "intermediate")
+    other_store = Faulty(scratch / "other.img")
+    pair.stores["east", "data"], pair.stores[where] = (
+        lab.server.store(SIZE),
+        other_store.store(SIZE),
+    )
+    pair.more = 'link_timeout = "30s"'  # what hangs is not lost
+    try:
+        pair.create()
+        pair.start()
+        with pair.client() as client, pair.client() as other:
+            client.write(0, b"old" * 4096)
+            pair.sync()
+            first = state_of(pair)["committed"]["sequence"]
+            other_store.fail("EIO" if phase == "commit" else "hang", "flush")
+            if phase == "commit":
+                client.write(0, b"one" * 4096)
+                eventually(lambda: state_of(pair)["committed"]["sequence"] > first, "a commit")
+            client.write(BLOCK * 20, b"two" * 4096)
+            eventually(lambda: state_of(pair)["cycle"]["phase"] == phase, phase)
+            assert recorded(pair) != {"disk": None}, "the server is known"
+            other.write(BLOCK * 30, b"new" * 4096)
+            lab.server.fail("lose-later", "flush")
+            assert fails(lambda: client.write(BLOCK * 8, b"x" * BLOCK, FUA))
+            lab.server.mend()
+            eventually(lambda: recorded(pair) == {"disk": None}, "a record")
+            assert state_of(pair)["cycle"]["phase"] == phase
+        kill(pair, "east")
+        other_store.mend()
+        pair.start("east")
+        with pair.client() as client:
+            assert fails(client.flush), "acknowledged writes are gone"
+    finally:
+        pair.kill()
+        other_store.stop()
+
+
+def recorded(pair: Handmade) -> object:
+    """The servers that are known."""
+    return json.loads((pair.folder / "east" / "state" / "servers").read_text())["data"]
 
 
 def fails(request: Callable[[], object]) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,28 @@ def test_a_server_that_dies_between_cycles_costs_a_pause(served: Served) -> None
     found = served.west()
     assert found["hardened_sequence"] == before
     assert found["committed"]["sequence"] > before
+    served.server.start()
+    direct.sync(served.pair)
+    assert served.west()["reason"] is None
+    assert served.is_equal()
+
+
+def test_a_server_that_comes_back_smaller_is_named_for_that(served: Served) -> None:
+    """As long as it is so: each try finds it so again, and no other reason is given meanwhile."""
+    served.begin()
+    served.server.stop()
+    served.server.start("truncate", parameters=("truncate=2M",))
+    served.write(b"new")
+    direct.ask(served.pair, {"op": "sync"})
+
+    def is_named() -> bool:
+        return "its server is smaller" in str(served.west()["reason"])
+
+    direct.wait_for(is_named, "the reason")
+    until = time.monotonic() + 4  # tries come 0.1, 0.2, 0.4, 0.8 and 1.6 s after each other
+    while time.monotonic() < until:
+        assert is_named(), served.west()["reason"]
+    served.server.stop()
     served.server.start()
     direct.sync(served.pair)
     assert served.west()["reason"] is None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import direct
 import pytest
-from handmade import scrape, value
+from handmade import copied_first
 from pair import MakePair, Pair
 from served import SlowPair
 from test_link import kill, lose_power
@@ -50,7 +50,7 @@ def copied_after_start(pair: Pair) -> int:
     pair.start("east")
     direct.sync(pair)
     assert pair.image("east").read_bytes() == pair.image("west").read_bytes()
-    return int(value(scrape(pair), 'copied_bytes_total{copy="first",volume="disk"}'))
+    return copied_first(pair)
 
 
 @pytest.mark.parametrize("end", [kill, lose_power])
@@ -130,7 +130,7 @@ def test_a_killed_source_forgets_neither_unsent_nor_stable_blocks(make_pair: Mak
     direct.wait_for(lambda: serial() >= 1, "a stable record")
     first = serial()
     direct.wait_for(lambda: serial() > first, "another one")
-    assert value(scrape(pair), 'copied_bytes_total{copy="first",volume="disk"}') >= 8 * MIB
+    assert copied_first(pair) >= 8 * MIB
     assert direct.status(pair)["volumes"][0]["pending_bytes"] > MIB
     kill(pair, "east")
     pair.start("east")

@@ -24,9 +24,10 @@ def matrix(*words: str, plant: str = "") -> tuple[int, str]:
 
 
 def test_all_that_is_slow_gets_on() -> None:
-    """Five places, four latencies, three rates: first copy, cycles, hardening, writes, zeroes,
-    comparison and handshakes end in their time; no write waits longer than is promised, no link is
-    lost while none waits, and the reason names the setting where one is."""
+    """Five places, four latencies, three rates: first copy, seed, cycles, hardening, writes,
+    zeroes, comparison, handshakes, stops, promotion and failback end in their time; no write waits
+    longer than is promised, no link is lost while none waits, and the reason names the setting
+    where one is."""
     status, output = matrix()
     assert status == 0, output
     assert "60 cells, 0 violations" in output
@@ -34,8 +35,10 @@ def test_all_that_is_slow_gets_on() -> None:
 
 def test_the_matrix_can_fail() -> None:
     """A target that says nothing while it hardens loses the link, and a write that waits for all
-    before it waits too long: each is found."""
+    before it waits too long, a seed of which all is sent: each is found."""
     status, output = matrix("west data, 1000 ms", plant="NO_PUTTING_OFF")
     assert status == 1 and "nobody waits" in output
     status, output = matrix("west data, 1000 ms", plant="NO_PATIENCE")
     assert status == 1 and "request took" in output
+    status, output = matrix("west data, 0.1 ms, 1 MB", plant="NOTHING_EQUAL")
+    assert status == 1 and "of 8192" in output

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from faults import FAULTS
+from faults import FAULTS, RARE, Fault, simulated
 from mutantslib import c_rules, ladder, mutant, python_rules, record
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -124,18 +125,51 @@ def test_the_ladder_names_tests_that_are_there() -> None:
     assert named <= stems, named - stems
 
 
-def test_each_planted_fault_fits_the_source_and_names_a_test() -> None:
-    """What each replaces stands in its file once, and the test that must notice it is there: so a
-    change of either is seen at once, not in the next `make soak`."""
+def test_every_file_has_checks_of_its_own() -> None:
+    """All programs of C for each file of C, the nearest first; for the control a test of pytest.
+    One that the tables do not know would meet the dear checks only."""
+    for path in ROOT.glob("native/[!_]*.c"):
+        words = [check.what for check in ladder.ladder(f"native/{path.name}")
+                 if check.kind == "programs"]  # fmt: skip
+        assert sorted(" ".join(words).split()) == ladder._all_programs(), path
+    known = {*ladder.TABLES, *ladder.SITES, "native", "platform", "limits", "stderr"}
+    for path in ROOT.glob("mirror_core/*.py"):
+        file = f"mirror_core/{path.name}"
+        assert ladder.OUTSIDE.fullmatch(file) or path.stem in known, path
+
+
+def test_each_planted_fault_fits_the_source_and_names_its_checks() -> None:
+    """What each replaces stands in its file once, what comes of it is Python, and the tests that
+    must notice it are there: so a change of either is seen at once, not in the next `make soak`."""
+    names = [fault.name for fault in FAULTS if fault.name]
+    assert len(names) == len(set(names))
     for fault in FAULTS:
-        for file, old, _ in fault.edits:
-            assert (ROOT / file).read_text().count(old) == 1, (fault.what, file, old)
-        kind, _, name = fault.caught_by.partition(":")
-        if kind == "native":
-            assert (ROOT / f"native/tests/test_{name}.c").exists(), fault
-        elif kind == "fuzz":
-            assert (ROOT / f"native/tests/fuzz_{name}.c").exists(), fault
-        else:
-            path, _, test = fault.caught_by.partition("::")
-            text = (ROOT / path).read_text()
-            assert not test or f"\ndef {test.partition('[')[0]}(" in text, fault
+        changed: dict[str, str] = {}
+        for file, old, new in fault.edits:
+            text = changed.get(file) or (ROOT / file).read_text()
+            assert text.count(old) == 1, (fault.what, file, old)
+            changed[file] = text.replace(old, new)
+        for file, text in changed.items():
+            if file.endswith(".py"):
+                compile(text, f"{file}: {fault.what}", "exec")
+        assert fault.checks, fault
+        for check in fault.checks:
+            assert_is_there(check, fault)
+
+
+def assert_is_there(check: str, fault: Fault) -> None:
+    kind, _, name = check.partition(":")
+    if kind == "native":
+        assert (ROOT / f"native/tests/test_{name}.c").exists(), fault
+    elif kind == "fuzz":
+        assert (ROOT / f"native/tests/fuzz_{name}.c").exists(), fault
+    elif found := simulated(check):
+        count, acts = found
+        assert fault.name and 0 < count <= RARE, fault
+        trouble = (ROOT / "tests/sim/trouble.py").read_text()
+        for act in filter(None, acts.split(",")):
+            assert re.search(rf"(self\._|of_copies\.){act}\)", trouble), (fault, act)
+    else:
+        path, _, test = check.partition("::")
+        text = (ROOT / path).read_text()
+        assert not test or f"\ndef {test.partition('[')[0]}(" in text, fault

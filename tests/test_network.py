@@ -3,9 +3,11 @@ what is refused when it is not as it must be."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import socket
+import ssl
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -78,6 +80,18 @@ def take_away(pair: RemotePair) -> None:
     (pair.credentials("east") / "client-key.pem").unlink()
 
 
+def name_the_folder_of_both(pair: RemotePair) -> None:
+    text = pair.toml("east").read_text()
+    folder = pair.credentials("east")
+    pair.toml("east").write_text(text.replace(f'"{folder}"', f'"{folder.parent}"'))
+
+
+def hide(pair: RemotePair) -> None:
+    path = pair.credentials("east") / "client-key.pem"
+    path.unlink()
+    path.symlink_to(path)
+
+
 def show_everybody(pair: RemotePair) -> None:
     (pair.credentials("east") / "server-key.pem").chmod(0o644)
 
@@ -109,6 +123,8 @@ def no_such_address(pair: RemotePair) -> None:
 HELD: list[socket.socket] = []
 NEEDS: list[tuple[Callable[[RemotePair], None], str, str]] = [
     (take_away, "client-key.pem: No such file", "'flashmirror pki' makes"),
+    (name_the_folder_of_both, "pki/ca-cert.pem: No such file", "name the folder of this site"),
+    (hide, "client-key.pem: Too many levels of symbolic links", "mend that"),
     (show_everybody, "server-key.pem: everybody may read", "chmod 600"),
     (spoil, "server-cert.pem: is not PEM", "'flashmirror pki' makes"),
     (short_key, "key: holds no line 'flashmirror:KEY'", "docs/network.md"),
@@ -202,6 +218,30 @@ def test_pki_makes_what_both_sites_need(scratch: Path) -> None:
     assert {path: path.read_bytes() for path in folder.rglob("*.pem")} == before
     again = json.loads(flashmirror("pki", str(scratch / "other"), "--json").stdout)
     assert set(again["sites"]) == {"east", "west"}
+
+
+def test_a_strict_verifier_accepts_both_sites_certificates(scratch: Path) -> None:
+    """As RFC 5280 has it, whichever side of a connection a site is on."""
+    pki.make(scratch / "pki", {"east": ("localhost",), "west": ("localhost",)}, days=1)
+    server = ssl.create_default_context(
+        ssl.Purpose.CLIENT_AUTH, cafile=scratch / "pki/west/ca-cert.pem"
+    )
+    server.verify_flags |= ssl.VERIFY_X509_STRICT
+    server.verify_mode = ssl.CERT_REQUIRED
+    server.load_cert_chain(
+        scratch / "pki/west/server-cert.pem", scratch / "pki/west/server-key.pem"
+    )
+    client = trusting(scratch / "pki/east", own=scratch / "pki/east")
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    sides = [
+        server.wrap_bio(to_server, to_client, server_side=True),
+        client.wrap_bio(to_client, to_server, server_hostname="localhost"),
+    ]
+    for _ in range(3):  # rounds: TLS 1.3 has one and a half, and the server's tickets
+        for side in sides:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+    assert all(side.getpeercert() for side in sides)
 
 
 @pytest.mark.parametrize(

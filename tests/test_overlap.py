@@ -51,7 +51,7 @@ def check_instants(slow: SlowPair, judge: Judge, instants: int) -> int:
         images = [durable.image(pair, book, volume) for volume in ("disk", "disk2")]
         judge.check(images, point=book.consistency_point)
         overlaps += is_overlap(book)
-        slow.start_target()
+        pair.start("west")
     return overlaps
 
 

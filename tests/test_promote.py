@@ -7,19 +7,23 @@ import errno
 import json
 import threading
 import time
+from pathlib import Path
 
 import direct
 import durable
 import pytest
 from dependent import REGION, Judge, Load, read_images
+from handmade import Handmade
 from nbd_client import NbdClient
 from pair import SOAK, CommandFailed, MakePair, Pair
-from served import SlowPair, create_anew
+from served import Faulty, SlowPair, create_anew
 from test_link import WRITERS, frozen, kill
 
-from mirror_core import config, limits, promotion
-from mirror_core.errors import MirrorError
+from mirror_core import config, limits, promotion, timeouts
+from mirror_core.errors import MirrorError, PeerError, Refused
+from mirror_core.platform import Platform
 from mirror_core.site import Site
+from mirror_core.target import Target
 
 pytestmark = pytest.mark.timeout(300 * SOAK)
 
@@ -105,6 +109,119 @@ def test_a_connected_source_is_not_overruled_without_force(pair: Pair) -> None:
     assert direct.status(pair, "east")["state"] == "refused"
 
 
+def test_a_target_that_was_just_started_does_not_know_that_its_source_is_gone(pair: Pair) -> None:
+    """A source that is slow, or makes a pause, has not asked it for a session yet: it refuses, and
+    says for how long.  A source that is gone is, after that time."""
+    with frozen(pair, "east"):
+        direct.stop(pair, "west")
+        pair.start("west")
+        with pytest.raises(CommandFailed, match=r"promote it again in [1-8] s, or with --force"):
+            promote(pair)
+    direct.sync(pair)
+    assert direct.status(pair, "west")["role"] == "target"
+    kill(pair, "east")
+    direct.stop(pair, "west")
+    pair.start("west")
+
+    def promoted() -> bool:
+        with contextlib.suppress(CommandFailed):
+            return promote(pair)["role"] == "source"
+        return False
+
+    direct.wait_for(promoted, "it knows")
+
+
+def test_a_source_that_flushes_for_long_at_its_start_is_there(
+    scratch: Path, handmade: Handmade
+) -> None:
+    """What the process before had written is flushed before it asks for a session, which may take
+    minutes: it says that it is there, also to a target that was started since, whose status
+    does not tell who may promote it that there is no word from the source."""
+    server = Faulty(scratch / "faulty.img")
+    handmade.stores["east", "data"] = server.store(handmade.size)
+    try:
+        handmade.create()
+        handmade.start()
+        direct.sync(handmade)
+        with handmade.client() as client:
+            direct.pause(handmade)
+            client.write(0, b"x" * 4096)
+        kill(handmade, "east")
+        direct.stop(handmade, "west")
+        tried = server.tried("flush")
+        server.fail("hang", "flush")
+        handmade.start("west")
+        handmade.start("east")
+        direct.wait_for(lambda: server.tried("flush") > tried, "the flush")
+        over = time.monotonic() + timeouts.asks_again_s(timeouts.silence_s(limits.LINK_TIMEOUT_S))
+        direct.wait_for(lambda: time.monotonic() > over, "it would have asked for a session")
+        with pytest.raises(CommandFailed, match="its source east is there: stop it, or promote"):
+            promote(handmade)
+        found = direct.status(handmade, "west")
+        assert (found["state"], found["peer"]["state"]) == ("degraded", "disconnected")
+        assert found["reason"] == (
+            "its source east is there, and has no session: look at its status"
+        )
+        server.mend()
+        direct.sync(handmade)
+    finally:
+        handmade.kill()
+        server.stop()
+
+
+@pytest.mark.parametrize("history", ["the same", "another"])
+def test_a_source_that_was_refused_is_there(pair: Pair, history: str) -> None:
+    """Of this history: it serves its clients.  Who is refused for his history is nothing to this
+    target."""
+    direct.stop(pair, "east")
+    direct.stop(pair, "west")
+    pair.start("west")
+    hello = {**direct.hello(pair, 5), "volumes": []}
+    if history == "another":
+        hello["lineage"] = "0" * 32
+    with pytest.raises(Refused):
+        direct.ask(pair, hello, "west")
+    over = time.monotonic() + timeouts.silence_s(limits.LINK_TIMEOUT_S)
+    direct.wait_for(lambda: time.monotonic() > over, "it is silent")
+    words = "its source east is there" if history == "the same" else "was started only now"
+    with pytest.raises(CommandFailed, match=words):
+        promote(pair)
+
+
+def test_who_says_that_it_is_there_has_a_site_s_name(pair: Pair) -> None:
+    """Or a person who promotes would hear no reason, or a stranger's lines."""
+    direct.stop(pair, "east")
+    history = direct.hello(pair, 5)["lineage"]
+    sign = {"op": "hardened", "session": 0, "wait": 0.0, "lineage": history}
+    for name in ("x" * 65, "east\nwest", ""):
+        with pytest.raises(PeerError, match="name: "):
+            direct.ask(pair, {**sign, "name": name}, "west")
+    direct.ask(pair, {**sign, "name": "east"}, "west")
+
+
+class Young(Platform):
+    """A machine that was started a second before."""
+
+    def __init__(self) -> None:
+        self._booted = time.monotonic() - 1.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() - self._booted
+
+
+def test_nobody_is_there_for_a_machine_that_has_just_booted(pair: Pair) -> None:
+    """Its clock begins at 0, which is no time at which a source was heard."""
+    pair.stop()
+    site = Site(config.load(str(pair.toml("west"))), platform=Young())
+    site.start()
+    try:
+        assert isinstance(site.control, Target) and not site.control.is_there()
+        with pytest.raises(MirrorError, match="was started only now"):
+            promotion.promote(site, force=False)
+    finally:
+        site.stop()
+
+
 def test_a_site_without_an_image_is_not_promoted(make_pair: MakePair) -> None:
     """A target that never committed anything has nothing to promote; a source is one already."""
     pair = make_pair("--size", "1M")
@@ -143,7 +260,7 @@ def test_a_promotion_may_be_killed_at_any_instant(make_pair: MakePair) -> None:
         caller.start()
         direct.wait_for(lambda: is_promoting(pair), "a promotion under way")
         kill(pair, "west")
-        slow.start_target()
+        pair.start("west")
         caller.join(60)
         found = direct.status(pair, "west")
         if found["role"] == "target":

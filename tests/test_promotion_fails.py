@@ -104,32 +104,28 @@ def test_a_stop_after_the_record_leaves_a_source(handmade: Handmade) -> None:
     assert direct.status(pair, "west")["role"] == "source"
 
 
+BEGIN_ANEW = """
+import os, signal, sys
+from mirror_core import config, process
+signal.signal(signal.SIGTERM, lambda *_: None)  # as nbdkit, which ends with the exec
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+os.kill(os.getpid(), signal.SIGTERM)
+process.begin_anew(config.load(sys.argv[1]))
+"""
+
+
 def test_a_signal_that_comes_while_it_begins_anew_ends_it(handmade: Handmade) -> None:
     """From the last look at whether it is to stop until its new program is there nobody takes the
     signal, and then it ends the process."""
     handmade.create()
-    settings = config.load(str(handmade.toml("west")))
-    child = os.fork()
-    if child == 0:
-        try:
-            signal.signal(signal.SIGTERM, lambda *_: None)  # as nbdkit, which ends with the exec
-            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-            os.kill(os.getpid(), signal.SIGTERM)
-            process.begin_anew(settings)
-        finally:
-            os._exit(1)
-
-    def ended() -> tuple[int, int] | None:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        return (pid, status) if pid else None
-
+    west = str(handmade.toml("west"))
+    child = subprocess.Popen([sys.executable, "-c", BEGIN_ANEW, west], cwd="/")
     try:
-        status = eventually(ended, "the process ends", NEVER_ENDED)[1]
-    except AssertionError:
-        process.stop(settings)
-        os.waitpid(child, 0)
+        assert child.wait(NEVER_ENDED) == -signal.SIGTERM
+    except subprocess.TimeoutExpired:
+        process.stop(config.load(west))
+        child.wait()
         raise
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGTERM
 
 
 ENDER = """

@@ -59,6 +59,25 @@ def test_each_record_is_read_in_the_older_version() -> None:
     assert (hello.run, hello.begun, hello.committed_token) == ("", None, "")
 
 
+KEYS = {  # of version 2, and what version 3 has beside
+    "Handshake": ("op name lineage session volumes site resumes stable",
+                  "run runs begun begun_token committed committed_token silence_seconds"),
+    "Welcome": ("name instance committed hardened whole blank seeded point resumed",
+                "committed_token"),
+    "Compare": ("op session sequence volume runs sums", ""),
+    "Commit": ("op lineage session sequence consistency_point", "token"),
+    "Stable": ("op session sequence serial", "token"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", [HELLO, WELCOME, COMPARE, COMMIT, STABLE], ids=KEYS)
+def test_the_names_of_attributes_are_not_the_format(message: Any) -> None:
+    """The keys of each record are these and none else: a renamed attribute cannot change them."""
+    older, newer = (set(words.split()) for words in KEYS[type(message).__name__])
+    assert record_of(message, 2).keys() == older
+    assert record_of(message).keys() == older | newer
+
+
 def test_a_moment_may_be_a_whole_number() -> None:
     """JSON does not tell 1234.0 from 1234: both are a moment."""
     commit = read(Commit, {**record_of(COMMIT), "consistency_point": 1234})

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mirror_core.ledger import Ledger, Lineage, Role, StoreRecord, VolumeRecord
 from mirror_core.protocol import Handshake, VolumeShape
-from mirror_core.recovery import TABLE, Decision, decide
+from mirror_core.recovery import TABLE, Decision, Point, apart, decide
 
 STORE = StoreRecord("file", "1")
 MINE = Ledger(
@@ -35,7 +35,7 @@ def test_a_target_without_a_history_takes_the_source_s() -> None:
 
 
 REFUSALS: list[tuple[str, Ledger, Handshake, str]] = [
-    ("role", replace(MINE, role="source"), HELLO, "west is a source, not a target: check 'peer'"),
+    ("role", replace(MINE, role="source"), HELLO, "west is a source, not a target: correct"),
     ("name", MINE, replace(HELLO, name="west"), "both sites are named west: give each its own"),
     (
         "missing volume",
@@ -111,6 +111,15 @@ def test_a_shape_is_looked_at_before_a_history_is_adopted() -> None:
     hello = replace(HELLO, volumes=(VolumeShape("disk", 1, 4096),))
     decision = decide(replace(MINE, lineage=None), hello)
     assert decision.refused and not decision.adopt
+
+
+def test_a_source_that_has_met_a_wrong_target_did_not_go_back() -> None:
+    """It knows of no commit since: the words say what happened, and the way out."""
+    words = apart("east", Point(9, "b"), Point(0, ""), "west", Point(7, "a")) or ""
+    assert "east has met a target without an image" in words and "went back" not in words
+    assert "'flashmirror resync --full' on west" in words
+    for begun in (Point(6, "b"), Point(7, "b")):
+        assert "went back" in (apart("east", begun, Point(0, ""), "west", Point(7, "a")) or "")
 
 
 SHAPES = st.lists(

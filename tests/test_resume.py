@@ -8,11 +8,13 @@ from collections.abc import Iterator
 import direct
 import pytest
 from handmade import scrape, value
+from nbd_client import NbdClient
 from pair import MakePair, Pair
 from served import Server, create_anew, serve
 from test_link import frozen, kill
 
-from mirror_core import limits
+from mirror_core import config, limits
+from mirror_core.protocol import Stable, record_of
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -110,3 +112,51 @@ def test_a_target_that_was_given_up_gets_everything(slow: tuple[Pair, Server]) -
     direct.sync(pair)
     assert pair.image("east").read_bytes() == pair.image("west").read_bytes()
     assert wire(pair) - before >= SIZE
+
+
+@pytest.mark.parametrize("other", [False, True], ids=["alone", "beside-another-copy"])
+def test_a_session_of_another_cycle_voids_what_was_stable(
+    make_pair: MakePair, *, other: bool
+) -> None:
+    """One copy of a source has had a cycle's block made stable.  If another copy opens a session,
+    whose writes may go over it, the first one's cycle begins with nothing, after a kill too."""
+    pair = make_pair("--size", "1M")
+    pair.start()
+    direct.sync(pair)
+    direct.stop(pair, "east")
+    hello = direct.hello(pair, 5)
+    sequence, token = hello["committed"] + 1, "ab" * 16
+    hello.update(begun=sequence, begun_token=token)
+    assert not direct.ask(pair, hello, "west")["resumed"]
+    west = config.load(str(pair.toml("west")))
+    with NbdClient(west.device_uri("disk/intermediate/5")) as client:
+        client.write(4096, b"stable" * 100)
+    stable = record_of(Stable(5, sequence, 1, token))
+    direct.wait_for(lambda: bool(direct.ask(pair, stable, "west")["done"]), "it is stable")
+    if other:
+        direct.ask(pair, {**hello, "session": 6, "begun_token": "cd" * 16}, "west")
+        kill(pair, "west")
+        pair.start("west")
+    again = {**hello, "session": 7, "resumes": sequence, "stable": 1}
+    assert direct.ask(pair, again, "west")["resumed"] is not other
+
+
+def test_what_the_target_holds_and_its_source_never_sent_ends_by_itself(
+    make_pair: MakePair,
+) -> None:
+    """Whatever it was: the commit says that a cycle left it out, and then another cycle of
+    everything is compared, of which only what differs is sent."""
+    pair = make_pair("--size", "8M")
+    pair.start()
+    with pair.client() as client:
+        client.write(0, random.Random(4).randbytes(8 << 20))
+    direct.sync(pair)
+    direct.ask(pair, direct.hello(pair, 5), "west")
+    west = config.load(str(pair.toml("west")))
+    with NbdClient(west.device_uri("disk/intermediate/5")) as client:
+        client.write(4096, b"stray" * 100)
+    before = wire(pair)
+    direct.sync(pair)
+    assert pair.image("east").read_bytes() == pair.image("west").read_bytes()
+    assert wire(pair) - before < 1 << 20
+    assert "left out what an abandoned one had written" in pair.log("east")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import direct
 import pytest
-from handmade import Handmade, kill
+from handmade import Handmade, kill, refused
 from nbd_client import NbdClient, NbdError
 from served import NBDKIT, Faulty
 
@@ -94,6 +94,19 @@ def test_a_server_that_is_the_same_costs_no_flush(handmade: Handmade, faulty: Fa
     with handmade.client() as client:
         assert flushes(client)
         assert client.read(0, 4) == b"lost"
+
+
+def test_a_socket_of_somebody_s_with_any_name_is_no_matter(
+    handmade: Handmade, faulty: Faulty
+) -> None:
+    """Its bytes are no text, and the kernel lists it among those of the server."""
+    with socket.socket(socket.AF_UNIX) as somebody:
+        somebody.bind(b"\0\xff" + os.urandom(8).hex().encode())
+        write_unflushed(handmade)
+        kill(handmade, "east")
+        handmade.start("east")
+        with handmade.client() as client:
+            assert flushes(client) and client.read(0, 4) == b"lost"
 
 
 def test_what_nobody_has_heard_of_survives_another_kill(handmade: Handmade, faulty: Faulty) -> None:
@@ -204,6 +217,68 @@ def test_a_loss_of_a_file_is_told_after_a_stop(scratch: Path) -> None:
     assert heard == [[], ["disk"], []]
 
 
+def test_a_start_that_fails_forgets_no_loss(handmade: Handmade, faulty: Faulty) -> None:
+    """It fails at its last step, and so was nobody's process: the next one tells what it was to."""
+    write_unflushed(handmade)
+    faulty.fail("lose", "flush")
+    with handmade.client() as client:
+        assert not flushes(client)
+        faulty.mend()
+    handmade.start("west")
+    handmade.sync()  # so that the control has heard of it, and the stop is one in order
+    handmade.stop("east")
+    in_the_way = handmade.folder / "east" / "state" / "ledger.new"
+    in_the_way.mkdir()
+    assert "ledger" in refused("start", str(handmade.toml("east")))
+    in_the_way.rmdir()
+    handmade.start("east")
+    with handmade.client() as client:
+        assert not flushes(client), "acknowledged writes are gone"
+        assert flushes(client)
+
+
+def test_a_loss_of_a_file_survives_a_start_that_fails(scratch: Path) -> None:
+    """The same without a server: the ledger still names the first run."""
+    heard = []
+    for run, before in (("1", ""), ("2", "1"), ("3", "1"), ("4", "3")):
+        stores, volume = of_files(scratch)
+        volume.set_returning(30.0)
+        servers = server_instance.Servers(scratch, SOURCE, run, {"disk": volume})
+        heard.append(servers.begin(clean=run != "4", run_before=before))
+        if run == "1":
+            volume.lose_front()  # as a flush of the control's that fails
+            servers.end()
+        volume.close()
+        for store in stores:
+            store.close()
+    assert heard == [[], ["disk"], ["disk"], ["disk"]]
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_what_a_client_has_heard_of_a_file_is_told_to_others_after_a_kill(
+    scratch: Path, *, told: bool
+) -> None:
+    """A flush of one client has failed, and the site is killed before another has flushed; killed
+    after that, nothing is told."""
+    heard = []
+    for run, before in (("1", ""), ("2", "1")):
+        stores, volume = of_files(scratch)
+        volume.set_returning(0.1)
+        servers = server_instance.Servers(scratch, SOURCE, run, {"disk": volume})
+        heard.append(servers.begin(clean=run == "1", run_before=before))
+        if run == "1":
+            volume.lose_front()  # as his flush that fails
+            servers.flushed("disk", failed=True)
+            until = native.now_s() + 20
+            while told and volume.news_is_due():
+                assert native.now_s() < until
+            servers.flushed("disk", failed=False)
+        volume.close()
+        for store in stores:
+            store.close()
+    assert heard == [[], [] if told else ["disk"]]
+
+
 @pytest.mark.parametrize("told", [False, True])
 def test_a_loss_of_a_file_survives_a_kill(scratch: Path, *, told: bool) -> None:
     """Killed before all have heard of what the process before it had met, the next one tells it
@@ -271,17 +346,40 @@ def test_only_who_holds_the_connections_is_known(scratch: Path) -> None:
         accepted, _ = listener.accept()
         found = server_instance.identify(os.dup(client.fileno()))
         assert found and found.startswith(f"{os.getpid()} ")
-        read, write = os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.close(write)
-            os.read(read, 1)
-            os._exit(0)
-        accepted.close()  # the child has it
-        assert server_instance.identify(os.dup(client.fileno())) is None
-        os.close(write)
-        os.close(read)
-        assert os.waitpid(child, 0)[1] == 0
+        with subprocess.Popen(
+            ["cat"], stdin=subprocess.PIPE, pass_fds=[accepted.fileno()]
+        ) as child:
+            accepted.close()  # the child has it
+            assert server_instance.identify(os.dup(client.fileno())) is None
+        assert child.returncode == 0
         assert server_instance.identify(os.dup(client.fileno())) is None, "it has ended"
     with socket.socket() as over_tcp:
         assert server_instance.identify(os.dup(over_tcp.fileno())) is None
+
+
+RECORD = {"version": server_instance.VERSION, "site": SOURCE.site, "run": "before", "data": {},
+          "untold": ["disk"]}  # fmt: skip
+DAMAGE = {
+    "right": (json.dumps(RECORD), ["disk"]),
+    "of another site": (json.dumps({**RECORD, "site": "2" * 32}), []),
+    "of another run": (json.dumps({**RECORD, "run": "other"}), []),
+    "of another version": (json.dumps({**RECORD, "version": 99}), []),
+    "of another shape": (json.dumps({**RECORD, "data": ["disk"]}), []),
+    "torn": (json.dumps(RECORD)[:-9], []),
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"), DAMAGE.values(), ids=[k.replace(" ", "-") for k in DAMAGE]
+)
+def test_a_record_of_servers_counts_for_its_site_and_run(
+    scratch: Path, text: str, told: list[str]
+) -> None:
+    """One that does not fit says nothing: no server is known, and no older loss."""
+    (scratch / "servers").write_text(text)
+    stores, volume = of_files(scratch)
+    servers = server_instance.Servers(scratch, SOURCE, "run", {"disk": volume})
+    assert servers.begin(clean=True, run_before="before") == told
+    volume.close()
+    for store in stores:
+        store.close()

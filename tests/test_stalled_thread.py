@@ -56,7 +56,8 @@ def test_a_commit_is_not_hardened_before_its_maps_stand(handmade: Handmade) -> N
     book.update(clean=False, run=run, lineage=Lineage("1" * 32))
     one = target.Target(
         settings, book, copier, Journal(), runlog.RunLog(state, hardlog.KIND, run),
-        platform=HERE, blank=False, doubtful=False, owed={"disk": BitMap64()},
+        platform=HERE, blank=False, doubtful_sent=False, doubtful_before=False,
+        owed={"disk": BitMap64()},
         written=written.WrittenLog(state, run, ["disk"], written.Written()),
     )  # fmt: skip
     copier.group.fence(SESSION, 1.0)

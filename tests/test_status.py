@@ -13,25 +13,28 @@ from typing import Any
 
 import direct
 import pytest
-from handmade import east, kill
+from handmade import Handmade, east, kill
 from pair import FLASHMIRROR, CommandFailed, MakePair, Pair
+from served import Faulty
+from test_link import lose_power
 
-from mirror_core import config, status
+from mirror_core import config, status, timeouts
+from mirror_core.errors import PeerError, Refused
 from mirror_core.site import Site
 
 STATUS = {  # section 6 of the design, and block_size_bytes, by which `check` compares the sites
-    "site", "role", "lineage", "pid", "metrics_address", "state", "reason", "peer", "cycle",
-    "committed", "hardened_sequence", "data_exposure_seconds", "image_age_seconds",
+    "site", "role", "lineage", "pid", "metrics_address", "state", "reason", "paused", "peer",
+    "cycle", "committed", "hardened_sequence", "data_exposure_seconds", "image_age_seconds",
     "last_cycle", "volumes",
 }  # fmt: skip
 INSIDE: dict[str, set[str]] = {
-    "peer": {"state", "since", "reason"},
-    "cycle": {"sequence", "phase", "copied_bytes", "total_bytes", "estimated_end"},
+    "peer": {"state", "since", "heard", "reason"},
+    "cycle": {"sequence", "phase", "stands_still", "copied_bytes", "total_bytes", "estimated_end"},
     "committed": {"sequence", "consistency_point"},
     "last_cycle": {"duration_seconds", "bytes", "freeze_seconds"},
     "volumes": {
         "name", "size_bytes", "block_size_bytes", "next_bytes", "pending_bytes",
-        "copies_before_write",
+        "copies_before_write", "write_error",
     },
 }  # fmt: skip
 STATES = {"initial", "mirroring", "paused", "degraded", "stopped", "refused"}
@@ -164,3 +167,140 @@ def test_a_target_says_since_when_it_has_lost_its_source(make_pair: MakePair) ->
     assert killed < since < time.time()
     direct.ask(pair, {"op": "promote", "force": False}, "west")
     assert direct.status(pair, "west")["peer"]["since"] == pytest.approx(since, abs=0.1)
+
+
+@pytest.fixture
+def alone(make_pair: MakePair) -> Pair:
+    """A target that has an image, and whose source does not run; it is not patient."""
+    pair = make_pair("--size", "1M")
+    pair.configure("west", 'link_timeout = "500ms"')
+    pair.start()
+    direct.sync(pair)
+    direct.stop(pair, "east")
+    return pair
+
+
+def test_a_target_says_what_it_cannot_do_until_it_can_do_that(alone: Pair) -> None:
+    """A commit that its state folder refuses is no less of a trouble when another record, in a
+    file that is open, was good; and a source that makes a pause then is not gone."""
+    (fresh := alone.folder / "west" / "state" / "ledger.new").mkdir()
+    book = direct.hello(alone, 5)
+    cycle: dict[str, Any] = {"sequence": book["begun"] + 1, "token": "c" * 32}
+    direct.ask(alone, {**book, "begun": cycle["sequence"], "begun_token": "c" * 32}, "west")
+    commit = {"op": "commit", "session": 5, "lineage": book["lineage"], **cycle}
+    stable = {"op": "stable", "session": 5, "serial": 1, **cycle}
+
+    def done(record: dict[str, Any]) -> bool:
+        return bool(direct.ask(alone, record, "west")["done"])
+
+    with pytest.raises(PeerError, match="the ledger cannot be written"):
+        direct.wait_for(lambda: done({**commit, "consistency_point": 1.0}), "a commit")
+    direct.wait_for(lambda: done(stable), "a record")
+    found = direct.status(alone, "west")
+    assert found["state"] == "degraded" and "the ledger cannot be written" in found["reason"]
+    pause = time.monotonic() + timeouts.silence_s(0.5) + 0.2
+    direct.wait_for(lambda: time.monotonic() > pause, "a pause")
+    assert direct.status(alone, "west")["peer"]["state"] == "connected"
+    fresh.rmdir()
+    direct.wait_for(lambda: done({**commit, "consistency_point": 1.0}), "a commit")
+    found = direct.status(alone, "west")
+    assert (found["state"], found["reason"]) == ("mirroring", None)
+
+
+def test_what_another_source_was_told_does_not_outlive_the_right_one(alone: Pair) -> None:
+    """A target that refuses a second source while its own is connected is not refused when that
+    one goes: it has no word from it."""
+    hello = direct.hello(alone, 5)
+    direct.ask(alone, hello, "west")
+    with pytest.raises(Refused, match="mirrors another history"):
+        direct.ask(alone, {**hello, "session": 7, "lineage": "0" * 32}, "west")
+    direct.wait_status_of_peer(alone, "west", "disconnected")
+    found = direct.status(alone, "west")
+    assert (found["state"], found["reason"]) == ("degraded", "no word from the source")
+    with pytest.raises(Refused, match="mirrors another history"):
+        direct.ask(alone, {**hello, "session": 7, "lineage": "0" * 32}, "west")
+    assert direct.status(alone, "west")["state"] == "refused"
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_target_that_cannot_compare_says_so(
+    scratch: Path, handmade: Handmade, *, again: bool
+) -> None:
+    """Its source has lost its power, and what was hot cannot be read here, for its server is away;
+    until it is compared, or committed without that."""
+    server = Faulty(scratch / "faulty.img")
+    handmade.stores["west", "intermediate"] = server.store(handmade.size)
+    handmade.create()
+    try:
+        handmade.start()
+        with handmade.client() as client:
+            client.write(0, b"x" * 4096)
+        direct.sync(handmade)
+        lose_power(handmade, "east")
+        server.stop()
+        handmade.start("east")
+        direct.wait_for(
+            lambda: (
+                "cannot compare: intermediate store"
+                in (direct.status(handmade, "west")["reason"] or "")
+            ),
+            "the reason",
+        )
+        assert direct.status(handmade, "west")["state"] == "degraded"
+        if not again:
+            kill(handmade, "east")  # its maps outlive it: all of the cycle is sent
+        server.start()
+        if not again:
+            handmade.start("east")
+        direct.sync(handmade)
+        found = direct.status(handmade, "west")
+        assert (found["state"], found["reason"]) == ("mirroring", None)
+    finally:
+        handmade.kill()
+        server.stop()
+
+
+def test_a_target_that_flushes_is_not_idle(scratch: Path, handmade: Handmade) -> None:
+    """Nothing is left to be copied, and nothing of it is sure to be on the disk: the second
+    flashcopy is not at its end."""
+    server = Faulty(scratch / "faulty.img")
+    handmade.stores["west", "data"] = server.store(handmade.size)
+    handmade.more = 'link_timeout = "30s"'  # a server that hangs is not lost
+    handmade.create()
+    try:
+        handmade.start()
+        direct.sync(handmade)
+        server.fail("hang", "flush")
+        before = server.tried("flush")
+        with handmade.client() as client:
+            client.write(0, b"x" * 4096)
+        direct.wait_for(lambda: server.tried("flush") > before, "it flushes")
+        found = direct.status(handmade, "west")
+        assert not found["volumes"][0]["pending_bytes"]
+        assert found["hardened_sequence"] < found["committed"]["sequence"]
+        assert found["cycle"]["phase"] == "flush"
+        server.mend()
+        direct.wait_for(
+            lambda: direct.status(handmade, "west")["cycle"]["phase"] == "idle", "its end"
+        )
+    finally:
+        server.mend()
+        handmade.kill()
+        server.stop()
+
+
+def test_nothing_is_whole_at_a_target_that_has_lost_its_image(alone: Pair) -> None:
+    """Told so, and killed, the source does not say again what it knew before."""
+    alone.start("east")
+    direct.sync(alone)
+    direct.pause(alone)
+    direct.stop(alone, "east")
+    direct.stop(alone, "west")
+    alone.run("resync", "--full", str(alone.toml("west")))
+    alone.start()
+    direct.wait_for(lambda: direct.status(alone)["peer"]["state"] == "connected", "a session")
+    kill(alone, "east")
+    direct.stop(alone, "west")
+    alone.start("east")
+    found = direct.status(alone)
+    assert (found["committed"]["sequence"], found["hardened_sequence"]) == (None, None)

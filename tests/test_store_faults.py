@@ -6,6 +6,7 @@ after another, so each is also a test that the one before has left nothing behin
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import os
@@ -17,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from handmade import Handmade, eventually, state_of
+from handmade import Handmade, eventually, state_of, until_state
 from nbd_client import NbdClient, NbdError
 from served import Faulty
 
@@ -119,7 +120,11 @@ class Lab:
             if not (self.is_clients() and "pwrite" in fault.calls):
                 self.model[block * BLOCK : (block + 1) * BLOCK] = data
         self.expect(fault, "pread", lambda: self.client.read(0, BLOCK))
-        self.expect(fault, "flush", self.client.flush)
+        if fault is GONE and self.is_clients():  # without a connection nothing was written
+            with contextlib.suppress(NbdError):
+                self.client.flush()
+        else:
+            self.expect(fault, "flush", self.client.flush)
 
     def recovered(self) -> bool:
         found = state_of(self.pair)
@@ -180,11 +185,8 @@ def test_a_fault_of_a_store_passes(lab: Lab) -> None:
         lab.own = 0
         lab.strike(fault)
         lab.work(fault)
-        found = eventually(
-            lambda: state_of(lab.pair)["reason"], f"{fault.name}: a reason; {state_of(lab.pair)}"
-        )
+        found = until_state(lab.pair, "degraded")["reason"]
         assert any(name in found for name in lab.name_of_store()), (fault.name, found)
-        assert state_of(lab.pair)["state"] == "degraded"
         while time.monotonic() < began + HELD_S:
             lab.expect(fault, "pread", lambda: lab.client.read(0, BLOCK))
         lasted = time.monotonic() - began

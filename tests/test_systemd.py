@@ -56,6 +56,11 @@ def test_the_verification_can_fail(tmp_path: Path) -> None:
     assert "TimeoutStopsec" in done.stderr
 
 
+def test_no_limit_of_threads_is_met_before_that_of_volumes() -> None:
+    """nbdkit may have 16 threads a connection, and a source makes several for each volume."""
+    assert service()["TasksMax"] == "infinity"
+
+
 def test_systemd_waits_longer_than_a_stop_may_take() -> None:
     assert service()["TimeoutStopSec"].endswith("s")
     assert float(service()["TimeoutStopSec"][:-1]) > limits.STOP_TIMEOUT_S

@@ -96,7 +96,8 @@ def test_a_lossy_link_only_slows_mirroring_down(make_places: MakePlaces) -> None
     with Load([places.uri("disk"), places.uri("disk2")], WRITERS) as load:
         load.wait_writes(3000)
     direct.sync(places)
-    assert direct.status(places)["peer"] == {"state": "connected", "since": since, "reason": None}
+    peer = {"state": "connected", "since": since, "heard": True, "reason": None}
+    assert direct.status(places)["peer"] == peer
     for volume in ("disk", "disk2"):
         assert (
             places.image("east", volume).read_bytes() == places.image("west", volume).read_bytes()

@@ -31,6 +31,11 @@ def adopt(site: str, volume: str, part: str, yes: bool, as_json: bool) -> None:
     def agree(look: adoption.Look) -> bool:
         if yes:
             return True
+        if not sys.stdin.isatty() and look.refusal is None:
+            raise MirrorError(
+                f"{look.where}: is the recorded store: nothing to adopt, unless its bytes were "
+                f"changed by somebody: if they were, add --yes, and {_then(look)}"
+            )
         if not sys.stdin.isatty():
             raise MirrorError(
                 f"{look.where}: found {look.found}, recorded {look.recorded}; if it is adopted, "
@@ -45,7 +50,9 @@ def adopt(site: str, volume: str, part: str, yes: bool, as_json: bool) -> None:
 
 
 def _shown(look: adoption.Look) -> str:
-    why = look.refusal or "it is the store that was recorded"
+    why = look.refusal or (
+        "it is the recorded store: nothing to adopt, unless its bytes were changed by somebody"
+    )
     return (
         f"store     {look.where}\nrecorded  {look.recorded}\nfound     {look.found}\n"
         f"today     {why}\nadopted   {_then(look)}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -11,7 +13,7 @@ from typing import Any
 import click
 
 from mirror_core import config, limits, peer, process, protocol
-from mirror_core.errors import ConfigError, MirrorError, PeerError
+from mirror_core.errors import LINK_ERRNOS, Answered, ConfigError, MirrorError, PeerError
 from mirror_core.units import format_size, parse_duration
 
 site_argument = click.argument("site")
@@ -39,16 +41,62 @@ def one_volume(site: config.SiteConfig, volume: str | None) -> str:
     return name
 
 
-def ask(site: config.SiteConfig, record: protocol.Record) -> protocol.Record:
-    """Ask the running site.  MirrorError says how to start it if it does not run."""
-    try:
-        return peer.ask(site.control_uri(), record, limits.CONTROL_TIMEOUT_S)
-    except PeerError as error:
-        if not process.running(site):
-            raise MirrorError(
-                f"{site.name}: not running: start it with 'flashmirror start {site.path}'"
-            ) from error
-        raise MirrorError(f"{site.name}: {error}") from error
+class Deadline:
+    """Of a command; without a time-out there is none."""
+
+    def __init__(self, timeout_s: float | None) -> None:
+        self.timeout_s = timeout_s
+        self._at = math.inf if timeout_s is None else time.monotonic() + timeout_s
+
+    def left_s(self) -> float:
+        return max(0.0, self._at - time.monotonic())
+
+    def wait_s(self) -> float:
+        """How long the site may wait before it answers."""
+        return min(limits.CONTROL_WAIT_S, self.left_s())
+
+    def patience_s(self) -> float:
+        """How long its answer may take: no site that lives needs more than it was told to wait."""
+        return min(limits.CONTROL_TIMEOUT_S, self.left_s() + limits.CONTROL_WAIT_S)
+
+
+class NotRunning(MirrorError):
+    """The site has no process."""
+
+    def __init__(self, site: config.SiteConfig) -> None:
+        super().__init__(
+            f"{site.name}: not running: start it with 'flashmirror start {site.path}'", errno.ESRCH
+        )
+
+
+def ask(
+    site: config.SiteConfig,
+    record: protocol.Record,
+    patience_s: float = limits.CONTROL_TIMEOUT_S,
+) -> protocol.Record:
+    """Ask the running site; one that begins anew is waited for.  NotRunning; MirrorError: it fails,
+    or does not answer, with what to do."""
+    until = time.monotonic() + patience_s
+    while True:
+        try:
+            left_s = max(until - time.monotonic(), limits.CONTROL_WAIT_S)
+            return peer.ask(site.control_uri(), record, left_s)
+        except PeerError as error:
+            if isinstance(error, Answered):
+                raise MirrorError(f"{site.name}: {error}", error.code) from error
+            if not process.is_there(site):
+                raise NotRunning(site) from error
+            if error.code == errno.ETIMEDOUT:
+                raise process.hangs(site, "does not answer (does it start, or hang?)") from error
+            if error.code not in LINK_ERRNOS:
+                raise MirrorError(f"{site.name}: {error}", error.code) from error
+            if time.monotonic() >= until:
+                raise MirrorError(
+                    f"{site.name}: runs, and cannot be asked ({error}): see "
+                    f"{site.state}/site.log, then stop it and start it",
+                    error.code,
+                ) from error
+        time.sleep(0.02)  # a process that starts has no event to wait on but its answer
 
 
 def show(record: Any, as_json: bool, text: Callable[[], str]) -> None:
@@ -81,20 +129,27 @@ class Bar:
 
 
 def wait_until(
-    site: config.SiteConfig, record: protocol.Record, timeout_s: float | None, what: str
+    site: config.SiteConfig, record: protocol.Record, deadline: Deadline, what: str
 ) -> dict[str, Any]:
-    """Ask until the answer is done; the status that came with it.  MirrorError: timeout."""
-    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    """Ask until the answer is done, which has a status.  MirrorError: timeout."""
     bar = Bar()
     try:
         while True:
-            answer = ask(site, record)
+            answer = ask(site, {**record, "wait": deadline.wait_s()}, deadline.patience_s())
             status: dict[str, Any] = protocol.field(answer, "status", dict)
             if answer["done"]:
-                return status
+                return answer
             bar.update(status)
-            if deadline is not None and time.monotonic() >= deadline:
-                why = status["reason"] or f"cycle {status['cycle']['phase']} is still under way"
-                raise MirrorError(f"{site.name}: {what} not done in {timeout_s:g} s: {why}")
+            if not deadline.left_s():
+                raise not_done(site, status, deadline, what)
     finally:
         bar.end()
+
+
+def not_done(
+    site: config.SiteConfig, status: dict[str, Any], deadline: Deadline, what: str
+) -> MirrorError:
+    why = status["reason"] or f"cycle {status['cycle']['phase']} is still under way"
+    return MirrorError(
+        f"{site.name}: {what} not done in {deadline.timeout_s:g} s: {why}", errno.ETIMEDOUT
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from datetime import UTC, datetime
@@ -14,8 +15,8 @@ import click
 from mirror_core import config, creation, ledger, limits, lock, peer, process, stores
 from mirror_core import resync as resyncing
 from mirror_core.address import Tls
-from mirror_core.cli.common import json_option, show, site_argument
-from mirror_core.errors import ConfigError, MirrorError
+from mirror_core.cli.common import ask, json_option, show, site_argument
+from mirror_core.errors import Answered, ConfigError, MirrorError, PeerError
 from mirror_core.units import format_size, parse_size
 
 
@@ -63,10 +64,13 @@ def resync(site: str, full: bool, force: bool, as_json: bool) -> None:
 
 @click.command()
 @site_argument
+@click.option(
+    "--force", is_flag=True, help="Although a server of the data may show what its disk has lost."
+)
 @json_option
-def seed(site: str, as_json: bool) -> None:
+def seed(site: str, force: bool, as_json: bool) -> None:
     """Have a stopped target take its data stores for a copy: only what differs is sent."""
-    fresh = resyncing.seed(config.load(site))
+    fresh = resyncing.seed(config.load(site), force=force)
     record = {"site": fresh.name, "role": fresh.role, "seeded": fresh.seeded}
     show(record, as_json, lambda: f"{fresh.name}: what its data stores hold is compared, not sent")
 
@@ -106,10 +110,7 @@ def init(folder: Path, size: int, volumes: int, block_size: int, as_json: bool) 
         )
     if any(character in str(folder) for character in '"\\\n'):
         raise ConfigError(f"{folder}: a folder's name may not hold quotes or backslashes")
-    for site in ("east", "west"):
-        if (folder / f"{site}.toml").exists() or (folder / site).exists():
-            raise MirrorError(f"{folder}: holds a site {site} already: name another folder")
-    existed = folder.exists()
+    existed = _exists_without_pair(folder)
     try:
         _make_pair(folder, names, size, block_size)
     except BaseException:
@@ -123,11 +124,22 @@ def init(folder: Path, size: int, volumes: int, block_size: int, as_json: bool) 
         f"flashmirror start {record['source']}"))  # fmt: skip
 
 
+def _exists_without_pair(folder: Path) -> bool:
+    """Whether the folder is there.  MirrorError: it holds a site, or nobody can say."""
+    try:
+        for site in ("east", "west"):
+            if (folder / f"{site}.toml").exists() or (folder / site).exists():
+                raise MirrorError(f"{folder}: holds a site {site} already: name another folder")
+        return folder.exists()
+    except OSError as error:
+        raise MirrorError(f"{error.filename}: {error.strerror}: name another folder") from error
+
+
 def _make_pair(folder: Path, names: list[str], size: int, block_size: int) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for site, other in (("east", "west"), ("west", "east")):
-            (folder / site).mkdir()
+            (folder / site).mkdir(mode=0o700)
             text = _TEMPLATE.format(folder=folder, name=site, peer=other, block_size=block_size)
             text += "".join(_VOLUME.format(folder=folder, name=site, volume=v) for v in names)
             (folder / f"{site}.toml").write_text(text)
@@ -155,8 +167,9 @@ def _unmake_pair(folder: Path, existed: bool) -> None:
 
 def _sparse(path: Path, size: int) -> None:
     try:
-        with path.open("xb") as file:
-            os.truncate(file.fileno(), size)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with contextlib.closing(os.fdopen(fd, "wb")):
+            os.truncate(fd, size)
     except OSError as error:
         raise MirrorError(f"{path}: {error.strerror}: choose another folder or size") from error
 
@@ -169,13 +182,20 @@ def check(site: str, as_json: bool) -> None:
     settings = config.load(site)
     rows = [("configuration", "ok", str(settings.path))]
     book: ledger.Ledger | None = None
+    live = process.running(settings)
     try:
         book = ledger.load(settings.state)
         lock.check_ledger(settings, book)
-        rows.append(("ledger", "ok", f"{book.role}, {len(book.volumes)} volumes"))
+        count = len(book.volumes)
+        rows.append(("ledger", "ok", f"{book.role}, {count} volume{'s' if count > 1 else ''}"))
     except MirrorError as error:
-        rows.append(("ledger", "failed", str(error)))
-    live = process.running(settings)
+        again = ""
+        if live and error.code == errno.ENOENT:
+            again = (
+                f"{ledger.path_in(settings.state)}: is gone, and this site, which runs, writes it "
+                "again with its next commit: 'flashmirror sync' on the source makes one"
+            )
+        rows.append(("ledger", "failed", again or str(error)))
     rows.append(("process", "ok", "running" if live else "stopped"))
     rows += _check_running(settings) if live else _check_stores(settings, book)
     rows.append(_check_space(settings))
@@ -195,7 +215,7 @@ Row = tuple[str, str, str]
 
 def _check_running(settings: config.SiteConfig) -> list[Row]:
     try:
-        status = process.status(settings)
+        status = ask(settings, {"op": "status"})
     except MirrorError as error:
         return [("control", "failed", str(error))]
     ok = status["state"] not in ("degraded", "refused")
@@ -280,8 +300,15 @@ def _check_tls(tls: Tls) -> Row:
 def _check_peer(settings: config.SiteConfig, book: ledger.Ledger | None) -> Row:
     try:
         other = peer.ask(settings.peer_uri("/control"), {"op": "who"}, settings.link_timeout)
-    except MirrorError as error:
-        return ("peer", "failed", f"{settings.peer}: {error}: start it")
+    except PeerError as error:
+        advice = "see docs/network.md, 'What each failure looks like'"
+        if isinstance(error, Answered):
+            advice = "see its status and its log"
+        elif peer.does_not_run(settings.peer, error):
+            advice = "start it"
+        return ("peer", "failed", f"{settings.peer}: {error}: {advice}")
+    except MirrorError as error:  # refused, with what to do
+        return ("peer", "failed", f"{settings.peer}: {error}")
     if book is None:
         return ("peer", "ok", f"{other['site']} answers")
     if other["role"] == book.role:

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import time
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any
 
 import click
 
-from mirror_core import config, ledger, limits, peer, process, protocol
-from mirror_core.cli.common import Bar, Duration, ask, json_option, show, site_argument, wait_until
+from mirror_core import config, ledger, limits, peer, process
+from mirror_core.cli.common import (
+    Bar,
+    Deadline,
+    Duration,
+    ask,
+    json_option,
+    not_done,
+    show,
+    site_argument,
+    wait_until,
+)
 from mirror_core.errors import LINK_ERRNOS, Answered, ConfigError, MirrorError, PeerError
-from mirror_core.units import format_size, parse_rate
+from mirror_core.units import format_size, format_time, parse_rate
 
 
 @click.command()
@@ -24,12 +34,17 @@ from mirror_core.units import format_size, parse_rate
               help="Give up waiting.")  # fmt: skip
 @json_option
 def sync(site: str, timeout: float, as_json: bool) -> None:
-    """Have every write acknowledged before this command whole at the target."""
+    """Have every write acknowledged before this command whole at the target.
+
+    A sync makes a consistency point, on a paused source too, and restarts the copying that
+    `pause --now` stopped.  A sync that gives up waiting takes nothing back: its point is made as
+    soon as possible, even if the source has been paused since.
+    """
     settings = config.load(site)
-    sequence = ask(settings, {"op": "sync"})["sequence"]
-    status = wait_until(settings, {"op": "wait", "sequence": sequence}, timeout, "sync")
-    record = {"sequence": status["committed"]["sequence"],
-              "consistency_point": status["committed"]["consistency_point"]}  # fmt: skip
+    deadline = Deadline(timeout)
+    sequence = ask(settings, {"op": "sync"}, deadline.patience_s())["sequence"]
+    whole = wait_until(settings, {"op": "wait", "sequence": sequence}, deadline, "sync")
+    record = {key: whole[key] for key in ("sequence", "consistency_point")}
     show(record, as_json, lambda: f"{settings.name}: {record['sequence']} is whole at the target")
 
 
@@ -39,10 +54,15 @@ def sync(site: str, timeout: float, as_json: bool) -> None:
 @click.option("--timeout", type=Duration(), help="Give up waiting; it stays paused.")
 @json_option
 def pause(site: str, now: bool, timeout: float | None, as_json: bool) -> None:
-    """Make no new consistency point; returns when the last one is whole at the target."""
+    """Make no consistency point by itself; returns when the last one is whole at the target.
+
+    A `sync` still makes one, even a sync that has given up waiting, and restarts the copying that
+    --now stopped.  To copy the target's data in a pause, give no sync before `resume`.
+    """
     settings = config.load(site)
-    ask(settings, {"op": "pause", "now": now})
-    status = wait_until(settings, {"op": "settled"}, timeout, "pause")
+    deadline = Deadline(timeout)
+    ask(settings, {"op": "pause", "now": now}, deadline.patience_s())
+    status = wait_until(settings, {"op": "settled"}, deadline, "pause")["status"]
     record = {"state": "paused", "committed": status["committed"]}
     show(record, as_json, lambda: f"{settings.name}: paused, {_point_of(status)}")
 
@@ -51,10 +71,12 @@ def _point_of(status: dict[str, Any]) -> str:
     """What the target has: a cycle that was under way may have been given up, and a target that is
     not connected may have been put back since."""
     point = status["committed"]["consistency_point"]
+    if status["committed"]["sequence"] is None:
+        return "and the target has no image yet"
     if point is None:
         return "and the time of what is whole at the target is not known"
     has = "has" if status["peer"]["state"] == "connected" else "had, when it was connected last,"
-    return f"and the target {has} the writes until {datetime.fromtimestamp(point).astimezone()}"
+    return f"and the target {has} the writes until {format_time(point)}"
 
 
 @click.command()
@@ -64,7 +86,13 @@ def resume(site: str, as_json: bool) -> None:
     """Make consistency points again."""
     settings = config.load(site)
     ask(settings, {"op": "resume"})
-    show({"state": "mirroring"}, as_json, lambda: f"{settings.name}: mirroring goes on")
+    status = ask(settings, {"op": "status"})
+    record = {key: status[key] for key in ("state", "reason")}
+    show(record, as_json, lambda: f"{settings.name}: not paused any more, {_state_of(status)}")
+
+
+def _state_of(status: dict[str, Any]) -> str:
+    return str(status["state"]) + (f": {status['reason']}" if status["reason"] else "")
 
 
 class Rate(click.ParamType[int]):
@@ -92,23 +120,50 @@ def bandwidth(site: str, rate: int, as_json: bool) -> None:
 @click.command()
 @site_argument
 @click.option("--force", is_flag=True, help="Even if its source is connected and healthy.")
+@click.option("--timeout", type=Duration(), help="Give up waiting.")
 @json_option
-def promote(site: str, force: bool, as_json: bool) -> None:
-    """Make a target the source: its image, read and write.  The old source is refused then."""
+def promote(site: str, force: bool, timeout: float | None, as_json: bool) -> None:
+    """Make a target the source: its image, read and write.  The old source is refused then.
+
+    It waits until the image is whole in the target's data stores.  If it is given up (a time-out,
+    an interrupt) it is taken back, and the site is a target as before, unless the ledger says
+    already that it is the source: the line that ends it says which.
+    """
     settings = config.load(site)
-    request = {"op": "promote", "force": force}
-    moment = _wait_promoted(settings, request, ask(settings, request))
-    status = process.status(settings)
+    try:
+        moment = _wait_promoted(settings, force=force, deadline=Deadline(timeout))
+    except KeyboardInterrupt:
+        raise MirrorError(
+            f"{settings.name}: interrupted: {_take_back(settings)}", errno.EINTR
+        ) from None
+    status = ask(settings, {"op": "status"})
     record = {"site": settings.name, "role": status["role"], "lineage": status["lineage"], **moment}
     show(record, as_json, lambda: _promoted(settings.name, record))
 
 
+def _take_back(settings: config.SiteConfig) -> str:
+    """A promotion that is waited for no more; what became of it."""
+    try:
+        role = ask(settings, {"op": "take_back"}, 2 * limits.CONTROL_WAIT_S)["role"]
+    except MirrorError:
+        return (
+            "whether the promotion goes on is not known: it is taken back within "
+            f"{limits.CONTROL_TIMEOUT_S:g} s unless it is recorded: see "
+            f"'flashmirror status {settings.path}'"
+        )
+    if role == "target":
+        return f"the promotion is taken back, and {settings.name} is a target as before"
+    return f"the promotion is recorded, and goes on: {settings.name} is the source from now on"
+
+
 def _wait_promoted(
-    settings: config.SiteConfig, request: protocol.Record, answer: protocol.Record
+    settings: config.SiteConfig, *, force: bool, deadline: Deadline
 ) -> dict[str, Any]:
     """Until the site has begun anew as a source; meanwhile it is away for a moment.  The point that
     it is promoted at: the last one before, as no source has a session."""
     bar, away_since, pid = Bar(), None, 0
+    request = {"op": "promote", "force": force}
+    answer = ask(settings, {**request, "wait": deadline.wait_s()}, deadline.patience_s())
     moment: dict[str, Any] = answer["status"]["committed"]
     with contextlib.ExitStack() as watched:
         watched.callback(bar.end)
@@ -117,8 +172,13 @@ def _wait_promoted(
                 ended = _process_of(watched, pid)
             bar.update(answer["status"])
             moment = answer["status"]["committed"]
+            if not deadline.left_s():
+                bar.end()
+                late = not_done(settings, answer["status"], deadline, "promote")
+                raise MirrorError(f"{late}: {_take_back(settings)}", late.code)
             try:
-                answer = peer.ask(settings.control_uri(), request, limits.CONTROL_TIMEOUT_S)
+                asked = {**request, "wait": deadline.wait_s()}
+                answer = peer.ask(settings.control_uri(), asked, deadline.patience_s())
                 away_since = None
             except PeerError as error:
                 if isinstance(error, Answered) or error.code not in LINK_ERRNOS:
@@ -127,6 +187,8 @@ def _wait_promoted(
                     _refuse_stopped(settings)
                 away_since = away_since or time.monotonic()
                 if time.monotonic() >= away_since + limits.START_TIMEOUT_S:
+                    if error.code == errno.ETIMEDOUT and not ended():
+                        raise process.hangs(settings, "does not answer") from error
                     raise MirrorError(
                         f"{settings.name}: does not come back as a source ({error}): see "
                         f"{settings.state}/site.log, then start it"
@@ -159,11 +221,8 @@ def _refuse_stopped(settings: config.SiteConfig) -> None:
 def _promoted(name: str, record: dict[str, Any]) -> str:
     if record["consistency_point"] is None:
         return f"{name}: is the source"
-    at = datetime.fromtimestamp(record["consistency_point"]).astimezone()
-    return (
-        f"{name}: is the source now, as of consistency point {record['sequence']}, "
-        f"{at.isoformat(' ', 'seconds')}"
-    )
+    at = format_time(record["consistency_point"])
+    return f"{name}: is the source now, as of consistency point {record['sequence']}, {at}"
 
 
 COMMANDS = [sync, pause, resume, bandwidth, promote]

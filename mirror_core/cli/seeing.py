@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from mirror_core import config, ledger, process
-from mirror_core.cli.common import ask, json_option, one_volume, show, site_argument
+from mirror_core.cli.common import NotRunning, ask, json_option, one_volume, show, site_argument
 from mirror_core.errors import MirrorError
-from mirror_core.units import format_size
+from mirror_core.units import format_size, format_time
 
 
 def stopped_status(settings: config.SiteConfig) -> dict[str, Any]:
@@ -34,15 +34,23 @@ def stopped_status(settings: config.SiteConfig) -> dict[str, Any]:
                 "next_bytes": None,
                 "pending_bytes": None,
                 "copies_before_write": None,
+                "write_error": None,
             }
             for v in book.volumes
         ],
         "state": "stopped",
         "reason": None if book.clean else "it was not stopped in order",
-        "peer": {"state": "disconnected", "since": None, "reason": "this site is stopped"},
+        "paused": book.paused if book.role == "source" else None,
+        "peer": {
+            "state": "disconnected",
+            "since": None,
+            "heard": None,
+            "reason": "this site is stopped",
+        },
         "cycle": {
-            "sequence": book.begun,
+            "sequence": book.begun if book.role == "source" else book.committed,
             "phase": "idle",
+            "stands_still": False,
             "copied_bytes": 0,
             "total_bytes": 0,
             "estimated_end": None,
@@ -63,14 +71,41 @@ def _age(point: float | None) -> float | None:
 
 
 def get_status(settings: config.SiteConfig) -> dict[str, Any]:
-    if not process.running(settings):
-        return stopped_status(settings)
-    return ask(settings, {"op": "status"})
+    if process.is_there(settings):
+        with contextlib.suppress(NotRunning):  # it has ended meanwhile
+            return ask(settings, {"op": "status"})
+    return stopped_status(settings)
 
 
 def _end_of(cycle: dict[str, Any]) -> str:
+    if cycle["stands_still"]:
+        return ", stands still"
     end = cycle["estimated_end"]
-    return time.strftime(", until about %Y-%m-%d %H:%M:%S", time.localtime(end)) if end else ""
+    return f", until about {format_time(end)}" if end else ""
+
+
+def _cycle_of(status: dict[str, Any]) -> str:
+    """Of a source its cycle; of a target the second copy, and what it receives meanwhile."""
+    cycle, target = status["cycle"], status["role"] == "target"
+    if status["pid"] is None:
+        return "none: the site is stopped"
+    received = target and sum(v["next_bytes"] for v in status["volumes"])
+    receiving = f"receiving, {format_size(received)} so far" if received else ""
+    idle = cycle["phase"] == "idle"
+    if idle and receiving:
+        return receiving
+    if idle and not (cycle["total_bytes"] if target else cycle["sequence"]):
+        return "none under way" if target else "none since the start"
+    row = (
+        f"{cycle['sequence']} {cycle['phase']}, {format_size(cycle['copied_bytes'])} "
+        f"of {format_size(cycle['total_bytes'])}{_end_of(cycle)}"
+    )
+    return f"{row}; {receiving}" if receiving else row
+
+
+def _state_of(status: dict[str, Any]) -> str:
+    also = ", paused" if status["paused"] and status["state"] != "paused" else ""
+    return f"{status['state']}{also}" + (f": {status['reason']}" if status["reason"] else "")
 
 
 def _seconds(figure: float | None, unknown: str) -> str:
@@ -79,17 +114,17 @@ def _seconds(figure: float | None, unknown: str) -> str:
 
 def as_text(status: dict[str, Any]) -> str:
     point = status["committed"]["consistency_point"]
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(point)) if point else "an unknown time"
+    when = format_time(point) if point else "an unknown time"
     sequence = status["committed"]["sequence"]
-    cycle, peer = status["cycle"], status["peer"]
+    peer = status["peer"]
     unknown = "the source knows" if status["role"] == "target" else "-"
     rows = [
         ("site", f"{status['site']} ({status['role']})"),
-        ("state", status["state"] + (f": {status['reason']}" if status["reason"] else "")),
-        ("peer", peer["state"]),
+        ("state", _state_of(status)),
+        ("peer", "is there, without a session" if peer["heard"] and peer["state"] != "connected"
+                 else peer["state"]),
         ("committed", f"{sequence} at {when}" if sequence else "none yet"),
-        ("cycle", f"{cycle['sequence']} {cycle['phase']}, {format_size(cycle['copied_bytes'])} "
-                  f"of {format_size(cycle['total_bytes'])}{_end_of(cycle)}"),
+        ("cycle", _cycle_of(status)),
         ("data exposure", _seconds(status["data_exposure_seconds"], unknown)),
         ("image age", _seconds(status["image_age_seconds"], "-")),
     ]  # fmt: skip
@@ -99,10 +134,11 @@ def as_text(status: dict[str, Any]) -> str:
                      f"{format_size(last['bytes'])}, held writes for "
                      f"{last['freeze_seconds'] * 1000:.2f} ms"))  # fmt: skip
     text = "\n".join(f"{name:14} {value}" for name, value in rows)
+    came = "received" if status["role"] == "target" else "changed"
     for v in status["volumes"]:
         text += f"\n{'volume ' + v['name']:14} {format_size(v['size_bytes'])}"
         if v["next_bytes"] is not None:
-            text += (f", {format_size(v['next_bytes'])} changed, "
+            text += (f", {format_size(v['next_bytes'])} {came}, "
                      f"{format_size(v['pending_bytes'])} to copy, "
                      f"{v['copies_before_write']} copies before write")  # fmt: skip
     return text

@@ -11,8 +11,11 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 
 #define BLOCK 4096
 #define WRITERS 4
@@ -24,13 +27,20 @@ static char image[108], arguments[256];
 static int disk; /* what the server's disk holds */
 
 static void
-begin (void)
+begin_with (const char *filter, const char *parameter)
 {
   memset (&server, 0, sizeof server);
   disk = lab_file (1 << 20, image);
-  snprintf (arguments, sizeof arguments, "--filter=cache,file,%s,cache=writeback", image);
+  snprintf (arguments, sizeof arguments, "%s--filter=cache,file,%s,cache=writeback%s", filter,
+            image, parameter);
   lab_serve (&server, arguments);
   s = lab_nbd_store (&server);
+}
+
+static void
+begin (void)
+{
+  begin_with ("", "");
 }
 
 /* What it had answered and not flushed is gone. */
@@ -117,6 +127,36 @@ the_anchor_as_it_was (void)
   end ();
 }
 
+static void *
+flush_once (void *arg)
+{
+  _Atomic uint64_t heard = 0;
+  CHECK_EQ (fm_store_flush (arg, &heard), 0);
+  return NULL;
+}
+
+/* Who looks does not wait for a flush, which may take long. */
+static void
+an_anchor_that_flushes_is_busy (void)
+{
+  struct fake *f = fake_open (1 << 20, 0);
+  struct fm_op write = { .kind = FM_WRITE, .buf = "x", .length = 1 };
+  pthread_t flushes;
+  int fd;
+  CHECK_EQ (fm_store_io (&f->store, &write), 0);
+  f->stuck = true;
+  CHECK_EQ (pthread_create (&flushes, NULL, flush_once, &f->store), 0);
+  uint64_t until = fm_now_ns () + 500 * FM_MS;
+  while ((fd = fm_store_server_fd (&f->store)) >= 0 && fm_now_ns () < until)
+    close (fd);
+  CHECK_EQ (fd, -EBUSY);
+  f->stuck = false;
+  pthread_join (flushes, NULL);
+  CHECK ((fd = fm_store_server_fd (&f->store)) >= 0);
+  close (fd);
+  fake_close (f);
+}
+
 /* The same when more is written to the new server before anybody flushes. */
 static void
 later_writes_hide_nothing (void)
@@ -134,7 +174,7 @@ later_writes_hide_nothing (void)
 }
 
 /* A server that comes back costs no error of a flush when all was flushed, or written with FUA,
- * or only read. */
+ * or only read, or a write could not be sent. */
 static void
 nothing_to_lose (void)
 {
@@ -151,8 +191,38 @@ nothing_to_lose (void)
   stumble ();
   CHECK_EQ (write_at (2, 0), 0);
   CHECK_EQ (fm_store_flush (s, &one), 0);
+  lab_kill (&server);
+  CHECK (write_at (3, 0) < 0); /* it was not sent */
+  lab_serve (&server, arguments);
+  CHECK_EQ (fm_store_need_anchor (s), 0);
+  stumble ();
+  restart ();
+  stumble ();
   CHECK_EQ (s->lost, 0);
   end ();
+}
+
+/* A server comes back when all is flushed and nothing is asked of it: whoever asks next meets the new one, and
+ * no error, on as many connections as there were. */
+static void
+a_restart_between_requests (void)
+{
+  for (unsigned i = 0; i < 3; i++) {
+    begin ();
+    _Atomic uint64_t one = 0;
+    char byte;
+    int rc;
+    CHECK_EQ (fm_store_reserve (s, 3, &rc), 3);
+    CHECK_EQ (write_at (0, 0), 0);
+    CHECK_EQ (fm_store_flush (s, &one), 0);
+    restart ();
+    CHECK_EQ (i == 0 ? fm_store_read (s, &byte, 1, 0) : write_at (1, i == 1 ? 0 : FM_FUA), 0);
+    CHECK_EQ (write_at (2, 0), 0);
+    CHECK_EQ (fm_store_flush (s, &one), 0);
+    CHECK_EQ (s->lost, 0);
+    CHECK_EQ (s->errors, 0);
+    end ();
+  }
 }
 
 /* While the server is away a flush fails; the loss stays told when it is back. */
@@ -323,18 +393,173 @@ file_tells_all (void)
   close (file);
 }
 
-/* A write with FUA asks on a descriptor of its own: what it hears is not missing for the flush. */
+/* Linux tells an error of writeback once to each descriptor that was open when it was met (errseq), at the end of the
+ * first operation on it that asks.  These stand in front of libc's. */
+
+#define DESCRIPTORS 1024
+#define AT_ONCE 8  /* in the kernel, so that none hears before all have lost something */
+#define DURABLE 40 /* writers, more than there are descriptors for */
+
+static pthread_mutex_t writeback = PTHREAD_MUTEX_INITIALIZER; /* guards the next lines */
+static pthread_cond_t came;
+static unsigned errors, heard_of[DESCRIPTORS], inside;
+static bool loses, answers_late; /* who asks now */
+static bool below_fails; /* the device's own cache cannot be flushed: it says so once, to who asks */
+
+int
+open (const char *path, int flags, ...)
+{
+  va_list more;
+  va_start (more, flags);
+  int fd = (int)syscall (SYS_openat, AT_FDCWD, path, flags, flags & O_CREAT ? va_arg (more, int) : 0);
+  va_end (more);
+  pthread_mutex_lock (&writeback);
+  if (fd >= 0 && fd < DESCRIPTORS)
+    heard_of[fd] = errors;
+  pthread_mutex_unlock (&writeback);
+  return fd;
+}
+
+ssize_t
+pwritev2 (int fd, const struct iovec *v, int n, off_t at, int flags)
+{
+  ssize_t r = pwritev (fd, v, n, at);
+  CHECK (flags == RWF_DSYNC && fd < DESCRIPTORS && fd != s->fd && fcntl (fd, F_GETFL) & O_RDWR);
+  pthread_mutex_lock (&writeback);
+  errors += loses;
+  inside++;
+  pthread_cond_broadcast (&came);
+  uint64_t end = fm_now_ns () + 5000 * FM_MS;
+  while (inside < AT_ONCE && fm_cond_wait_until (&came, &writeback, end) == 0)
+    ;
+  CHECK (inside >= AT_ONCE);
+  bool news = heard_of[fd] != errors;
+  heard_of[fd] = errors;
+  for (bool late = answers_late; late && answers_late;)
+    fm_cond_wait (&came, &writeback);
+  news |= below_fails;
+  below_fails = false;
+  pthread_mutex_unlock (&writeback);
+  errno = EIO;
+  return news ? -1 : r;
+}
+
+static void *
+writes_durably (void *arg)
+{
+  CHECK_EQ (write_at ((uintptr_t)arg, FM_FUA), loses ? -EIO : 0);
+  return NULL;
+}
+
+static void
+begin_durably (pthread_t *threads, unsigned n)
+{
+  inside = n < AT_ONCE ? AT_ONCE : 0;
+  for (uintptr_t i = 0; i < n; i++)
+    pthread_create (&threads[i], NULL, writes_durably, (void *)i);
+}
+
+static void
+end_durably (const pthread_t *threads, unsigned n)
+{
+  for (unsigned i = 0; i < n; i++)
+    pthread_join (threads[i], NULL);
+}
+
+/* A flush is told of an error while a write is under way that has asked before. */
+static void
+lose_beside_one (void)
+{
+  pthread_t one;
+  _Atomic uint64_t heard = fm_store_losses (s);
+  answers_late = true;
+  begin_durably (&one, 1);
+  pthread_mutex_lock (&writeback);
+  while (inside == AT_ONCE)
+    fm_cond_wait (&came, &writeback);
+  errors++;
+  pthread_mutex_unlock (&writeback);
+  CHECK_EQ (write_at (0, 0), 0);
+  break_file ();
+  CHECK (fm_store_flush (s, &heard) < 0);
+  mend_file ();
+  pthread_mutex_lock (&writeback);
+  answers_late = false;
+  pthread_cond_broadcast (&came);
+  pthread_mutex_unlock (&writeback);
+  end_durably (&one, 1);
+}
+
+/* A write with FUA asks on a descriptor that it has alone: what it hears is not missing for the flush, nor for another
+ * that is written at the same time; and nobody hears of what was lost before he wrote and has been told. */
 static void
 fua_is_apart (void)
 {
+  pthread_t threads[DURABLE];
+  fm_cond_init (&came);
   s = lab_file_store (1 << 20, &file);
-  CHECK (s->fua_fd != s->fd);
+  for (unsigned i = 0; i < 5; i++) {
+    loses = i % 2;
+    begin_durably (threads, DURABLE);
+    end_durably (threads, DURABLE);
+  }
+  lose_beside_one ();
   CHECK_EQ (write_at (0, FM_FUA), 0);
-  CHECK (fcntl (s->fua_fd, F_GETFL) & O_RDWR);
-  struct stat a, b;
-  CHECK (fstat (s->fd, &a) == 0 && fstat (s->fua_fd, &b) == 0 && a.st_ino == b.st_ino);
   fm_store_close (s);
   close (file);
+}
+
+/* A volume over a file, whose first block a client has written and a cycle has copied. */
+static struct fm_volume *
+copied_from_a_file (struct fake *first, struct fm_news **client)
+{
+  struct fm_volume *v;
+  uint64_t held;
+  s = lab_file_store (1 << 20, &file);
+  CHECK_EQ (fm_volume_create (s, &first->store, 1 << 20, BLOCK, false, &v), 0);
+  *client = fm_news_begin (v);
+  CHECK_EQ (fm_volume_link (v, NULL, 1), 0);
+  CHECK_EQ (fm_volume_write (v, 0, (char[BLOCK]){ 'x' }, BLOCK, 0, 0), 0);
+  CHECK_EQ (fm_group_freeze (&v, 1, 100 * FM_MS, &held), 0);
+  CHECK_EQ (fm_volume_copy (v, 100 * FM_MS), 1);
+  return v;
+}
+
+/* A device whose own cache could not be flushed says so once, to who has asked: if that was a write with FUA it is
+ * the only word of what others had written, so all hear of it, and a cycle that has copied that is void. */
+static void
+fua_hears_for_all_of_a_device (void)
+{
+  struct fake *first = fake_open (1 << 20, 0);
+  struct fm_news *client;
+  struct fm_volume *v = copied_from_a_file (first, &client); /* and the system has written it to the device */
+  char buf[BLOCK] = "x";
+  inside = AT_ONCE;
+  below_fails = true;
+  CHECK_EQ (fm_volume_write (v, 0, buf, BLOCK, BLOCK, FM_FUA), -EIO);
+  CHECK_EQ (fm_news_flush (v, client), -EIO);
+  CHECK_EQ (fm_news_flush (v, client), 0);
+  CHECK (fm_volume_flush (v, true) < 0);
+  CHECK (v->abandoned == -EIO && v->failed_part == -1);
+  fm_volume_abandon (v);
+  CHECK_EQ (fm_bitmap_count (v->next), 2);
+  fm_volume_free (v);
+  fake_close (first);
+  fm_store_close (s);
+  close (file);
+}
+
+/* What cannot be written at all is an error for who wrote it alone. */
+static void
+fua_that_is_refused_is_no_loss (void)
+{
+  int fd = open ("/dev/full", O_RDWR | O_CLOEXEC);
+  struct fm_op write = { .kind = FM_WRITE, .flags = FM_FUA, .length = BLOCK, .buf = (char[BLOCK]){ 1 } };
+  CHECK_EQ (fm_store_open_file (fd, 1 << 20, &s), 0);
+  inside = AT_ONCE;
+  CHECK (fm_store_io (s, &write) < 0);
+  CHECK_EQ (fm_store_losses (s), 0);
+  fm_store_close (s);
 }
 
 /* A flush with nothing to cover asks nobody; a write that failed may be there in part, and is
@@ -358,22 +583,42 @@ failed_write_is_flushed (void)
   fake_close (f);
 }
 
+/* What a server says to the flush of a write with FUA may be the only word of what others had written, so all hear
+ * of it; a write that it refuses, such as on a full disk, is the matter of who wrote. */
+static void
+fua_tells_for_all (void)
+{
+  struct fake *f = fake_open (1 << 20, 0);
+  _Atomic uint64_t one = 0, other = 0;
+  s = &f->store;
+  CHECK_EQ (write_at (1, 0), 0);
+  f->fail_rc = -ENOSPC;
+  CHECK_EQ (write_at (0, FM_FUA), -ENOSPC);
+  CHECK_EQ (fm_store_flush (s, &one), 0);
+  f->fail_rc = 0;
+  unsigned long flushes = f->flushes;
+  CHECK_EQ (write_at (0, FM_FUA), 0);
+  CHECK_EQ (f->flushes, flushes + 1);
+  CHECK_EQ (write_at (1, 0), 0);
+  f->flush_rc = -EIO;
+  CHECK_EQ (write_at (0, FM_FUA), -EIO);
+  f->flush_rc = 0;
+  CHECK_EQ (fm_store_flush (s, &one), -EIO);
+  CHECK_EQ (fm_store_flush (s, &other), -EIO);
+  CHECK_EQ (fm_store_flush (s, &one), 0);
+  CHECK_EQ (fm_store_flush (s, &other), 0);
+  fake_close (f);
+}
+
 /* A client hears that the front's flush failed: the cycle that copied what he had written is
  * void, and the next one, which reads what is left, is not. */
 static void
 cycle_is_void (void)
 {
-  s = lab_file_store (1 << 20, &file);
   struct fake *first = fake_open (1 << 20, 0);
-  struct fm_volume *v;
-  char buf[BLOCK] = "x";
+  struct fm_news *client;
+  struct fm_volume *v = copied_from_a_file (first, &client);
   uint64_t held;
-  CHECK_EQ (fm_volume_create (s, &first->store, 1 << 20, BLOCK, false, &v), 0);
-  struct fm_news *client = fm_news_begin (v);
-  CHECK_EQ (fm_volume_link (v, NULL, 1), 0);
-  CHECK_EQ (fm_volume_write (v, 0, buf, BLOCK, 0, 0), 0);
-  CHECK_EQ (fm_group_freeze (&v, 1, 100 * FM_MS, &held), 0);
-  CHECK_EQ (fm_volume_copy (v, 100 * FM_MS), 1);
   break_file ();
   CHECK (fm_news_flush (v, client) < 0);
   mend_file ();
@@ -429,6 +674,51 @@ what_is_copied_counts_on_an_anchor (void)
   CHECK (v->abandoned < 0 && v->failed_part == -1);
   fm_volume_abandon (v);
   restart ();
+  fm_volume_free (v);
+  fake_close (first);
+  end ();
+}
+
+static void *
+copy_to_its_end (void *volume)
+{
+  CHECK (fm_volume_copy (volume, 10000 * FM_MS) < 0);
+  return NULL;
+}
+
+/* A server ends when all is flushed, and comes back, and it is a copy that meets its end: that cycle is void,
+ * and no client hears of a loss, for there is none. */
+static void
+a_copy_meets_the_end (void)
+{
+  begin_with ("--filter=delay,", ",rdelay=1");
+  struct fake *first = fake_open (1 << 20, 0);
+  struct fm_volume *v;
+  char buf[BLOCK] = "x";
+  uint64_t held;
+  pthread_t t;
+  CHECK_EQ (fm_volume_create (s, &first->store, 1 << 20, BLOCK, false, &v), 0);
+  struct fm_news *client = fm_news_begin (v);
+  CHECK_EQ (fm_volume_link (v, NULL, 1), 0);
+  CHECK_EQ (fm_volume_write (v, 0, buf, BLOCK, 0, 0), 0);
+  CHECK_EQ (fm_news_flush (v, client), 0);
+  CHECK_EQ (fm_group_freeze (&v, 1, 100 * FM_MS, &held), 0);
+  pthread_create (&t, NULL, copy_to_its_end, v);
+  for (unsigned reads = 0; !reads; usleep (1000)) {
+    pthread_mutex_lock (&v->lock);
+    reads = v->nclaims;
+    pthread_mutex_unlock (&v->lock);
+  }
+  restart ();
+  pthread_join (t, NULL);
+  fm_volume_abandon (v);
+  CHECK_EQ (fm_volume_write (v, 0, buf, BLOCK, BLOCK, 0), 0);
+  CHECK_EQ (fm_news_flush (v, client), 0);
+  CHECK_EQ (s->lost, 0);
+  CHECK_EQ (fm_group_freeze (&v, 1, 100 * FM_MS, &held), 0);
+  CHECK_EQ (fm_volume_copy (v, 10000 * FM_MS), 1);
+  CHECK_EQ (fm_volume_flush (v, true), 0);
+  fm_volume_settle (v);
   fm_volume_free (v);
   fake_close (first);
   end ();
@@ -601,17 +891,23 @@ main (void)
 {
   RUN (each_is_told_once);
   RUN (the_anchor_as_it_was);
+  RUN (an_anchor_that_flushes_is_busy);
   RUN (later_writes_hide_nothing);
   RUN (nothing_to_lose);
+  RUN (a_restart_between_requests);
   RUN (flush_while_away);
   RUN (restarts_under_writers);
   RUN (late_write);
   RUN (late_write_of_one_connection);
   RUN (file_tells_all);
   RUN (fua_is_apart);
+  RUN (fua_hears_for_all_of_a_device);
+  RUN (fua_that_is_refused_is_no_loss);
+  RUN (fua_tells_for_all);
   RUN (failed_write_is_flushed);
   RUN (cycle_is_void);
   RUN (what_is_copied_counts_on_an_anchor);
+  RUN (a_copy_meets_the_end);
   RUN (a_write_back_fills_no_hole);
   RUN (each_who_comes_back_is_told);
   RUN (a_new_client_is_not_told);

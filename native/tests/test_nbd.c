@@ -212,6 +212,32 @@ connect_has_a_deadline (void)
   close (fd);
 }
 
+/* A server that has come back with less than mirroring counts on is not written to: a flush on one of its
+ * connections would not cover what was written on another, or what is behind its end is gone. */
+static void
+another_comes_back (void)
+{
+  const char *others[] = { "--filter=multi-conn,memory,1M,multi-conn-mode=disable", "memory,512K" };
+  char buf[512] = "x";
+  for (unsigned i = 0; i < 2; i++) {
+    struct lab_server server = serve ("memory,1M");
+    struct fm_store *s = lab_nbd_store (&server);
+    struct fm_op op = { .kind = FM_WRITE, .length = sizeof buf, .buf = buf };
+    CHECK_EQ (fm_store_io (s, &op), 0);
+    lab_kill (&server);
+    lab_serve (&server, others[i]);
+    for (unsigned again = 0; again < 3; again++) /* the first meets a connection that has ended */
+      CHECK (fm_store_io (s, &op) < 0);
+    CHECK_EQ (op.rc, -EPROTO);
+    CHECK_EQ (fm_store_read (s, buf, sizeof buf, 0), -EPROTO);
+    lab_kill (&server);
+    lab_serve (&server, "memory,2M");
+    CHECK_EQ (fm_store_io (s, &op), 0);
+    fm_store_close (s);
+    lab_kill (&server);
+  }
+}
+
 /* An error of the server reaches the caller with its errno; the port lives on. */
 static void
 server_error (void)
@@ -368,6 +394,7 @@ main (void)
   RUN (port_given_up);
   RUN (refusals);
   RUN (connect_has_a_deadline);
+  RUN (another_comes_back);
   RUN (server_error);
   RUN (no_fast_zero);
   RUN (io_from_many_threads);

@@ -505,6 +505,120 @@ a_copy_beside_a_failed_flush (void)
     (struct interleave){ begin_strict, { copy_for_a_write, lose_and_retry }, end_retried, NULL, 1 });
 }
 
+/* ---- a link that is lost ---- */
+
+static bool parted;
+
+/* The old bytes stand in the intermediates first (I5): in both, where a link is waited for. */
+static void
+check_copied (struct fake *f, const struct fm_op *op)
+{
+  check_write (f, op);
+  CHECK (holds (first, WRITTEN, WRITTEN + 1));
+  CHECK (!v->hold || holds (second, WRITTEN, WRITTEN + 1));
+}
+
+static void
+begin_two_sinks (bool preserve_first)
+{
+  parted = settled = fenced = written = false;
+  set_up (preserve_first, 2, 1, 0);
+  front->on_write = check_copied;
+}
+
+static void
+begin_linked (void)
+{
+  begin_two_sinks (false);
+}
+
+static void
+begin_first_is_enough (void)
+{
+  begin_two_sinks (true);
+}
+
+static void
+begin_held (void)
+{
+  begin_linked ();
+  fm_volume_set_hold (v);
+}
+
+/* What counts as sent stands in both. */
+static void
+what_is_sent_is_there (void)
+{
+  every_block_is_in_a_map ();
+  for (unsigned b = 0; b < BLOCKS; b++)
+    if (holds_bit (v->sent, b))
+      CHECK (holds (first, b, (char)(b + 1)) && holds (second, b, (char)(b + 1)));
+}
+
+static void
+every_block_waits_for_the_link (void)
+{
+  what_is_sent_is_there ();
+  for (unsigned b = 0; b < BLOCKS && !parted; b++)
+    CHECK (!holds_bit (&v->unsent, b));
+}
+
+static void
+lose_it (void)
+{
+  fm_volume_lose_second (v, -EIO);
+}
+
+static void
+copy_over_two_links (void)
+{
+  fm_volume_copy (v, 0);
+  lose_it ();
+  copy_it ();
+  parted = true;
+  CHECK_EQ (fm_volume_part (v, 1), 0);
+  copy_it ();
+  CHECK_EQ (fm_volume_link (v, &second->store, 1), 0);
+  copy_it ();
+}
+
+static void
+end_linked (void)
+{
+  if (v->second_lost) { /* once more, at last */
+    CHECK_EQ (fm_volume_part (v, 1), 0);
+    CHECK_EQ (fm_volume_link (v, &second->store, 1), 0);
+    copy_it ();
+  }
+  CHECK_EQ (stats ().sent_blocks, BLOCKS);
+  for (unsigned b = 0; b < BLOCKS; b++)
+    CHECK (holds (first, b, (char)(b + 1)) && holds (second, b, (char)(b + 1)));
+  CHECK (is_in_next (v, WRITTEN) && holds (front, WRITTEN, 99));
+  tear_down ();
+}
+
+/* A link is lost, and there is another, beside a write: both sinks hold what there was at the consistency
+ * point, and no block is counted as sent that the second has not. */
+static void
+a_write_beside_a_lost_link (void)
+{
+  all_orders ((struct interleave){ begin_linked, { write_it, copy_over_two_links }, end_linked,
+                                   what_is_sent_is_there, 1 });
+  all_orders ((struct interleave){ begin_linked, { write_it, copy_over_two_links, lose_it }, end_linked,
+                                   what_is_sent_is_there, 1 });
+  all_orders ((struct interleave){ begin_first_is_enough, { write_it, copy_over_two_links, lose_it },
+                                   end_linked, what_is_sent_is_there, 1 });
+}
+
+/* Where a link is waited for, nothing is copied to the first sink alone, by whom ever, and nothing is
+ * overwritten that the second lacks. */
+static void
+a_write_that_waits_for_a_link (void)
+{
+  all_orders ((struct interleave){ begin_held, { write_it, copy_over_two_links }, end_linked,
+                                   every_block_waits_for_the_link, 1 });
+}
+
 /* ---- the intent log ---- */
 
 static struct fake *logged;
@@ -592,11 +706,30 @@ whole_life (void)
   abandon_it ();
 }
 
+/* A block in each map, and all of them given up at once. */
+static void
+abandoned_life (void)
+{
+  fm_volume_compare (v, true);
+  copy_it ();
+  fm_volume_equal (v, 0, 1);
+  fm_volume_harden_begin (v);
+  fm_volume_harden_end (v);
+  fm_volume_equal (v, 1, 1);
+  fm_volume_harden_begin (v);
+  fm_volume_equal (v, 2, 1);
+  CHECK (holds_bit (&v->stable, 0) && holds_bit (v->hardening, 1) && holds_bit (v->sent, 2)
+         && holds_bit (&v->unsent, 3));
+  abandon_it ();
+}
+
 static void
 killed_anywhere_no_block_is_in_no_map (void)
 {
   struct interleave once = { begin_whole_life, { whole_life }, end_abandoned,
                              every_block_is_in_a_map, 0 };
+  CHECK_EQ (interleave (&once), 1);
+  once.task[0] = abandoned_life;
   CHECK_EQ (interleave (&once), 1);
 }
 
@@ -613,6 +746,8 @@ main (void)
   RUN (a_write_beside_a_fence);
   RUN (a_write_beside_a_hardening);
   RUN (a_copy_beside_a_failed_flush);
+  RUN (a_write_beside_a_lost_link);
+  RUN (a_write_that_waits_for_a_link);
   RUN (a_write_beside_a_cooling);
   RUN (killed_anywhere_no_block_is_in_no_map);
   return finish ("order");

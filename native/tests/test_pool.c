@@ -9,6 +9,7 @@
 #include "wait.h"
 
 #include <pthread.h>
+#include <sched.h>
 
 #define BLOCK 4096
 #define SIZE (1ULL << 20)
@@ -140,6 +141,89 @@ failed_ones_are_replaced (void)
   CHECK (f->store.npool == 0 && f->ports == 0);
   CHECK_EQ (io (FM_READ, 0), 0);
   CHECK_EQ (f->ports, 1);
+  fake_close (f);
+}
+
+static const struct fm_store_ops *fake_ops;
+static uintptr_t instance; /* of a server that came back; a port's `nbd` is that of its connection */
+static struct fm_port *lent;
+
+static int
+opens_now (struct fm_port *p, uint64_t deadline_ns)
+{
+  p->nbd = (void *)instance;
+  return fake_ops->port_open (p, deadline_ns);
+}
+
+static void
+finds_out (struct fm_port *p)
+{
+  if ((uintptr_t)p->nbd != instance)
+    p->failed = -ENOTCONN;
+  fake_ops->step (p);
+}
+
+static void
+gives_another_back (struct fm_port *p)
+{
+  struct fm_port *other = lent;
+  lent = NULL;
+  if (other)
+    fm_port_give (other);
+  fake_ops->port_close (p);
+}
+
+/* A server came back, which nobody knows.  Who finds that his connection has ended, and is lent another one that has,
+ * too, because it was given back just now, has none of the two. */
+static void
+none_is_lent_that_has_ended (void)
+{
+  int rc;
+  f = fake_open (SIZE, 0);
+  struct fm_store_ops ops = *f->store.ops;
+  fake_ops = f->store.ops;
+  ops.port_open = opens_now, ops.step = finds_out, ops.port_close = gives_another_back;
+  f->store.ops = &ops;
+  CHECK_EQ (fm_store_reserve (&f->store, 2, &rc), 2);
+  lent = fm_port_borrow (&f->store, &rc);
+  instance++;
+  CHECK_EQ (io (FM_READ, 0), 0);
+  CHECK (!lent && f->opens == 3 && f->store.npool == 1);
+  fake_close (f);
+}
+
+static void *
+reads_one (void *arg)
+{
+  (void)arg;
+  CHECK_EQ (io (FM_READ, 0), 0);
+  return NULL;
+}
+
+/* The same, who has waited for longer than the server may be silent, because others had the connection and it moved. */
+static void
+nor_after_a_long_wait (void)
+{
+  int rc;
+  pthread_t t;
+  f = fake_open (SIZE, 0);
+  struct fm_store_ops ops = *f->store.ops;
+  fake_ops = f->store.ops;
+  ops.port_open = opens_now, ops.step = finds_out;
+  f->store.ops = &ops;
+  f->store.timeout_ns = 100 * FM_MS;
+  f->store.more_ns = UINT64_MAX; /* it takes one connection */
+  struct fm_port *p = fm_port_borrow (&f->store, &rc);
+  pthread_create (&t, NULL, reads_one, NULL);
+  while (!fm_port_wanted (&f->store))
+    sched_yield ();
+  for (uint64_t end = fm_now_ns () + 2 * f->store.timeout_ns; fm_now_ns () < end;) {
+    fm_poll_until (NULL, 0, fm_now_ns () + FM_MS);
+    atomic_store (&f->store.moved_ns, fm_now_ns ());
+  }
+  instance++;
+  fm_port_give (p);
+  pthread_join (t, NULL);
   fake_close (f);
 }
 
@@ -284,6 +368,8 @@ main (void)
   RUN (waiting_has_a_bound);
   RUN (a_file_is_waited_for);
   RUN (failed_ones_are_replaced);
+  RUN (none_is_lent_that_has_ended);
+  RUN (nor_after_a_long_wait);
   RUN (own_is_in_line);
   RUN (volume_needs_two_of_each);
   return finish ("pool");

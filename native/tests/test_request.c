@@ -177,11 +177,16 @@ answers (void)
   front->fail_rc = -EIO;
   CHECK_EQ (fm_volume_write (v, 0, new_bytes, 1, 0, 0), -EIO);
   CHECK_EQ (stats ().write_errors, 1);
+  CHECK_EQ (stats ().write_error, -EIO);
   CHECK_EQ (stats ().next_blocks, 1); /* nobody knows what the disk holds now */
   front->fail_rc = -EOPNOTSUPP;
   CHECK_EQ (fm_volume_zero (v, 0, BLOCK, 0, FM_FAST), -EOPNOTSUPP);
   CHECK_EQ (stats ().write_errors, 1);
   front->fail_rc = 0;
+  CHECK_EQ (fm_volume_write (v, 0, new_bytes, 1, 1, 0), 0);
+  CHECK_EQ (stats ().write_error, -EIO); /* where it failed nothing was written yet */
+  CHECK_EQ (fm_volume_write (v, 0, new_bytes, 2, 0, 0), 0);
+  CHECK_EQ (stats ().write_error, 0);
   CHECK_EQ (fm_volume_flush_front (v), 0);
   CHECK_EQ (front->flushes, 1);
   tear_down ();

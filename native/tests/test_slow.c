@@ -338,7 +338,7 @@ flushes_take (const char *seconds, bool blocks, uint64_t timeout_ns)
   server = (struct lab_server){ 0 };
   snprintf (arguments, sizeof arguments,
             "%seval,thread_model=echo parallel,get_size=echo 256M,can_write=exit 0,can_flush=exit 0,"
-            "can_multi_conn=exit 0,can_fua=echo native,can_zero=exit 0,pread=head -c $3 /dev/zero,"
+            "can_multi_conn=exit 0,can_fua=echo emulate,can_zero=exit 0,pread=head -c $3 /dev/zero,"
             "pwrite=cat >/dev/null,zero=exit 0,flush=sleep %s%s",
             blocks ? "--filter=blocksize-policy," : "", seconds,
             blocks ? ",blocksize-minimum=4096,blocksize-preferred=4096" : "");
@@ -412,6 +412,22 @@ much_to_flush (void)
   free (buf);
 }
 
+/* So it is when what asks for that is a write with FUA. */
+static void
+much_to_flush_for_fua (void)
+{
+  char *buf = calloc (1, 8 << 20);
+  struct fm_store *s = flushes_take ("3", false, TIMEOUT);
+  struct fm_op write = { .kind = FM_WRITE, .buf = buf, .length = 8 << 20 };
+  struct fm_op durable = { .kind = FM_WRITE, .flags = FM_FUA, .buf = buf, .length = 4096 };
+  CHECK_EQ (fm_store_io (s, &write), 0);
+  CHECK_EQ (fm_store_io (s, &durable), 0);
+  CHECK_EQ (fm_store_losses (s), 0);
+  fm_store_close (s);
+  lab_kill (&server);
+  free (buf);
+}
+
 int
 main (void)
 {
@@ -426,5 +442,6 @@ main (void)
   RUN (a_line_that_moves);
   RUN (a_line_of_flushes);
   RUN (much_to_flush);
+  RUN (much_to_flush_for_fua);
   return finish ("slow");
 }

@@ -1,7 +1,7 @@
 """What the intent log costs a write: a site on a disk file, with it and without it.
 
 Nothing switches the log off in production, so the site without it is built from a copy of the
-source with a planted fault (tests/faults.py).  Both are paused, as an idle mirror is; a first pass
+source with a planted fault (tests/faults/).  Both are paused, as an idle mirror is; a first pass
 over the volume makes everything hot; then they take turns.
 """
 

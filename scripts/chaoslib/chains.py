@@ -5,7 +5,8 @@ A chain has a region of its own on each volume, made of units (512 bytes, or 4 K
 that zeroes and trims much).  Each unit of a write says the chain, the volume, the write's value
 and its own place, with a checksum that fills the rest.  A value is a number that is new with each
 write, unless the client writes an old value again (ABA), which leaves the same bytes.  The value
-0 is zeroes: a write of zeroes, or a trim.
+0 is zeroes: a write of zeroes, or a trim.  A consistency point may come between two parts of one
+of these, at multiples of 64 KiB (docs/reliability.md), so each part is a write of its own here.
 
 A history is a base (the values that all units had at some moment that every later image holds)
 and the writes after it.  Guard: `lock`, for the history.
@@ -17,13 +18,14 @@ import random
 import struct
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 
 HEAD = struct.Struct("<4sHHQQ8s")  # magic, chain, volume, value, unit, checksum
 MAGIC = b"chn1"
 DAMAGED = -1  # the value of a unit that no write has left so
 NEVER = float("inf")
+PART = 64 << 10  # bytes; where a zero may be cut
 
 
 @dataclass
@@ -99,6 +101,18 @@ class Chain:
             return Write(volume, first, count, 0)
         self.values += 1
         return Write(volume, first, count, self.values)
+
+    def issue(self, write: Write, now: float) -> list[Write]:
+        """Into the history, as the parts that an image may hold.  Call with `lock` held."""
+        parts, first, end = [], write.first, write.first + write.count
+        while first < end:
+            room = PART - (self.regions[write.volume].offset + first * self.unit) % PART
+            count = end - first if write.value else min(end - first, room // self.unit)
+            assert count, "a part ends within a unit"
+            parts.append(replace(write, first=first, count=count, issued=now))
+            first += count
+        self.writes += parts
+        return parts
 
     def cut_back(self, to: int, now: float) -> None:
         """Only the first `to` writes of the history have happened: the target was promoted."""

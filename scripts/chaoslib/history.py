@@ -49,12 +49,15 @@ def change_roles(stage: Stage) -> None:
 
 
 def _clients_leave(stage: Stage, old: Site, fate: str) -> None:
-    """No write is begun any more; those under way are acknowledged, or their client gives up."""
+    """No write is begun any more; those under way are acknowledged, for which a source that lives
+    on needs its own disks, or their client gives up."""
     if fate == "is killed" or not old.pid or old.frozen:
         stage.take_down(old, kill=True)
         stage.clients.hold(0.0)
         stage.clients.abandon()
         return
+    stage.empty(old)
+    stage.mend(old)
     stage.hold_clients()
     if fate == "is stopped":
         stage.take_down(old, kill=False)

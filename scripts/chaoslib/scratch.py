@@ -82,7 +82,7 @@ def image_of(site: Site, settings: str) -> list[bytes]:
     try:
         site.configure(toml, socket, site.base / "nobody.sock", settings)
         site.start()
-        site.run("promote", bound_s=BOUNDS_S["promote"])
+        site.run("promote", "--force", bound_s=BOUNDS_S["promote"])
         images = [read_device(uri) for uri in site.uris()]
         site.stop()
         return images

@@ -291,6 +291,8 @@ class Stage:
     def judge_paused(self) -> None:
         """The target's data stores once `pause` has returned; everything is healed for it."""
         self.heal()
+        if not self.has_image:
+            self.must_sync()  # `pause` waits for the last point, and of a new history there is none
         bound_s = self.options.heal_s
         try:
             self.source.run("pause", "--timeout", f"{bound_s:g}s", bound_s=bound_s)
@@ -299,7 +301,6 @@ class Stage:
             raise ChaosFailure(
                 f"everything was healed, and then: {error}; {'; '.join(told)}"
             ) from error
-        self.has_image = True
         self.forget(self.check(self.stores(self.target), "a paused target"))
         self.source.run("resume", bound_s=10.0)
 

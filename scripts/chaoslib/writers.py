@@ -166,15 +166,15 @@ class Clients:
             self._waiting[chain.number] = begun
             with chain.lock:  # before it is sent: an image may hold it from now on
                 write = chain.next_write(rng)
-                write.issued = begun
-                chain.writes.append(write)
+                parts = chain.issue(write, begun)
         flags = nbd.FUA if rng.random() < 0.05 else 0
         kind = nbd.WRITE if write.value else rng.choice((nbd.ZEROES, nbd.TRIM))
         done = self._until_acknowledged(chain, write, kind, flags)
         now = time.monotonic()
         if done:
             with chain.lock:
-                write.acknowledged = now
+                for part in parts:
+                    part.acknowledged = now
             self._judge_wait(chain.number, begun, now)
             self.record.count("writes" if kind == nbd.WRITE else "zeroes and trims")
         with self._changed:

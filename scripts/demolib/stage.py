@@ -195,7 +195,7 @@ def require() -> Path | None:
     packages = {
         "mkfs.ext4": "e2fsprogs", "e2fsck": "e2fsprogs", "dumpe2fs": "e2fsprogs",
         "mount": "mount", "losetup": "mount", "fsfreeze": "util-linux",
-        **({"nbd-client": "nbd-client"} if nbd else {"nbdfuse": "nbdfuse"}),
+        **({"nbd-client": "nbd-client"} if nbd else {"nbdfuse": "libnbd-bin"}),
     }  # fmt: skip
     missing = {package for program, package in packages.items() if not shutil.which(program)}
     if missing:

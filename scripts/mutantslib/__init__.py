@@ -6,5 +6,5 @@ c_rules       every mutant of a C file, made from its lines
 ladder        the checks of a file, cheapest first
 workshop      copies of the checkout, built with one mutant, in which checks run and end
 record        what was tried, in a file of JSON lines; scores by file; those that are equivalent
-planted       the faults made by hand (tests/faults.py, tests/sim/plants.py), each with its check
+planted       the faults made by hand (tests/faults/), each with its checks
 """

@@ -22,6 +22,7 @@ from mutantslib.workshop import ROOT, Bench, NotBuilt, Workshop, names_of_failed
 
 _BASE_S = 1800.0  # what a check may take on the base
 _SLACK, _MORE_S = 4.0, 60.0  # and a mutant: so many times as long, and so much more
+_STAND_FOR_ALL = 1500  # schedules, on the base
 _FUZZ_S = 30
 
 PROGRAMS = {
@@ -32,6 +33,7 @@ PROGRAMS = {
     "plan": "plan claims",
     "flow": "flow",
     "store": "store lost nbd",
+    "flush": "lost order_store store durable",
     "store_file": "store volume",
     "late": "lost nbd",
     "store_nbd": "nbd lost",
@@ -41,9 +43,17 @@ PROGRAMS = {
     "lane": "claims request order failure",
     "link": "failure order claims",
     "request": "request harden claims intent order",
+    "access": "durable zero request",
     "volume": "harden failure claims order volume",
     "shared": "shared",
     "callers": "callers",
+    "client": "lost claims",
+    "gather": "pool room",
+    "news": "lost",
+    "pace": "pace zero slow",
+    "parts": "slow zero pool",
+    "pool": "pool lost",
+    "room": "room pool",
 }
 TABLES = {
     "book": "ledger",
@@ -57,6 +67,9 @@ TABLES = {
     "units": "units",
     "protocol": "protocol fuzz",
     "peer": "fuzz protocol",
+    "durable": "ledger",
+    "fields": "ledger protocol",
+    "second": "second",
 }
 SITES = {
     "bitmap": "maps",
@@ -65,6 +78,7 @@ SITES = {
     "intent": "intent maps",
     "gate": "one_moment",
     "store": "lost_store store_faults",
+    "flush": "lost_store lost_flush",
     "store_file": "equality store_faults",
     "store_nbd": "lost_store store_faults",
     "stores": "bad_creation bad_input lost_store",
@@ -75,6 +89,7 @@ SITES = {
     "pin": "pin",
     "client": "device pin",
     "request": "equality overlap",
+    "access": "device equality",
     "compare": "compare seed",
     "written": "resume",
     "stable": "resume",
@@ -91,7 +106,23 @@ SITES = {
     "driver": "commands resume compare",
     "target": "resume promote seed",
     "second": "store_faults full_disk",
-    "flashcopy": "store_faults",
+    "flashcopy": "turns store_faults",
+    "pool": "limited_server",
+    "pace": "slow",
+    "parts": "slow",
+    "news": "server_instance lost_flush",
+    "portable": "many_blocks",
+    "server_instance": "loss_record server_instance",
+    "identity": "identity adopt store_back",
+    "partition": "identity",
+    "adoption": "adopt",
+    "age": "exposure",
+    "guard": "injected log",
+    "beside": "pulse loss_record",
+    "pulse": "pulse",
+    "fields": "network",
+    "lock": "commands",
+    "timeouts": "promote slow_store",
 }
 WHOLE = "equality full_disk link kill resume store_faults"
 NOT_SIMULATED = (
@@ -108,7 +139,7 @@ OUTSIDE = re.compile(
 @dataclass(frozen=True)
 class Check:
     """`kind` says how `what` is run: programs, fuzz, pytest (files, or a node), simulate (first
-    and last seed), plant (of sim/plants.py, and how many schedules)."""
+    and last seed, and acts, if not all)."""
 
     kind: str
     what: str
@@ -133,7 +164,7 @@ def ladder(file: str) -> list[Check]:
     if file.endswith(".c"):
         near = PROGRAMS.get(stem, "").split()
         rest = [name for name in _all_programs() if name not in near]
-        cheap = [Check("programs", " ".join(names)) for names in (near, rest) if near]
+        cheap = [Check("programs", " ".join(names)) for names in (near, rest) if names]
     else:
         cheap = _pytest(TABLES.get(stem, ""))
     return [*cheap, *seeds[:1], *_pytest(SITES.get(stem, "")), *seeds[1:2], *_pytest(WHOLE),
@@ -155,13 +186,14 @@ class Runner:
 
     def _trial(self, check: Check) -> float:
         """How long it takes without a mutant.  AssertionError: it fails."""
-        if check.kind in ("fuzz", "plant"):  # they prove what they find by what they print
+        if check.kind == "fuzz":  # it proves what it finds by what it prints
             return _BASE_S / _SLACK
         if check.kind == "simulate":
-            first, last = map(int, check.what.split())
-            if first > 1:  # the first 1,500 stand for all
-                rate = self._trial(Check("simulate", "1 1500")) / 1500
-                return rate * (last - first + 1)
+            first, last, *acts = check.what.split()
+            if int(last) > _STAND_FOR_ALL:
+                few = " ".join(["1", str(_STAND_FOR_ALL), *acts])
+                rate = self._trial(Check("simulate", few)) / _STAND_FOR_ALL
+                return rate * (int(last) - int(first) + 1)
         with self._lock:
             if check.name not in self._took:
                 began = time.monotonic()
@@ -183,11 +215,10 @@ class Runner:
                     bench.build_extension()
                 return self._pytest(bench, check.what, limit)
         self.workshop.provide(bench, "simulator")
-        if check.kind == "plant":
-            name, count = check.what.split()
-            return self._simulate(bench, limit, "--count", count, "--plant", name)
-        first, last = map(int, check.what.split())
-        return self._simulate(bench, limit, "--first", str(first), "--count", str(last - first + 1))
+        first, last, *acts = check.what.split()
+        count = int(last) - int(first) + 1
+        return self._simulate(bench, limit, "--first", first, "--count", str(count),
+                              "--acts", *(acts or [""]))  # fmt: skip
 
     def _programs(self, bench: Bench, names: str, limit: float) -> str | None:
         self.workshop.provide(bench, "programs")

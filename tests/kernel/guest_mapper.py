@@ -10,6 +10,8 @@ is `LVM-` and those of its group and its own).
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -74,21 +76,20 @@ def main() -> None:
     facts["recorded"] = (AT / "state/ledger").read_bytes().split(b"\n")[1].decode()
     facts["first"] = start(program)
     pid = json.loads(command(program, "status", AT / "east.toml", "--json").stdout)["pid"]
-    command("kill", "-KILL", str(pid))
-    wait_gone(pid)
+    kill(pid)
     unmapped(*STORES)
     facts["after"] = [mapped(n, loops[n], f"LVM-{n}") for n in reversed(STORES)][::-1]
     facts["renumbered"] = start(program)
     pid = json.loads(command(program, "status", AT / "east.toml", "--json").stdout)["pid"]
-    command("kill", "-KILL", str(pid))
-    wait_gone(pid)
+    kill(pid)
     unmapped("east-data")
     facts["other"] = mapped("east-data", loops["other"], "LVM-other")
     facts["another"] = start(program)
     facts_path.write_text(json.dumps(facts))
 
 
-def wait_gone(pid: int) -> None:
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
     command("tail", f"--pid={pid}", "-f", "/dev/null")
 
 

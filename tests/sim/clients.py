@@ -1,21 +1,29 @@
 """Who uses a site: clients that read and write, and a person who gives commands.
 
 Each client owns every n-th sector range of its source's volumes, and begins a request only when
-the last one is answered.  Commands are asked of the control export as `flashmirror` asks them,
+the last one is answered; now and then its connection ends, and it comes back on another one.  Where
+no disk fails some writes are of a part of a sector.
+
+Left out: two clients on one sector.  The core knows blocks, and two clients share one here wherever
+a block has several sectors; which of two writes at once stands is the store's (two writers on one
+block: native/tests/test_claims.c, and in every order test_order.c).
+
+Commands are asked of the control export as `flashmirror` asks them,
 again and again until done; what they promise is judged when they say that it is so.
 """
 
 from __future__ import annotations
 
+import errno
 import functools
 from typing import TYPE_CHECKING, Any
 
 from mirror_core import control, native, protocol
 from mirror_core.door import Visitor
+from sim.content import Content
 from sim.core import ffi, lib
-from sim.oracle import Content
 from sim.sched import NS, Violation, bytes_at, current
-from sim.shape import SECTOR
+from sim.shape import SECTOR, sectors_in
 from sim.sites import Incarnation, Machine
 
 if TYPE_CHECKING:
@@ -35,6 +43,7 @@ class Clients:
         assert life.site and machine.content
         self.world, self.machine, self.life, self.site = world, machine, life, life.site
         self.content: Content = machine.content
+        self._sizes = list(machine.sizes.values())
         self._asked = world.asking.setdefault(life, {})  # of clients who wait: since when
         for number in range(world.nclients):
             work = functools.partial(self._run, number)
@@ -43,17 +52,16 @@ class Clients:
     def _run(self, number: int) -> None:
         world = self.world
         scheduler, rng = world.scheduler, world.scheduler.random
-        handles = [member.native._handle for member in self.site.members]
-        heard = [ffi.new("uint64_t *", lib.sim_told(handle)) for handle in handles]
-        known = list(self.content.owed_errors)
+        news, known = self._come(), list(self.content.owed_errors)
         shares, idle_ns, busy = self._shares(number), _IDLE_NS, 0
         while shares and not (world.clients_stop or self.life.stopping):
             volume, first, last = shares[int(rng.random() * len(shares))]
             at = first + int(rng.random() * (last - first))
-            sectors = min(1 if rng.random() < 0.6 else rng.choice((2, 3)), last - at)
+            count = min(1 if rng.random() < 0.6 else rng.choice((2, 3)), last - at)
+            length = min(count * SECTOR, self._sizes[volume] - at * SECTOR)
             began, switches = lib.sim_clock_ns, lib.sim_switches
             self._asked[number] = began
-            self._request(volume, at * SECTOR, sectors * SECTOR, heard[volume], known)
+            self._request(volume, at * SECTOR, length, news[volume], known)
             del self._asked[number]
             world.waited(self.machine, self.life, lib.sim_clock_ns - began)
             if lib.sim_switches == switches:
@@ -62,27 +70,45 @@ class Clients:
                 idle_ns = _IDLE_NS if lib.sim_busy - busy > 20 else min(2 * idle_ns, _IDLE_MAX_NS)
                 busy = lib.sim_busy
                 think_ns = max(idle_ns, world.shape.think_ns)
+                leaves = rng.random() < 0.1
+                if leaves:
+                    self._leave(news)
                 scheduler.wait(lib.sim_clock_ns + int(rng.random() * think_ns))
+                if leaves:
+                    world.counts["clients that came back"] += 1
+                    news = self._come()
+                    if not world.shape.returning_s:  # too late: nobody tells them
+                        known = list(self.content.owed_errors)
+        self._leave(news)
+
+    def _come(self) -> list[Any]:
+        """A connection to each volume."""
+        return [lib.fm_news_begin(member.native._handle) for member in self.site.members]
+
+    def _leave(self, news: list[Any]) -> None:
+        for member, one in zip(self.site.members, news, strict=True):
+            lib.fm_news_end(member.native._handle, one)
 
     def _shares(self, number: int) -> list[tuple[int, int, int]]:
         """What this client writes to: a volume, and a range of its sectors.  Volumes too small to
         be shared are the first client's."""
         clients, shares = self.world.nclients, []
-        for volume, size in enumerate(self.machine.sizes.values()):
-            share = size // SECTOR // clients
+        for volume, sectors in enumerate(map(sectors_in, self._sizes)):
+            share = sectors // clients
             if share:
-                shares.append((volume, number * share, (number + 1) * share))
+                end = sectors if number + 1 == clients else (number + 1) * share
+                shares.append((volume, number * share, end))
             elif number == 0:
-                shares.append((volume, 0, size // SECTOR))
+                shares.append((volume, 0, sectors))
         return shares
 
-    def _request(self, volume: int, offset: int, length: int, heard: Any, known: list[int]) -> None:
+    def _request(self, volume: int, offset: int, length: int, news: Any, known: list[int]) -> None:
         world, content, life = self.world, self.content, self.life
         handle = self.site.members[volume].native._handle
         kind = world.scheduler.random.random()
         if kind < 0.1:
             flushed, owed = content.flushing(volume), content.owed_errors[volume]
-            rc = lib.sim_client_flush(handle, heard)
+            rc = lib.fm_news_flush(handle, news)
             if life.dead:
                 return
             world.counts["flushes"] += rc == 0
@@ -93,35 +119,57 @@ class Clients:
                 flushed()
             else:
                 known[volume] = content.owed_errors[volume]
+        elif kind < 0.12:
+            self._ask_for_holes(volume, offset, length)
         elif kind < 0.2:
-            out, losses = ffi.new("char[]", length), content.losses[volume]
+            out, changes = ffi.new("char[]", length), content.changes[volume]
             rc = lib.fm_volume_read(handle, out, length, offset)
-            if rc == 0 and not life.dead and losses == content.losses[volume]:
-                meant = bytes(content.model[volume][offset : offset + length])
-                if bytes_at(out, length) != meant:
-                    raise Violation(f"a read of volume {volume} at {offset} is wrong")
+            is_known = rc == 0 and not life.dead and changes == content.changes[volume]
+            if is_known and not content.may_read(volume, offset, bytes_at(out, length)):
+                raise Violation(f"a read of volume {volume} at {offset} is wrong")
         else:
             self._write(volume, offset, length, zero=kind < 0.3)
+
+    def _ask_for_holes(self, volume: int, offset: int, length: int) -> None:
+        """As exports.py does.  What is told to be a hole reads as zeroes."""
+        if self.life.dead:
+            return
+        at = offset
+        for step, hole in self.site.members[volume].native.front.extents(offset, length):
+            if hole and not self.content.may_read(volume, at, bytes(step)):
+                raise Violation(f"volume {volume} at {at} is told to be a hole, and holds data")
+            at += step
+        if at != offset + length:
+            raise Violation(f"of volume {volume} the extents end at {at}")
 
     def _write(self, volume: int, offset: int, length: int, *, zero: bool) -> None:
         world, content = self.world, self.content
         handle, losses = self.site.members[volume].native._handle, content.losses[volume]
-        rng = world.scheduler.random
+        rng, changes = world.scheduler.random, content.changes[volume]
         flags = native.FUA if rng.random() < 0.1 else 0
+        durable = flags != 0
+        first, end = offset, offset + length  # of what is written of these sectors
+        if not world.disk_errors and length <= SECTOR and rng.random() < 0.15:
+            first += rng.randrange(length)
+            end -= rng.randrange(end - first)
+        before = content.model[volume][offset:first], content.model[volume][end : offset + length]
         world.serial += 1
         if zero:
-            data = bytes(length)
-            content.issue(volume, offset, data)
-            rc = lib.fm_volume_zero(handle, 0, length, offset, flags | native.PUNCH)
+            data = bytes(end - first)
+            content.issue(volume, offset, data.join(before), durable=durable)
+            flags |= native.PUNCH if rng.random() < 0.7 else 0  # a trim, or to be kept allocated
+            flags |= native.FAST if rng.random() < 0.1 else 0
+            rc = lib.fm_volume_zero(handle, 0, end - first, first, flags)
         else:
             again = world.shape.again and rng.random() < world.shape.again
             serial = rng.randrange(1, 3) if again else world.serial
             data = b"".join([
                 (serial * 256 + i).to_bytes(8, "big") * (SECTOR // 8)
-                for i in range(length // SECTOR)
-            ])  # fmt: skip
-            content.issue(volume, offset, data)
-            rc = lib.fm_volume_write(handle, 0, data, length, offset, flags)
+                for i in range(sectors_in(end - first))
+            ])[: end - first]  # fmt: skip
+            content.issue(volume, offset, data.join(before), durable=durable)
+            rc = lib.fm_volume_write(handle, 0, data, end - first, first, flags)
+        data = data.join(before)
         if world.scheduler.tracer:
             world.scheduler.trace(
                 f"write {world.serial} volume {volume} at {offset}+{length}: {rc}"
@@ -135,6 +183,13 @@ class Clients:
         if rc == 0:  # and lost again since
             disk = self.machine.images("data")[volume]
             content.failed(volume, offset, disk[offset : offset + length])
+            return
+        if rc == -errno.EOPNOTSUPP and flags & native.FAST:
+            world.counts["fast zeroes refused"] += 1
+            found = self.machine.images("data")[volume][offset : offset + length]
+            if changes == content.changes[volume] and not content.may_read(volume, offset, found):
+                raise Violation(f"a fast zero of volume {volume} at {offset} is refused and done")
+            content.failed(volume, offset, found)
             return
         world.counts["write errors"] += 1
         if not world.disk_errors:
@@ -154,7 +209,8 @@ def _ask(life: Incarnation, **record: Any) -> dict[str, Any]:
     assert life.site
     began = lib.sim_clock_ns
     said = control.answer(life.site, protocol.encode(record), LOCAL)
-    life.machine.world.took(life, f"answer to {record['op']}", began, ANSWER_S)
+    if life.promoters < 2:  # one of two may wait for all turns of the other: no lock is fair
+        life.machine.world.took(life, f"answer to {record['op']}", began, ANSWER_S)
     answer = protocol.decode(said)[0]
     if "refused" in answer or "error" in answer:
         current().trace(f"{record['op']}: {answer}")
@@ -233,6 +289,7 @@ def promote(world: World, life: Incarnation, *, force: bool) -> None:
     is nothing to go on with."""
     if life.machine.holds_mixture():
         return
+    life.promoters += 1
 
     def work(world: World, life: Incarnation) -> None:
         while not life.stopping:

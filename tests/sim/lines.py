@@ -13,12 +13,12 @@ from types import CodeType, FrameType
 from typing import Any
 
 from sim import runner, sched
-from sim.core import ROOT
+from sim.core import PRODUCTION
 
 FILES = ("driver", "target", "second", "session", "stable", "site", "written", "runlog",
          "hardlog", "ledger", "durable", "promotion", "recovery", "resync", "status")  # fmt: skip
 _COLLECT_EVERY = 30  # schedules
-_PATHS = {str(ROOT / "mirror_core" / f"{name}.py") for name in FILES}
+_PATHS = {str(PRODUCTION / "mirror_core" / f"{name}.py") for name in FILES}
 
 
 def _lines_of(code: CodeType) -> Iterator[int]:

@@ -2,38 +2,29 @@
 
     {"tree": digest, "first": seed, "count": n, "counts": {...}, "violations": [[seed, what], ...]}
 
-Lines of another tree (of production's sources, or the simulator's) count for nothing: what they
-ran is not what stands here.
+Lines of another tree (another simulator, or other sources of production that it runs) count for
+nothing: what they ran is not what stands here.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import tree
+
 from sim import runner
-from sim.core import ROOT
+from sim.core import PRODUCTION, ROOT
 
 _RANGE = 500  # schedules a line
-
-
-def tree() -> str:
-    """What decides how a schedule goes."""
-    digest = hashlib.sha256()
-    for pattern in ("mirror_core/*.py", "native/*.[ch]", "tests/sim/*.py", "tests/sim/native/*"):
-        for path in sorted(ROOT.glob(pattern)):
-            if path.name != "_native.c":
-                digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 class Record:
     def __init__(self, path: Path, plants: list[str]) -> None:
         self._path = path
-        self._tree = " ".join([tree(), *plants])
+        self._tree = " ".join([tree.digest(ROOT, PRODUCTION), *plants])
         lines = path.read_text().splitlines() if path.exists() else []
         records = [json.loads(line) for line in lines]
         self._known: list[dict[str, Any]] = [r for r in records if r["tree"] == self._tree]

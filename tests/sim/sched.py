@@ -247,13 +247,29 @@ def sim_operation(disk: int, kind: int, after: bool) -> None:
     _now[0].trace(f"{'after' if after else 'before'} {_KINDS[kind]} disk {disk}")
 
 
-on_loss: list[Callable[[int], None]] = []  # of the world
+on_loss: list[Callable[[int, bool], None]] = []  # of the world: a disk, and whether it shows it yet
+on_fading: list[Callable[[int], None]] = []
 
 
 @ffi.def_extern()  # type: ignore[untyped-decorator]
-def sim_lost(disk: int) -> None:
-    _now[0].trace(f"a flush of disk {disk} has lost something")
-    on_loss[0](disk)
+def sim_lost(disk: int, later: bool) -> None:
+    shown = ", which its cache still shows" if later else ""
+    _now[0].trace(f"a flush of disk {disk} has lost something{shown}")
+    _judged(lambda: on_loss[0](disk, later))
+
+
+@ffi.def_extern()  # type: ignore[untyped-decorator]
+def sim_faded(disk: int) -> None:
+    _now[0].trace(f"the cache of disk {disk} does not show any more what a flush had lost")
+    _judged(lambda: on_fading[0](disk))
+
+
+def _judged(look: Callable[[], None]) -> None:
+    """What C calls cannot raise."""
+    try:
+        look()
+    except Violation as violation:
+        _now[0].fail(violation)
 
 
 def bytes_at(pointer: Any, length: int) -> bytes:

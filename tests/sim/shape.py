@@ -12,6 +12,11 @@ SECTOR = 512
 _NAMES = "abcd"
 
 
+def sectors_in(size: int) -> int:
+    """The last one may be short."""
+    return -(-size // SECTOR)
+
+
 @dataclass(frozen=True)
 class Shape:
     sizes: dict[str, int]
@@ -41,6 +46,7 @@ class Shape:
     exceptions: bool = False  # at the N-th call of the platform
     # What a failed flush has lost may be in the cache for a while (SIM_LOSE_LATER).
     later: bool = False
+    returning_s: float = 30.0  # a client who comes back so late is told of no loss (news.h)
     wait_s: float = 3.5  # freeze_max + link_timeout are promised (timeouts.py), and looks take time
     exposure: bool = True  # its figure is judged (tells.py)
 
@@ -50,11 +56,14 @@ class Shape:
         if rng.random() < 0.6:
             sectors += [rng.randrange(2, 9) for _ in range(rng.choice((1, 1, 1, 2, 3)))]
         elif rng.random() < 0.1:
-            sectors = [rng.randrange(65, 140)]  # more than a word of a map
-        sizes = {_NAMES[i]: SECTOR * n for i, n in enumerate(sectors)}
+            sectors = [rng.randrange(65, 140)]  # more than a level of a map
+        short = [rng.randrange(1, SECTOR) if rng.random() < 0.2 else 0 for _ in sectors]
+        sizes = {_NAMES[i]: SECTOR * n - short[i] for i, n in enumerate(sectors)}
         return cls(
             sizes,
-            block=rng.choice((512, 512, 512, 1024, 1024, 2048, 4096)),
+            block=SECTOR
+            if sectors[0] > 64
+            else rng.choice((512, 512, 512, 1024, 1024, 2048, 4096)),
             preserve=rng.choice(("both", "both", "first")),
             on_link_loss="block" if rng.random() < 0.12 else "degrade",
             clients=rng.randrange(1, 4),
@@ -76,6 +85,7 @@ class Shape:
             exceptions=rng.random() < 0.4,
             later=rng.random() < 0.5,
             stalls=rng.random() < 0.15,
+            returning_s=rng.choice((0.0, 30.0)),
             rate=int(10 ** rng.uniform(5, 7)) if rng.random() < 0.2 else 0,
         )
 
@@ -84,6 +94,7 @@ class Shape:
         limits.HARDEN_SLICE_S = self.slice_s
         limits.PRIORITY_LANES = self.lanes
         limits.COMPARE_UNIT_BYTES, limits.COMPARE_SUMS = self.unit, self.sums
+        limits.COMING_BACK_S = self.returning_s
         limits.SLICE_S = limits.SLICE_SHORT_S = self.copy_s
         limits.INTENT_COOL_S = self.cool_s
         limits.STABLE_S, limits.STABLE_SHARE = self.stable_s, 1

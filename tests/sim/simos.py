@@ -132,8 +132,11 @@ class SimFs:
             return bytes_at(lib.sim_disk_now(inode.disk), len(inode.now))
         return bytes(inode.now)
 
+    def is_failing(self, name: str) -> bool:
+        return self.failing > 0 and name.startswith(self.failing_name)
+
     def fail_if_told(self, name: str) -> None:
-        if self.failing and name.startswith(self.failing_name):
+        if self.is_failing(name):
             self.failing -= 1
             raise OSError(self.failing_code, os.strerror(self.failing_code))
 
@@ -249,7 +252,7 @@ class SimPlatform(Platform):
 
     def spawn(self, name: str, work: Callable[[], None]) -> SimThread:
         task = current().spawn(self._life, f"{self._life.name}: control", work)
-        if name != "pulse":  # which begins before the control
+        if name not in ("losses", "pulse"):  # which begin before the control
             self._machine.is_up(self._life)
         return SimThread(task)
 
@@ -290,12 +293,18 @@ class SimPlatform(Platform):
 
     def pwrite(self, fd: int, data: bytes, offset: int) -> int:
         self._touch()
-        self._fs.fail_if_told(self._open[fd][0])
+        name, rng = self._open[fd][0], current().random
+        if data and self._fs.is_failing(name) and rng.random() < 0.5:  # a disk that gets full
+            data = data[: 1 + rng.randrange(len(data))]
+        else:
+            self._fs.fail_if_told(name)
         self._inode(fd).change(offset, bytes(data))
         return len(data)
 
     def ftruncate(self, fd: int, length: int) -> None:
         self._touch()
+        if self._fs.failing_code != errno.ENOSPC:  # to cut a file needs no room
+            self._fs.fail_if_told(self._open[fd][0])
         self._inode(fd).change(length, None)
 
     def _inode(self, fd: int) -> Inode:
@@ -327,7 +336,12 @@ class SimPlatform(Platform):
             if old.name in names:
                 names[new.name] = names.pop(old.name)
 
-        self._fs.rename(change)
+        if not self._fs.is_failing(new.name):
+            self._fs.rename(change)
+            return
+        if current().random.random() < 0.5:  # it is done, as a file server may do it, and
+            self._fs.rename(change)
+        self._fs.fail_if_told(new.name)
 
     def unlink(self, path: Path) -> None:
         self._touch()

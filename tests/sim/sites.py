@@ -32,9 +32,11 @@ from mirror_core import (
 from mirror_core.errors import MirrorError
 from mirror_core.identity import Identity
 from sim import simos
+from sim.content import Content
 from sim.core import ffi, lib
-from sim.oracle import NO_POINT, Content, History
+from sim.oracle import NO_POINT, History
 from sim.sched import NS, Life, SiteDead, bytes_at, current
+from sim.shape import sectors_in
 
 if TYPE_CHECKING:
     from sim.world import World
@@ -115,6 +117,7 @@ class Incarnation(Life):
         self.site: site.Site | None = None
         self.up = False
         self.stopping = False
+        self.promoters = 0  # who have asked for it
         self.anew = False  # the process is to begin again
         self.refused: MirrorError | None = None  # it did not start, or did not stop in order
 
@@ -164,6 +167,8 @@ class Machine:
                 number = len(self.disks) + _DISKS[name]
                 disk = lib.sim_disk_new(number, size)
                 self.disks[volume, part] = ffi.gc(disk, lib.sim_disk_free)
+                if world.random.random() < 0.3:
+                    lib.sim_disk_emulate(disk)
 
     def config_for(self) -> SimConfig:
         volumes = tuple(
@@ -209,6 +214,28 @@ class Machine:
             bytes_at(lib.sim_disk_now(self.disks[volume, part]), size)
             for volume, size in self.sizes.items()
         )
+
+    def safe(self) -> tuple[bytes, ...]:
+        """Of the data: after a power loss that takes all that was not flushed."""
+        return tuple(
+            bytes_at(lib.sim_disk_safe(self.disks[volume, "data"]), size)
+            for volume, size in self.sizes.items()
+        )
+
+    def stale(self) -> set[tuple[int, int]]:
+        """Of the data: volumes and sectors that a cache shows and no flush will write."""
+        return {
+            (number, sector)
+            for number, (volume, size) in enumerate(self.sizes.items())
+            for sector, is_stale in enumerate(
+                bytes_at(lib.sim_disk_stale(self.disks[volume, "data"]), sectors_in(size))
+            )
+            if is_stale
+        }
+
+    def evict(self) -> None:
+        for volume in self.sizes:
+            lib.sim_disk_evict(self.disks[volume, "data"])
 
     def survivors(self, part: str, keep: float) -> tuple[tuple[bytes, ...], int]:
         """After a power loss; and how many writes of sectors are lost."""

@@ -1,16 +1,17 @@
-"""What a site says of itself must be so: `status`, whenever the oracle looks.
+"""What a site says of itself must be so: `status` and the metrics, whenever the oracle looks.
 
 - A control thread that has ended is never `mirroring` or `initial`, nor without a reason.
 - `committed` and `hardened_sequence` of a source are never ahead of what the target's disk holds.
-- Exposure is never 0 on a source with bytes that no committed point holds (Shape.exposure: not
-  yet kept by production).
+- Exposure is never 0 on a source with bytes that no committed point holds; a target, which cannot
+  know, says none.
+- The metrics have the figures of `status`, and none where that has none.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mirror_core import status
+from mirror_core import metrics, status
 from sim.sched import Violation
 from sim.sites import Machine
 
@@ -25,8 +26,25 @@ def check(world: World, machine: Machine) -> None:
     told = status.of(life.site)
     if life.control._ended and (told["state"] in ("mirroring", "initial") or not told["reason"]):
         raise Violation(f"{machine.name} says {told['state']}, but its control has ended")
+    _of_metrics(machine, told)
     if life.source:
         _of_source(world, machine, told)
+    elif told["data_exposure_seconds"] is not None:
+        raise Violation(f"{machine.name} is a target, and says what is exposed")
+
+
+def _of_metrics(machine: Machine, told: dict[str, Any]) -> None:
+    assert machine.life and machine.life.site
+    families = metrics.SiteCollector(machine.life.site).collect()
+    found = {one.name: one.value for family in families for one in family.samples}
+    for name, value in (
+        ("data_exposure_seconds", told["data_exposure_seconds"]),
+        ("image_age_seconds", told["image_age_seconds"]),
+        ("committed_sequence", told["committed"]["sequence"] or 0),
+    ):
+        if found.get(f"flashmirror_{name}") != value:
+            raise Violation(f"{machine.name}: status says {value}, and the metrics "
+                            f"{found.get(f'flashmirror_{name}')} of {name}")  # fmt: skip
 
 
 def _of_source(world: World, machine: Machine, told: dict[str, Any]) -> None:

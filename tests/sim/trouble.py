@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
-from mirror_core import native
+from mirror_core import limits, native
 from sim import clients, person, simos
 from sim.copies import Copies
 from sim.core import lib
@@ -49,16 +49,17 @@ class Trouble:
         ]  # fmt: skip
         if world.disk_errors:
             self.acts += [
-                (5, self._flush_of_hardening), (4, self._flush), (3, self._folder),
+                (8, self._flush_of_hardening), (4, self._flush), (3, self._folder),
                 (4, self._disk), (2, self._server), (2, self._both_sinks), (4, self._append),
                 (2, self._at_stop), (4, self._beside), (2, self._cooling), (2, self._written),
-                (4, self._forgetful),
+                (8, self._forgetful), (6, self._shown), (3, self._comparison),
                 (4 * world.shape.exceptions, self._thrown),
             ]  # fmt: skip
 
         chosen = os.environ.get("SIM_ACTS", "").split(",")  # to aim a search
         if chosen != [""]:
-            self.acts = [(w, act) for w, act in self.acts if act.__name__.strip("_") in chosen]
+            some = [(w, act) for w, act in self.acts if act.__name__.strip("_") in chosen]
+            self.acts = some or self.acts
 
     def run(self) -> None:
         if self.world.shape.early:
@@ -167,9 +168,8 @@ class Trouble:
         self.world.scheduler.trace(f"*** a disk of {machine.name} fails")
         is_log = disk not in machine.disks.values()
         self.world.counts["intent logs that fail"] += is_log
-        source = machine.content and disk in [machine.disks[v, "data"] for v in machine.sizes]
         modes = [lib.SIM_LOSE_NOW, lib.SIM_LOSE_LATER]
-        loss = self.random.choice(modes[: 1 if source or not self.world.shape.later else 2])
+        loss = self.random.choice(modes[: 2 if self.world.shape.later else 1])
         lib.sim_disk_lose(disk, loss)
         lib.sim_disk_fail(disk, kinds, count, -code)
 
@@ -364,7 +364,8 @@ class Trouble:
             return
         part = self.random.choice(("data", "intermediate"))
         self._slow_down(machine, part, 0.2, 2.5)
-        self._until_reached("commit asked again", "stable asked again", turns=400)
+        states = ("commit asked again", "stable asked again")
+        self._until_reached(*states[: self.random.choice((1, 1, 2))], turns=400)
         self.world.turns(self.random.randrange(30))
         if self.random.random() < 0.4:
             self._link_goes()
@@ -382,24 +383,74 @@ class Trouble:
             self.until(self._has_commit, 800, 20)
 
     def _forgetful(self) -> None:
-        """The target cannot record what is stable any more, again and again; then it goes, and
-        its next run does not know what the source counts on."""
-        if machine := self.target():
-            self._slow_down(machine, "intermediate", 0.0, 0.02)
-        if not self.until(self._has_stable, 300):
-            return
-        machine = self.target()
+        """The target cannot record what is stable any more, again and again, in a cycle that takes
+        its time; then it goes, and its next run does not know what the source counts on."""
+        limits.STABLE_S = 0.0  # of this world, from now on
+        self._set_bandwidth(self.random.choice((2048, 4096, 16_384)))
+        machine = self.target() if self.until(self._has_stable, 300) else None
+        if machine:
+            machine.fs.loses = self._loses()
+            machine.fs.failing, machine.fs.failing_name = 1 << 30, "written"
+            machine.fs.failing_code = errno.ENOSPC
+            for _ in range(self.random.choice((2, 2, 3))):  # of one the log keeps what was before
+                self._until_reached("failed record of written", turns=150)
+            if self.random.random() < 0.1:
+                self.stop(machine)
+            elif machine.life:
+                self.world.crash(machine, power=self.random.random() < 0.4,
+                                 keep=self.random.choice(KEEP))  # fmt: skip
+            machine.heal()
+            self.world.boot_all()
+            self._until_reached("stable blocks that the target forgot", turns=200)
+        self._set_bandwidth(0)
+        self.world.turns(self.random.randrange(100))
+
+    def _set_bandwidth(self, rate: int) -> None:
+        if driver := self.driver():
+            driver.set_bandwidth(rate)
+
+    def _shown(self) -> None:
+        """A source's cache shows what its disk has lost; then the cycle that is to write that back
+        becomes void beside its clients, or the site ends.  What takes its time for each byte is
+        overtaken by what is shorter."""
+        machine, rng = self.source(), self.random
         if not machine:
             return
-        machine.fs.loses = self._loses()
-        machine.fs.failing, machine.fs.failing_name = 1 << 30, "written"
-        machine.fs.failing_code = errno.ENOSPC
-        for _ in range(self.random.randrange(1, 4)):
-            self._until_reached("failed record of written", turns=150)
-        self._strike(machine, stop=0.1)
-        machine.heal()
+        disks = [machine.disks[volume, "data"] for volume in machine.sizes]
+        byte_ns = rng.choice((0, 0, 1_000, 20_000))
+        machine.was_slow |= byte_ns > 0
+        for disk in disks:
+            self._fail(machine, disk, FLUSHES, 1)
+            if self.world.shape.later:
+                lib.sim_disk_lose(disk, lib.SIM_LOSE_LATER)
+            lib.sim_disk_slow(disk, 0, byte_ns)
+        self.until(lambda: any(lib.sim_disk_failing(disk) == 0 for disk in disks), 200)
+        for _ in range(rng.randrange(1, 6)):
+            self.until(self.phase("copy"), 200)
+            self.world.turns(rng.randrange(12))
+            if rng.random() < 0.8:
+                disk = machine.disks[rng.choice([*machine.sizes]), "intermediate"]
+                self._fail(machine, disk, 14, rng.choice((1, 2, 2, 20)))
+            else:
+                self._fail(machine, rng.choice(disks), 1 << lib.FM_READ, 1)
+            self.world.turns(rng.randrange(30))
+            if rng.random() < 0.3:
+                self._strike(machine, stop=0.7)
+                return
+
+    def _comparison(self) -> None:
+        """A source that has lost its power has its target compare, which cannot read."""
+        if machine := self.source():
+            self.world.crash(machine, power=True, keep=1.0)
         self.world.boot_all()
-        self.world.turns(self.random.randrange(150))
+        self.until(self.phase("copy"), 300)
+        if machine := self.target():
+            for disk in machine.disks.values():
+                self._fail(machine, disk, 1 << lib.FM_READ, self.random.choice((1, 1, 2, 5)))
+            self._until_reached("failed compare", turns=100)
+            self.world.turns(self.random.randrange(30))
+            if self.random.random() < 0.4:
+                self._strike(self.random.choice(self._machines()))
 
     def _has_stable(self) -> bool:
         machine, driver = self.source(), self.driver()
@@ -418,7 +469,7 @@ class Trouble:
         disk = machine.disks[self.random.choice(list(machine.sizes)), "data"]
         self._fail(machine, disk, FLUSHES, 1)
         self._until_reached(_FAILED_STEP)
-        self.world.turns(self.random.randrange(4))
+        self.world.turns(self.random.choice((0, 0, 1, 3)))
         life, chance = machine.life, self.random.random()
         if chance < 0.75:
             self._strike(machine, stop=0.6)

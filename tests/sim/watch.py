@@ -37,7 +37,7 @@ STATES = (
     "commit asked again", "stable asked again", "missed freeze", "fence timed out",
     "cycle lost its link", "own store failed without the link", "cycle gone on with",
     "stable cycle gone on with", "stable blocks that the target forgot",
-    "abandoned cycle", "abandon at a stop",
+    "abandoned cycle", "abandon at a stop", "consistency point on what a cache shows",
     "promotion begun under fault", "promoted", "promoted a second time",
     "exception at a call of the platform",
     "resync --full under fault", "paused", "commit whose answer was lost",

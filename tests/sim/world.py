@@ -10,15 +10,19 @@ oracle looks at what is on the disks.  Who is the source follows from the ledger
 
 Two machines may have copies (copies.py): `east` and `west` are those that the link joins.
 
-Left out: a lost or swapped store.
+Left out: a lost or swapped store; volumes of a mirror with different block sizes (config.py has
+one for all); requests and copies of more than a few kilobytes (native/tests/test_zero.c,
+test_room.c, tests/test_equality.py).
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import random
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from mirror_core import ledger
@@ -26,19 +30,18 @@ from mirror_core.driver import Driver
 from mirror_core.errors import LedgerError
 from mirror_core.site import Site
 from mirror_core.target import Target
-from sim import clients, network, person, plants, sched, simos, tells, trouble, watch
+from sim import clients, network, person, sched, simos, tells, trouble, watch
+from sim.content import Content, Image
 from sim.core import lib
-from sim.oracle import Content, History, Image
+from sim.oracle import History
 from sim.sched import NS, Life, Scheduler, Violation
-from sim.shape import SECTOR, Shape
+from sim.shape import SECTOR, Shape, sectors_in
 from sim.sites import Incarnation, Machine
 from sim.stalls import stalls
 
 _TURNS_MAX = 30_000  # of an end: faults are over, so it takes a few hundred
 WAITS_S = (0.5, 2.5, 5)
 KEEP = (0.0, 0.25, 0.5, 0.75, 1.0)  # the chance of an unflushed write
-
-plants.install()
 
 
 def owes(target: Target) -> bool:
@@ -51,6 +54,7 @@ class World:
         self.counts: Counter[str] = Counter()
         self.reached: set[str] = set()  # of watch.STATES
         self.awaited: frozenset[str] = frozenset()  # the world is asked when one is reached
+        self._is_there = False  # it was
         self.states: set[int] = set()
         shape = shape or Shape.of(self.random)
         self.scheduler = Scheduler(seed, shape.stride, shape.tick_ns)
@@ -67,8 +71,8 @@ class World:
         self.clones: list[Machine] = []  # copies that live beside them
         self.network = network.Network(self)
         network.install(self.network)
-        sched.on_loss[:] = [self._lost]
-        self._fill()
+        sched.on_loss[:], sched.on_fading[:] = [self._lost], [self._faded]
+        self._fill(random.Random(f"zeroes {seed}"))
         self.histories: dict[str, History] = {}  # by lineage
         self.east.content = Content(self.east.images("data"))
         self.serial = 0  # of writes
@@ -80,17 +84,23 @@ class World:
         lineage = self.east.book_on_disk(self.east.fs).lineage
         self.west.follows = self.history(lineage)
 
-    def _fill(self) -> None:
-        """What the disks held before the sites were created."""
+    def _fill(self, of_zeroes: random.Random) -> None:
+        """What the disks held before the sites were created; the target's data may have been
+        zeroed just now, and not flushed."""
         rng = self.random
         for machine, part in ((self.east, "data"), (self.east, "intermediate"),
                               (self.west, "data"), (self.west, "intermediate")):  # fmt: skip
             if rng.random() < 0.5:
                 machine.fill(part, tuple(
                     b"".join(rng.randbytes(8) * 64 if rng.random() < 0.6 else bytes(SECTOR)
-                             for _ in range(size // SECTOR))
+                             for _ in range(sectors_in(size)))[:size]
                     for size in machine.sizes.values()
                 ))  # fmt: skip
+        if not self.shape.seeded and of_zeroes.random() < 0.3:
+            zeroes = tuple(bytes(size) for size in self.west.sizes.values())
+            self.west.fill("data", zeroes, flushed=False)
+            if self.disk_errors and of_zeroes.random() < 0.5:
+                self._fail_to_flush(of_zeroes.choice([*self.west.sizes]))
         if self.shape.seeded:
             images = tuple(
                 b"differs" + image[7:] if rng.random() < 0.7 else image
@@ -135,7 +145,7 @@ class World:
         """One of watch.STATES: whoever waits for it has the next turn."""
         self.reached.add(state)
         if state in self.awaited:
-            self.awaited = frozenset()
+            self.awaited, self._is_there = frozenset(), True
             self.scheduler.ask_world()
 
     def opened(self, machine: Machine, life: Incarnation) -> None:
@@ -158,16 +168,41 @@ class World:
             self.scheduler.trace("consistency point")
             if life and not life.dead and machine.content:
                 made[:] = [(machine.images("data"), self.scheduler.switches)]
-                machine.content.equals(made[0][0], "a consistency point")
+                with self._judging():
+                    machine.content.swapped(made[0][0], machine.safe(), machine.stale())
             return held
 
         def named(book: ledger.Ledger) -> None:
-            point = book.begun, book.begun_token
-            if made and point != (site.book.current.begun, site.book.current.begun_token):
+            with self._judging():
+                look_at(book)
+
+        def look_at(book: ledger.Ledger) -> None:
+            point, before = (book.begun, book.begun_token), site.book.current
+            if made and point != (before.begun, before.begun_token):
                 history.point(point, *made.pop())
+                if machine.content:
+                    fading = history.fading[point] = machine.content.name_point(point)
+                    if fading:
+                        self.reach("consistency point on what a cache shows")
+            done = book.committed, book.committed_token
+            if done[1] != before.committed_token and machine.content and done in history.points:
+                self.counts["commits of which the source's disk was judged"] += 1
+                meant, fading = history.points[done], history.fading.get(done, {})
+                history.points[done], history.fading[done] = machine.content.committed(
+                    done, meant, fading, machine.safe(), machine.images("data")
+                )
 
         setattr(group, "freeze", watched)  # noqa: B010
         site.book.told.append(named)
+
+    @contextlib.contextmanager
+    def _judging(self) -> Iterator[None]:
+        """Beside production, which would take a violation for an error of its own."""
+        try:
+            yield
+        except Violation as violation:
+            self.scheduler.fail(violation)
+            raise
 
     def started(self, machine: Machine, life: Incarnation) -> None:
         """Its role is durable: a start writes the ledger."""
@@ -186,8 +221,6 @@ class World:
             machine.follows.promoted(book.lineage.forked_at, data)
         machine.follows.end = book.lineage.forked_at
         machine.content = Content(data)
-        for volume in machine.sizes:  # what its clients read is what they know (trouble.py)
-            lib.sim_disk_lose(machine.disks[volume, "data"], lib.SIM_LOSE_NOW)
         self.counts["promotions"] += 1
         self.reach("promoted a second time" if self.counts["promotions"] > 1 else "promoted")
 
@@ -204,7 +237,10 @@ class World:
             machine.content.came_back(machine.images("data"), power=False)
 
     def synced(self, history: History, sequence: int) -> None:
-        """`sync` says that the target has `sequence`, and whole in its data stores."""
+        """`sync` says that the target has `sequence`, and whole in its data stores.  It was so when
+        that was found; then a person may have given the image up before the answer was told."""
+        if sequence <= history.given_up:
+            return
         for machine in self.machines:
             if machine.follows is not history or history.end is not None:
                 continue
@@ -364,14 +400,33 @@ class World:
                 self.reach("stop of a target after a failed step")
         machine.stop()
 
-    def _lost(self, disk: int) -> None:
-        """A flush that failed has lost something, which readers see from now on (simstore.h)."""
+    def _lost(self, disk: int, later: bool) -> None:
+        """A flush that failed has lost something, which readers see from now on, or some time
+        (simstore.h)."""
         self.counts["flushes that lost"] += 1
-        for machine in self.machines:
-            for number, volume in enumerate(machine.sizes):
-                if lib.sim_disk_number(machine.disks[volume, "data"]) == disk and machine.content:
-                    data = machine.images("data")[number]
-                    machine.content.store_lost(number, data, all_known=False)
+        for machine, number, content in self._sources_on(disk):
+            data = machine.images("data")[number]
+            if later:
+                self.counts["losses that a source's cache hides"] += 1
+                stale = {sector for volume, sector in machine.stale() if volume == number}
+                content.doubt(number, stale, machine.safe()[number], machine.images("data"))
+            else:
+                content.store_lost(number, data, all_known=False)
+
+    def _faded(self, disk: int) -> None:
+        for machine, number, content in self._sources_on(disk):
+            self.counts["losses that a source's cache has hidden"] += 1
+            sectors = {sector for volume, sector in machine.stale() if volume == number}
+            content.fade(number, sectors, machine.images("data")[number])
+
+    def _sources_on(self, disk: int) -> list[tuple[Machine, int, Content]]:
+        """The source whose data this disk is: at most one."""
+        return [
+            (machine, number, machine.content)
+            for machine in self.machines
+            for number, volume in enumerate(machine.sizes)
+            if lib.sim_disk_number(machine.disks[volume, "data"]) == disk and machine.content
+        ]
 
     def restart_server(self, machine: Machine, number: int, part: str, keep: float) -> None:
         self.scheduler.trace(f"*** the server of {machine.name}'s {part} goes and comes back")
@@ -408,8 +463,8 @@ class World:
 
     def turns(self, count: int) -> None:
         until = self.scheduler.switches + math.ceil(count * self.shape.pace)
-        more = True
-        while more:
+        more, self._is_there = True, False
+        while more and not self._is_there:
             more = self.scheduler.turns(until - self.scheduler.switches)
             for machine in self.machines:
                 if machine.life and machine.life.anew:
@@ -458,6 +513,8 @@ class World:
             if self.scheduler.switches > until:
                 raise Violation(f"it does not converge: {self._why()}")
         self._note_commits()
+        for machine in self.machines:
+            machine.evict()  # and what no disk has is not read any more
         for machine in self.machines:
             if machine.content:
                 machine.content.equals(self.east.images("data"), "in the end")

@@ -19,6 +19,7 @@ struct sim_disk {
   unsigned nstale;
   uint64_t faded; /* sectors that were read from the cache, and then differently from the disk */
   uint64_t op_ns, byte_ns; /* what an operation takes */
+  bool emulates;           /* zeroes are written like other bytes */
 };
 
 struct sim_store {
@@ -45,16 +46,22 @@ random_below (unsigned n)
 
 /* ---- disks ---- */
 
+/* The last one may be short; its rest is there and is zero. */
+static uint64_t
+sectors (const struct sim_disk *d)
+{
+  return (d->size + SIM_SECTOR - 1) / SIM_SECTOR;
+}
+
 struct sim_disk *
 sim_disk_new (int number, uint64_t size)
 {
-  assert (size % SIM_SECTOR == 0);
   struct sim_disk *d = calloc (1, sizeof *d);
   d->number = number;
   d->size = size;
-  d->now = calloc (1, size);
-  d->safe = calloc (1, size);
-  d->stale = calloc (1, size / SIM_SECTOR);
+  d->now = calloc (sectors (d), SIM_SECTOR);
+  d->safe = calloc (sectors (d), SIM_SECTOR);
+  d->stale = calloc (1, sectors (d));
   return d;
 }
 
@@ -72,6 +79,18 @@ char *
 sim_disk_now (struct sim_disk *d)
 {
   return d->now;
+}
+
+char *
+sim_disk_safe (struct sim_disk *d)
+{
+  return d->safe;
+}
+
+char *
+sim_disk_stale (struct sim_disk *d)
+{
+  return d->stale;
 }
 
 int
@@ -97,11 +116,13 @@ sim_disk_survivors (struct sim_disk *d, unsigned keep, char *out)
 {
   uint64_t lost = 0;
   memcpy (out, d->safe, d->size);
-  for (size_t i = 0; i < d->nlog; i++)
+  for (size_t i = 0; i < d->nlog; i++) {
+    uint64_t at = (uint64_t)d->log[i].sector * SIM_SECTOR, left = d->size - at;
     if (random_below (256) < keep)
-      memcpy (out + (uint64_t)d->log[i].sector * SIM_SECTOR, d->log[i].bytes, SIM_SECTOR);
+      memcpy (out + at, d->log[i].bytes, left < SIM_SECTOR ? left : SIM_SECTOR);
     else
       lost++;
+  }
   return lost;
 }
 
@@ -111,7 +132,7 @@ sim_disk_reset (struct sim_disk *d, const char *bytes)
   memcpy (d->now, bytes, d->size);
   memcpy (d->safe, bytes, d->size);
   d->faded += d->nstale;
-  memset (d->stale, 0, d->size / SIM_SECTOR);
+  memset (d->stale, 0, sectors (d));
   d->nlog = d->nstale = 0;
 }
 
@@ -125,6 +146,12 @@ void
 sim_disk_lose (struct sim_disk *d, enum sim_loss loss)
 {
   d->loss = loss;
+}
+
+void
+sim_disk_emulate (struct sim_disk *d)
+{
+  d->emulates = true;
 }
 
 void
@@ -166,7 +193,7 @@ void
 sim_disk_fill (struct sim_disk *d, const char *bytes)
 {
   memcpy (d->now, bytes, d->size);
-  for (uint64_t sector = 0; sector < d->size / SIM_SECTOR; sector++)
+  for (uint64_t sector = 0; sector < sectors (d); sector++)
     log_sector (d, sector);
 }
 
@@ -189,17 +216,18 @@ revert (struct sim_disk *d, uint64_t sector)
   memcpy (d->now + sector * SIM_SECTOR, d->safe + sector * SIM_SECTOR, SIM_SECTOR);
 }
 
-/* The cache needs the room: what no flush will write is read from the disk again. */
-static void
-evict (struct sim_disk *d)
+void
+sim_disk_evict (struct sim_disk *d)
 {
-  for (uint64_t sector = 0; d->nstale && sector < d->size / SIM_SECTOR; sector++)
-    if (d->stale[sector]) {
+  if (!d->nstale)
+    return;
+  for (uint64_t sector = 0; sector < sectors (d); sector++)
+    if (d->stale[sector])
       revert (d, sector);
-      d->stale[sector] = 0;
-      d->nstale--;
-      d->faded++;
-    }
+  sim_faded (d->number);
+  memset (d->stale, 0, sectors (d));
+  d->faded += d->nstale;
+  d->nstale = 0;
 }
 
 /* A flush that fails: of each sector that it covered all writes are lost, done, or still to be
@@ -208,7 +236,7 @@ static void
 lose (struct sim_disk *d)
 {
   enum fate { UNKNOWN, LOST, WRITTEN, DIRTY };
-  char *fate = calloc (1, d->size / SIM_SECTOR);
+  char *fate = calloc (1, sectors (d));
   unsigned chance = 64U << random_below (3);
   size_t kept = 0;
   bool any = false;
@@ -230,13 +258,13 @@ lose (struct sim_disk *d)
   d->nlog = kept;
   free (fate);
   if (any)
-    sim_lost (d->number);
+    sim_lost (d->number, d->loss == SIM_LOSE_LATER);
 }
 
 static void
 flush (struct sim_disk *d)
 {
-  for (uint64_t sector = 0; d->nstale && sector < d->size / SIM_SECTOR; sector++)
+  for (uint64_t sector = 0; d->nstale && sector < sectors (d); sector++)
     if (!d->stale[sector])
       memcpy (d->safe + sector * SIM_SECTOR, d->now + sector * SIM_SECTOR, SIM_SECTOR);
   if (!d->nstale)
@@ -248,7 +276,7 @@ static int
 disk_run (struct sim_disk *d, const struct fm_op *op)
 {
   if (d->nstale && random_below (32) == 0)
-    evict (d);
+    sim_disk_evict (d);
   bool fails = d->fail_count && (d->fail_kinds & (1U << op->kind));
   if (fails)
     d->fail_count--;
@@ -259,7 +287,6 @@ disk_run (struct sim_disk *d, const struct fm_op *op)
       lose (d);
     return fails ? d->fail_rc : 0;
   }
-  assert (op->kind == FM_READ || (op->offset % SIM_SECTOR == 0 && op->length % SIM_SECTOR == 0));
   if (op->offset > d->size || op->length > d->size - op->offset)
     return -EINVAL;
   if (op->kind == FM_READ) {
@@ -267,17 +294,21 @@ disk_run (struct sim_disk *d, const struct fm_op *op)
       memcpy (op->buf, d->now + op->offset, op->length);
     return fails ? d->fail_rc : 0;
   }
-  for (uint64_t at = 0; at < op->length; at += SIM_SECTOR) {
-    char *to = d->now + op->offset + at;
+  if (op->kind == FM_ZERO && op->flags & FM_FAST && d->emulates)
+    return -EOPNOTSUPP;
+  uint64_t end = op->offset + op->length, n;
+  for (uint64_t at = op->offset; at < end; at += n) {
+    n = SIM_SECTOR - at % SIM_SECTOR;
+    n = n < end - at ? n : end - at;
     if (fails && random_below (2))
       continue;
     if (op->kind == FM_WRITE)
-      memcpy (to, (const char *)op->buf + at, SIM_SECTOR);
+      memcpy (d->now + at, (const char *)op->buf + (at - op->offset), n);
     else
-      memset (to, 0, SIM_SECTOR);
-    log_sector (d, (op->offset + at) / SIM_SECTOR);
+      memset (d->now + at, 0, n);
+    log_sector (d, at / SIM_SECTOR);
     if (op->flags & FM_FUA && !fails)
-      make_safe (d, (op->offset + at) / SIM_SECTOR);
+      make_safe (d, at / SIM_SECTOR);
   }
   return fails ? d->fail_rc : 0;
 }

@@ -8,7 +8,8 @@
  *
  * A flush that fails has lost an arbitrary part of what it covered, as Linux does: those pages
  * are clean, so no later flush writes them, and that one succeeds.  A reader finds older bytes
- * at once (SIM_LOSE_NOW), or the new ones until the cache needs the room (SIM_LOSE_LATER).
+ * at once (SIM_LOSE_NOW), or the new ones until the cache needs the room (SIM_LOSE_LATER: a server,
+ * whose cache is not the site's to drop).
  * A disk may be slow: an operation takes its time before it has an effect.
  *
  * A store is one site's opening of a disk.  When the site dies its stores are killed: what
@@ -42,14 +43,21 @@ int sim_connect (int remote, struct fm_port *p); /* a connection's number, or -e
 void sim_disconnect (int connection);
 void sim_send (int connection, struct fm_op *op);
 
-/* A flush has lost something: what the caller knows of the disk's bytes is over. */
-void sim_lost (int disk);
+/* A flush has lost something: what the caller knows of the disk's bytes is over; or (`later`) only
+ * what he knows of its safe ones, until `sim_faded`: from then on readers find these in what is still
+ * called stale (sim_disk_stale). */
+void sim_lost (int disk, bool later);
+void sim_faded (int disk);
 
 enum sim_loss { SIM_LOSE_NOTHING, SIM_LOSE_NOW, SIM_LOSE_LATER };
 
 struct sim_disk *sim_disk_new (int number, uint64_t size);
 void sim_disk_free (struct sim_disk *d);
 char *sim_disk_now (struct sim_disk *d);
+char *sim_disk_safe (struct sim_disk *d);
+/* Of each sector: 1: the cache holds what no flush will write. */
+char *sim_disk_stale (struct sim_disk *d);
+void sim_disk_evict (struct sim_disk *d); /* the cache needs the room: it holds no such sector any more */
 uint64_t sim_disk_unflushed (struct sim_disk *d); /* sectors */
 /* Into `out` what stands after a power loss that keeps a sector with a chance of
  * `keep` in 256; how many sectors were lost. */
@@ -68,6 +76,8 @@ unsigned sim_disk_failing (struct sim_disk *d); /* how many are still to fail */
 /* How many sectors a cache has shown for a while that a failed flush had lost. */
 uint64_t sim_disk_faded (const struct sim_disk *d);
 void sim_disk_lose (struct sim_disk *d, enum sim_loss loss); /* of flushes that fail */
+/* It zeroes no faster than it writes, and says so (FM_FAST). */
+void sim_disk_emulate (struct sim_disk *d);
 /* From now on an operation takes so long, and so much more for each byte. */
 void sim_disk_slow (struct sim_disk *d, uint64_t op_ns, uint64_t byte_ns);
 

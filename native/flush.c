@@ -1,0 +1,255 @@
+/* See flush.h. */
+#include "flush.h"
+#include "late.h"
+#include "pool.h"
+#include "wait.h"
+
+#include <errno.h>
+#include <fcntl.h>
+
+uint64_t
+fm_store_lose (struct fm_store *s)
+{
+  atomic_store (&s->lost_ns, fm_now_ns ()); /* first: who sees the loss sees that it is new */
+  return atomic_fetch_add (&s->lost, 1) + 1;
+}
+
+uint64_t
+fm_store_losses (struct fm_store *s)
+{
+  return atomic_load (&s->lost);
+}
+
+/* ---- who may flush, or open the anchor ---- */
+
+#define AN_ANCHOR 0
+
+/* What somebody waits for: a flush of so many writes, or an anchor. */
+static bool
+is_done (struct fm_store *s, uint64_t wanted)
+{
+  return wanted == AN_ANCHOR ? atomic_load (&s->anchored) != 0 : atomic_load (&s->covered) >= wanted;
+}
+
+/* True: it is held.  False: meanwhile another has done what was wanted.  *came: see `failed_for`. */
+static bool
+hold_flush (struct fm_store *s, uint64_t wanted, uint64_t *came)
+{
+  pthread_mutex_lock (&s->lock);
+  *came = ++s->comers;
+  while (s->flush_held && !is_done (s, wanted))
+    fm_cond_wait (&s->flush_free, &s->lock);
+  bool mine = !s->flush_held;
+  s->flush_held = true;
+  pthread_mutex_unlock (&s->lock);
+  return mine;
+}
+
+/* The same at once, or not at all. */
+static bool
+try_hold_flush (struct fm_store *s, uint64_t *came)
+{
+  pthread_mutex_lock (&s->lock);
+  bool held = s->flush_held;
+  *came = s->comers += !held;
+  s->flush_held = true;
+  pthread_mutex_unlock (&s->lock);
+  return !held;
+}
+
+static void
+free_flush (struct fm_store *s)
+{
+  pthread_mutex_lock (&s->lock);
+  s->flush_held = false;
+  pthread_cond_broadcast (&s->flush_free);
+  pthread_mutex_unlock (&s->lock);
+}
+
+/* The next lines: held. */
+
+static uint64_t
+count_comers (struct fm_store *s)
+{
+  pthread_mutex_lock (&s->lock);
+  uint64_t n = s->comers;
+  pthread_mutex_unlock (&s->lock);
+  return n;
+}
+
+static int
+fail_for (struct fm_store *s, uint64_t comers, int rc)
+{
+  s->failed_for = comers;
+  return s->failed_rc = rc;
+}
+
+static int
+open_anchor (struct fm_store *s)
+{
+  int rc;
+  uint64_t comers = count_comers (s); /* who comes later has a try of his own */
+  if (!(s->anchor = fm_port_own (s, &rc)))
+    return fail_for (s, comers, rc);
+  pthread_mutex_lock (&s->lock);
+  atomic_store (&s->anchored, ++s->anchors);
+  pthread_cond_broadcast (&s->flush_free);
+  pthread_mutex_unlock (&s->lock);
+  return 0;
+}
+
+static int
+need_anchor (struct fm_store *s, uint64_t came)
+{
+  if (s->anchor)
+    return 0;
+  return came <= s->failed_for ? s->failed_rc : open_anchor (s);
+}
+
+/* Its connection has ended, so the idle ones most likely did. */
+static void
+drop_anchor (struct fm_store *s)
+{
+  atomic_store (&s->anchored, 0); /* before `writes` is read: fm_store_written */
+  fm_port_close (s->anchor);
+  s->anchor = NULL;
+  if (atomic_load (&s->writes) > atomic_load (&s->covered))
+    fm_store_lose (s);
+  fm_pool_drop (s);
+}
+
+/* ---- anchors ---- */
+
+int
+fm_flush_anchor (struct fm_store *s, uint64_t *number)
+{
+  uint64_t came;
+  while (!(*number = atomic_load (&s->anchored)))
+    if (hold_flush (s, AN_ANCHOR, &came)) {
+      int rc = need_anchor (s, came);
+      *number = rc < 0 ? 0 : s->anchors;
+      free_flush (s);
+      return rc;
+    }
+  return 0;
+}
+
+int
+fm_store_need_anchor (struct fm_store *s)
+{
+  uint64_t number;
+  return fm_store_is_server (s) ? fm_flush_anchor (s, &number) : 0;
+}
+
+bool
+fm_store_has_anchor (const struct fm_store *s)
+{
+  return !fm_store_is_server (s) || atomic_load (&s->anchored);
+}
+
+/* A connection has ended: with it the server? */
+static void
+look_at_anchor (struct fm_store *s)
+{
+  uint64_t came;
+  if (!try_hold_flush (s, &came))
+    return; /* who flushes finds out */
+  if (s->anchor) {
+    s->ops->step (s->anchor);
+    if (s->anchor->failed)
+      drop_anchor (s);
+  }
+  free_flush (s);
+}
+
+void
+fm_store_give_port (struct fm_store *s, struct fm_port *p)
+{
+  if (p->failed)
+    look_at_anchor (s);
+  fm_port_give (p);
+}
+
+/* ---- flushes ---- */
+
+/* Held. */
+static void
+flush (struct fm_store *s, struct fm_op *op)
+{
+  uint64_t covers = atomic_load (&s->writes);
+  if (fm_store_is_server (s))
+    fm_port_io (s->anchor, op);
+  else
+    fm_op_finish (s, op, s->ops->run (s, op));
+  if (op->rc == 0)
+    atomic_store (&s->covered, covers);
+  else
+    fail_for (s, count_comers (s), op->rc); /* it is a loss, of which all of them are to hear */
+  if (s->anchor && s->anchor->failed)
+    drop_anchor (s);
+}
+
+int
+fm_flush_run (struct fm_store *s, struct fm_op *op)
+{
+  uint64_t mine = atomic_load (&s->writes), came;
+  int rc = 0;
+  bool held = hold_flush (s, mine, &came);
+  if (!fm_late_settled (s))
+    fm_op_unsent (s, op, -ETIMEDOUT);
+  else if (is_done (s, mine)) /* nothing was written, or another's flush has covered it by now */
+    fm_op_unsent (s, op, 0);
+  else if (came <= s->failed_for)
+    fm_op_unsent (s, op, s->failed_rc);
+  else if (fm_store_is_server (s) && (rc = need_anchor (s, came)) < 0)
+    fm_op_unsent (s, op, rc);
+  else
+    flush (s, op);
+  if (held)
+    free_flush (s);
+  return op->rc;
+}
+
+int
+fm_store_server_fd (struct fm_store *s)
+{
+  if (!fm_store_is_server (s))
+    return -ENOTSOCK;
+  struct pollfd fd;
+  uint64_t came;
+  if (!try_hold_flush (s, &came))
+    return -EBUSY;
+  int rc = need_anchor (s, came);
+  if (rc == 0) {
+    s->ops->step (s->anchor);
+    if (s->anchor->failed)
+      drop_anchor (s);
+    rc = s->anchor && s->ops->pollfd (s->anchor, &fd) ? fcntl (fd.fd, F_DUPFD_CLOEXEC, 0) : -ENOTCONN;
+    if (rc == -1)
+      rc = -errno;
+  }
+  free_flush (s);
+  return rc;
+}
+
+void
+fm_store_written (struct fm_store *s, uint64_t number, int rc)
+{
+  /* First count it, then look: who drops an anchor does the one and the other in the other
+   * order, so one of the two sees that the anchor did not outlive the write.  One that failed
+   * may have been done in part, which is to be flushed, but nobody counts on it. */
+  atomic_fetch_add (&s->writes, 1);
+  if (rc == 0 && fm_store_is_server (s) && atomic_load (&s->anchored) != number)
+    fm_store_lose (s);
+}
+
+int
+fm_store_flush (struct fm_store *s, _Atomic uint64_t *heard)
+{
+  struct fm_op op = { .kind = FM_FLUSH };
+  uint64_t known = atomic_load (heard);
+  int rc = fm_store_io (s, &op);
+  uint64_t lost = atomic_load (&s->lost);
+  atomic_store (heard, lost);
+  return rc == 0 && lost != known ? -EIO : rc;
+}

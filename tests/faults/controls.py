@@ -1,0 +1,370 @@
+"""Faults of the two control threads, of source and target, and of what ends them."""
+
+from __future__ import annotations
+
+from faults.fault import Fault
+
+FAULTS = (
+    Fault(
+        "what a target says of its image counts only when its session is opened",
+        "tests/test_exposure.py::test_a_target_without_an_image_exposes_all_before_it_has_a_session",
+        (("mirror_core/driver.py",
+          "        welcome = self._session.open(resumes, stable)\n",
+          "        welcome = self._session.open(resumes, stable)\n"
+          "        self._session.remember(welcome)\n"),),
+    ),
+    Fault(
+        "a source that could not drop what a kill had lost stops in order",
+        "tests/test_ends.py::"
+        "test_a_source_that_could_not_drop_what_was_lost_does_not_stop_in_order",
+        (("mirror_core/driver.py", "        return self._clean\n", "        return True\n"),),
+    ),
+    Fault(
+        "a commit forgets which blocks are in the intermediate (I3)",
+        "tests/test_kill.py::test_a_target_killed_while_both_copies_run_keeps_its_image",
+        (("mirror_core/target.py",
+          'maps={f"{name}/pending": bitmap for name, bitmap in written.items()},', "maps={},"),),
+    ),
+    Fault(
+        "what a comparison of an older cycle finds counts for the next",
+        "tests/test_compare.py",
+        (("mirror_core/target.py", "if sequence <= self._book.current.committed:",
+          "if False:"),),
+    ),
+    Fault(
+        "what was found equal is not made stable while blocks are compared",
+        "tests/test_slow_store.py::"
+        "test_a_comparison_that_loses_its_link_goes_on_where_it_was",
+        (("mirror_core/driver.py", "(not done or self._comparison)", "not done"),),
+    ),
+    Fault(
+        "a target does not ask how patient its source is",
+        "tests/test_promote.py::"
+        "test_a_slow_source_is_connected_for_as_long_as_the_sites_are_patient",
+        (("mirror_core/target.py", "self._config.link_timeout), self._silence)",
+          "self._config.link_timeout), 0.0)"),),
+    ),
+    Fault(
+        "a target believes that a cycle holds all that an abandoned one had written",
+        "tests/test_fuzz.py::test_a_target_answers_every_control_record_in_any_order",
+        (("mirror_core/target.py", "            if not owed <= written[name]:\n",
+          "            assert owed <= written[name]\n            if False:\n"),),
+    ),
+    Fault(
+        "an error that nobody foresaw leaves its cycle under way",
+        "tests/test_injected.py::test_errors_of_the_machine_pass",
+        (("mirror_core/driver.py", "        self._void_cycle(code)\n", ""),),
+    ),
+    Fault(
+        "the machine's errors end a control thread",
+        "tests/test_injected.py::test_errors_of_the_machine_pass",
+        (("mirror_core/guard.py", "if not passes(error) or not wait(pause):", "if True:"),),
+    ),
+    Fault(
+        "what one copy of a source had made stable counts beside another's session (I3)",
+        "tests/test_resume.py::test_a_session_of_another_cycle_voids_what_was_stable",
+        (("mirror_core/target.py", "if stable is None:  # this", "if anew:  # this"),),
+    ),
+    Fault(
+        "a target whose maps are not those of its commit goes on (I1)",
+        "tests/test_injections.py::test_an_exception_at_any_call_leaves_nobody_waiting",
+        (("mirror_core/target.py", "if self._book.current.committed == request.sequence:  #",
+          "if False:  #"),),
+    ),
+    Fault(
+        "what was lost in a first cycle was all written in it (I9)",
+        "tests/test_doubt.py::"
+        "test_a_loss_in_a_first_cycle_may_be_of_what_was_there_before",
+        (("mirror_core/target.py", "self._doubtful_before or (first and self._has_lost())",
+          "self._doubtful_before"),),
+    ),
+    Fault(
+        "a refusal in the middle of a cycle is not told as one",
+        "tests/test_refused.py",
+        (("mirror_core/driver.py", "        if isinstance(error, Refused):  # at once",
+          "        if False:  # at once"),),
+    ),
+    Fault(
+        "what is committed, and not in the target's data yet, is called whole",
+        "tests/test_sync.py",
+        (("mirror_core/driver.py",
+          "return self.hardened, self._hardened_at.wall if self._hardened_at else None",
+          "return self.committed, self.point"),),
+    ),
+    Fault(
+        "what is equal to a seed is owed again after a restart of its target",
+        "tests/test_seed_owed.py",
+        (("mirror_core/target.py", "self._written.owes_less()", "pass"),),
+    ),
+    Fault(
+        "what was owed at a stop in order, and equals a seed, is owed again after a kill",
+        "tests/test_seed_owed.py",
+        (("mirror_core/written.py", "if not book.clean:", "if False:"),),
+    ),
+    Fault(
+        "what a failed flush has lost is found equal while a cache holds it (I9)",
+        "tests/test_lost_flush.py::test_a_comparison_takes_no_cache_for_a_disk simulate:20000",
+        (("mirror_core/target.py", "return self._doubtful_before or self._has_lost()",
+          "return False"),),
+        "compare_trusts_a_cache",
+    ),
+    Fault(
+        "a first cycle goes on with other data than it was begun with (I1)",
+        "tests/test_seed.py::test_what_a_cycle_relies_on_is_what_the_target_holds_then",
+        (("mirror_core/driver.py", "began != (False, welcome.seeded, welcome.blank)",
+          "self._comparable"),),
+    ),
+    Fault(
+        "a cycle of what has changed goes on for a target that gave up its image (I1)",
+        "tests/test_seed.py::test_what_a_cycle_relies_on_is_what_the_target_holds_then",
+        (("mirror_core/driver.py",
+          "self._coarse, self._comparable, self._seeded = False, True, False",
+          "self._coarse, self._comparable, self._seeded = False, False, False"),),
+    ),
+    Fault(
+        "a first copy whose link is lost before anything is stable begins anew",
+        "tests/test_matrix.py::test_all_that_is_slow_gets_on",
+        (("mirror_core/driver.py", "began != (False, welcome.seeded, welcome.blank)",
+          "not welcome.resumed"),),
+    ),
+    Fault(
+        "a source that was killed copies what a failed flush has lost, from the kernel's cache",
+        "tests/test_lost_flush.py::test_a_source_that_was_killed_copies_what_its_disk_holds",
+        (("mirror_core/driver.py", "            self._drop_caches()\n", ""),),
+    ),
+    Fault(
+        "nothing is exposed at a source whose target is refused",
+        "tests/test_went_back.py::test_a_target_that_went_back_is_refused",
+        (("mirror_core/driver.py", "since == flashcopy.SINCE_UNKNOWN or unsure:",
+          "since == flashcopy.SINCE_UNKNOWN:"),),
+    ),
+    Fault(
+        "a refused target that goes away has again what it had lost",
+        "tests/test_went_back.py::test_a_refused_target_that_is_away_holds_no_more_than_before",
+        (("mirror_core/driver.py", "unsure = self._unsure", "unsure = self.refused"),),
+    ),
+    Fault(
+        "a block that was written in part counts as equal to a seed, which is not where it is read",
+        "tests/test_seed.py::test_what_was_written_in_part_is_not_found_equal_to_a_seed",
+        (("mirror_core/target.py", "same and not touches(native.NEXT, *piece)", "same"),),
+    ),
+    Fault(
+        "a source without a session is silent",
+        "tests/test_promote.py::test_a_source_that_flushes_for_long_at_its_start_is_there",
+        (("mirror_core/pulse.py", "                self._beat(session)\n",
+          "                if session:\n                    self._beat(session)\n"),),
+    ),
+    Fault(
+        "a source that was refused is not there",
+        "tests/test_promote.py::test_a_source_that_was_refused_is_there",
+        (("mirror_core/target.py",
+          "                self._note_sign(hello.name, hello.lineage, again_s)\n", ""),),
+    ),
+    Fault(
+        "a source of any history is the one that a promotion parts from",
+        "tests/test_promote.py::test_a_source_that_was_refused_is_there",
+        (("mirror_core/target.py", "if mine and mine.id == lineage:", "if mine:"),),
+    ),
+    Fault(
+        "a target tells no word from a source that says that it is there",
+        "tests/test_promote.py::test_a_source_that_flushes_for_long_at_its_start_is_there",
+        (("mirror_core/status.py", "or _silent(control.knocker())", 'or _silent("")'),),
+    ),
+    Fault(
+        "a source that was never heard was heard when the machine booted",
+        "tests/test_promote.py::test_nobody_is_there_for_a_machine_that_has_just_booted",
+        (("mirror_core/target.py", "wrote = wrote_ns / native.NS if wrote_ns else -math.inf",
+          "wrote = wrote_ns / native.NS"),),
+    ),
+    Fault(
+        "a target that cannot compare says that all is well",
+        "tests/test_status.py::test_a_target_that_cannot_compare_says_so",
+        (("mirror_core/target.py", 'self._note_trouble("compare", text)', "pass"),),
+    ),
+    Fault(
+        "a place of the target that cannot be read ends mirroring",
+        "tests/test_unreadable.py",
+        (("mirror_core/target.py", "            if code in LINK_ERRNOS:\n",
+          "            if code:\n"),),
+    ),
+    Fault(
+        "a target that could not compare once says so for ever",
+        "tests/test_status.py::test_a_target_that_cannot_compare_says_so",
+        (("mirror_core/target.py", '"record", "flush", "compare")', '"record", "flush")'),),
+    ),
+    Fault(
+        "a target that was just started takes a source that it has not heard yet for gone",
+        "tests/test_promote.py::"
+        "test_a_target_that_was_just_started_does_not_know_that_its_source_is_gone",
+        (("mirror_core/target.py", "if self.heard < self._began and left > 0:", "if False:"),),
+    ),
+    Fault(
+        "a target whose record was good says no more that it cannot commit",
+        "tests/test_status.py::test_a_target_says_what_it_cannot_do_until_it_can_do_that",
+        (("mirror_core/target.py", 'self._noting("record", "flush")',
+          'self._noting("record", "flush", "commit")'),),
+    ),
+    Fault(
+        "what another source is told is said of the one that is connected",
+        "tests/test_status.py::test_what_another_source_was_told_does_not_outlive_the_right_one",
+        (("mirror_core/target.py", "if not self.connected():\n                self.refusal",
+          "if True:\n                self.refusal"),),
+    ),
+    Fault(
+        "a source that makes a pause, as its target cannot do what it asks, is taken for gone",
+        "tests/test_status.py::test_a_target_says_what_it_cannot_do_until_it_can_do_that",
+        (("mirror_core/target.py", "if self.trouble or (self.failure", "if (self.failure"),),
+    ),
+    Fault(
+        "what follows the first commit of a seeded target is compared for nothing",
+        "tests/test_seed.py::test_only_what_differs_from_a_seed_is_sent",
+        (("mirror_core/driver.py",
+          "self._coarse, self._comparable, self._seeded = False, True, False",
+          "self._coarse, self._comparable = False, True"),),
+    ),
+    Fault(
+        "a commit may have any sequence",
+        "tests/test_went_back.py::test_a_number_of_the_peer_ends_no_target",
+        (("mirror_core/target.py",
+          "if request.sequence - mine.committed > limits.SEQUENCE_STEP_MAX:", "if False:"),),
+    ),
+    Fault(
+        "writes are held again right after a freeze that was missed",
+        "tests/test_holds.py::test_a_slow_write_holds_up_others_for_one_freeze_at_a_time",
+        (("mirror_core/driver.py", "if now < self._freeze_at:", "if False:"),),
+    ),
+    Fault(
+        "how long writes were held for a freeze that was missed is not counted",
+        "tests/test_holds.py::test_a_slow_write_holds_up_others_for_one_freeze_at_a_time",
+        (("mirror_core/driver.py", "            self._journal.held(self._held)\n"
+          "            self._journal.missed_freeze()\n",
+          "            self._journal.missed_freeze()\n"),),
+    ),
+    Fault(
+        "the reason of a missed consistency point goes with the next look at the peer",
+        "tests/test_holds.py::test_a_missed_point_is_said_until_one_is_made",
+        (("mirror_core/driver.py", "            self._stuck = outcome.reason\n"
+          "            self._say(outcome.reason)\n", "            self._say(outcome.reason)\n"),),
+    ),
+    Fault(
+        "a missed consistency point is tried again when the interval is over",
+        "tests/test_holds.py::test_a_missed_point_is_said_until_one_is_made",
+        (("mirror_core/driver.py", "self._holds.rest_s\n"
+          '        self._last_begin = float("-inf")\n', "self._holds.rest_s\n"),),
+    ),
+    Fault(
+        "an own store that is silent is taken for the link",
+        "tests/test_holds.py::test_an_own_store_that_is_silent_is_not_taken_for_the_link",
+        (("mirror_core/driver.py", "                self._stuck = outcome.reason\n",
+          "                lost = outcome.code in LINK_ERRNOS\n"
+          "                self._stuck = None if lost else outcome.reason\n"),),
+    ),
+    Fault(
+        "a resume comes in between the ledger and the halt of a pause",
+        "tests/test_stalled_thread.py::test_what_a_pause_holds_a_resume_lets_go",
+        (("mirror_core/driver.py", "        with self._pausing:\n"
+          "            self._book.update(paused=True)\n",
+          "        if True:\n            self._book.update(paused=True)\n"),),
+    ),
+    Fault(
+        "a source that waits for its own store is silent",
+        "tests/test_pulse.py::test_a_source_is_heard_while_its_own_store_flushes",
+        (("mirror_core/driver.py", "        self._pulse.start()\n", ""),),
+    ),
+    Fault(
+        "an error that the target answers with is taken for the link's by its errno",
+        "tests/test_holds.py::test_a_target_that_answers_with_an_error_is_not_taken_for_a_lost_link",
+        (("mirror_core/driver.py", " and not isinstance(error, Answered)\n", "\n"),),
+    ),
+    Fault(
+        "a source that ends waits for its target as long as ever",
+        "tests/test_ends.py::test_a_stop_does_not_wait_for_a_silent_target",
+        (("mirror_core/driver.py", "            self.changed.notify_all()\n"
+          "        self._copier.hang_up(errno.ESHUTDOWN)\n",
+          "            self.changed.notify_all()\n"),),
+    ),
+    Fault(
+        "a commit without a flush of the intermediate (I3)",
+        "simulate:10000",
+        (("mirror_core/target.py", "                member.native.flush_front()\n",
+          "                flush.wanted[0] == 'commit' or member.native.flush_front()\n"),),
+        "commit_without_flush",
+    ),
+    Fault(
+        "what is not flushed counts as stable, and is not sent again (I9)",
+        "simulate:10000",
+        (("mirror_core/target.py", "                member.native.flush_front()\n",
+          "                flush.wanted[0] == 'stable' or member.native.flush_front()\n"),),
+        "stable_without_flush",
+    ),
+    Fault(
+        "a target that does not know what was stable gets only what was not (I9)",
+        "simulate:20000",
+        (("mirror_core/driver.py",
+          "        if not welcome.resumed:\n            self._copier.forget_stable()\n", ""),),
+        "stable_not_forgotten",
+    ),
+    Fault(
+        "a target becomes a source while blocks of its image are in the intermediate only",
+        "simulate:10000",
+        (("mirror_core/target.py",
+          "        hardened = self.wait_hardened(wait_s)\n",
+          "        hardened = True\n"),
+         ("mirror_core/promotion.py", "book.whole and book.hardened == book.committed",
+          "book.whole")),
+        "promoted_too_early",
+    ),
+    Fault(
+        "a handshake that comes again opens its session again (I8)",
+        "simulate:10000",
+        (("mirror_core/target.py", "            self._refuse_twice(hello.session)\n", ""),),
+        "handshake_twice",
+    ),
+    Fault(
+        "what is sent because the target has no image is not in the intent log (I4)",
+        "simulate:10000",
+        (("mirror_core/driver.py", "                member.native.heat_all()\n",
+          "                pass\n"),),
+        "marked_not_heated",
+    ),
+    Fault(
+        "commits of an older session are taken (I8)",
+        "simulate:20000",
+        (("mirror_core/target.py", "if not session or session != self.session:", "if False:"),),
+        "late_commits",
+    ),
+    Fault(
+        "a sequence is used before it is on the disk (I3)",
+        "simulate:10000",
+        (("mirror_core/driver.py",
+          "self._book.update(begun=sequence, begun_token=self._platform.token())",
+          "self._book.current = replace(\n"
+          "            self._book.current, begun=sequence, begun_token=self._platform.token())"),),
+        "begun_not_durable",
+    ),
+    Fault(
+        "at a target's stop a flush that succeeds counts for what one that failed had covered (I9)",
+        "simulate:10000",
+        (("mirror_core/target.py",
+          "            self._copier.retry()  # of a failed flush",
+          "            self._copier.harden_end()\n            self._copier.harden_begin()\n"
+          "            self._copier.harden_end()\n"
+          "            self._copier.retry()  # of a failed flush"),),
+        "failed_flush_believed",
+    ),
+    Fault(
+        "a control thread ends by an exception, and nobody is told",
+        "simulate:20000",
+        (("mirror_core/guard.py", "            try:\n                give_up(error)\n",
+          "            return\n            try:\n                give_up(error)\n"),),
+        "thrown_is_the_end",
+    ),
+    Fault(
+        "a commit that is recorded and whose maps do not stand yet is hardened with those of the "
+        "one before (I2)",
+        "simulate:20000",
+        (("mirror_core/target.py", "self.hardened >= self._pending_of",
+          "self.hardened >= self._book.current.committed"),),
+        "hardened_by_the_ledger",
+    ),
+)  # fmt: skip

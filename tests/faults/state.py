@@ -1,0 +1,123 @@
+"""Faults of the state folder: ledger, logs beside it, and the maps that outlive a kill."""
+
+from __future__ import annotations
+
+from faults.fault import Fault
+
+FAULTS = (
+    Fault(
+        "a log whose cut was not flushed is written into",
+        "tests/test_written.py::test_a_log_that_cannot_be_forgotten_twice_is_no_damaged_one",
+        (("mirror_core/runlog.py", "            self._platform.ftruncate(self._fd, 1)\n",
+          '            durable.write(self._fd, b"\\0", 0, self._platform)\n'),),
+    ),
+    Fault(
+        "the name of a new state folder is not durable",
+        "tests/test_ledger.py::test_a_state_folder_does_not_vanish_with_the_power",
+        (("mirror_core/durable.py", "    for one in (folder, *missing):\n",
+          "    for one in missing:\n"),),
+    ),
+    Fault(
+        "a cut of a log whose flush failed is believed when it is flushed again",
+        "tests/test_written.py::test_a_log_that_could_not_be_forgotten_is_when_it_is_said",
+        (("mirror_core/runlog.py", "        self._may_be_whole = True\n", ""),),
+    ),
+    Fault(
+        "hardenings are not logged: a stale bit in pending2 (I2)",
+        "tests/test_kill.py::test_a_target_killed_while_both_copies_run_keeps_its_image "
+        "simulate:20000",
+        (("mirror_core/runlog.py", "        if history != self._history:\n",
+          "        return\n        if history != self._history:\n"),),
+        "stale_pending",
+    ),
+    Fault(
+        "maps of an older run, another boot, or not whole count",
+        "tests/test_maps.py",
+        (("mirror_core/mapfile.py", "if len(page) < _PAGE or page[:_COMMIT_AT] != head:",
+          "if not page:"),),
+    ),
+    Fault(
+        "maps that have forgotten a commit count with a ledger of before it (I7)",
+        "tests/test_went_back.py::test_maps_in_memory_do_not_count_for_an_older_state "
+        "simulate:20000:goes_back,clone,promote,run_on",
+        (("mirror_core/mapfile.py", "_COMMIT.pack(book.committed, book.committed_token.encode())",
+          "_COMMIT.pack(0, b\"\")"),),
+        "maps_of_any_commit",
+    ),
+    Fault(
+        "the checksum of a ledger is not looked at (I7)",
+        "tests/test_fuzz.py::test_a_damaged_ledger_is_never_taken_for_another",
+        (("mirror_core/ledger.py", "hashlib.sha256(payload).hexdigest() != words[2] or ", ""),),
+    ),
+    Fault(
+        "the checksum of a record of hardenings is not looked at (I7)",
+        "tests/test_fuzz.py::test_a_damaged_log_of_hardenings_gives_a_prefix_or_is_refused",
+        (("mirror_core/runlog.py", "return body if zlib.crc32(head + body) == crc else None",
+          "return body if crc or zlib.crc32(head + body) == crc else None"),),
+    ),
+    Fault(
+        "a record of hardenings that is gone is not missed (I7)",
+        "tests/test_fuzz.py::test_a_damaged_log_of_hardenings_gives_a_prefix_or_is_refused",
+        (("mirror_core/runlog.py", "later = data.find(_MAGIC, at)\n",
+          "later = data.find(_MAGIC, at + 1)\n"),),
+    ),
+    Fault(
+        "the size in the head of an intent log is not looked at (I7)",
+        "tests/test_fuzz.py::"
+        "test_a_damaged_intent_log_makes_all_hot_or_its_regions_are_of_the_volume",
+        (("mirror_core/intent.py", "data[:_PAGE] != head", "data[:16] != head[:16]"),),
+    ),
+    Fault(
+        "what is stable counts for any site and lineage (I7)",
+        "tests/test_written.py::test_a_record_of_another_history_counts_for_nothing",
+        (("mirror_core/written.py", "return ours and history.sequence > book.committed",
+          "return bool(ours or True) and history.sequence > book.committed"),),
+    ),
+    Fault(
+        "a log that is begun anew may have older records of its cycle behind it",
+        "tests/test_written.py::test_a_log_that_is_begun_anew_has_nothing_behind_it",
+        (("mirror_core/runlog.py", "if history == self._history or self._may_be_whole:",
+          "if self._may_be_whole:"),),
+    ),
+    Fault(
+        "a rename that reports an error was not done",
+        "tests/test_ledger.py::test_a_rename_that_was_done_counts_whatever_it_reports",
+        (("mirror_core/durable.py", "undone = platform.exists(fresh)", "undone = True"),),
+    ),
+    Fault(
+        "what an older cycle made stable counts as written by this one (I3)",
+        "simulate:10000",
+        (("mirror_core/written.py", "if same and found.serial >= serial else None",
+          "if sequence else None"),),
+        "stable_of_any_cycle",
+    ),
+    Fault(
+        "the ledger is renamed over the old one before its bytes are on the disk",
+        "simulate:10000",
+        (("mirror_core/durable.py", "            platform.fsync(fd)\n", ""),),
+        "ledger_not_synced",
+    ),
+    Fault(
+        "a commit is acknowledged while the new ledger's name is not on the disk",
+        "simulate:10000",
+        (("mirror_core/durable.py", "    try:\n        platform.fsync(fd)\n",
+          "    try:\n        pass\n"),),
+        "folder_not_synced",
+    ),
+    Fault(
+        "a hardening's record is not synced before writers go on (I2)",
+        "simulate:20000",
+        (("mirror_core/runlog.py",
+          "        self._platform.fdatasync(self._fd)\n        self._may_be_whole = False\n"
+          "        self._serial += 1\n",
+          "        self._may_be_whole = False\n        self._serial += 1\n"),),
+        "log_not_synced",
+    ),
+    Fault(
+        "a restart takes the ledger's pending map without the log of hardenings (I1)",
+        "simulate:10000",
+        (("mirror_core/hardlog.py", 'if not any(key.endswith("/pending") for key in book.maps):',
+          "if True:"),),
+        "recovery_forgets_log",
+    ),
+)  # fmt: skip

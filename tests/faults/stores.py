@@ -1,0 +1,390 @@
+"""Faults of stores and their servers: requests, flushes, losses, which store it is."""
+
+from __future__ import annotations
+
+from faults.fault import Fault
+
+FAULTS = (
+    Fault(
+        "a good write elsewhere hides one that failed",
+        "tests/test_failed_writes.py::test_a_source_whose_data_store_is_full_says_that_writes_fail "
+        "native:request",
+        (("native/request.c", "if (op->offset <= at && at - op->offset < op->length)", "if (1)"),),
+    ),
+    Fault(
+        "a target does not tell of what its source could not write",
+        "tests/test_failed_writes.py::"
+        "test_a_target_whose_intermediate_is_full_says_so_until_it_is_written",
+        (("mirror_core/target.py", "            if found.write_error and found.write_errors >",
+          "            if False and found.write_errors >"),),
+    ),
+    Fault(
+        "a write counts on the anchor of before its connection was found to have ended",
+        "native:lost",
+        (("native/store.c", "if (!p || !number || atomic_load (&s->anchored) == *number)",
+          "if (1)"),),
+    ),
+    Fault(
+        "an anchor that has ended is given up after the look at what is not flushed",
+        "native:order_store",
+        (("native/flush.c",
+          "  atomic_store (&s->anchored, 0); /* before `writes` is read: fm_store_written */\n",
+          ""),
+         ("native/flush.c", "  fm_pool_drop (s);\n}\n",
+          "  atomic_store (&s->anchored, 0);\n  fm_pool_drop (s);\n}\n")),
+    ),
+    Fault(
+        "a write is counted after the look at its anchor",
+        "native:order_store",
+        (("native/flush.c", "  atomic_fetch_add (&s->writes, 1);\n  if (rc == 0 && fm_store_is",
+          "  if (rc == 0 && fm_store_is"),
+         ("native/flush.c", "    fm_store_lose (s);\n}\n\nint\nfm_store_flush",
+          "    fm_store_lose (s);\n  atomic_fetch_add (&s->writes, 1);\n}\n\n"
+          "int\nfm_store_flush")),
+    ),
+    Fault(
+        "only the first connection to a server is asked what it can do",
+        "native:nbd",
+        (("native/store_nbd.c", "if (rc == 0 && (rc = examine_again (p->store, h)) < 0)",
+          "if (0 && (rc = examine_again (p->store, h)) < 0)"),),
+    ),
+    Fault(
+        "a flush of much has no more time than one of little",
+        "native:slow",
+        (("native/store.c", "fm_now_ns () + left * FM_FLUSH_BYTE_NS", "fm_now_ns () + 0 * left"),),
+    ),
+    Fault(
+        "zeroes in a server's cache are not counted as bytes to be flushed",
+        "native:slow",
+        (("native/store.c", "(op->kind == FM_WRITE || op->kind == FM_ZERO) && rc",
+          "op->kind == FM_WRITE && rc"),),
+    ),
+    Fault(
+        "the room for requests is shared by all stores, and none has its own",
+        "native:room",
+        (("native/room.c", "if (!own || *own)", "if (own || !own)"),),
+    ),
+    Fault(
+        "the background has as many buffers as ever, however long its pieces are",
+        "native:room",
+        (("native/room.h", "#define FM_PIECE_BULK (2 * FM_MIB)",
+          "#define FM_PIECE_BULK (32 * FM_MIB)"),
+         ("native/lane.c", "l->nslots = nslots > FM_ROOM_BULK / l->piece ?",
+          "l->nslots = 0 ?")),
+    ),
+    Fault(
+        "after a kill nobody is told that a restarted server has lost writes",
+        "tests/test_server_instance.py::test_a_kill_while_the_server_is_restarted_is_told",
+        (("mirror_core/server_instance.py", "                volume.lose_front()\n", ""),),
+    ),
+    Fault(
+        "a socket whose name is no text hides every server",
+        "tests/test_server_instance.py::test_a_socket_of_somebody_s_with_any_name_is_no_matter",
+        (("mirror_core/server_instance.py", '.read_bytes().split(b"\\n"))',
+          '.read_text().encode().split(b"\\n"))'),),
+    ),
+    Fault(
+        "a server that lost writes is recorded as known before anybody was told",
+        "tests/test_server_instance.py::test_what_nobody_has_heard_of_survives_another_kill",
+        (("mirror_core/server_instance.py",
+          "                self._doubt(name)\n        if self._volumes",
+          "        if self._volumes"),),
+    ),
+    Fault(
+        "a kill forgets a loss that only the mirroring has met",
+        "tests/test_lost_flush.py::test_no_end_hides_a_loss_from_a_client",
+        (("mirror_core/server_instance.py",
+          "            if due or name in self._busy:\n",
+          "            if name in self._busy:\n"),),
+    ),
+    Fault(
+        "a loss is looked for once, at the start",
+        "tests/test_lost_flush.py::"
+        "test_a_kill_hides_no_loss_that_is_met_while_the_control_waits",
+        (("mirror_core/server_instance.py", "        while not is_over(limits.LOSS_LOOK_S):\n",
+          "        if not is_over(limits.LOSS_LOOK_S):\n"),),
+    ),
+    Fault(
+        "who looks at a server waits until its flush has ended",
+        "native:lost",
+        (("native/flush.c", "  if (!try_hold_flush (s, &came))\n    return -EBUSY;\n",
+          "  hold_flush (s, UINT64_MAX, &came);\n"),),
+    ),
+    Fault(
+        "a server that was in a flush is not looked at again",
+        "tests/test_loss_record.py::test_a_server_in_a_flush_is_looked_at_later",
+        (("mirror_core/server_instance.py", "            self._busy.add(name)\n", ""),),
+    ),
+    Fault(
+        "a record of servers that could not be written is not tried again",
+        "tests/test_loss_record.py::test_a_server_that_could_not_be_recorded_is_later",
+        (("mirror_core/server_instance.py", "if self._recorded is None:", "if False:"),),
+    ),
+    Fault(
+        "a record stands that says that a server is known which has lost something",
+        "tests/test_loss_record.py::"
+        "test_a_loss_that_cannot_be_recorded_leaves_no_server_known",
+        (("mirror_core/server_instance.py", "if self._asserted - known:", "if False:"),),
+    ),
+    Fault(
+        "a record of which nobody knows whether it stands says nothing",
+        "tests/test_loss_record.py::"
+        "test_a_loss_that_cannot_be_recorded_leaves_no_server_known",
+        (("mirror_core/server_instance.py", "            self._asserted |= known\n", ""),),
+    ),
+    Fault(
+        "a stop that cannot record a loss forgets those before",
+        "tests/test_loss_record.py::test_a_stop_whose_record_fails_forgets_no_loss",
+        (("mirror_core/server_instance.py", "if self._asserted - known:", "if True:"),),
+    ),
+    Fault(
+        "a start that fails forgets what it was to tell",
+        "tests/test_server_instance.py::test_a_loss_of_a_file_survives_a_start_that_fails",
+        (("mirror_core/server_instance.py", 'run in (record["run"], record.get("follows"))',
+          'run == record["run"]'),),
+    ),
+    Fault(
+        "an adoption forgets whom a loss is to be told",
+        "tests/test_adopt.py::test_an_adoption_forgets_no_loss",
+        (("mirror_core/server_instance.py", '"run": run, "follows": before}', '"run": before}'),),
+    ),
+    Fault(
+        "that a flush of a file's has failed is forgotten with a kill",
+        "tests/test_server_instance.py::"
+        "test_what_a_client_has_heard_of_a_file_is_told_to_others_after_a_kill",
+        (("mirror_core/server_instance.py",
+          "                self._trust(name, volume)\n            self._record()\n",
+          "                self._trust(name, volume)\n"),),
+    ),
+    Fault(
+        "who comes back is not told of a loss of which somebody else has heard",
+        "native:lost simulate:10000",
+        (("native/news.c", "return fm_now_ns () < since", "return 0 && fm_now_ns () < since"),),
+        "NOT_TOLD_AGAIN",
+    ),
+    Fault(
+        "a server is recorded as known while somebody may come back who was not told",
+        "tests/test_server_instance.py::test_a_stranger_hears_for_nobody_else",
+        (("mirror_core/server_instance.py", "if failed or volume.news_is_due():", "if failed:"),
+         ("mirror_core/server_instance.py", "if not volume.news_is_due():", "if True:")),
+    ),
+    Fault(
+        "a file whose ports are in use is taken for a silent server",
+        "native:pool",
+        (("native/pool.c", "if (!fm_store_is_server (s))", "if (0)"),),
+    ),
+    Fault(
+        "an orderly stop forgets the loss that a client has not heard of",
+        "tests/test_lost_flush.py::test_no_end_hides_a_loss_from_a_client",
+        (("mirror_core/server_instance.py", 'lost = name in before.get("untold", ())',
+          "lost = False"),),
+    ),
+    Fault(
+        "who came shortly before a loss and leaves is forgotten",
+        "native:lost",
+        (("native/news.c", "(was_there || now >=", "((was_there && 0) || now >="),),
+    ),
+    Fault(
+        "a kill forgets what the process before was to tell of a file",
+        "tests/test_server_instance.py::test_a_loss_of_a_file_survives_a_kill",
+        (("mirror_core/server_instance.py", "if self._volumes or self._untold:",
+          "if self._volumes:"),),
+    ),
+    Fault(
+        "a stop is in order while a server may still do a write that was given up",
+        "tests/test_lost_store.py::test_a_stop_with_a_late_write_is_none_in_order",
+        (("mirror_core/stores.py", "if not self.store.is_settled():", "if False:"),),
+    ),
+    Fault(
+        "who cannot look for the connections takes them all for ended",
+        "native:callers",
+        (("native/callers.c", "    return -errno;\n", "    return 0;\n"),),
+    ),
+    Fault(
+        "a write does not wait for a late one of an older connection",
+        "native:lost",
+        (("native/store_nbd.c", "op->kind == FM_ZERO) && !fm_late_settled (p->store)",
+          "op->kind == FM_ZERO) && 0"),),
+    ),
+    Fault(
+        "a server flushes for a write with FUA, and others flush meanwhile",
+        "native:order_store",
+        (("native/store.c", "if (durable && !fm_store_is_server (s)) {", "if (durable) {"),),
+    ),
+    Fault(
+        "a write with FUA at a server is durable without a flush",
+        "native:order_store",
+        (("native/store.c", "return rc == 0 && durable ? 1 : rc;", "return rc;"),),
+    ),
+    Fault(
+        "two writes with FUA to a file ask on one descriptor at once",
+        "native:lost",
+        (("native/store_file.c", "fd = s->fua[--s->fua_free];", "fd = s->fua[s->fua_free - 1];"),
+         ("native/store_file.c", "  if (keep)\n", "  if (keep && !s->fua_free)\n")),
+    ),
+    Fault(
+        "a write with FUA to a file hears of what was lost and told before it",
+        "native:lost",
+        (("native/store_file.c", "  s->fua_free = 0;\n", "  n = 0;\n"),),
+    ),
+    Fault(
+        "a descriptor that was in use when an error was told is kept",
+        "native:lost",
+        (("native/store_file.c", "bool keep = told == s->told;", "bool keep = told <= s->told;"),),
+    ),
+    Fault(
+        "who waits for a flush waits for his own, though another's has covered him",
+        "native:durable",
+        (("native/flush.c", "while (s->flush_held && !is_done (s, wanted))",
+          "while (s->flush_held)"),),
+    ),
+    Fault(
+        "each who waits for a silent server tries it himself",
+        "native:durable",
+        (("native/flush.c", "came <= s->failed_for ? s->failed_rc : open_anchor (s)",
+          "open_anchor (s)"),
+         ("native/flush.c", "else if (came <= s->failed_for)", "else if (0)")),
+    ),
+    Fault(
+        "what was written while a flush was under way counts as covered by it",
+        "native:order_store",
+        (("native/flush.c", "  uint64_t covers = atomic_load (&s->writes);\n", ""),
+         ("native/flush.c", "atomic_store (&s->covered, covers);",
+          "atomic_store (&s->covered, atomic_load (&s->writes));")),
+    ),
+    Fault(
+        "a write that was not sent to a server counts as one to be flushed",
+        "native:durable",
+        (("native/store.c", "  if (!op->refused)\n", ""),),
+    ),
+    Fault(
+        "a zero of which a part was done counts as one that was not sent",
+        "native:durable",
+        (("native/parts.c", "    t->op.refused = false; /* the part before it was done */\n", ""),),
+    ),
+    Fault(
+        "a zero with FUA is not flushed to a file's disk",
+        "native:store",
+        (("native/store_file.c", "return rc == 0 && (flags & FM_FUA) ? file_flush (fd) : rc;",
+          "return rc;"),),
+    ),
+    Fault(
+        "what a write with FUA to a file hears of a device's cache is kept from the others",
+        "native:lost",
+        (("native/store_file.c", "if (file_do (s->fd, &again) == 0)",
+          "if (file_do (s->fd, &again) == 1)"),),
+    ),
+    Fault(
+        "what a device shows and has lost is copied, and not written back (I9)",
+        "tests/test_losing_disk.py::test_what_a_device_has_lost_is_not_copied_from_its_cache",
+        (("native/volume.c", "v[i]->restores = !v[i]->strict && lost",
+          "v[i]->restores = !v[i]->strict && fm_store_is_server (v[i]->front) && lost"),),
+    ),
+    Fault(
+        "of two connections that have ended, only the first that is lent is looked at",
+        "native:pool",
+        (("native/pool.c", "  } while (since < until);\n",
+          "  } while (0);\n  if (s)\n    return wait_for_one (s, since, rc);\n"),),
+    ),
+    Fault(
+        "who has waited long for a connection that has ended is lent no other one",
+        "native:pool",
+        (("native/pool.c", "uint64_t since = fm_now_ns (), until = 0;",
+          "uint64_t since = fm_now_ns (), until = since + s->timeout_ns;"),),
+    ),
+    Fault(
+        "who finds no free connection to a server opens another, however long that hangs",
+        "native:pool",
+        (("native/pool.c", "else if (s->npool == 0) {", "else if (!s->idle) {"),),
+    ),
+    Fault(
+        "a store is asked for 64 MiB at once, whatever it has shown",
+        "native:zero",
+        (("native/parts.c", "? fm_pace_piece (&s->pace[kind])", "? FM_PACE_MOST"),),
+    ),
+    Fault(
+        "bytes that the other side takes are no movement",
+        "native:slow",
+        (("native/store_nbd.c", "  .drains = nbd_drains,\n", ""),
+         ("native/store_nbd.c", "static bool\nnbd_drains",
+          "bool nbd_drains (struct fm_port *);\nbool\nnbd_drains")),
+    ),
+    Fault(
+        "a server that went with unflushed writes is just connected to again (I9)",
+        "native:lost",
+        (("native/flush.c", "  if (atomic_load (&s->writes) > atomic_load (&s->covered))\n"
+          "    fm_store_lose (s);\n", ""),),
+    ),
+    Fault(
+        "only who asks first hears of a failed flush (I9)",
+        "native:lost",
+        (("native/flush.c", "return rc == 0 && lost != known ? -EIO : rc;",
+          "return rc + 0 * (int)(lost - known);"),),
+    ),
+    Fault(
+        "what was given up may come later",
+        "native:lost",
+        (("native/late.c", "  if (atomic_load (&s->nlate) == 0)\n    return true;\n",
+          "  return true;\n"),),
+        "LATE_WRITES",
+    ),
+    Fault(
+        "a store that holds other bytes than its site's stop has left is taken (I7)",
+        "tests/test_store_back.py::test_a_store_alone_that_went_back_is_refused_after_a_stop",
+        (("mirror_core/stores.py", "opened.fingerprint(size) != record.fingerprint", "False"),),
+    ),
+    Fault(
+        "a record of servers counts for any site and run",
+        "tests/test_server_instance.py::test_a_record_of_servers_counts_for_its_site_and_run",
+        (("mirror_core/server_instance.py", 'and record["site"] == site', ""),
+         ("mirror_core/server_instance.py",
+          'if run and fits and run in (record["run"], record.get("follows")) and shaped:',
+          "if run and fits and shaped:")),
+    ),
+    Fault(
+        "a server that was adopted has lost nothing before (I9)",
+        "tests/test_doubt.py::test_a_server_that_was_adopted_is_in_doubt",
+        (("mirror_core/adoption.py",
+          'if place.part == "intermediate" and not one.cached_here:', "if False:"),),
+    ),
+    Fault(
+        "a device is taken for its number alone (I7)",
+        "tests/test_identity.py::test_a_killed_site_on_numbers_alone_is_refused_after_a_reboot",
+        (("mirror_core/identity.py",
+          "exact = bool(known.instance) and known.instance == found.instance", "exact = True"),),
+    ),
+    Fault(
+        "a file is taken for its inode number alone, without its mark (I7)",
+        "tests/test_identity.py::test_a_file_that_was_given_the_inode_number_is_not_taken_after_a_kill",
+        (("mirror_core/identity.py", "exact = marked or known.instance != MARKED",
+          "exact = True"),),
+    ),
+    Fault(
+        "what a disk has refused counts at the second start, which reads a cache (I9)",
+        "tests/test_identity.py::test_what_a_disk_has_refused_never_counts",
+        (("mirror_core/stores.py",
+          "            with contextlib.suppress(OSError):\n                self.drop_cache()\n",
+          ""),),
+    ),
+    Fault(
+        "one of a device's lasting identities is enough (I7)",
+        "tests/test_identity.py::test_judge",
+        (("mirror_core/identity.py", "if all(before[k] == now[k] for k in shared)",
+          "if any(before[k] == now[k] for k in shared)"),),
+    ),
+    Fault(
+        "of an adopted source only what was hot is compared (I4)",
+        "tests/test_adopt.py::test_everything_in_an_adopted_source_reaches_the_target",
+        (("mirror_core/adoption.py", "opened.log.heat_all()\n", "pass\n"),),
+    ),
+    Fault(
+        "of an adopted source the maps in memory count (I4)",
+        "tests/test_adopt.py::test_everything_in_an_adopted_source_reaches_the_target",
+        (("mirror_core/adoption.py", 'replace(book, clean=False, run=run, maps={})', "book"),),
+    ),
+    Fault(
+        "an adopted target keeps an image that is not known to be whole (I7)",
+        "tests/test_adopt.py::test_a_target_with_another_store_gives_its_image_up",
+        (("mirror_core/adoption.py", "book = resync.give_up(book)", "pass"),),
+    ),
+)  # fmt: skip

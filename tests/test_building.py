@@ -1,0 +1,87 @@
+"""What a newcomer meets first: the packages that are asked for, who may run `make demo`, and a
+checkout that was moved."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from handmade import as_somebody_else
+
+ROOT = Path(__file__).parents[1]
+
+
+def checkout(folder: Path) -> Path:
+    """What `make` reads before it builds, where anybody may read it and nothing is built."""
+    (folder / "scripts").mkdir(parents=True)
+    shutil.copy(ROOT / "Makefile", folder)
+    shutil.copy(ROOT / "scripts" / "need-packages", folder / "scripts")
+    for one in (folder, *folder.parents[:1], *folder.rglob("*")):
+        one.chmod(0o755)
+    return folder
+
+
+def said(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """What a user who is not root is told."""
+    command = [*as_somebody_else(), *words]
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def provided() -> set[str]:
+    """The virtual packages of this machine: an installed package provides them, none is them."""
+    text = subprocess.run(
+        ["dpkg-query", "-W", "-f", "${Package}\t${db:Status-Status}\t${Provides}\n"],
+        check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    rows = [row.split("\t") for row in text.splitlines()]
+    lists = [row[2] for row in rows if row[1] == "installed" and row[2]]
+    names = {re.sub(r"\(.*", "", name).strip() for one in lists for name in one.split(",")}
+    return names - {row[0] for row in rows if row[1] == "installed"}
+
+
+def test_a_virtual_package_is_there_if_another_one_provides_it(scratch: Path) -> None:
+    """Of all that this machine's packages provide nothing is asked for; what is missing is named,
+    in one line that installs it."""
+    folder, virtual = checkout(scratch / "c"), sorted(provided())
+    assert virtual, "a Debian has virtual packages (awk, for one)"
+    done = said(folder, "scripts/need-packages", "dpkg", *virtual)
+    assert (done.returncode, done.stderr) == (0, "")
+    done = said(folder, "scripts/need-packages", virtual[0], "no-such-package", "dpkg")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "missing packages: run 'sudo apt-get install no-such-package', then try again\n"
+    )
+
+
+def test_what_is_missing_is_said_before_anything_is_built(scratch: Path) -> None:
+    """`make demo` says at once that it needs root, and `make test` names all packages that are
+    missing in one line, before the build, which takes a minute."""
+    folder = checkout(scratch / "c")
+    words = ("make", "PYTHON=false", "RUN_PACKAGES=no-such-one")
+    if os.geteuid() == 0:  # or `as_somebody_else` needs no help to be somebody else
+        folder.chmod(0o777)
+    done = said(folder, *words, "demo")
+    assert done.stderr.splitlines()[0] == (
+        "make demo: mounts a file system, which needs root: run 'sudo make demo'"
+    )
+    done = said(folder, *words, "test", "TEST_PACKAGES=no-such-two")
+    line = "run 'sudo apt-get install no-such-one no-such-two'"
+    assert done.returncode and line in done.stderr.splitlines()[0], done.stderr
+    assert not (folder / ".venv").exists()
+
+
+def test_a_moved_checkout_is_built_again(scratch: Path) -> None:
+    """A virtual environment holds the path of its folder in every script: in another one `make
+    build` has something to do."""
+    here = checkout(scratch / "here")
+    (here / ".venv").mkdir()
+    (here / ".venv" / ".built").write_text(f"{here}\n")
+    query = ["make", "--question", "build"]
+    assert subprocess.run(query, cwd=here, check=False).returncode == 0
+    moved = here.rename(scratch / "moved")
+    assert subprocess.run(query, cwd=moved, check=False).returncode == 1

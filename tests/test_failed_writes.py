@@ -1,0 +1,102 @@
+"""A write that a store refuses is told by the site whose store it is, for as long as it is so."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import direct
+import pytest
+from handmade import MIB, Handmade, MountedDisk, ServedDisk
+from nbd_client import NbdError
+
+from mirror_core import timeouts
+
+SIZE = 4 * MIB
+LINK_TIMEOUT_S = 0.5
+KINDS = ["served"] if os.geteuid() else ["served", "mounted"]  # mount(2) is for root
+Disk = MountedDisk | ServedDisk
+
+
+@pytest.fixture(params=KINDS)
+def disk(request: pytest.FixtureRequest, scratch: Path) -> Iterator[Disk]:
+    """A disk that can be filled: an NBD server that says so, or a small file system."""
+    mounted = request.param == "mounted"
+    one = MountedDisk(scratch / "disk", 6 * MIB) if mounted else ServedDisk(scratch / "disk")
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def pair(scratch: Path) -> Iterator[Handmade]:
+    """Two sites that are not patient; the test says where a store is, and creates them."""
+    one = Handmade(scratch / "pair", SIZE, f'link_timeout = "{LINK_TIMEOUT_S}s"')
+    yield one
+    one.kill()
+
+
+def test_a_target_whose_intermediate_is_full_says_so_until_it_is_written(
+    pair: Handmade, disk: Disk
+) -> None:
+    """Status and log name the store, from one try of its source to the next; the source, which is
+    there, is not taken for gone; and it ends by itself."""
+    pair.stores["west", "intermediate"] = store = disk.store(SIZE)
+    pair.create()
+    pair.start()
+    with pair.client() as client:
+        client.write(0, b"before" * 1000)
+        direct.sync(pair)
+        disk.fill()
+        for at in range(0, SIZE, MIB):
+            client.write(at, os.urandom(MIB))
+    trouble = f"intermediate store {store}: volume disk: No space left on device: free some space"
+    direct.wait_for(lambda: trouble in (direct.status(pair, "west")["reason"] or ""), trouble)
+    until = time.monotonic() + 2 * timeouts.asks_again_s(timeouts.silence_s(LINK_TIMEOUT_S))
+
+    def still() -> bool:
+        found = direct.status(pair, "west")
+        assert found["state"] == "degraded" and trouble in (found["reason"] or ""), found
+        assert found["peer"]["state"] == "connected", found["peer"]
+        assert found["volumes"][0]["write_error"] == "No space left on device"
+        return time.monotonic() > until
+
+    direct.wait_for(still, "a few tries of the source", 60)
+    assert pair.log("west").count(trouble) == 1
+    disk.empty()
+    direct.wait_status(pair, "west", state="mirroring", reason=None)
+    direct.sync(pair)
+    assert direct.status(pair, "west")["volumes"][0]["write_error"] is None
+
+
+def test_a_source_whose_data_store_is_full_says_that_writes_fail(
+    pair: Handmade, disk: Disk
+) -> None:
+    """Mirroring goes on, and what the clients meet is told with it, until there is a good write
+    where one failed: not by others, which have space already."""
+    pair.stores["east", "data"] = store = disk.store(SIZE)
+    pair.create()
+    pair.start()
+    with pair.client() as client:
+        client.write(0, b"before" * 1000)
+        direct.sync(pair)
+        assert direct.status(pair)["volumes"][0]["write_error"] is None
+        disk.fill()
+        with pytest.raises(NbdError) as caught:
+            client.write(MIB, os.urandom(2 * MIB))
+        assert caught.value.errno == errno.ENOSPC
+        found = direct.status(pair)
+        reason = f"a write failed: data store {store}: volume disk: No space left on device"
+        assert found["reason"].startswith(reason) and "free some space" in found["reason"]
+        assert found["volumes"][0]["write_error"] == "No space left on device"
+        disk.empty()
+        client.write(0, b"elsewhere")
+        direct.sync(pair)
+        found = direct.status(pair)
+        assert found["state"] == "mirroring" and found["reason"].startswith(reason)
+        client.write(MIB, os.urandom(MIB))
+        found = direct.status(pair)
+        assert (found["state"], found["reason"]) == ("mirroring", None)
+        assert found["volumes"][0]["write_error"] is None

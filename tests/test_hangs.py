@@ -1,0 +1,55 @@
+"""A site whose process hangs: every command is back in its time, and says what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+
+import direct
+import pytest
+from handmade import refused
+from pair import MakePair, Pair
+
+from mirror_core import config, limits, process
+from mirror_core.errors import MirrorError
+
+MARGIN_S = 3.0  # of a busy machine, beside the second that an answer may take
+
+
+@contextlib.contextmanager
+def hung(pair: Pair, site: str) -> Iterator[int]:
+    pid: int = direct.status(pair, site)["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_a_hung_process_keeps_no_command_longer_than_its_time(
+    make_pair: MakePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It names the process, its log, and what ends it."""
+    pair = make_pair("--size", "1M")
+    pair.start()
+    direct.sync(pair)
+    with hung(pair, "east") as pid:
+        words = rf"process {pid} does not .*: see \S+/east/state/site.log; .*'kill -9 {pid}'"
+        for command in ("sync", "pause"):
+            begin = time.monotonic()
+            said = refused(command, str(pair.toml("east")), "--timeout", "2s")
+            assert time.monotonic() - begin < 2 + 1 + MARGIN_S, said
+            assert re.search(words, said), said
+        assert re.search(words, refused("status", str(pair.toml("east"))))
+        monkeypatch.setattr(limits, "STOP_TIMEOUT_S", 0.5)
+        with pytest.raises(MirrorError, match=words):
+            process.stop(config.load(str(pair.toml("east"))))
+    with hung(pair, "west") as pid:
+        begin = time.monotonic()
+        said = refused("promote", str(pair.toml("west")), "--force", "--timeout", "2s")
+        assert time.monotonic() - begin < 2 + 1 + 2 + MARGIN_S, said
+        assert f"process {pid} does not answer" in said

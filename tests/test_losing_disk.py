@@ -1,0 +1,198 @@
+"""A state folder whose disk loses what it has taken: Linux says so once, to one fsync, and goes on
+showing from memory what is on no disk (I9).
+
+The disk is a real one: ext2 on a loop device whose backing file has no space left.  What was lost
+comes to light as after a power loss: the site is killed, and the file system mounted anew.  Now and
+then this file system loses a part of what it has told to be flushed, which nobody can notice before
+(a program of ten lines sees it, too): then the ledger's checksum does.
+
+A file of it as a block device is one with such a cache of its own, as virtual machines have.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import random
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import direct
+import pytest
+from handmade import MIB, Handmade, MountedDisk, eventually, kill, state_of
+from loops import needs_loops
+from nbd_client import FUA, WRITE, NbdError
+from pair import CommandFailed
+
+from mirror_core.errors import MirrorError
+
+SOAK = int(os.environ.get("FLASHMIRROR_SOAK", "1"))
+BLOCK = 4096
+BLOCKS = 64
+LOST = ("ledger", "log of hardenings", "hardened.")  # what a refused start may name
+
+
+class LosingDisk:
+    """Mounted at `folder`; while it is full every write to new space is lost when it is flushed."""
+
+    def __init__(self, folder: Path, beside: Path) -> None:
+        self.folder, self._space = folder, MountedDisk(beside, 24 * MIB)
+        self._raw = Path(self._space.store(16 * MIB))
+        subprocess.run(["mkfs.ext2", "-q", "-b", "1024", str(self._raw)], check=True)
+        folder.mkdir(parents=True)
+        self._mount()
+        (folder / "lost+found").rmdir()
+
+    def _mount(self) -> None:
+        # Space that is free is given back, so that what is written next needs some again.
+        subprocess.run(
+            ["mount", "-t", "ext2", "-o", "loop,discard", str(self._raw), str(self.folder)],
+            check=True,
+        )
+
+    def fill(self) -> None:
+        self._space.fill()
+
+    def empty(self) -> None:
+        self._space.empty()
+
+    def forget(self) -> None:
+        """From now on the disk itself is read."""
+        subprocess.run(["umount", str(self.folder)], check=True)
+        self._mount()
+
+    def close(self) -> None:
+        subprocess.run(["umount", "-l", str(self.folder)], check=True)
+        self._space.close()
+
+
+@pytest.fixture
+def pair(scratch: Path) -> Iterator[Handmade]:
+    made = Handmade(scratch / "pair", BLOCKS * BLOCK)
+    yield made
+    made.kill()
+
+
+@needs_loops
+@pytest.mark.parametrize("seed", range(2 * SOAK))
+@pytest.mark.parametrize("site", ["west", "east"])
+def test_what_a_state_folder_has_lost_is_not_counted_on(
+    pair: Handmade, scratch: Path, site: str, seed: int
+) -> None:
+    """A site whose records were lost says that its folder fails; and after a power loss it starts
+    with what its disk has and both sites become equal, or it is refused with the file's name."""
+    chance = random.Random(seed)
+    disk = LosingDisk(pair.folder / site / "state", scratch / "space")
+    try:
+        pair.create()
+        pair.start()
+        with pair.client() as client:
+            for _ in range(4):
+                client.write(chance.randrange(BLOCKS) * BLOCK, chance.randbytes(BLOCK))
+                direct.sync(pair)
+                disk.fill()
+
+                def has_lost() -> bool:
+                    client.write(chance.randrange(BLOCKS) * BLOCK, chance.randbytes(BLOCK))
+                    return says_so(pair, site)
+
+                eventually(has_lost, f"{site} says that its folder fails")
+                disk.empty()
+            if chance.random() < 0.5:
+                direct.sync(pair)
+        kill(pair, site)
+        disk.forget()
+        try:
+            pair.start(site)
+        except CommandFailed as error:
+            assert any(name in str(error) for name in LOST), error
+            return
+        direct.sync(pair)
+        assert pair.image("east").read_bytes() == pair.image("west").read_bytes()
+    finally:
+        pair.kill()
+        disk.close()
+
+
+def says_so(pair: Handmade, site: str) -> bool:
+    try:
+        status = state_of(pair, site)
+    except MirrorError:
+        return False  # it begins anew
+    return status["state"] == "degraded" and "state" in str(status["reason"])
+
+
+class LosingDevice:
+    """A block device whose own cache shows for a while what its disk has refused."""
+
+    def __init__(self, disk: LosingDisk, size: int) -> None:
+        self._file = disk.folder / "device"
+        self._file.touch()
+        os.truncate(self._file, size)
+        made = subprocess.run(
+            ["losetup", "-f", "--show", str(self._file)], check=True, capture_output=True, text=True
+        )
+        self.path = made.stdout.strip()
+
+    def take(self) -> None:
+        """Our own kernel writes to it what clients have not flushed, as it does now and then."""
+        fd = os.open(self.path, os.O_RDONLY)
+        assert ctypes.CDLL(None).sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), 7) == 0
+        os.close(fd)
+
+    def shown(self, size: int) -> bytes:
+        """From the disk itself."""
+        for path in (self._file, self.path):
+            fd = os.open(path, os.O_RDONLY)
+            with contextlib.suppress(OSError):
+                os.fsync(fd)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            data = os.pread(fd, size, 0)
+            os.close(fd)
+        return data
+
+    def close(self) -> None:
+        subprocess.run(["losetup", "-d", self.path], check=True)
+
+
+@needs_loops
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("durably", [False, True])
+def test_what_a_device_has_lost_is_not_copied_from_its_cache(
+    pair: Handmade, scratch: Path, durably: bool, restarted: bool
+) -> None:
+    """A device says once that it could not flush its cache, to a flush or to another's write with
+    FUA: who has written hears of it, and in the end both sites hold the same."""
+    disk = LosingDisk(scratch / "disk", scratch / "space")
+    device = LosingDevice(disk, BLOCKS * BLOCK)
+    pair.stores["east", "data"] = device.path
+    try:
+        pair.create()
+        pair.start()
+        direct.sync(pair)
+        direct.pause(pair)
+        with pair.client() as client, pair.client() as other:
+            disk.fill()
+            client.write(0, b"x" * BLOCK)
+            device.take()
+            if durably:
+                other.send(WRITE, 9 * BLOCK, BLOCK, b"x" * BLOCK, FUA)
+                with pytest.raises(NbdError):
+                    other.receive()
+            with pytest.raises(NbdError):
+                client.flush()
+            client.flush()
+            disk.empty()
+        if restarted:
+            pair.stop("east")
+            pair.start("east")
+        direct.resume(pair)
+        direct.sync(pair)
+        pair.stop("east", "west")
+        assert device.shown(BLOCKS * BLOCK) == pair.image("west").read_bytes()
+    finally:
+        pair.kill()
+        device.close()
+        disk.close()

@@ -1,0 +1,84 @@
+"""A site whose ledger is gone: nothing that a command says costs the image, or lets a person do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import direct
+import pytest
+from handmade import Handmade, flashmirror, nothing_changes, refused
+from pair import MakePair, Pair
+from served import Server
+
+from mirror_core import ledger
+
+LOST = "west/state/ledger: the ledger is lost: put it back"
+
+
+@pytest.fixture
+def served(handmade: Handmade) -> Iterator[Pair]:
+    """Stopped in order, with an image in stores that carry no mark, as block devices carry none."""
+    servers = [Server(handmade.folder / f"{part}.img") for part in ("data", "intermediate")]
+    for server, part in zip(servers, ("data", "intermediate"), strict=True):
+        server.image.write_bytes(bytes(handmade.size))
+        server.start()
+        handmade.stores["west", part] = server.uri
+    handmade.create()
+    handmade.start()
+    direct.sync(handmade)
+    handmade.stop()
+    yield handmade
+    handmade.kill()
+    for server in servers:
+        server.stop()
+
+
+COMMANDS = (
+    ("create", "--role", "target"), ("start",), ("status",), ("resync", "--full"), ("seed",),
+    ("adopt", "disk", "data", "--yes"),
+)  # fmt: skip
+
+
+def test_a_lost_ledger_is_not_taken_for_a_new_site(served: Pair) -> None:
+    """Its folder holds more than `create` makes: each command says so, and `create` above all."""
+    book = served.folder / "west/state/ledger"
+    aside = book.rename(served.folder / "aside")
+    for name, *words in COMMANDS:
+        with nothing_changes(served.folder):
+            said = refused(name, str(served.toml("west")), *words)
+        assert LOST in said and "docs/recovery.md, 'A ledger is lost'" in said, said
+        assert "flashmirror create" not in said, said
+    aside.rename(book)
+    served.start("west")
+    assert direct.status(served, "west")["committed"]["sequence"]
+
+
+def test_a_create_that_was_killed_may_be_said_again(handmade: Handmade) -> None:
+    """What it leaves, and what a file system's own root holds, is nothing of a site's."""
+    handmade.write("west")
+    state = handmade.folder / "west/state"
+    (state / "lost+found").mkdir(parents=True)
+    for name in ("lock", "ledger.new"):
+        (state / name).touch()
+    handmade.create("west")
+
+
+def test_an_existing_site_is_not_to_be_removed(handmade: Handmade) -> None:
+    """Its folder is the only place that knows where the image is."""
+    handmade.create("west")
+    said = refused("create", str(handmade.toml("west")), "--role", "target")
+    assert "holds a site already" in said and "move it away" in said and "is lost with it" in said
+
+
+def test_a_running_site_writes_its_lost_ledger_again(make_pair: MakePair) -> None:
+    """`check` says that it does, and how it is made to; so it is."""
+    pair = make_pair("--size", "1M")
+    pair.start()
+    direct.sync(pair)
+    (pair.folder / "west/state/ledger").unlink()
+    said = flashmirror("check", str(pair.toml("west")))
+    assert said.returncode == 1 and "'flashmirror sync'" in said.stdout, said.stdout
+    assert "create" not in said.stdout
+    direct.sync(pair)
+    assert flashmirror("check", str(pair.toml("west"))).returncode == 0
+    assert ledger.load(pair.folder / "west/state").whole
