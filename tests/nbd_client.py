@@ -6,8 +6,10 @@ the NBD project).  Left out: TLS (remote.py adds it), structured replies, block 
 
 from __future__ import annotations
 
+import fcntl
 import socket
 import struct
+import termios
 from typing import Self
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
@@ -67,6 +69,11 @@ class NbdClient:
         head = struct.pack(">IHHQQI", 0x25609513, flags, kind, self._cookie, offset, length)
         self.socket.sendall(head + data)
         return self._cookie
+
+    def taken(self) -> bool:
+        """Whether the server has read all that was sent (SIOCOUTQ, unix(7))."""
+        unread = fcntl.ioctl(self.socket, termios.TIOCOUTQ, b"\0" * 4)
+        return not int.from_bytes(unread, "little")
 
     def receive(self, length: int = 0) -> bytes:
         """The next reply; `length` bytes of data follow it if it is a read's."""

@@ -240,7 +240,7 @@ def test_a_write_under_way_is_answered_when_its_site_stops(pair: Pair) -> None:
         direct.resume(pair)
         direct.wait_for(lambda: direct.status(pair)["cycle"]["phase"] == "copy", "a copy")
         client.send(WRITE, 0, 4096, b"\2" * 4096)
-        client.read(4096, 4096)  # answered, so the write before it has come in: it waits
+        direct.wait_for(client.taken, "the write")  # else it is refused, as one after the stop is
         stopped = pool.submit(direct.stop, pair, "east")
         client.receive()
         stopped.result(20)
@@ -257,7 +257,7 @@ def test_the_loss_of_an_idle_link_is_noticed(pair: Pair) -> None:
             began = time.time()
             wait_degraded(pair)
             peer = direct.status(pair)["peer"]
-            assert began < peer["since"] < began + LINK_TIMEOUT_S + 0.2
+            assert began < peer["since"] < began + LINK_TIMEOUT_S + 1
             assert peer["reason"]
         direct.wait_status(pair, state="mirroring", reason=None)
 

@@ -157,7 +157,7 @@ def test_a_cycle_is_named_only_where_there_is_one(handmade: Handmade) -> None:
     handmade.start("west")
     direct.wait_for(lambda: direct.status(handmade, "west")["volumes"][0]["next_bytes"] > 0, "some")
     assert re.fullmatch(r"receiving, \S+ [KM]iB so far", row(handmade, "west", "cycle"))
-    assert re.search(r", \S+ MiB received, ", row(handmade, "west", "volume disk"))
+    assert re.search(r", \S+ [KM]iB received, ", row(handmade, "west", "volume disk"))
     direct.ask(handmade, {"op": "bandwidth", "rate": 0})
     committed = direct.sync(handmade)["committed"]["sequence"]
     for site, none in (("east", "none since the start"), ("west", "none under way")):
