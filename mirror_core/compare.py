@@ -22,6 +22,9 @@ abandoned cycle that may hold what the second never got.  A block found equal is
 reading and its counting nothing can change the block but this session, whose source waits.  A
 request names its cycle: one that comes late would count for a later one, which does not hold it.
 
+Sessions.  A comparison whose session is lost goes on in the next one: what was found equal and
+is stable stays sent, and what differs stays known.  So it ends however short its sessions are.
+
 Left out: what to do about different versions of a block: the source's is sent.  Checksums are
 BLAKE2b of 16 bytes (hashlib): two different blocks with the same one are not to be expected.
 """
@@ -34,6 +37,8 @@ import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+
+from pyroaring import BitMap64
 
 from mirror_core import limits, native, protocol
 from mirror_core.flashcopy import CopyError, Member
@@ -138,19 +143,31 @@ def wire_bytes(asked: protocol.Compare) -> int:
 
 class Comparison:
     """The source's side of a cycle: `ask`, and then `take` the answer, until there is no more;
-    `read_on` while the answer is awaited."""
+    `read_on` while the answer is awaited.  In another session the same cycle goes on with
+    `again`."""
 
     def __init__(self, members: Iterable[Member], reader: Reader) -> None:
         self._reader = reader
         self._members = deque(members)  # with something unread
-        self._unread = {
-            m.name: pieces_of(m.native.runs(native.UNSENT), unit_of(m.native))
-            for m in self._members
-        }
+        self._different = {m.name: BitMap64() for m in self._members}
+        self._unread = {m.name: self._unknown(m) for m in self._members}
         self._again: deque[Run] = deque()  # of the first of them: there was no time to read these
         self._read: deque[_Piece] = deque()  # and not answered
         self._asked: list[_Piece] = []
         self._size = limits.COMPARE_SUMS_FIRST
+
+    def again(self, members: Iterable[Member]) -> Comparison:
+        """Of another session.  What is equal counts for the one that found it, and for others if
+        it was made stable; what differs is sent, and not asked for once more."""
+        new = Comparison(members, self._reader)
+        new._different = self._different
+        return new
+
+    def _unknown(self, member: Member) -> Iterator[Run]:
+        """What is neither sent nor known to differ; read while it is asked for."""
+        for first, count in pieces_of(member.native.runs(native.UNSENT), unit_of(member.native)):
+            if not self._different[member.name].contains_range(first, first + count):
+                yield first, count
 
     @property
     def asked(self) -> bool:
@@ -220,6 +237,9 @@ class Comparison:
         same = runs_where((piece.run for piece in asked[: len(found)]), found)
         for first, count in same:
             volume.equal(first, count)
+        different = self._different[asked[0].member.name]
+        for first, count in runs_where((piece.run for piece in asked), [not one for one in found]):
+            different.add_range(first, first + count)
         return asked[0].member.name, 0, sum(count for _, count in same) * volume.block_size
 
 

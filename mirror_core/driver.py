@@ -430,7 +430,7 @@ class Driver:
         if not welcome.resumed:
             self._copier.forget_stable()
         if self._comparison:
-            self._comparison = compare.Comparison(self._copier.members, self._reader)
+            self._comparison = self._comparison.again(self._copier.members)
         return False
 
     # -- cycles

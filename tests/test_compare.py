@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import random
+from pathlib import Path
 
 import direct
 import pytest
 from handmade import scrape, value
 from pair import MakePair, Pair
+from pyroaring import BitMap64
 from test_link import kill, lose_power
 
-from mirror_core import limits
+from mirror_core import compare, flashcopy, limits, native
 from mirror_core.errors import PeerError
 from mirror_core.protocol import Compare, record_of
 
@@ -92,6 +96,40 @@ def test_a_comparison_cut_short_is_made_again(make_pair: MakePair) -> None:
     pair.start("west")
     direct.sync(pair)
     assert pair.image("east").read_bytes() == pair.image("west").read_bytes()
+
+
+def test_a_comparison_goes_on_in_the_next_session(scratch: Path) -> None:
+    """Of the same cycle: what was found different is not asked for once more, so that it ends
+    however short its sessions are; what was found equal is, for only that session had it."""
+    stores = []
+    for name in ("front", "first", "second", "second"):
+        fd = os.open(scratch / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.truncate(fd, MIB)
+        stores.append(native.Store.file(fd, MIB))
+    volume = native.Volume(stores[0], stores[1], MIB, 4096, False)
+    members = (flashcopy.Member("disk", volume),)
+    copier = flashcopy.Flashcopy(members)
+    copier.link([stores[2]])
+    copier.compare(True)
+    flashcopy.mark(volume, BitMap64(range(volume.blocks)), pending=True)
+    while not copier.copy(1.0):
+        pass
+    comparison = compare.Comparison(members, compare.Reader())
+    asked = comparison.ask(1, 1)
+    assert asked and asked.runs == ((0, limits.COMPARE_SUMS_FIRST),)
+    comparison.take({"equal": "01" * (limits.COMPARE_SUMS_FIRST // 2)})
+    copier.part(errno.EIO)
+    copier.link([stores[3]])
+    comparison = comparison.again(members)
+    asked = comparison.ask(2, 1)
+    again = tuple((block, 1) for block in range(1, limits.COMPARE_SUMS_FIRST, 2))
+    assert asked and asked.runs[: len(again) - 1] == again[:-1]
+    assert asked.runs[len(again) - 1][0] == again[-1][0]
+    copier.fail(errno.ESHUTDOWN)
+    copier.unlink()
+    volume.close()
+    for store in stores:
+        store.close()
 
 
 def test_a_comparison_of_another_session_is_refused(make_pair: MakePair) -> None:

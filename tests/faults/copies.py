@@ -6,6 +6,16 @@ from faults.fault import Fault
 
 FAULTS = (
     Fault(
+        "a comparison whose session is lost begins anew, and never ends where sessions are short",
+        "tests/test_compare.py::test_a_comparison_goes_on_in_the_next_session",
+        (("mirror_core/compare.py", "        new._different = self._different\n", ""),),
+    ),
+    Fault(
+        "what was found equal in a session that is lost is sent, and not compared again",
+        "tests/test_compare.py::test_a_comparison_goes_on_in_the_next_session",
+        (("mirror_core/compare.py", "[not one for one in found]", "[True for _ in found]"),),
+    ),
+    Fault(
         "a source never learns that its target holds what it did not send",
         "tests/test_resume.py::test_what_the_target_holds_and_its_source_never_sent_ends_by_itself",
         (("mirror_core/driver.py", "self._owing = error.code == errno.ESTALE",

@@ -162,8 +162,8 @@ class Trouble:
             self.world.reach("power loss after an orderly stop")
             self.world.crash(machine, power=True, keep=self.random.choice(KEEP))
 
-    def _fail(self, machine: Machine, disk: Any, kinds: int, count: int) -> None:
-        code = self.random.choice((errno.EIO, errno.ENOSPC))
+    def _fail(self, machine: Machine, disk: Any, kinds: int, count: int, code: int = 0) -> None:
+        code = code or self.random.choice((errno.EIO, errno.ENOSPC))
         self.world.counts["disk errors"] += 1
         self.world.scheduler.trace(f"*** a disk of {machine.name} fails")
         is_log = disk not in machine.disks.values()
@@ -439,15 +439,18 @@ class Trouble:
                 return
 
     def _comparison(self) -> None:
-        """A source that has lost its power has its target compare, which cannot read."""
+        """A source that has lost its power has its target compare, which cannot read, or whose
+        server goes meanwhile."""
         if machine := self.source():
             self.world.crash(machine, power=True, keep=1.0)
         self.world.boot_all()
         self.until(self.phase("copy"), 300)
         if machine := self.target():
+            code = self.random.choice((errno.EIO, errno.ECONNRESET))
             for disk in machine.disks.values():
-                self._fail(machine, disk, 1 << lib.FM_READ, self.random.choice((1, 1, 2, 5)))
-            self._until_reached("failed compare", turns=100)
+                count = self.random.choice((1, 1, 2, 5))
+                self._fail(machine, disk, 1 << lib.FM_READ, count, code)
+            self._until_reached("failed compare", "compared what cannot be read", turns=100)
             self.world.turns(self.random.randrange(30))
             if self.random.random() < 0.4:
                 self._strike(self.random.choice(self._machines()))

@@ -34,6 +34,7 @@ STATES = (
     "ledger in place of the log", "failed flush before a commit", "failed record of written",
     "failed ledger save", "failed flush in a cycle", "failed flush at a source's stop",
     "failed flush at a target's stop", "failed compare", "failed cooling",
+    "compared what cannot be read",
     "commit asked again", "stable asked again", "missed freeze", "fence timed out",
     "cycle lost its link", "own store failed without the link", "cycle gone on with",
     "stable cycle gone on with", "stable blocks that the target forgot",
@@ -132,6 +133,12 @@ def _watch_target(
     _around(copier, "flush", flushed)
     failed(control._written, "record", "failed record of written")
     failed(control, "compare", "failed compare", PeerError)
+
+    def compared(found: Any, _: BaseException | None) -> None:
+        if found is not None and "compare" in control._troubles:
+            world.reach("compared what cannot be read")
+
+    _around(control, "_equal", compared)
 
     def asked(_: Any, __: BaseException | None) -> None:
         if control._flush_error:
