@@ -3,7 +3,7 @@
  *     begin    enter the gate, check the session
  *     step     have what is pending under it copied first (claim 1, step 4), record it
  *              in `next`, heat its regions in the intent log
- *     finish   issue it to the front, leave the gate; with FUA at a server: flush that
+ *     finish   issue it to the front, leave the gate; with FUA: flush that
  *
  * The blocking calls at the end run the three with waits in between; they are
  * what the plugin uses.  A step waits for nobody else: not for another's copy or flush of the intent
@@ -14,9 +14,8 @@
  * Invariants: `next`, and the intent log, hold a block before the front may hold
  * its new bytes (I4); the front gets the new bytes only when none of its blocks is pending (I5), or the
  * cycle is void and nothing under them is being written back to the front (lane.h).  Who is in the gate waits for
- * no flush of a server: that may take longer than a freeze waits (I6), and a request of an older session may do it
- * after a fence, for it changes nothing (I8).  Left out: reads and flushes (news.h) need no gate, they go straight
- * on; a write with FUA to a file is one call of the system, in the gate.
+ * no flush: that may take longer than a freeze waits (I6), and a request of an older session may do it after a fence,
+ * for it changes nothing (I8).  Left out: reads and flushes (news.h) need no gate, they go straight on.
  */
 #ifndef FM_REQUEST_H
 #define FM_REQUEST_H

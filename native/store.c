@@ -239,8 +239,9 @@ run (struct fm_store *s, struct fm_op *op, uint64_t *number)
   return fm_op_unsent (s, op, fm_parts_run (s, op));
 }
 
-/* The error of a server's own flush for a write with FUA would be all that is said of what others had written, and
- * their flush may be good before we hear it; and it may take long.  So a flush of ours is what makes it durable. */
+/* The error of a flush that the system or a server does for one write with FUA would be all that is said of what
+ * others had written (a disk's cache is flushed whole), and their flush may be good before we hear it; and it may take
+ * long.  So a flush of ours is what makes it durable. */
 int
 fm_store_io_unflushed (struct fm_store *s, struct fm_op *op, _Atomic uint64_t *heard)
 {
@@ -249,13 +250,6 @@ fm_store_io_unflushed (struct fm_store *s, struct fm_op *op, _Atomic uint64_t *h
   if (op->kind == FM_READ)
     return run (s, op, NULL);
   bool durable = op->flags & FM_FUA;
-  if (durable && !fm_store_is_server (s)) {
-    /* Durable when it succeeds; one that failed may be in the cache in part, for a flush. */
-    int rc = run (s, op, NULL);
-    if (rc < 0)
-      atomic_fetch_add (&s->writes, 1);
-    return rc;
-  }
   uint64_t number = 0;
   atomic_store (heard, atomic_load (&s->lost));
   op->flags &= ~(unsigned)FM_FUA;

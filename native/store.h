@@ -26,12 +26,9 @@
  * flushes it remembers up to which he has heard of them (fm_store_flush): the next
  * flush of each ends with an error once, whoever met the loss first.
  *   - A flush that fails is a loss: a file says so once, to whichever of its users
- *     asks first, and takes the pages for clean afterwards.  (To each descriptor: so
- *     each write with FUA, which could hear of it too, has one that is its own.  If it
- *     was written and then could not be made durable, that is a loss, too: a device
- *     below says so once.  At a server nobody knows who shares a descriptor: there it
- *     is a write, and then a flush like all others, whose answers come in the order in
- *     which they were asked for.)
+ *     asks first, and takes the pages for clean afterwards.  A write with FUA would be
+ *     such a user: so it is a write, and then a flush like all others, whose answers
+ *     come in the order in which they were asked for.
  *   - A server is flushed on one connection, its anchor, open from before the first
  *     write of fm_store_io was submitted.  As long as it lives, so does the server's
  *     process that has answered the writes, and a flush on it covers them.  When it
@@ -114,7 +111,6 @@ struct fm_store_ops {
 #define FM_FLUSH_BYTE_NS 1000 /* 1 MB/s: no disk is slower, but one that hangs */
 #define FM_FLUSH_MOST (1ULL << 30) /* bytes: a server that has kept more than that has written some of it */
 #define FM_POOL_MAX 32 /* connections of a store that are lent */
-#define FM_FUA_MOST 16 /* writes with FM_FUA to a file that are under way */
 
 struct fm_store {
   const struct fm_store_ops *ops;
@@ -141,7 +137,7 @@ struct fm_store {
   struct fm_port *idle; /* connections that are free to be lent, last used first */
   unsigned npool;       /* those, what is lent, and what is being opened for it */
   struct fm_asker *askers; /* who waits for one (pool.c) */
-  pthread_cond_t freed; /* one was given back, or opened, or could not be; or one of `fua` */
+  pthread_cond_t freed; /* one was given back, or opened, or could not be */
   unsigned opening;     /* not 0: one is being opened beside, by `opener` */
   uint64_t more_ns;     /* not before this, after the server took no more */
   bool flush_held;      /* somebody has what belongs to flushing */
@@ -149,9 +145,6 @@ struct fm_store {
   pthread_cond_t flush_free; /* it is free, or there is an anchor */
   struct fm_late *late; /* those connections (late.h) */
   struct fm_pace pace[FM_ZERO + 1]; /* of READ, WRITE and ZERO (parts.h) */
-  int fua[FM_FUA_MOST]; /* of a file: descriptors for what has FM_FUA, that are free (store_file.c) */
-  unsigned fua_free, fua_lent; /* so many, and in use */
-  uint64_t told;        /* errors that it may have told of, so many */
 
   bool opener_begun; /* of who begins it, and of who closes the store */
   pthread_t opener;

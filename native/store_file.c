@@ -7,11 +7,8 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 static int
@@ -31,12 +28,10 @@ file_read (int fd, char *buf, uint64_t n, uint64_t at)
 }
 
 static int
-file_write (int fd, const char *buf, uint64_t n, uint64_t at, unsigned flags)
+file_write (int fd, const char *buf, uint64_t n, uint64_t at)
 {
   while (n) {
-    struct iovec v = { .iov_base = (void *)buf, .iov_len = n };
-    ssize_t r = flags & FM_FUA ? pwritev2 (fd, &v, 1, (off_t)at, RWF_DSYNC)
-                               : pwrite (fd, buf, n, (off_t)at);
+    ssize_t r = pwrite (fd, buf, n, (off_t)at);
     if (r < 0 && errno == EINTR)
       continue;
     if (r < 0)
@@ -91,119 +86,27 @@ file_zero (int fd, uint64_t n, uint64_t at, unsigned flags)
       return -EOPNOTSUPP;
     for (rc = 0; rc == 0 && n;) {
       uint64_t some = n < sizeof zeroes ? n : sizeof zeroes;
-      rc = file_write (fd, zeroes, some, at, 0);
+      rc = file_write (fd, zeroes, some, at);
       at += some, n -= some;
     }
   }
-  return rc == 0 && (flags & FM_FUA) ? file_flush (fd) : rc;
-}
-
-static int
-file_do (int fd, const struct fm_op *op)
-{
-  switch (op->kind) {
-  case FM_READ:
-    return file_read (fd, op->buf, op->length, op->offset);
-  case FM_WRITE:
-    return file_write (fd, op->buf, op->length, op->offset, op->flags);
-  case FM_ZERO:
-    return file_zero (fd, op->length, op->offset, op->flags);
-  case FM_FLUSH:
-    return file_flush (fd);
-  }
-  return -EINVAL;
-}
-
-/* ---- what has FM_FUA
- *
- * Linux tells an error of writeback once to each descriptor that open(2) has given before it, at the end of the
- * first operation on that one which asks (errseq).  So whoever asks has a descriptor alone, from before he writes: on
- * a shared one another could hear what is his, and he that all is well.  Free ones are kept (of a device that is
- * closed udev reads all labels), but not beyond an error, of which they would tell whoever is next.
- *
- * When a device below fails to flush its own cache, it says that to who has asked, and to no other descriptor (such
- * are disks of virtual machines, loop and network devices).  What is gone then may be anybody's who has not flushed. */
-
-/* -errno: there is none, and none can be opened.  *told: for give_fua. */
-static int
-take_fua (struct fm_store *s, uint64_t *told)
-{
-  char again[32];
-  int fd = -1, rc = 0;
-  snprintf (again, sizeof again, "/proc/self/fd/%d", s->fd);
-  pthread_mutex_lock (&s->lock);
-  for (;;) {
-    if (s->fua_free)
-      fd = s->fua[--s->fua_free];
-    else if (s->fua_lent < FM_FUA_MOST && (fd = open (again, O_RDWR | O_CLOEXEC)) < 0)
-      rc = -errno;
-    if (fd >= 0 || !s->fua_lent)
-      break;
-    fm_cond_wait (&s->freed, &s->lock);
-  }
-  s->fua_lent += fd >= 0;
-  *told = s->told;
-  pthread_mutex_unlock (&s->lock);
-  return fd >= 0 ? fd : rc;
-}
-
-static void
-give_fua (struct fm_store *s, int fd, uint64_t told)
-{
-  pthread_mutex_lock (&s->lock);
-  bool keep = told == s->told;
-  if (keep)
-    s->fua[s->fua_free++] = fd;
-  s->fua_lent--;
-  pthread_cond_broadcast (&s->freed);
-  pthread_mutex_unlock (&s->lock);
-  if (!keep)
-    close (fd);
-}
-
-/* An error may have been told: what was opened before is of no more use. */
-static void
-drop_fua (struct fm_store *s)
-{
-  int gone[FM_FUA_MOST];
-  pthread_mutex_lock (&s->lock);
-  unsigned n = s->fua_free;
-  memcpy (gone, s->fua, sizeof gone);
-  s->fua_free = 0;
-  s->told++;
-  pthread_mutex_unlock (&s->lock);
-  while (n)
-    close (gone[--n]);
-}
-
-/* It was asked to be durable, and failed: is that for all to hear?  Not if it cannot be written at all, as on a full
- * disk.  So it is written once more, to be flushed by others like what is there in part. */
-static void
-lose_for_all (struct fm_store *s, const struct fm_op *op)
-{
-  struct fm_op again = *op;
-  again.flags &= ~(unsigned)FM_FUA;
-  posix_fadvise (s->fd, 0, 0, POSIX_FADV_DONTNEED); /* as after a flush */
-  if (file_do (s->fd, &again) == 0)
-    fm_store_lose (s);
+  return rc;
 }
 
 static int
 file_run (struct fm_store *s, const struct fm_op *op)
 {
-  bool durable = op->flags & FM_FUA;
-  uint64_t told;
-  int fd = durable ? take_fua (s, &told) : s->fd;
-  if (fd < 0)
-    return fd;
-  int rc = file_do (fd, op);
-  if (rc < 0 && (durable || op->kind == FM_FLUSH))
-    drop_fua (s);
-  if (rc < 0 && durable)
-    lose_for_all (s, op);
-  if (durable)
-    give_fua (s, fd, told);
-  return rc;
+  switch (op->kind) {
+  case FM_READ:
+    return file_read (s->fd, op->buf, op->length, op->offset);
+  case FM_WRITE:
+    return file_write (s->fd, op->buf, op->length, op->offset);
+  case FM_ZERO:
+    return file_zero (s->fd, op->length, op->offset, op->flags);
+  case FM_FLUSH:
+    return file_flush (s->fd);
+  }
+  return -EINVAL;
 }
 
 static int
@@ -262,7 +165,6 @@ file_hole (struct fm_store *s, uint64_t offset, uint64_t length, uint64_t *data)
 static void
 file_close (struct fm_store *s)
 {
-  drop_fua (s);
   close (s->fd);
 }
 
@@ -287,14 +189,6 @@ fm_store_open_file (int fd, uint64_t size, struct fm_store **out)
   }
   fm_store_init (s, &file_ops, size, 0);
   s->fd = fd;
-  uint64_t told;
-  int one = take_fua (s, &told);
-  if (one < 0) { /* no /proc */
-    s->fd = -1; /* still the caller's */
-    fm_store_close (s);
-    return one;
-  }
-  give_fua (s, one, told);
   *out = s;
   return 0;
 }

@@ -11,11 +11,9 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
 
 #define BLOCK 4096
 #define WRITERS 4
@@ -393,120 +391,29 @@ file_tells_all (void)
   close (file);
 }
 
-/* Linux tells an error of writeback once to each descriptor that was open when it was met (errseq), at the end of the
- * first operation on it that asks.  These stand in front of libc's. */
-
-#define DESCRIPTORS 1024
-#define AT_ONCE 8  /* in the kernel, so that none hears before all have lost something */
-#define DURABLE 40 /* writers, more than there are descriptors for */
-
-static pthread_mutex_t writeback = PTHREAD_MUTEX_INITIALIZER; /* guards the next lines */
+/* A disk whose own cache cannot be flushed says so once, to who asks.  This stands in front of libc's. */
+static bool below_fails;
+static pthread_mutex_t asks = PTHREAD_MUTEX_INITIALIZER; /* guards the next lines */
 static pthread_cond_t came;
-static unsigned errors, heard_of[DESCRIPTORS], inside;
-static bool loses, answers_late; /* who asks now */
-static bool below_fails; /* the device's own cache cannot be flushed: it says so once, to who asks */
+static unsigned held_back, answered; /* calls that are to wait; that may go on */
+static bool waits;
 
 int
-open (const char *path, int flags, ...)
+fdatasync (int fd)
 {
-  va_list more;
-  va_start (more, flags);
-  int fd = (int)syscall (SYS_openat, AT_FDCWD, path, flags, flags & O_CREAT ? va_arg (more, int) : 0);
-  va_end (more);
-  pthread_mutex_lock (&writeback);
-  if (fd >= 0 && fd < DESCRIPTORS)
-    heard_of[fd] = errors;
-  pthread_mutex_unlock (&writeback);
-  return fd;
-}
-
-ssize_t
-pwritev2 (int fd, const struct iovec *v, int n, off_t at, int flags)
-{
-  ssize_t r = pwritev (fd, v, n, at);
-  CHECK (flags == RWF_DSYNC && fd < DESCRIPTORS && fd != s->fd && fcntl (fd, F_GETFL) & O_RDWR);
-  pthread_mutex_lock (&writeback);
-  errors += loses;
-  inside++;
-  pthread_cond_broadcast (&came);
-  uint64_t end = fm_now_ns () + 5000 * FM_MS;
-  while (inside < AT_ONCE && fm_cond_wait_until (&came, &writeback, end) == 0)
-    ;
-  CHECK (inside >= AT_ONCE);
-  bool news = heard_of[fd] != errors;
-  heard_of[fd] = errors;
-  for (bool late = answers_late; late && answers_late;)
-    fm_cond_wait (&came, &writeback);
-  news |= below_fails;
+  pthread_mutex_lock (&asks);
+  bool fails = below_fails;
   below_fails = false;
-  pthread_mutex_unlock (&writeback);
-  errno = EIO;
-  return news ? -1 : r;
-}
-
-static void *
-writes_durably (void *arg)
-{
-  CHECK_EQ (write_at ((uintptr_t)arg, FM_FUA), loses ? -EIO : 0);
-  return NULL;
-}
-
-static void
-begin_durably (pthread_t *threads, unsigned n)
-{
-  inside = n < AT_ONCE ? AT_ONCE : 0;
-  for (uintptr_t i = 0; i < n; i++)
-    pthread_create (&threads[i], NULL, writes_durably, (void *)i);
-}
-
-static void
-end_durably (const pthread_t *threads, unsigned n)
-{
-  for (unsigned i = 0; i < n; i++)
-    pthread_join (threads[i], NULL);
-}
-
-/* A flush is told of an error while a write is under way that has asked before. */
-static void
-lose_beside_one (void)
-{
-  pthread_t one;
-  _Atomic uint64_t heard = fm_store_losses (s);
-  answers_late = true;
-  begin_durably (&one, 1);
-  pthread_mutex_lock (&writeback);
-  while (inside == AT_ONCE)
-    fm_cond_wait (&came, &writeback);
-  errors++;
-  pthread_mutex_unlock (&writeback);
-  CHECK_EQ (write_at (0, 0), 0);
-  break_file ();
-  CHECK (fm_store_flush (s, &heard) < 0);
-  mend_file ();
-  pthread_mutex_lock (&writeback);
-  answers_late = false;
-  pthread_cond_broadcast (&came);
-  pthread_mutex_unlock (&writeback);
-  end_durably (&one, 1);
-}
-
-/* A write with FUA asks on a descriptor that it has alone: what it hears is not missing for the flush, nor for another
- * that is written at the same time; and nobody hears of what was lost before he wrote and has been told. */
-static void
-fua_is_apart (void)
-{
-  pthread_t threads[DURABLE];
-  fm_cond_init (&came);
-  s = lab_file_store (1 << 20, &file);
-  for (unsigned i = 0; i < 5; i++) {
-    loses = i % 2;
-    begin_durably (threads, DURABLE);
-    end_durably (threads, DURABLE);
+  if (waits) {
+    held_back++;
+    pthread_cond_broadcast (&came);
+    while (!answered)
+      fm_cond_wait (&came, &asks);
+    answered--;
   }
-  lose_beside_one ();
-  CHECK_EQ (write_at (0, FM_FUA), 0);
-  fm_store_close (s);
-  close (file);
+  pthread_mutex_unlock (&asks);
+  errno = EIO;
+  return fails ? -1 : (int)syscall (SYS_fdatasync, fd);
 }
 
 /* A volume over a file, whose first block a client has written and a cycle has copied. */
@@ -525,19 +432,50 @@ copied_from_a_file (struct fake *first, struct fm_news **client)
   return v;
 }
 
-/* A device whose own cache could not be flushed says so once, to who has asked: if that was a write with FUA it is
- * the only word of what others had written, so all hear of it, and a cycle that has copied that is void. */
+static void *
+writes_durably (void *volume)
+{
+  CHECK_EQ (fm_volume_write (volume, 0, (char[BLOCK]){ 'y' }, BLOCK, BLOCK, FM_FUA), -EIO);
+  return NULL;
+}
+
+struct flusher {
+  struct fm_volume *v;
+  struct fm_news *client;
+};
+
+static void *
+flushes (void *arg)
+{
+  struct flusher *it = arg;
+  CHECK_EQ (fm_news_flush (it->v, it->client), -EIO);
+  return NULL;
+}
+
+/* A write with FUA hears it: that is the only word of what others had written.  All hear of it, and no flush of theirs,
+ * nor a commit's, is good between the disk's answer and that; a cycle that has copied it is void. */
 static void
 fua_hears_for_all_of_a_device (void)
 {
   struct fake *first = fake_open (1 << 20, 0);
   struct fm_news *client;
   struct fm_volume *v = copied_from_a_file (first, &client); /* and the system has written it to the device */
-  char buf[BLOCK] = "x";
-  inside = AT_ONCE;
-  below_fails = true;
-  CHECK_EQ (fm_volume_write (v, 0, buf, BLOCK, BLOCK, FM_FUA), -EIO);
-  CHECK_EQ (fm_news_flush (v, client), -EIO);
+  pthread_t one, other;
+  fm_cond_init (&came);
+  below_fails = waits = true;
+  pthread_create (&one, NULL, writes_durably, v);
+  pthread_mutex_lock (&asks);
+  while (!held_back)
+    fm_cond_wait (&came, &asks);
+  waits = false;
+  pthread_mutex_unlock (&asks);
+  pthread_create (&other, NULL, flushes, &(struct flusher){ v, client });
+  pthread_mutex_lock (&asks);
+  answered++;
+  pthread_cond_broadcast (&came);
+  pthread_mutex_unlock (&asks);
+  pthread_join (one, NULL);
+  pthread_join (other, NULL);
   CHECK_EQ (fm_news_flush (v, client), 0);
   CHECK (fm_volume_flush (v, true) < 0);
   CHECK (v->abandoned == -EIO && v->failed_part == -1);
@@ -547,19 +485,6 @@ fua_hears_for_all_of_a_device (void)
   fake_close (first);
   fm_store_close (s);
   close (file);
-}
-
-/* What cannot be written at all is an error for who wrote it alone. */
-static void
-fua_that_is_refused_is_no_loss (void)
-{
-  int fd = open ("/dev/full", O_RDWR | O_CLOEXEC);
-  struct fm_op write = { .kind = FM_WRITE, .flags = FM_FUA, .length = BLOCK, .buf = (char[BLOCK]){ 1 } };
-  CHECK_EQ (fm_store_open_file (fd, 1 << 20, &s), 0);
-  inside = AT_ONCE;
-  CHECK (fm_store_io (s, &write) < 0);
-  CHECK_EQ (fm_store_losses (s), 0);
-  fm_store_close (s);
 }
 
 /* A flush with nothing to cover asks nobody; a write that failed may be there in part, and is
@@ -583,8 +508,8 @@ failed_write_is_flushed (void)
   fake_close (f);
 }
 
-/* What a server says to the flush of a write with FUA may be the only word of what others had written, so all hear
- * of it; a write that it refuses, such as on a full disk, is the matter of who wrote. */
+/* What is said to the flush of a write with FUA may be the only word of what others had written, so all hear
+ * of it; a write that is refused, such as on a full disk, is the matter of who wrote. */
 static void
 fua_tells_for_all (void)
 {
@@ -900,9 +825,7 @@ main (void)
   RUN (late_write);
   RUN (late_write_of_one_connection);
   RUN (file_tells_all);
-  RUN (fua_is_apart);
   RUN (fua_hears_for_all_of_a_device);
-  RUN (fua_that_is_refused_is_no_loss);
   RUN (fua_tells_for_all);
   RUN (failed_write_is_flushed);
   RUN (cycle_is_void);

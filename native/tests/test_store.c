@@ -165,8 +165,7 @@ fdatasync (int fd)
   return (int)syscall (SYS_fdatasync, fd);
 }
 
-/* What has FUA is durable when it is done: a write by its own flag, a zero of whichever kind by a
- * flush; without FUA nothing is flushed. */
+/* What has FUA is durable when it is done, by a flush; without FUA nothing is flushed. */
 static void
 fua_is_durable (void)
 {
@@ -183,6 +182,8 @@ fua_is_durable (void)
     CHECK_EQ (syncs, rc == 0); /* a fast one may be refused */
   }
   struct fm_op flush = { .kind = FM_FLUSH };
+  CHECK_EQ (put (s, 0, buf, sizeof buf, FM_FUA), 0);
+  CHECK_EQ (put (s, 0, buf, sizeof buf, 0), 0);
   syncs = 0;
   CHECK_EQ (fm_store_io (s, &flush), 0);
   CHECK_EQ (syncs, 1);

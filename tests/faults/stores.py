@@ -207,30 +207,15 @@ FAULTS = (
           "op->kind == FM_ZERO) && 0"),),
     ),
     Fault(
-        "a server flushes for a write with FUA, and others flush meanwhile",
+        "a store flushes for a write with FUA, and others flush meanwhile",
         "native:order_store",
-        (("native/store.c", "if (durable && !fm_store_is_server (s)) {", "if (durable) {"),),
+        (("native/store.c", "  op->flags &= ~(unsigned)FM_FUA;\n", ""),
+         ("native/store.c", "return rc == 0 && durable ? 1 : rc;", "return rc;")),
     ),
     Fault(
-        "a write with FUA at a server is durable without a flush",
+        "a write with FUA is durable without a flush",
         "native:order_store",
         (("native/store.c", "return rc == 0 && durable ? 1 : rc;", "return rc;"),),
-    ),
-    Fault(
-        "two writes with FUA to a file ask on one descriptor at once",
-        "native:lost",
-        (("native/store_file.c", "fd = s->fua[--s->fua_free];", "fd = s->fua[s->fua_free - 1];"),
-         ("native/store_file.c", "  if (keep)\n", "  if (keep && !s->fua_free)\n")),
-    ),
-    Fault(
-        "a write with FUA to a file hears of what was lost and told before it",
-        "native:lost",
-        (("native/store_file.c", "  s->fua_free = 0;\n", "  n = 0;\n"),),
-    ),
-    Fault(
-        "a descriptor that was in use when an error was told is kept",
-        "native:lost",
-        (("native/store_file.c", "bool keep = told == s->told;", "bool keep = told <= s->told;"),),
     ),
     Fault(
         "who waits for a flush waits for his own, though another's has covered him",
@@ -261,18 +246,6 @@ FAULTS = (
         "a zero of which a part was done counts as one that was not sent",
         "native:durable",
         (("native/parts.c", "    t->op.refused = false; /* the part before it was done */\n", ""),),
-    ),
-    Fault(
-        "a zero with FUA is not flushed to a file's disk",
-        "native:store",
-        (("native/store_file.c", "return rc == 0 && (flags & FM_FUA) ? file_flush (fd) : rc;",
-          "return rc;"),),
-    ),
-    Fault(
-        "what a write with FUA to a file hears of a device's cache is kept from the others",
-        "native:lost",
-        (("native/store_file.c", "if (file_do (s->fd, &again) == 0)",
-          "if (file_do (s->fd, &again) == 1)"),),
     ),
     Fault(
         "what a device shows and has lost is copied, and not written back (I9)",

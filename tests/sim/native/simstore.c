@@ -197,19 +197,6 @@ sim_disk_fill (struct sim_disk *d, const char *bytes)
     log_sector (d, sector);
 }
 
-/* Only a flush of the whole disk empties the log, but a FUA write must not be undone by an
- * older one of the same sector. */
-static void
-make_safe (struct sim_disk *d, uint64_t sector)
-{
-  memcpy (d->safe + sector * SIM_SECTOR, d->now + sector * SIM_SECTOR, SIM_SECTOR);
-  size_t kept = 0;
-  for (size_t i = 0; i < d->nlog; i++)
-    if (d->log[i].sector != sector)
-      d->log[kept++] = d->log[i];
-  d->nlog = kept;
-}
-
 static void
 revert (struct sim_disk *d, uint64_t sector)
 {
@@ -307,8 +294,6 @@ disk_run (struct sim_disk *d, const struct fm_op *op)
     else
       memset (d->now + at, 0, n);
     log_sector (d, at / SIM_SECTOR);
-    if (op->flags & FM_FUA && !fails)
-      make_safe (d, at / SIM_SECTOR);
   }
   return fails ? d->fail_rc : 0;
 }
