@@ -6,7 +6,8 @@ runs of blocks that are whole in `data` now to a log (runlog.py), a set for each
     pending2 on disk = the ledger's `pending` of `committed`, less the log's runs of that history
 
 A commit voids the log without touching it.  A log that is missing is refused: without it the
-ledger's map may name blocks whose place in the intermediate the next cycle has taken (I1).
+ledger's map may name blocks whose place in the intermediate the next cycle has taken (I1); or the
+ledger was put back from a run before, whatever its map names.
 """
 
 from __future__ import annotations
@@ -36,15 +37,17 @@ def history_of(book: Ledger) -> runlog.History:
 
 
 def recover(state: Path, book: Ledger, platform: Platform = HERE) -> Ledger:
-    """The ledger with its `pending` maps as they are on disk now (I1).  LedgerError."""
-    if not any(key.endswith("/pending") for key in book.maps):
+    """Of a target that was not stopped in order: the ledger with its `pending` maps as they are on
+    disk now (I1).  LedgerError."""
+    if not book.whole or not book.run:
         return book
     path = path_in(state, book)
     data = runlog.read(path, platform)
-    if data is None:
+    if data is None:  # whatever is pending: each start makes it before its ledger
         raise LedgerError(
-            f"{path}: the log of hardenings is missing, so nobody knows what the image is: restore "
-            "the state folder, or give up the image: 'flashmirror resync --full'"
+            f"{path}: the log of hardenings is missing, so nobody knows what the image is: either "
+            "it was lost, or this ledger is an older one, which knows nothing of later cycles. Put "
+            "back what stood here, or give up the image: 'flashmirror resync --full'"
         )
     runs = [run for _, some in runlog.records(path, data, history_of(book)) for run in some]
     hardened = sets_of(path, runs, book.volumes)

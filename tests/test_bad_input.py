@@ -97,7 +97,7 @@ DAMAGES: dict[str, tuple[Damage, str, str]] = {  # what is done; the line's part
         "east/state/ledger",
         "run 'flashmirror create' first",
     ),
-    "damaged ledger": (damage_ledger, "east/state/ledger", "restore it from a backup"),
+    "damaged ledger": (damage_ledger, "east/state/ledger", "put this very file back"),
     "another name": (lambda p: edit(p, 'name = "east"', 'name = "e"'), "site east", "mend"),
     "another volume": (lambda p: edit(p, 'name = "disk"', 'name = "d"'), "volumes", "mend"),
     "another block size": (lambda p: edit(p, '"4096"', '"8K"'), "block_size", "set that again"),

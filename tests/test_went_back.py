@@ -21,7 +21,7 @@ import direct
 import pytest
 from handmade import Handmade, SlowDisk
 from nbd_client import NbdClient
-from pair import MakePair, Pair, some
+from pair import CommandFailed, MakePair, Pair, some
 from test_link import kill
 
 from mirror_core import config, ledger
@@ -148,6 +148,21 @@ def test_a_target_that_went_back_is_refused(
     assert "west went back from sequence" in reason and "resync --full' on west" in reason
     assert direct.status(pair)["data_exposure_seconds"] > 0, "all is sent, and the target lost it"
     way_out(pair)
+
+
+def test_an_older_ledger_put_back_alone_is_no_image(pair: Pair) -> None:
+    """With nobody to ask: the source is lost, and a promotion would take the mixture for the point
+    that the older ledger names."""
+    kill(pair, "west")
+    ledger = state_of(pair, "west") / "ledger"
+    older = ledger.read_bytes()
+    pair.start("west")
+    write(pair, b"later")
+    for site in ("east", "west"):
+        kill(pair, site)
+    ledger.write_bytes(older)
+    with pytest.raises(CommandFailed, match=r"this ledger is an older one.*resync --full"):
+        pair.run("start", str(pair.toml("west")))
 
 
 def test_a_refused_target_that_is_away_holds_no_more_than_before(pair: Pair) -> None:

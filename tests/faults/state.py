@@ -116,8 +116,13 @@ FAULTS = (
     Fault(
         "a restart takes the ledger's pending map without the log of hardenings (I1)",
         "simulate:10000",
-        (("mirror_core/hardlog.py", 'if not any(key.endswith("/pending") for key in book.maps):',
-          "if True:"),),
+        (("mirror_core/hardlog.py", "if not book.whole or not book.run:", "if True:"),),
         "recovery_forgets_log",
+    ),
+    Fault(
+        "an older ledger that is put back alone, with nothing pending, makes an image (I1)",
+        "tests/test_went_back.py::test_an_older_ledger_put_back_alone_is_no_image",
+        (("mirror_core/hardlog.py", "if not book.whole or not book.run:",
+          'if not any(key.endswith("/pending") for key in book.maps):'),),
     ),
 )  # fmt: skip
