@@ -41,6 +41,7 @@ The rooms.
     flashcopy.py           the relation of a whole group, for those two threads
     ledger.py, book.py     the durable record of a site; the one in use
     platform.py            the seam below all that: clock, chance, threads, files, connections
+    below.py               which stores stand on one disk, and lose together
     durable.py, lock.py    a file replaced whole; who has the state folder
     timeouts.py            every wait that follows from link_timeout, and their sums
     age.py                 how old a point is, whatever the clocks do

@@ -46,8 +46,8 @@ from mirror_core.platform import HERE, Platform
 VERSION = 5
 _MAGIC = "flashmirror-ledger"
 _RESTORE = (
-    "put this very file back if it was moved; an older copy of it knows nothing of later cycles, and "
-    "is no image beside the stores of now; or create the site anew (docs/recovery.md)"
+    "put this very file back if it was moved; an older copy of it knows nothing of later cycles, "
+    "and is no image beside the stores of now; or create the site anew (docs/recovery.md)"
 )
 Role = Literal["source", "target"]
 

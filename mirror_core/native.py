@@ -107,6 +107,14 @@ class Store:
             _lib.fm_store_set_fenced(out[0])
         return cls(out[0], "nbd")
 
+    def stands_on(self, below: int) -> None:
+        """What all stores of this number share (native/below.h), above 0.  Before it is in use."""
+        _lib.fm_below_join(self._handle, below)
+
+    def stands_with_folder(self) -> None:
+        """The same, of a file of the state folder."""
+        _lib.fm_below_join_folder(self._handle)
+
     def unflushed(self) -> None:
         """Its server may have anything in its cache: the first good flush may take long.  Before
         it is in use."""
@@ -185,6 +193,18 @@ class Store:
     def close(self) -> None:
         _lib.fm_store_close(self._handle)
         self._handle = _ffi.NULL
+
+
+def folder_stands_on(below: int) -> None:
+    """Of this process's state folder, as `Store.stands_on`; 0: it shares with nobody."""
+    _lib.fm_below_set_folder(below)
+
+
+def sync(fd: int, *, data_only: bool) -> None:
+    """fsync(2), or fdatasync(2), of a file of the state folder.  OSError."""
+    rc = _lib.fm_below_sync(fd, data_only)
+    if rc < 0:
+        raise OSError(-rc, os.strerror(-rc))
 
 
 class Intent:

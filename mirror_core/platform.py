@@ -25,13 +25,14 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from mirror_core import limits, native
+from mirror_core import below, limits, native
 
 TOKEN = re.compile("[0-9a-f]{32}")
+Part = tuple[str, str]  # a volume and which of its stores
 
 
 class Thread(Protocol):
@@ -120,10 +121,10 @@ class Platform:
         os.ftruncate(fd, length)
 
     def fdatasync(self, fd: int) -> None:
-        os.fdatasync(fd)
+        native.sync(fd, data_only=True)
 
     def fsync(self, fd: int) -> None:
-        os.fsync(fd)
+        native.sync(fd, data_only=False)
 
     def rename(self, old: Path, new: Path) -> None:
         os.rename(old, new)
@@ -137,7 +138,19 @@ class Platform:
 
     def file_store(self, fd: int, size: int) -> native.Store:
         """Of an open file of the state folder, whose descriptor is taken over."""
-        return native.Store.file(fd, size)
+        store = native.Store.file(fd, size)
+        store.stands_with_folder()
+        return store
+
+    # ---- what loses together
+
+    def shared(self, opened: Mapping[Part, int | None]) -> dict[Part, int]:
+        """Which of these have a disk in common: below.shared."""
+        return below.shared(opened)
+
+    def folder_stands_on(self, number: int) -> None:
+        """The state folder's, for its syncs and file stores from now on; 0: on nothing shared."""
+        native.folder_stands_on(number)
 
     # ---- the other site
 

@@ -103,6 +103,7 @@ class Site:
             undo.callback(self._end_maps, current.run)
             undo.callback(self._remove_files_that_mean_nothing)
             self._opened = self._open_stores(undo, current)
+            self._say_what_loses_together(undo)
             self.members = self._build_volumes(undo, current)
             self.copier = flashcopy.Flashcopy(self.members)
             self.servers = server_instance.Servers(
@@ -148,6 +149,16 @@ class Site:
                     one.store.unflushed()
                 opened[volume.name, part] = one
         return opened
+
+    def _say_what_loses_together(self, undo: contextlib.ExitStack) -> None:
+        folder = ("", "state")
+        descriptors = {part: one.fd for part, one in self._opened.items()}
+        numbers = self.platform.shared({folder: self._lock, **descriptors})
+        for part, one in self._opened.items():
+            if numbers[part]:
+                one.store.stands_on(numbers[part])
+        self.platform.folder_stands_on(numbers[folder])
+        undo.callback(self.platform.folder_stands_on, 0)
 
     def _build_volumes(
         self, undo: contextlib.ExitStack, current: ledger.Ledger

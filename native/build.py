@@ -34,6 +34,7 @@ SOURCES = [
     "pool",
     "store",
     "flush",
+    "below",
     "store_file",
     "late",
     "store_nbd",
@@ -63,9 +64,9 @@ def generate() -> Path:
     ffi.cdef((HERE / "native.cdef").read_text())
     ffi.set_source(
         MODULE,
-        '#include "callers.h"\n#include "gather.h"\n#include "late.h"\n#include "line.h"\n'
-        '#include "news.h"\n#include "portable.h"\n#include "request.h"\n#include "room.h"\n'
-        '#include "wait.h"\n',
+        '#include "below.h"\n#include "callers.h"\n#include "gather.h"\n#include "late.h"\n'
+        '#include "line.h"\n#include "news.h"\n#include "portable.h"\n#include "request.h"\n'
+        '#include "room.h"\n#include "wait.h"\n',
         py_limited_api=False,
     )
     target = HERE / "_native.c"

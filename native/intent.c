@@ -26,6 +26,7 @@ fm_intent_open (struct fm_store *log, uint64_t log_offset, uint64_t size, unsign
     return -ENOMEM;
   uint64_t bytes = fm_intent_log_bytes (size, shift);
   i->log = log;
+  atomic_init (&i->heard, fm_store_losses (log));
   i->log_offset = log_offset;
   i->shift = shift;
   i->nregions = (size + (1ULL << shift) - 1) >> shift;
@@ -45,11 +46,10 @@ fm_intent_open (struct fm_store *log, uint64_t log_offset, uint64_t size, unsign
   /* A process before this one may have left bits unflushed, or have met the failure of their
    * flush, of which the disk tells once: what is read need not stand there. */
   struct fm_op write = { .kind = FM_WRITE, .buf = i->image, .length = bytes, .offset = log_offset };
-  struct fm_op flush = { .kind = FM_FLUSH };
   if (rc == 0)
     rc = fm_store_io (log, &write);
   if (rc == 0)
-    rc = fm_store_io (log, &flush);
+    rc = fm_store_flush (log, &i->heard);
   if (rc < 0) {
     fm_intent_close (i);
     return rc;
@@ -103,10 +103,9 @@ write_dirty (struct fm_intent *i, uint64_t **copy, uint64_t *from, uint64_t *end
   pthread_mutex_unlock (&i->lock);
   struct fm_op write = { .kind = FM_WRITE, .buf = *copy, .length = bytes,
                          .offset = i->log_offset + *from * 8 };
-  struct fm_op flush = { .kind = FM_FLUSH };
   int rc = fm_store_io (i->log, &write);
   if (rc == 0)
-    rc = fm_store_io (i->log, &flush);
+    rc = fm_store_flush (i->log, &i->heard);
   pthread_mutex_lock (&i->lock);
   if (rc < 0) {
     make_dirty (i, *from);

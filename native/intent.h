@@ -34,6 +34,7 @@ struct fm_intent {
   unsigned shift;       /* log2 of a region's bytes */
   uint64_t nregions, nwords;
   _Atomic uint64_t *hot;
+  _Atomic uint64_t heard; /* losses of `log` (store.h); of who is `busy` */
   uint32_t *used_s; /* when a cycle had blocks of the region; the control's thread */
 
   pthread_mutex_t lock; /* guards all below */

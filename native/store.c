@@ -1,4 +1,5 @@
 /* Ports, and operations from any thread.  See store.h. */
+#include "below.h"
 #include "flush.h"
 #include "late.h"
 #include "parts.h"
@@ -90,6 +91,7 @@ fm_store_close (struct fm_store *s)
 {
   if (!s)
     return;
+  fm_below_leave (s);
   fm_pool_close (s);
   fm_port_close (s->anchor);
   s->ops->close (s);

@@ -29,6 +29,7 @@
  *     asks first, and takes the pages for clean afterwards.  A write with FUA would be
  *     such a user: so it is a write, and then a flush like all others, whose answers
  *     come in the order in which they were asked for.
+ *     One of another store that stands on the same disk is, too (below.h).
  *   - A server is flushed on one connection, its anchor, open from before the first
  *     write of fm_store_io was submitted.  As long as it lives, so does the server's
  *     process that has answered the writes, and a flush on it covers them.  When it
@@ -105,6 +106,8 @@ struct fm_store_ops {
    * 0 with in *data (may be NULL) how many are not; a store that cannot tell says
    * all data.  Asking for *data can be slow. */
   uint64_t (*hole) (struct fm_store *s, uint64_t offset, uint64_t length, uint64_t *data);
+  /* What this machine caches of it, and may be on no disk, is not read any more.  May be NULL. */
+  void (*forget) (struct fm_store *s);
   void (*close) (struct fm_store *s);
 };
 
@@ -119,6 +122,8 @@ struct fm_store {
    * do yet ends with -EAGAIN (fm_volume_set_patience). */
   bool fenced;
   int fd;         /* file */
+  unsigned below; /* what it stands on; this and the next line: below.h */
+  struct fm_store *beside;
   char *uri;      /* server */
   uint64_t timeout_ns; /* how long a server may be silent (parts.h), and connecting may take */
   _Atomic uint64_t written_bytes;  /* payload of WRITE ops that were done well on ports */

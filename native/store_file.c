@@ -1,5 +1,6 @@
 /* The store that is a file or a block device: every operation is done at once, by whoever asks.
  * See store.h. */
+#include "below.h"
 #include "store.h"
 #include "wait.h"
 
@@ -60,15 +61,23 @@ unsupported (int rc)
   return rc == -EOPNOTSUPP || rc == -ENODEV || rc == -ENOTTY || rc == -ENOSYS || rc == -EINVAL;
 }
 
+static void
+file_forget (struct fm_store *s)
+{
+  posix_fadvise (s->fd, 0, 0, POSIX_FADV_DONTNEED);
+}
+
 /* After a failure the pages are clean and the disk may not have them: they are read again,
  * so that who copies this store copies what stands on the disk. */
 static int
-file_flush (int fd)
+file_flush (struct fm_store *s)
 {
-  if (fdatasync (fd) == 0)
-    return 0;
-  int rc = -errno;
-  posix_fadvise (fd, 0, 0, POSIX_FADV_DONTNEED);
+  struct fm_below_flush f;
+  fm_below_begin (&f, s->below);
+  int rc = fdatasync (s->fd) < 0 ? -errno : 0;
+  fm_below_end (&f, rc, s);
+  if (rc < 0)
+    file_forget (s);
   return rc;
 }
 
@@ -104,7 +113,7 @@ file_run (struct fm_store *s, const struct fm_op *op)
   case FM_ZERO:
     return file_zero (s->fd, op->length, op->offset, op->flags);
   case FM_FLUSH:
-    return file_flush (s->fd);
+    return file_flush (s);
   }
   return -EINVAL;
 }
@@ -176,6 +185,7 @@ static const struct fm_store_ops file_ops = {
   .step = file_step,
   .pollfd = file_pollfd,
   .hole = file_hole,
+  .forget = file_forget,
   .close = file_close,
 };
 

@@ -147,11 +147,15 @@ fm_volume_equal (struct fm_volume *v, uint64_t first, uint64_t n)
   pthread_mutex_unlock (&v->lock);
 }
 
+/* Sink 0.  Where it is no server, what a flush of another store had lost of it is no more told by its own. */
 static int
-flush_on (struct fm_port *p)
+flush_first (struct fm_volume *v)
 {
   struct fm_op op = { .kind = FM_FLUSH };
-  return fm_port_io (p, &op);
+  int rc = fm_port_io (v->bulk->sink[0], &op);
+  uint64_t lost = fm_store_losses (v->first), known = v->first_heard;
+  v->first_heard = lost;
+  return rc == 0 && lost != known && v->first->below ? -EIO : rc;
 }
 
 int
@@ -168,7 +172,7 @@ fm_volume_flush (struct fm_volume *v, bool front_too)
     return rc;
   if (!v->bulk)
     return -ENOTCONN;
-  if ((rc = flush_on (v->bulk->sink[0])) < 0)
+  if ((rc = flush_first (v)) < 0)
     fm_volume_fail (v, rc, 0);
   if (rc == 0 && front_too && (rc = fm_volume_flush_front (v)) < 0)
     fm_volume_fail (v, rc, -1);
@@ -535,6 +539,7 @@ fm_group_swap (struct fm_volume **v, unsigned n)
     atomic_store (&v[i]->heard, lost);
     v[i]->restores = !v[i]->strict && lost != v[i]->sure;
     v[i]->cycle_lost = lost;
+    v[i]->first_heard = fm_store_losses (v[i]->first);
     if (!v[i]->strict && !fm_store_has_anchor (v[i]->front)) /* after the line above: flush.c drops it first */
       fm_volume_fail (v[i], -ENOTCONN, -1);
   }

@@ -22,7 +22,7 @@ from pathlib import Path
 import direct
 import pytest
 from handmade import MIB, Handmade, MountedDisk, eventually, kill, state_of
-from loops import needs_loops
+from loops import SECTOR, mbr, needs_loops
 from nbd_client import FUA, WRITE, NbdError
 from pair import CommandFailed
 
@@ -127,24 +127,34 @@ def says_so(pair: Handmade, site: str) -> bool:
 class LosingDevice:
     """A block device whose own cache shows for a while what its disk has refused."""
 
-    def __init__(self, disk: LosingDisk, size: int) -> None:
+    def __init__(self, disk: LosingDisk, size: int, *, parts: int = 0) -> None:
+        """`parts`: partitions of BLOCKS blocks."""
         self._file = disk.folder / "device"
         self._file.touch()
         os.truncate(self._file, size)
-        made = subprocess.run(
-            ["losetup", "-f", "--show", str(self._file)], check=True, capture_output=True, text=True
-        )
+        sectors = BLOCKS * BLOCK // SECTOR
+        if parts:
+            table = mbr(7, [(2048 // parts * (1 + part), sectors) for part in range(parts)])
+            with self._file.open("r+b") as file:
+                for at, data in table.items():
+                    file.seek(at)
+                    file.write(data)
+                os.fsync(file.fileno())
+        words = ["losetup", "-f", "--show", *(["-P"] if parts else []), str(self._file)]
+        made = subprocess.run(words, check=True, capture_output=True, text=True)
         self.path = made.stdout.strip()
+        if parts:
+            subprocess.run(["partx", "--update", self.path], check=True)
 
-    def take(self) -> None:
+    def take(self, part: str = "") -> None:
         """Our own kernel writes to it what clients have not flushed, as it does now and then."""
-        fd = os.open(self.path, os.O_RDONLY)
+        fd = os.open(part or self.path, os.O_RDONLY)
         assert ctypes.CDLL(None).sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), 7) == 0
         os.close(fd)
 
-    def shown(self, size: int) -> bytes:
-        """From the disk itself."""
-        for path in (self._file, self.path):
+    def shown(self, size: int, part: str = "") -> bytes:
+        """From the disk itself; `part`: of a partition."""
+        for path in (str(self._file), self.path, part or self.path):
             fd = os.open(path, os.O_RDONLY)
             with contextlib.suppress(OSError):
                 os.fsync(fd)
@@ -155,6 +165,41 @@ class LosingDevice:
 
     def close(self) -> None:
         subprocess.run(["losetup", "-d", self.path], check=True)
+
+
+@needs_loops
+def test_what_one_store_hears_of_a_disk_all_hear_that_stand_on_it(
+    pair: Handmade, scratch: Path
+) -> None:
+    """The data and the intermediate are two partitions.  The disk says to the flush of the one that
+    it could not flush its cache; what it has lost is the other's, whose clients hear of it, and
+    which the mirror writes back."""
+    disk = LosingDisk(scratch / "disk", scratch / "space")
+    device = LosingDevice(disk, 2 * MIB, parts=2)
+    parts = [f"{device.path}p{number}" for number in (1, 2)]
+    pair.stores["east", "data"], pair.stores["east", "intermediate"] = parts
+    try:
+        pair.create()
+        pair.start()
+        direct.sync(pair)
+        direct.pause(pair)
+        with pair.client() as client:
+            disk.fill()
+            client.write(9 * BLOCK, b"x" * BLOCK)
+            device.take(parts[0])
+            direct.resume(pair)
+            direct.wait_for(lambda: direct.status(pair)["state"] == "degraded", "a failed flush")
+            disk.empty()
+            with pytest.raises(NbdError):
+                client.flush()
+            client.flush()
+        direct.sync(pair)
+        pair.stop("east", "west")
+        assert device.shown(BLOCKS * BLOCK, parts[0]) == pair.image("west").read_bytes()
+    finally:
+        pair.kill()
+        device.close()
+        disk.close()
 
 
 @needs_loops

@@ -6,6 +6,45 @@ from faults.fault import Fault
 
 FAULTS = (
     Fault(
+        "what a disk says to one store's flush is not told to the others on it (I9)",
+        "native:below simulate:20000",
+        (("native/below.c", "  if (!below || !is_the_disks (rc))", "  if (below || is_the_disks (rc))"),),
+        "LOSS_IS_ONES_OWN",
+    ),
+    Fault(
+        "a flush is good before another's on its disk has told what it heard (I9)",
+        "native:below",
+        (("native/below.c", "while (rc == 0 && any_before", "while (0 && any_before"),),
+    ),
+    Fault(
+        "a full disk is a loss for all that stand on it",
+        "native:below",
+        (("native/below.c", "rc < 0 && rc != -ENOSPC", "rc < 0"),),
+    ),
+    Fault(
+        "what another's flush has lost of sink 0 counts as whole (I1)",
+        "native:below",
+        (("native/volume.c", "lost != known && v->first->below ? -EIO : rc", "0 ? -EIO : rc"),),
+    ),
+    Fault(
+        "a region is hot whose log was lost with another's flush (I4)",
+        "native:below",
+        (("native/intent.c", "  if (rc == 0)\n    rc = fm_store_flush (i->log, &i->heard);\n"
+          "  pthread_mutex_lock",
+          "  atomic_store (&i->heard, fm_store_losses (i->log));\n  if (rc == 0)\n"
+          "    rc = fm_store_flush (i->log, &i->heard);\n  pthread_mutex_lock"),),
+    ),
+    Fault(
+        "two partitions of a disk are two disks",
+        "tests/test_below.py::test_whatever_is_between_them_and_the_disk",
+        (("mirror_core/below.py", 'if (node / "partition").exists():', "if False:"),),
+    ),
+    Fault(
+        "a site does not say which of its stores stand on one disk",
+        "tests/test_losing_disk.py::test_what_one_store_hears_of_a_disk_all_hear_that_stand_on_it",
+        (("mirror_core/site.py", "            if numbers[part]:\n", "            if False:\n"),),
+    ),
+    Fault(
         "a good write elsewhere hides one that failed",
         "tests/test_failed_writes.py::test_a_source_whose_data_store_is_full_says_that_writes_fail "
         "native:request",

@@ -97,7 +97,7 @@ FAULTS = (
     Fault(
         "a hardening is recorded while its sink is not flushed (I2)",
         "tests/test_sim.py::test_every_crash_point_of_the_small_scope simulate:10000",
-        (("native/volume.c", "if ((rc = flush_on (v->bulk->sink[0])) < 0)",
+        (("native/volume.c", "if ((rc = flush_first (v)) < 0)",
           "if ((void)flush_on, (rc = 0) < 0)"),),
         "NO_SINK_FLUSH",
     ),
@@ -164,12 +164,12 @@ FAULTS = (
     Fault(
         "the intent log is not flushed (I4)",
         "native:intent",
-        (("native/intent.c", "    rc = fm_store_io (i->log, &flush);", "    (void)flush;"),),
+        (("native/intent.c", "    rc = fm_store_flush (i->log, &i->heard);", "    rc = 0;"),),
     ),
     Fault(
         "bits that a killed process left unflushed count as durable (I4)",
         "native:intent",
-        (("native/intent.c", "    rc = fm_store_io (log, &flush);", "    (void)flush;"),),
+        (("native/intent.c", "    rc = fm_store_flush (log, &i->heard);", "    rc = 0;"),),
     ),
     Fault(
         "a region is cooled although it was written since (I4)",

@@ -46,6 +46,7 @@ class Shape:
     exceptions: bool = False  # at the N-th call of the platform
     # What a failed flush has lost may be in the cache for a while (SIM_LOSE_LATER).
     later: bool = False
+    one_disk: bool = False  # below all that a machine has: what a flush of one has lost, all have
     returning_s: float = 30.0  # a client who comes back so late is told of no loss (news.h)
     wait_s: float = 3.5  # freeze_max + link_timeout are promised (timeouts.py), and looks take time
     exposure: bool = True  # its figure is judged (tells.py)
@@ -87,6 +88,7 @@ class Shape:
             stalls=rng.random() < 0.15,
             returning_s=rng.choice((0.0, 30.0)),
             rate=int(10 ** rng.uniform(5, 7)) if rng.random() < 0.2 else 0,
+            one_disk=rng.random() < 0.4,
         )
 
     def set_limits(self) -> None:

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from mirror_core import native
-from mirror_core.platform import Platform
+from mirror_core.platform import Part, Platform
 from sim.core import ffi, lib
 from sim.sched import NEVER, NS, SiteDead, Task, Violation, bytes_at, current
 from sim.stalls import stalls
@@ -317,8 +317,11 @@ class SimPlatform(Platform):
         name, inode = self._open[fd]
         try:
             self._fs.fail_if_told(name)
-        except OSError:
+        except OSError as error:
             self._fs.lose(inode)
+            if self._fs.loses and error.errno == errno.EIO:
+                loss = lib.SIM_LOSE_NOW if self._fs.loses == "now" else lib.SIM_LOSE_LATER
+                lib.sim_disks_lose(self._machine.below, loss, ffi.NULL, ffi.NULL)
             raise
         if inode is None:
             self._fs.sync_names()
@@ -366,7 +369,17 @@ class SimPlatform(Platform):
         self.close(fd)
         handle = lib.sim_store_open(inode.disk, 0)
         self._life.handles.append(handle)
-        return native.Store(handle, "file")
+        store = native.Store(handle, "file")
+        if self._machine.below:
+            lib.sim_disk_share(inode.disk, self._machine.below)
+            store.stands_on(self._machine.below)
+        return store
+
+    def shared(self, opened: Mapping[Part, int | None]) -> dict[Part, int]:
+        return dict.fromkeys(opened, self._machine.below)
+
+    def folder_stands_on(self, number: int) -> None:
+        """Its syncs here lose themselves what they lose."""
 
     def control_channel(self, uri: str, timeout_s: float) -> Any:
         self._touch()

@@ -162,11 +162,15 @@ class Machine:
         self.lost_seed = False  # a flush of it failed before the site had ever started
         self.is_mixed = False  # its state went back without its data, and it does not know
         self.unjudged = NO_POINT  # an image that is a mixture, and known to be (copies.py)
+        # Not 0: its disks, and its state folder's, are one, which loses as one.
+        self.below = _DISKS[name] if world.shape.one_disk else 0
         for volume, size in volumes.items():
             for part in PARTS:
                 number = len(self.disks) + _DISKS[name]
                 disk = lib.sim_disk_new(number, size)
                 self.disks[volume, part] = ffi.gc(disk, lib.sim_disk_free)
+                if self.below:
+                    lib.sim_disk_share(disk, self.below)
                 if world.random.random() < 0.3:
                     lib.sim_disk_emulate(disk)
 

@@ -66,6 +66,7 @@ class World:
         self.shape = shape
         self.block, sizes = shape.block, shape.sizes
         self.nclients, self.disk_errors = shape.clients, shape.disk_errors
+        lib.sim_stores_forget()
         self.east = Machine(self, "east", "west", sizes)
         self.west = Machine(self, "west", "east", sizes)
         self.clones: list[Machine] = []  # copies that live beside them

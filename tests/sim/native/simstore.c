@@ -20,6 +20,8 @@ struct sim_disk {
   uint64_t faded; /* sectors that were read from the cache, and then differently from the disk */
   uint64_t op_ns, byte_ns; /* what an operation takes */
   bool emulates;           /* zeroes are written like other bytes */
+  unsigned below;          /* not 0: it loses together with those of that number */
+  struct sim_disk *beside; /* the next one that does */
 };
 
 struct sim_store {
@@ -29,6 +31,7 @@ struct sim_store {
   bool dead;
   intptr_t server; /* its number; a port has that of when it was opened */
   int remote;
+  struct sim_store *before; /* opened before it, in this schedule */
   struct answer { struct fm_port *port; struct fm_op *op; int rc; struct answer *next; } *answers;
 };
 
@@ -65,9 +68,26 @@ sim_disk_new (int number, uint64_t size)
   return d;
 }
 
+static struct sim_disk *sharing;
+
+void
+sim_disk_share (struct sim_disk *d, unsigned below)
+{
+  if (!d->below) {
+    d->beside = sharing;
+    sharing = d;
+  }
+  d->below = below;
+}
+
 void
 sim_disk_free (struct sim_disk *d)
 {
+  for (struct sim_disk **at = &sharing; *at; at = &(*at)->beside)
+    if (*at == d) {
+      *at = d->beside;
+      break;
+    }
   free (d->now);
   free (d->safe);
   free (d->log);
@@ -248,6 +268,21 @@ lose (struct sim_disk *d)
     sim_lost (d->number, d->loss == SIM_LOSE_LATER);
 }
 
+void
+sim_disks_lose (unsigned below, enum sim_loss loss, struct sim_disk *own, const struct fm_store *of)
+{
+  if (!below || loss == SIM_LOSE_NOTHING)
+    return;
+  for (struct sim_disk *d = sharing; d; d = d->beside)
+    if (d->below == below && d != own) {
+      enum sim_loss mine = d->loss;
+      d->loss = loss;
+      lose (d);
+      d->loss = mine;
+    }
+  fm_below_lose (below, -EIO, of);
+}
+
 static void
 flush (struct sim_disk *d)
 {
@@ -260,7 +295,7 @@ flush (struct sim_disk *d)
 }
 
 static int
-disk_run (struct sim_disk *d, const struct fm_op *op)
+disk_run (struct sim_disk *d, const struct fm_op *op, const struct fm_store *s)
 {
   if (d->nstale && random_below (32) == 0)
     sim_disk_evict (d);
@@ -270,8 +305,11 @@ disk_run (struct sim_disk *d, const struct fm_op *op)
   if (op->kind == FM_FLUSH) {
     if (!fails)
       flush (d);
-    else if (d->loss != SIM_LOSE_NOTHING)
+    else if (d->loss != SIM_LOSE_NOTHING) {
       lose (d);
+      if (d->fail_rc == -EIO)
+        sim_disks_lose (d->below, d->loss, d, s);
+    }
     return fails ? d->fail_rc : 0;
   }
   if (op->offset > d->size || op->length > d->size - op->offset)
@@ -344,7 +382,7 @@ run (struct fm_port *p, struct fm_op *op)
   bool event = !s->dead && sim_touch (), before = event && random_below (2);
   if (before)
     let_others_run (s->disk, op, false);
-  int rc = s->dead ? -EIO : connected (p) ? disk_run (s->disk, op) : p->failed;
+  int rc = s->dead ? -EIO : connected (p) ? disk_run (s->disk, op, p->store) : p->failed;
   if (event && !before) {
     let_others_run (s->disk, op, true);
     if (s->dead || !connected (p))
@@ -419,6 +457,19 @@ disk_hole (struct fm_store *store, uint64_t offset, uint64_t length, uint64_t *d
   return 0;
 }
 
+static struct sim_store *opened; /* and neither closed nor forgotten */
+
+static void
+disk_close (struct fm_store *store)
+{
+  struct sim_store *s = (struct sim_store *)store;
+  for (struct sim_store **at = &opened; *at; at = &(*at)->before)
+    if (*at == s) {
+      *at = s->before;
+      break;
+    }
+}
+
 static void
 close_nothing (struct fm_store *s)
 {
@@ -432,7 +483,7 @@ static const struct fm_store_ops disk_ops = {
   .step = disk_step,
   .pollfd = disk_pollfd,
   .hole = disk_hole,
-  .close = close_nothing,
+  .close = disk_close,
 };
 
 static struct sim_store *
@@ -449,13 +500,23 @@ sim_store_open (struct sim_disk *d, unsigned lazy)
   struct sim_store *s = new_store (&disk_ops, d->size);
   s->disk = d;
   s->lazy = lazy;
+  s->before = opened;
+  opened = s;
   return &s->store;
+}
+
+void
+sim_stores_forget (void)
+{
+  for (; opened; opened = opened->before)
+    fm_below_leave (&opened->store);
 }
 
 void
 sim_store_kill (struct fm_store *s)
 {
   ((struct sim_store *)s)->dead = true;
+  fm_below_leave (s);
   sim_signal (NULL);
 }
 

@@ -27,6 +27,7 @@
 #ifndef FM_SIMSTORE_H
 #define FM_SIMSTORE_H
 
+#include "below.h"
 #include "request.h"
 #include "simsched.h"
 
@@ -81,7 +82,14 @@ void sim_disk_emulate (struct sim_disk *d);
 /* From now on an operation takes so long, and so much more for each byte. */
 void sim_disk_slow (struct sim_disk *d, uint64_t op_ns, uint64_t byte_ns);
 
+/* From now on its failed flushes (EIO) lose of all disks of that number, above 0. */
+void sim_disk_share (struct sim_disk *d, unsigned below);
+/* Another flush on what they stand on has failed and lost: of all but `own`, and all stores of that number
+ * but `of` hear. */
+void sim_disks_lose (unsigned below, enum sim_loss loss, struct sim_disk *own, const struct fm_store *of);
+
 struct fm_store *sim_store_open (struct sim_disk *d, unsigned lazy);
+void sim_stores_forget (void); /* those of the schedule before */
 struct fm_store *sim_remote_open (int remote, uint64_t size, uint64_t timeout_ns);
 void sim_store_kill (struct fm_store *s);
 /* Its server went and came back: every connection has ended.  What the disk holds then is the

@@ -1,0 +1,136 @@
+/* See below.h. */
+#include "below.h"
+#include "wait.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <unistd.h>
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards the next lines */
+static pthread_cond_t ended = PTHREAD_COND_INITIALIZER;  /* a flush */
+static struct fm_store *stores;                          /* that have joined, by `beside` */
+static struct fm_below_flush *under_way;
+static uint64_t numbers;
+
+/* The state folder counts its losses as a store does. */
+static const struct fm_store_ops no_ops;
+static struct fm_store folder = { .ops = &no_ops };
+static _Atomic uint64_t folder_heard;
+
+void
+fm_below_join (struct fm_store *s, unsigned below)
+{
+  assert (below && !s->below);
+  pthread_mutex_lock (&lock);
+  s->below = below;
+  s->beside = stores;
+  stores = s;
+  pthread_mutex_unlock (&lock);
+}
+
+void
+fm_below_leave (struct fm_store *s)
+{
+  if (!s->below)
+    return;
+  pthread_mutex_lock (&lock);
+  for (struct fm_store **at = &stores; *at; at = &(*at)->beside)
+    if (*at == s) {
+      *at = s->beside;
+      break;
+    }
+  pthread_mutex_unlock (&lock);
+}
+
+void
+fm_below_set_folder (unsigned below)
+{
+  fm_below_leave (&folder);
+  folder.below = 0;
+  if (below)
+    fm_below_join (&folder, below);
+}
+
+void
+fm_below_join_folder (struct fm_store *s)
+{
+  if (folder.below)
+    fm_below_join (s, folder.below);
+}
+
+static bool
+is_the_disks (int rc)
+{
+  return rc < 0 && rc != -ENOSPC && rc != -EDQUOT && rc != -EFBIG && rc != -ENOMEM;
+}
+
+void
+fm_below_lose (unsigned below, int rc, const struct fm_store *own)
+{
+  if (!below || !is_the_disks (rc))
+    return;
+  pthread_mutex_lock (&lock);
+  for (struct fm_store *s = stores; s; s = s->beside)
+    if (s->below == below && s != own)
+      fm_store_lose (s);
+  for (struct fm_store *s = stores; s; s = s->beside) /* all know by now */
+    if (s->below == below && s != own && s->ops->forget)
+      s->ops->forget (s);
+  pthread_mutex_unlock (&lock);
+}
+
+void
+fm_below_begin (struct fm_below_flush *f, unsigned below)
+{
+  f->below = below;
+  if (!below)
+    return;
+  pthread_mutex_lock (&lock);
+  f->number = ++numbers;
+  f->next = under_way;
+  under_way = f;
+  pthread_mutex_unlock (&lock);
+}
+
+static bool
+any_before (unsigned below, uint64_t number)
+{
+  for (const struct fm_below_flush *f = under_way; f; f = f->next)
+    if (f->below == below && f->number < number)
+      return true;
+  return false;
+}
+
+void
+fm_below_end (struct fm_below_flush *f, int rc, const struct fm_store *own)
+{
+  if (!f->below)
+    return;
+  fm_below_lose (f->below, rc, own);
+  pthread_mutex_lock (&lock);
+  uint64_t end = ++numbers;
+  for (struct fm_below_flush **at = &under_way; *at; at = &(*at)->next)
+    if (*at == f) {
+      *at = f->next;
+      break;
+    }
+  pthread_cond_broadcast (&ended);
+  while (rc == 0 && any_before (f->below, end))
+    fm_cond_wait (&ended, &lock);
+  pthread_mutex_unlock (&lock);
+}
+
+int
+fm_below_sync (int fd, bool data_only)
+{
+  struct fm_below_flush f;
+  int rc;
+  fm_below_begin (&f, folder.below);
+  do
+    rc = data_only ? fdatasync (fd) : fsync (fd);
+  while (rc < 0 && errno == EINTR);
+  rc = rc < 0 ? -errno : 0;
+  fm_below_end (&f, rc, &folder);
+  uint64_t lost = fm_store_losses (&folder);
+  return atomic_exchange (&folder_heard, lost) != lost && rc == 0 ? -EIO : rc;
+}

@@ -1,0 +1,44 @@
+/* Stores that stand on one disk lose together.
+ *
+ * Idea.  A disk that cannot flush its own cache says so once, to whoever asks; what is gone then may be anybody's who
+ * stands on it.  So stores with a disk in common have a number in common (`below`; 0: such a store shares with none,
+ * as a server's does), and so has the state folder.  A flush that fails is a loss for all of that number (store.h),
+ * and one that is good counts only when every flush that was under way at its end has told its own end: else a
+ * client's flush, or a commit's, would be good between the disk's word to another and our counting it.
+ *
+ * Invariants.  Who flushes waits for those alone that began before his own flush ended, none of which waits for him:
+ * each has had its answer, or has it without us.  What a loss of memory, a full disk or a quota refuses is no loss of
+ * the disk's.
+ * Left out: which stores share a disk (below.py).
+ */
+#ifndef FM_BELOW_H
+#define FM_BELOW_H
+
+#include "store.h"
+
+/* A flush that is under way: on the stack of who does it. */
+struct fm_below_flush {
+  unsigned below;
+  uint64_t number;
+  struct fm_below_flush *next;
+};
+
+/* Before a store is in use, a number above 0; it leaves when it is closed. */
+void fm_below_join (struct fm_store *s, unsigned below);
+void fm_below_leave (struct fm_store *s);
+
+void fm_below_begin (struct fm_below_flush *f, unsigned below);
+/* It has ended with rc.  `own`: the store it was of, which counts its own loss itself. */
+void fm_below_end (struct fm_below_flush *f, int rc, const struct fm_store *own);
+/* It has failed with rc: all others of that number count a loss, if it is one of the disk's. */
+void fm_below_lose (unsigned below, int rc, const struct fm_store *own);
+
+/* The number of this process's state folder, 0: none; before it is in use, and after. */
+void fm_below_set_folder (unsigned below);
+/* A store that is a file of it; before it is in use. */
+void fm_below_join_folder (struct fm_store *s);
+/* fsync(2), or fdatasync(2), of a file of it: 0 or -errno.  -EIO, once, too when the disk has lost something since
+ * the one before. */
+int fm_below_sync (int fd, bool data_only);
+
+#endif

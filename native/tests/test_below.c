@@ -1,0 +1,234 @@
+/* Promises of below.h: what one store's flush says of a disk is said to all that stand on it, and no flush is good
+ * before they can hear it. */
+#include "below.h"
+#include "check.h"
+#include "fake.h"
+#include "intent.h"
+#include "lab.h"
+#include "request.h"
+#include "wait.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define BLOCK 4096
+#define SIZE (1 << 20)
+
+enum { ONE, OTHER, ELSEWHERE, APART, STORES };
+
+static struct fm_store *store[STORES];
+static int file[STORES];
+static _Atomic uint64_t heard[STORES];
+static int plain; /* a file of the state folder */
+
+/* ---- the disk: this stands in front of libc's ---- */
+
+static pthread_mutex_t disk = PTHREAD_MUTEX_INITIALIZER; /* guards the next lines */
+static pthread_cond_t moved;
+static int code; /* the errno of the next call; 0: none */
+static bool waits, waiting; /* the call that fails is to wait; it does */
+static unsigned asked; /* calls that have ended */
+
+int
+fdatasync (int fd)
+{
+  pthread_mutex_lock (&disk);
+  int mine = code;
+  code = 0;
+  waiting = mine && waits;
+  pthread_cond_broadcast (&moved);
+  while (mine && waits)
+    fm_cond_wait (&moved, &disk);
+  asked++;
+  pthread_cond_broadcast (&moved);
+  pthread_mutex_unlock (&disk);
+  if (!mine)
+    return (int)syscall (SYS_fdatasync, fd);
+  errno = mine;
+  return -1;
+}
+
+static void
+begin (void)
+{
+  static const unsigned below[STORES] = { 1, 1, 2, 0 };
+  for (int i = 0; i < STORES; i++) {
+    store[i] = lab_file_store (SIZE, &file[i]);
+    if (below[i])
+      fm_below_join (store[i], below[i]);
+    heard[i] = 0;
+  }
+}
+
+static void
+end (void)
+{
+  for (int i = 0; i < STORES; i++) {
+    fm_store_close (store[i]);
+    close (file[i]);
+  }
+}
+
+static void
+put (int i)
+{
+  struct fm_op op = { .kind = FM_WRITE, .length = BLOCK, .buf = (char[BLOCK]){ 'x' } };
+  CHECK_EQ (fm_store_io (store[i], &op), 0);
+}
+
+static int
+flush (int i)
+{
+  return fm_store_flush (store[i], &heard[i]);
+}
+
+/* All on that disk hear, once, and nobody else does; a full disk or a quota has lost nothing of others'. */
+static void
+a_loss_is_told_to_all (void)
+{
+  begin ();
+  for (int i = 0; i < STORES; i++)
+    put (i);
+  code = EIO;
+  CHECK_EQ (flush (ONE), -EIO);
+  CHECK_EQ (flush (OTHER), -EIO);
+  CHECK_EQ (flush (ELSEWHERE), 0);
+  CHECK_EQ (flush (APART), 0);
+  CHECK_EQ (fm_below_sync (plain, true), -EIO);
+  for (int i = 0; i < STORES; i++)
+    CHECK_EQ (flush (i), 0);
+  CHECK_EQ (fm_below_sync (plain, true), 0);
+  static const int refusals[] = { ENOSPC, EDQUOT, EFBIG };
+  for (int k = 0; k < 3; k++) {
+    put (ONE);
+    put (OTHER);
+    code = refusals[k];
+    CHECK_EQ (flush (ONE), -refusals[k]);
+    CHECK_EQ (flush (OTHER), 0);
+    CHECK_EQ (fm_below_sync (plain, false), 0);
+  }
+  code = EIO;
+  CHECK_EQ (fm_below_sync (plain, true), -EIO);
+  CHECK_EQ (fm_below_sync (plain, true), 0);
+  CHECK_EQ (flush (OTHER), -EIO);
+  CHECK_EQ (flush (ELSEWHERE), 0);
+  end ();
+}
+
+static void *
+fails (void *unused)
+{
+  (void)unused;
+  CHECK_EQ (flush (ONE), -EIO);
+  return NULL;
+}
+
+static bool done;
+
+static void *
+is_told (void *unused)
+{
+  (void)unused;
+  CHECK_EQ (flush (OTHER), -EIO);
+  pthread_mutex_lock (&disk);
+  done = true;
+  pthread_cond_broadcast (&moved);
+  pthread_mutex_unlock (&disk);
+  return NULL;
+}
+
+/* One that the disk has answered well is not good before another's, which had the disk's word, has told it. */
+static void
+a_good_flush_waits_for_those_beside_it (void)
+{
+  pthread_t one, other;
+  begin ();
+  put (ONE);
+  put (OTHER);
+  code = EIO;
+  waits = true;
+  asked = 0;
+  done = false;
+  pthread_create (&one, NULL, fails, NULL);
+  pthread_mutex_lock (&disk);
+  while (!waiting)
+    fm_cond_wait (&moved, &disk);
+  pthread_mutex_unlock (&disk);
+  pthread_create (&other, NULL, is_told, NULL);
+  pthread_mutex_lock (&disk);
+  while (!asked)
+    fm_cond_wait (&moved, &disk);
+  uint64_t until = fm_now_ns () + 50 * FM_MS;
+  while (!done && fm_cond_wait_until (&moved, &disk, until) == 0)
+    ;
+  CHECK (!done);
+  pthread_mutex_unlock (&disk);
+  CHECK_EQ (flush (ELSEWHERE), 0); /* another disk's waits for nobody */
+  pthread_mutex_lock (&disk);
+  waits = false;
+  pthread_cond_broadcast (&moved);
+  pthread_mutex_unlock (&disk);
+  pthread_join (one, NULL);
+  pthread_join (other, NULL);
+  end ();
+}
+
+/* Of a sink 0: what it was sent is not whole, though its own flush is good.  In a cycle after it all is well. */
+static void
+a_sink_that_lost_something_is_not_whole (void)
+{
+  struct fm_volume *v;
+  uint64_t held;
+  begin ();
+  CHECK_EQ (fm_volume_create (store[ELSEWHERE], store[ONE], SIZE, BLOCK, false, &v), 0);
+  CHECK_EQ (fm_volume_link (v, NULL, 1), 0);
+  for (int i = 0; i < 3; i++) {
+    CHECK_EQ (fm_volume_write (v, 0, (char[BLOCK]){ 'x' }, BLOCK, 0, 0), 0);
+    CHECK_EQ (fm_group_freeze (&v, 1, 100 * FM_MS, &held), 0);
+    CHECK_EQ (fm_volume_copy (v, 100 * FM_MS), 1);
+    put (OTHER);
+    code = i == 1 ? EIO : 0;
+    CHECK_EQ (flush (OTHER), i == 1 ? -EIO : 0);
+    CHECK_EQ (fm_volume_flush (v, true), i == 1 ? -EIO : 0);
+    if (i == 1) {
+      CHECK (v->abandoned == -EIO && v->failed_part == 0);
+      fm_volume_abandon (v);
+    } else
+      fm_volume_settle (v);
+  }
+  fm_volume_free (v);
+  end ();
+}
+
+/* A region is not hot whose log was lost with another's flush: it is once it was written again. */
+static void
+a_region_is_not_hot_before_its_log_is_safe (void)
+{
+  struct fm_intent *i;
+  begin ();
+  CHECK_EQ (fm_intent_open (store[ONE], 0, SIZE, 16, &i), 0);
+  put (OTHER);
+  code = EIO;
+  CHECK_EQ (flush (OTHER), -EIO);
+  CHECK_EQ (fm_intent_heat_step (i, 0, BLOCK), -EIO);
+  CHECK_EQ (fm_intent_heat_step (i, 0, BLOCK), 1);
+  fm_intent_close (i);
+  end ();
+}
+
+int
+main (void)
+{
+  char path[108];
+  fm_cond_init (&moved);
+  plain = lab_file (BLOCK, path);
+  fm_below_set_folder (1);
+  RUN (a_loss_is_told_to_all);
+  RUN (a_good_flush_waits_for_those_beside_it);
+  RUN (a_sink_that_lost_something_is_not_whole);
+  RUN (a_region_is_not_hot_before_its_log_is_safe);
+  return finish ("below");
+}
