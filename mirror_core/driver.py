@@ -34,7 +34,7 @@ from mirror_core import (
 )
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig
-from mirror_core.errors import LINK_ERRNOS, Answered, MirrorError, PeerError, Refused, line
+from mirror_core.errors import LINK_ERRNOS, NOT_YET, Answered, MirrorError, PeerError, Refused, line
 from mirror_core.journal import Journal
 from mirror_core.platform import Platform, Thread
 
@@ -99,7 +99,7 @@ class Driver:
         self._hardened_at = self._committed_at if self.hardened == self.committed else None
         self.connected = False
         self.connected_since = self._platform.time()
-        self.reason: str | None = "not connected yet"
+        self.reason: str | None = NOT_YET
         self.refused = False
         self._unsure = False  # refused since the last session: see `exposure`
 

@@ -83,6 +83,9 @@ LINK_ERRNOS = frozenset({
 })  # fmt: skip
 
 
+NOT_YET = "not connected yet"  # the reason of a source that has just begun
+
+
 def short(value: object) -> str:
     """A value that somebody gave us, in one line that has an end."""
     try:

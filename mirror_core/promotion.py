@@ -33,6 +33,7 @@ def promote(site: Site, *, force: bool, wait_s: float = limits.CONTROL_WAIT_S) -
     """One turn, to be asked again until `done`.  MirrorError: refused, or it failed: unless the
     record stands, this is a target as before.  So it is if nobody asks again."""
     with site.promotion:
+        site.taken_back = False
         patience_s = 0.0
         try:
             answer = _turn(site, force=force, wait_s=wait_s)
@@ -44,7 +45,9 @@ def promote(site: Site, *, force: bool, wait_s: float = limits.CONTROL_WAIT_S) -
 
 
 def take_back(site: Site) -> protocol.Record:
-    """Whoever asked for it asks no more.  What the site is now: a source if the record stands."""
+    """Whoever asked for it asks no more.  What the site is now: a source if the record stands.  A
+    turn under way, which may take long, does not record any more."""
+    site.taken_back = True
     with site.promotion:
         if isinstance(site.control, Target):
             site.control.take_back_promotion()
@@ -84,6 +87,8 @@ def _record(site: Site) -> None:
     volumes = site.records("source")  # it takes its time
     if site.is_ending:
         raise MirrorError("is being stopped: start it and promote it again", _STOPPED)
+    if site.taken_back:
+        raise MirrorError("the promotion was taken back", _STOPPED)
     assert book.lineage is not None and book.whole and book.hardened == book.committed
     assert isinstance(site.control, Target)
     doubtful = book.doubtful_before or site.control.may_read_a_cache()

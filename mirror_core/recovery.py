@@ -33,7 +33,11 @@ class Point:
         return self.sequence == other.sequence and len(tokens) < 2
 
 
-_WAY_OUT = "to take what the source holds now: 'flashmirror resync --full' on {}"
+_WAY_OUT = (
+    "to take what the source holds now, which gives up the image of {0}: 'flashmirror resync "
+    "--full' on {0}; or, if that image is the data to go on with: 'flashmirror promote --force' "
+    "on {0}"
+)
 
 
 def apart(source: str, begun: Point, committed: Point, target: str, image: Point) -> str | None:
@@ -118,7 +122,7 @@ def _other_history(mine: Ledger, hello: Handshake) -> Decision | None:
         return None
     return Decision(
         refused=f"{mine.name} mirrors another history (lineage {mine.lineage.id[:8]}, not "
-        f"{hello.lineage[:8]}): 'flashmirror resync --full' there takes this one instead"
+        f"{hello.lineage[:8]}): " + _WAY_OUT.format(mine.name)
     )
 
 

@@ -9,7 +9,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from mirror_core.driver import Driver
-from mirror_core.errors import describe
+from mirror_core.errors import NOT_YET, describe
 from mirror_core.flashcopy import FRONT, CopyError, explain
 from mirror_core.session import told
 from mirror_core.target import Target
@@ -69,7 +69,7 @@ def _of_source(site: Site, control: Driver) -> dict[str, Any]:
         state = (
             "refused" if control.refused
             else "degraded" if reason and (control.connected or site.journal.cycles or reason
-                                           != "not connected yet")
+                                           != NOT_YET)
             else "paused" if paused
             else "initial" if not control.committed
             else "mirroring" if control.connected

@@ -134,7 +134,8 @@ class Target:
         with self.serial:
             mine = self._book.current
             if self.promoting:
-                raise Refused(f"{mine.name} is being promoted: it is to be the source")
+                # No refusal: it may be taken back, and then the cycle goes on where it was.
+                raise PeerError(f"{mine.name} is being promoted: it is to be the source")
             decision = recovery.decide(mine, hello)
             if decision.refused:
                 again_s = timeouts.asks_again_s(self._silence_s())

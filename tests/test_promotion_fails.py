@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import direct
@@ -20,7 +21,7 @@ from handmade import Handmade, eventually, refused
 from served import Faulty
 
 from mirror_core import config, ledger, limits, process, promotion, protocol, status
-from mirror_core.errors import MirrorError, Refused
+from mirror_core.errors import MirrorError, PeerError
 from mirror_core.site import Site
 from mirror_core.target import Target
 
@@ -185,13 +186,61 @@ def test_a_promotion_that_nobody_asks_for_any_more_is_over(
         assert isinstance(target, Target)
         hello = protocol.read(protocol.Handshake, direct.hello(handmade, 5))
         assert not promotion.promote(site, force=True)["done"]
-        with pytest.raises(Refused, match="is being promoted"):
+        with pytest.raises(PeerError, match="is being promoted"):
             target.handshake(hello)
         eventually(lambda: not target.promoting, "it is over")
         target.handshake(hello)
         assert status.of(site)["peer"]["state"] == "connected"
     finally:
         site.stop()
+
+
+def test_one_that_is_taken_back_in_its_last_step_is_not_recorded(
+    handmade: Handmade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that hangs may hold up the last step for long.  Who asked gives up meanwhile, and is
+    told that the site is a target as before: that stays so."""
+    handmade.create()
+    handmade.start()
+    direct.sync(handmade)
+    handmade.stop()
+    site = Site(config.load(str(handmade.toml("west"))))
+    site.start()
+    try:
+        records, given_up = site.records, ThreadPoolExecutor(1)
+
+        def slowly(role: ledger.Role) -> object:
+            answer.append(given_up.submit(promotion.take_back, site))
+            eventually(lambda: site.taken_back, "it is taken back")
+            return records(role)
+
+        answer: list[Future[protocol.Record]] = []
+        monkeypatch.setattr(site, "records", slowly)
+        with pytest.raises(MirrorError, match="was taken back"):
+            while True:
+                promotion.promote(site, force=True)
+        assert answer[0].result(10) == {"role": "target"} and site.book.current.role == "target"
+        given_up.shutdown()
+    finally:
+        site.stop()
+
+
+def test_a_source_forgets_a_promotion_that_is_taken_back(handmade: Handmade) -> None:
+    """Its cycle goes on, and nothing of it is told any more, even while the source is paused."""
+    handmade.create()
+    handmade.start()
+    direct.sync(handmade)
+    with handmade.client() as client:
+        client.write(0, b"x" * 4096)
+    assert not direct.ask(handmade, {"op": "promote", "force": True, "wait": 0.0}, "west")["done"]
+    said = "is being promoted"
+    direct.wait_for(lambda: said in str(direct.status(handmade)["reason"]), "it is told")
+    direct.ask(handmade, {"op": "pause", "now": True})
+    assert direct.ask(handmade, {"op": "take_back"}, "west") == {"role": "target"}
+    direct.wait_for(lambda: direct.status(handmade)["peer"]["state"] == "connected", "a session")
+    assert said not in str(direct.status(handmade)["reason"])
+    direct.resume(handmade)
+    direct.sync(handmade)
 
 
 def test_a_promotion_names_the_point_that_it_was_done_at(handmade: Handmade) -> None:

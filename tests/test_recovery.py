@@ -65,7 +65,7 @@ REFUSALS: list[tuple[str, Ledger, Handshake, str]] = [
         "lineage",
         MINE,
         replace(HELLO, lineage="b" * 32),
-        "west mirrors another history (lineage aaaaaaaa, not bbbbbbbb): 'flashmirror resync",
+        "west mirrors another history (lineage aaaaaaaa, not bbbbbbbb): to take what",
     ),
 ]
 

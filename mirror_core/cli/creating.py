@@ -16,7 +16,7 @@ from mirror_core import config, creation, ledger, limits, lock, peer, process, s
 from mirror_core import resync as resyncing
 from mirror_core.address import Tls
 from mirror_core.cli.common import ask, json_option, show, site_argument
-from mirror_core.errors import Answered, ConfigError, MirrorError, PeerError
+from mirror_core.errors import NOT_YET, Answered, ConfigError, MirrorError, PeerError
 from mirror_core.units import format_size, parse_size
 
 
@@ -218,8 +218,10 @@ def _check_running(settings: config.SiteConfig) -> list[Row]:
         status = ask(settings, {"op": "status"})
     except MirrorError as error:
         return [("control", "failed", str(error))]
-    ok = status["state"] not in ("degraded", "refused")
-    return [("mirroring", "ok" if ok else "failed", status["reason"] or status["state"])]
+    reason = status["reason"]
+    waits = status["paused"] or reason == NOT_YET  # nothing is wrong
+    ok = status["state"] not in ("degraded", "refused") and (not reason or waits)
+    return [("mirroring", "ok" if ok else "failed", reason or status["state"])]
 
 
 def _check_stores(settings: config.SiteConfig, book: ledger.Ledger | None) -> list[Row]:

@@ -147,9 +147,8 @@ def _take_back(settings: config.SiteConfig) -> str:
         role = ask(settings, {"op": "take_back"}, 2 * limits.CONTROL_WAIT_S)["role"]
     except MirrorError:
         return (
-            "whether the promotion goes on is not known: it is taken back within "
-            f"{limits.CONTROL_TIMEOUT_S:g} s unless it is recorded: see "
-            f"'flashmirror status {settings.path}'"
+            "whether the promotion goes on is not known: it is taken back as soon as the site "
+            f"answers, unless it is recorded by then: see 'flashmirror status {settings.path}'"
         )
     if role == "target":
         return f"the promotion is taken back, and {settings.name} is a target as before"
@@ -163,7 +162,12 @@ def _wait_promoted(
     it is promoted at: the last one before, as no source has a session."""
     bar, away_since, pid = Bar(), None, 0
     request = {"op": "promote", "force": force}
-    answer = ask(settings, {**request, "wait": deadline.wait_s()}, deadline.patience_s())
+    try:
+        answer = ask(settings, {**request, "wait": deadline.wait_s()}, deadline.patience_s())
+    except MirrorError as error:
+        if error.code != errno.ETIMEDOUT:
+            raise
+        raise MirrorError(f"{error}: {_take_back(settings)}", error.code) from error
     moment: dict[str, Any] = answer["status"]["committed"]
     with contextlib.ExitStack() as watched:
         watched.callback(bar.end)

@@ -6,6 +6,17 @@ from faults.fault import Fault
 
 FAULTS = (
     Fault(
+        "a promotion that is taken back in its last step is recorded",
+        "tests/test_promotion_fails.py::test_one_that_is_taken_back_in_its_last_step_is_not_recorded",
+        (("mirror_core/promotion.py", "    if site.taken_back:\n", "    if False:\n"),),
+    ),
+    Fault(
+        "a source takes a promotion that may be taken back for a refusal",
+        "tests/test_promotion_fails.py::test_a_source_forgets_a_promotion_that_is_taken_back",
+        (("mirror_core/target.py", "raise PeerError(f\"{mine.name} is being promoted",
+          "raise Refused(f\"{mine.name} is being promoted"),),
+    ),
+    Fault(
         "everybody may read the images that init makes",
         "tests/test_commands.py::test_what_init_makes_is_for_its_owner_only",
         (("mirror_core/cli/creating.py", "os.O_CLOEXEC, 0o600)", "os.O_CLOEXEC, 0o644)"),),
