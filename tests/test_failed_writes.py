@@ -12,6 +12,7 @@ import direct
 import pytest
 from handmade import MIB, Handmade, MountedDisk, ServedDisk
 from nbd_client import NbdError
+from pair import CommandFailed
 
 from mirror_core import timeouts
 
@@ -91,6 +92,8 @@ def test_a_source_whose_data_store_is_full_says_that_writes_fail(
         reason = f"a write failed: data store {store}: volume disk: No space left on device"
         assert found["reason"].startswith(reason) and "free some space" in found["reason"]
         assert found["volumes"][0]["write_error"] == "No space left on device"
+        with pytest.raises(CommandFailed, match="mirroring: a write failed"):
+            pair.run("check", str(pair.toml("east")))
         disk.empty()
         client.write(0, b"elsewhere")
         direct.sync(pair)

@@ -6,6 +6,11 @@ from faults.fault import Fault
 
 FAULTS = (
     Fault(
+        "check finds nothing wrong while writes fail",
+        "tests/test_failed_writes.py::test_a_source_whose_data_store_is_full_says_that_writes_fail",
+        (("mirror_core/cli/creating.py", " and (not reason or waits)", ""),),
+    ),
+    Fault(
         "a promotion that is taken back in its last step is recorded",
         "tests/test_promotion_fails.py::test_one_that_is_taken_back_in_its_last_step_is_not_recorded",
         (("mirror_core/promotion.py", "    if site.taken_back:\n", "    if False:\n"),),
