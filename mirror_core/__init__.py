@@ -41,12 +41,12 @@ The rooms.
     flashcopy.py           the relation of a whole group, for those two threads
     ledger.py, book.py     the durable record of a site; the one in use
     platform.py            the seam below all that: clock, chance, threads, files, connections
-    below.py               which stores stand on one disk, and lose together
     durable.py, lock.py    a file replaced whole; who has the state folder
     timeouts.py            every wait that follows from link_timeout, and their sums
     age.py                 how old a point is, whatever the clocks do
     stores.py              opens stores exclusively and knows them again, by what
     identity.py, partition.py   the kernel says of files and devices;
+    below.py               which disks they stand on, and so share the losses of;
     adoption.py            and what a person says of a store
     server_instance.py     whether a store's server is the process that it was before a kill
     protocol.py, peer.py, control.py   records over the control export: form, asking, answering

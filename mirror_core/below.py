@@ -1,147 +1,234 @@
-"""Which stores stand on one disk, and so lose together (native/below.h).
+"""What an open file, folder or block device stands on, down to the disks.
 
-A disk that cannot flush its own cache says so once, to whoever asks.  So it matters which stores,
-and whether the state folder, have a disk in common, however many layers are in between:
+A disk with a volatile cache says once, to whoever asks, that it could not flush it.  So a failed
+flush of one store is a loss for every other one on the same disk, whichever file, partition or
+logical volume that is.  This module finds out which stores have a disk in common.
 
-    a file or folder    its file system's device, or devices
-    a partition         the disk that holds it
-    device mapper, md   what they are made of (`slaves`)
-    a loop device       the file behind it
+From a block device the way goes down in /sys: from a partition to its disk, from device mapper and
+md to their `slaves`, from a loop device to its file.  From a file it goes to the device of its file
+system; where that has none (btrfs, overlay, FUSE, NFS) to what its mount names as its source.
 
-Every block device on the way down counts: any of them may have the cache.
+Invariants
+    In doubt two stores share: a loss that is doubled costs a copy, one that is missed a wrong byte.
+    So each device on the way names itself, too: what is below it may not be told, or change.
+    What cannot be read ends the way there, and is never an error.
+    Nothing here waits for a disk or a server: it asks /sys, /proc, the open file itself, and for
+    names in /dev.  A loop device's file is found by where it is mounted, not by a look at it; only
+    of one that is open here the kernel is asked, which looks (as identity.py does at each opening).
 
-Invariants.  What cannot be found out is a thing of its own: stores of one file system share it all
-the same.  Memory (tmpfs) loses nothing, so what is in it shares with nobody.
-Left out: what a hypervisor, a storage array or a server has below its disks; layers that change
-while a site runs.
+A disk that has a lasting identity (identity.py) is named by that besides: the same disk by two ways
+has two numbers.  A file system in memory stands on nothing; a loop device over a file there is a
+device, which names itself.
+
+Left out: what the way becomes after it was asked (a volume that is moved); the journal of an ext4
+on another device; what several file systems of one server or pool (NFS, ZFS) have in common, or
+the stores behind NBD URIs; the one controller of several disks.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import stat
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-_SYS = Path("/sys/dev/block")
+from mirror_core import identity
+from mirror_core.platform import HERE, Platform
+
+K = TypeVar("K")
+
 _BTRFS = Path("/sys/fs/btrfs")
-_IN_MEMORY = frozenset({"tmpfs", "ramfs", "devtmpfs", "hugetlbfs"})
-_Name = TypeVar("_Name", bound=Hashable)
+_PROC = Path("/proc/self")
+_IN_MEMORY = ("tmpfs", "ramfs", "rootfs", "devtmpfs")
+_PATHS = ("upperdir", "logdev", "rtdev")  # options of overlay and xfs: what they stand on, besides
+_UNKNOWN = "unknown"
 
 
-def shared(opened: Mapping[_Name, int | None]) -> dict[_Name, int]:
-    """Of open files, folders and block devices: those that have a disk in common, also by way of
-    another one, have a number in common, from 1 on.  0: it shares with nobody (None: a server)."""
-    disks = {name: set() if fd is None else _below(fd) for name, fd in opened.items()}
-    groups: list[set[str]] = []
-    for mine in disks.values():
-        joined = [group for group in groups if group & mine]
-        groups = [group for group in groups if not group & mine]
-        if mine:
-            groups.append(mine.union(*joined))
-    numbers = {disk: number for number, group in enumerate(groups, 1) for disk in group}
-    return {name: numbers[min(mine)] if mine else 0 for name, mine in disks.items()}
-
-
-def _below(fd: int) -> set[str]:
-    """Every block device that it is or stands on, as MAJOR:MINOR; or a file system's own number."""
-    found: set[str] = set()
+def disks(fd: int, platform: Platform = HERE) -> frozenset[str]:
+    """What this open file, folder or block device stands on: the names of whole disks, and of what
+    lies between.  Empty: memory only."""
+    way = _Way(platform)
     try:
-        info = os.fstat(fd)
-        if stat.S_ISBLK(info.st_mode):
-            _descend(info.st_rdev, found)
-        else:
-            _of_file_system(fd, info.st_dev, found)
+        info = platform.fstat(fd)
     except OSError:
-        found.add(f"descriptor {fd}")
+        return frozenset({_UNKNOWN})
+    if stat.S_ISBLK(info.st_mode):
+        way.device(_number(info.st_rdev), fd)
+    else:
+        way.file(fd, _number(info.st_dev))
+    return frozenset(way.names)
+
+
+def numbers(opened: Mapping[K, int | None]) -> dict[K, int]:
+    """`shared`, of open files, folders and devices; None: a server."""
+    return shared({key: frozenset() if fd is None else disks(fd) for key, fd in opened.items()})
+
+
+def shared(sets: Mapping[K, frozenset[str]]) -> dict[K, int]:
+    """Classes of those that have a disk in common, also by way of a third, numbered from 1 in the
+    order in which they come; 0: stands on nothing, and shares nothing."""
+    groups: list[set[str]] = []  # disjoint
+    for names in sets.values():
+        joined = [group for group in groups if not group.isdisjoint(names)]
+        groups = [group for group in groups if group.isdisjoint(names)]
+        groups.append(set(names).union(*joined))
+    numbers: dict[int, int] = {}
+    found = dict.fromkeys(sets, 0)
+    for key, names in sets.items():
+        for i, group in enumerate(groups):
+            if not group.isdisjoint(names):
+                found[key] = numbers.setdefault(i, len(numbers) + 1)
     return found
 
 
-def _descend(device: int, found: set[str]) -> None:
-    number = f"{os.major(device)}:{os.minor(device)}"
-    if number in found:
-        return
-    found.add(number)
-    node = _SYS / number
-    if (node / "partition").exists():
-        node = node.resolve().parent
-        _descend(_number_in(node), found)
-    for slave in _names(node / "slaves"):
-        _descend(_number_in(node / "slaves" / slave), found)
-    if behind := _text(node / "loop/backing_file"):
-        _of_path(behind, found)
+@dataclass(frozen=True)
+class _Mount:
+    """A line of /proc/self/mountinfo (proc_pid_mountinfo(5))."""
+
+    id: str
+    number: str  # of the file system; its files may show another one: btrfs, one each subvolume
+    point: str
+    kind: str
+    named: tuple[str, ...]  # paths of what it says to stand on, where its number does not tell
 
 
-def _of_path(path: str, found: set[str]) -> None:
-    try:
-        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except OSError:
-        return  # removed, or of another mount namespace: the loop device itself is known
-    try:
-        info = os.fstat(fd)
-        if stat.S_ISBLK(info.st_mode):
-            _descend(info.st_rdev, found)
-        else:
-            _of_file_system(fd, info.st_dev, found)
-    finally:
-        os.close(fd)
+class _Way:
+    """The way down from one open file; `names` is what was met on it."""
 
+    def __init__(self, platform: Platform) -> None:
+        self.names: set[str] = set()
+        self._platform = platform
+        self._mounts = list(_mounts(self._text(_PROC / "mountinfo")))
+        self._passed: set[str] = set()  # mounts
 
-def _of_file_system(fd: int, device: int, found: set[str]) -> None:
-    if os.major(device):
-        _descend(device, found)
-        return
-    kind, source = _mount_of(fd)
-    if kind in _IN_MEMORY:
-        return
-    found.add(f"{os.major(device)}:{os.minor(device)}")
-    for path in {source, *_members_of_btrfs(source)} if source.startswith("/") else ():
+    def device(self, number: str, fd: int | None = None) -> None:
+        """`fd`: if it is open here."""
+        node = identity.SYS / number
+        if self._text(node / "partition"):
+            number = self._text(node / "../dev") or number
+            node = identity.SYS / number
+        if number in self.names:
+            return
+        self.names.add(number)
+        lasting = identity.lasting_of(node, self._platform)
+        if lasting:
+            self.names.add(lasting)
+        self._devices(self._numbers_in(node / "slaves"))
+        file = self._text(node / "loop/backing_file")
+        if file:
+            self._path(file)
+            if fd is not None:
+                self._behind_loop(fd)
+
+    def file(self, fd: int, number: str) -> None:
+        """`number`: of its file system, as the file itself says."""
+        found = re.search(r"^mnt_id:\s*(\d+)", self._text(_PROC / f"fdinfo/{fd}"), re.MULTILINE)
+        at = found[1] if found else ""
+        self._file_system(number, [mount for mount in self._mounts if mount.id == at])
+
+    def _behind_loop(self, fd: int) -> None:
+        """The path in /sys may mean another file by now, or in this mount namespace."""
         try:
-            info = os.stat(path)
+            device, _, rdev, _, _ = identity.loop_status(fd, self._platform)
         except OSError:
-            continue
-        if stat.S_ISBLK(info.st_mode):
-            _descend(info.st_rdev, found)
+            return
+        if rdev:
+            self.device(_number(rdev))
+        else:
+            self._file_system(_number(device), [])
+
+    def _path(self, path: str) -> None:
+        """A device in /dev, or a file of what is mounted there."""
+        number = self._block_device(path)
+        if number:
+            self.device(number)
+            return
+        above = [m for m in self._mounts if f"{path}/".startswith(m.point.rstrip("/") + "/")]
+        nearest = max((len(mount.point) for mount in above), default=0)
+        for mount in above:
+            if len(mount.point) == nearest:  # there may be several, one over the other
+                self._file_system(mount.number, [mount])
+
+    def _file_system(self, number: str, mounts: list[_Mount]) -> None:
+        """`mounts`: the one of it that is meant, if that is known."""
+        mounts = mounts or [mount for mount in self._mounts if mount.number == number][:1]
+        if not _is_anonymous(number):
+            self.device(number)
+        elif not mounts:
+            self.names.add(f"anonymous {number}")
+        for mount in mounts:
+            if mount.kind in _IN_MEMORY or mount.id in self._passed:
+                continue
+            self._passed.add(mount.id)
+            if _is_anonymous(mount.number):
+                self.names.add(f"anonymous {mount.number}")
+            else:
+                self.device(mount.number)
+            if mount.kind == "btrfs":
+                self._btrfs({self._block_device(path) for path in mount.named})
+            for path in mount.named:
+                self._path(path)
+
+    def _btrfs(self, named: set[str]) -> None:
+        """All devices of the file system that has a named one; of all, if nobody knows which."""
+        each = [set(self._numbers_in(_BTRFS / one / "devices")) for one in self._listed(_BTRFS)]
+        for numbers in [one for one in each if one & named] or each:
+            self._devices(numbers)
+
+    def _devices(self, numbers: Iterable[str]) -> None:
+        for number in numbers:
+            self.device(number)
+
+    def _block_device(self, path: str) -> str:
+        """Its number; empty: it is none.  Only /dev is looked at, where nothing waits."""
+        if not path.startswith("/dev/"):
+            return ""
+        try:
+            info = self._platform.stat(Path(path))
+        except (OSError, ValueError):
+            return ""
+        return _number(info.st_rdev) if stat.S_ISBLK(info.st_mode) else ""
+
+    def _numbers_in(self, folder: Path) -> list[str]:
+        """Of the devices to which the links in it lead."""
+        numbers = (self._text(folder / name / "dev") for name in self._listed(folder))
+        return [number for number in numbers if number]
+
+    def _listed(self, folder: Path) -> list[str]:
+        try:
+            return self._platform.names(folder)
+        except OSError:
+            return []
+
+    def _text(self, path: Path) -> str:
+        return identity.text(path, self._platform)
 
 
-def _mount_of(fd: int) -> tuple[str, str]:
-    """The kind of the file system and what is mounted (proc_pid_mountinfo(5))."""
-    number = ""
-    for line in _text(Path(f"/proc/self/fdinfo/{fd}")).splitlines():
-        if line.startswith("mnt_id:"):
-            number = line.split()[1]
-    for line in _text(Path("/proc/self/mountinfo")).splitlines():
-        words = line.split()
-        if words[0] == number and "-" in words:
-            at = words.index("-")
-            return words[at + 1], words[at + 2]
-    return "", ""
+def _number(device: int) -> str:
+    return f"{os.major(device)}:{os.minor(device)}"
 
 
-def _members_of_btrfs(source: str) -> Iterator[str]:
-    name = Path(os.path.realpath(source)).name
-    for uuid in _names(_BTRFS):
-        members = _names(_BTRFS / uuid / "devices")
-        if name in members:
-            yield from (f"/dev/{member}" for member in members)
+def _is_anonymous(number: str) -> bool:
+    """A file system has made it up: there is no such device."""
+    return number.startswith("0:")
 
 
-def _number_in(node: Path) -> int:
-    major, _, minor = _text(node / "dev").partition(":")
-    return os.makedev(int(major), int(minor)) if major and minor else 0
+def _mounts(lines: str) -> Iterator[_Mount]:
+    for line in lines.split("\n"):
+        before, _, after = line.partition(" - ")
+        mount, system = before.split(" "), after.split(" ")
+        if len(mount) >= 6 and len(system) >= 3:
+            number, kind, source = mount[2], system[0], _unescaped(system[1])
+            options = (option.partition("=") for option in system[2].split(","))
+            named = [_unescaped(value) for key, _, value in options if key in _PATHS]
+            if _is_anonymous(number) and source.startswith("/") and not source.startswith("//"):
+                named += {source, *source.split(":")}  # several devices, of some file systems
+            paths = tuple(sorted(path for path in named if path.startswith("/")))
+            yield _Mount(mount[0], number, _unescaped(mount[4]), kind, paths)
 
 
-def _names(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except OSError:
-        return []
-
-
-def _text(path: Path) -> str:
-    """What stands there; empty: it cannot be read."""
-    try:
-        return path.read_text(errors="replace").strip()
-    except OSError:
-        return ""
+def _unescaped(field: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), field)

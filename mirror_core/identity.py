@@ -30,8 +30,9 @@ from pathlib import Path
 
 from mirror_core import partition
 from mirror_core.mapfile import boot_id
+from mirror_core.platform import HERE, Platform
 
-_SYS = Path("/sys/dev/block")
+SYS = Path("/sys/dev/block")  # a folder, or a link to one, for each MAJOR:MINOR
 _BLKGETDISKSEQ = 0x80081280  # linux/fs.h: unsigned 64-bit; since Linux 5.15
 _FS_IOC_GETVERSION = 0x80087601  # linux/fs.h: a file's generation
 _LOOP_GET_STATUS64 = 0x4C05  # linux/loop.h
@@ -100,8 +101,8 @@ def of_path(fd: int) -> Identity:
     if not stat.S_ISBLK(info.st_mode):
         return Identity("file", _file(fd))
     number = f"{os.major(info.st_rdev)}:{os.minor(info.st_rdev)}"
-    node = _SYS / number
-    start = _text(node / "start") if (node / "partition").exists() else ""
+    node = SYS / number
+    start = text(node / "start") if (node / "partition").exists() else ""
     lasting = [one + (f"#{start}" if start else "") for one in _of_disk(fd, node, bool(start))]
     uuid = partition.uuid_of(node) if start else None
     if uuid:
@@ -109,10 +110,10 @@ def of_path(fd: int) -> Identity:
     return Identity("device", number, tuple(sorted(lasting)), _instance(fd, start))
 
 
-def _text(path: Path) -> str:
+def text(path: Path, platform: Platform = HERE) -> str:
     """An attribute's text; empty: there is none."""
     try:
-        return path.read_bytes().decode(errors="replace").strip(" \t\r\n\0")
+        return platform.read(path).decode(errors="replace").strip(" \t\r\n\0")
     except OSError:
         return ""
 
@@ -123,19 +124,32 @@ def _of_disk(fd: int, node: Path, is_partition: bool) -> list[str]:
     if (disk / "loop").is_dir():
         behind = _behind_loop(fd, disk)
         return [f"loop:{behind}"] if behind else []
+    lasting = lasting_of(disk)
+    return [lasting] if lasting else []
+
+
+def lasting_of(disk: Path, platform: Platform = HERE) -> str | None:
+    """What a whole disk tells of itself, which is no loop device.  `disk`: its folder in /sys."""
     for kind, names in _ATTRIBUTES:
-        values = [_text(disk / name) for name in names]
+        values = [text(disk / name, platform) for name in names]
         if all(values) and values[-1].strip("0"):  # a serial of zeroes is nobody's
-            return [f"{kind}:{'/'.join(values)}"]
-    return []
+            return f"{kind}:{'/'.join(values)}"
+    return None
+
+
+def loop_status(fd: int, platform: Platform = HERE) -> tuple[int, int, int, int, int]:
+    """Of a loop device, or a partition of one: device and inode of the file behind it, the number
+    of that if it is a device itself (0: it is none); offset and size limit.  OSError."""
+    buffer = bytearray(_LOOP_INFO64_BYTES)
+    platform.ioctl(fd, _LOOP_GET_STATUS64, buffer)
+    device, inode, rdev, offset, limit = _LOOP_INFO64.unpack_from(buffer)
+    return device, inode, rdev, offset, limit
 
 
 def _behind_loop(fd: int, disk: Path) -> str | None:
     """The file behind a loop device, and which part of it; None: it cannot be looked at."""
-    buffer = bytearray(_LOOP_INFO64_BYTES)
     try:
-        fcntl.ioctl(fd, _LOOP_GET_STATUS64, buffer)
-        device, inode, rdev, offset, limit = _LOOP_INFO64.unpack_from(buffer)
+        device, inode, rdev, offset, limit = loop_status(fd)
         if rdev:
             return None  # a block device: the inode is that of its node in /dev
         path = (disk / "loop/backing_file").read_bytes().rstrip(b"\n")

@@ -1,7 +1,8 @@
 """What a site takes of the machine that it runs on: the one seam below the control.
 
     clock, chance, threads        of the two control threads and their commands
-    files                         of the state folder, each call of the system by itself
+    files                         of the state folder, each call of the system by itself; what is
+                                  asked about open files, in /sys and /proc
     connections                   to the other site
     the log                       where lines go that people read
 
@@ -25,14 +26,13 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from mirror_core import below, limits, native
+from mirror_core import limits, native
 
 TOKEN = re.compile("[0-9a-f]{32}")
-Part = tuple[str, str]  # a volume and which of its stores
 
 
 class Thread(Protocol):
@@ -144,13 +144,20 @@ class Platform:
 
     # ---- what loses together
 
-    def shared(self, opened: Mapping[Part, int | None]) -> dict[Part, int]:
-        """Which of these have a disk in common: below.shared."""
-        return below.shared(opened)
-
     def folder_stands_on(self, number: int) -> None:
         """The state folder's, for its syncs and file stores from now on; 0: on nothing shared."""
         native.folder_stands_on(number)
+
+    # ---- what an open file stands on (below.py)
+
+    def fstat(self, fd: int) -> os.stat_result:
+        return os.fstat(fd)
+
+    def stat(self, path: Path) -> os.stat_result:
+        return os.stat(path)
+
+    def ioctl(self, fd: int, request: int, answer: bytearray) -> None:
+        fcntl.ioctl(fd, request, answer)
 
     # ---- the other site
 

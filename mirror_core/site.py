@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from pyroaring import BitMap64
 
 from mirror_core import (
+    below,
     durable,
     flashcopy,
     guard,
@@ -67,11 +68,14 @@ class Maps(Protocol):
     def remove(self, site: str, *, but: str) -> None: ...
 
 
+Shares = Callable[[Mapping[tuple[str, str], int | None]], dict[tuple[str, str], int]]
+
+
 class Site:
     """One running site; the constructor opens it.
 
-    What it stands on is handed in: the machine, how stores are opened and maps kept, and the exec
-    at the end of a promotion."""
+    What it stands on is handed in: the machine, how stores are opened and maps kept, which of them
+    share a disk, and the exec at the end of a promotion."""
 
     def __init__(
         self,
@@ -80,10 +84,11 @@ class Site:
         platform: Platform = HERE,
         open_store: Callable[[str, float], stores.Opened] = stores.open_store,
         maps: Maps = mapfile,
+        shares: Shares = below.numbers,
         begin_anew: Callable[[SiteConfig], None] = process.begin_anew,
     ) -> None:
         self.config, self.platform, self._begin_anew = config, platform, begin_anew
-        self._open_store, self._maps = open_store, maps
+        self._open_store, self._maps, self._shares = open_store, maps, shares
         self.journal = Journal(platform)
         self._run = platform.token()
         self._maps_count = False  # the maps in memory outlive this process
@@ -154,7 +159,7 @@ class Site:
     def _say_what_loses_together(self, undo: contextlib.ExitStack) -> None:
         folder = ("", "state")
         descriptors = {part: one.fd for part, one in self._opened.items()}
-        numbers = self.platform.shared({folder: self._lock, **descriptors})
+        numbers = self._shares({folder: self._lock, **descriptors})
         for part, one in self._opened.items():
             if numbers[part]:
                 one.store.stands_on(numbers[part])

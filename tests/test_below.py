@@ -1,107 +1,377 @@
-"""Stores that stand on one disk are known to: they lose together."""
+"""Stores that stand on one disk are known to: what one has lost, the others may have.
+
+Disks are real loop devices with partitions and file systems.  Device mapper is there where the
+kernel has it (tests/kernel runs these in one that does); what needs other hardware is told by a
+made-up /sys.
+"""
 
 from __future__ import annotations
 
+import itertools
 import os
+import stat
 import subprocess
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from loops import SECTOR, Loop, mbr, needs_loops
+from handmade import MIB
+from loops import SECTOR, Loop, gpt, needs_loops
 
 from mirror_core import below
+from mirror_core.platform import HERE, Platform
 
-MIB = 1 << 20
-Open = Callable[[Path], int]
+SIZE = 24 * MIB
+PARTS = ((2048, 2048 + 16384 - 1), (20480, 20480 + 8192 - 1))  # first and last sector
+
+
+def device_mapper() -> bool:
+    done = subprocess.run(["dmsetup", "targets"], capture_output=True, check=False)
+    return done.returncode == 0
+
+
+needs_mapper = pytest.mark.skipif(
+    os.geteuid() != 0 or not device_mapper(), reason="this kernel has no device mapper"
+)
+
+
+class Disks:
+    """Makes disks, and what stands on them, for one test."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._undo, self._numbers = folder, ExitStack(), itertools.count()
+
+    def path(self) -> Path:
+        return self._folder / f"{next(self._numbers)}"
+
+    def loop(self, file: Path | None = None, size: int = SIZE) -> Loop:
+        made = Loop(file or self.path(), size)
+        self._undo.callback(made.close)
+        return made
+
+    def parts(self) -> list[str]:
+        """The two partitions of a new disk."""
+        loop = self.loop()
+        loop.detach()
+        table = gpt(SIZE, [(first, last, uuid.uuid4()) for first, last in PARTS])
+        for offset, data in table.items():
+            loop.write(data, offset)
+        loop.attach()
+        return loop.scan()
+
+    def mounted(self, device: str | Path) -> Path:
+        """A new file system of that device."""
+        subprocess.run(["mkfs.ext4", "-q", str(device)], check=True)
+        folder = self.path()
+        folder.mkdir()
+        subprocess.run(["mount", "-t", "ext4", str(device), str(folder)], check=True)
+        self._undo.callback(subprocess.run, ["umount", str(folder)], check=True)
+        return folder
+
+    def mapped(self, *devices: Path) -> str:
+        """A device-mapper device over the first MiB of each, one after the other."""
+        name, sectors = f"below-{os.getpid()}-{next(self._numbers)}", MIB // SECTOR
+        table = "\n".join(
+            f"{i * sectors} {sectors} linear {device.resolve()} 0"
+            for i, device in enumerate(devices)
+        )
+        dmsetup = ["dmsetup", "--noudevsync"]
+        subprocess.run([*dmsetup, "create", name], input=table, text=True, check=True)
+        self._undo.callback(subprocess.run, [*dmsetup, "remove", name], check=True)
+        subprocess.run(["dmsetup", "mknodes", name], check=True)
+        return f"/dev/mapper/{name}"
+
+    def close(self) -> None:
+        self._undo.close()
 
 
 @pytest.fixture
-def opened() -> Iterator[Open]:
-    with ExitStack() as undo:
-        yield opening(undo)
+def disks(scratch: Path) -> Iterator[Disks]:
+    made = Disks(scratch)
+    yield made
+    made.close()
 
 
-def opening(undo: ExitStack) -> Open:
-    """Opens, until that ends."""
+def under(path: str | Path, platform: Platform = HERE) -> frozenset[str]:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return below.disks(fd, platform)
+    finally:
+        os.close(fd)
 
-    def open_it(path: Path) -> int:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        undo.callback(os.close, fd)
-        return fd
 
-    return open_it
+def classes(*paths: str | Path) -> list[int]:
+    return list(below.shared({i: under(path) for i, path in enumerate(paths)}).values())
+
+
+def new_file(path: Path) -> Path:
+    path.write_bytes(bytes(SECTOR))
+    return path
+
+
+# ---- this machine's devices
 
 
 @needs_loops
-def test_whatever_is_between_them_and_the_disk(scratch: Path) -> None:
-    """Two partitions; a file and a folder of a file system on one of them; a loop device over such
-    a file; a disk of their own."""
-    with ExitStack() as undo:
-        disk, other = Loop(scratch / "disk", 32 * MIB), Loop(scratch / "other", MIB)
-        undo.callback(other.close)
-        undo.callback(disk.close)
-        number = disk.detach()
-        half = 15 * MIB // SECTOR
-        for at, data in mbr(7, [(2048, half), (2048 + half, half)]).items():
-            disk.write(data, at)
-        disk.attach(number)
-        one, two = (Path(part) for part in disk.scan())
-        mounted = scratch / "mounted"
-        mounted.mkdir()
-        subprocess.run(["mkfs.ext4", "-q", str(one)], check=True)
-        subprocess.run(["mount", str(one), str(mounted)], check=True)
-        undo.callback(subprocess.run, ["umount", str(mounted)], check=True)
-        (mounted / "file").touch()
-        upon = Loop(mounted / "upon", MIB)
-        undo.callback(upon.close)
-        apart = Loop(scratch / "apart", MIB, forget=True)
-        undo.callback(apart.close)
-        opened = opening(undo)
-        numbers = below.shared({
-            "one": opened(one), "two": opened(two), "file": opened(mounted / "file"),
-            "folder": opened(mounted), "upon": opened(upon.path), "other": opened(other.path),
-            "apart": opened(apart.path), "server": None,
-        })  # fmt: skip
-        together = {numbers[name] for name in ("one", "two", "file", "folder", "upon")}
-        assert len(together) == 1
-        alone = [numbers["other"], numbers["apart"]]
-        assert len({*together, *alone}) == 3 and 0 not in {*together, *alone}
-        assert numbers["server"] == 0
+def test_partitions_of_one_disk_share_it(disks: Disks) -> None:
+    """With each other and with the whole disk, and not with another disk's."""
+    one, other = disks.parts(), disks.parts()
+    whole = one[0].removesuffix("p1")
+    assert classes(*one, *other, whole) == [1, 1, 2, 2, 1]
 
 
-def test_memory_is_no_disk(opened: Open) -> None:
-    """What is in a tmpfs shares with nobody, not even with what is in the same one."""
-    memory = Path("/dev/shm")
-    assert below.shared({"a": opened(memory), "b": opened(memory)}) == {"a": 0, "b": 0}
+@needs_loops
+def test_two_disks_share_nothing(disks: Disks) -> None:
+    """Though both are loop devices over files of one file system in memory."""
+    assert classes(disks.loop().path, disks.loop().path) == [1, 2]
 
 
-def test_a_file_system_without_a_device_is_shared_all_the_same(opened: Open) -> None:
-    """Nobody knows what /proc stands on; two files of it stand on the same."""
-    first, second, other = Path("/proc/self/status"), Path("/proc/self/stat"), Path("/dev/shm")
-    numbers = below.shared({path: opened(path) for path in (first, second, other)})
-    assert numbers[first] == numbers[second] > 0 == numbers[other]
+@needs_loops
+def test_a_file_shares_the_disk_with_the_partition_beside_it(disks: Disks) -> None:
+    """And so does its folder; a file of another disk's file system does not."""
+    (first, second), (elsewhere, _) = disks.parts(), disks.parts()
+    folder = disks.mounted(first)
+    file = new_file(folder / "file")
+    assert classes(file, second, folder, new_file(disks.mounted(elsewhere) / "file")) == [
+        1,
+        1,
+        1,
+        2,
+    ]
 
 
-def test_what_is_made_of_two_disks_joins_them(
-    tmp_path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
+@needs_loops
+def test_a_loop_device_stands_on_the_disk_of_its_file(disks: Disks) -> None:
+    """So do its file system and a partition beside that disk's one."""
+    first, second = disks.parts()
+    folder = disks.mounted(first)
+    loop = disks.loop(folder / "image", 4 * MIB)
+    inner = new_file(disks.mounted(loop.path) / "file")
+    assert classes(second, loop.path, inner, new_file(folder / "beside"), disks.loop().path) == [
+        1, 1, 1, 1, 2,
+    ]  # fmt: skip
+
+
+@needs_loops
+def test_a_loop_device_over_a_device_stands_on_its_disk(disks: Disks) -> None:
+    """It has a device where others have a file."""
+    first, second = disks.parts()
+    done = subprocess.run(
+        ["losetup", "--find", "--show", first], check=True, capture_output=True, text=True
+    )
+    over = done.stdout.strip()
+    try:
+        assert classes(over, second) == [1, 1]
+    finally:
+        subprocess.run(["losetup", "--detach", over], check=True)
+
+
+@needs_loops
+@pytest.mark.parametrize("asked", ["itself", "its file system"])
+def test_a_loop_device_whose_file_was_removed_stands_on_its_disk_still(
+    disks: Disks, asked: str
 ) -> None:
-    """Device mapper and md name what they are made of; who stands on either shares with both.
-    (There is no device mapper here: the folders are as sysfs has them.)"""
-    device = os.fstat(opened(tmp_path)).st_dev
-    mine = f"{os.major(device)}:{os.minor(device)}"
-    for number, slaves in ((mine, ["7:1", "7:2"]), ("7:1", []), ("7:2", ["7:3"]), ("7:3", [])):
-        for slave in slaves:
-            folder = tmp_path / number / "slaves" / slave
-            folder.mkdir(parents=True)
-            (folder / "dev").write_text(f"{slave}\n")
-        (tmp_path / number).mkdir(exist_ok=True)
-    monkeypatch.setattr(below, "_SYS", tmp_path)
-    found: set[str] = set()
-    below._descend(device, found)
-    assert found == {mine, "7:1", "7:2", "7:3"}
-    sets = {1: {"7:3"}, 2: {"7:1"}, 3: found, 4: {"9:9"}, 5: set()}
-    monkeypatch.setattr(below, "_below", sets.__getitem__)
-    numbers = below.shared({name: name for name in sets})
-    assert numbers[1] == numbers[2] == numbers[3] != numbers[4] and numbers[5] == 0
+    """The file lives on until the device is detached."""
+    first, second = disks.parts()
+    folder = disks.mounted(first)
+    loop = disks.loop(folder / "image", 4 * MIB)
+    top: str | Path = loop.path
+    if asked != "itself":
+        top = disks.mounted(loop.path)
+    loop.file.unlink()
+    assert classes(top, second, disks.loop().path) == [1, 1, 2]
+
+
+@needs_loops
+def test_the_path_of_a_loop_device_s_file_may_mean_another_one(disks: Disks) -> None:
+    """Something else is mounted there by now: the device itself tells what it stands on."""
+    first, second = disks.parts()
+    folder = disks.mounted(first)
+    inner = folder / "inner"
+    inner.mkdir()
+    device = disks.loop(inner / "image", 4 * MIB).path.resolve()
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(inner)], check=True)
+    try:
+        assert classes(device, second) == [1, 1]
+    finally:
+        subprocess.run(["umount", str(inner)], check=True)
+
+
+@needs_loops
+def test_memory_shares_nothing(disks: Disks) -> None:
+    """A file there stands on nothing; a loop device over one stands on itself, so that its
+    partitions do."""
+    loop = disks.loop()
+    assert under(loop.file) == frozenset() and under(loop.path) != frozenset()
+    assert classes(loop.file, loop.file.parent, loop.path) == [0, 0, 1]
+
+
+@needs_loops
+@needs_mapper
+def test_a_logical_volume_stands_on_each_of_its_disks(disks: Disks) -> None:
+    """Over one of two disks it shares that one; over both it makes one class of them."""
+    first, second = disks.loop(), disks.loop()
+    over_first = disks.mapped(first.path)
+    assert classes(over_first, first.path, second.path) == [1, 1, 2]
+    over_both = disks.mapped(first.path, second.path)
+    assert classes(over_first, second.path) == [1, 2]
+    assert classes(over_first, second.path, over_both) == [1, 1, 1]
+
+
+@needs_loops
+@needs_mapper
+def test_what_stands_on_a_logical_volume_stands_on_its_disk(disks: Disks) -> None:
+    """A file system of one, and a volume of a volume over a partition."""
+    first, second = disks.parts()
+    outer = disks.mapped(Path(disks.mapped(Path(first))))
+    folder = disks.mounted(outer)
+    assert classes(second, new_file(folder / "file"), disks.loop().path) == [1, 1, 2]
+
+
+@needs_loops
+@pytest.mark.parametrize("hidden", ["/sys", "/proc", "/dev"])
+def test_what_cannot_be_read_is_no_error(disks: Disks, hidden: str) -> None:
+    """A device and a file stand at least on what the file itself says."""
+
+    class Blind(Platform):
+        def read(self, path: Path) -> bytes:
+            self._look(path)
+            return super().read(path)
+
+        def names(self, folder: Path) -> list[str]:
+            self._look(folder)
+            return super().names(folder)
+
+        def stat(self, path: Path) -> os.stat_result:
+            self._look(path)
+            return super().stat(path)
+
+        @staticmethod
+        def _look(path: Path) -> None:
+            if str(path).startswith(hidden):
+                raise PermissionError(hidden)
+
+    first, _ = disks.parts()
+    file = new_file(disks.mounted(first) / "file")
+    assert under(first, Blind()) & under(file, Blind())
+    assert below.disks(-1) == below.disks(-1) != frozenset()
+
+
+# ---- a machine that is made up
+
+MOUNTS = r"""
+20 1 8:1 / / rw - ext4 /dev/sda1 rw
+21 20 0:5 / /dev rw - devtmpfs devtmpfs rw
+30 20 0:40 / /srv/with\040blank rw shared:1 - btrfs /dev/sdb1 rw,subvolid=5,subvol=/
+31 20 0:50 / /merged rw - overlay overlay rw,lowerdir=/lower,upperdir=/srv/with\040blank/up
+32 20 0:51 / /net rw - nfs4 server:/export rw,vers=4.2
+33 20 0:52 / /fuse rw - fuse.bindfs /srv/with\040blank/x rw
+34 20 0:53 / /self rw - fuse.odd /self/a rw
+35 20 259:0 / /xfs rw - xfs /dev/nvme0n1 rw,logdev=/dev/sdc,noquota
+36 20 0:54 / /root rw - btrfs /dev/root rw
+37 20 0:55 / /cifs rw - cifs //server/share rw
+38 20 0:56 / /memory rw - tmpfs tmpfs rw
+"""
+SDA, SDB, SDC, SDD, SDE, MD, NVME = "8:0", "8:16", "8:32", "8:48", "8:64", "9:0", "259:0"
+BLOCK = "/sys/dev/block"
+FILES = {
+    "/proc/self/mountinfo": MOUNTS,
+    **{f"{BLOCK}/{part}/partition": "1\n" for part in ("8:1", "8:2", "8:17")},
+    f"{BLOCK}/8:1/../dev": f"{SDA}\n",
+    f"{BLOCK}/8:2/../dev": f"{SDA}\n",
+    f"{BLOCK}/8:17/../dev": f"{SDB}\n",
+    f"{BLOCK}/{MD}/slaves/sda2/dev": "8:2\n",
+    f"{BLOCK}/{MD}/slaves/sdc/dev": f"{SDC}\n",
+    f"{BLOCK}/{SDC}/device/wwid": "naa.5000c500a1b2c3d4\n",
+    f"{BLOCK}/{SDD}/device/wwid": "naa.5000c500a1b2c3d4\n",
+    "/sys/fs/btrfs/1b3c/devices/sdb1/dev": "8:17\n",
+    "/sys/fs/btrfs/1b3c/devices/sde/dev": f"{SDE}\n",
+    "/sys/fs/btrfs/2c4d/devices/sdf/dev": "8:80\n",
+    "/sys/fs/btrfs/features/raid56": "0\n",
+}
+DEVICES = {"/dev/sda1": "8:1", "/dev/sdb1": "8:17", "/dev/sdc": SDC, "/dev/nvme0n1": NVME}
+
+
+class Told(Platform):
+    """What /sys, /proc and /dev say where the file 5 is a block device, or a file of a mount."""
+
+    def __init__(self, number: str, mount: int | None) -> None:
+        self._number, self._mount = number, mount
+
+    def read(self, path: Path) -> bytes:
+        if str(path) == "/proc/self/fdinfo/5":
+            return f"pos:\t0\nflags:\t02100002\nmnt_id:\t{self._mount}\nino:\t7\n".encode()
+        if str(path) not in FILES:
+            raise FileNotFoundError(path)
+        return FILES[str(path)].encode()
+
+    def names(self, folder: Path) -> list[str]:
+        inside = [file for file in FILES if file.startswith(f"{folder}/")]
+        return sorted({file.removeprefix(f"{folder}/").split("/")[0] for file in inside})
+
+    def fstat(self, fd: int) -> os.stat_result:
+        return self._answer(self._number, is_device=self._mount is None)
+
+    def stat(self, path: Path) -> os.stat_result:
+        if str(path) not in DEVICES:
+            raise FileNotFoundError(path)
+        return self._answer(DEVICES[str(path)], is_device=True)
+
+    @staticmethod
+    def _answer(number: str, *, is_device: bool) -> os.stat_result:
+        major, minor = map(int, number.split(":"))
+        mode, device = stat.S_IFBLK if is_device else stat.S_IFREG, os.makedev(major, minor)
+        return os.stat_result((mode, 7, device, *[0] * 7), {"st_rdev": device})
+
+
+# What is open: its number, and its mount if it is a file; the disks; what else it is named by.
+WAYS: dict[str, tuple[str, int | None, set[str], set[str]]] = {
+    "a mirror of a partition and a disk": (
+        MD, None, {MD, SDA, SDC}, {"wwid:naa.5000c500a1b2c3d4"},
+    ),
+    "a disk by its other way": (SDD, None, {SDD}, {"wwid:naa.5000c500a1b2c3d4"}),
+    "a file": ("8:1", 20, {SDA}, set()),
+    "a file of a file system with two devices": ("0:41", 30, {SDB, SDE}, {"anonymous 0:40"}),
+    "one of another subvolume": ("0:42", 30, {SDB, SDE}, {"anonymous 0:40"}),
+    "one of such a file system whose devices nobody names": (
+        "0:57", 36, {SDB, SDE, "8:80"}, {"anonymous 0:54"},
+    ),
+    "a file of an overlay": ("0:50", 31, {SDB, SDE}, {"anonymous 0:50", "anonymous 0:40"}),
+    "a file of a folder shown elsewhere": (
+        "0:52", 33, {SDB, SDE}, {"anonymous 0:52", "anonymous 0:40"},
+    ),
+    "a file of a mount that names itself": ("0:53", 34, set(), {"anonymous 0:53"}),
+    "a file of a file system with its log elsewhere": (
+        NVME, 35, {NVME, SDC}, {"wwid:naa.5000c500a1b2c3d4"},
+    ),
+    "a file of a server": ("0:51", 32, set(), {"anonymous 0:51"}),
+    "a file of another server": ("0:55", 37, set(), {"anonymous 0:55"}),
+    "a file of a mount that is not shown": ("0:77", 99, set(), {"anonymous 0:77"}),
+    "a file of such a mount with a device": ("8:17", 99, {SDB}, set()),
+    "a file in memory": ("0:56", 38, set(), set()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("number", "mount", "disks", "besides"), WAYS.values(), ids=[k.replace(" ", "-") for k in WAYS]
+)
+def test_the_way_down(number: str, mount: int | None, disks: set[str], besides: set[str]) -> None:
+    """To all disks that the kernel tells of, and to no other."""
+    assert below.disks(5, Told(number, mount)) == disks | besides
+
+
+# ---- classes
+
+
+def test_what_has_a_disk_in_common_is_one_class() -> None:
+    """Also by way of a third, whichever comes first; what stands on nothing is in none."""
+    sets = {"a": "1", "b": "2", "memory": "", "c": "34", "d": "13", "e": "2", "more memory": ""}
+    for keys in itertools.permutations(sets):
+        found = below.shared({key: frozenset(sets[key]) for key in keys})
+        assert list(found) == list(keys)
+        assert found["memory"] == found["more memory"] == 0
+        assert found["a"] == found["c"] == found["d"] and found["b"] == found["e"]
+        assert {found["a"], found["b"]} == {1, 2}
+    assert below.shared({}) == {}

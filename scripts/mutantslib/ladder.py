@@ -80,7 +80,6 @@ SITES = {
     "gate": "one_moment",
     "store": "lost_store store_faults",
     "flush": "lost_store lost_flush",
-    "below": "below losing_disk",
     "store_file": "equality store_faults",
     "store_nbd": "lost_store store_faults",
     "stores": "bad_creation bad_input lost_store",
@@ -117,6 +116,7 @@ SITES = {
     "server_instance": "loss_record server_instance",
     "identity": "identity adopt store_back",
     "partition": "identity",
+    "below": "below losing_disk",
     "adoption": "adopt",
     "age": "exposure",
     "guard": "injected log",
@@ -129,7 +129,7 @@ SITES = {
 WHOLE = "equality full_disk link kill resume store_faults"
 NOT_SIMULATED = (
     "store_file store_nbd late line watch callers pin client wide mapfile exports door address "
-    "connections config status metrics process stores units pki attach kernel"
+    "connections config status metrics process stores units pki attach kernel below"
 )
 # Where a fault is a nuisance, and no wrong byte, lost image or hang: only if asked for (--file).
 OUTSIDE = re.compile(

@@ -430,4 +430,25 @@ FAULTS = (
           "if True:"),),
         "any_copy_taken",
     ),
+    Fault(
+        "partitions are disks of their own",
+        "tests/test_below.py::test_partitions_of_one_disk_share_it",
+        (("mirror_core/below.py", 'if self._text(node / "partition"):', "if False:"),),
+    ),
+    Fault(
+        "a file stands on what its own number says, which subvolumes make up",
+        "tests/test_below.py::test_the_way_down",
+        (("mirror_core/below.py", "[mount for mount in self._mounts if mount.id == at]", "[]"),),
+    ),
+    Fault(
+        "a loop device stands on what its path means now",
+        "tests/test_below.py::test_the_path_of_a_loop_device_s_file_may_mean_another_one",
+        (("mirror_core/below.py", "if fd is not None:", "if False:"),),
+    ),
+    Fault(
+        "stores that share a disk by way of a third are told apart",
+        "tests/test_below.py::test_what_has_a_disk_in_common_is_one_class",
+        (("mirror_core/below.py", "joined = [group for group in groups if not "
+          "group.isdisjoint(names)]", "joined: list[set[str]] = []"),),
+    ),
 )  # fmt: skip

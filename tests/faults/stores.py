@@ -36,11 +36,6 @@ FAULTS = (
           "    rc = fm_store_flush (i->log, &i->heard);\n  pthread_mutex_lock"),),
     ),
     Fault(
-        "two partitions of a disk are two disks",
-        "tests/test_below.py::test_whatever_is_between_them_and_the_disk",
-        (("mirror_core/below.py", 'if (node / "partition").exists():', "if False:"),),
-    ),
-    Fault(
         "a site does not say which of its stores stand on one disk",
         "tests/test_losing_disk.py::test_what_one_store_hears_of_a_disk_all_hear_that_stand_on_it",
         (("mirror_core/site.py", "            if numbers[part]:\n", "            if False:\n"),),

@@ -1,4 +1,5 @@
-"""A device-mapper device (a logical volume, for one) is known by its UUID, in a real kernel."""
+"""A device-mapper device (a logical volume, for one) is known by its UUID, and what it stands on is
+found, in a real kernel."""
 
 import json
 import sys
@@ -6,6 +7,7 @@ from pathlib import Path
 
 import uml
 
+CHECKOUT = Path(__file__).resolve().parents[2]
 GUEST_SCRIPT = Path(__file__).with_name("guest_mapper.py")
 FLASHMIRROR = Path(sys.executable).with_name("flashmirror")
 
@@ -29,3 +31,21 @@ def test_a_logical_volume_is_known_by_its_uuid(tmp_path: Path) -> None:
     assert facts["other"] == facts["after"][0] and status == 1, facts
     assert "not the store that was recorded" in line and "dm:LVM-other" in line, facts
     assert "flashmirror adopt" in line and line.count("\n") == 0, facts
+
+
+def test_what_a_logical_volume_stands_on_is_found(tmp_path: Path) -> None:
+    """The tests of test_below, of which none is skipped there for want of a device mapper."""
+    guest = uml.run_guest(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            CHECKOUT / "tests/test_below.py",
+        ],
+        tmp_path,
+        timeout=240,
+        modules=("loop", "dm-mod"),
+    )
+    assert guest.status == 0 and " skipped" not in guest.output, guest.report()

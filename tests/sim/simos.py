@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from mirror_core import native
-from mirror_core.platform import Part, Platform
+from mirror_core.platform import Platform
 from sim.core import ffi, lib
 from sim.sched import NEVER, NS, SiteDead, Task, Violation, bytes_at, current
 from sim.stalls import stalls
@@ -374,9 +374,6 @@ class SimPlatform(Platform):
             lib.sim_disk_share(inode.disk, self._machine.below)
             store.stands_on(self._machine.below)
         return store
-
-    def shared(self, opened: Mapping[Part, int | None]) -> dict[Part, int]:
-        return dict.fromkeys(opened, self._machine.below)
 
     def folder_stands_on(self, number: int) -> None:
         """Its syncs here lose themselves what they lose."""

@@ -296,6 +296,7 @@ class Machine:
             platform=platform,
             open_store=functools.partial(self._open_store, life),
             maps=SimMaps(self),
+            shares=lambda opened: dict.fromkeys(opened, self.below),
             begin_anew=lambda _config: platform.abort(),
         )
         self.world.opened(self, life)
