@@ -117,8 +117,8 @@ def _look(
     if book.role == "source":
         effect = "compare" if place.part == "data" else "record"
     elif book.lineage:  # without one nothing was taken from any source yet
-        fits = before.fingerprint and before.fingerprint == one.fingerprint(record.size)
-        effect = "keep" if fits or refusal is None else "give up"
+        kept = refusal is None or stores.fits(one, before, record.size)
+        effect = "keep" if kept else "give up"
     return Look(
         book.name, book.role, place.volume, place.part, one.where, str(stores.known(before)),
         str(one.identity), refusal, effect, book.committed if book.role == "target" else 0,

@@ -38,24 +38,36 @@ class Place:
     part: str  # data or intermediate
     config: str  # the path of the site's configuration, for what a person is told
     counts: bool = True  # what it holds does: not so for a source's intermediate
+    image: int = 0  # the sequence of a target's image, part of which it holds; 0: there is none
 
     @property
     def mark(self) -> str:
         return f"{self.site}/{self.volume}/{self.part}"
 
-    @property
-    def way_out(self) -> str:
-        return (
+    def way_out(self, *, fits: bool) -> str:
+        """What a person does about a store that is refused, and what that costs.  `fits`: it holds
+        what an orderly stop left in the recorded one, so that its adoption costs nothing."""
+        adopt = (
             "put the right one back, or, if this is the right one, run 'flashmirror adopt "
             f"{self.config} {self.volume} {self.part}'"
         )
+        if not self.image or fits:
+            return adopt
+        return (
+            f"{adopt}, which gives up the image of sequence {self.image}: until everything is "
+            f"copied from the source again nothing can be promoted; {SOURCE_LOST}"
+        )
+
+
+SOURCE_LOST = "if the source is lost, do not: first copy the state folder and all stores elsewhere"
 
 
 def place_of(site: config.SiteConfig, book: Ledger, volume: str, part: str) -> Place:
     """What a source's intermediate holds does not count: nobody reads there what an earlier cycle
     left, and a power loss may change it."""
     counts = part == "data" or book.role == "target"
-    return Place(book.site, volume, part, str(site.path), counts)
+    image = book.committed if book.role == "target" and book.whole else 0
+    return Place(book.site, volume, part, str(site.path), counts, image)
 
 
 @dataclass(frozen=True)
@@ -81,9 +93,10 @@ class Opened:
         """StoreError: it is marked, and not as `own`."""
         if self.mark() not in (None, own):
             raise StoreError(
-                f"{self.where}: belongs to another site or volume (attribute {_MARK}): use another "
-                f"store, or, if that site is gone, free it with 'setfattr -x {_MARK} {self.where}' "
-                "(package attr)"
+                f"{self.where}: belongs to another site or volume (attribute {_MARK}): use "
+                "another store, or, if that site is gone and nothing of it is wanted, for its "
+                "image or data goes with this store, free it with "
+                f"'setfattr -x {_MARK} {self.where}' (package attr)"
             )
 
     def set_mark(self, owner: str) -> None:
@@ -278,7 +291,14 @@ def verify(opened: Opened, record: StoreRecord, place: Place, size: int) -> None
         )
     reason = refusal(opened, record, place, size)
     if reason:
-        raise StoreError(f"{opened.where}: {reason}: {place.way_out}")
+        way_out = place.way_out(fits=fits(opened, record, size))
+        raise StoreError(f"{opened.where}: {reason}: {way_out}")
+
+
+def fits(opened: Opened, record: StoreRecord, size: int) -> bool:
+    """Whether a store holds what an orderly stop left in the recorded one.  StoreError."""
+    known = record.fingerprint if opened.size >= size else None
+    return known is not None and known == opened.fingerprint(size)
 
 
 def refusal(opened: Opened, record: StoreRecord, place: Place, size: int) -> str | None:

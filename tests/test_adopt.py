@@ -173,6 +173,31 @@ def test_a_target_with_another_store_gives_its_image_up(pair: Pair, part: str, h
     mirrors(pair)
 
 
+COST = "gives up the image of sequence "
+LOST = "if the source is lost, do not: first copy the state folder and all stores elsewhere"
+
+
+def test_what_an_adoption_costs_is_said_before_it_is_done(pair: Pair) -> None:
+    """By `start` and `check`, which name the command, and by its question: after a kill a target's
+    own store in another file gives the image up, and nothing can be promoted then."""
+    replace_store(pair, "west", "data")
+    said = refused("start", str(pair.toml("west")))
+    assert "'flashmirror adopt" in said and COST not in said, "its bytes are those of the stop"
+    assert adopt(pair, "west", "data")["effect"] == "keep"
+    end(pair, "west", "killed")
+    replace_store(pair, "west", "data")
+    sequence = ledger.load(pair.folder / "west/state").committed
+    said = refused("start", str(pair.toml("west")))
+    shown = flashmirror("check", str(pair.toml("west"))).stdout
+    for text in (said, shown):
+        assert f"{COST}{sequence}: until everything is copied" in text and LOST in text, text
+    asked = refused("adopt", str(pair.toml("west")), "disk", "data")
+    assert "nothing can be promoted here" in asked and LOST in asked, asked
+    replace_store(pair, "east", "data")
+    said = refused("start", str(pair.toml("east")))
+    assert "'flashmirror adopt" in said and "image" not in said, said
+
+
 def test_a_target_whose_store_is_the_recorded_one_loses_nothing(pair: Pair) -> None:
     """Adopted though it need not be, and after a kill, its image stands."""
     end(pair, "west", "killed")
@@ -314,7 +339,7 @@ def missing(pair: Pair) -> None:
 
 REFUSALS: dict[str, tuple[Callable[[Pair], None], str]] = {
     "too short": (short, "disk.img: 4096 bytes, but the volume has"),
-    "another site's": (marked, "disk.img: belongs to another site or volume"),
+    "another site's": (marked, "and nothing of it is wanted, for its image or data goes with this"),
     "swapped": (swapped, "disk.img: recorded as intermediate of volume disk: name it there"),
     "missing": (missing, "disk.img: No such file"),
 }

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import click
 
-from mirror_core import adoption, config
+from mirror_core import adoption, config, stores
 from mirror_core.cli.common import json_option, one_volume, show, site_argument
 from mirror_core.errors import MirrorError
 
@@ -34,12 +34,12 @@ def adopt(site: str, volume: str, part: str, yes: bool, as_json: bool) -> None:
         if not sys.stdin.isatty() and look.refusal is None:
             raise MirrorError(
                 f"{look.where}: is the recorded store: nothing to adopt, unless its bytes were "
-                f"changed by somebody: if they were, add --yes, and {_then(look)}"
+                f"changed by somebody: if they were, add --yes, and {_if_agreed(look)}"
             )
         if not sys.stdin.isatty():
             raise MirrorError(
                 f"{look.where}: found {look.found}, recorded {look.recorded}; if it is adopted, "
-                f"{_then(look)}: to adopt it add --yes, or run this on a terminal"
+                f"{_if_agreed(look)}: to adopt it add --yes, or run this on a terminal"
             )
         click.echo(_shown(look), err=True)
         return click.confirm(f"Adopt it as {part} of {volume}?", default=False, err=True)
@@ -55,8 +55,15 @@ def _shown(look: adoption.Look) -> str:
     )
     return (
         f"store     {look.where}\nrecorded  {look.recorded}\nfound     {look.found}\n"
-        f"today     {why}\nadopted   {_then(look)}"
+        f"today     {why}\nadopted   {_if_agreed(look)}"
     )
+
+
+def _if_agreed(look: adoption.Look) -> str:
+    """What follows, and what cannot be done then, for a person who has not agreed yet."""
+    if look.effect != "give up" or not look.sequence:
+        return _then(look)
+    return f"{_then(look)}; until then nothing can be promoted here: {stores.SOURCE_LOST}"
 
 
 def _then(look: adoption.Look) -> str:
