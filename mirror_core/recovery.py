@@ -33,11 +33,20 @@ class Point:
         return self.sequence == other.sequence and len(tokens) < 2
 
 
-_WAY_OUT = (
-    "to take what the source holds now, which gives up the image of {0}: 'flashmirror resync "
-    "--full' on {0}; or, if that image is the data to go on with: 'flashmirror promote --force' "
-    "on {0}"
-)
+_TAKE = "to take what the source holds now: 'flashmirror resync --full' on {}"
+
+
+def _costs(target: str) -> str:
+    """Of a resync at a target that has an image; and the other way, if its data is wanted."""
+    return (
+        f"which gives up the image that {target} has; if {target} holds the newer data: "
+        "'flashmirror promote --force' there, and it is the source from then on"
+    )
+
+
+def _choose(target: str) -> str:
+    """The ways out if either of the two may hold the data that is wanted."""
+    return f"{_TAKE.format(target)}, {_costs(target)}"
 
 
 def apart(source: str, begun: Point, committed: Point, target: str, image: Point) -> str | None:
@@ -52,18 +61,19 @@ def apart(source: str, begun: Point, committed: Point, target: str, image: Point
         return (
             f"{source} has met a target without an image last (another one, or {target} before it "
             f"was put back), and {target} holds {image.sequence}: put the right one back, or "
-            + _WAY_OUT.format(target)
+            + _choose(target)
         )
     if image.sequence < committed.sequence:
         return (
             f"{target} went back from sequence {committed.sequence} to {image.sequence} (an older "
-            f"copy of it?): put the newer one back, or {_WAY_OUT.format(target)}"
+            f"copy of it?): put the newer one back, or {_TAKE.format(target)}, "
+            f"which gives up the image that {target} has"
         )
     return (
         f"{source} went back, or is another copy of it: it has begun sequence {begun.sequence} and "
         f"knows of commit {committed.sequence}, and {target} holds "
         + ("another " if image.sequence in (begun.sequence, committed.sequence) else "")
-        + f"{image.sequence}: put the newer one back, or {_WAY_OUT.format(target)}"
+        + f"{image.sequence}: put the newer one back, or {_choose(target)}"
     )
 
 
@@ -122,7 +132,8 @@ def _other_history(mine: Ledger, hello: Handshake) -> Decision | None:
         return None
     return Decision(
         refused=f"{mine.name} mirrors another history (lineage {mine.lineage.id[:8]}, not "
-        f"{hello.lineage[:8]}): " + _WAY_OUT.format(mine.name)
+        f"{hello.lineage[:8]}): 'flashmirror resync --full' there takes this one instead"
+        + (f", {_costs(mine.name)}" if mine.whole else "")
     )
 
 
@@ -133,7 +144,7 @@ def _copied(mine: Ledger, hello: Handshake) -> Decision | None:
     return Decision(
         refused=f"{mine.name} was mirrored to by another copy of {hello.name} (its run "
         f"{mine.source_run[:8]}, which {hello.name} does not know): stop that copy, or this one; "
-        + _WAY_OUT.format(mine.name)
+        + _choose(mine.name)
     )
 
 

@@ -65,9 +65,12 @@ REFUSALS: list[tuple[str, Ledger, Handshake, str]] = [
         "lineage",
         MINE,
         replace(HELLO, lineage="b" * 32),
-        "west mirrors another history (lineage aaaaaaaa, not bbbbbbbb): to take what",
+        "west mirrors another history (lineage aaaaaaaa, not bbbbbbbb): 'flashmirror resync",
     ),
 ]
+
+GIVES_UP = ", which gives up the image that west has"
+NEWER = "if west holds the newer data: 'flashmirror promote --force' there"
 
 
 def test_docs_recovery_says_what_the_table_does() -> None:
@@ -117,9 +120,28 @@ def test_a_source_that_has_met_a_wrong_target_did_not_go_back() -> None:
     """It knows of no commit since: the words say what happened, and the way out."""
     words = apart("east", Point(9, "b"), Point(0, ""), "west", Point(7, "a")) or ""
     assert "east has met a target without an image" in words and "went back" not in words
-    assert "'flashmirror resync --full' on west" in words
+    assert f"'flashmirror resync --full' on west{GIVES_UP}" in words and NEWER in words
     for begun in (Point(6, "b"), Point(7, "b")):
         assert "went back" in (apart("east", begun, Point(0, ""), "west", Point(7, "a")) or "")
+
+
+def test_a_refused_history_names_what_each_way_out_costs() -> None:
+    """The image, where there is one; and that a target which holds the newer data is promoted."""
+    image = replace(MINE, whole=True, committed=7, committed_token="a", source_run="c" * 32)
+    known = replace(HELLO, begun=7, begun_token="a", committed=7, committed_token="a", run="d" * 32)
+    rows = {
+        "another copy": known,
+        "another history": replace(known, lineage="b" * 32),
+        "went back": replace(known, runs=("c" * 32,), begun=5, committed=5),
+    }
+    for words, hello in rows.items():
+        refused = decide(image, hello).refused or ""
+        assert words in refused and GIVES_UP in refused and NEWER in refused, refused
+    older = replace(known, runs=("c" * 32,), begun=9, begun_token="b", committed=8)
+    refused = decide(image, older).refused or ""
+    assert "west went back" in refused and GIVES_UP in refused and "promote" not in refused
+    empty = decide(MINE, replace(HELLO, lineage="b" * 32)).refused or ""
+    assert "resync --full' there" in empty and "image" not in empty and "promote" not in empty
 
 
 SHAPES = st.lists(

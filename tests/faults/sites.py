@@ -92,6 +92,11 @@ FAULTS = (
           "if (pid := holder(site)) == 0:"),),
     ),
     Fault(
+        "a refusal does not say that its way out costs the image",
+        "tests/test_recovery.py::test_a_refused_history_names_what_each_way_out_costs",
+        (("mirror_core/recovery.py", "if mine.whole else \"\")", "if 0 else \"\")"),),
+    ),
+    Fault(
         "a recorded store is to be adopted",
         "tests/test_advice.py::test_the_recorded_store_need_not_be_adopted",
         (("mirror_core/cli/adopting.py", "isatty() and look.refusal is None:",
