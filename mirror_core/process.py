@@ -26,6 +26,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -283,12 +284,44 @@ def last_words(log: Path, begin: int) -> str:
             out.write(f"flashmirror: {_GIVEN_UP}\n".encode())
     except OSError as error:
         return f"{log}: {error.strerror}: mend that, and start again: it ended without a word"
+    lines = _lines(log, begin)
+    return _last_of_ours(lines) or f"{log}: nbdkit ended: {lines[-1] if lines else 'no message'}"
+
+
+@dataclass(frozen=True)
+class Log:
+    """A site's log, from a moment on."""
+
+    path: Path
+    begin: int  # bytes
+
+
+def log_of(site: config.SiteConfig) -> Log:
+    path = site.state / "site.log"
+    try:
+        return Log(path, path.stat().st_size)
+    except OSError:  # a site of systemd's writes to the journal
+        return Log(path, 0)
+
+
+def said_since(log: Log) -> str | None:
+    """The last line of ours since then; None: there is none, or it cannot be read."""
+    try:
+        return _last_of_ours(_lines(log.path, log.begin))
+    except OSError:
+        return None
+
+
+def _lines(log: Path, begin: int) -> list[str]:
     with log.open("rb") as file:
         file.seek(begin)
         lines = file.read().decode(errors="replace").splitlines()
-    lines = [line for line in lines if not line.endswith(_GIVEN_UP)]
+    return [line for line in lines if not line.endswith(_GIVEN_UP)]
+
+
+def _last_of_ours(lines: list[str]) -> str | None:
     ours = [line.split("flashmirror: ", 1)[1] for line in lines if "flashmirror: " in line]
-    return ours[-1] if ours else f"{log}: nbdkit ended: {lines[-1] if lines else 'no message'}"
+    return ours[-1] if ours else None
 
 
 def stop(site: config.SiteConfig) -> bool:

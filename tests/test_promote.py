@@ -234,10 +234,14 @@ def test_a_site_without_an_image_is_not_promoted(make_pair: MakePair) -> None:
 
 
 def test_promoting_again_is_the_same(pair: Pair) -> None:
-    """A promotion that was done is done: the same answer, and the same history."""
+    """A promotion that was done is done: that is said, with its own point, and the same history."""
     lose_source(pair)
     first, second = promote(pair), promote(pair)
     assert first["lineage"] == second["lineage"] and second["role"] == "source"
+    assert second["sequence"] == first["sequence"] and second["consistency_point"] is None
+    said = pair.run("promote", str(pair.toml("west")))
+    at = first["sequence"]
+    assert said == f"west: is the source already, since it was promoted at consistency point {at}\n"
 
 
 def test_a_promotion_may_be_killed_at_any_instant(make_pair: MakePair) -> None:

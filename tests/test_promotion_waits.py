@@ -14,12 +14,15 @@ from pathlib import Path
 
 import direct
 import pytest
-from handmade import Handmade, ServedDisk, eventually, refused
+from handmade import Handmade, ServedDisk, eventually, kill, refused
 from pair import FLASHMIRROR, MakePair, Pair
 
-from mirror_core import config, process
+from mirror_core import config, limits, process
 from mirror_core.cli import cli
+from mirror_core.cli.common import Deadline
+from mirror_core.cli.mirroring import _wait_promoted
 from mirror_core.cli.seeing import get_status
+from mirror_core.errors import MirrorError
 
 WAITS = "is being promoted, and waits: "
 AS_BEFORE = "the promotion is taken back, and west is a target as before"
@@ -165,3 +168,45 @@ def test_a_start_that_is_stopped_meanwhile_says_so(make_pair: MakePair) -> None:
         said.append(done.stderr)
     assert not any("connect:" in line for line in said), said
     assert all(not line or "start it" in line for line in said), said
+
+
+def promoted(settings: config.SiteConfig) -> str:
+    """What the command says in the end, which fails."""
+    with pytest.raises(MirrorError) as refusal:
+        _wait_promoted(settings, force=True, deadline=Deadline(None))
+    return str(refusal.value)
+
+
+def test_a_promotion_whose_process_is_killed_says_what_became_of_the_site(
+    handmade: Handmade, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing, before the record."""
+    monkeypatch.setattr(limits, "START_TIMEOUT_S", 0.5)
+    with with_a_full_disk(handmade, scratch):
+        settings = config.load(str(handmade.toml("west")))
+        said: list[str] = []
+        asker = threading.Thread(target=lambda: said.append(promoted(settings)))
+        asker.start()
+        eventually(lambda: is_promoting(handmade), "it is under way")
+        kill(handmade, "west")
+        asker.join(60)
+    assert said[0].startswith("west: does not come back ("), said
+    again = "nothing was done, and it is a target as before: start it and promote it again"
+    assert again in said[0], said
+
+
+def test_a_promoted_site_that_cannot_begin_anew_was_not_stopped(make_pair: MakePair) -> None:
+    """Its configuration was damaged since its start: the log's last words, and what it is."""
+    pair = make_pair("--size", "1M")
+    pair.start()
+    direct.sync(pair)
+    direct.stop(pair, "east")
+    settings = config.load(str(pair.toml("west")))
+    right = settings.path.read_text()
+    settings.path.write_text("nonsense = 1\n" + right)
+    said = promoted(settings)
+    settings.path.write_text(right)
+    assert "has ended, and its last words are: " in said and "nonsense" in said, said
+    assert "it is promoted, and a source from its next start on" in said, said
+    pair.start("west")
+    assert direct.status(pair, "west")["role"] == "source"

@@ -137,8 +137,11 @@ def promote(site: str, force: bool, timeout: float | None, as_json: bool) -> Non
             f"{settings.name}: interrupted: {_take_back(settings)}", errno.EINTR
         ) from None
     status = ask(settings, {"op": "status"})
-    record = {"site": settings.name, "role": status["role"], "lineage": status["lineage"], **moment}
-    show(record, as_json, lambda: _promoted(settings.name, record))
+    # It was done before this command began: what it has committed since is another history's.
+    point = moment or {"sequence": _forked_at(settings), "consistency_point": None}
+    record = {"site": settings.name, "role": status["role"], "lineage": status["lineage"], **point}
+    text = _promoted if moment else _promoted_before
+    show(record, as_json, lambda: text(settings.name, record))
 
 
 def _take_back(settings: config.SiteConfig) -> str:
@@ -157,10 +160,11 @@ def _take_back(settings: config.SiteConfig) -> str:
 
 def _wait_promoted(
     settings: config.SiteConfig, *, force: bool, deadline: Deadline
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Until the site has begun anew as a source; meanwhile it is away for a moment.  The point that
-    it is promoted at: the last one before, as no source has a session."""
+    it is promoted at: the last one before, as no source has a session; None: it was one already."""
     bar, away_since, pid = Bar(), None, 0
+    log = process.log_of(settings)
     request = {"op": "promote", "force": force}
     try:
         answer = ask(settings, {**request, "wait": deadline.wait_s()}, deadline.patience_s())
@@ -168,6 +172,8 @@ def _wait_promoted(
         if error.code != errno.ETIMEDOUT:
             raise
         raise MirrorError(f"{error}: {_take_back(settings)}", error.code) from error
+    if answer["done"]:
+        return None
     moment: dict[str, Any] = answer["status"]["committed"]
     with contextlib.ExitStack() as watched:
         watched.callback(bar.end)
@@ -188,15 +194,12 @@ def _wait_promoted(
                 if isinstance(error, Answered) or error.code not in LINK_ERRNOS:
                     raise MirrorError(f"{settings.name}: {error}", error.code) from error
                 if ended():
-                    _refuse_stopped(settings)
+                    _refuse_stopped(settings, log)
                 away_since = away_since or time.monotonic()
                 if time.monotonic() >= away_since + limits.START_TIMEOUT_S:
                     if error.code == errno.ETIMEDOUT and not ended():
                         raise process.hangs(settings, "does not answer") from error
-                    raise MirrorError(
-                        f"{settings.name}: does not come back as a source ({error}): see "
-                        f"{settings.state}/site.log, then start it"
-                    ) from error
+                    raise _gone(settings, log, error) from error
                 time.sleep(0.02)  # a process that starts has no event to wait on but its answer
     return moment
 
@@ -211,15 +214,50 @@ def _process_of(watched: contextlib.ExitStack, pid: int) -> Callable[[], bool]:
     return lambda: bool(select.select([handle], [], [], 0)[0])
 
 
-def _refuse_stopped(settings: config.SiteConfig) -> None:
-    """Its process has ended.  MirrorError: in order, so it does not come back by itself."""
-    book = ledger.load(settings.state)
-    if book.clean and not process.running(settings):
-        raise MirrorError(
-            f"{settings.name}: was stopped: "
-            + ("it is a source from its next start on" if book.role == "source"
-               else "start it and promote it again")
-        )  # fmt: skip
+def _refuse_stopped(settings: config.SiteConfig, log: process.Log) -> None:
+    """Its process has ended.  MirrorError: it does not come back by itself, as it was stopped, or
+    could not begin anew: its log may say which."""
+    if ledger.load(settings.state).clean and not process.running(settings):
+        raise MirrorError(f"{settings.name}: has ended{_last_words(log)}: {_now(settings)}")
+
+
+def _gone(settings: config.SiteConfig, log: process.Log, error: PeerError) -> MirrorError:
+    """It was killed, or what became of it is not known, and nobody has started it in time."""
+    return MirrorError(
+        f"{settings.name}: does not come back ({error}){_last_words(log)}: {_now(settings)} (see "
+        f"{log.path})"
+    )
+
+
+def _last_words(log: process.Log) -> str:
+    said = process.said_since(log)
+    return f", and its last words are: {said}" if said else ""
+
+
+def _now(settings: config.SiteConfig) -> str:
+    """What a promotion has made of a site whose process has ended: its ledger knows."""
+    try:
+        role = ledger.load(settings.state).role
+    except MirrorError as error:
+        return f"what it is now cannot be read: {error}"
+    if role == "source":
+        return "it is promoted, and a source from its next start on: start it"
+    return "nothing was done, and it is a target as before: start it and promote it again"
+
+
+def _forked_at(settings: config.SiteConfig) -> int | None:
+    """The sequence that a source was promoted at; None: it is not known."""
+    try:
+        lineage = ledger.load(settings.state).lineage
+    except MirrorError:
+        return None
+    return lineage.forked_at if lineage and lineage.parent else None
+
+
+def _promoted_before(name: str, record: dict[str, Any]) -> str:
+    at = record["sequence"]
+    since = f", since it was promoted at consistency point {at}" if at is not None else ""
+    return f"{name}: is the source already{since}"
 
 
 def _promoted(name: str, record: dict[str, Any]) -> str:

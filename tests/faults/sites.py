@@ -122,6 +122,25 @@ FAULTS = (
           "            pass\n\n    def _fence"),),
     ),
     Fault(
+        "a promotion that was done before is done now",
+        "tests/test_promote.py::test_promoting_again_is_the_same",
+        (("mirror_core/cli/mirroring.py",
+          '    if answer["done"]:\n        return None\n    moment', "    moment"),),
+    ),
+    Fault(
+        "a promotion whose process has ended says the contrary of its ledger",
+        "tests/test_promotion_waits.py::"
+        "test_a_promotion_whose_process_is_killed_says_what_became_of_the_site "
+        "tests/test_promotion_waits.py::test_a_promoted_site_that_cannot_begin_anew_was_not_stopped",
+        (("mirror_core/cli/mirroring.py", 'if role == "source":\n', 'if role != "source":\n'),),
+    ),
+    Fault(
+        "a promoted site that cannot begin anew has no last words",
+        "tests/test_promotion_waits.py::test_a_promoted_site_that_cannot_begin_anew_was_not_stopped",
+        (("mirror_core/process.py", "return _last_of_ours(_lines(log.path, log.begin))",
+          "return None"),),
+    ),
+    Fault(
         "a site that begins anew is taken for a stopped one",
         "tests/test_promotion_waits.py::test_a_site_that_begins_anew_is_not_stopped "
         "tests/test_promotion_waits.py::test_a_site_that_begins_anew_is_stopped_and_started_as_any",
