@@ -194,17 +194,53 @@ def start(site: config.SiteConfig) -> None:
 
 @contextlib.contextmanager
 def _one_at_a_time(site: config.SiteConfig) -> Iterator[None]:
-    """Of two starts the second finds what the first has started."""
+    """Of two starts the second finds what the first has started.  MirrorError: that one has had its
+    time, and goes on."""
     try:
         fd = os.open(site.state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         yield  # whoever reads the ledger says what is wrong
         return
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        _take_turn(site, fd)
         yield
     finally:
         os.close(fd)
+
+
+def _take_turn(site: config.SiteConfig, fd: int) -> None:
+    deadline = time.monotonic() + limits.START_TIMEOUT_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if time.monotonic() >= deadline:
+                raise _starts_already(site) from error
+        time.sleep(0.02)  # flock(2) has no time-out
+
+
+def _starts_already(site: config.SiteConfig) -> MirrorError:
+    """The line for a start that keeps others waiting.  It may be ended: the site's process is no
+    part of it."""
+    pid = _locker(site.state)
+    what, end = (f"process {pid}", f"'kill -9 {pid}'") if pid else ("another process", "end it")
+    return MirrorError(
+        f"{site.name}: {what} starts it, and has not come to an end in {limits.START_TIMEOUT_S:g} "
+        f"s (is it stopped?): if it stays so, {end}, then start the site again",
+        errno.EBUSY,
+    )
+
+
+def _locker(folder: Path) -> int | None:
+    """The process that has a lock on a folder (proc(5), fdinfo); None: it is not to be seen."""
+    for fd in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):  # it has ended since, or is somebody else's
+            if not os.path.samestat(fd.stat(), folder.stat()):
+                continue
+            if "FLOCK" in (fd.parents[1] / "fdinfo" / fd.name).read_text():
+                return int(fd.parts[2])
+    return None
 
 
 def _launch(site: config.SiteConfig) -> None:

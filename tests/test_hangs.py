@@ -6,6 +6,8 @@ import contextlib
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -28,6 +30,22 @@ def hung(pair: Pair, site: str) -> Iterator[int]:
         yield pid
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def bounded(seconds: int) -> Iterator[None]:
+    """A wait in the system ends with the test, not with the run."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError(f"nothing in {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_hung_process_keeps_no_command_longer_than_its_time(
@@ -53,3 +71,23 @@ def test_a_hung_process_keeps_no_command_longer_than_its_time(
         said = refused("promote", str(pair.toml("west")), "--force", "--timeout", "2s")
         assert time.monotonic() - begin < 2 + 1 + 2 + MARGIN_S, said
         assert f"process {pid} does not answer" in said
+
+
+def test_a_start_waits_for_another_one_no_longer_than_that_may_take(
+    make_pair: MakePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one that was stopped at a terminal: its process is named, and what ends it."""
+    settings = config.load(str(make_pair("--size", "1M").toml("east")))
+    monkeypatch.setattr(limits, "START_TIMEOUT_S", 0.2)
+    script = "import fcntl, os, sys; fd = os.open(sys.argv[1], 0); fcntl.flock(fd, 2); print(1)"
+    words = [sys.executable, "-c", f"{script}; sys.stdout.flush(); input()", str(settings.state)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout
+        other.stdout.readline()
+        words_of_it = rf"process {other.pid} starts it, .*'kill -9 {other.pid}'"
+        with bounded(10), pytest.raises(MirrorError, match=words_of_it):
+            process.start(settings)
+        other.kill()
+    monkeypatch.undo()
+    process.start(settings)
+    assert process.running(settings)

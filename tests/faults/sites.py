@@ -148,6 +148,11 @@ FAULTS = (
           "return running(site)"),),
     ),
     Fault(
+        "a start that stands still keeps the others waiting for ever",
+        "tests/test_hangs.py::test_a_start_waits_for_another_one_no_longer_than_that_may_take",
+        (("mirror_core/process.py", "fcntl.LOCK_EX | fcntl.LOCK_NB)", "fcntl.LOCK_EX)"),),
+    ),
+    Fault(
         "a hung site keeps a command longer than its time-out",
         "tests/test_hangs.py::test_a_hung_process_keeps_no_command_longer_than_its_time",
         (("mirror_core/cli/common.py",
