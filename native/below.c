@@ -54,6 +54,7 @@ fm_below_set_folder (unsigned below)
 void
 fm_below_join_folder (struct fm_store *s)
 {
+  s->hurries = true;
   if (folder.below)
     fm_below_join (s, folder.below);
 }
@@ -115,7 +116,7 @@ fm_below_end (struct fm_below_flush *f, int rc, const struct fm_store *own)
       break;
     }
   pthread_cond_broadcast (&ended);
-  while (rc == 0 && any_before (f->below, end))
+  while (rc == 0 && !own->hurries && any_before (f->below, end))
     fm_cond_wait (&ended, &lock);
   pthread_mutex_unlock (&lock);
 }

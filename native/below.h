@@ -35,7 +35,8 @@ void fm_below_lose (unsigned below, int rc, const struct fm_store *own);
 
 /* The number of this process's state folder, 0: none; before it is in use, and after. */
 void fm_below_set_folder (unsigned below);
-/* A store that is a file of it; before it is in use. */
+/* A store that is a file of it, and hurries: its flushes wait for no other's, so whoever uses it looks at its losses
+ * for as long as he counts on what he has flushed (intent.h).  Before it is in use. */
 void fm_below_join_folder (struct fm_store *s);
 /* fsync(2), or fdatasync(2), of a file of it: 0 or -errno.  -EIO, once, too when the disk has lost something since
  * the one before. */

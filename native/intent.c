@@ -86,12 +86,30 @@ make_dirty (struct fm_intent *i, uint64_t word)
     i->dirty_end = word + 1;
 }
 
+static void
+make_all_dirty (struct fm_intent *i)
+{
+  make_dirty (i, 0);
+  make_dirty (i, i->nwords - 1);
+}
+
+/* Since all of it was written something else on its disk was lost. */
+static bool
+has_lost (const struct fm_intent *i)
+{
+  return fm_store_losses (i->log) != atomic_load (&i->heard);
+}
+
 /* Write the pages that changed and flush.  On success *copy (to be freed) holds the words
- * [*from, *end) that are on disk now; on failure they are dirty still. */
+ * [*from, *end) that are on disk now; on failure all are dirty. */
 static int
 write_dirty (struct fm_intent *i, uint64_t **copy, uint64_t *from, uint64_t *end)
 {
   assert (i->busy);
+  if (has_lost (i)) {
+    atomic_store (&i->heard, fm_store_losses (i->log));
+    make_all_dirty (i);
+  }
   *from = i->dirty_from / PAGE_WORDS * PAGE_WORDS;
   *end = (i->dirty_end + PAGE_WORDS - 1) / PAGE_WORDS * PAGE_WORDS;
   uint64_t bytes = (*end - *from) * 8;
@@ -107,10 +125,8 @@ write_dirty (struct fm_intent *i, uint64_t **copy, uint64_t *from, uint64_t *end
   if (rc == 0)
     rc = fm_store_flush (i->log, &i->heard);
   pthread_mutex_lock (&i->lock);
-  if (rc < 0) {
-    make_dirty (i, *from);
-    make_dirty (i, *end - 1);
-  }
+  if (rc < 0)
+    make_all_dirty (i); /* what was lost may be older than this */
   return rc;
 }
 
@@ -145,7 +161,7 @@ int
 fm_intent_heat_step (struct fm_intent *i, uint64_t offset, uint64_t length)
 {
   uint64_t first = offset >> i->shift, last = (offset + length - 1) >> i->shift;
-  if (is_hot (i, first, last))
+  if (is_hot (i, first, last) && !has_lost (i))
     return 1;
   int rc = 0;
   pthread_mutex_lock (&i->lock);
@@ -259,7 +275,7 @@ fm_intent_cool (struct fm_intent *i, const struct fm_bitmap *next, unsigned shif
       make_dirty (i, w);
       cooled = true;
     }
-  if (cooled) {
+  if (cooled || has_lost (i)) {
     uint64_t *words, from, end;
     rc = write_dirty (i, &words, &from, &end);
     free (words);

@@ -16,6 +16,9 @@
  *     consistency point and flushed the front since it.  A writer sets its blocks in
  *     `next` before it looks at `hot`; the cooler clears `hot` before it looks at
  *     `next`: one of the two sees the other, and the region stays hot.
+ *   - What another's flush on the log's disk has lost (below.h) may be the log's, also of bits that were taken for
+ *     durable just before: all of it is written anew before the next write of a client, and after each commit.
+ *     (Who heats is in the gate, and waits for nobody's flush but his own.)
  *   - One thread writes the log at a time (`busy`).  A bit too many, which a torn
  *     page or an error may leave, is harmless; one too few cannot be.
  * Left out: creation, and whether the file is ours (mirror_core/intent.py).
@@ -34,7 +37,7 @@ struct fm_intent {
   unsigned shift;       /* log2 of a region's bytes */
   uint64_t nregions, nwords;
   _Atomic uint64_t *hot;
-  _Atomic uint64_t heard; /* losses of `log` (store.h); of who is `busy` */
+  _Atomic uint64_t heard; /* losses of `log` (store.h) after which all of it was written; of who is `busy` */
   uint32_t *used_s; /* when a cycle had blocks of the region; the control's thread */
 
   pthread_mutex_t lock; /* guards all below */

@@ -122,7 +122,8 @@ struct fm_store {
    * do yet ends with -EAGAIN (fm_volume_set_patience). */
   bool fenced;
   int fd;         /* file */
-  unsigned below; /* what it stands on; this and the next line: below.h */
+  unsigned below; /* what it stands on; this and the next two lines: below.h */
+  bool hurries;
   struct fm_store *beside;
   char *uri;      /* server */
   uint64_t timeout_ns; /* how long a server may be silent (parts.h), and connecting may take */

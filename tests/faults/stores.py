@@ -15,7 +15,7 @@ FAULTS = (
     Fault(
         "a flush is good before another's on its disk has told what it heard (I9)",
         "native:below",
-        (("native/below.c", "while (rc == 0 && any_before", "while (0 && any_before"),),
+        (("native/below.c", "while (rc == 0 && !own->hurries", "while (0 && !own->hurries"),),
     ),
     Fault(
         "a full disk is a loss for all that stand on it",
@@ -28,12 +28,20 @@ FAULTS = (
         (("native/volume.c", "lost != known && v->first->below ? -EIO : rc", "0 ? -EIO : rc"),),
     ),
     Fault(
-        "a region is hot whose log was lost with another's flush (I4)",
+        "a log of hot regions that another's flush may have lost is not written anew (I4)",
         "native:below",
-        (("native/intent.c", "  if (rc == 0)\n    rc = fm_store_flush (i->log, &i->heard);\n"
-          "  pthread_mutex_lock",
-          "  atomic_store (&i->heard, fm_store_losses (i->log));\n  if (rc == 0)\n"
-          "    rc = fm_store_flush (i->log, &i->heard);\n  pthread_mutex_lock"),),
+        (("native/intent.c", "if (is_hot (i, first, last) && !has_lost (i))",
+          "if (is_hot (i, first, last))"),),
+    ),
+    Fault(
+        "a log of hot regions that may be lost waits for the next one that is heated (I4)",
+        "native:below",
+        (("native/intent.c", "if (cooled || has_lost (i)) {", "if (cooled) {"),),
+    ),
+    Fault(
+        "who heats a region, in the gate, waits for another's flush (I6)",
+        "native:below",
+        (("native/below.c", " && !own->hurries", ""),),
     ),
     Fault(
         "a site does not say which of its stores stand on one disk",
