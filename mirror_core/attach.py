@@ -194,12 +194,21 @@ class Holder:
             if not self._device.backend.endswith(f"/{lineage}"):
                 raise MirrorError(
                     f"{site.name}: holds another history (lineage {str(lineage)[:8]}) than the "
-                    "device was attached to: unmount and detach it"
+                    f"device was attached to: {self._way_out()}"
                 )
             yield opened
         finally:
             for one in opened:
                 one.socket.close()
+
+    def _way_out(self) -> str:
+        """Of a device whose connections have all ended: what waits in an unmount would wait on."""
+        if self.index < 0:  # it is not connected yet
+            return "attach it again"
+        return (
+            f"'flashmirror detach --force {path_of(self.index)}' (what waits gets I/O errors), "
+            "then unmount it"
+        )
 
     def hold(self) -> None:
         """Returns when the device was disconnected."""
@@ -311,7 +320,8 @@ def _launch(device: Device) -> None:
 def detach(index: int, *, force: bool = False) -> None:
     """Disconnect a device that nobody uses; with `force` whoever uses it gets I/O errors.
 
-    MirrorError: it is in use, or not of ours; nothing has changed.
+    MirrorError: it is in use, or not of ours, and nothing has changed; or the kernel refuses, and
+    it has no holder any more.
     """
     name = kernel.backend_of(index)
     if name is None or not name.startswith("flashmirror/"):
@@ -321,7 +331,11 @@ def detach(index: int, *, force: bool = False) -> None:
         try:
             kernel.disconnect(index)
         except OSError as error:
-            raise MirrorError(f"{path_of(index)}: {error.strerror}", error.errno or 0) from error
+            raise MirrorError(
+                f"{path_of(index)}: the kernel refuses to disconnect it: {error.strerror}: it has "
+                "no holder any more: detach it again, or 'flashmirror attach' begins one",
+                error.errno or 0,
+            ) from error
     deadline = time.monotonic() + limits.DEVICE_BUSY_S
     while kernel.is_connected(index) and time.monotonic() < deadline:
         time.sleep(0.02)  # somebody has it open: it is free once that one closes it

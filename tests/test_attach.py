@@ -18,8 +18,9 @@ from handmade import as_somebody_else, eventually, refused
 from pair import MakePair, Pair
 from served import NBDKIT
 
-from mirror_core import config, handshake, limits
-from mirror_core.errors import PeerError
+from mirror_core import attach as attaching
+from mirror_core import config, handshake, kernel, limits
+from mirror_core.errors import MirrorError, PeerError
 
 SECONDS = 20.0
 
@@ -186,3 +187,44 @@ def test_what_cannot_be_attached_is_refused_with_the_reason(
     stopped = make_pair("--size", "1M")
     line = refused("attach", str(stopped.toml("east")), "disk")
     assert line.startswith("east: not running: start it with 'flashmirror start ")
+
+
+# ---- what is said of a device, without one
+
+
+BACKEND = "flashmirror/east/disk/" + "a" * 32
+
+
+def test_a_device_of_another_history_is_freed_before_it_is_unmounted(
+    running: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its requests wait for a history that does not come back, and so would an unmount."""
+    monkeypatch.setattr(attaching, "_take_lock", lambda _: -1)
+    monkeypatch.setattr(kernel, "DeadLinks", lambda: None)
+    site = config.load(str(running.toml("east")))
+    holder = attaching.Holder(attaching.Device(site, "disk", BACKEND), print)
+    with pytest.raises(MirrorError, match=r"another history .*: attach it again"):
+        holder._connect()
+    holder.index = 7
+    said: list[str] = []
+    monkeypatch.setattr(holder, "_say", said.append)
+    assert not holder._renew()
+    assert "another history" in said[0] and "'flashmirror detach --force /dev/nbd7'" in said[0]
+    assert said[0].endswith("then unmount it")
+
+
+def test_a_detach_that_the_kernel_refuses_says_that_the_holder_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The device is connected still, and nobody replaces what dies of it."""
+    ended: list[str] = []
+
+    def refuse(_: int) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(kernel, "backend_of", lambda _: BACKEND)
+    monkeypatch.setattr(kernel, "disconnect", refuse)
+    monkeypatch.setattr(attaching, "_end_holder", ended.append)
+    with pytest.raises(MirrorError, match="Cannot allocate memory: it has no holder any more"):
+        attaching.detach(7, force=True)
+    assert ended == [BACKEND]
