@@ -145,8 +145,8 @@ def row(pair: Handmade, site: str, name: str) -> str:
 
 
 def test_a_cycle_is_named_only_where_there_is_one(handmade: Handmade) -> None:
-    """A target that receives its first copy is not idle; after a start there was none; a site that
-    is stopped has none."""
+    """A target that receives its first copy is not idle, and receives nothing of a source that is
+    gone; after a start there was none; a site that is stopped has none."""
     handmade.size = 64 * MIB
     handmade.create()
     handmade.start("east")
@@ -158,7 +158,10 @@ def test_a_cycle_is_named_only_where_there_is_one(handmade: Handmade) -> None:
     direct.wait_for(lambda: direct.status(handmade, "west")["volumes"][0]["next_bytes"] > 0, "some")
     assert re.fullmatch(r"receiving, \S+ [KM]iB so far", row(handmade, "west", "cycle"))
     assert re.search(r", \S+ [KM]iB received, ", row(handmade, "west", "volume disk"))
-    direct.ask(handmade, {"op": "bandwidth", "rate": 0})
+    kill(handmade, "east")
+    direct.wait_status_of_peer(handmade, "west", "disconnected")
+    assert re.fullmatch(r"\S+ [KM]iB received", row(handmade, "west", "cycle"))
+    handmade.start("east")
     committed = direct.sync(handmade)["committed"]["sequence"]
     for site, none in (("east", "none since the start"), ("west", "none under way")):
         handmade.stop(site)

@@ -13,12 +13,13 @@ from typing import Any
 
 import direct
 import pytest
-from handmade import Handmade, east, kill
+from handmade import Handmade, east, kill, refused
 from pair import FLASHMIRROR, CommandFailed, MakePair, Pair
 from served import Faulty
 from test_link import lose_power
 
 from mirror_core import config, status, timeouts
+from mirror_core.cli import seeing
 from mirror_core.errors import PeerError, Refused
 from mirror_core.site import Site
 
@@ -262,7 +263,7 @@ def test_a_target_that_cannot_compare_says_so(
 
 def test_a_target_that_flushes_is_not_idle(scratch: Path, handmade: Handmade) -> None:
     """Nothing is left to be copied, and nothing of it is sure to be on the disk: the second
-    flashcopy is not at its end."""
+    flashcopy is not at its end, and who waits for it is told so."""
     server = Faulty(scratch / "faulty.img")
     handmade.stores["west", "data"] = server.store(handmade.size)
     handmade.more = 'link_timeout = "30s"'  # a server that hangs is not lost
@@ -279,6 +280,10 @@ def test_a_target_that_flushes_is_not_idle(scratch: Path, handmade: Handmade) ->
         assert not found["volumes"][0]["pending_bytes"]
         assert found["hardened_sequence"] < found["committed"]["sequence"]
         assert found["cycle"]["phase"] == "flush"
+        said = refused("pause", east(handmade), "--timeout", "500ms")
+        assert f"cycle {found['committed']['sequence']} is committed, and the target still" in said
+        said = refused("sync", east(handmade), "--timeout", "500ms")
+        assert "the target has not committed it yet: it hardens the one before" in said, said
         server.mend()
         direct.wait_for(
             lambda: direct.status(handmade, "west")["cycle"]["phase"] == "idle", "its end"
@@ -301,6 +306,8 @@ def test_nothing_is_whole_at_a_target_that_has_lost_its_image(alone: Pair) -> No
     direct.wait_for(lambda: direct.status(alone)["peer"]["state"] == "connected", "a session")
     kill(alone, "east")
     direct.stop(alone, "west")
+    found = seeing.stopped_status(config.load(east(alone)))
+    assert (found["committed"]["sequence"], found["hardened_sequence"]) == (None, None)
     alone.start("east")
     found = direct.status(alone)
     assert (found["committed"]["sequence"], found["hardened_sequence"]) == (None, None)

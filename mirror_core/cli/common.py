@@ -149,7 +149,31 @@ def wait_until(
 def not_done(
     site: config.SiteConfig, status: dict[str, Any], deadline: Deadline, what: str
 ) -> MirrorError:
-    why = status["reason"] or f"cycle {status['cycle']['phase']} is still under way"
+    why = status["reason"] or _under_way(status)
     return MirrorError(
         f"{site.name}: {what} not done in {deadline.timeout_s:g} s: {why}", errno.ETIMEDOUT
     )
+
+
+def _under_way(status: dict[str, Any]) -> str:
+    """What is waited for where nothing is in the way."""
+    if status["role"] == "target":
+        return "the image is still being copied to the data stores"
+    cycle = status["cycle"]
+    name, phase = f"cycle {cycle['sequence']}", cycle["phase"]
+    if phase == "copy":
+        done, total = format_size(cycle["copied_bytes"]), format_size(cycle["total_bytes"])
+        how = "stands still" if cycle["stands_still"] else "is still being copied"
+        return f"{name} {how}, {done} of {total}"
+    if phase == "flush":
+        return f"{name} is copied, and the stores of this site are still being flushed"
+    if phase == "commit":
+        return (
+            f"{name} is copied, and the target has not committed it yet: it hardens the one "
+            "before, or flushes"
+        )
+    if phase == "idle" and (status["hardened_sequence"] or 0) < (
+        status["committed"]["sequence"] or 0
+    ):
+        return f"{name} is committed, and the target still hardens it (copies it to its data)"
+    return "the next consistency point is not made yet"

@@ -18,6 +18,8 @@ def stopped_status(settings: config.SiteConfig) -> dict[str, Any]:
     """The status of a site that does not run, from its ledger."""
     book = ledger.load(settings.state)
     claims = book.role == "source" or book.whole
+    # What is whole at the target is committed: of a source that was killed the one may be older.
+    hardened = min(book.hardened, book.committed) if claims else 0
     return {
         "site": book.name,
         "role": book.role,
@@ -59,7 +61,7 @@ def stopped_status(settings: config.SiteConfig) -> dict[str, Any]:
             "sequence": book.committed or None if claims else None,
             "consistency_point": book.consistency_point if claims else None,
         },
-        "hardened_sequence": book.hardened or None if claims else None,
+        "hardened_sequence": hardened or None,
         "last_cycle": None,
     }
 
@@ -90,17 +92,19 @@ def _cycle_of(status: dict[str, Any]) -> str:
     if status["pid"] is None:
         return "none: the site is stopped"
     received = target and sum(v["next_bytes"] for v in status["volumes"])
-    receiving = f"receiving, {format_size(received)} so far" if received else ""
+    receives = status["peer"]["state"] == "connected"  # or it has, from one that is gone
+    size = format_size(received)
+    came = (f"receiving, {size} so far" if receives else f"{size} received") if received else ""
     idle = cycle["phase"] == "idle"
-    if idle and receiving:
-        return receiving
+    if idle and came:
+        return came
     if idle and not (cycle["total_bytes"] if target else cycle["sequence"]):
         return "none under way" if target else "none since the start"
     row = (
         f"{cycle['sequence']} {cycle['phase']}, {format_size(cycle['copied_bytes'])} "
         f"of {format_size(cycle['total_bytes'])}{_end_of(cycle)}"
     )
-    return f"{row}; {receiving}" if receiving else row
+    return f"{row}; {came}" if came else row
 
 
 def _state_of(status: dict[str, Any]) -> str:

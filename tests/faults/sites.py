@@ -55,7 +55,23 @@ FAULTS = (
     Fault(
         "a target that receives its first copy is idle",
         "tests/test_outlook.py::test_a_cycle_is_named_only_where_there_is_one",
-        (("mirror_core/cli/seeing.py", "    if idle and receiving:", "    if False:"),),
+        (("mirror_core/cli/seeing.py", "    if idle and came:", "    if False:"),),
+    ),
+    Fault(
+        "a target receives from a source that is gone",
+        "tests/test_outlook.py::test_a_cycle_is_named_only_where_there_is_one",
+        (("mirror_core/cli/seeing.py", 'receives = status["peer"]["state"] == "connected"',
+          "receives = True"),),
+    ),
+    Fault(
+        "a killed source says that more is whole at its target than was committed",
+        "tests/test_status.py::test_nothing_is_whole_at_a_target_that_has_lost_its_image",
+        (("mirror_core/cli/seeing.py", "min(book.hardened, book.committed)", "book.hardened"),),
+    ),
+    Fault(
+        "who waits for the target's hardening is told that no point was made",
+        "tests/test_status.py::test_a_target_that_flushes_is_not_idle",
+        (("mirror_core/cli/common.py", 'if phase == "idle" and (', 'if phase == "" and ('),),
     ),
     Fault(
         "a copy that stands still is said to end at some time",
