@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import direct
 import pytest
@@ -82,3 +84,26 @@ def test_a_running_site_writes_its_lost_ledger_again(make_pair: MakePair) -> Non
     direct.sync(pair)
     assert flashmirror("check", str(pair.toml("west"))).returncode == 0
     assert ledger.load(pair.folder / "west/state").whole
+
+
+def test_the_page_ends_where_a_stop_has_written_the_ledger_again(make_pair: MakePair) -> None:
+    """Its first list of commands, which costs nothing, is all for a site that still runs; the one
+    that gives the image up is another."""
+    page = (Path(__file__).parent.parent / "docs/recovery.md").read_text()
+    text = page.partition("## A ledger is lost")[2].partition("\n## ")[0]
+    first, second = (part.split("\n\n")[0] for part in text.split("\n\n    ")[1:])
+    words = [line.split()[1] for line in first.splitlines()]
+    assert words == ["stop", "check", "start"] and "flashmirror stop" not in second
+    assert (
+        "flashmirror create" in second
+        and "there is no image at the target until everything" in text
+    )
+    pair = make_pair("--size", "1M")
+    pair.start()
+    direct.sync(pair)
+    (pair.folder / "west/state/ledger").unlink()
+    pair.stop("west")
+    rows = flashmirror("check", str(pair.toml("west"))).stdout
+    assert re.search(r"^ok +ledger +target", rows, re.MULTILINE), rows
+    pair.start("west")
+    assert direct.status(pair, "west")["committed"]["sequence"]
