@@ -9,9 +9,12 @@ from pathlib import Path
 
 import direct
 import pytest
-from handmade import MIB, Handmade, ServedDisk, east, kill, record
+from handmade import MIB, Handmade, ServedDisk, east, flashmirror, kill, record
 from nbd_client import NbdError
 from served import Server
+
+from mirror_core import config
+from mirror_core.cli import creating
 
 RESUMES = "mirroring resumes by itself"
 STAYS = "it stays paused until 'flashmirror resume'"
@@ -187,3 +190,57 @@ def test_a_target_of_a_paused_source_says_so(handmade: Handmade) -> None:
     direct.wait_status(handmade, "west", state="paused")
     handmade.stop("east")
     direct.wait_status(handmade, "west", state="degraded", paused=None)
+
+
+def mirroring(pair: Handmade, site: str) -> str:
+    """What `check` says of it: the result, and why."""
+    text = flashmirror("check", str(pair.toml(site))).stdout
+    found = re.search(r"^(\w+) +mirroring +(\S.*)$", text, re.MULTILINE)
+    assert found, text
+    return f"{found[1]}: {found[2]}"
+
+
+def test_check_fails_for_what_is_in_the_way_of_the_first_copy(
+    scratch: Path, handmade: Handmade
+) -> None:
+    """The state is `initial` all the while; a source that is paused is in nobody's way."""
+    disk = ServedDisk(scratch / "disk")
+    handmade.stores["west", "intermediate"] = disk.store(handmade.size)
+    try:
+        handmade.create()
+        disk.fill()
+        handmade.start("east")
+        with handmade.client() as client:
+            client.write(0, b"x" * 4096)
+        handmade.start("west")
+        direct.wait_for(lambda: "No space" in (direct.status(handmade, "west")["reason"] or ""), "")
+        assert direct.status(handmade, "west")["state"] == "initial"
+        assert re.match("failed: .*No space left", mirroring(handmade, "west"))
+        disk.empty()
+        direct.sync(handmade)
+        direct.pause(handmade)
+        direct.wait_status(handmade, "west", state="paused")
+        assert (
+            mirroring(handmade, "west")
+            == "ok: its source is paused: no new consistency point until it resumes"
+        )
+    finally:
+        handmade.kill()
+        disk.close()
+
+
+WRITE_FAILED = "a write failed: data store x: No space left on device"
+
+
+@pytest.mark.parametrize("state", ["initial", "mirroring", "paused"])
+def test_a_failed_write_fails_the_check_whatever_the_state(
+    handmade: Handmade, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    """Clients of a paused source write, too."""
+    handmade.write("east")
+    settings = config.load(east(handmade))
+    found = {"role": "source", "state": state, "paused": state == "paused", "reason": WRITE_FAILED}
+    monkeypatch.setattr(creating, "ask", lambda *_: found)
+    assert creating._check_running(settings) == [("mirroring", "failed", WRITE_FAILED)]
+    found["reason"] = None
+    assert creating._check_running(settings) == [("mirroring", "ok", state)]

@@ -219,7 +219,9 @@ def _check_running(settings: config.SiteConfig) -> list[Row]:
     except MirrorError as error:
         return [("control", "failed", str(error))]
     reason = status["reason"]
-    waits = status["paused"] or reason == NOT_YET  # nothing is wrong
+    # Nothing is wrong: a target has no other reason in that state, and a pause is none at a source.
+    its_source_waits = status["role"] == "target" and status["state"] == "paused"
+    waits = its_source_waits or reason == NOT_YET
     ok = status["state"] not in ("degraded", "refused") and (not reason or waits)
     return [("mirroring", "ok" if ok else "failed", reason or status["state"])]
 

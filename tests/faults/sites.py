@@ -48,6 +48,11 @@ FAULTS = (
         (("mirror_core/pki.py", "        .add_extension(signers, critical=False)\n", ""),),
     ),
     Fault(
+        "a check of a paused source is content with a failed write",
+        "tests/test_outlook.py::test_a_failed_write_fails_the_check_whatever_the_state",
+        (("mirror_core/cli/creating.py", 'status["role"] == "target" and ', ""),),
+    ),
+    Fault(
         "a target of a paused source says that all is well",
         "tests/test_outlook.py::test_a_target_of_a_paused_source_says_so",
         (("mirror_core/target.py", "        self.source_paused = paused\n", ""),),
