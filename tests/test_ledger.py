@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyroaring import BitMap64
 
-from mirror_core import durable, ledger
+from mirror_core import durable, ledger, native
 from mirror_core.book import Book
 from mirror_core.errors import LedgerError
 from mirror_core.journal import Journal
@@ -203,10 +203,10 @@ def test_a_save_that_fails_leaves_the_old_ledger(
     ledger.save(tmp_path, sample())
     book = Book(tmp_path, ledger.load(tmp_path), HERE, Journal())
 
-    def full(_fd: int) -> None:
+    def full(_fd: int, *, data_only: bool) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(native, "sync", full)
     with pytest.raises(LedgerError, match=r"ledger: No space left on device: ") as caught:
         book.update(committed=9)
     assert caught.value.code == errno.ENOSPC

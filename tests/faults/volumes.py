@@ -98,7 +98,7 @@ FAULTS = (
         "a hardening is recorded while its sink is not flushed (I2)",
         "tests/test_sim.py::test_every_crash_point_of_the_small_scope simulate:10000",
         (("native/volume.c", "if ((rc = flush_first (v)) < 0)",
-          "if ((void)flush_on, (rc = 0) < 0)"),),
+          "(void)flush_first;\n  if ((rc = 0) < 0)"),),
         "NO_SINK_FLUSH",
     ),
     Fault(
