@@ -210,8 +210,8 @@ void fm_store_give_port (struct fm_store *s, struct fm_port *p);
  * FM_FLUSH_BYTE_NS for each byte written or zeroed since the one before, FM_FLUSH_MOST at most, if
  * meanwhile the server answers reads. */
 int fm_port_io (struct fm_port *p, struct fm_op *op);
-/* The same from any thread; with a connection to be made it is bounded by twice that; and one with FUA at a
- * server as a flush is. */
+/* The same from any thread; with a connection to be made it is bounded by twice that; and one with FUA as a
+ * flush is. */
 int fm_store_io (struct fm_store *s, struct fm_op *op);
 /* The same without that flush: 1 if there is to be one.  Then what was written is durable when fm_store_flush with this
  * *heard is good, and the caller lets others go on before. */
