@@ -195,7 +195,9 @@ class Driver:
     def _settled(self) -> bool:
         if self.halted:
             return self._standing or self.progress.phase not in ("freeze", "copy")
-        return self.progress.phase == "idle" and self.hardened >= self.committed
+        # What was begun last may be committed, and not yet whole: only the target knows.
+        known = self.connected or self._book.current.begun == self._book.current.committed
+        return known and self.progress.phase == "idle" and self.hardened >= self.committed
 
     def start(self) -> None:
         self._pulse.start()

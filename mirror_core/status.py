@@ -114,10 +114,11 @@ def _of_target(site: Site, control: Target) -> dict[str, Any]:
     connected, since = control.connected(), control.since()
     left = site.copier.left_bytes()
     with control.changed:
+        refusal = control.refusal
         silent = (
             "is being promoted" if control.promoting
             else None if connected
-            else control.refusal
+            else refusal
             or (control.failure if control.is_there() else None)
             or _silent(control.knocker())
         )  # fmt: skip
@@ -127,7 +128,7 @@ def _of_target(site: Site, control: Target) -> dict[str, Any]:
         reason = trouble or silent
         paused = connected and control.source_paused
         state = (
-            "refused" if silent and control.refusal
+            "refused" if silent and refusal
             else "initial" if not book.whole
             else "degraded" if reason
             else "paused" if paused

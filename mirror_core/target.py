@@ -112,7 +112,8 @@ class Target:
         self.reason: str | None = None  # why the second flashcopy does not go on
         # Why this site could not do what the source asked for last, by what that was.
         self._troubles: dict[str, str] = {}
-        self.refusal: str | None = None  # of the last source that asked for a session
+        self._refusal: str | None = None  # of the last source that asked for a session
+        self._refused_until = -math.inf  # monotonic: by then it has asked again, if it is there
         self.failure: str | None = None  # why the session that was asked for last was not opened
         self.total_bytes = 0  # of the second flashcopy under way
         self._flush: _Flush | None = None  # that is asked for
@@ -156,7 +157,7 @@ class Target:
                 self._note_failure(hello, str(error) or type(error).__name__)
                 raise
             with self.changed:
-                self.session, self.source, self.refusal = hello.session, hello.name, None
+                self.session, self.source, self._refusal = hello.session, hello.name, None
                 self.source_site, self.failure = hello.site, None
                 self.source_paused = None
                 self._silence = min(hello.silence, timeouts.silence_s(limits.LINK_TIMEOUT_MAX_S))
@@ -286,7 +287,14 @@ class Target:
         """What a source was told; of another one than is connected it says nothing of that."""
         with self.changed:
             if not self.connected():
-                self.refusal = reason
+                again_s = timeouts.asks_again_s(self._silence_s())
+                self._refusal = reason
+                self._refused_until = self._platform.monotonic() + again_s
+
+    @property
+    def refusal(self) -> str | None:
+        """Why a source that still asks for a session gets none."""
+        return self._refusal if self._platform.monotonic() < self._refused_until else None
 
     def prepare_promotion(self, *, force: bool, wait_s: float) -> bool:
         """End the source's session; asked again, say whether the image is whole in `data`.  No

@@ -1,4 +1,5 @@
-"""A refusal that comes in the middle of a cycle is told as every other one."""
+"""A refusal that comes in the middle of a cycle is told as every other one, and as long as it
+stands."""
 
 from __future__ import annotations
 
@@ -9,9 +10,13 @@ import time
 from typing import Any
 
 import direct
+import pytest
+from handmade import Handmade
 from pair import MakePair
 from test_link import kill, poll_readable
 from test_went_back import BLOCK, BLOCKS, images, state_of, write
+
+from mirror_core.errors import Refused
 
 
 def test_a_target_that_is_refused_in_a_cycle_leaves_an_exposure(make_pair: MakePair) -> None:
@@ -58,3 +63,20 @@ def test_a_target_that_is_refused_in_a_cycle_leaves_an_exposure(make_pair: MakeP
     direct.wait_for(told, "the refusal")
     assert seen["data_exposure_seconds"] > 0, "it holds one commit less than was told"
     assert seen["state"] == "refused"
+
+
+def test_a_refusal_is_told_as_long_as_its_source_asks(handmade: Handmade) -> None:
+    """A source of another history that is gone does not leave its target refusing for ever."""
+    handmade.more = 'link_timeout = "500ms"'
+    handmade.create()
+    handmade.start()
+    direct.sync(handmade)
+    direct.stop(handmade, "east")
+    direct.wait_status_of_peer(handmade, "west", "disconnected")
+    stranger = {**direct.hello(handmade, 77), "name": "north", "lineage": "f" * 32}
+    with pytest.raises(Refused, match="mirrors another history"):
+        direct.ask(handmade, stranger, "west")
+    found = direct.status(handmade, "west")
+    assert found["state"] == "refused" and "another history" in found["reason"], found
+    found = direct.wait_status(handmade, "west", state="degraded")
+    assert found["reason"] == "no word from the source"

@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pair import FLASHMIRROR, CommandFailed, MakePair, Pair
 from served import Faulty
 from test_link import lose_power
 
-from mirror_core import config, status, timeouts
+from mirror_core import config, ledger, status, timeouts
 from mirror_core.cli import seeing
 from mirror_core.errors import PeerError, Refused
 from mirror_core.site import Site
@@ -311,3 +312,20 @@ def test_nothing_is_whole_at_a_target_that_has_lost_its_image(alone: Pair) -> No
     alone.start("east")
     found = direct.status(alone)
     assert (found["committed"]["sequence"], found["hardened_sequence"]) == (None, None)
+
+
+def test_what_was_begun_last_may_be_committed_and_not_whole(alone: Pair) -> None:
+    """A source was killed before it knew what became of its commit: without its target nobody
+    knows that what is committed is whole there, and `pause` does not say so."""
+    alone.start("east")
+    direct.sync(alone)
+    kill(alone, "east")
+    direct.stop(alone, "west")
+    state = alone.folder / "east" / "state"
+    book = ledger.load(state)
+    ledger.save(state, replace(book, begun=book.committed + 1, begun_token="e" * 32))
+    alone.start("east")
+    said = refused("pause", east(alone), "--timeout", "500ms")
+    assert said.startswith("east: pause not done in 0.5 s: peer at"), said
+    alone.start("west")
+    direct.pause(alone)
