@@ -315,11 +315,11 @@ def test_nothing_is_whole_at_a_target_that_has_lost_its_image(alone: Pair) -> No
 
 
 def test_what_was_begun_last_may_be_committed_and_not_whole(alone: Pair) -> None:
-    """A source was killed before it knew what became of its commit: without its target nobody
+    """A source was stopped before it knew what became of its commit: without its target nobody
     knows that what is committed is whole there, and `pause` does not say so."""
     alone.start("east")
     direct.sync(alone)
-    kill(alone, "east")
+    direct.stop(alone, "east")
     direct.stop(alone, "west")
     state = alone.folder / "east" / "state"
     book = ledger.load(state)

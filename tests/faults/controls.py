@@ -207,8 +207,19 @@ FAULTS = (
     Fault(
         "what another source is told is said of the one that is connected",
         "tests/test_status.py::test_what_another_source_was_told_does_not_outlive_the_right_one",
-        (("mirror_core/target.py", "if not self.connected():\n                self.refusal",
-          "if True:\n                self.refusal"),),
+        (("mirror_core/target.py", "if not self.connected():\n                again_s",
+          "if True:\n                again_s"),),
+    ),
+    Fault(
+        "a target says that it refuses whom nobody has heard of since",
+        "tests/test_refused.py::test_a_refusal_is_told_as_long_as_its_source_asks",
+        (("mirror_core/target.py", "monotonic() < self._refused_until", "monotonic() < math.inf"),),
+    ),
+    Fault(
+        "a pause without the target is said to be settled",
+        "tests/test_status.py::test_what_was_begun_last_may_be_committed_and_not_whole",
+        (("mirror_core/driver.py", "known = self.connected or self._book.current.begun ==",
+          "known = True or self._book.current.begun =="),),
     ),
     Fault(
         "a source that makes a pause, as its target cannot do what it asks, is taken for gone",
