@@ -4,9 +4,10 @@
 
 Invariants.  A reader finds the old bytes or the new ones, never a part.  When `replace` returns
 the new ones are durable.  When it raises OSError the old ones are, and stand.  There is no way
-back after the rename, so what fails then is done again from the beginning; if that fails too
-nobody knows which of the two a power loss would leave, and Doubt is raised: whoever has acted on
-the old bytes, or would act on the new ones, must not go on.
+back after the rename, so what fails then is done again from the beginning, some times, with
+pauses, for it may be only what others have lost on this disk; if that fails too nobody knows
+which of the two a power loss would leave, and Doubt is raised: whoever has acted on the old bytes,
+or would act on the new ones, must not go on.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from mirror_core.platform import HERE, Platform
 
 FRESH = ".new"  # what the name of a file that is being written ends with
-_TRIES = 3  # after the rename
+_PAUSES_S = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)  # before each try after the rename
 
 
 class Doubt(Exception):
@@ -26,29 +27,38 @@ class Doubt(Exception):
 
 def replace(path: Path, data: bytes, platform: Platform = HERE) -> None:
     """OSError: the old file stands.  Doubt."""
+    known = platform.losses()
     _put(path, data, platform)
-    for tries_left in reversed(range(_TRIES)):
+    try:
+        sync_folder(path.parent, known, platform)
+    except Exception as error:
+        _put_again(path, data, platform, error)
+
+
+def _put_again(path: Path, data: bytes, platform: Platform, error: Exception) -> None:
+    """Until it is durable: a flush is not to be believed after one that failed, but another rename
+    is another change.  Doubt."""
+    for pause_s in _PAUSES_S:
+        platform.sleep(pause_s)
         try:
-            sync_folder(path.parent, platform)
-            return
-        except Exception as error:
-            if not tries_left:
-                raise Doubt(f"{path}: {error}") from error
-        # A flush is not to be believed after one that failed: another rename is another change.
-        try:
+            known = platform.losses()
             _put(path, data, platform)
-        except Exception as error:
-            raise Doubt(f"{path}: {error}") from error
+            sync_folder(path.parent, known, platform)
+            return
+        except Exception as worse:
+            error = worse
+    raise Doubt(f"{path}: {error}") from error
 
 
 def _put(path: Path, data: bytes, platform: Platform) -> None:
     """The new file takes the place of the old one.  OSError: it does not."""
+    known = platform.losses()
     fresh = path.with_name(path.name + FRESH)
     fd = platform.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     try:
         try:
             write(fd, data, 0, platform)
-            platform.fsync(fd)
+            platform.fsync(fd, known)
         finally:
             platform.close(fd)
         _rename(fresh, path, platform)
@@ -72,10 +82,11 @@ def _rename(fresh: Path, path: Path, platform: Platform) -> None:
 
 def make_folder(folder: Path, platform: Platform) -> None:
     """It stands, and its name is durable, as those above it that were missing.  OSError."""
+    known = platform.losses()
     missing = [one for one in folder.parents if not platform.exists(one)]
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for one in (folder, *missing):
-        sync_folder(one.parent, platform)
+        sync_folder(one.parent, known, platform)
 
 
 def write(fd: int, data: bytes, offset: int, platform: Platform) -> None:
@@ -93,10 +104,11 @@ def remove(path: Path, platform: Platform) -> None:
         return
 
 
-def sync_folder(folder: Path, platform: Platform) -> None:
-    """The names in it are durable.  OSError: some may not be."""
+def sync_folder(folder: Path, known: int, platform: Platform) -> None:
+    """The names in it are durable that came or went since `platform.losses()` was `known`.
+    OSError: some may not be."""
     fd = platform.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        platform.fsync(fd)
+        platform.fsync(fd, known)
     finally:
         platform.close(fd)

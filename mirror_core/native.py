@@ -141,6 +141,11 @@ class Store:
         """How often what was not flushed may have gone, since it was opened."""
         return int(_lib.fm_store_losses(self._handle)) - self._before
 
+    def flush(self) -> None:
+        """What was written there until now, by whomever, is durable.  OSError: it may not be, which
+        is a loss for all that share its disk."""
+        _check(_lib.fm_store_flush_now(self._handle), "flush")
+
     def is_settled(self) -> bool:
         """Whether nothing that was given up may still be done there (native/late.h)."""
         return bool(_lib.fm_late_settled(self._handle))
@@ -200,9 +205,15 @@ def folder_stands_on(below: int) -> None:
     _lib.fm_below_set_folder(below)
 
 
-def sync(fd: int, *, data_only: bool) -> None:
-    """fsync(2), or fdatasync(2), of a file of the state folder.  OSError."""
-    rc = _lib.fm_below_sync(fd, data_only)
+def folder_losses() -> int:
+    """How often its disk has lost something: for `sync`."""
+    return int(_lib.fm_below_losses())
+
+
+def sync(fd: int, since: int, *, data_only: bool) -> None:
+    """fsync(2), or fdatasync(2), of a file of the state folder, for what was done there since
+    `folder_losses` was so many.  OSError."""
+    rc = _lib.fm_below_sync(fd, data_only, since)
     if rc < 0:
         raise OSError(-rc, os.strerror(-rc))
 
@@ -351,6 +362,10 @@ class Volume:
 
     def cool(self, after_s: int) -> None:
         _check(_lib.fm_volume_cool(self._handle, after_s), "intent log")
+
+    def renew_intent(self) -> None:
+        """What the log's disk may have lost is written anew.  OSError: it is to be asked again."""
+        _check(_lib.fm_volume_renew_intent(self._handle), "intent log")
 
     def set_strict(self) -> None:
         _lib.fm_volume_set_strict(self._handle)

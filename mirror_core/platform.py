@@ -120,11 +120,18 @@ class Platform:
     def ftruncate(self, fd: int, length: int) -> None:
         os.ftruncate(fd, length)
 
-    def fdatasync(self, fd: int) -> None:
-        native.sync(fd, data_only=True)
+    def losses(self) -> int:
+        """How often something that was not flushed may have gone, of anything that stands on the
+        folder's disk (below.py): asked before what a sync is to make durable."""
+        return native.folder_losses()
 
-    def fsync(self, fd: int) -> None:
-        native.sync(fd, data_only=False)
+    def fdatasync(self, fd: int, since: int) -> None:
+        """What was written to it since `losses` was so many is durable.  OSError: it may not be."""
+        native.sync(fd, since, data_only=True)
+
+    def fsync(self, fd: int, since: int) -> None:
+        """The same; of a folder: its names."""
+        native.sync(fd, since, data_only=False)
 
     def rename(self, old: Path, new: Path) -> None:
         os.rename(old, new)

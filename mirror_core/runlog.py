@@ -65,9 +65,10 @@ class RunLog:
         """A new file.  OSError: it cannot be made."""
         self._platform = platform
         path = path_in(state, kind, run)
+        known = platform.losses()
         self._fd = platform.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         try:
-            durable.sync_folder(state, platform)
+            durable.sync_folder(state, known, platform)
         except OSError:
             platform.close(self._fd)
             raise
@@ -78,6 +79,7 @@ class RunLog:
     def append(self, history: History, sets: Mapping[int, bytes], mark: int = 0) -> None:
         """Make durable that these runs (packed pairs, by number of the set) are in their sets.
         OSError: it may or may not be, and the next record takes its place."""
+        known = self._platform.losses()
         if history != self._history:
             self.restart(history)
         body = b"".join(
@@ -86,7 +88,7 @@ class RunLog:
         head = _head(history, self._serial, mark, len(body))
         record = head + _CRC.pack(zlib.crc32(head + body)) + body
         durable.write(self._fd, record, self._end, self._platform)
-        self._platform.fdatasync(self._fd)
+        self._platform.fdatasync(self._fd, known)
         self._may_be_whole = False
         self._serial += 1
         self._end += len(record)
@@ -107,11 +109,12 @@ class RunLog:
 
     def forget(self) -> None:
         """Forget everything, durably.  OSError."""
+        known = self._platform.losses()
         if self._may_be_whole:  # a flush is not to be believed after that: another change is
             self._platform.ftruncate(self._fd, 1)
         self._may_be_whole = True
         self._cut()
-        self._platform.fdatasync(self._fd)
+        self._platform.fdatasync(self._fd, known)
         self._may_be_whole = False
 
     def close(self) -> None:

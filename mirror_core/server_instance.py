@@ -218,8 +218,9 @@ class Servers:
 
     def note(self) -> None:
         """Now and then: whoever has met a loss, such as a client's write, a kill does not end its
-        telling; and what could not be recorded is tried again."""
+        telling; and what could not be recorded, or a log has lost, is written anew."""
         for name, volume in self._fronts.items():
+            volume.renew_intent()
             due = volume.news_is_due()
             if due or name in self._busy:
                 self.flushed(name, failed=due)

@@ -130,7 +130,7 @@ class Site:
         stores.refuse_twice(self.config)
         for volume, record in zip(self.config.volumes, current.volumes, strict=True):
             for part in ("data", "intermediate"):
-                one = self._open_store(
+                one = opened[volume.name, part] = self._open_store(
                     getattr(volume, part), timeouts.lane_s(self.config.link_timeout)
                 )
                 undo.callback(one.store.close)
@@ -139,22 +139,40 @@ class Site:
                         f"{one.where}: {one.size} bytes, but the volume has {record.size}: put "
                         "the right store back"
                     )
-                place = stores.place_of(self.config, current, volume.name, part)
-                known = getattr(record, part)
-                # After an orderly stop somebody may have put it back, also if another store was
-                # adopted since, from which on the site counts as killed.
-                if place.counts and (current.clean or known.fingerprint):
-                    one.flush()
-                stores.verify(one, known, place, record.size)
-                # Of the process before, or of another role or history.
-                doubted = current.doubtful_before or current.committed == 0 or not current.clean
-                if doubted and not source and part == "intermediate":
-                    one.drop_cache()  # which may be compared
-                # Only a source's data is flushed by an orderly stop; before the first run, nothing.
-                if not (current.clean and current.run and source and part == "data"):
-                    one.store.unflushed()
-                opened[volume.name, part] = one
+        records = {record.name: record for record in current.volumes}
+        self._flush_what_counts(current, records, opened)
+        for (name, part), one in opened.items():
+            place = stores.place_of(self.config, current, name, part)
+            stores.verify(one, getattr(records[name], part), place, records[name].size)
+            # Of the process before, or of another role or history.
+            doubted = current.doubtful_before or current.committed == 0 or not current.clean
+            if doubted and not source and part == "intermediate":
+                one.drop_cache()  # which may be compared
+            # Only a source's data is flushed by an orderly stop; before the first run, nothing.
+            if not (current.clean and current.run and source and part == "data"):
+                one.store.unflushed()
         return opened
+
+    def _flush_what_counts(
+        self,
+        current: ledger.Ledger,
+        records: dict[str, ledger.VolumeRecord],
+        opened: dict[tuple[str, str], stores.Opened],
+    ) -> None:
+        """After an orderly stop somebody may have put a store back, also if another one was adopted
+        since, from which on the site counts as killed.  StoreError: what a disk has lost then may
+        be another's, too, whose cache shows it still."""
+        try:
+            for (name, part), one in opened.items():
+                known = getattr(records[name], part)
+                counts = stores.place_of(self.config, current, name, part).counts
+                if counts and (current.clean or known.fingerprint):
+                    one.flush()
+        except StoreError:
+            for one in opened.values():
+                with contextlib.suppress(OSError):
+                    one.drop_cache()
+            raise
 
     def _say_what_loses_together(self, undo: contextlib.ExitStack) -> None:
         folder = ("", "state")

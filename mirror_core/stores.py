@@ -143,15 +143,13 @@ class Opened:
     def flush(self) -> None:
         """What was put there, by whomever, is on the disk, where this machine's kernel caches it;
         what a server caches, the first cycle flushes.  StoreError: it may not be.  The kernel tells
-        that once, and takes what it has in memory for what is on the disk then: so that is dropped,
-        or whoever tries again would be answered that all is well."""
+        that once, and takes what it has in memory for what is on the disk then: so the core drops
+        that, or whoever tries again would be answered that all is well."""
         if self.fd is None:
             return
         try:
-            os.fsync(self.fd)
+            self.store.flush()
         except OSError as error:
-            with contextlib.suppress(OSError):
-                self.drop_cache()
             raise StoreError(
                 f"{self.where}: {error.strerror}: look into that store", error.errno or errno.EIO
             ) from error

@@ -6,6 +6,9 @@
 #include <errno.h>
 #include <unistd.h>
 
+/* Taken first, and guards `stores` with `lock`: whoever holds one of the two may read it.  To forget what a cache
+ * holds may take long on a disk that fails, and no flush of another one waits for that. */
+static pthread_mutex_t members = PTHREAD_MUTEX_INITIALIZER;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards the next lines */
 static pthread_cond_t ended = PTHREAD_COND_INITIALIZER;  /* a flush */
 static struct fm_store *stores;                          /* that have joined, by `beside` */
@@ -15,17 +18,18 @@ static uint64_t numbers;
 /* The state folder counts its losses as a store does. */
 static const struct fm_store_ops no_ops;
 static struct fm_store folder = { .ops = &no_ops };
-static _Atomic uint64_t folder_heard;
 
 void
 fm_below_join (struct fm_store *s, unsigned below)
 {
   assert (below && !s->below);
+  pthread_mutex_lock (&members);
   pthread_mutex_lock (&lock);
   s->below = below;
   s->beside = stores;
   stores = s;
   pthread_mutex_unlock (&lock);
+  pthread_mutex_unlock (&members);
 }
 
 void
@@ -33,6 +37,7 @@ fm_below_leave (struct fm_store *s)
 {
   if (!s->below)
     return;
+  pthread_mutex_lock (&members);
   pthread_mutex_lock (&lock);
   for (struct fm_store **at = &stores; *at; at = &(*at)->beside)
     if (*at == s) {
@@ -40,6 +45,7 @@ fm_below_leave (struct fm_store *s)
       break;
     }
   pthread_mutex_unlock (&lock);
+  pthread_mutex_unlock (&members);
 }
 
 void
@@ -70,14 +76,16 @@ fm_below_lose (unsigned below, int rc, const struct fm_store *own)
 {
   if (!below || !is_the_disks (rc))
     return;
+  pthread_mutex_lock (&members);
   pthread_mutex_lock (&lock);
   for (struct fm_store *s = stores; s; s = s->beside)
     if (s->below == below && s != own)
       fm_store_lose (s);
+  pthread_mutex_unlock (&lock);
   for (struct fm_store *s = stores; s; s = s->beside) /* all know by now */
     if (s->below == below && s != own && s->ops->forget)
       s->ops->forget (s);
-  pthread_mutex_unlock (&lock);
+  pthread_mutex_unlock (&members);
 }
 
 void
@@ -116,13 +124,19 @@ fm_below_end (struct fm_below_flush *f, int rc, const struct fm_store *own)
       break;
     }
   pthread_cond_broadcast (&ended);
-  while (rc == 0 && !own->hurries && any_before (f->below, end))
+  while (rc == 0 && !(own && own->hurries) && any_before (f->below, end))
     fm_cond_wait (&ended, &lock);
   pthread_mutex_unlock (&lock);
 }
 
+uint64_t
+fm_below_losses (void)
+{
+  return fm_store_losses (&folder);
+}
+
 int
-fm_below_sync (int fd, bool data_only)
+fm_below_sync (int fd, bool data_only, uint64_t since)
 {
   struct fm_below_flush f;
   int rc;
@@ -131,7 +145,6 @@ fm_below_sync (int fd, bool data_only)
     rc = data_only ? fdatasync (fd) : fsync (fd);
   while (rc < 0 && errno == EINTR);
   rc = rc < 0 ? -errno : 0;
-  fm_below_end (&f, rc, &folder);
-  uint64_t lost = fm_store_losses (&folder);
-  return atomic_exchange (&folder_heard, lost) != lost && rc == 0 ? -EIO : rc;
+  fm_below_end (&f, rc, NULL);
+  return rc == 0 && fm_below_losses () != since ? -EIO : rc;
 }

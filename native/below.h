@@ -9,7 +9,8 @@
  * Invariants.  Who flushes waits for those alone that began before his own flush ended, none of which waits for him:
  * each has had its answer, or has it without us.  What a loss of memory, a full disk or a quota refuses is no loss of
  * the disk's.
- * Left out: which stores share a disk (below.py).
+ * Left out: which stores share a disk (below.py); what the disk says to another process, which nobody here hears of;
+ * a bound of the wait for a flush beside that hangs: the disk's own would hang as long.
  */
 #ifndef FM_BELOW_H
 #define FM_BELOW_H
@@ -28,7 +29,7 @@ void fm_below_join (struct fm_store *s, unsigned below);
 void fm_below_leave (struct fm_store *s);
 
 void fm_below_begin (struct fm_below_flush *f, unsigned below);
-/* It has ended with rc.  `own`: the store it was of, which counts its own loss itself. */
+/* It has ended with rc.  `own`: the store it was of, which counts its own loss itself; NULL: a file of the folder. */
 void fm_below_end (struct fm_below_flush *f, int rc, const struct fm_store *own);
 /* It has failed with rc: all others of that number count a loss, if it is one of the disk's. */
 void fm_below_lose (unsigned below, int rc, const struct fm_store *own);
@@ -38,8 +39,10 @@ void fm_below_set_folder (unsigned below);
 /* A store that is a file of it, and hurries: its flushes wait for no other's, so whoever uses it looks at its losses
  * for as long as he counts on what he has flushed (intent.h).  Before it is in use. */
 void fm_below_join_folder (struct fm_store *s);
-/* fsync(2), or fdatasync(2), of a file of it: 0 or -errno.  -EIO, once, too when the disk has lost something since
- * the one before. */
-int fm_below_sync (int fd, bool data_only);
+/* How often the folder's disk has lost something.  Asked before a file of it is changed, */
+uint64_t fm_below_losses (void);
+/* it is for the fsync(2), or fdatasync(2), that makes the change durable: 0 or -errno, -EIO too when there was a loss
+ * `since`, whoever has met it. */
+int fm_below_sync (int fd, bool data_only, uint64_t since);
 
 #endif

@@ -253,3 +253,10 @@ fm_store_flush (struct fm_store *s, _Atomic uint64_t *heard)
   atomic_store (heard, lost);
   return rc == 0 && lost != known ? -EIO : rc;
 }
+
+int
+fm_store_flush_now (struct fm_store *s)
+{
+  _Atomic uint64_t heard = fm_store_losses (s);
+  return fm_store_flush (s, &heard);
+}

@@ -100,16 +100,15 @@ has_lost (const struct fm_intent *i)
   return fm_store_losses (i->log) != atomic_load (&i->heard);
 }
 
-/* Write the pages that changed and flush.  On success *copy (to be freed) holds the words
- * [*from, *end) that are on disk now; on failure all are dirty. */
+/* The next lines: with `busy`. */
+
+/* *copy is to be freed, whatever comes. */
 static int
-write_dirty (struct fm_intent *i, uint64_t **copy, uint64_t *from, uint64_t *end)
+write_once (struct fm_intent *i, uint64_t **copy, uint64_t *from, uint64_t *end)
 {
-  assert (i->busy);
-  if (has_lost (i)) {
-    atomic_store (&i->heard, fm_store_losses (i->log));
+  uint64_t before = fm_store_losses (i->log);
+  if (before != atomic_load (&i->heard))
     make_all_dirty (i);
-  }
   *from = i->dirty_from / PAGE_WORDS * PAGE_WORDS;
   *end = (i->dirty_end + PAGE_WORDS - 1) / PAGE_WORDS * PAGE_WORDS;
   uint64_t bytes = (*end - *from) * 8;
@@ -121,13 +120,37 @@ write_dirty (struct fm_intent *i, uint64_t **copy, uint64_t *from, uint64_t *end
   pthread_mutex_unlock (&i->lock);
   struct fm_op write = { .kind = FM_WRITE, .buf = *copy, .length = bytes,
                          .offset = i->log_offset + *from * 8 };
+  _Atomic uint64_t heard = before;
   int rc = fm_store_io (i->log, &write);
   if (rc == 0)
-    rc = fm_store_flush (i->log, &i->heard);
+    rc = fm_store_flush (i->log, &heard); /* good: nothing was lost since `before` */
   pthread_mutex_lock (&i->lock);
-  if (rc < 0)
+  if (rc == 0)
+    atomic_store (&i->heard, before); /* not sooner: who is not `busy` counts on it */
+  else
     make_all_dirty (i); /* what was lost may be older than this */
   return rc;
+}
+
+/* Write the pages that changed and flush.  On success *copy (to be freed) holds the words
+ * [*from, *end) that are on disk now; on failure all are dirty.  What it hears may be another's loss, so it is tried
+ * once more. */
+static int
+write_dirty (struct fm_intent *i, uint64_t **copy, uint64_t *from, uint64_t *end)
+{
+  int rc = write_once (i, copy, from, end);
+  if (rc != -EIO)
+    return rc;
+  free (*copy);
+  return write_once (i, copy, from, end);
+}
+
+static void
+enter (struct fm_intent *i)
+{
+  while (i->busy)
+    fm_cond_wait_until (&i->idle, &i->lock, fm_now_ns () + 50 * FM_MS);
+  i->busy = true;
 }
 
 static void
@@ -263,9 +286,7 @@ fm_intent_cool (struct fm_intent *i, const struct fm_bitmap *next, unsigned shif
   int rc = 0;
   bool cooled = false;
   pthread_mutex_lock (&i->lock);
-  while (i->busy)
-    fm_cond_wait_until (&i->idle, &i->lock, fm_now_ns () + 50 * FM_MS);
-  i->busy = true; /* nobody heats from here on: what is cooled stays so until `leave` */
+  enter (i); /* nobody heats from here on: what is cooled stays so until `leave` */
   for (uint64_t w = 0; w < i->nwords; w++)
     for (uint64_t left = atomic_load (&i->hot[w]); left; left &= left - 1) {
       uint64_t region = w * 64 + (unsigned)__builtin_ctzll (left);
@@ -276,6 +297,26 @@ fm_intent_cool (struct fm_intent *i, const struct fm_bitmap *next, unsigned shif
       cooled = true;
     }
   if (cooled || has_lost (i)) {
+    uint64_t *words, from, end;
+    rc = write_dirty (i, &words, &from, &end);
+    free (words);
+  }
+  leave (i);
+  pthread_mutex_unlock (&i->lock);
+  return rc;
+}
+
+/* ---- what may be lost ---- */
+
+int
+fm_intent_renew (struct fm_intent *i)
+{
+  int rc = 0;
+  if (!has_lost (i))
+    return 0;
+  pthread_mutex_lock (&i->lock);
+  enter (i);
+  if (has_lost (i)) {
     uint64_t *words, from, end;
     rc = write_dirty (i, &words, &from, &end);
     free (words);

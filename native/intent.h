@@ -17,8 +17,10 @@
  *     `next` before it looks at `hot`; the cooler clears `hot` before it looks at
  *     `next`: one of the two sees the other, and the region stays hot.
  *   - What another's flush on the log's disk has lost (below.h) may be the log's, also of bits that were taken for
- *     durable just before: all of it is written anew before the next write of a client, and after each commit.
- *     (Who heats is in the gate, and waits for nobody's flush but his own.)
+ *     durable just before: until all of it has been written anew nothing is taken for hot.  Whoever heats next does
+ *     that, a client's flush before it is good, and the site's looking for losses (server_instance.py), so that what
+ *     was written just before the loss waits for nobody.  (Who heats is in the gate, and waits for nobody's flush but
+ *     his own.)
  *   - One thread writes the log at a time (`busy`).  A bit too many, which a torn
  *     page or an error may leave, is harmless; one too few cannot be.
  * Left out: creation, and whether the file is ours (mirror_core/intent.py).
@@ -37,7 +39,7 @@ struct fm_intent {
   unsigned shift;       /* log2 of a region's bytes */
   uint64_t nregions, nwords;
   _Atomic uint64_t *hot;
-  _Atomic uint64_t heard; /* losses of `log` (store.h) after which all of it was written; of who is `busy` */
+  _Atomic uint64_t heard; /* losses of `log` (store.h) before all of it was written and flushed; of who is `busy` */
   uint32_t *used_s; /* when a cycle had blocks of the region; the control's thread */
 
   pthread_mutex_t lock; /* guards all below */
@@ -73,6 +75,9 @@ bool fm_intent_covers (const struct fm_intent *i, const struct fm_bitmap *blocks
  * regions are cold here and hot on disk, which is harmless. */
 int fm_intent_cool (struct fm_intent *i, const struct fm_bitmap *next, unsigned shift,
                     uint32_t before_s);
+
+/* If it may have lost something, all of it is written anew.  0 or -errno: it is to be asked again. */
+int fm_intent_renew (struct fm_intent *i);
 
 /* The first run of hot regions at or after `from`, in bytes.  False: none. */
 bool fm_intent_run (const struct fm_intent *i, uint64_t from, uint64_t *offset, uint64_t *length);

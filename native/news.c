@@ -51,9 +51,10 @@ fm_news_flush (struct fm_volume *v, struct fm_news *n)
 {
   uint64_t heard = atomic_load (&n->heard);
   int rc = fm_store_flush (v->front, &n->heard);
-  if (rc == 0)
-    atomic_store (&n->sure, heard);
-  return rc;
+  if (rc < 0)
+    return rc;
+  atomic_store (&n->sure, heard);
+  return fm_volume_renew_intent (v);
 }
 
 bool

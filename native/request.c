@@ -341,6 +341,8 @@ int
 fm_request_flush (struct fm_volume *v, _Atomic uint64_t *heard)
 {
   int rc = fm_store_flush (v->front, heard);
+  if (rc == 0)
+    rc = fm_volume_renew_intent (v);
   if (rc < 0)
     atomic_fetch_add (&v->write_errors, 1);
   return rc;

@@ -219,6 +219,8 @@ int fm_store_io_unflushed (struct fm_store *s, struct fm_op *op, _Atomic uint64_
 /* Flush, for somebody who has heard of *heard losses: 0, or -errno, once for all that he has
  * not heard of.  From any thread, and of two at once for the same one each is told. */
 int fm_store_flush (struct fm_store *s, _Atomic uint64_t *heard);
+/* The same for who has heard of all losses until now. */
+int fm_store_flush_now (struct fm_store *s);
 
 /* A server has an anchor from now on, or -errno: what is read from its cache and counted on is told as lost
  * (`lost`) when it goes before it was flushed, as what is written is. */

@@ -227,6 +227,12 @@ fm_volume_cool (struct fm_volume *v, uint32_t after_s)
   return v->intent && now >= after_s ? fm_intent_cool (v->intent, v->next, v->shift, now - after_s + 1) : 0;
 }
 
+int
+fm_volume_renew_intent (struct fm_volume *v)
+{
+  return v->intent ? fm_intent_renew (v->intent) : 0;
+}
+
 void
 fm_volume_set_hold (struct fm_volume *v)
 {

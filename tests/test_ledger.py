@@ -203,7 +203,7 @@ def test_a_save_that_fails_leaves_the_old_ledger(
     ledger.save(tmp_path, sample())
     book = Book(tmp_path, ledger.load(tmp_path), HERE, Journal())
 
-    def full(_fd: int, *, data_only: bool) -> None:
+    def full(_fd: int, _since: int, *, data_only: bool) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(native, "sync", full)
@@ -225,11 +225,11 @@ class FailingFolder(Platform):
         self._failures = failures
         self.log: list[str] = []
 
-    def fsync(self, fd: int) -> None:
+    def fsync(self, fd: int, since: int) -> None:
         if self._failures and stat.S_ISDIR(os.fstat(fd).st_mode):
             self._failures -= 1
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        super().fsync(fd)
+        super().fsync(fd, since)
 
     def write_log(self, line: str) -> None:
         self.log.append(line)
@@ -239,9 +239,10 @@ class FailingFolder(Platform):
 
 
 def test_a_ledger_whose_name_is_not_flushed_is_written_again(tmp_path: Path) -> None:
-    """There is no way back after the rename: the change is made until it is known to be durable."""
+    """There is no way back after the rename: the change is made until it is known to be durable,
+    also if a client on the same disk meets the same failure again and again meanwhile."""
     ledger.save(tmp_path, sample())
-    platform = FailingFolder(2)
+    platform = FailingFolder(5)
     book = Book(tmp_path, sample(), platform, Journal(platform))
     book.update(committed=9)
     assert book.current.committed == ledger.load(tmp_path).committed == 9
@@ -251,9 +252,9 @@ def test_a_state_folder_does_not_vanish_with_the_power(tmp_path: Path) -> None:
     """Whatever stands in it: its name is in the folder above, and so on up to what was there."""
 
     class Folders(Platform):
-        def fsync(self, fd: int) -> None:
+        def fsync(self, fd: int, since: int) -> None:
             flushed.append(Path(os.readlink(f"/proc/self/fd/{fd}")))
-            super().fsync(fd)
+            super().fsync(fd, since)
 
     flushed: list[Path] = []
     (tmp_path / "there").mkdir()

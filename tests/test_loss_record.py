@@ -187,3 +187,55 @@ def test_a_boot_that_cannot_be_read_later_is_no_matter(
         monkeypatch.undo()
     with run(scratch, "2") as (_, servers):
         assert servers.begin(clean=False, run_before="1") == ["disk"]
+
+
+@pytest.fixture
+def one_disk() -> Iterator[native.Store]:
+    """All that stands with the state folder stands beside this: no flush of it is good."""
+    native.folder_stands_on(1)
+    fails = native.Store.file(os.open(os.devnull, os.O_RDWR), SIZE)
+    fails.stands_on(1)
+    try:
+        yield fails
+    finally:
+        fails.close()
+        native.folder_stands_on(0)
+
+
+def test_who_looks_for_losses_has_the_log_written_anew(
+    scratch: Path, one_disk: native.Store
+) -> None:
+    """A region was hot, a client has written there, and then the log's disk has lost its bit, as a
+    flush of something else is told: nobody writes on, and no commit comes."""
+    fd = os.open(scratch / "log", os.O_RDWR | os.O_CREAT)
+    os.ftruncate(fd, SIZE)
+    store = native.Store.file(os.dup(fd), SIZE)
+    store.stands_with_folder()
+    log = native.Intent(store, 0, SIZE, 16)
+    with run(scratch, "1") as (volume, servers):
+        volume.set_intent(log)
+        servers.begin(clean=True, run_before="")
+        log.heat_all()
+        hot = os.pread(fd, 2, 0)
+        with pytest.raises(OSError, match="Invalid argument"):
+            one_disk.flush()
+        os.pwrite(fd, b"\0\0", 0)
+        servers.note()
+        assert hot == os.pread(fd, 2, 0) == b"\xff\xff"
+    log.close()
+    os.close(fd)
+
+
+def test_what_others_have_lost_before_is_no_matter_of_a_record(
+    scratch: Path, one_disk: native.Store
+) -> None:
+    """The data's last flush of a stop fails, on the state folder's disk: that somebody is to be
+    told of it is recorded by what comes next, and it is told."""
+    with run(scratch, "1") as (volume, servers):
+        assert servers.begin(clean=True, run_before="") == []
+        volume.lose_front()
+        with pytest.raises(OSError, match="Invalid argument"):
+            one_disk.flush()
+        assert servers.end()
+    with run(scratch, "2") as (_, servers):
+        assert servers.begin(clean=True, run_before="1") == ["disk"]

@@ -127,7 +127,7 @@ class LosingDisk(Platform):
         self._changed |= os.fstat(fd).st_size != length
         super().ftruncate(fd, length)
 
-    def fdatasync(self, fd: int) -> None:
+    def fdatasync(self, fd: int, since: int) -> None:
         if self.fails:
             self._changed = self.fails = False
             raise OSError(errno.EIO, os.strerror(errno.EIO))

@@ -5,6 +5,7 @@
 #include "fake.h"
 #include "intent.h"
 #include "lab.h"
+#include "news.h"
 #include "request.h"
 #include "wait.h"
 
@@ -22,7 +23,7 @@ enum { ONE, OTHER, ELSEWHERE, APART, STORES };
 static struct fm_store *store[STORES];
 static int file[STORES];
 static _Atomic uint64_t heard[STORES];
-static int plain; /* a file of the state folder */
+static int plain, another; /* files of the state folder */
 
 /* ---- the disk: this stands in front of libc's ---- */
 
@@ -31,11 +32,62 @@ static pthread_cond_t moved;
 static int code; /* the errno of the next call; 0: none */
 static bool waits, waiting; /* the call that fails is to wait; it does */
 static unsigned asked; /* calls that have ended */
+static int held = -1, forgetting = -1; /* descriptors of which these calls do not end */
+static bool is_held;
+
+/* With `disk`. */
+static void
+stand_still (int fd, const int *of)
+{
+  while (fd == *of) {
+    is_held = true;
+    pthread_cond_broadcast (&moved);
+    fm_cond_wait (&moved, &disk);
+  }
+}
+
+static void
+hold (int fd, int *of)
+{
+  pthread_mutex_lock (&disk);
+  *of = fd;
+  is_held = false;
+  pthread_mutex_unlock (&disk);
+}
+
+static void
+until_held (void)
+{
+  pthread_mutex_lock (&disk);
+  while (!is_held)
+    fm_cond_wait (&moved, &disk);
+  pthread_mutex_unlock (&disk);
+}
+
+static void
+let_go (int *of)
+{
+  pthread_mutex_lock (&disk);
+  *of = -1;
+  pthread_cond_broadcast (&moved);
+  pthread_mutex_unlock (&disk);
+}
+
+int
+posix_fadvise (int fd, off_t offset, off_t length, int advice)
+{
+  (void)offset, (void)length, (void)advice;
+  pthread_mutex_lock (&disk);
+  stand_still (fd, &forgetting);
+  pthread_mutex_unlock (&disk);
+  return 0;
+}
 
 int
 fdatasync (int fd)
 {
   pthread_mutex_lock (&disk);
+  stand_still (fd, &held);
   int mine = code;
   code = 0;
   waiting = mine && waits;
@@ -92,15 +144,17 @@ a_loss_is_told_to_all (void)
   begin ();
   for (int i = 0; i < STORES; i++)
     put (i);
+  uint64_t known = fm_below_losses ();
   code = EIO;
   CHECK_EQ (flush (ONE), -EIO);
   CHECK_EQ (flush (OTHER), -EIO);
   CHECK_EQ (flush (ELSEWHERE), 0);
   CHECK_EQ (flush (APART), 0);
-  CHECK_EQ (fm_below_sync (plain, true), -EIO);
+  CHECK_EQ (fm_below_sync (plain, true, known), -EIO); /* of what was written before the loss, */
+  CHECK_EQ (fm_below_sync (plain, true, known), -EIO); /* whoever has heard of it since */
+  CHECK_EQ (fm_below_sync (plain, true, fm_below_losses ()), 0);
   for (int i = 0; i < STORES; i++)
     CHECK_EQ (flush (i), 0);
-  CHECK_EQ (fm_below_sync (plain, true), 0);
   static const int refusals[] = { ENOSPC, EDQUOT, EFBIG };
   for (int k = 0; k < 3; k++) {
     put (ONE);
@@ -108,11 +162,11 @@ a_loss_is_told_to_all (void)
     code = refusals[k];
     CHECK_EQ (flush (ONE), -refusals[k]);
     CHECK_EQ (flush (OTHER), 0);
-    CHECK_EQ (fm_below_sync (plain, false), 0);
+    CHECK_EQ (fm_below_sync (plain, false, fm_below_losses ()), 0);
   }
   code = EIO;
-  CHECK_EQ (fm_below_sync (plain, true), -EIO);
-  CHECK_EQ (fm_below_sync (plain, true), 0);
+  CHECK_EQ (fm_below_sync (plain, true, fm_below_losses ()), -EIO);
+  CHECK_EQ (fm_below_sync (plain, true, fm_below_losses ()), 0);
   CHECK_EQ (flush (OTHER), -EIO);
   CHECK_EQ (flush (ELSEWHERE), 0);
   end ();
@@ -173,6 +227,51 @@ a_good_flush_waits_for_those_beside_it (void)
   pthread_mutex_unlock (&disk);
   pthread_join (one, NULL);
   pthread_join (other, NULL);
+  end ();
+}
+
+static void *
+sync_is_told (void *since)
+{
+  CHECK_EQ (fm_below_sync (plain, true, *(uint64_t *)since), -EIO);
+  return NULL;
+}
+
+/* Of two files of the folder one's sync fails, or a store's flush: the other one's, which is under way, is not good. */
+static void
+syncs_at_once_are_all_told (void)
+{
+  for (int of_a_store = 0; of_a_store < 2; of_a_store++) {
+    pthread_t one;
+    begin ();
+    put (ONE);
+    uint64_t since = fm_below_losses ();
+    hold (plain, &held);
+    pthread_create (&one, NULL, sync_is_told, &since);
+    until_held ();
+    code = EIO;
+    CHECK_EQ (of_a_store ? flush (ONE) : fm_below_sync (another, true, since), -EIO);
+    let_go (&held);
+    pthread_join (one, NULL);
+    end ();
+  }
+}
+
+/* A disk that fails may take long to drop what it holds: that is no matter of another disk. */
+static void
+to_forget_keeps_no_other_disk_waiting (void)
+{
+  pthread_t one;
+  begin ();
+  put (ONE);
+  put (ELSEWHERE);
+  hold (store[OTHER]->fd, &forgetting);
+  code = EIO;
+  pthread_create (&one, NULL, fails, NULL);
+  until_held ();
+  CHECK_EQ (flush (ELSEWHERE), 0);
+  let_go (&forgetting);
+  pthread_join (one, NULL);
   end ();
 }
 
@@ -259,16 +358,92 @@ a_log_that_may_be_lost_is_written_anew (void)
   end ();
 }
 
+static void *
+heat_sixth (void *log)
+{
+  CHECK_EQ (fm_intent_heat_step (log, 5 << 16, BLOCK), 1);
+  return NULL;
+}
+
+/* Region 0 is hot; a loss takes its bit, and another region is heated: before the loss, or after it. */
+static void
+while_the_log_is_written_anew (bool loss_first)
+{
+  struct fm_intent *i;
+  pthread_t one;
+  begin ();
+  CHECK_EQ (fm_intent_open (store[ONE], 0, SIZE, 16, &i), 0);
+  CHECK_EQ (fm_intent_heat_step (i, 0, BLOCK), 1);
+  put (OTHER);
+  for (int step = 0; step < 2; step++)
+    if ((step == 0) == loss_first) {
+      code = EIO;
+      CHECK_EQ (flush (OTHER), -EIO);
+      CHECK_EQ (pwrite (file[ONE], "", 1, 0), 1);
+    } else {
+      hold (store[ONE]->fd, &held);
+      pthread_create (&one, NULL, heat_sixth, i);
+      until_held ();
+    }
+  CHECK_EQ (fm_intent_heat_step (i, 0, BLOCK), 0); /* it waits */
+  let_go (&held);
+  pthread_join (one, NULL);
+  CHECK_EQ (log_byte (), 1 | 1 << 5);
+  CHECK_EQ (fm_intent_heat_step (i, 0, BLOCK), 1);
+  fm_intent_close (i);
+  end ();
+}
+
+/* Nothing is taken for hot before it has been written anew and flushed, and no loss in between is missed: a client's
+ * write waits, and nobody's fails for it. */
+static void
+nothing_is_hot_before_the_log_is_whole (void)
+{
+  while_the_log_is_written_anew (true);
+  while_the_log_is_written_anew (false);
+}
+
+/* What a client's flush has made durable is hot on the log's disk, too; and who looks for losses sees to the rest. */
+static void
+a_good_flush_has_a_whole_log (void)
+{
+  struct fm_intent *i;
+  struct fm_volume *v;
+  begin ();
+  CHECK_EQ (fm_intent_open (store[ONE], 0, SIZE, 16, &i), 0);
+  CHECK_EQ (fm_volume_create (store[ELSEWHERE], store[APART], SIZE, BLOCK, false, &v), 0);
+  fm_volume_set_intent (v, i);
+  struct fm_news *client = fm_news_begin (v);
+  for (int round = 0; round < 2; round++) {
+    CHECK_EQ (fm_volume_write (v, 0, (char[BLOCK]){ 'x' }, BLOCK, 0, 0), 0);
+    put (OTHER);
+    code = EIO;
+    CHECK_EQ (flush (OTHER), -EIO);
+    CHECK_EQ (pwrite (file[ONE], "", 1, 0), 1);
+    CHECK_EQ (round ? fm_volume_renew_intent (v) : fm_news_flush (v, client), 0);
+    CHECK_EQ (log_byte (), 1);
+  }
+  fm_news_end (v, client);
+  fm_volume_free (v);
+  fm_intent_close (i);
+  end ();
+}
+
 int
 main (void)
 {
   char path[108];
   fm_cond_init (&moved);
   plain = lab_file (BLOCK, path);
+  another = lab_file (BLOCK, path);
   fm_below_set_folder (1);
   RUN (a_loss_is_told_to_all);
   RUN (a_good_flush_waits_for_those_beside_it);
+  RUN (syncs_at_once_are_all_told);
+  RUN (to_forget_keeps_no_other_disk_waiting);
   RUN (a_sink_that_lost_something_is_not_whole);
   RUN (a_log_that_may_be_lost_is_written_anew);
+  RUN (nothing_is_hot_before_the_log_is_whole);
+  RUN (a_good_flush_has_a_whole_log);
   return finish ("below");
 }

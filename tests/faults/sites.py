@@ -198,8 +198,8 @@ FAULTS = (
     Fault(
         "what the process before wrote is not counted as bytes to be flushed",
         "tests/test_slow_flush.py::test_what_the_process_before_wrote",
-        (("mirror_core/site.py", "                    one.store.unflushed()\n",
-          "                    pass\n"),),
+        (("mirror_core/site.py", "                one.store.unflushed()\n",
+          "                pass\n"),),
     ),
     Fault(
         "an errno of the target's folder means to its source that it is owed everything",
@@ -345,7 +345,7 @@ FAULTS = (
     Fault(
         "what was put back while a site was stopped is only in a cache (I9)",
         "tests/test_identity.py::test_what_a_site_starts_on_is_on_the_disk",
-        (("mirror_core/site.py", "if place.counts and (current.clean or known.fingerprint):",
+        (("mirror_core/site.py", "if counts and (current.clean or known.fingerprint):",
           "if False:"),),
     ),
     Fault(

@@ -94,13 +94,13 @@ FAULTS = (
     Fault(
         "the ledger is renamed over the old one before its bytes are on the disk",
         "simulate:10000",
-        (("mirror_core/durable.py", "            platform.fsync(fd)\n", ""),),
+        (("mirror_core/durable.py", "            platform.fsync(fd, known)\n", ""),),
         "ledger_not_synced",
     ),
     Fault(
         "a commit is acknowledged while the new ledger's name is not on the disk",
         "simulate:10000",
-        (("mirror_core/durable.py", "    try:\n        platform.fsync(fd)\n",
+        (("mirror_core/durable.py", "    try:\n        platform.fsync(fd, known)\n",
           "    try:\n        pass\n"),),
         "folder_not_synced",
     ),
@@ -108,7 +108,7 @@ FAULTS = (
         "a hardening's record is not synced before writers go on (I2)",
         "simulate:20000",
         (("mirror_core/runlog.py",
-          "        self._platform.fdatasync(self._fd)\n        self._may_be_whole = False\n"
+          "        self._platform.fdatasync(self._fd, known)\n        self._may_be_whole = False\n"
           "        self._serial += 1\n",
           "        self._may_be_whole = False\n        self._serial += 1\n"),),
         "log_not_synced",

@@ -15,7 +15,7 @@ FAULTS = (
     Fault(
         "a flush is good before another's on its disk has told what it heard (I9)",
         "native:below",
-        (("native/below.c", "while (rc == 0 && !own->hurries", "while (0 && !own->hurries"),),
+        (("native/below.c", "while (rc == 0 && !(own && own->hurries)", "while (0"),),
     ),
     Fault(
         "a full disk is a loss for all that stand on it",
@@ -34,6 +34,38 @@ FAULTS = (
           "if (is_hot (i, first, last))"),),
     ),
     Fault(
+        "a log of hot regions counts as whole before all of it is written anew (I4)",
+        "native:below",
+        (("native/intent.c", "    make_all_dirty (i);\n  *from",
+          "    make_all_dirty (i), atomic_store (&i->heard, before);\n  *from"),),
+        "LOG_WHOLE_TOO_SOON",
+    ),
+    Fault(
+        "what is durable by a client's flush is in regions whose log may be lost (I4)",
+        "native:below",
+        (("native/news.c", "return fm_volume_renew_intent (v);", "return 0;"),),
+    ),
+    Fault(
+        "nobody writes a log anew that may be lost, unless a client does something (I4)",
+        "tests/test_loss_record.py::test_who_looks_for_losses_has_the_log_written_anew",
+        (("mirror_core/server_instance.py", "            volume.renew_intent()\n", ""),),
+    ),
+    Fault(
+        "a sync of the state folder is good though another's has lost what it covers (I9)",
+        "native:below",
+        (("native/below.c", "return rc == 0 && fm_below_losses () != since ? -EIO : rc;",
+          "return rc;"),),
+    ),
+    Fault(
+        "a disk that drops its cache slowly keeps the flushes of all disks waiting",
+        "native:below",
+        (("native/below.c", "  pthread_mutex_unlock (&lock);\n  for (struct fm_store *s = stores",
+          "  for (struct fm_store *s = stores"),
+         ("native/below.c", "      s->ops->forget (s);\n  pthread_mutex_unlock (&members);",
+          "      s->ops->forget (s);\n  pthread_mutex_unlock (&lock);\n"
+          "  pthread_mutex_unlock (&members);")),
+    ),
+    Fault(
         "a log of hot regions that may be lost waits for the next one that is heated (I4)",
         "native:below",
         (("native/intent.c", "if (cooled || has_lost (i)) {", "if (cooled) {"),),
@@ -41,7 +73,7 @@ FAULTS = (
     Fault(
         "who heats a region, in the gate, waits for another's flush (I6)",
         "native:below",
-        (("native/below.c", " && !own->hurries", ""),),
+        (("native/below.c", " && !(own && own->hurries)", ""),),
     ),
     Fault(
         "a site does not say which of its stores stand on one disk",
@@ -378,9 +410,9 @@ FAULTS = (
     Fault(
         "what a disk has refused counts at the second start, which reads a cache (I9)",
         "tests/test_identity.py::test_what_a_disk_has_refused_never_counts",
-        (("mirror_core/stores.py",
-          "            with contextlib.suppress(OSError):\n                self.drop_cache()\n",
-          ""),),
+        (("native/store_file.c", "  if (rc < 0)\n    file_forget (s);\n", ""),
+         ("mirror_core/site.py", "                    one.drop_cache()\n            raise\n",
+          "                    pass\n            raise\n")),
     ),
     Fault(
         "one of a device's lasting identities is enough (I7)",

@@ -249,6 +249,7 @@ def sim_operation(disk: int, kind: int, after: bool) -> None:
 
 on_loss: list[Callable[[int, bool], None]] = []  # of the world: a disk, and whether it shows it yet
 on_fading: list[Callable[[int], None]] = []
+on_folder_loss: list[Callable[[int, bool], None]] = []  # of a number of native/below.h
 
 
 @ffi.def_extern()  # type: ignore[untyped-decorator]
@@ -262,6 +263,11 @@ def sim_lost(disk: int, later: bool) -> None:
 def sim_faded(disk: int) -> None:
     _now[0].trace(f"the cache of disk {disk} does not show any more what a flush had lost")
     _judged(lambda: on_fading[0](disk))
+
+
+@ffi.def_extern()  # type: ignore[untyped-decorator]
+def sim_folder_lost(below: int, later: bool) -> None:
+    on_folder_loss[0](below, later)
 
 
 def _judged(look: Callable[[], None]) -> None:

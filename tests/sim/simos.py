@@ -6,7 +6,9 @@ torn at sector size by coins; of changes of names a prefix is kept, as a journal
 process loses nothing.  So an fsync left out, or a rename before it, shows as a torn file.
 
 An fsync that fails has lost an arbitrary part of what it covered, as one of a disk has
-(simstore.h): the next one does not write it, and succeeds.
+(simstore.h): the next one does not write it, and succeeds.  Where the folder stands on the disk of
+the stores, each loses what a flush of another one has lost; and production is told, as its
+own syncs (native/below.h) would tell it.
 
 A file that the core writes itself (an intent log) is a disk of simstore.c.
 """
@@ -97,6 +99,7 @@ class SimFs:
         self.failing_name = ""  # of this file only
         self.failing_code = errno.EIO
         self.loses: Literal["", "now", "later"] = ""  # what a sync that fails has covered
+        self.losses = 0  # of its disk
 
     def put(self, name: str, data: bytes) -> None:
         """A file that stands there, safely."""
@@ -109,15 +112,25 @@ class SimFs:
 
     def lose(self, inode: Inode | None) -> None:
         """A sync, of a file or (None) of the folder, fails."""
-        rng = current().random
         if self.loses and inode:
-            inode.lose(rng, now=self.loses == "now")
+            inode.lose(current().random, now=self.loses == "now")
         elif self.loses:
-            for change in self.changes[: rng.randrange(len(self.changes) + 1)]:
-                change(self.safe_names)
-            self.changes.clear()
-            if self.loses == "now":
-                self.names = dict(self.safe_names)
+            self._lose_names(now=self.loses == "now")
+
+    def lose_all(self, *, now: bool) -> None:
+        """A flush of something else on its disk fails."""
+        self.losses += 1
+        for inode in self.names.values():
+            if inode.undone:
+                inode.lose(current().random, now=now)
+        self._lose_names(now=now)
+
+    def _lose_names(self, *, now: bool) -> None:
+        for change in self.changes[: current().random.randrange(len(self.changes) + 1)]:
+            change(self.safe_names)
+        self.changes.clear()
+        if now:
+            self.names = dict(self.safe_names)
 
     def sync_names(self) -> None:
         for change in self.changes:
@@ -312,12 +325,16 @@ class SimPlatform(Platform):
         assert inode, "a folder"
         return inode
 
-    def fsync(self, fd: int) -> None:
+    def losses(self) -> int:
+        return self._fs.losses
+
+    def fsync(self, fd: int, since: int) -> None:
         self._touch()
         name, inode = self._open[fd]
         try:
             self._fs.fail_if_told(name)
         except OSError as error:
+            self._fs.losses += error.errno == errno.EIO
             self._fs.lose(inode)
             if self._fs.loses and error.errno == errno.EIO:
                 loss = lib.SIM_LOSE_NOW if self._fs.loses == "now" else lib.SIM_LOSE_LATER
@@ -328,9 +345,11 @@ class SimPlatform(Platform):
         else:
             inode.sync()
         self._touch()
+        if self._fs.losses != since:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    def fdatasync(self, fd: int) -> None:
-        SimPlatform.fsync(self, fd)
+    def fdatasync(self, fd: int, since: int) -> None:
+        SimPlatform.fsync(self, fd, since)
 
     def rename(self, old: Path, new: Path) -> None:
         self._touch()
@@ -372,11 +391,13 @@ class SimPlatform(Platform):
         store = native.Store(handle, "file")
         if self._machine.below:
             lib.sim_disk_share(inode.disk, self._machine.below)
-            store.stands_on(self._machine.below)
+        native.folder_stands_on(self._machine.below)  # which is one for all processes here
+        store.stands_with_folder()
+        native.folder_stands_on(0)
         return store
 
     def folder_stands_on(self, number: int) -> None:
-        """Its syncs here lose themselves what they lose."""
+        """What it loses is counted here (`losses`)."""
 
     def control_channel(self, uri: str, timeout_s: float) -> Any:
         self._touch()

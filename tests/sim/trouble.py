@@ -440,12 +440,18 @@ class Trouble:
 
     def _comparison(self) -> None:
         """A source that has lost its power has its target compare, which cannot read, or whose
-        server goes meanwhile."""
+        server goes meanwhile; or what it reads is what a cache shows of what its disk has lost."""
+        hides = self.world.shape.later and self.random.random() < 0.3
+        if hides and (machine := self.target()):
+            self._hide_a_loss(machine)
         if machine := self.source():
             self.world.crash(machine, power=True, keep=1.0)
         self.world.boot_all()
         self.until(self.phase("copy"), 300)
-        if machine := self.target():
+        if hides:
+            self.world.turns(self.random.randrange(300))
+            self._strike(self.target())
+        elif machine := self.target():
             code = self.random.choice((errno.EIO, errno.ECONNRESET))
             for disk in machine.disks.values():
                 count = self.random.choice((1, 1, 2, 5))
@@ -454,6 +460,14 @@ class Trouble:
             self.world.turns(self.random.randrange(30))
             if self.random.random() < 0.4:
                 self._strike(self.random.choice(self._machines()))
+
+    def _hide_a_loss(self, machine: Machine) -> None:
+        disks = [machine.disks[volume, "intermediate"] for volume in machine.sizes]
+        self.until(self.phase("copy"), 300)
+        for disk in disks:
+            self._fail(machine, disk, FLUSHES, 1)
+            lib.sim_disk_lose(disk, lib.SIM_LOSE_LATER)
+        self.until(lambda: any(lib.sim_disk_failing(disk) == 0 for disk in disks), 300)
 
     def _has_stable(self) -> bool:
         machine, driver = self.source(), self.driver()

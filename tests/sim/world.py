@@ -73,6 +73,7 @@ class World:
         self.network = network.Network(self)
         network.install(self.network)
         sched.on_loss[:], sched.on_fading[:] = [self._lost], [self._faded]
+        sched.on_folder_loss[:] = [self._folder_lost]
         self._fill(random.Random(f"zeroes {seed}"))
         self.histories: dict[str, History] = {}  # by lineage
         self.east.content = Content(self.east.images("data"))
@@ -415,6 +416,11 @@ class World:
                 content.doubt(number, stale, machine.safe()[number], machine.images("data"))
             else:
                 content.store_lost(number, data, all_known=False)
+
+    def _folder_lost(self, below: int, later: bool) -> None:
+        for machine in self.machines:
+            if machine.below == below:
+                machine.fs.lose_all(now=not later)
 
     def _faded(self, disk: int) -> None:
         for machine, number, content in self._sources_on(disk):

@@ -280,6 +280,7 @@ sim_disks_lose (unsigned below, enum sim_loss loss, struct sim_disk *own, const 
       lose (d);
       d->loss = mine;
     }
+  sim_folder_lost (below, loss == SIM_LOSE_LATER);
   fm_below_lose (below, -EIO, of);
 }
 

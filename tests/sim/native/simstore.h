@@ -48,6 +48,7 @@ void sim_send (int connection, struct fm_op *op);
  * what he knows of its safe ones, until `sim_faded`: from then on readers find these in what is still
  * called stale (sim_disk_stale). */
 void sim_lost (int disk, bool later);
+void sim_folder_lost (unsigned below, bool later); /* state folders that stand on disks of that number */
 void sim_faded (int disk);
 
 enum sim_loss { SIM_LOSE_NOTHING, SIM_LOSE_NOW, SIM_LOSE_LATER };
