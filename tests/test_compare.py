@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import random
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import direct
@@ -98,38 +99,98 @@ def test_a_comparison_cut_short_is_made_again(make_pair: MakePair) -> None:
     assert pair.image("east").read_bytes() == pair.image("west").read_bytes()
 
 
-def test_a_comparison_goes_on_in_the_next_session(scratch: Path) -> None:
-    """Of the same cycle: what was found different is not asked for once more, so that it ends
-    however short its sessions are; what was found equal is, for only that session had it."""
-    stores = []
-    for name in ("front", "first", "second", "second"):
-        fd = os.open(scratch / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        os.truncate(fd, MIB)
-        stores.append(native.Store.file(fd, MIB))
-    volume = native.Volume(stores[0], stores[1], MIB, 4096, False)
-    members = (flashcopy.Member("disk", volume),)
-    copier = flashcopy.Flashcopy(members)
-    copier.link([stores[2]])
-    copier.compare(True)
-    flashcopy.mark(volume, BitMap64(range(volume.blocks)), pending=True)
-    while not copier.copy(1.0):
-        pass
-    comparison = compare.Comparison(members, compare.Reader())
-    asked = comparison.ask(1, 1)
+class Copied:
+    """A volume all of whose blocks are in the first intermediate, and may be in the second."""
+
+    def __init__(self, folder: Path) -> None:
+        self.stores = []
+        for name in ("front", "first", "second", "second"):
+            fd = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            os.truncate(fd, MIB)
+            self.stores.append(native.Store.file(fd, MIB))
+        self.volume = native.Volume(self.stores[0], self.stores[1], MIB, 4096, False)
+        self.members = (flashcopy.Member("disk", self.volume),)
+        self.copier = flashcopy.Flashcopy(self.members)
+        self.copier.link([self.stores[2]])
+        self.copier.compare(True)
+        flashcopy.mark(self.volume, BitMap64(range(self.volume.blocks)), pending=True)
+        while not self.copier.copy(1.0):
+            pass
+        self.comparison = compare.Comparison(self.members, compare.Reader())
+
+    def loses_its_session(self) -> None:
+        self.copier.part(errno.EIO)
+        self.copier.link([self.stores[3]])
+        self.comparison = self.comparison.again(self.members)
+
+    def close(self) -> None:
+        self.copier.fail(errno.ESHUTDOWN)
+        self.copier.unlink()
+        self.volume.close()
+        for store in self.stores:
+            store.close()
+
+
+@pytest.fixture
+def copied(scratch: Path) -> Iterator[Copied]:
+    made = Copied(scratch)
+    yield made
+    made.close()
+
+
+def test_a_comparison_goes_on_in_the_next_session(copied: Copied) -> None:
+    """Of the same cycle: what was found different is not asked for once more; what was found equal
+    is, for only that session had it."""
+    asked = copied.comparison.ask(1, 1)
     assert asked and asked.runs == ((0, limits.COMPARE_SUMS_FIRST),)
-    comparison.take({"equal": "01" * (limits.COMPARE_SUMS_FIRST // 2)})
-    copier.part(errno.EIO)
-    copier.link([stores[3]])
-    comparison = comparison.again(members)
-    asked = comparison.ask(2, 1)
+    copied.comparison.take({"equal": "01" * (limits.COMPARE_SUMS_FIRST // 2)})
+    copied.loses_its_session()
+    asked = copied.comparison.ask(2, 1)
     again = tuple((block, 1) for block in range(1, limits.COMPARE_SUMS_FIRST, 2))
     assert asked and asked.runs[: len(again) - 1] == again[:-1]
     assert asked.runs[len(again) - 1][0] == again[-1][0]
-    copier.fail(errno.ESHUTDOWN)
-    copier.unlink()
-    volume.close()
-    for store in stores:
-        store.close()
+
+
+def test_the_next_session_does_not_walk_over_what_is_known(
+    copied: Copied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of much that differs that takes long, and the control hears nobody meanwhile: no more pieces
+    are looked at than are unknown."""
+    known = BitMap64(range(1, left := copied.volume.blocks - 3))
+    told = 0
+    while told < left:
+        asked = copied.comparison.ask(1, 1)
+        assert asked
+        most = min(len(asked.sums) // compare.SUM_BYTES, left - told)
+        copied.comparison.take({"equal": "".join("01"[told + i not in known] for i in range(most))})
+        told += most
+    copied.loses_its_session()
+    looked: list[compare.Run] = []
+    pieces_of = compare.pieces_of
+
+    def seen(runs: Iterable[compare.Run], unit: int) -> Iterator[compare.Run]:
+        for piece in pieces_of(runs, unit):
+            looked.append(piece)
+            yield piece
+
+    monkeypatch.setattr(compare, "pieces_of", seen)
+    asked = copied.comparison.ask(2, 1)
+    assert asked and asked.runs == ((0, 1), (left, 3))
+    assert looked == [(0, 1), (left, 1), (left + 1, 1), (left + 2, 1)]
+
+
+def test_what_is_unknown_is_walked_over_once() -> None:
+    """However much of it there is, and however it lies; all of it at once would not be held."""
+    window = compare.WINDOW
+    runs = [(0, 1), (window - 1, 2), (5 * window, 3 * window + 7), (1 << 34, 1)]
+    unknown = BitMap64()
+    for first, count in runs:
+        unknown.add_range(first, first + count)
+    walked = BitMap64()
+    for first, count in compare.runs_of(unknown.copy()):
+        assert 0 < count <= window and walked.range_cardinality(first, first + count) == 0
+        walked.add_range(first, first + count)
+    assert walked == unknown
 
 
 def test_a_comparison_of_another_session_is_refused(make_pair: MakePair) -> None:
