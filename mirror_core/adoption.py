@@ -1,7 +1,8 @@
 """Takes a store in again, after a person has looked: 'flashmirror adopt', on a stopped site.
 
     look     what is recorded, what is there, and what the mirror will believe then
-    agree    the person's answer; the site and the store stay locked meanwhile
+    agree    the person's answer; nothing is locked meanwhile, for they take their time
+    look     again: what they have agreed to must be what is there
     record   the store that is there is the recorded one from now on
 
 Whoever adopts a store says that it may hold something else than the site left in it:
@@ -22,7 +23,7 @@ Left out: a store that carries another store's mark, or that this site records i
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -52,17 +53,52 @@ class Look:
     sequence: int  # of the image that is kept or given up; 0: there is none
 
 
+@dataclass(frozen=True)
+class _Found:
+    """The store that is there, open, and what it would be."""
+
+    one: stores.Opened
+    book: ledger.Ledger
+    place: stores.Place
+    look: Look
+
+
+def look(config: SiteConfig, volume: str, part: str) -> Look:
+    """MirrorError: the site runs, or the store cannot be this one."""
+    with _locked(config, volume, part, HERE, stores.open_store) as found:
+        return found.look
+
+
 def adopt(
     config: SiteConfig,
     volume: str,
     part: str,
-    agree: Callable[[Look], bool],
+    agreed: Callable[[Look], bool],
     *,
     platform: Platform = HERE,
     open_store: Callable[[str, float], stores.Opened] = stores.open_store,
 ) -> Look:
-    """MirrorError: the site runs, the store cannot be this one, or the person does not agree;
-    nothing was changed."""
+    """`agreed`: whether this is what the person has agreed to; the site and the store are locked
+    meanwhile.  MirrorError: it is not, the site runs, or the store cannot be this one; nothing was
+    changed, unless the text says otherwise."""
+    with _locked(config, volume, part, platform, open_store) as found:
+        if not agreed(found.look):
+            raise MirrorError(
+                f"{found.look.where}: changed meanwhile: nothing was changed: give the command "
+                "again, and look again"
+            )
+        _record(config, found, platform=platform)
+    return found.look
+
+
+@contextlib.contextmanager
+def _locked(
+    config: SiteConfig,
+    volume: str,
+    part: str,
+    platform: Platform,
+    open_store: Callable[[str, float], stores.Opened],
+) -> Iterator[_Found]:
     if process.running(config):
         raise MirrorError(
             f"{config.name}: runs: stop it with 'flashmirror stop {config.path}', then adopt"
@@ -78,11 +114,7 @@ def adopt(
         undo.callback(one.store.close)
         place = stores.place_of(config, book, volume, part)
         _refuse(one, book, record, place)
-        look = _look(one, book, record, place)
-        if not agree(look):
-            raise MirrorError(f"{config.name}: nothing was changed")
-        _record(config, one, book, place, look.effect, platform=platform)
-    return look
+        yield _Found(one, book, place, _look(one, book, record, place))
 
 
 def _refuse(
@@ -125,16 +157,9 @@ def _look(
     )  # fmt: skip
 
 
-def _record(
-    config: SiteConfig,
-    one: stores.Opened,
-    book: ledger.Ledger,
-    place: stores.Place,
-    effect: Effect,
-    *,
-    platform: Platform,
-) -> None:
+def _record(config: SiteConfig, found: _Found, *, platform: Platform) -> None:
     """LedgerError, StoreError: as before, unless the text says otherwise."""
+    one, book, place, effect = found.one, found.book, found.place, found.look.effect
     record = next(v for v in book.volumes if v.name == place.volume)
     one.flush()
     store = one.stopped(record.size, counts=place.counts)
@@ -160,7 +185,14 @@ def _record(
         raise no_state(config, error) from error
     except durable.Doubt as doubt:
         raise LedgerError(f"{doubt}: fix that, and give the command again") from doubt
-    one.set_mark(place.mark)
+    try:
+        one.set_mark(place.mark)
+    except StoreError as error:
+        raise StoreError(
+            f"{config.name}: it is adopted, but not marked: {error}: mend that, and give the "
+            "command again",
+            error.code,
+        ) from error
 
 
 def _make_logs(

@@ -7,6 +7,7 @@ tests it does.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import pty
@@ -265,18 +266,25 @@ def test_an_adoption_may_be_killed_anywhere(pair: Pair, site: str, part: str) ->
     mirrors(pair)
 
 
-def on_a_terminal(*words: str, answer: bytes) -> tuple[int, str]:
+def on_a_terminal(
+    *words: str, answer: bytes, meanwhile: Callable[[], object] = lambda: None
+) -> tuple[int, str]:
+    """The exit status, and what was shown; `meanwhile` is done while the question stands."""
     terminal, theirs = pty.openpty()
     with subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs) as asking:
         os.close(theirs)
         shown = b""
-        with contextlib.suppress(OSError):  # EIO: the other end is closed
-            while part := os.read(terminal, 65536):
-                shown += part
-                if shown.endswith(b"[y/N]: "):
-                    os.write(terminal, answer)
-        status = asking.wait(timeout=20)
-    os.close(terminal)
+        try:
+            with contextlib.suppress(OSError):  # EIO: the other end is closed
+                while part := os.read(terminal, 65536):
+                    shown += part
+                    if shown.endswith(b"[y/N]: "):
+                        meanwhile()
+                        os.write(terminal, answer)
+            status = asking.wait(timeout=20)
+        finally:
+            asking.kill()
+            os.close(terminal)
     return status, shown.decode()
 
 
@@ -296,6 +304,41 @@ def test_a_person_is_shown_what_is_there_and_asked(pair: Pair) -> None:
     assert "recorded  file " in shown and f"found     file {inode}" in shown
     assert "today     not the store that was recorded" in shown
     assert "the image of sequence" in shown and "is given up on west" in shown
+    mirrors(pair)
+
+
+def test_a_question_holds_neither_the_site_nor_the_store(pair: Pair) -> None:
+    """A person takes their time: the site can be started and stopped meanwhile; nothing is adopted
+    of one that runs when they agree."""
+    words = [str(FLASHMIRROR), "adopt", str(pair.toml("west")), "disk", "data"]
+    status, shown = on_a_terminal(*words, answer=b"y\n", meanwhile=lambda: pair.start("west"))
+    assert status == 1 and "west: runs: stop it" in shown, shown
+    mirrors(pair)
+
+
+def test_what_changed_while_a_person_was_asked_is_not_adopted(pair: Pair) -> None:
+    """They have agreed to another store, or to keep an image that is given up now."""
+    words = [str(FLASHMIRROR), "adopt", str(pair.toml("west")), "disk", "data"]
+    book = pair.folder / "west/state/ledger"
+    before = book.read_bytes()
+    for data in (None, os.urandom(SIZE)):
+        replaced = functools.partial(replace_store, pair, "west", "data", data)
+        status, shown = on_a_terminal(*words, answer=b"y\n", meanwhile=replaced)
+        assert status == 1 and "changed meanwhile: nothing was changed" in shown, shown
+        assert book.read_bytes() == before
+    assert adopt(pair, "west", "data")["effect"] == "give up"
+    mirrors(pair)
+
+
+def test_a_store_that_cannot_be_marked_is_adopted_all_the_same(pair: Pair) -> None:
+    """The line says so, and the command is given again."""
+    replace_store(pair, "west", "data")
+    inject = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fsetxattr", "-e",
+              "inject=fsetxattr:error=EIO")  # fmt: skip
+    line = refused("adopt", str(pair.toml("west")), "disk", "data", "--yes", prefix=inject)
+    assert "west: it is adopted, but not marked: " in line and "again" in line, line
+    assert adopt(pair, "west", "data")["effect"] == "keep"
+    assert os.getxattr(pair.image("west"), "user.flashmirror")
     mirrors(pair)
 
 

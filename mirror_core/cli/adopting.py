@@ -28,25 +28,28 @@ def adopt(site: str, volume: str, part: str, yes: bool, as_json: bool) -> None:
     settings = config.load(site)
     one_volume(settings, volume)
 
-    def agree(look: adoption.Look) -> bool:
-        if yes:
-            return True
-        if not sys.stdin.isatty() and look.refusal is None:
-            raise MirrorError(
-                f"{look.where}: is the recorded store: nothing to adopt, unless its bytes were "
-                f"changed by somebody: if they were, add --yes, and {_if_agreed(look)}"
-            )
-        if not sys.stdin.isatty():
-            raise MirrorError(
-                f"{look.where}: found {look.found}, recorded {look.recorded}; if it is adopted, "
-                f"{_if_agreed(look)}: to adopt it add --yes, or run this on a terminal"
-            )
-        click.echo(_shown(look), err=True)
-        return click.confirm(f"Adopt it as {part} of {volume}?", default=False, err=True)
-
-    look = adoption.adopt(settings, volume, part, agree)
+    seen = None if yes else _ask(adoption.look(settings, volume, part))
+    look = adoption.adopt(settings, volume, part, lambda found: yes or found == seen)
     show(asdict(look), as_json, lambda: f"{look.site}: {look.where} is {part} of {volume}; "
          f"{_then(look)}")  # fmt: skip
+
+
+def _ask(look: adoption.Look) -> adoption.Look:
+    """MirrorError: there is nobody to ask, or they do not agree."""
+    if not sys.stdin.isatty() and look.refusal is None:
+        raise MirrorError(
+            f"{look.where}: is the recorded store: nothing to adopt, unless its bytes were "
+            f"changed by somebody: if they were, add --yes, and {_if_agreed(look)}"
+        )
+    if not sys.stdin.isatty():
+        raise MirrorError(
+            f"{look.where}: found {look.found}, recorded {look.recorded}; if it is adopted, "
+            f"{_if_agreed(look)}: to adopt it add --yes, or run this on a terminal"
+        )
+    click.echo(_shown(look), err=True)
+    if not click.confirm(f"Adopt it as {look.part} of {look.volume}?", default=False, err=True):
+        raise MirrorError(f"{look.site}: nothing was changed")
+    return look
 
 
 def _shown(look: adoption.Look) -> str:
