@@ -35,6 +35,7 @@ from mirror_core.errors import LedgerError, MirrorError, PeerError
 from mirror_core.lock import check_ledger
 
 _SAFE_WITH_THREADS = (1, 33, 10)
+_LOOKS = 25  # half a second: a process that has just begun has the lock before it says so
 
 
 def plugin_path() -> Path:
@@ -107,6 +108,22 @@ def holder(site: config.SiteConfig) -> int | None:
         return None
 
 
+def _has_lock(site: config.SiteConfig, pid: int | None) -> bool:
+    """Whether the kernel says that this process has the site's state.  What stands in the file is
+    a number of the pid namespace it was written in, such as a container's that shares the folder;
+    here it may be somebody else's.  The kernel tells the numbers that are valid here, and nothing
+    of a process that has none (proc_locks(5)).  It names who took the lock: that is nbdkit's
+    process, by the plugin, which forks no more, and keeps its number when it begins anew."""
+    try:
+        inode = (site.state / "lock").stat().st_ino  # its device may be shown otherwise: btrfs
+        rows = [row.split() for row in Path("/proc/locks").read_text().splitlines()]
+    except OSError:
+        return False
+    return any(
+        row[1] == "FLOCK" and row[4] == str(pid) and row[5].endswith(f":{inode}") for row in rows
+    )
+
+
 def begins_anew(site: config.SiteConfig) -> bool:
     """Whether the process that had the state last is this site's still: it has let go of it for a
     moment, to have it again (`begin_anew`), or ends."""
@@ -138,11 +155,20 @@ def is_there(site: config.SiteConfig) -> bool:
 def hangs(site: config.SiteConfig, what: str) -> MirrorError:
     """The line for a process that lives and does not do its part."""
     pid = holder(site)
+    pid = pid if _has_lock(site, pid) else None  # or somebody else would be killed
     end = f"'kill -9 {pid}'" if pid else "kill it"
     return MirrorError(
         f"{site.name}: process {pid or 'of the site'} {what}: see {site.state}/site.log; if it "
         f"stays so, {end}: the next start recovers it",
         errno.ETIMEDOUT,
+    )
+
+
+def _elsewhere(site: config.SiteConfig) -> MirrorError:
+    return MirrorError(
+        f"{site.name}: runs, but its process is not to be seen from here (is it in a container, or "
+        f"on another machine?): stop it there: it says that it is process {holder(site)}",
+        errno.ESRCH,
     )
 
 
@@ -364,17 +390,33 @@ def stop(site: config.SiteConfig) -> bool:
     """Stop the site; returns when its process has ended, or had: whether that was in order, as its
     ledger says.  MirrorError."""
     deadline = time.monotonic() + limits.STOP_TIMEOUT_S
+    looks = 0  # one after the other at a process that has the state and is not to be seen from here
     while is_there(site):
         if time.monotonic() >= deadline:
             raise hangs(site, f"does not end within {limits.STOP_TIMEOUT_S:g} s")
-        try:
-            handle = os.pidfd_open(holder(site) or 0)
-        except (OSError, ValueError):
-            time.sleep(0.02)  # it is just starting, or just gone: look again
+        if _end(site, deadline):
+            looks = 0
             continue
-        try:
-            signal.pidfd_send_signal(handle, signal.SIGTERM)
-            select.select([handle], [], [], max(0.0, deadline - time.monotonic()))
-        finally:
-            os.close(handle)
+        looks = looks + 1 if running(site) and holder(site) else 0
+        if looks == _LOOKS:
+            raise _elsewhere(site)
+        time.sleep(0.02)  # it is just starting, or just gone: look again
     return ledger.load(site.state).clean
+
+
+def _end(site: config.SiteConfig, deadline: float) -> bool:
+    """Have the process end that has the state, and wait for it; whether it was to be seen."""
+    pid = holder(site)
+    try:
+        handle = os.pidfd_open(pid or 0)
+    except (OSError, ValueError):
+        return False
+    try:
+        if not _has_lock(site, pid):  # so that it is the one of the handle, or that has ended
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(handle, signal.SIGTERM)
+        select.select([handle], [], [], max(0.0, deadline - time.monotonic()))
+    finally:
+        os.close(handle)
+    return True

@@ -91,3 +91,44 @@ def test_a_start_waits_for_another_one_no_longer_than_that_may_take(
     monkeypatch.undo()
     process.start(settings)
     assert process.running(settings)
+
+
+NOT_SEEN = r"east: runs, but its process is not to be seen from here .* stop it there"
+
+
+def test_a_stop_signals_nobody_but_who_has_the_state(make_pair: MakePair) -> None:
+    """The number in the lock file may be another process's here: the folder is shared with a
+    container, whose processes have numbers of their own."""
+    pair = make_pair("--size", "1M")
+    pair.start("east")
+    lock = pair.folder / "east/state/lock"
+    own = lock.read_text()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as stranger:
+        lock.write_text(f"{stranger.pid}\n")
+        try:
+            with bounded(20):
+                line = refused("stop", str(pair.toml("east")))
+            assert re.search(NOT_SEEN, line), line
+            assert stranger.poll() is None, "it was ended"
+        finally:
+            stranger.kill()
+            lock.write_text(own)
+    assert direct.status(pair, "east")["pid"] == int(own)
+    pair.stop("east")
+
+
+def pid_namespace() -> tuple[str, ...]:
+    return ("unshare", "--pid", "--fork", "--mount-proc")
+
+
+@pytest.mark.skipif(
+    subprocess.run([*pid_namespace(), "true"], capture_output=True, check=False).returncode != 0,
+    reason="no namespace of processes can be made here",
+)
+def test_a_stop_in_another_container_says_where_to_stop(make_pair: MakePair) -> None:
+    """The site's process has no number there."""
+    pair = make_pair("--size", "1M")
+    pair.start("east")
+    line = refused("stop", str(pair.toml("east")), prefix=pid_namespace())
+    assert re.search(NOT_SEEN, line), line
+    pair.stop("east")

@@ -404,6 +404,11 @@ FAULTS = (
         (("mirror_core/process.py", "return ledger.load(site.state).clean", "return True"),),
     ),
     Fault(
+        "a stop signals whoever has the number in the lock file",
+        "tests/test_hangs.py::test_a_stop_signals_nobody_but_who_has_the_state",
+        (("mirror_core/process.py", "if not _has_lock(site, pid):", "if False:"),),
+    ),
+    Fault(
         "a start that takes long is said to have ended",
         "tests/test_commands.py::test_a_start_that_takes_long_is_not_one_that_has_ended",
         (("mirror_core/process.py", "            if pid:\n",
