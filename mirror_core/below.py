@@ -11,6 +11,8 @@ system; where that has none (btrfs, overlay, FUSE, NFS) to what its mount names 
 Invariants
     In doubt two stores share: a loss that is doubled costs a copy, one that is missed a wrong byte.
     So each device on the way names itself, too: what is below it may not be told, or change.
+    And what stands on something that is not to be found here shares with all: a container's overlay
+    names a path of the host, which leads back to the overlay there, or nowhere.
     What cannot be read ends the way there, and is never an error.
     Nothing here waits for a disk or a server: it asks /sys, /proc, the open file itself, and for
     names in /dev.  A loop device's file is found by where it is mounted, not by a look at it; only
@@ -20,9 +22,10 @@ A disk that has a lasting identity (identity.py) is named by that besides: the s
 has two numbers.  A file system in memory stands on nothing; a loop device over a file there is a
 device, which names itself.
 
-Left out: what the way becomes after it was asked (a volume that is moved); the journal of an ext4
-on another device; what several file systems of one server or pool (NFS, ZFS) have in common, or
-the stores behind NBD URIs; the one controller of several disks.
+Left out: what the way becomes after it was asked (a volume that is moved); a path of the host that
+leads to another file system in a container; the journal of an ext4 on another device; what several
+file systems of one server or pool (NFS, ZFS) have in common, or the stores behind NBD URIs; the one
+controller of several disks.
 """
 
 from __future__ import annotations
@@ -44,7 +47,7 @@ _BTRFS = Path("/sys/fs/btrfs")
 _PROC = Path("/proc/self")
 _IN_MEMORY = ("tmpfs", "ramfs", "rootfs", "devtmpfs")
 _PATHS = ("upperdir", "logdev", "rtdev")  # options of overlay and xfs: what they stand on, besides
-_UNKNOWN = "unknown"
+_UNKNOWN = "unknown"  # perhaps any disk
 
 
 def disks(fd: int, platform: Platform = HERE) -> frozenset[str]:
@@ -70,6 +73,8 @@ def numbers(opened: Mapping[K, int | None]) -> dict[K, int]:
 def shared(sets: Mapping[K, frozenset[str]]) -> dict[K, int]:
     """Classes of those that have a disk in common, also by way of a third, numbered from 1 in the
     order in which they come; 0: stands on nothing, and shares nothing."""
+    if any(_UNKNOWN in names for names in sets.values()):
+        sets = {key: names and names | {_UNKNOWN} for key, names in sets.items()}
     groups: list[set[str]] = []  # disjoint
     for names in sets.values():
         joined = [group for group in groups if not group.isdisjoint(names)]
@@ -103,6 +108,7 @@ class _Way:
         self._platform = platform
         self._mounts = list(_mounts(self._text(_PROC / "mountinfo")))
         self._passed: set[str] = set()  # mounts
+        self._above: set[str] = set()  # those whose way is not at its end
 
     def device(self, number: str, fd: int | None = None) -> None:
         """`fd`: if it is open here."""
@@ -127,7 +133,10 @@ class _Way:
         """`number`: of its file system, as the file itself says."""
         found = re.search(r"^mnt_id:\s*(\d+)", self._text(_PROC / f"fdinfo/{fd}"), re.MULTILINE)
         at = found[1] if found else ""
-        self._file_system(number, [mount for mount in self._mounts if mount.id == at])
+        mounts = [mount for mount in self._mounts if mount.id == at]
+        if not mounts and _is_anonymous(number):
+            self.names.add(_UNKNOWN)
+        self._file_system(number, mounts)
 
     def _behind_loop(self, fd: int) -> None:
         """The path in /sys may mean another file by now, or in this mount namespace."""
@@ -147,9 +156,12 @@ class _Way:
             self.device(number)
             return
         above = [m for m in self._mounts if f"{path}/".startswith(m.point.rstrip("/") + "/")]
-        nearest = max((len(mount.point) for mount in above), default=0)
+        nearest = max((mount.point for mount in above), key=len, default="")
+        absent = path.startswith("/dev/") and not nearest.startswith("/dev/")
+        if not above or (absent and ":" not in path):  # several devices are asked for one by one
+            self.names.add(_UNKNOWN)
         for mount in above:
-            if len(mount.point) == nearest:  # there may be several, one over the other
+            if mount.point == nearest:  # there may be several, one over the other
                 self._file_system(mount.number, [mount])
 
     def _file_system(self, number: str, mounts: list[_Mount]) -> None:
@@ -160,23 +172,29 @@ class _Way:
         elif not mounts:
             self.names.add(f"anonymous {number}")
         for mount in mounts:
+            if mount.id in self._above:  # what it names is not here: here that is itself
+                self.names.add(_UNKNOWN)
             if mount.kind in _IN_MEMORY or mount.id in self._passed:
                 continue
             self._passed.add(mount.id)
+            self._above.add(mount.id)
             if _is_anonymous(mount.number):
                 self.names.add(f"anonymous {mount.number}")
             else:
                 self.device(mount.number)
-            if mount.kind == "btrfs":
-                self._btrfs({self._block_device(path) for path in mount.named})
-            for path in mount.named:
-                self._path(path)
+            if not (mount.kind == "btrfs" and self._btrfs(mount.named)):
+                for path in mount.named:
+                    self._path(path)
+            self._above.remove(mount.id)
 
-    def _btrfs(self, named: set[str]) -> None:
-        """All devices of the file system that has a named one; of all, if nobody knows which."""
+    def _btrfs(self, paths: Iterable[str]) -> bool:
+        """All devices of the file system that has a named one; of all, if nobody knows which;
+        whether there are any."""
+        named = {self._block_device(path) for path in paths}
         each = [set(self._numbers_in(_BTRFS / one / "devices")) for one in self._listed(_BTRFS)]
         for numbers in [one for one in each if one & named] or each:
             self._devices(numbers)
+        return any(each)
 
     def _devices(self, numbers: Iterable[str]) -> None:
         for number in numbers:
@@ -225,9 +243,9 @@ def _mounts(lines: str) -> Iterator[_Mount]:
             options = (option.partition("=") for option in system[2].split(","))
             named = [_unescaped(value) for key, _, value in options if key in _PATHS]
             if _is_anonymous(number) and source.startswith("/") and not source.startswith("//"):
-                named += {source, *source.split(":")}  # several devices, of some file systems
-            paths = tuple(sorted(path for path in named if path.startswith("/")))
-            yield _Mount(mount[0], number, _unescaped(mount[4]), kind, paths)
+                several = source.split(":")  # devices, of some file systems
+                named += {source, *(path for path in several if path.startswith("/"))}
+            yield _Mount(mount[0], number, _unescaped(mount[4]), kind, tuple(sorted(named)))
 
 
 def _unescaped(field: str) -> str:

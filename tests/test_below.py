@@ -273,9 +273,15 @@ MOUNTS = r"""
 36 20 0:54 / /root rw - btrfs /dev/root rw
 37 20 0:55 / /cifs rw - cifs //server/share rw
 38 20 0:56 / /memory rw - tmpfs tmpfs rw
+39 20 0:60 / /box rw - overlay overlay rw,lowerdir=/lower,upperdir=/box/of/the/host
+40 39 0:60 /etc/hosts /shown rw - overlay overlay rw,lowerdir=/lower,upperdir=/box/of/the/host
+41 20 0:61 / /other rw - overlay overlay rw,lowerdir=l/1:l/2,upperdir=9f/diff
+42 20 8:1 / /gone rw - xfs /dev/sda1 rw,logdev=/dev/not-here
+43 20 0:62 / /pool rw - bcachefs /dev/sdc:/dev/sda1 rw
 """
 SDA, SDB, SDC, SDD, SDE, MD, NVME = "8:0", "8:16", "8:32", "8:48", "8:64", "9:0", "259:0"
 BLOCK = "/sys/dev/block"
+UNKNOWN = "unknown"
 FILES = {
     "/proc/self/mountinfo": MOUNTS,
     **{f"{BLOCK}/{part}/partition": "1\n" for part in ("8:1", "8:2", "8:17")},
@@ -342,13 +348,26 @@ WAYS: dict[str, tuple[str, int | None, set[str], set[str]]] = {
     "a file of a folder shown elsewhere": (
         "0:52", 33, {SDB, SDE}, {"anonymous 0:52", "anonymous 0:40"},
     ),
-    "a file of a mount that names itself": ("0:53", 34, set(), {"anonymous 0:53"}),
+    "a file of a mount that names itself": ("0:53", 34, set(), {"anonymous 0:53", UNKNOWN}),
+    "a file of a container's overlay, which names a path of the host": (
+        "0:60", 39, set(), {"anonymous 0:60", UNKNOWN},
+    ),
+    "a file of it that is shown elsewhere": ("0:60", 40, set(), {"anonymous 0:60", UNKNOWN}),
+    "a file of an overlay that names a path within an unknown one": (
+        "0:61", 41, set(), {"anonymous 0:61", UNKNOWN},
+    ),
+    "a file of a file system whose log is on a device that is not here": (
+        "8:1", 42, {SDA}, {UNKNOWN},
+    ),
+    "a file of a file system of two devices": (
+        "0:62", 43, {SDC, SDA}, {"anonymous 0:62", "wwid:naa.5000c500a1b2c3d4"},
+    ),
     "a file of a file system with its log elsewhere": (
         NVME, 35, {NVME, SDC}, {"wwid:naa.5000c500a1b2c3d4"},
     ),
     "a file of a server": ("0:51", 32, set(), {"anonymous 0:51"}),
     "a file of another server": ("0:55", 37, set(), {"anonymous 0:55"}),
-    "a file of a mount that is not shown": ("0:77", 99, set(), {"anonymous 0:77"}),
+    "a file of a mount that is not shown": ("0:77", 99, set(), {"anonymous 0:77", UNKNOWN}),
     "a file of such a mount with a device": ("8:17", 99, {SDB}, set()),
     "a file in memory": ("0:56", 38, set(), set()),
 }  # fmt: skip
@@ -363,6 +382,15 @@ def test_the_way_down(number: str, mount: int | None, disks: set[str], besides: 
 
 
 # ---- classes
+
+
+def test_what_stands_on_something_unknown_shares_with_all() -> None:
+    """With what is known, too; but not with what stands on nothing."""
+    box = below.disks(5, Told("0:60", 39))
+    sets = {"a": frozenset("1"), "box": box, "memory": frozenset[str](), "b": frozenset("2")}
+    for keys in itertools.permutations(sets):
+        found = below.shared({key: sets[key] for key in keys})
+        assert found == {"a": 1, "box": 1, "memory": 0, "b": 1} and list(found) == list(keys)
 
 
 def test_what_has_a_disk_in_common_is_one_class() -> None:

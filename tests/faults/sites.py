@@ -506,6 +506,17 @@ FAULTS = (
         (("mirror_core/below.py", "if fd is not None:", "if False:"),),
     ),
     Fault(
+        "an overlay of a container shares nothing",
+        "tests/test_below.py::test_what_stands_on_something_unknown_shares_with_all",
+        (("mirror_core/below.py", "if mount.id in self._above:", "if False:"),),
+    ),
+    Fault(
+        "what is unknown shares with what is unknown, and with nothing else",
+        "tests/test_below.py::test_what_stands_on_something_unknown_shares_with_all",
+        (("mirror_core/below.py", "if any(_UNKNOWN in names for names in sets.values()):",
+          "if False:"),),
+    ),
+    Fault(
         "stores that share a disk by way of a third are told apart",
         "tests/test_below.py::test_what_has_a_disk_in_common_is_one_class",
         (("mirror_core/below.py", "joined = [group for group in groups if not "
