@@ -32,11 +32,11 @@ _STOPPED = errno.ECANCELED  # the site, before the promotion was done
 def promote(site: Site, *, force: bool, wait_s: float = limits.CONTROL_WAIT_S) -> protocol.Record:
     """One turn, to be asked again until `done`.  MirrorError: refused, or it failed: unless the
     record stands, this is a target as before.  So it is if nobody asks again."""
+    takings = site.takings  # before it waits for its turn
     with site.promotion:
-        site.taken_back = False
         patience_s = 0.0
         try:
-            answer = _turn(site, force=force, wait_s=wait_s)
+            answer = _turn(site, takings, force=force, wait_s=wait_s)
             patience_s = limits.CONTROL_TIMEOUT_S
             return answer
         finally:
@@ -45,25 +45,29 @@ def promote(site: Site, *, force: bool, wait_s: float = limits.CONTROL_WAIT_S) -
 
 
 def take_back(site: Site) -> protocol.Record:
-    """Whoever asked for it asks no more.  What the site is now: a source if the record stands.  A
-    turn under way, which may take long, does not record any more."""
-    site.taken_back = True
+    """Whoever asked for it asks no more.  What the site is now: a source if the record stands.  No
+    turn that was asked for before records any more: one under way, which may take long, or one
+    that waits for it."""
+    with site.taking:
+        site.takings += 1
     with site.promotion:
         if isinstance(site.control, Target):
             site.control.take_back_promotion()
         return {"role": site.book.current.role}
 
 
-def _turn(site: Site, *, force: bool, wait_s: float) -> protocol.Record:
+def _turn(site: Site, takings: int, *, force: bool, wait_s: float) -> protocol.Record:
     book = site.book.current
     if not isinstance(site.control, Target):
         if book.lineage is None or book.lineage.parent is None:
             raise MirrorError("is a source already", errno.EINVAL)
         return {"done": True, "status": status.of(site)}  # asked again after it was done
     recorded = book.role == "source"  # and the machine has refused to begin anew
+    if not recorded:
+        _refuse_taken_back(site, takings)
     if recorded or site.control.prepare_promotion(force=force, wait_s=wait_s):
         if not recorded:
-            _record(site)
+            _record(site, takings)
         _begin_anew(site)
     return {"done": False, "status": status.of(site)}
 
@@ -81,14 +85,18 @@ def _begin_anew(site: Site) -> None:
         ) from error
 
 
-def _record(site: Site) -> None:
+def _refuse_taken_back(site: Site, takings: int) -> None:
+    if site.takings != takings:
+        raise MirrorError("the promotion was taken back", _STOPPED)
+
+
+def _record(site: Site, takings: int) -> None:
     book = site.book.current
     image, at = book.committed, format_time(book.consistency_point)
     volumes = site.records("source")  # it takes its time
     if site.is_ending:
         raise MirrorError("is being stopped: start it and promote it again", _STOPPED)
-    if site.taken_back:
-        raise MirrorError("the promotion was taken back", _STOPPED)
+    _refuse_taken_back(site, takings)
     assert book.lineage is not None and book.whole and book.hardened == book.committed
     assert isinstance(site.control, Target)
     doubtful = book.doubtful_before or site.control.may_read_a_cache()

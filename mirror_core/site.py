@@ -93,7 +93,8 @@ class Site:
         self._run = platform.token()
         self._maps_count = False  # the maps in memory outlive this process
         self.promotion = platform.lock()  # one turn at a time
-        self.taken_back = False  # who asked for one gives up: set by him at once, cleared by a turn
+        self.takings = 0  # how often one was taken back: no turn asked for before goes on
+        self.taking = platform.lock()  # guards `takings`: `promotion` may be held for long
         self._last = platform.lock()  # of an end and a beginning anew, one comes first
         self.is_ending = False  # nbdkit was told to end.  Guard: `_last`
         self._coarse = False  # a source that knows regions which may differ, not blocks

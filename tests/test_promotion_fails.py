@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -195,34 +195,67 @@ def test_a_promotion_that_nobody_asks_for_any_more_is_over(
         site.stop()
 
 
+class InOrder:
+    """A lock that is had in the order in which it is asked for."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self.asked = self._left = 0
+
+    def __enter__(self) -> None:
+        with self._changed:
+            mine, self.asked = self.asked, self.asked + 1
+            self._changed.wait_for(lambda: self._left == mine)
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._left += 1
+            self._changed.notify_all()
+
+
+@pytest.mark.parametrize("queued", [0, 2])
 def test_one_that_is_taken_back_in_its_last_step_is_not_recorded(
-    handmade: Handmade, monkeypatch: pytest.MonkeyPatch
+    handmade: Handmade, monkeypatch: pytest.MonkeyPatch, queued: int
 ) -> None:
-    """A store that hangs may hold up the last step for long.  Who asked gives up meanwhile, and is
-    told that the site is a target as before: that stays so."""
+    """A store that hangs may hold up the last step for long.  Who asked asks again meanwhile, then
+    gives up, and is told that the site is a target as before: that stays so."""
     handmade.create()
     handmade.start()
     direct.sync(handmade)
     handmade.stop()
-    site = Site(config.load(str(handmade.toml("west"))))
+    site = Site(config.load(str(handmade.toml("west"))), begin_anew=lambda _: None)
     site.start()
+    pool = ThreadPoolExecutor(queued + 1)
     try:
-        records, given_up = site.records, ThreadPoolExecutor(1)
+        records, turns = site.records, InOrder()
+        monkeypatch.setattr(site, "promotion", turns)
+        answers: list[Future[protocol.Record]] = []
+
+        def ask(what: Callable[[], protocol.Record]) -> None:
+            before = turns.asked
+            answers.append(pool.submit(what))
+            eventually(lambda: turns.asked > before, "it waits for its turn")
 
         def slowly(role: ledger.Role) -> object:
-            answer.append(given_up.submit(promotion.take_back, site))
-            eventually(lambda: site.taken_back, "it is taken back")
+            if not answers:
+                for _ in range(queued):
+                    ask(lambda: promotion.promote(site, force=True))
+                ask(lambda: promotion.take_back(site))
             return records(role)
 
-        answer: list[Future[protocol.Record]] = []
         monkeypatch.setattr(site, "records", slowly)
         with pytest.raises(MirrorError, match="was taken back"):
             while True:
                 promotion.promote(site, force=True)
-        assert answer[0].result(10) == {"role": "target"} and site.book.current.role == "target"
-        given_up.shutdown()
+        *again, given_up = answers
+        assert given_up.result(10) == {"role": "target"}
+        for turn in again:
+            with pytest.raises(MirrorError, match="was taken back"):
+                turn.result(10)
+        assert site.book.current.role == "target"
     finally:
         site.stop()
+        pool.shutdown()
 
 
 def test_a_source_forgets_a_promotion_that_is_taken_back(handmade: Handmade) -> None:

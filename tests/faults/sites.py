@@ -13,7 +13,8 @@ FAULTS = (
     Fault(
         "a promotion that is taken back in its last step is recorded",
         "tests/test_promotion_fails.py::test_one_that_is_taken_back_in_its_last_step_is_not_recorded",
-        (("mirror_core/promotion.py", "    if site.taken_back:\n", "    if False:\n"),),
+        (("mirror_core/promotion.py", "    _refuse_taken_back(site, takings)\n    assert",
+          "    assert"),),
     ),
     Fault(
         "a source takes a promotion that may be taken back for a refusal",
