@@ -21,6 +21,8 @@ from handmade import Handmade, eventually, refused
 from served import Faulty
 
 from mirror_core import config, ledger, limits, process, promotion, protocol, status
+from mirror_core.cli import cli
+from mirror_core.cli.seeing import get_status
 from mirror_core.errors import MirrorError, PeerError
 from mirror_core.site import Site
 from mirror_core.target import Target
@@ -167,6 +169,28 @@ def test_a_promotion_that_fails_gives_the_site_back(handmade: Handmade) -> None:
         pair.start("east")
         with pair.client() as client:
             client.write(0, b"after")
+        direct.sync(pair)
+
+
+def test_a_promotion_whose_site_does_not_answer_is_taken_back(
+    handmade: Handmade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store hangs in its last step, and who asked gives up: once the store answers the site is a
+    target as before."""
+    pair = handmade
+    with on_a_faulty_disk(pair) as server:
+        monkeypatch.setattr(limits, "CONTROL_TIMEOUT_S", 1.5)
+        monkeypatch.setattr(limits, "START_TIMEOUT_S", 0.0)
+        server.fail("hang", "pread")
+        with pytest.raises(MirrorError, match="does not answer") as refusal:
+            cli(["promote", str(pair.toml("west")), "--force"], standalone_mode=False)
+        server.mend()
+        monkeypatch.undo()
+        west = config.load(str(pair.toml("west")))
+        eventually(lambda: get_status(west)["reason"] != "is being promoted", "it is over")
+        assert get_status(west)["role"] == "target"
+        assert "it is taken back as soon as the site answers" in str(refusal.value)
+        pair.start("east")
         direct.sync(pair)
 
 

@@ -4,6 +4,7 @@ and the moment in which the site's process begins anew."""
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -17,12 +18,12 @@ import pytest
 from handmade import Handmade, ServedDisk, eventually, kill, refused
 from pair import FLASHMIRROR, MakePair, Pair
 
-from mirror_core import config, limits, process
+from mirror_core import config, limits, peer, process, protocol
 from mirror_core.cli import cli
 from mirror_core.cli.common import Deadline
 from mirror_core.cli.mirroring import _wait_promoted
 from mirror_core.cli.seeing import get_status
-from mirror_core.errors import MirrorError
+from mirror_core.errors import MirrorError, PeerError
 
 WAITS = "is being promoted, and waits: "
 AS_BEFORE = "the promotion is taken back, and west is a target as before"
@@ -65,14 +66,15 @@ def test_a_promotion_whose_asker_is_gone_is_taken_back(handmade: Handmade, scrat
         assert "No space left" in said and said.endswith(AS_BEFORE), said
         assert not is_promoting(handmade)
         words = [str(FLASHMIRROR), "promote", west, "--force"]
-        with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as asker:
-            eventually(lambda: is_promoting(handmade), "it is under way")
-            assert direct.status(handmade, "west")["reason"].startswith(WAITS)
-            asker.send_signal(signal.SIGINT)
-            line = asker.communicate(timeout=20)[1]
-        assert asker.returncode == 1
-        assert line == f"flashmirror: west: interrupted: {AS_BEFORE}\n"
-        assert not is_promoting(handmade)
+        for end in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as asker:
+                eventually(lambda: is_promoting(handmade), "it is under way")
+                assert direct.status(handmade, "west")["reason"].startswith(WAITS)
+                asker.send_signal(end)
+                line = asker.communicate(timeout=20)[1]
+            assert asker.returncode == 1, end
+            assert line == f"flashmirror: west: interrupted: {AS_BEFORE}\n"
+            assert not is_promoting(handmade)
         disk.empty()
         eventually(
             lambda: (
@@ -133,6 +135,28 @@ def test_a_site_that_begins_anew_is_not_stopped(make_pair: MakePair) -> None:
         settings = until_it_begins_anew(pair)
         cli(["promote", str(settings.path)], standalone_mode=False)
     assert ended == [0]
+
+
+@pytest.mark.parametrize("code", [errno.ETIMEDOUT, errno.ECONNREFUSED, errno.EMFILE])
+def test_a_promotion_that_is_given_up_while_its_site_lives_is_taken_back(
+    handmade: Handmade, scratch: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """Whatever kept its asker from an answer: the site would go on."""
+    monkeypatch.setattr(limits, "START_TIMEOUT_S", 0.0)
+    asked, answer = [], peer.ask
+
+    def ask(uri: str, record: protocol.Record, timeout_s: float) -> protocol.Record:
+        asked.append(record["op"])
+        if asked.count("promote") > 1 and asked[-1] == "promote":
+            raise PeerError(os.strerror(code), code)
+        return answer(uri, record, timeout_s)
+
+    with with_a_full_disk(handmade, scratch) as disk:
+        monkeypatch.setattr(peer, "ask", ask)
+        said = promoted(config.load(str(handmade.toml("west"))))
+        assert AS_BEFORE in said, said
+        assert not is_promoting(handmade)
+        disk.empty()
 
 
 @pytest.mark.parametrize("what", ["stop", "start"])

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import select
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -126,10 +127,13 @@ def promote(site: str, force: bool, timeout: float | None, as_json: bool) -> Non
     """Make a target the source: its image, read and write.  The old source is refused then.
 
     It waits until the image is whole in the target's data stores.  If it is given up (a time-out,
-    an interrupt) it is taken back, and the site is a target as before, unless the ledger says
-    already that it is the source: the line that ends it says which.
+    an interrupt, a site that does not answer) it is taken back, and the site is a target as before,
+    unless the ledger says already that it is the source: the line that ends it says which.
     """
     settings = config.load(site)
+    for end in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(end) == signal.SIG_DFL:  # nobody ignores it, as nohup(1) does
+            signal.signal(end, signal.default_int_handler)
     try:
         moment = _wait_promoted(settings, force=force, deadline=Deadline(timeout))
     except KeyboardInterrupt:
@@ -191,15 +195,14 @@ def _wait_promoted(
                 answer = peer.ask(settings.control_uri(), asked, deadline.patience_s())
                 away_since = None
             except PeerError as error:
-                if isinstance(error, Answered) or error.code not in LINK_ERRNOS:
+                if isinstance(error, Answered):
                     raise MirrorError(f"{settings.name}: {error}", error.code) from error
                 if ended():
                     _refuse_stopped(settings, log)
                 away_since = away_since or time.monotonic()
-                if time.monotonic() >= away_since + limits.START_TIMEOUT_S:
-                    if error.code == errno.ETIMEDOUT and not ended():
-                        raise process.hangs(settings, "does not answer") from error
-                    raise _gone(settings, log, error) from error
+                silent = time.monotonic() >= away_since + limits.START_TIMEOUT_S
+                if silent or error.code not in LINK_ERRNOS:
+                    raise _given_up(settings, log, error) from error
                 time.sleep(0.02)  # a process that starts has no event to wait on but its answer
     return moment
 
@@ -221,12 +224,18 @@ def _refuse_stopped(settings: config.SiteConfig, log: process.Log) -> None:
         raise MirrorError(f"{settings.name}: has ended{_last_words(log)}: {_now(settings)}")
 
 
-def _gone(settings: config.SiteConfig, log: process.Log, error: PeerError) -> MirrorError:
-    """It was killed, or what became of it is not known, and nobody has started it in time."""
-    return MirrorError(
-        f"{settings.name}: does not come back ({error}){_last_words(log)}: {_now(settings)} (see "
-        f"{log.path})"
-    )
+def _given_up(settings: config.SiteConfig, log: process.Log, error: PeerError) -> MirrorError:
+    """No answer, or nobody has started it in time after it was killed.  A process that lives may be
+    in the middle of a turn, and would go on."""
+    if not process.is_there(settings):
+        return MirrorError(
+            f"{settings.name}: does not come back ({error}){_last_words(log)}: {_now(settings)} "
+            f"(see {log.path})"
+        )
+    why = f"{settings.name}: {error}"
+    if error.code == errno.ETIMEDOUT:
+        why = str(process.hangs(settings, "does not answer"))
+    return MirrorError(f"{why}: {_take_back(settings)}", error.code)
 
 
 def _last_words(log: process.Log) -> str:

@@ -385,4 +385,17 @@ FAULTS = (
           "    takings = site.takings  # before it waits for its turn\n    with site.promotion:\n",
           "    with site.promotion:\n        takings = site.takings\n"),),
     ),
+    Fault(
+        "a promotion that is given up for want of an answer goes on",
+        "tests/test_promotion_waits.py::"
+        "test_a_promotion_that_is_given_up_while_its_site_lives_is_taken_back",
+        (("mirror_core/cli/mirroring.py", "    if not process.is_there(settings):\n",
+          "    if True:\n"),),
+    ),
+    Fault(
+        "a promotion whose command is ended by a signal goes on",
+        "tests/test_promotion_waits.py::test_a_promotion_whose_asker_is_gone_is_taken_back",
+        (("mirror_core/cli/mirroring.py", "signal.signal(end, signal.default_int_handler)",
+          "pass"),),
+    ),
 )  # fmt: skip
