@@ -20,6 +20,7 @@ from mirror_core.errors import (
     Owed,
     PeerError,
     Refused,
+    SessionOver,
     short,
 )
 from mirror_core.protocol import Record
@@ -45,8 +46,9 @@ def answer(site: Site, data: bytes, visitor: Visitor) -> bytes:
     except MirrorError as error:
         if isinstance(error, Malformed):
             site.journal.refused(visitor.origin, str(error))
-        stale = error.code == errno.ESTALE and not isinstance(error, Owed)  # of a folder on NFS
-        code = errno.EIO if stale else error.code
+        # A store or a folder (a server that ends, NFS) has them for reasons of its own.
+        means = {errno.ESTALE: Owed, errno.ESHUTDOWN: SessionOver}.get(error.code, MirrorError)
+        code = error.code if isinstance(error, means) else errno.EIO
         return protocol.encode({"error": str(error), "errno": code}, version)
 
 
@@ -79,7 +81,7 @@ def _driver(site: Site) -> Driver:
 def _target(site: Site) -> Target:
     """For what belongs to a session: whether there may be one is for the next handshake to say."""
     if not isinstance(site.control, Target):
-        raise PeerError("this session is over: the site is a source now")
+        raise SessionOver("the site is a source now")
     return site.control
 
 

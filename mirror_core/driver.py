@@ -385,7 +385,8 @@ class Driver:
     def _lose_session(self, error: PeerError) -> None:
         """MirrorError: our own intermediate fails too."""
         of_link = error.code in LINK_ERRNOS and not isinstance(error, Answered)
-        if not of_link:
+        over = error.code == errno.ESHUTDOWN  # also if it says so: errors.SessionOver
+        if not (of_link or over):
             self._stuck = str(error)
         self._set_disconnected()
         self._say(str(error))

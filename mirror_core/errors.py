@@ -51,6 +51,14 @@ class Owed(PeerError):
         super().__init__(text, errno.ESTALE)
 
 
+class SessionOver(PeerError):
+    """Who asks has no session any more, as when a promotion has ended it, and may open another one.
+    It is told by its errno as well."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"this session is over: {why}", errno.ESHUTDOWN)
+
+
 class Malformed(PeerError):
     """What came over the control export is not a record, or not one that can be meant."""
 

@@ -44,7 +44,15 @@ from mirror_core import (
 )
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig
-from mirror_core.errors import LINK_ERRNOS, MirrorError, Owed, PeerError, Refused, describe
+from mirror_core.errors import (
+    LINK_ERRNOS,
+    MirrorError,
+    Owed,
+    PeerError,
+    Refused,
+    SessionOver,
+    describe,
+)
 from mirror_core.journal import Journal
 from mirror_core.ledger import Lineage
 from mirror_core.platform import Platform, Thread
@@ -369,7 +377,7 @@ class Target:
 
     def _check_session(self, session: int) -> None:
         if not session or session != self.session:
-            raise PeerError("this session is over: another one was opened since")
+            raise SessionOver("another one was opened since")
         self.look_at_writes()
         self.heard = self._platform.monotonic()
 

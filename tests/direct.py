@@ -50,9 +50,9 @@ def sync(pair: Pair, timeout_s: float = 60.0) -> dict[str, Any]:
     return _until_done(pair, {"op": "wait", "sequence": sequence}, timeout_s)
 
 
-def pause(pair: Pair, timeout_s: float = 60.0) -> dict[str, Any]:
+def pause(pair: Pair, timeout_s: float = 60.0, *, now: bool = False) -> dict[str, Any]:
     """`flashmirror pause`; the status when it was done."""
-    ask(pair, {"op": "pause", "now": False})
+    ask(pair, {"op": "pause", "now": now})
     return _until_done(pair, {"op": "settled"}, timeout_s)
 
 

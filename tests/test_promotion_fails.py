@@ -300,6 +300,27 @@ def test_a_source_forgets_a_promotion_that_is_taken_back(handmade: Handmade) -> 
     direct.sync(handmade)
 
 
+def test_a_cycle_that_stands_still_forgets_a_promotion_that_is_taken_back(
+    handmade: Handmade,
+) -> None:
+    """Once its source has a session again nothing is said of the one that was ended."""
+    handmade.more = 'bandwidth = "64KiB/s"'
+    handmade.create()
+    handmade.start()
+    direct.sync(handmade)
+    with handmade.client() as client:
+        client.write(0, random.randbytes(256 << 10))
+    direct.wait_for(lambda: direct.status(handmade)["cycle"]["phase"] == "copy", "it copies")
+    direct.pause(handmade, now=True)
+    assert direct.status(handmade)["cycle"]["stands_still"]
+    assert not direct.ask(handmade, {"op": "promote", "force": True, "wait": 0.0}, "west")["done"]
+    direct.wait_for(lambda: bool(direct.status(handmade)["reason"]), "the session is lost")
+    assert direct.ask(handmade, {"op": "take_back"}, "west") == {"role": "target"}
+    direct.wait_for(lambda: direct.status(handmade)["peer"]["state"] == "connected", "a session")
+    found = direct.status(handmade)
+    assert (found["state"], found["reason"]) == ("paused", None)
+
+
 def test_a_promotion_names_the_point_that_it_was_done_at(handmade: Handmade) -> None:
     """Commits come until the old source has no session any more: later than the command began."""
     pair = handmade

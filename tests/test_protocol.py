@@ -7,9 +7,20 @@ import json
 from typing import Any
 
 import pytest
+from handmade import Handmade
 
-from mirror_core import limits, peer, protocol
-from mirror_core.errors import OtherVersion, PeerError, Refused, short
+from mirror_core import config, control, limits, peer, protocol, status
+from mirror_core.door import Visitor
+from mirror_core.errors import (
+    MirrorError,
+    OtherVersion,
+    Owed,
+    PeerError,
+    Refused,
+    SessionOver,
+    StoreError,
+    short,
+)
 from mirror_core.protocol import (
     Commit,
     Compare,
@@ -21,6 +32,7 @@ from mirror_core.protocol import (
     read,
     record_of,
 )
+from mirror_core.site import Site
 
 LINEAGE = "0123456789abcdef" * 2
 TOKEN = "a" * 32
@@ -221,3 +233,31 @@ def test_what_a_peer_says_is_one_line(answer: Record, line: str, code: int) -> N
     with pytest.raises((PeerError, Refused)) as caught:
         peer.answer_of(protocol.encode(answer))
     assert (str(caught.value), caught.value.code) == (line, code)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (SessionOver("another one"), errno.ESHUTDOWN),
+        (StoreError("a server ends", errno.ESHUTDOWN), errno.EIO),
+        (Owed("a block"), errno.ESTALE),
+        (StoreError("a folder on NFS", errno.ESTALE), errno.EIO),
+        (StoreError("a full disk", errno.ENOSPC), errno.ENOSPC),
+    ],
+)
+def test_an_errno_that_means_something_to_a_source_is_told_for_nothing_else(
+    handmade: Handmade, monkeypatch: pytest.MonkeyPatch, error: MirrorError, told: int
+) -> None:
+    """The stores and folders of a target have the whole of the system's errnos."""
+
+    def fails(_site: Site) -> Record:
+        raise error
+
+    handmade.create("west")
+    site = Site(config.load(str(handmade.toml("west"))))
+    monkeypatch.setattr(status, "of", fails)
+    try:
+        data = control.answer(site, protocol.encode({"op": "status"}), Visitor(True, "user 0"))
+    finally:
+        site.stop()
+    assert protocol.decode(data)[0]["errno"] == told

@@ -398,4 +398,16 @@ FAULTS = (
         (("mirror_core/cli/mirroring.py", "signal.signal(end, signal.default_int_handler)",
           "pass"),),
     ),
+    Fault(
+        "a session that the target has ended is a fault that stands until a commit",
+        "tests/test_promotion_fails.py::"
+        "test_a_cycle_that_stands_still_forgets_a_promotion_that_is_taken_back",
+        (("mirror_core/driver.py", "if not (of_link or over):", "if not of_link:"),),
+    ),
+    Fault(
+        "a target's store that fails says that the session is over",
+        "tests/test_protocol.py::"
+        "test_an_errno_that_means_something_to_a_source_is_told_for_nothing_else",
+        (("mirror_core/control.py", ", errno.ESHUTDOWN: SessionOver}", "}"),),
+    ),
 )  # fmt: skip

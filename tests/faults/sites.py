@@ -205,8 +205,7 @@ FAULTS = (
     Fault(
         "an errno of the target's folder means to its source that it is owed everything",
         "tests/test_injected.py::test_a_stale_folder_is_nothing_that_the_target_is_owed",
-        (("mirror_core/control.py", "code = errno.EIO if stale else error.code",
-          "code = error.code"),),
+        (("mirror_core/control.py", "{errno.ESTALE: Owed, ", "{"),),
     ),
     Fault(
         "a kill forgets what a write of a client has met",
