@@ -37,6 +37,7 @@ from sim.core import ffi, lib
 from sim.oracle import NO_POINT, History
 from sim.sched import NS, Life, SiteDead, bytes_at, current
 from sim.shape import sectors_in
+from sim.stalls import stalls
 
 if TYPE_CHECKING:
     from sim.world import World
@@ -443,5 +444,7 @@ class Machine:
     def book_on_disk(self, fs: simos.SimFs) -> ledger.Ledger:
         """What a boot now would find.  LedgerError."""
         book = _load(fs.read("ledger"))
-        recovers = book.role == "target" and not book.clean
-        return hardlog.recover(_PATHS["state"], book, simos.Reader(fs)) if recovers else book
+        if book.role != "target" or book.clean:
+            return book
+        with stalls.none():
+            return hardlog.recover(_PATHS["state"], book, simos.Reader(fs))

@@ -5,7 +5,8 @@ The sources named in FILES are compiled with a look between every two statements
 the turn to others, for an instant or for long.  In all others a look costs some nanoseconds.
 
 Invariants.  Lines keep their numbers (lines.py).  Nobody stands still inside `with condition:`,
-where others would have to wait (simos.Condition has no lock; it counts who is inside).
+where others would have to wait (simos.Condition has no lock; it counts who is inside), nor while
+the oracle looks.
 
 Left out: what stands in between the parts of one statement; the core, whose switches are its own.
 """
@@ -14,10 +15,11 @@ from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
 import importlib.abc
 import importlib.machinery
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import CodeType, ModuleType
 from typing import Any
 
@@ -42,7 +44,7 @@ class Stalls:
 
     def __init__(self) -> None:
         self.armed = False
-        self.inside = 0  # conditions that are held
+        self.inside = 0  # conditions that are held, or looks of the oracle
         self.made = 0
         self._left = 0
         self._every, self._lengths_ns = _KINDS[0]
@@ -53,6 +55,15 @@ class Stalls:
             rng = current().random
             self._every, self._lengths_ns = rng.choice(_KINDS)
             self._left = 1 + rng.randrange(self._every)
+
+    @contextlib.contextmanager
+    def none(self) -> Iterator[None]:
+        """The oracle calls production's code, in the turn of a task."""
+        self.inside += 1
+        try:
+            yield
+        finally:
+            self.inside -= 1
 
     def point(self) -> None:
         scheduler = current()
