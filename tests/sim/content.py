@@ -47,6 +47,8 @@ class Content:
         # Of sectors that show no more what was lost, since the last consistency point: what they
         # have shown.
         self._faded: dict[tuple[int, int], list[bytes]] = {}
+        # What shows instead of a write that is under way, if that was lost before its answer.
+        self._faded_under: dict[tuple[int, int], bytes] = {}
         self._touches = 0  # begins and ends of writes, and of each sector the last one
         self._touched_at: dict[tuple[int, int], int] = {}
         self._under_way: set[tuple[int, int]] = set()  # begun and not ended
@@ -79,6 +81,8 @@ class Content:
         for sector in range(offset // SECTOR, sectors_in(offset + len(data))):
             versions = self._versions.get((volume, sector))
             self._faded.pop((volume, sector), None)
+            if (volume, sector) in self._faded_under:
+                self._faded[volume, sector] = [self._faded_under.pop((volume, sector))]
             if self._doubted.get((volume, sector), 0) < self._touched_at[volume, sector]:
                 self._doubted.pop((volume, sector), None)  # else what is written now was lost
             self._touched((volume, sector))
@@ -143,6 +147,7 @@ class Content:
         self.judge(disks, power=power)
         self.model = [bytearray(disk) for disk in disks]
         self._faded.clear()
+        self._faded_under.clear()
         for key in self._under_way:
             self._touched(key)
         self._under_way.clear()
@@ -204,6 +209,8 @@ class Content:
         for sector in sectors:
             key, at = (volume, sector), sector * SECTOR
             found, before = disk[at : at + SECTOR], self._acknowledged(volume, at)
+            if key in self._under_way:
+                self._faded_under[key] = found
             if found == before:
                 continue
             if found not in self._may_hold(key):
