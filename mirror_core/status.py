@@ -115,8 +115,10 @@ def _of_target(site: Site, control: Target) -> dict[str, Any]:
     left = site.copier.left_bytes()
     with control.changed:
         refusal = control.refusal
+        promoted = book.role == "source"  # and the machine has refused to begin anew
         silent = (
-            "is being promoted" if control.promoting
+            "is a source from its next start on: stop it and start it" if promoted
+            else "is being promoted" if control.promoting
             else None if connected
             else refusal
             or (control.failure if control.is_there() else None)
@@ -125,11 +127,11 @@ def _of_target(site: Site, control: Target) -> dict[str, Any]:
         trouble = control.reason or control.trouble
         if control.promoting and trouble:
             trouble = f"is being promoted, and waits: {trouble}"
-        reason = trouble or silent
+        reason = silent if promoted else trouble or silent
         paused = connected and control.source_paused
         state = (
-            "refused" if silent and refusal
-            else "initial" if not book.whole
+            "refused" if refusal and silent == refusal
+            else "initial" if not (book.whole or promoted)
             else "degraded" if reason
             else "paused" if paused
             else "mirroring"

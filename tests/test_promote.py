@@ -19,7 +19,7 @@ from pair import SOAK, CommandFailed, MakePair, Pair
 from served import Faulty, SlowPair, create_anew
 from test_link import WRITERS, frozen, kill
 
-from mirror_core import config, limits, promotion, timeouts
+from mirror_core import config, limits, promotion, status, timeouts
 from mirror_core.errors import MirrorError, PeerError, Refused
 from mirror_core.platform import Platform
 from mirror_core.site import Site
@@ -376,7 +376,7 @@ def test_a_target_that_owes_blocks_takes_another_source(make_pair: MakePair) -> 
 
 
 def test_asked_again_after_the_machine_refused_to_begin_anew(pair: Pair) -> None:
-    """The record stands: the same answer, and another try."""
+    """The record stands: the same answer, and another try; status says the same."""
     pair.stop()
     tries: list[config.SiteConfig] = []
 
@@ -392,5 +392,9 @@ def test_asked_again_after_the_machine_refused_to_begin_anew(pair: Pair) -> None
             with pytest.raises(MirrorError, match="is a source from its next start on"):
                 promotion.promote(site, force=True)
         assert len(tries) == 3
+        found = status.of(site)
+        said = "is a source from its next start on: stop it and start it"
+        assert (found["state"], found["reason"]) == ("degraded", said)
+        assert (found["peer"]["state"], found["peer"]["reason"]) == ("disconnected", said)
     finally:
         site.stop()

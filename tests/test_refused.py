@@ -80,3 +80,19 @@ def test_a_refusal_is_told_as_long_as_its_source_asks(handmade: Handmade) -> Non
     assert found["state"] == "refused" and "another history" in found["reason"], found
     found = direct.wait_status(handmade, "west", state="degraded")
     assert found["reason"] == "no word from the source"
+
+
+def test_a_target_that_is_being_promoted_is_not_refused(handmade: Handmade) -> None:
+    """Whatever a wrong source was told shortly before."""
+    handmade.create()
+    handmade.start()
+    direct.sync(handmade)
+    direct.stop(handmade, "east")
+    direct.wait_status_of_peer(handmade, "west", "disconnected")
+    stranger = {**direct.hello(handmade, 77), "name": "north", "lineage": "f" * 32}
+    with pytest.raises(Refused, match="mirrors another history"):
+        direct.ask(handmade, stranger, "west")
+    assert direct.status(handmade, "west")["state"] == "refused"
+    direct.ask(handmade, {"op": "promote", "force": True, "wait": 0.0}, "west")
+    found = direct.status(handmade, "west")
+    assert (found["state"], found["reason"]) == ("degraded", "is being promoted")

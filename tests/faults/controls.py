@@ -410,4 +410,14 @@ FAULTS = (
         "test_an_errno_that_means_something_to_a_source_is_told_for_nothing_else",
         (("mirror_core/control.py", ", errno.ESHUTDOWN: SessionOver}", "}"),),
     ),
+    Fault(
+        "a target that is being promoted is refused, as a wrong source was before",
+        "tests/test_refused.py::test_a_target_that_is_being_promoted_is_not_refused",
+        (("mirror_core/status.py", "if refusal and silent == refusal", "if silent and refusal"),),
+    ),
+    Fault(
+        "a site that is promoted, and could not begin anew, waits for its source",
+        "tests/test_promote.py::test_asked_again_after_the_machine_refused_to_begin_anew",
+        (("mirror_core/status.py", 'promoted = book.role == "source"', "promoted = False"),),
+    ),
 )  # fmt: skip
