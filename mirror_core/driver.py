@@ -187,14 +187,14 @@ class Driver:
             return self._platform.time() + (self._platform.monotonic() - now.began) * left / done
 
     def wait_settled(self, timeout_s: float) -> bool:
-        """Whether no cycle runs and the last one is whole at the target, or nothing is copied."""
+        """Whether no cycle runs and the last one is whole at the target, or one stands still."""
         with self.changed:
             self.changed.wait_for(lambda: self.stopping or self._settled(), timeout_s)
             return self._settled()
 
     def _settled(self) -> bool:
-        if self.halted:
-            return self._standing or self.progress.phase not in ("freeze", "copy")
+        if self.standing:
+            return True
         # What was begun last may be committed, and not yet whole: only the target knows.
         known = self.connected or self._book.current.begun == self._book.current.committed
         return known and self.progress.phase == "idle" and self.hardened >= self.committed
@@ -646,6 +646,7 @@ class Driver:
         with self.changed:
             self._standing = self.halted and self.requested <= self.committed
             if self._standing:
+                self.progress = replace(self.progress, phase="copy")  # back from a lost commit
                 self.changed.notify_all()
                 self.changed.wait(limits.IDLE_LOOK_S)
                 return False

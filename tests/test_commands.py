@@ -384,6 +384,52 @@ def test_pause_now_stops_in_the_middle_of_a_copy(scratch: Path, handmade: Handma
         slow.close()
 
 
+def test_pause_now_waits_for_a_commit_that_is_under_way(scratch: Path, handmade: Handmade) -> None:
+    """What it says that the target has is not outdated at once; without the target the cycle goes
+    back to its copying, and stands still."""
+    server = Faulty(scratch / "faulty.img")
+    handmade.stores["west", "data"] = server.store(handmade.size)
+    handmade.more = 'link_timeout = "30s"'  # a server that hangs is not lost
+    handmade.create()
+    try:
+        handmade.start()
+        direct.sync(handmade)
+        with handmade.client() as client:
+            commit_under_way(handmade, server, client)
+            said = refused("pause", east(handmade), "--now", "--timeout", "500ms")
+            assert "the target has not committed it yet: it hardens the one before" in said, said
+            sequence = state_of(handmade)["cycle"]["sequence"]
+            server.mend()
+            handmade.pause("--now")
+            found = state_of(handmade)
+            assert (found["committed"]["sequence"], found["state"]) == (sequence, "paused")
+            direct.resume(handmade)
+            commit_under_way(handmade, server, client)
+        direct.ask(handmade, {"op": "pause", "now": True})
+        kill(handmade, "west")
+        server.mend()
+        handmade.pause("--now", "--timeout", "20s")
+        cycle = state_of(handmade)["cycle"]
+        assert (cycle["phase"], cycle["stands_still"]) == ("copy", True)
+        handmade.start("west")
+        direct.resume(handmade)
+        direct.sync(handmade)
+    finally:
+        server.mend()
+        handmade.kill()
+        server.stop()
+
+
+def commit_under_way(pair: Handmade, server: Faulty, client: NbdClient) -> None:
+    """A cycle waits for its commit, as the target cannot harden the one before."""
+    server.fail("hang", "flush")
+    before = server.tried("flush")
+    client.write(0, os.urandom(4096))
+    eventually(lambda: server.tried("flush") > before, "the one before is hardened")
+    client.write(64 << 10, os.urandom(4096))  # another block: nobody waits for the first
+    eventually(lambda: state_of(pair)["cycle"]["phase"] == "commit", "it is to be committed")
+
+
 def test_interval_paces_the_cycles(make_pair: MakePair) -> None:
     """With an interval of an hour one write is committed by sync, not by itself."""
     pair = make_pair("--size", "1M")

@@ -55,7 +55,8 @@ def sync(site: str, timeout: float, as_json: bool) -> None:
 @click.option("--timeout", type=Duration(), help="Give up waiting; it stays paused.")
 @json_option
 def pause(site: str, now: bool, timeout: float | None, as_json: bool) -> None:
-    """Make no consistency point by itself; returns when the last one is whole at the target.
+    """Make no consistency point by itself; returns when the last one is whole at the target, or
+    with --now when the next one stands still.
 
     A `sync` still makes one, even a sync that has given up waiting, and restarts the copying that
     --now stopped.  To copy the target's data in a pause, give no sync before `resume`.

@@ -420,4 +420,17 @@ FAULTS = (
         "tests/test_promote.py::test_asked_again_after_the_machine_refused_to_begin_anew",
         (("mirror_core/status.py", 'promoted = book.role == "source"', "promoted = False"),),
     ),
+    Fault(
+        "a pause that stops the copying does not wait for a commit that is under way",
+        "tests/test_commands.py::test_pause_now_waits_for_a_commit_that_is_under_way",
+        (("mirror_core/driver.py", "        if self.standing:\n            return True\n",
+          '        if self.standing or (self.halted and self.progress.phase != "copy"):\n'
+          "            return True\n"),),
+    ),
+    Fault(
+        "a cycle that stands still after its commit was lost is still to be committed",
+        "tests/test_commands.py::test_pause_now_waits_for_a_commit_that_is_under_way",
+        (("mirror_core/driver.py",
+          'self.progress = replace(self.progress, phase="copy")  # back', "pass  # back"),),
+    ),
 )  # fmt: skip
