@@ -1,4 +1,4 @@
-"""A thread beside the control, on which nothing depends: it works until it is to stop.
+"""A thread beside the control, which does not wait for it: it works until it is to stop.
 
 `work` is handed `is_over`, on which it waits between two turns.  An error that it lets through ends
 the thread, with a word in the log, and all else goes on.

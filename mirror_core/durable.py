@@ -18,7 +18,7 @@ from pathlib import Path
 from mirror_core.platform import HERE, Platform
 
 FRESH = ".new"  # what the name of a file that is being written ends with
-_PAUSES_S = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)  # before each try after the rename
+_PAUSES_S = (0.0, 0.05, 0.1, 0.2, 0.3)  # before each try after the rename
 
 
 class Doubt(Exception):

@@ -145,6 +145,8 @@ class Servers:
         self._fronts = volumes if source else {}
         self._volumes = {n: v for n, v in self._fronts.items() if v.front.kind == "nbd"}
         self._looker: beside.Beside | None = None
+        # By volume, of that thread: how long it waits after a log could not be renewed, until when.
+        self._pauses: dict[str, tuple[float, float]] = {}
         self._boot = ""
         self._follows = ""  # the run whose record this one takes the place of
         # -- guarded by `_lock`, from `begin` on
@@ -152,6 +154,7 @@ class Servers:
         self._known: dict[str, str | None] = {}
         self._untold: set[str] = set()  # volumes of whose loss somebody is to be told
         self._recorded: dict[str, Any] | None = {}  # what is durable; None: that is not known
+        self._again_at = 0.0  # no sooner that is tried again for a client, who would wait for it
         self._busy: set[str] = set()  # volumes whose server is to be looked at again
         self._asserted: set[str] = set()  # volumes whose server the file may say to be known
 
@@ -190,12 +193,14 @@ class Servers:
         while not is_over(limits.LOSS_LOOK_S):
             with contextlib.suppress(OSError, MemoryError):  # it looks again
                 self.note()
+            self.renew()
 
     def end(self) -> bool:
         """Of a stop, when no client is left: who is still to be told of a loss is told by the next
         process.  Whether that is durable."""
         with self._lock:
             stands = bool(self._untold or self._volumes or self._recorded is None)
+            self._again_at = 0.0
             self._untold.clear()
             for name, volume in self._fronts.items():
                 if volume.news_is_due():
@@ -218,15 +223,29 @@ class Servers:
 
     def note(self) -> None:
         """Now and then: whoever has met a loss, such as a client's write, a kill does not end its
-        telling; and what could not be recorded, or a log has lost, is written anew."""
+        telling; and what could not be recorded is tried again."""
         for name, volume in self._fronts.items():
-            volume.renew_intent()
             due = volume.news_is_due()
             if due or name in self._busy:
                 self.flushed(name, failed=due)
         with self._lock:
             if self._recorded is None:
+                self._again_at = 0.0
                 self._record()
+
+    def renew(self) -> None:
+        """What a log of hot regions may have lost is written anew.  One that cannot be written is
+        left alone for longer and longer: each failure is a loss for all on its disk."""
+        for name, volume in self._fronts.items():
+            pause_s, until = self._pauses.get(name, (limits.LOSS_LOOK_S, 0.0))
+            if self._platform.monotonic() < until:
+                continue
+            try:
+                volume.renew_intent()
+                self._pauses.pop(name, None)
+            except (OSError, MemoryError):
+                pause_s = min(2 * pause_s, limits.RENEW_PAUSE_MAX_S)
+                self._pauses[name] = pause_s, self._platform.monotonic() + pause_s
 
     def _doubt(self, name: str) -> None:
         self._untold.add(name)
@@ -266,13 +285,20 @@ class Servers:
         if record == self._recorded:
             return True
         known = {name for name, server in self._known.items() if server}
+        if self._platform.monotonic() >= self._again_at and self._replace(record):
+            self._recorded, self._asserted = record, known
+            return True
+        self._recorded = None
+        if self._asserted - known:
+            durable.remove(path_in(self._state), self._platform)
+        self._asserted |= known
+        return False
+
+    def _replace(self, record: dict[str, Any]) -> bool:
         try:
             durable.replace(path_in(self._state), json.dumps(record).encode(), self._platform)
         except (OSError, durable.Doubt):
-            self._recorded = None
-            if self._asserted - known:
-                durable.remove(path_in(self._state), self._platform)
-            self._asserted |= known
+            self._again_at = self._platform.monotonic() + 2 * limits.LOSS_LOOK_S
             return False
-        self._recorded, self._asserted = record, known
+        self._again_at = 0.0
         return True

@@ -489,6 +489,7 @@ class Site:
         return [
             self._tried(control.end),
             *(self._tried(m.native.flush_front, self._data_of(m.name)) for m in self.members),
+            *(self._tried(m.native.renew_intent) for m in self.members),
             self._tried(self.servers.end),
             self._tried(
                 lambda: self.book.update(

@@ -10,7 +10,7 @@
  * holds may take long on a disk that fails, and no flush of another one waits for that. */
 static pthread_mutex_t members = PTHREAD_MUTEX_INITIALIZER;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards the next lines */
-static pthread_cond_t ended = PTHREAD_COND_INITIALIZER;  /* a flush */
+static pthread_cond_t ended;                             /* a flush */
 static struct fm_store *stores;                          /* that have joined, by `beside` */
 static struct fm_below_flush *under_way;
 static uint64_t numbers;
@@ -65,10 +65,37 @@ fm_below_join_folder (struct fm_store *s)
     fm_below_join (s, folder.below);
 }
 
+/* Its clock is not that of a static initializer (wait.h). */
+static void __attribute__ ((constructor))
+begin (void)
+{
+  fm_cond_init (&ended);
+}
+
 static bool
 is_the_disks (int rc)
 {
   return rc < 0 && rc != -ENOSPC && rc != -EDQUOT && rc != -EFBIG && rc != -ENOMEM;
+}
+
+/* With `lock`. */
+static void
+count_loss (unsigned below, const struct fm_store *own)
+{
+  for (struct fm_store *s = stores; s; s = s->beside)
+    if (s->below == below && s != own)
+      fm_store_lose (s);
+}
+
+/* When all know. */
+static void
+forget (unsigned below, const struct fm_store *own)
+{
+  pthread_mutex_lock (&members);
+  for (struct fm_store *s = stores; s; s = s->beside)
+    if (s->below == below && s != own && s->ops->forget)
+      s->ops->forget (s);
+  pthread_mutex_unlock (&members);
 }
 
 void
@@ -76,16 +103,10 @@ fm_below_lose (unsigned below, int rc, const struct fm_store *own)
 {
   if (!below || !is_the_disks (rc))
     return;
-  pthread_mutex_lock (&members);
   pthread_mutex_lock (&lock);
-  for (struct fm_store *s = stores; s; s = s->beside)
-    if (s->below == below && s != own)
-      fm_store_lose (s);
+  count_loss (below, own);
   pthread_mutex_unlock (&lock);
-  for (struct fm_store *s = stores; s; s = s->beside) /* all know by now */
-    if (s->below == below && s != own && s->ops->forget)
-      s->ops->forget (s);
-  pthread_mutex_unlock (&members);
+  forget (below, own);
 }
 
 void
@@ -115,8 +136,9 @@ fm_below_end (struct fm_below_flush *f, int rc, const struct fm_store *own)
 {
   if (!f->below)
     return;
-  fm_below_lose (f->below, rc, own);
   pthread_mutex_lock (&lock);
+  if (is_the_disks (rc))
+    count_loss (f->below, own);
   uint64_t end = ++numbers;
   for (struct fm_below_flush **at = &under_way; *at; at = &(*at)->next)
     if (*at == f) {
@@ -127,6 +149,28 @@ fm_below_end (struct fm_below_flush *f, int rc, const struct fm_store *own)
   while (rc == 0 && !(own && own->hurries) && any_before (f->below, end))
     fm_cond_wait (&ended, &lock);
   pthread_mutex_unlock (&lock);
+  if (is_the_disks (rc))
+    forget (f->below, own);
+}
+
+uint64_t
+fm_below_moment (void)
+{
+  pthread_mutex_lock (&lock);
+  uint64_t moment = ++numbers;
+  pthread_mutex_unlock (&lock);
+  return moment;
+}
+
+bool
+fm_below_wait (unsigned below, uint64_t moment, uint64_t deadline_ns)
+{
+  pthread_mutex_lock (&lock);
+  while (any_before (below, moment) && fm_cond_wait_until (&ended, &lock, deadline_ns) == 0)
+    ;
+  bool all = !any_before (below, moment);
+  pthread_mutex_unlock (&lock);
+  return all;
 }
 
 uint64_t

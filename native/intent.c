@@ -1,5 +1,6 @@
 /* See intent.h. */
 #include "intent.h"
+#include "below.h"
 #include "wait.h"
 
 #include <assert.h>
@@ -8,6 +9,7 @@
 #include <string.h>
 
 #define PAGE_WORDS 512 /* 4096 bytes */
+#define RENEW_MAX_NS (30ULL * 1000 * FM_MS)
 
 uint64_t
 fm_intent_log_bytes (uint64_t size, unsigned shift)
@@ -50,6 +52,7 @@ fm_intent_open (struct fm_store *log, uint64_t log_offset, uint64_t size, unsign
     rc = fm_store_io (log, &write);
   if (rc == 0)
     rc = fm_store_flush (log, &i->heard);
+  atomic_init (&i->flushed, fm_below_moment ());
   if (rc < 0) {
     fm_intent_close (i);
     return rc;
@@ -102,7 +105,7 @@ has_lost (const struct fm_intent *i)
 
 /* The next lines: with `busy`. */
 
-/* *copy is to be freed, whatever comes. */
+/* *copy is to be freed, whatever comes.  -EAGAIN: another has lost something there meanwhile. */
 static int
 write_once (struct fm_intent *i, uint64_t **copy, uint64_t *from, uint64_t *end)
 {
@@ -120,29 +123,34 @@ write_once (struct fm_intent *i, uint64_t **copy, uint64_t *from, uint64_t *end)
   pthread_mutex_unlock (&i->lock);
   struct fm_op write = { .kind = FM_WRITE, .buf = *copy, .length = bytes,
                          .offset = i->log_offset + *from * 8 };
-  _Atomic uint64_t heard = before;
+  struct fm_op flush = { .kind = FM_FLUSH };
   int rc = fm_store_io (i->log, &write);
   if (rc == 0)
-    rc = fm_store_flush (i->log, &heard); /* good: nothing was lost since `before` */
+    rc = fm_store_io (i->log, &flush);
+  if (rc == 0 && fm_store_losses (i->log) != before)
+    rc = -EAGAIN;
+  uint64_t flushed = fm_below_moment ();
   pthread_mutex_lock (&i->lock);
-  if (rc == 0)
-    atomic_store (&i->heard, before); /* not sooner: who is not `busy` counts on it */
-  else
+  if (rc == 0) { /* not sooner: who is not `busy` counts on it */
+    atomic_store (&i->flushed, flushed);
+    atomic_store (&i->heard, before);
+  } else
     make_all_dirty (i); /* what was lost may be older than this */
   return rc;
 }
 
 /* Write the pages that changed and flush.  On success *copy (to be freed) holds the words
- * [*from, *end) that are on disk now; on failure all are dirty.  What it hears may be another's loss, so it is tried
- * once more. */
+ * [*from, *end) that are on disk now; on failure all are dirty.  After another's loss it is tried once more, but not
+ * after its own, which is one for all on its disk. */
 static int
 write_dirty (struct fm_intent *i, uint64_t **copy, uint64_t *from, uint64_t *end)
 {
   int rc = write_once (i, copy, from, end);
-  if (rc != -EIO)
-    return rc;
-  free (*copy);
-  return write_once (i, copy, from, end);
+  if (rc == -EAGAIN) {
+    free (*copy);
+    rc = write_once (i, copy, from, end);
+  }
+  return rc == -EAGAIN ? -EIO : rc;
 }
 
 static void
@@ -308,22 +316,31 @@ fm_intent_cool (struct fm_intent *i, const struct fm_bitmap *next, unsigned shif
 
 /* ---- what may be lost ---- */
 
+/* Whatever was lost until its last flush ended is known: whoever may have met it has told. */
+static bool
+has_heard (struct fm_intent *i, uint64_t deadline_ns)
+{
+  return fm_below_wait (i->log->below, atomic_load (&i->flushed), deadline_ns);
+}
+
 int
 fm_intent_renew (struct fm_intent *i)
 {
+  uint64_t deadline = fm_now_ns () + RENEW_MAX_NS, *words, from, end;
   int rc = 0;
-  if (!has_lost (i))
-    return 0;
-  pthread_mutex_lock (&i->lock);
-  enter (i);
-  if (has_lost (i)) {
-    uint64_t *words, from, end;
-    rc = write_dirty (i, &words, &from, &end);
-    free (words);
+  while (rc == 0 && has_heard (i, deadline)) {
+    if (!has_lost (i))
+      return 0;
+    pthread_mutex_lock (&i->lock);
+    enter (i);
+    if (has_lost (i)) {
+      rc = write_dirty (i, &words, &from, &end);
+      free (words);
+    }
+    leave (i);
+    pthread_mutex_unlock (&i->lock);
   }
-  leave (i);
-  pthread_mutex_unlock (&i->lock);
-  return rc;
+  return rc < 0 ? rc : -ETIMEDOUT;
 }
 
 /* ---- what a person, or a recovery, asks ---- */

@@ -39,6 +39,7 @@ struct fm_intent {
   unsigned shift;       /* log2 of a region's bytes */
   uint64_t nregions, nwords;
   _Atomic uint64_t *hot;
+  _Atomic uint64_t flushed; /* the moment (below.h) by which the last good flush had ended; of who is `busy` */
   _Atomic uint64_t heard; /* losses of `log` (store.h) before all of it was written and flushed; of who is `busy` */
   uint32_t *used_s; /* when a cycle had blocks of the region; the control's thread */
 
@@ -76,7 +77,8 @@ bool fm_intent_covers (const struct fm_intent *i, const struct fm_bitmap *blocks
 int fm_intent_cool (struct fm_intent *i, const struct fm_bitmap *next, unsigned shift,
                     uint32_t before_s);
 
-/* If it may have lost something, all of it is written anew.  0 or -errno: it is to be asked again. */
+/* If it may have lost something, also by a flush beside it that has not ended yet, all of it is written anew.  Not in
+ * the gate: it waits.  0 or -errno: it is to be asked again. */
 int fm_intent_renew (struct fm_intent *i);
 
 /* The first run of hot regions at or after `from`, in bytes.  False: none. */

@@ -242,7 +242,7 @@ def test_a_ledger_whose_name_is_not_flushed_is_written_again(tmp_path: Path) -> 
     """There is no way back after the rename: the change is made until it is known to be durable,
     also if a client on the same disk meets the same failure again and again meanwhile."""
     ledger.save(tmp_path, sample())
-    platform = FailingFolder(5)
+    platform = FailingFolder(4)
     book = Book(tmp_path, sample(), platform, Journal(platform))
     book.update(committed=9)
     assert book.current.committed == ledger.load(tmp_path).committed == 9

@@ -220,7 +220,7 @@ def test_who_looks_for_losses_has_the_log_written_anew(
         with pytest.raises(OSError, match="Invalid argument"):
             one_disk.flush()
         os.pwrite(fd, b"\0\0", 0)
-        servers.note()
+        servers.renew()
         assert hot == os.pread(fd, 2, 0) == b"\xff\xff"
     log.close()
     os.close(fd)
@@ -239,3 +239,32 @@ def test_what_others_have_lost_before_is_no_matter_of_a_record(
         assert servers.end()
     with run(scratch, "2") as (_, servers):
         assert servers.begin(clean=True, run_before="1") == ["disk"]
+
+
+def test_a_log_that_cannot_be_written_keeps_no_loss_from_being_recorded(
+    scratch: Path, one_disk: native.Store
+) -> None:
+    """Somebody is to be told of a loss, and the log of hot regions cannot be renewed: the one is
+    recorded, and the other is tried no more often than it must be, for each failure is a loss for
+    all on its disk."""
+    fd = os.open(scratch / "log", os.O_RDWR | os.O_CREAT)
+    os.ftruncate(fd, SIZE)
+    store = native.Store.file(fd, SIZE)
+    store.stands_with_folder()
+    log = native.Intent(store, 0, SIZE, 16)
+    with run(scratch, "1") as (volume, servers):
+        volume.set_intent(log)
+        assert servers.begin(clean=True, run_before="") == []
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, fd)
+        os.close(null)
+        with pytest.raises(OSError, match="Invalid argument"):
+            one_disk.flush()
+        volume.lose_front()
+        before = one_disk.losses
+        for _ in range(3):
+            servers.renew()
+            servers.note()
+        assert one_disk.losses == before + 1
+        assert json.loads((scratch / "servers").read_text())["untold"] == ["disk"]
+    log.close()

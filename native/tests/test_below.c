@@ -429,6 +429,56 @@ a_good_flush_has_a_whole_log (void)
   end ();
 }
 
+static struct fm_intent *renewed;
+
+static void *
+renew (void *unused)
+{
+  (void)unused;
+  CHECK_EQ (fm_intent_renew (renewed), 0);
+  pthread_mutex_lock (&disk);
+  done = true;
+  pthread_cond_broadcast (&moved);
+  pthread_mutex_unlock (&disk);
+  return NULL;
+}
+
+/* A flush beside the log's was under way when that one was good, and may have had the disk's word: a client's flush
+ * waits for it, and has the log written anew then. */
+static void
+a_whole_log_has_heard_of_those_under_way (void)
+{
+  pthread_t one, client;
+  begin ();
+  put (OTHER);
+  CHECK_EQ (fm_intent_open (store[ONE], 0, SIZE, 16, &renewed), 0);
+  store[ONE]->hurries = true;
+  code = EIO;
+  waits = true;
+  done = false;
+  pthread_create (&one, NULL, is_told, NULL);
+  pthread_mutex_lock (&disk);
+  while (!waiting)
+    fm_cond_wait (&moved, &disk);
+  pthread_mutex_unlock (&disk);
+  CHECK_EQ (fm_intent_heat_step (renewed, 0, BLOCK), 1);
+  CHECK_EQ (pwrite (file[ONE], "", 1, 0), 1);
+  pthread_create (&client, NULL, renew, NULL);
+  pthread_mutex_lock (&disk);
+  uint64_t until = fm_now_ns () + 50 * FM_MS;
+  while (!done && fm_cond_wait_until (&moved, &disk, until) == 0)
+    ;
+  CHECK (!done);
+  waits = false;
+  pthread_cond_broadcast (&moved);
+  pthread_mutex_unlock (&disk);
+  pthread_join (one, NULL);
+  pthread_join (client, NULL);
+  CHECK_EQ (log_byte (), 1);
+  fm_intent_close (renewed);
+  end ();
+}
+
 int
 main (void)
 {
@@ -445,5 +495,6 @@ main (void)
   RUN (a_log_that_may_be_lost_is_written_anew);
   RUN (nothing_is_hot_before_the_log_is_whole);
   RUN (a_good_flush_has_a_whole_log);
+  RUN (a_whole_log_has_heard_of_those_under_way);
   return finish ("below");
 }

@@ -46,9 +46,21 @@ FAULTS = (
         (("native/news.c", "return fm_volume_renew_intent (v);", "return 0;"),),
     ),
     Fault(
+        "a client's flush is good before the log has heard of a flush beside it (I4)",
+        "native:below",
+        (("native/intent.c", "while (rc == 0 && has_heard (i, deadline))", "while (rc == 0)"),),
+    ),
+    Fault(
+        "a log that cannot be written is tried again and again, a loss for all each time",
+        "tests/test_loss_record.py::"
+        "test_a_log_that_cannot_be_written_keeps_no_loss_from_being_recorded",
+        (("mirror_core/server_instance.py", "if self._platform.monotonic() < until:",
+          "if False:"),),
+    ),
+    Fault(
         "nobody writes a log anew that may be lost, unless a client does something (I4)",
         "tests/test_loss_record.py::test_who_looks_for_losses_has_the_log_written_anew",
-        (("mirror_core/server_instance.py", "            volume.renew_intent()\n", ""),),
+        (("mirror_core/server_instance.py", "                volume.renew_intent()\n", ""),),
     ),
     Fault(
         "a sync of the state folder is good though another's has lost what it covers (I9)",
@@ -59,11 +71,10 @@ FAULTS = (
     Fault(
         "a disk that drops its cache slowly keeps the flushes of all disks waiting",
         "native:below",
-        (("native/below.c", "  pthread_mutex_unlock (&lock);\n  for (struct fm_store *s = stores",
-          "  for (struct fm_store *s = stores"),
-         ("native/below.c", "      s->ops->forget (s);\n  pthread_mutex_unlock (&members);",
-          "      s->ops->forget (s);\n  pthread_mutex_unlock (&lock);\n"
-          "  pthread_mutex_unlock (&members);")),
+        (("native/below.c", "  pthread_mutex_unlock (&lock);\n  if (is_the_disks (rc))\n"
+          "    forget (f->below, own);\n",
+          "  if (is_the_disks (rc))\n    forget (f->below, own);\n"
+          "  pthread_mutex_unlock (&lock);\n"),),
     ),
     Fault(
         "a log of hot regions that may be lost waits for the next one that is heated (I4)",
@@ -205,7 +216,7 @@ FAULTS = (
         "a record of which nobody knows whether it stands says nothing",
         "tests/test_loss_record.py::"
         "test_a_loss_that_cannot_be_recorded_leaves_no_server_known",
-        (("mirror_core/server_instance.py", "            self._asserted |= known\n", ""),),
+        (("mirror_core/server_instance.py", "        self._asserted |= known\n", ""),),
     ),
     Fault(
         "a stop that cannot record a loss forgets those before",

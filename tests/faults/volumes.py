@@ -164,7 +164,7 @@ FAULTS = (
     Fault(
         "the intent log is not flushed (I4)",
         "native:intent",
-        (("native/intent.c", "    rc = fm_store_flush (i->log, &heard);", "    rc = 0;"),),
+        (("native/intent.c", "    rc = fm_store_io (i->log, &flush);", "    rc = 0;"),),
     ),
     Fault(
         "bits that a killed process left unflushed count as durable (I4)",
