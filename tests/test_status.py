@@ -104,7 +104,8 @@ def test_status_for_people_names_what_matters(running: Pair) -> None:
 
 def test_watch_goes_on_until_ctrl_c(running: Pair) -> None:
     """`status --watch` shows the status again and again; SIGINT is its regular end."""
-    words = [str(FLASHMIRROR), "status", east(running), "--watch", "--json"]
+    default = ("env", "--default-signal=INT")  # nohup(1) may have it ignored
+    words = [*default, str(FLASHMIRROR), "status", east(running), "--watch", "--json"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as watch:
         assert watch.stdout is not None and watch.stderr is not None
         seen = b""

@@ -30,9 +30,9 @@ def measure_intent(program: Path, disk: Path, rounds: int, pace: Pace) -> list[f
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=disk)))
         environment = _without_log(folder / "core")
-        with_log = stack.enter_context(_idle_pair(program, folder / "with"))
+        with_log = stack.enter_context(idle_pair(program, folder / "with", SIZE))
         with _environment(environment):
-            without = stack.enter_context(_idle_pair(program, folder / "without"))
+            without = stack.enter_context(idle_pair(program, folder / "without", SIZE))
         ratios = []
         for number in range(1, rounds + 1):
             order = (with_log, without) if number % 2 else (without, with_log)
@@ -66,9 +66,10 @@ def _environment(more: dict[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _idle_pair(program: Path, folder: Path) -> Iterator[Pair]:
-    with Pair(program, folder, str(SIZE)) as pair:
-        fill(pair.source_image, SIZE)
+def idle_pair(program: Path, folder: Path, size: int) -> Iterator[Pair]:
+    """Paused, with nothing to be sent, and everything hot."""
+    with Pair(program, folder, str(size)) as pair:
+        fill(pair.source_image, size)
         pair.start_both()
         pair.sync()
         pair.pause()

@@ -42,6 +42,7 @@ class Results:
     first_copies: list[FirstCopy] = field(default_factory=list)
     scale: Scale | None = None
     intent: list[float] = field(default_factory=list)
+    durable: dict[str, list[float]] = field(default_factory=dict)  # by case
 
     def of(self, contender: str, workload: str) -> list[Measurement]:
         return [m for m in self.measurements if (m.contender, m.workload) == (contender, workload)]
@@ -83,6 +84,10 @@ def figures(results: Results) -> list[Figure]:
     found.append(
         Figure("with / without intent log, IOPS, 4k-d32 on a disk", results.intent, _at_least(0.95))
     )
+    found += [
+        Figure(f"idle / nbdkit-file, 4k writes with FUA on a disk, {case}", values)
+        for case, values in results.durable.items()
+    ]
     return [figure for figure in found if figure.values]
 
 
