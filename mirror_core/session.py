@@ -122,7 +122,7 @@ class Session:
         if mine.runs != runs or image[:2] != known[:2]:
             self._book.update(
                 runs=runs, committed=image[0], committed_token=image[1],
-                consistency_point=image[2],
+                consistency_point=image[2], hardened=min(welcome.hardened, image[0]),
             )  # fmt: skip
 
     def connect(self) -> None:

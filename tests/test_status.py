@@ -308,6 +308,7 @@ def test_nothing_is_whole_at_a_target_that_has_lost_its_image(alone: Pair) -> No
     direct.wait_for(lambda: direct.status(alone)["peer"]["state"] == "connected", "a session")
     kill(alone, "east")
     direct.stop(alone, "west")
+    assert ledger.load(alone.folder / "east" / "state").hardened == 0, "nor after its next commit"
     found = seeing.stopped_status(config.load(east(alone)))
     assert (found["committed"]["sequence"], found["hardened_sequence"]) == (None, None)
     alone.start("east")

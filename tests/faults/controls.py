@@ -216,6 +216,11 @@ FAULTS = (
         (("mirror_core/target.py", "monotonic() < self._refused_until", "monotonic() < math.inf"),),
     ),
     Fault(
+        "what was whole of an image that is lost is whole of the next one after a kill",
+        "tests/test_status.py::test_nothing_is_whole_at_a_target_that_has_lost_its_image",
+        (("mirror_core/session.py", ", hardened=min(welcome.hardened, image[0])", ""),),
+    ),
+    Fault(
         "a pause without the target is said to be settled",
         "tests/test_status.py::test_what_was_begun_last_may_be_committed_and_not_whole",
         (("mirror_core/driver.py", "known = self.connected or self._book.current.begun ==",
