@@ -193,11 +193,12 @@ class Driver:
             return self._settled()
 
     def _settled(self) -> bool:
-        if self.standing:
-            return True
+        idle = self.progress.phase == "idle"
+        if self.standing or (self.halted and idle and not self.connected):
+            return True  # nothing is copied, nor can be
         # What was begun last may be committed, and not yet whole: only the target knows.
         known = self.connected or self._book.current.begun == self._book.current.committed
-        return known and self.progress.phase == "idle" and self.hardened >= self.committed
+        return known and idle and self.hardened >= self.committed
 
     def start(self) -> None:
         self._pulse.start()

@@ -62,5 +62,8 @@ fm_volume_zero (struct fm_volume *v, uint64_t session, uint64_t n, uint64_t offs
     rc = run (v, &r);
     offset += piece, n -= piece;
   }
-  return rc == 0 && durable ? fm_request_flush (v, &heard) : rc;
+  if (rc < 0 || !durable)
+    return rc;
+  rc = fm_request_flush (v, &heard);
+  return rc == 0 ? fm_volume_seal_intent (v) : rc;
 }

@@ -10,7 +10,7 @@
  * holds may take long on a disk that fails, and no flush of another one waits for that. */
 static pthread_mutex_t members = PTHREAD_MUTEX_INITIALIZER;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* guards the next lines */
-static pthread_cond_t ended;                             /* a flush */
+static pthread_cond_t ended = PTHREAD_COND_INITIALIZER;  /* a flush */
 static struct fm_store *stores;                          /* that have joined, by `beside` */
 static struct fm_below_flush *under_way;
 static uint64_t numbers;
@@ -63,13 +63,6 @@ fm_below_join_folder (struct fm_store *s)
   s->hurries = true;
   if (folder.below)
     fm_below_join (s, folder.below);
-}
-
-/* Its clock is not that of a static initializer (wait.h). */
-static void __attribute__ ((constructor))
-begin (void)
-{
-  fm_cond_init (&ended);
 }
 
 static bool
@@ -162,15 +155,13 @@ fm_below_moment (void)
   return moment;
 }
 
-bool
-fm_below_wait (unsigned below, uint64_t moment, uint64_t deadline_ns)
+void
+fm_below_wait (unsigned below, uint64_t moment)
 {
   pthread_mutex_lock (&lock);
-  while (any_before (below, moment) && fm_cond_wait_until (&ended, &lock, deadline_ns) == 0)
-    ;
-  bool all = !any_before (below, moment);
+  while (any_before (below, moment))
+    fm_cond_wait (&ended, &lock);
   pthread_mutex_unlock (&lock);
-  return all;
 }
 
 uint64_t

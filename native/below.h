@@ -34,10 +34,10 @@ void fm_below_end (struct fm_below_flush *f, int rc, const struct fm_store *own)
 /* It has failed with rc: all others of that number count a loss, if it is one of the disk's. */
 void fm_below_lose (unsigned below, int rc, const struct fm_store *own);
 
-/* Now, among the begins and ends of all flushes; and whether each flush on that disk that began before then has ended,
- * and told what it heard, by the deadline. */
+/* Now, among the begins and ends of all flushes; and to wait until each flush on that disk that began before then has
+ * ended, and told what it heard. */
 uint64_t fm_below_moment (void);
-bool fm_below_wait (unsigned below, uint64_t moment, uint64_t deadline_ns);
+void fm_below_wait (unsigned below, uint64_t moment);
 
 /* The number of this process's state folder, 0: none; before it is in use, and after. */
 void fm_below_set_folder (unsigned below);

@@ -9,7 +9,6 @@
 #include <string.h>
 
 #define PAGE_WORDS 512 /* 4096 bytes */
-#define RENEW_MAX_NS (30ULL * 1000 * FM_MS)
 
 uint64_t
 fm_intent_log_bytes (uint64_t size, unsigned shift)
@@ -316,31 +315,34 @@ fm_intent_cool (struct fm_intent *i, const struct fm_bitmap *next, unsigned shif
 
 /* ---- what may be lost ---- */
 
-/* Whatever was lost until its last flush ended is known: whoever may have met it has told. */
-static bool
-has_heard (struct fm_intent *i, uint64_t deadline_ns)
-{
-  return fm_below_wait (i->log->below, atomic_load (&i->flushed), deadline_ns);
-}
-
 int
 fm_intent_renew (struct fm_intent *i)
 {
-  uint64_t deadline = fm_now_ns () + RENEW_MAX_NS, *words, from, end;
   int rc = 0;
-  while (rc == 0 && has_heard (i, deadline)) {
+  if (!has_lost (i))
+    return 0;
+  pthread_mutex_lock (&i->lock);
+  enter (i);
+  if (has_lost (i)) {
+    uint64_t *words, from, end;
+    rc = write_dirty (i, &words, &from, &end);
+    free (words);
+  }
+  leave (i);
+  pthread_mutex_unlock (&i->lock);
+  return rc;
+}
+
+int
+fm_intent_seal (struct fm_intent *i)
+{
+  int rc;
+  do { /* whatever was lost until its last flush ended is known then */
+    fm_below_wait (i->log->below, atomic_load (&i->flushed));
     if (!has_lost (i))
       return 0;
-    pthread_mutex_lock (&i->lock);
-    enter (i);
-    if (has_lost (i)) {
-      rc = write_dirty (i, &words, &from, &end);
-      free (words);
-    }
-    leave (i);
-    pthread_mutex_unlock (&i->lock);
-  }
-  return rc < 0 ? rc : -ETIMEDOUT;
+  } while ((rc = fm_intent_renew (i)) == 0);
+  return rc;
 }
 
 /* ---- what a person, or a recovery, asks ---- */

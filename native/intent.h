@@ -77,9 +77,11 @@ bool fm_intent_covers (const struct fm_intent *i, const struct fm_bitmap *blocks
 int fm_intent_cool (struct fm_intent *i, const struct fm_bitmap *next, unsigned shift,
                     uint32_t before_s);
 
-/* If it may have lost something, also by a flush beside it that has not ended yet, all of it is written anew.  Not in
- * the gate: it waits.  0 or -errno: it is to be asked again. */
+/* If it has lost something, all of it is written anew.  0 or -errno: it is to be asked again. */
 int fm_intent_renew (struct fm_intent *i);
+/* The same when each flush beside it that was under way at its last good one has ended, however long that takes: so
+ * nothing that was hot by then is lost.  Not in the gate. */
+int fm_intent_seal (struct fm_intent *i);
 
 /* The first run of hot regions at or after `from`, in bytes.  False: none. */
 bool fm_intent_run (const struct fm_intent *i, uint64_t from, uint64_t *offset, uint64_t *length);

@@ -54,7 +54,7 @@ fm_news_flush (struct fm_volume *v, struct fm_news *n)
   if (rc < 0)
     return rc;
   atomic_store (&n->sure, heard);
-  return fm_volume_renew_intent (v);
+  return fm_volume_seal_intent (v);
 }
 
 bool

@@ -329,20 +329,19 @@ fm_request_finish (struct fm_volume *v, struct fm_request *r)
   int rc = leave (v, r, fm_store_io_unflushed (v->front, &r->op, &heard));
   if (rc == -EOPNOTSUPP && (r->op.flags & FM_FAST))
     return rc;
-  if (rc == 1)
+  bool durable = rc == 1;
+  if (durable)
     rc = fm_request_flush (v, &heard);
   else if (rc < 0)
     atomic_fetch_add (&v->write_errors, 1);
-  note_result (v, &r->op, rc);
-  return rc;
+  note_result (v, &r->op, rc); /* of the front: not of the log */
+  return rc == 0 && durable ? fm_volume_seal_intent (v) : rc;
 }
 
 int
 fm_request_flush (struct fm_volume *v, _Atomic uint64_t *heard)
 {
   int rc = fm_store_flush (v->front, heard);
-  if (rc == 0)
-    rc = fm_volume_renew_intent (v);
   if (rc < 0)
     atomic_fetch_add (&v->write_errors, 1);
   return rc;

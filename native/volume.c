@@ -233,6 +233,12 @@ fm_volume_renew_intent (struct fm_volume *v)
   return v->intent ? fm_intent_renew (v->intent) : 0;
 }
 
+int
+fm_volume_seal_intent (struct fm_volume *v)
+{
+  return v->intent ? fm_intent_seal (v->intent) : 0;
+}
+
 void
 fm_volume_set_hold (struct fm_volume *v)
 {

@@ -215,9 +215,11 @@ int fm_volume_heat_next (struct fm_volume *v);
 /* After a commit, and a flush of the front since its consistency point: cool what no
  * cycle used for `after_s` seconds (I4).  0 or -errno. */
 int fm_volume_cool (struct fm_volume *v, uint32_t after_s);
-/* What was written is in hot regions on the log's disk, too, whatever that has lost until now (I4).  After the flush
- * that is to be good for a client, and now and then.  0 or -errno. */
+/* What was written is in hot regions on the log's disk, too, whatever that has lost until now (I4); now and then.  0 or
+ * -errno. */
 int fm_volume_renew_intent (struct fm_volume *v);
+/* The same after a flush that is to be good for a client, whatever flushes that are under way have met. */
+int fm_volume_seal_intent (struct fm_volume *v);
 /* Without a link a writer who meets a pending block waits for the next one, instead of having it
  * copied to sink 0 alone (I5 without "and the link up").  Before the volume is in use. */
 void fm_volume_set_hold (struct fm_volume *v);

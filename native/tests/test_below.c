@@ -435,7 +435,7 @@ static void *
 renew (void *unused)
 {
   (void)unused;
-  CHECK_EQ (fm_intent_renew (renewed), 0);
+  CHECK_EQ (fm_intent_seal (renewed), 0);
   pthread_mutex_lock (&disk);
   done = true;
   pthread_cond_broadcast (&moved);

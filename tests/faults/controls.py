@@ -428,9 +428,8 @@ FAULTS = (
     Fault(
         "a pause that stops the copying does not wait for a commit that is under way",
         "tests/test_commands.py::test_pause_now_waits_for_a_commit_that_is_under_way",
-        (("mirror_core/driver.py", "        if self.standing:\n            return True\n",
-          '        if self.standing or (self.halted and self.progress.phase != "copy"):\n'
-          "            return True\n"),),
+        (("mirror_core/driver.py", "(self.halted and idle and not self.connected)",
+          '(self.halted and self.progress.phase != "copy")'),),
     ),
     Fault(
         "a cycle that stands still after its commit was lost is still to be committed",

@@ -43,12 +43,13 @@ FAULTS = (
     Fault(
         "what is durable by a client's flush is in regions whose log may be lost (I4)",
         "native:below",
-        (("native/news.c", "return fm_volume_renew_intent (v);", "return 0;"),),
+        (("native/news.c", "return fm_volume_seal_intent (v);", "return 0;"),),
     ),
     Fault(
         "a client's flush is good before the log has heard of a flush beside it (I4)",
         "native:below",
-        (("native/intent.c", "while (rc == 0 && has_heard (i, deadline))", "while (rc == 0)"),),
+        (("native/intent.c",
+          "    fm_below_wait (i->log->below, atomic_load (&i->flushed));\n", ""),),
     ),
     Fault(
         "a log that cannot be written is tried again and again, a loss for all each time",

@@ -79,8 +79,7 @@ FAULTS = (
     Fault(
         "a zero with FUA is durable without a flush",
         "native:durable",
-        (("native/access.c", "return rc == 0 && durable ? fm_request_flush (v, &heard) : rc;",
-          "return rc + 0 * (durable + (int)heard);"),),
+        (("native/access.c", "  rc = fm_request_flush (v, &heard);\n", ""),),
     ),
     Fault(
         "a zero with FUA is flushed in each of its pieces",
@@ -111,8 +110,8 @@ FAULTS = (
         "the mark in next comes after the write",
         "native:request",
         (("native/request.c", "  record (v, r);\n", ""),
-         ("native/request.c", "  if (rc == 1)\n    rc = fm_request_flush",
-          "  record (v, r);\n  if (rc == 1)\n    rc = fm_request_flush")),
+         ("native/request.c", "  if (durable)\n    rc = fm_request_flush",
+          "  record (v, r);\n  if (durable)\n    rc = fm_request_flush")),
     ),
     Fault(
         "a long zero zeroes its first piece again and again",

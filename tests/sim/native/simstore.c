@@ -657,5 +657,5 @@ sim_client_flush (struct fm_volume *v, uint64_t *heard)
   _Atomic uint64_t h = *heard;
   int rc = fm_store_flush (v->front, &h);
   *heard = h;
-  return rc < 0 ? rc : fm_volume_renew_intent (v);
+  return rc < 0 ? rc : fm_volume_seal_intent (v);
 }
