@@ -92,17 +92,6 @@ forget (unsigned below, const struct fm_store *own)
 }
 
 void
-fm_below_lose (unsigned below, int rc, const struct fm_store *own)
-{
-  if (!below || !is_the_disks (rc))
-    return;
-  pthread_mutex_lock (&lock);
-  count_loss (below, own);
-  pthread_mutex_unlock (&lock);
-  forget (below, own);
-}
-
-void
 fm_below_begin (struct fm_below_flush *f, unsigned below)
 {
   f->below = below;

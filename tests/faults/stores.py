@@ -8,8 +8,8 @@ FAULTS = (
     Fault(
         "what a disk says to one store's flush is not told to the others on it (I9)",
         "native:below simulate:20000",
-        (("native/below.c", "if (!below || !is_the_disks (rc))",
-          "if (below || is_the_disks (rc))"),),
+        (("native/below.c", "  if (is_the_disks (rc))\n    count_loss",
+          "  if (0 && is_the_disks (rc))\n    count_loss"),),
         "LOSS_IS_ONES_OWN",
     ),
     Fault(

@@ -281,7 +281,9 @@ sim_disks_lose (unsigned below, enum sim_loss loss, struct sim_disk *own, const 
       d->loss = mine;
     }
   sim_folder_lost (below, loss == SIM_LOSE_LATER);
-  fm_below_lose (below, -EIO, of);
+  struct fm_below_flush f; /* which waits for nobody: it has failed */
+  fm_below_begin (&f, below);
+  fm_below_end (&f, -EIO, of);
 }
 
 static void
