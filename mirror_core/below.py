@@ -172,7 +172,8 @@ class _Way:
         elif not mounts:
             self.names.add(f"anonymous {number}")
         for mount in mounts:
-            if mount.id in self._above:  # what it names is not here: here that is itself
+            # What it names is not here: here that is itself.  Or it names nothing to be found.
+            if mount.id in self._above or (mount.kind.startswith("fuse") and not mount.named):
                 self.names.add(_UNKNOWN)
             if mount.kind in _IN_MEMORY or mount.id in self._passed:
                 continue

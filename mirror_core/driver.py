@@ -615,6 +615,7 @@ class Driver:
         )
         self._journal.held(self._held)
         with self.changed:
+            self._standing = False  # as one did that was given up, perhaps
             self.progress = replace(self.progress, began=self._platform.monotonic())
         return cycle.Result()
 

@@ -109,19 +109,17 @@ def holder(site: config.SiteConfig) -> int | None:
 
 
 def _has_lock(site: config.SiteConfig, pid: int | None) -> bool:
-    """Whether the kernel says that this process has the site's state.  What stands in the file is
-    a number of the pid namespace it was written in, such as a container's that shares the folder;
-    here it may be somebody else's.  The kernel tells the numbers that are valid here, and nothing
-    of a process that has none (proc_locks(5)).  It names who took the lock: that is nbdkit's
-    process, by the plugin, which forks no more, and keeps its number when it begins anew."""
-    try:
-        inode = (site.state / "lock").stat().st_ino  # its device may be shown otherwise: btrfs
-        rows = [row.split() for row in Path("/proc/locks").read_text().splitlines()]
-    except OSError:
-        return False
-    return any(
-        row[1] == "FLOCK" and row[4] == str(pid) and row[5].endswith(f":{inode}") for row in rows
-    )
+    """Whether this process has the site's state: its lock's file open, as who has it keeps it
+    (proc_pid_fd(5)).  What stands in the file is a number of the pid namespace it was written in,
+    such as a container's that shares the folder; here it may be somebody else's.  /proc/locks does
+    not do: it knows nothing of a file system in user space that keeps its locks itself."""
+    lock = site.state / "lock"
+    with contextlib.suppress(OSError):  # it has ended, or is somebody else's
+        for fd in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed since
+                if os.path.samestat(fd.stat(), lock.stat()):
+                    return True
+    return False
 
 
 def begins_anew(site: config.SiteConfig) -> bool:

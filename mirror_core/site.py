@@ -370,8 +370,8 @@ class Site:
         self._maps.remove(self.book.current.site, but=self._run)
         self._remove_files_that_mean_nothing()
         self._maps_count = True
-        self._undo.callback(self.servers.stop, limits.JOIN_S)  # if the control does not start
         self.servers.start(self.journal)
+        self._undo.callback(self._end_looking, limits.JOIN_S)  # if the control does not start
         self.control.start()
 
     def _flush_holes(self) -> None:
@@ -475,11 +475,17 @@ class Site:
             return False
 
     def _end_thread(self) -> None:
-        """Nothing may be taken from under it: if it does not end, the process does."""
         until = self.platform.monotonic() + limits.JOIN_S
         self.control.stop()
-        ended = self.control.join(limits.JOIN_S)
-        if not (ended and self.servers.stop(max(0.0, until - self.platform.monotonic()))):
+        self._ended_or_abort(self.control.join(limits.JOIN_S))
+        self._end_looking(max(0.0, until - self.platform.monotonic()))
+
+    def _end_looking(self, timeout_s: float) -> None:
+        self._ended_or_abort(self.servers.stop(timeout_s))
+
+    def _ended_or_abort(self, ended: bool) -> None:
+        """Nothing may be taken from under a thread: if it does not end, the process does."""
+        if not ended:
             self.journal.say(
                 f"the control does not end within {limits.JOIN_S:g} s: the site ends as if killed"
             )

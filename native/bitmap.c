@@ -365,6 +365,14 @@ fm_bitmap_reset (struct fm_bitmap *b)
 }
 
 void
+fm_bitmap_clear_all (struct fm_bitmap *b)
+{
+  uint64_t first, n;
+  for (uint64_t at = 0; fm_bitmap_run (b, at, b->nbits, &first, &n); at = first + n)
+    fm_bitmap_clear (b, first, n);
+}
+
+void
 fm_bitmap_empty (struct fm_bitmap *b)
 {
   const uint64_t few = 8 * 1024; /* at most so many pages are kept: 32 MiB */
@@ -372,9 +380,6 @@ fm_bitmap_empty (struct fm_bitmap *b)
   if (b->emptied > few) {
     fm_bitmap_reset (b);
     b->emptied = 0;
-    return;
-  }
-  uint64_t first, n;
-  for (uint64_t at = 0; fm_bitmap_run (b, at, b->nbits, &first, &n); at = first + n)
-    fm_bitmap_clear (b, first, n);
+  } else
+    fm_bitmap_clear_all (b);
 }

@@ -73,8 +73,11 @@ bool fm_bitmap_run (const struct fm_bitmap *b, uint64_t from, uint64_t max,
 
 /* dst |= src. */
 void fm_bitmap_or (struct fm_bitmap *dst, const struct fm_bitmap *src);
-/* Clear everything and give the memory back.  No other call may be under way. */
+/* Clear everything and give the memory back.  No other call may be under way: a page of a shared map that is taken from
+ * under a reader ends the process where the file system is full. */
 void fm_bitmap_reset (struct fm_bitmap *b);
+/* Clear everything, beside readers. */
+void fm_bitmap_clear_all (struct fm_bitmap *b);
 /* The same, but a map that holds little keeps its pages for a while: a cycle of few
  * blocks would fault them in again one by one. */
 void fm_bitmap_empty (struct fm_bitmap *b);

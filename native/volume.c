@@ -379,7 +379,7 @@ fm_volume_abandon (struct fm_volume *v)
   if (since && atomic_load (&v->next_since_ns) != FM_SINCE_UNKNOWN)
     atomic_store (&v->next_since_ns, since);
   atomic_store (&v->cycle_since_ns, 0);
-  fm_bitmap_reset (v->pending);
+  fm_bitmap_clear_all (v->pending); /* writers look at it */
   fm_bitmap_reset (&v->unsent);
   fm_bitmap_reset (v->sent);
   fm_bitmap_reset (v->hardening);

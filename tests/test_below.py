@@ -278,6 +278,7 @@ MOUNTS = r"""
 41 20 0:61 / /other rw - overlay overlay rw,lowerdir=l/1:l/2,upperdir=9f/diff
 42 20 8:1 / /gone rw - xfs /dev/sda1 rw,logdev=/dev/not-here
 43 20 0:62 / /pool rw - bcachefs /dev/sdc:/dev/sda1 rw
+44 20 0:63 / /joined rw - fuse.mergerfs a:b rw
 """
 SDA, SDB, SDC, SDD, SDE, MD, NVME = "8:0", "8:16", "8:32", "8:48", "8:64", "9:0", "259:0"
 BLOCK = "/sys/dev/block"
@@ -355,6 +356,9 @@ WAYS: dict[str, tuple[str, int | None, set[str], set[str]]] = {
     "a file of it that is shown elsewhere": ("0:60", 40, set(), {"anonymous 0:60", UNKNOWN}),
     "a file of an overlay that names a path within an unknown one": (
         "0:61", 41, set(), {"anonymous 0:61", UNKNOWN},
+    ),
+    "a file of a file system in user space that names nothing": (
+        "0:63", 44, set(), {"anonymous 0:63", UNKNOWN},
     ),
     "a file of a file system whose log is on a device that is not here": (
         "8:1", 42, {SDA}, {UNKNOWN},

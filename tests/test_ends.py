@@ -7,7 +7,9 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from handmade import Handmade, MountedDisk, eventually, kill, refused, state_of, until_state
@@ -18,7 +20,7 @@ from test_link import frozen
 from mirror_core import config, ledger, limits, stores, timeouts
 from mirror_core.errors import LedgerError
 from mirror_core.metrics import SiteCollector
-from mirror_core.platform import Platform
+from mirror_core.platform import Platform, Thread
 from mirror_core.site import Site
 
 BLOCK = 4096
@@ -168,6 +170,41 @@ def test_a_peer_that_says_it_may_be_silent_for_ever_is_not_believed(handmade: Ha
     pair.more = f'link_timeout = "{limits.LINK_TIMEOUT_MAX_S + 1:g}s"'
     with pytest.raises(CommandFailed, match=r"link_timeout: .*at most 600s"):
         pair.create()
+
+
+class _HungLook(Platform):
+    """The thread that looks for losses hangs, and the one of the control cannot be begun."""
+
+    def __init__(self) -> None:
+        self.hangs, self.aborted = threading.Event(), threading.Event()
+
+    def spawn(self, name: str, work: Callable[[], None]) -> Thread:
+        if name == "control":
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+        def after_all() -> None:
+            self.hangs.wait()
+            work()
+
+        return super().spawn(name, after_all)
+
+    def abort(self) -> NoReturn:
+        self.aborted.set()
+        self.hangs.set()
+        raise SystemExit(1)
+
+
+def test_a_start_that_fails_takes_nothing_from_under_a_thread(
+    handmade: Handmade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A state disk hangs for the thread that looks for losses, and the site cannot go on: what that
+    thread uses is not freed, but the process ends."""
+    handmade.create()
+    monkeypatch.setattr(limits, "JOIN_S", 0.1)
+    platform = _HungLook()
+    with pytest.raises(SystemExit):
+        Site(config.load(str(handmade.toml("east"))), platform=platform).start()
+    assert platform.aborted.is_set()
 
 
 class _NoPid(Platform):

@@ -137,13 +137,13 @@ def promote(site: str, force: bool, timeout: float | None, as_json: bool) -> Non
             signal.signal(end, signal.default_int_handler)
     try:
         moment = _wait_promoted(settings, force=force, deadline=Deadline(timeout))
+        status = ask(settings, {"op": "status"})
+        # It was done before this command began: what it has committed since is another history's.
+        point = moment or {"sequence": _forked_at(settings), "consistency_point": None}
     except KeyboardInterrupt:
         raise MirrorError(
             f"{settings.name}: interrupted: {_take_back(settings)}", errno.EINTR
         ) from None
-    status = ask(settings, {"op": "status"})
-    # It was done before this command began: what it has committed since is another history's.
-    point = moment or {"sequence": _forked_at(settings), "consistency_point": None}
     record = {"site": settings.name, "role": status["role"], "lineage": status["lineage"], **point}
     text = _promoted if moment else _promoted_before
     show(record, as_json, lambda: text(settings.name, record))

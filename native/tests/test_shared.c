@@ -86,6 +86,30 @@ a_cycle_is_found (void)
   close (fd);
 }
 
+/* A cycle is given up while writers look at what is pending: no page of that map is given back, which a full file system
+ * could not give again to a reader (SIGBUS). */
+static void
+an_abandoned_cycle_keeps_what_writers_look_at (void)
+{
+  uint64_t held;
+  struct stat before, after;
+  begin ();
+  int fd = memory_file ();
+  CHECK_EQ (fm_volume_share (v, dup (fd)), 0);
+  fm_volume_mark (v, 5, 2);
+  CHECK_EQ (fm_group_freeze (&v, 1, 100 * FM_MS, &held), 0);
+  fm_volume_mark (v, 9, 1); /* a page of `next`, too */
+  CHECK_EQ (fstat (fd, &before), 0);
+  fm_volume_fail (v, -EIO, 0);
+  fm_volume_abandon (v);
+  CHECK_EQ (fstat (fd, &after), 0);
+  CHECK_EQ (after.st_blocks, before.st_blocks);
+  CHECK_EQ (stats ().pending_blocks, 0);
+  check_found (fd, 2, (const uint64_t[][2]){ { 5, 2 }, { 9, 1 } });
+  tear_down ();
+  close (fd);
+}
+
 /* A file that cannot be shared, or not twice, says that it is worth nothing, and the volume goes on. */
 static void
 a_file_that_cannot_hold_them (void)
@@ -125,6 +149,7 @@ main (void)
 {
   RUN (a_block_of_each_map_is_found);
   RUN (a_cycle_is_found);
+  RUN (an_abandoned_cycle_keeps_what_writers_look_at);
   RUN (a_file_that_cannot_hold_them);
   RUN (a_bit_of_no_block);
   return finish ("shared");

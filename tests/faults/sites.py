@@ -508,7 +508,18 @@ FAULTS = (
     Fault(
         "an overlay of a container shares nothing",
         "tests/test_below.py::test_what_stands_on_something_unknown_shares_with_all",
-        (("mirror_core/below.py", "if mount.id in self._above:", "if False:"),),
+        (("mirror_core/below.py", "if mount.id in self._above or", "if"),),
+    ),
+    Fault(
+        "a file system in user space that names nothing shares nothing",
+        "tests/test_below.py::test_the_way_down",
+        (("mirror_core/below.py", ' or (mount.kind.startswith("fuse") and not mount.named)', ""),),
+    ),
+    Fault(
+        "a start that fails frees what a thread that hangs still uses",
+        "tests/test_ends.py::test_a_start_that_fails_takes_nothing_from_under_a_thread",
+        (("mirror_core/site.py", "self._ended_or_abort(self.servers.stop(timeout_s))",
+          "self.servers.stop(timeout_s)"),),
     ),
     Fault(
         "what is unknown shares with what is unknown, and with nothing else",

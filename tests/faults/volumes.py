@@ -6,6 +6,12 @@ from faults.fault import Fault
 
 FAULTS = (
     Fault(
+        "an abandoned cycle takes the pages from under its writers",
+        "native:shared",
+        (("native/volume.c", "fm_bitmap_clear_all (v->pending);",
+          "fm_bitmap_reset (v->pending);"),),
+    ),
+    Fault(
         "no freeze (I6)",
         "native:volume",
         (("native/gate.c", "  uint32_t old = atomic_fetch_or (&g->state, FM_GATE_CLOSED);\n"
