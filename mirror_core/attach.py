@@ -12,8 +12,8 @@ Invariants.
 * A device is only ever reconnected to the history that it was attached to: the same site, volume
   and lineage, which are its `backend` in the kernel, at the same size (I7).  Otherwise the holder
   says why, and requests go on waiting.
-* One holder for each backend: it holds a lock.  The device does not need it while all is well, so
-  a holder may be killed and begun anew (`attach` again).
+* One holder for each backend (holders.py).  The device does not need it while all is well, so it
+  may be killed and begun anew (`attach` again).
 * A device that is mounted or open is not detached: what is not written yet would be lost.
 
 The kernel tells of a death before it has noted it, and of several connections one by one.  So
@@ -26,25 +26,24 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import re
 import select
-import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mirror_core import handshake, kernel, ledger, limits, process, stderr, writeback
+from mirror_core import handshake, holders, kernel, ledger, limits, process, stderr, writeback
 from mirror_core.config import SiteConfig
-from mirror_core.errors import ConfigError, MirrorError, PeerError
+from mirror_core.errors import ConfigError, LedgerError, MirrorError, PeerError
 from mirror_core.journal import Journal
-
-_LOCKS = Path("/run/flashmirror")  # of this machine, whoever starts the holder
+from mirror_core.lock import check_ledger
+from mirror_core.platform import TOKEN
 
 
 @dataclass(frozen=True)
@@ -71,50 +70,15 @@ def index_of(path: str) -> int:
 
 
 def backend(site: SiteConfig, volume: str) -> str:
-    """By what the kernel knows a volume of a source.  MirrorError: it has no device."""
+    """By what the kernel knows a volume of a source.  MirrorError: it has no device, or its ledger,
+    which is its owner's and not root's, names it by what is no name."""
     book = ledger.load(site.state)
+    check_ledger(site, book)
     if book.role != "source" or book.lineage is None:
         raise MirrorError(f"{site.name}: is a target, whose device is refused: attach the source's")
+    if not TOKEN.fullmatch(book.lineage.id):
+        raise LedgerError(f"{ledger.path_in(site.state)}: lineage: not 32 digits")
     return f"flashmirror/{book.name}/{volume}/{book.lineage.id}"
-
-
-# ---- the lock of a holder
-
-
-def _lock_path(name: str) -> Path:
-    return _LOCKS / f"{name.replace('/', ':')}.lock"
-
-
-def holder_of(name: str) -> int | None:
-    """The process that holds the device of this backend."""
-    try:
-        with _lock_path(name).open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return None
-    except BlockingIOError:
-        text = _lock_path(name).read_text().strip()
-        return int(text) if text else None  # it is just beginning
-    return None
-
-
-def _take_lock(name: str) -> int:
-    """The lock's descriptor, which holds it.  MirrorError: another holder has it."""
-    _LOCKS.mkdir(mode=0o700, exist_ok=True)
-    fd = os.open(_lock_path(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    deadline = time.monotonic() + limits.DEVICE_BUSY_S
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:  # another one, or one whose device has just gone
-            if time.monotonic() >= deadline:
-                os.close(fd)
-                raise MirrorError(f"{name}: another process holds it", errno.EBUSY) from error
-            time.sleep(0.02)
-            continue
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-        return fd
 
 
 # ---- the holder
@@ -125,7 +89,7 @@ class Holder:
 
     def __init__(self, device: Device, say: Callable[[str], None]) -> None:
         self._device, self._say = device, say
-        self._lock = _take_lock(device.backend)
+        self._lock = holders.take(device.backend)
         self._dead = kernel.DeadLinks()
         self._rounds = 0  # of new connections that are due
         self._lost: tuple[float, str] | None = None  # since when, and why last
@@ -139,12 +103,29 @@ class Holder:
         else:
             self._rounds = 1  # what died while nobody held it is not known
         self.index = found
-        several = self._device.connections > 1
-        with contextlib.suppress(OSError):  # before Linux 5.0: 30 s
-            kernel.set_request_timeout(found, max(
-                limits.REQUEST_TIMEOUT_S,
-                limits.REQUEST_TIMEOUT_LINKS * self._device.site.link_timeout,
-            ) if several else limits.REQUEST_TIMEOUT_ALONE_S)  # fmt: skip
+        adjusting = threading.Thread(name="adjust", target=self._adjust, daemon=True)
+        adjusting.start()
+        adjusting.join(limits.DEVICE_LOOK_S)  # done before anybody has the device, if all is well
+
+    def _adjust(self) -> None:
+        """In a thread of its own: the kernel keeps it for as long as requests wait for connections,
+        and it is the holder who renews them."""
+        try:
+            kernel.set_request_timeout(self.index, self._request_timeout_s())
+        except OSError as error:  # before Linux 5.0 there is no such setting
+            self._say(
+                f"{path_of(self.index)}: queue/io_timeout: {error.strerror}: what was under way on "
+                "a connection that died is sent again only 30 s after it was sent"
+            )
+        # Who opens it first has its partitions looked for, and waits as long as that does.
+        with contextlib.suppress(OSError):
+            os.close(os.open(path_of(self.index), os.O_RDONLY | os.O_CLOEXEC))
+
+    def _request_timeout_s(self) -> float:
+        if self._device.connections == 1:
+            return limits.REQUEST_TIMEOUT_ALONE_S
+        patience = limits.REQUEST_TIMEOUT_LINKS * self._device.site.link_timeout
+        return max(limits.REQUEST_TIMEOUT_S, patience)
 
     def _connect(self) -> int:
         wanted = self._device.index
@@ -277,7 +258,7 @@ def _notify_ready() -> None:
 def start(device: Device) -> int:
     """Have a holder for the device; its index when it can be used.  MirrorError."""
     held = kernel.find(device.backend)
-    if held is None or holder_of(device.backend) is None:
+    if held is None or holders.process_of(device.backend) is None:
         _launch(device)
         held = kernel.find(device.backend)
     assert held is not None, "a holder that is ready has a device"
@@ -294,7 +275,8 @@ def _launch(device: Device) -> None:
     words = [str(Path(sys.prefix) / "bin" / "flashmirror"), "attach", "--foreground"]
     words += ["--connections", str(device.connections), str(site.path), volume]
     words += [path_of(device.index)] if device.index is not None else []
-    log = site.state / f"attach-{volume}.log"
+    holders.prepare()
+    log = holders.log_path(device.backend)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, log.open("ab") as out:
         begin = out.tell()
         name = f"flashmirror-attach-{os.getpid()}-{os.urandom(8).hex()}"
@@ -327,7 +309,7 @@ def detach(index: int, *, force: bool = False) -> None:
     if name is None or not name.startswith("flashmirror/"):
         raise MirrorError(f"{path_of(index)}: is not attached by flashmirror")
     with contextlib.nullcontext() if force else _alone(index):
-        _end_holder(name)
+        holders.end(name)
         try:
             kernel.disconnect(index)
         except OSError as error:
@@ -347,7 +329,7 @@ def _alone(index: int) -> Iterator[None]:
     deadline = time.monotonic() + limits.DEVICE_BUSY_S
     while True:
         try:
-            fd = os.open(path_of(index), os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC)
+            fd = _open_alone(index)
         except OSError as error:
             if error.errno != errno.EBUSY:
                 raise MirrorError(
@@ -368,6 +350,43 @@ def _alone(index: int) -> Iterator[None]:
         os.close(fd)
 
 
+def _open_alone(index: int) -> int:
+    """The device, as its exclusive user.  OSError: EBUSY, it has another one.  Who opens a device
+    may have its partitions looked for, for as long as its site is away, and cannot be killed: that
+    is a process of its own, and MirrorError."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        child = os.fork()
+        if child == 0:
+            os._exit(_send_opened(theirs, index))
+        theirs.close()
+        ours.settimeout(limits.DEVICE_BUSY_S)
+        try:
+            code, fds, _, _ = socket.recv_fds(ours, 8, 1)
+        except TimeoutError as error:
+            raise MirrorError(
+                f"{path_of(index)}: does not answer, as its site is away: start that first, or "
+                f"'flashmirror detach --force {path_of(index)}' (what waits gets I/O errors)",
+                errno.ETIMEDOUT,
+            ) from error
+        os.waitpid(child, 0)
+    if not fds:
+        number = int(code or errno.EIO)
+        raise OSError(number, os.strerror(number))
+    return fds[0]
+
+
+def _send_opened(to: socket.socket, index: int) -> int:
+    """The exit status of who opens it."""
+    try:
+        fd = os.open(path_of(index), os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC)
+        socket.send_fds(to, [b"0"], [fd])
+    except OSError as error:
+        to.send(str(error.errno).encode())
+        return 1
+    return 0
+
+
 def _by(index: int) -> str:
     """Who uses a device or a part of it, as words behind "in use"; empty if nobody is found."""
     ours = re.compile(rf"/dev/nbd{index}(p\d+)?")
@@ -382,17 +401,3 @@ def _by(index: int) -> str:
                 name = (fd.parents[1] / "comm").read_text(errors="replace").strip()
                 return f" (by process {fd.parts[2]}, {name})"
     return ""
-
-
-def _end_holder(name: str) -> None:
-    """Returns when it has ended: a holder that goes on would see what is done behind its back."""
-    number = holder_of(name)
-    if number is None:
-        return
-    with contextlib.suppress(ProcessLookupError):
-        handle = os.pidfd_open(number)
-        try:
-            signal.pidfd_send_signal(handle, signal.SIGTERM)
-            select.select([handle], [], [], limits.DEVICE_BUSY_S)
-        finally:
-            os.close(handle)

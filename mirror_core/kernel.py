@@ -164,9 +164,12 @@ def find(backend: str) -> int | None:
 
 def set_request_timeout(index: int, seconds: float) -> None:
     """How long the kernel waits for one answer before it looks whether its connection is still
-    the same.  OSError."""
+    the same.  OSError.  Since Linux 6.11 it lets no request begin meanwhile and waits for those
+    that are under way, whose connections may be dead: nobody can kill who waits there."""
     path = _BLOCK_DEVICES / f"nbd{index}" / "queue" / "io_timeout"
-    path.write_text(str(round(seconds * 1000)))
+    wanted = str(round(seconds * 1000))
+    if path.read_text().strip() != wanted:
+        path.write_text(wanted)
 
 
 class DeadLinks:

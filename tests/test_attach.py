@@ -7,10 +7,12 @@ import contextlib
 import errno
 import os
 import socket
+import stat
 import struct
 import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ from pair import MakePair, Pair
 from served import NBDKIT
 
 from mirror_core import attach as attaching
-from mirror_core import config, handshake, kernel, limits
+from mirror_core import config, handshake, holders, kernel, limits
 from mirror_core.errors import MirrorError, PeerError
 
 SECONDS = 20.0
@@ -162,7 +164,6 @@ def test_without_the_module_attach_says_how_to_load_it(running: Pair) -> None:
     line = refused(*words, prefix=without_module())
     if os.geteuid() == 0:
         assert line == "the kernel has no nbd devices: load the module with 'modprobe nbd'"
-    assert not (running.folder / "east" / "state" / "attach-disk.log").exists()
     detach = refused("detach", "/dev/nbd0", prefix=without_module())
     assert "modprobe nbd" in detach or "root" in detach
 
@@ -199,7 +200,7 @@ def test_a_device_of_another_history_is_freed_before_it_is_unmounted(
     running: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its requests wait for a history that does not come back, and so would an unmount."""
-    monkeypatch.setattr(attaching, "_take_lock", lambda _: -1)
+    monkeypatch.setattr(holders, "take", lambda _: -1)
     monkeypatch.setattr(kernel, "DeadLinks", lambda: None)
     site = config.load(str(running.toml("east")))
     holder = attaching.Holder(attaching.Device(site, "disk", BACKEND), print)
@@ -224,7 +225,75 @@ def test_a_detach_that_the_kernel_refuses_says_that_the_holder_has_ended(
 
     monkeypatch.setattr(kernel, "backend_of", lambda _: BACKEND)
     monkeypatch.setattr(kernel, "disconnect", refuse)
-    monkeypatch.setattr(attaching, "_end_holder", ended.append)
+    monkeypatch.setattr(holders, "end", ended.append)
     with pytest.raises(MirrorError, match="Cannot allocate memory: it has no holder any more"):
         attaching.detach(7, force=True)
     assert ended == [BACKEND]
+
+
+# ---- the holder's own folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    own = tmp_path / "holders"
+    monkeypatch.setattr(holders, "FOLDER", own)
+    return own
+
+
+def a_folder_of_somebody_else(at: Path) -> None:
+    at.mkdir()
+    os.chown(at, 65534, 65534)
+
+
+def one_that_all_may_write_to(at: Path) -> None:
+    at.mkdir()
+    at.chmod(0o777)
+
+
+def a_link(at: Path) -> None:
+    (at.parent / "elsewhere").mkdir(mode=0o700)
+    at.symlink_to(at.parent / "elsewhere")
+
+
+def a_file(at: Path) -> None:
+    at.touch(mode=0o600)
+
+
+@pytest.mark.parametrize(
+    "made", [a_folder_of_somebody_else, one_that_all_may_write_to, a_link, a_file]
+)
+def test_a_holder_writes_where_nobody_else_can(folder: Path, made: Callable[[Path], None]) -> None:
+    """A folder that is another user's, or open to one, or a link: nothing is opened in it, for a
+    link there would be followed with root's rights."""
+    if made is a_folder_of_somebody_else and os.geteuid():
+        pytest.skip("only root can give a folder away")
+    made(folder)
+    with pytest.raises(MirrorError, match="root's alone"):
+        holders.take("flashmirror/east/disk/0")
+    assert folder.is_file() or os.listdir(folder) == []
+
+
+def test_one_process_holds_a_device(folder: Path) -> None:
+    """It is named while it holds it, and no longer: the number may be another process's after."""
+    name = "flashmirror/east/disk/0"
+    assert holders.process_of(name) is None
+    fd = holders.take(name)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert holders.process_of(name) == os.getpid()
+    with pytest.raises(MirrorError, match="another process holds it"):
+        holders.take(name)
+    os.close(fd)
+    assert holders.process_of(name) is None
+    os.close(holders.take(name))
+
+
+def test_who_is_ended_is_the_holder(folder: Path) -> None:
+    """A number that stands in a lock which nobody holds is nobody's to signal."""
+    name = "flashmirror/east/disk/0"
+    os.close(holders.take(name))
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as stranger:
+        holders.lock_path(name).write_text(f"{stranger.pid}\n")
+        holders.end(name)
+        assert stranger.poll() is None
+        stranger.kill()

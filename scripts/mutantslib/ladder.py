@@ -133,8 +133,8 @@ NOT_SIMULATED = (
 )
 # Where a fault is a nuisance, and no wrong byte, lost image or hang: only if asked for (--file).
 OUTSIDE = re.compile(
-    r"mirror_core/(cli/\w+|__init__|address|attach|connections|creation|door|errors|handshake|journal|kernel"
-    r"|limits|metrics|pki|process|sockets|status|units|writeback)\.py"
+    r"mirror_core/(cli/\w+|__init__|address|attach|connections|creation|door|errors|handshake|holders"
+    r"|journal|kernel|limits|metrics|pki|process|sockets|status|units|writeback)\.py"
 )
 
 

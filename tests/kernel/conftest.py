@@ -1,5 +1,6 @@
 """What these tests need of the machine: a missing program fails them, with its package's name."""
 
+import kernels
 import pytest
 import uml
 
@@ -17,3 +18,9 @@ PACKAGES = {
 def programs() -> None:
     if missing := uml.missing(PACKAGES):
         pytest.fail(missing, pytrace=False)
+
+
+@pytest.fixture(scope="module", params=kernels.all_kernels())
+def kernel(request: pytest.FixtureRequest) -> kernels.Kernel:
+    """Each kernel of a supported Debian in turn."""
+    return kernels.get(request.param)

@@ -24,6 +24,7 @@ from typing import Any
 
 from guest_sites import command
 
+HOLDERS = Path("/run/flashmirror-attach")
 PAIR, OTHER = Path("/dev/shm/pair"), Path("/dev/shm/other")
 EAST, WEST = PAIR / "east.toml", PAIR / "west.toml"
 AT = Path("/dev/shm/mnt")
@@ -91,6 +92,10 @@ class Guest:
     def attach(self, what: str, *words: str) -> None:
         self.facts.devices[what] = self.do("attach", EAST, "disk", *words)
 
+    def holder_log(self) -> Path:
+        (log,) = HOLDERS.glob("*.log")
+        return log
+
     # ---- load and kills
 
     def writes(self) -> int:
@@ -128,7 +133,7 @@ class Guest:
         fio = self.fio(name)
         self.busy(before)
         if holder:
-            (lock,) = Path("/run/flashmirror").glob("*disk*.lock")
+            (lock,) = HOLDERS.glob("*disk*.lock")
             self.kill(int(lock.read_text()))
         self.kill(site)
         self.do("start", EAST)
@@ -191,6 +196,14 @@ class Guest:
         self.facts.devices["detached last"] = self.do("detach", "/dev/nbd0")
         step("detached")
 
+    def unopened(self) -> None:
+        """Its site ends before anybody has opened it.  (There is no udev here.)"""
+        self.attach("not opened")
+        self.do("stop", EAST)
+        self.facts.devices["detached without its site"] = self.do("detach", "/dev/nbd0")
+        self.do("start", EAST)
+        step("detached without its site")
+
     def by_force(self) -> None:
         """Another history comes back under the site's name; what waits for the old one is given
         up.  From here on the kernel has reason to complain."""
@@ -200,7 +213,7 @@ class Guest:
         (PAIR / "east").rename(PAIR / "before")
         (OTHER / "east").rename(PAIR / "east")
         self.do("start", EAST)
-        log = PAIR / "before" / "state" / "attach-disk.log"
+        log = self.holder_log()
         until(lambda: "holds another history" in log.read_text(), "the holder notices")
         Path("/dev/kmsg").write_text(BY_FORCE)
         reader = subprocess.Popen(
@@ -220,8 +233,9 @@ class Guest:
         self.alone()
         images = [PAIR / site / "disk.img" for site in ("east", "west")]
         self.facts.equal = not command("cmp", *images, ok=(0, 1)).returncode
-        self.facts.holder_log = (PAIR / "east" / "state" / "attach-disk.log").read_text()
+        self.facts.holder_log = self.holder_log().read_text()
         self.facts.site_log = (PAIR / "east" / "state" / "site.log").read_text()
+        self.unopened()
         self.by_force()
         self.do("stop", EAST)
         self.do("stop", WEST)

@@ -52,9 +52,8 @@ def mount(kind: str, at: str, options: str = "") -> None:
     check(libc.mount(kind.encode(), at.encode(), kind.encode(), 0, options.encode()), f"mount {at}")
 
 
-def make_root() -> None:
+def make_root(modules: str) -> None:
     """The machine's tree below, a tmpfs above; then the folders that are the kernel's."""
-    modules = f"/usr/lib/uml/modules/{os.uname().release}"
     overlay = os.open(f"{modules}/kernel/fs/overlayfs/overlay.ko", os.O_RDONLY)
     check(libc.syscall(FINIT_MODULE, overlay, b"", 0), "overlay.ko")
     mount("tmpfs", "/mnt", "mode=755,size=90%")
@@ -141,7 +140,7 @@ def timed_out(*_: object) -> None:
 def main() -> None:
     try:
         conf: dict[str, Any] = json.loads(Path(os.environ["GUEST_CONF"]).read_text())
-        make_root()
+        make_root(f"{conf['modules_folder']}/{os.uname().release}")
         share(conf["share"])
         raise_interface("lo")
         if conf["address"]:

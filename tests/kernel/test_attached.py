@@ -1,6 +1,7 @@
 """`flashmirror attach` with a real kernel: its site is killed under a mounted, busy file system.
 
-One guest gathers the facts (``guest_attach``); each test here judges one promise by them.
+One guest of each kernel gathers the facts (``guest_attach``); each test here judges one promise by
+them.
 """
 
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import uml
 from guest_attach import BY_FORCE, KILLS, Facts
+from kernels import Kernel
 from pair import SOAK
 
 from mirror_core import limits
@@ -29,6 +31,7 @@ EXPECTED = (
     "failed to find a fallback",
     "Connection timed out, retrying",
     "Possible stuck request",
+    "Send disconnect failed",
 )
 
 pytestmark = pytest.mark.timeout(600 * TIMES)
@@ -41,7 +44,7 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> Run:
     if missing := uml.missing(MORE_PACKAGES):
         pytest.fail(missing, pytrace=False)
     if not FLASHMIRROR.exists():
@@ -54,6 +57,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         GUEST_SECONDS,
         modules=("nbd nbds_max=2",),
         memory="1024M",
+        kernel=kernel,
     )
     if guest.status != 0:
         pytest.fail(guest.report(), pytrace=False)
@@ -123,6 +127,12 @@ def test_detach_waits_for_who_opens_a_device_for_a_moment(run: Run) -> None:
     assert devices["detached again"] == "was not attached"
     assert devices["one connection"] == "/dev/nbd0"
     assert devices["detached last"] == "/dev/nbd0: detached"
+
+
+def test_a_device_that_nobody_has_opened_is_detached_without_its_site(run: Run) -> None:
+    """Nothing waits for the site: `detach` opens it to see who uses it, and comes back."""
+    assert run.facts.devices["not opened"] == "/dev/nbd0"
+    assert run.facts.devices["detached without its site"] == "/dev/nbd0: detached"
 
 
 def test_what_cannot_be_attached_is_refused(run: Run) -> None:

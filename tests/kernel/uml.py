@@ -41,9 +41,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-KERNEL = Path("/usr/bin/linux.uml")
+from kernels import OWN, Kernel, usual
+
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-PACKAGES = {str(KERNEL): "user-mode-linux", "modprobe": "kmod"}  # program: its package
+PACKAGES = {str(OWN.program): "user-mode-linux", "modprobe": "kmod"}  # program: its package
 GUEST_INIT = Path(__file__).with_name("guest_init.py")
 
 DIED = 97  # the guest ended without a word: panic, out of memory, PID 1 failed
@@ -159,17 +160,21 @@ class Guest:
         disks: Sequence[Path] = (),
         plug: Plug | None = None,
         environment: Mapping[str, str] | None = None,
+        kernel: Kernel | None = None,
     ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="guest.")
         run = Path(self._folder.name)
+        kernel = kernel or usual()
         conf = {
             "command": [str(word) for word in command],
             "share": str(share.resolve()),
             "modules": list(modules),
+            "modules_folder": str(kernel.modules),
             "timeout": timeout,
             "address": plug.address if plug else "",
             "environment": {
                 **{"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8"},
+                **({"PYTHONPATH": sources} if (sources := os.environ.get("PYTHONPATH")) else {}),
                 **(environment or {}),
             },
         }
@@ -182,7 +187,7 @@ class Guest:
                 f"vec0:transport=fd,fd={plug.end.fileno()},mac=02:00:00:00:00:{last:02x}"
             )
         fds = (plug.end.fileno(),) if plug else ()
-        self._process = _boot(run, memory, devices, fds)
+        self._process = _boot(kernel, run, memory, devices, fds)
         self._watcher = _watch(self._process.pid, timeout + BOOT_AND_HALT_SECONDS)
         self._log = run / "kernel.log"
         self._result: GuestResult | None = None
@@ -267,18 +272,21 @@ def run_guest(
     modules: Sequence[str] = (),
     memory: str = "512M",
     disks: Sequence[Path] = (),
+    kernel: Kernel | None = None,
 ) -> GuestResult:
     """Boot a guest, run the command in it to its end, and halt it."""
-    with Guest(command, share, timeout, modules=modules, memory=memory, disks=disks) as guest:
+    with Guest(
+        command, share, timeout, modules=modules, memory=memory, disks=disks, kernel=kernel
+    ) as guest:
         return guest.result()
 
 
 def _boot(
-    run: Path, memory: str, devices: Sequence[str], fds: Sequence[int]
+    kernel: Kernel, run: Path, memory: str, devices: Sequence[str], fds: Sequence[int]
 ) -> subprocess.Popen[str]:
     """Boot with the folder ``run``: the process that leads the guest's process group."""
-    kernel = [
-        *(str(KERNEL), f"mem={memory}", f"uml_dir={run}/", "umid=guest"),
+    words = [
+        *(str(kernel.program), f"mem={memory}", f"uml_dir={run}/", "umid=guest"),
         *("rootfstype=hostfs", "rootflags=/", "ro"),
         *("con=null", "con0=null,fd:2", "con1=fd:0,fd:1"),
         *("loglevel=7", "panic=-1", "noreboot", *devices),
@@ -286,11 +294,12 @@ def _boot(
     ]
     with open(run / "kernel.log", "wb") as log:
         return subprocess.Popen(
-            kernel,
+            words,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
-            cwd="/",
+            cwd=kernel.folder,
+            env={**os.environ, **kernel.environment},
             pass_fds=fds,
             start_new_session=True,  # or it makes a group of its own, which nobody would know
             text=True,

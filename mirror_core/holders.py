@@ -1,0 +1,102 @@
+"""Which process holds an attached device: a lock for each, and its log, in a folder of root's own.
+
+    RUN/flashmirror-attach/NAME.lock    held by the holder; the number of its process
+    RUN/flashmirror-attach/NAME.log     what it says, if nobody else takes that (systemd does)
+
+NAME is the device's backend (attach.py): site, volume and lineage.
+
+Invariants.
+* One holder for each backend: it holds the lock until it ends.
+* Who attaches is root, and a site's folders are its owner's, who may put a link there: so nothing
+  is opened for writing but here, where nobody but root can put anything.
+* A process number is believed only while the lock is held: it may be another process's after that.
+
+Both go with a reboot, as the devices do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import select
+import signal
+import stat
+import time
+from pathlib import Path
+
+from mirror_core import limits
+from mirror_core.errors import MirrorError
+
+FOLDER = Path("/run/flashmirror-attach")  # of this machine, whoever starts the holder
+
+
+def lock_path(name: str) -> Path:
+    return FOLDER / f"{name.replace('/', ':')}.lock"
+
+
+def log_path(name: str) -> Path:
+    return FOLDER / f"{name.replace('/', ':')}.log"
+
+
+def prepare() -> None:
+    """The folder is there, and ours alone.  MirrorError: it is not."""
+    try:
+        with contextlib.suppress(FileExistsError):
+            FOLDER.mkdir(mode=0o700)
+        info = FOLDER.lstat()
+    except OSError as error:
+        raise MirrorError(f"{FOLDER}: {error.strerror}", error.errno or 0) from error
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o077:
+        raise MirrorError(
+            f"{FOLDER}: not a folder that is root's alone (mode 0700): remove it, then try again",
+            errno.EPERM,
+        )
+
+
+def take(name: str) -> int:
+    """The lock's descriptor, which holds it.  MirrorError: another holder has it."""
+    prepare()
+    fd = os.open(lock_path(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + limits.DEVICE_BUSY_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:  # another one, or one whose device has just gone
+            if time.monotonic() >= deadline:
+                os.close(fd)
+                raise MirrorError(f"{name}: another process holds it", errno.EBUSY) from error
+            time.sleep(0.02)
+            continue
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        return fd
+
+
+def process_of(name: str) -> int | None:
+    """The process that holds the device of this backend."""
+    try:
+        with lock_path(name).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return None
+    except BlockingIOError:
+        text = lock_path(name).read_text().strip()
+        return int(text) if text else None  # it is just beginning
+    return None
+
+
+def end(name: str) -> None:
+    """Returns when it has ended: a holder that goes on would see what is done behind its back."""
+    number = process_of(name)
+    if number is None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        handle = os.pidfd_open(number)
+        try:
+            if process_of(name) == number:  # so that the handle is of the one that holds it
+                signal.pidfd_send_signal(handle, signal.SIGTERM)
+                select.select([handle], [], [], limits.DEVICE_BUSY_S)
+        finally:
+            os.close(handle)
