@@ -99,10 +99,7 @@ def _locked(
     platform: Platform,
     open_store: Callable[[str, float], stores.Opened],
 ) -> Iterator[_Found]:
-    if process.running(config):
-        raise MirrorError(
-            f"{config.name}: runs: stop it with 'flashmirror stop {config.path}', then adopt"
-        )
+    process.refuse_running(config, "adopt")
     with contextlib.ExitStack() as undo:
         undo.callback(platform.close, lock_state(config, platform))
         book = ledger.load(config.state, platform)

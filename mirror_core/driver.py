@@ -290,7 +290,9 @@ class Driver:
     def _say(self, reason: str | None, *, refused: bool = False) -> None:
         with self.changed:
             if reason and reason != self.reason:
-                self._journal.say(session.told(reason, paused=self._book.current.paused))
+                book = self._book.current
+                fresh = session.promoted_only(book)
+                self._journal.say(session.told(reason, paused=book.paused, promoted=fresh))
             self.reason, self.refused = reason, refused
             self._unsure |= refused
             self.changed.notify_all()

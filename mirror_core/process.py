@@ -122,38 +122,64 @@ def _has_lock(site: config.SiteConfig, pid: int | None) -> bool:
     return False
 
 
-def begins_anew(site: config.SiteConfig) -> bool:
-    """Whether the process that had the state last is this site's still: it has let go of it for a
-    moment, to have it again (`begin_anew`), or ends."""
+def found(site: config.SiteConfig) -> int | None:
+    """The process that serves this site, or is to serve it in a moment: the one that has its state;
+    one that lets go of it to have it again (`begin_anew`), or ends; and one whose lock, whose
+    state folder or whose `state` setting was taken away meanwhile.  None: it is not to be seen."""
     pid = holder(site)
-    words = _words_of(pid) if pid else []
-    path = os.fsencode(site.path)
-    return b"site=" + path in words or {b"start", b"--foreground", path} <= {*words}
+    if pid and (_has_lock(site, pid) or _is_begun_with(site, pid, tries=10)):
+        return pid
+    numbers = (int(name) for name in os.listdir("/proc") if name.isdigit())
+    return next((pid for pid in numbers if _is_begun_with(site, pid)), None)
 
 
-def _words_of(pid: int) -> list[bytes]:
+def _is_begun_with(site: config.SiteConfig, pid: int, tries: int = 1) -> bool:
+    """Whether a process was begun with this configuration: a word of its command line means the
+    same file there, whatever that is called here (proc_pid_root(5))."""
+    words = _words_of(pid, tries)
+    named = [word.removeprefix(b"site=") for word in words if word.startswith(b"site=")]
+    if {b"start", b"--foreground"} <= {*words}:
+        named += words
+    with contextlib.suppress(OSError):  # it has ended, is another user's, or sees no such file
+        ours = site.path.stat()
+        for path in (os.fsdecode(word) for word in named if word.startswith(b"/")):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                if os.path.samestat(os.stat(f"/proc/{pid}/root{path}"), ours):
+                    return True
+    return False
+
+
+def _words_of(pid: int, tries: int) -> list[bytes]:
     """What a process was begun with; nothing: it has ended.  In the instant of an exec(2) there is
-    nothing either, so that is looked at again."""
-    for _ in range(10):
+    nothing either: who is known to be there is looked at again."""
+    for _ in range(tries):
         try:
             words = Path(f"/proc/{pid}/cmdline").read_bytes()
         except OSError:
             return []
         if words:
             return words.split(b"\0")
-        time.sleep(0.01)
+        if tries > 1:
+            time.sleep(0.01)
     return []
 
 
 def is_there(site: config.SiteConfig) -> bool:
-    """Whether a process has the site's state, or is to have it again."""
-    return running(site) or begins_anew(site) or running(site)  # it may have it by now
+    """Whether a process has the site's state, is to have it again, or serves it without."""
+    return running(site) or found(site) is not None or running(site)  # it may have it by now
+
+
+def refuse_running(site: config.SiteConfig, then: str) -> None:
+    """MirrorError: what its process does not know of must not change under it."""
+    if is_there(site):
+        raise MirrorError(
+            f"{site.name}: runs: stop it with 'flashmirror stop {site.path}', then {then}"
+        )
 
 
 def hangs(site: config.SiteConfig, what: str) -> MirrorError:
     """The line for a process that lives and does not do its part."""
-    pid = holder(site)
-    pid = pid if _has_lock(site, pid) else None  # or somebody else would be killed
+    pid = found(site)
     end = f"'kill -9 {pid}'" if pid else "kill it"
     return MirrorError(
         f"{site.name}: process {pid or 'of the site'} {what}: see {site.state}/site.log; if it "
@@ -211,6 +237,8 @@ def start(site: config.SiteConfig) -> None:
         while not running(site):
             if not is_there(site) or time.monotonic() >= deadline:
                 _launch(site)
+                break
+            if _answers(site):  # without its lock
                 break
             time.sleep(0.02)  # there is no event to wait on but that it has its state
     _wait_ready(site)
@@ -296,6 +324,12 @@ def _launch(site: config.SiteConfig) -> None:
         time.sleep(0.02)  # a process that starts has no event to wait on but its answer
 
 
+def _answers(site: config.SiteConfig) -> bool:
+    with contextlib.suppress(PeerError):
+        return bool(status(site))
+    return False
+
+
 def _ask_once(site: config.SiteConfig, deadline: float) -> None:
     """Whether it answers.  Patiently: who gives up, and asks again, looks like an error in the
     site's log.  PeerError."""
@@ -305,6 +339,7 @@ def _ask_once(site: config.SiteConfig, deadline: float) -> None:
 
 def _wait_ready(site: config.SiteConfig) -> None:
     deadline = time.monotonic() + limits.START_TIMEOUT_S
+    gone_at: float | None = None
     while True:
         try:
             _ask_once(site, deadline)
@@ -312,6 +347,14 @@ def _wait_ready(site: config.SiteConfig) -> None:
         except PeerError as error:
             if not is_there(site):
                 raise _stopped(site) from error
+            gone_at = None if site.socket.exists() else gone_at or time.monotonic()
+            # One that begins anew makes it again within a moment.
+            if gone_at and time.monotonic() >= gone_at + limits.CONTROL_WAIT_S:
+                raise MirrorError(
+                    f"{site.name}: runs, and its socket {site.socket} was taken away: stop it and "
+                    "start it",
+                    errno.ENOENT,
+                ) from error
             if time.monotonic() >= deadline:
                 raise _not_ready(site, "") from error
         time.sleep(0.02)  # a process that starts has no event to wait on but its answer
@@ -386,7 +429,7 @@ def _last_of_ours(lines: list[str]) -> str | None:
 
 def stop(site: config.SiteConfig) -> bool:
     """Stop the site; returns when its process has ended, or had: whether that was in order, as its
-    ledger says.  MirrorError."""
+    ledger says.  MirrorError: it has not ended; or, as the line says, it has, and nobody knows."""
     deadline = time.monotonic() + limits.STOP_TIMEOUT_S
     looks = 0  # one after the other at a process that has the state and is not to be seen from here
     while is_there(site):
@@ -399,18 +442,22 @@ def stop(site: config.SiteConfig) -> bool:
         if looks == _LOOKS:
             raise _elsewhere(site)
         time.sleep(0.02)  # it is just starting, or just gone: look again
-    return ledger.load(site.state).clean
+    try:
+        return ledger.load(site.state).clean
+    except MirrorError as error:
+        how = f"{site.name}: is stopped, and whether in order is not known: {error}"
+        raise MirrorError(how, error.code) from error
 
 
 def _end(site: config.SiteConfig, deadline: float) -> bool:
     """Have the process end that has the state, and wait for it; whether it was to be seen."""
-    pid = holder(site)
+    pid = found(site)
     try:
         handle = os.pidfd_open(pid or 0)
     except (OSError, ValueError):
         return False
     try:
-        if not _has_lock(site, pid):  # so that it is the one of the handle, or that has ended
+        if found(site) != pid:  # so that it is the one of the handle, or that has ended
             return False
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(handle, signal.SIGTERM)

@@ -106,9 +106,9 @@ def _not_a_target(mine: Ledger, hello: Handshake) -> Decision | None:
     if mine.role == "target":
         return None
     return Decision(
-        refused=f"{mine.name} is a {mine.role}, not a target: correct 'peer', or, if {mine.name} "
-        f"is right, run 'flashmirror resync --full --force' on {hello.name}, which makes it the "
-        "target, and discards what only it has"
+        refused=f"{mine.name} is a {mine.role}, not a target, and so is {hello.name}: correct "
+        "'peer', or decide which of the two is right, and run 'flashmirror resync --full --force' "
+        "on the other one, which makes it the target, and discards what only it has"
     )
 
 

@@ -17,16 +17,27 @@ from mirror_core import flashcopy, native, peer, protocol, recovery, timeouts
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig
 from mirror_core.errors import LINK_ERRNOS, Answered, MirrorError, PeerError, Refused, line
+from mirror_core.ledger import Ledger
 from mirror_core.platform import Platform
 
 _RESUMES = "mirroring resumes by itself"
 _LATER = f"writes go on and {_RESUMES}"
 
 
-def told(reason: str, *, paused: bool) -> str:
-    """A reason from here, as it is true now: a source that is paused resumes nothing."""
+def told(reason: str, *, paused: bool, promoted: bool) -> str:
+    """A reason from here, as it is true now: a source that is paused resumes nothing, and one that
+    was promoted has no target yet."""
     stays = "it stays paused until 'flashmirror resume'"
-    return reason.replace(_RESUMES, stays) if paused else reason
+    first = (
+        "mirroring begins when the site there is a target (if it was the source before: by "
+        "'flashmirror resync --full --force' there, docs/recovery.md)"
+    )
+    return reason.replace(_RESUMES, stays if paused else first if promoted else _RESUMES)
+
+
+def promoted_only(book: Ledger) -> bool:
+    """Whether a source was promoted, and has mirrored to nobody since."""
+    return book.lineage is not None and bool(book.lineage.parent) and not book.committed
 
 
 def _outlook(error: flashcopy.CopyError) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mirror_core.driver import Driver
 from mirror_core.errors import NOT_YET, describe
 from mirror_core.flashcopy import FRONT, CopyError, explain
-from mirror_core.session import told
+from mirror_core.session import promoted_only, told
 from mirror_core.target import Target
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ def _failed_write(site: Site) -> str | None:
 def _of_source(site: Site, control: Driver) -> dict[str, Any]:
     with control.changed:
         progress, last, paused = control.progress, control.last_cycle, site.book.current.paused
-        reason = control.reason and told(control.reason, paused=paused)
+        fresh = promoted_only(site.book.current)
+        reason = control.reason and told(control.reason, paused=paused, promoted=fresh)
         state = (
             "refused" if control.refused
             else "degraded" if reason and (control.connected or site.journal.cycles or reason
@@ -111,7 +112,8 @@ def _silent(knocker: str) -> str:
 def _of_target(site: Site, control: Target) -> dict[str, Any]:
     book = site.book.current
     control.look_at_writes()
-    connected, since = control.connected(), control.since()
+    parted = control.parted()
+    connected, since = control.connected() and parted is None, parted or control.since()
     left = site.copier.left_bytes()
     with control.changed:
         refusal = control.refusal

@@ -255,7 +255,8 @@ def _open_fd(where: str) -> int:
         fd = os.open(where, os.O_RDWR | os.O_CLOEXEC | exclusive)
     except OSError as error:
         advice = {
-            errno.ENOENT: "create it, or mend its path in the configuration",
+            errno.ENOENT: "mount or put back what holds it, or mend its path in the configuration "
+            "(of a new site: create it)",
             errno.EACCES: "give this user read and write permission",
             errno.EBUSY: "unmount it, or stop what uses it",
             errno.EISDIR: "name a file or a block device",

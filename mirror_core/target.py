@@ -113,6 +113,8 @@ class Target:
         # of this history is there for its sign, whether it has a session or not.
         self.heard = self._there_until = -math.inf
         self._knocker = ""  # its name
+        self._knocked = -math.inf  # monotonic: the last time
+        self._parted_since = 0.0  # Unix seconds: the first time since `heard`
         # So the source said when it looked last; None: not yet in this session.
         self.source_paused: bool | None = None
         self._silence = 0.0  # how long this source may be silent, as it says
@@ -184,6 +186,11 @@ class Target:
     def knock(self, name: str, lineage: str) -> protocol.Record:
         """A source is there that has no session."""
         self._note_sign(name, lineage, timeouts.knocks_again_s(self._silence_s()))
+        with self.changed:
+            if name == self.source:
+                if self._knocked <= self.heard:
+                    self._parted_since = self._platform.time()
+                self._knocked = self._platform.monotonic()
         return {}
 
     def _note_sign(self, name: str, lineage: str, for_s: float) -> None:
@@ -335,8 +342,11 @@ class Target:
         if there or now < self._there_until:
             name = self.source if there else self._knocker
             how = "connected" if self.connected() else "there"
+            more = math.ceil(max(self._gone_at(), self._there_until) - now)
             raise MirrorError(
-                f"its source {name} is {how}: stop it, or promote with --force", errno.EBUSY
+                f"its source {name} is {how}: stop it, or promote with --force (if it has ended "
+                f"since it was last heard of: promote again in {more} s)",
+                errno.EBUSY,
             )
         left = self._began + timeouts.asks_again_s(self._silence_s()) - now
         if self.heard < self._began and left > 0:
@@ -750,6 +760,12 @@ class Target:
     def is_there(self) -> bool:
         """Whether the source was heard of lately, even if no session can be opened."""
         return self._platform.monotonic() < self._gone_at()
+
+    def parted(self) -> float | None:
+        """Unix seconds: since when the source says that it has no session any more, though it was
+        heard of in one just now; None: it does not say so."""
+        with self.changed:
+            return self._parted_since if self._knocked > self.heard else None
 
     def knocker(self) -> str:
         """The source that says that it is there and has no session; empty: none does."""

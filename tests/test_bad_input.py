@@ -315,8 +315,9 @@ def test_two_sources_do_not_mirror(handmade: Handmade) -> None:
     handmade.start()
     status = until_state(handmade, "refused")
     assert status["reason"] == (
-        "west is a source, not a target: correct 'peer', or, if west is right, run 'flashmirror "
-        "resync --full --force' on east, which makes it the target, and discards what only it has"
+        "west is a source, not a target, and so is east: correct 'peer', or decide which of the "
+        "two is right, and run 'flashmirror resync --full --force' on the other one, which makes "
+        "it the target, and discards what only it has"
     )
 
 

@@ -58,6 +58,25 @@ def test_a_source_whose_own_data_server_is_gone_says_that_clients_fail(
     direct.wait_status(handmade, "east", state="mirroring", reason=None)
 
 
+def test_a_promoted_source_does_not_say_that_its_old_source_comes_back(handmade: Handmade) -> None:
+    """By itself: that one is refused until a person has made it the target."""
+    handmade.create()
+    handmade.start()
+    direct.sync(handmade)
+    kill(handmade, "east")
+    handmade.run("promote", str(handmade.toml("west")), "--force")
+    first = "mirroring begins when the site there is a target"
+    direct.wait_for(lambda: first in (direct.status(handmade, "west")["reason"] or ""), first)
+    assert RESUMES not in direct.status(handmade, "west")["reason"]
+    assert first in handmade.log("west")
+    handmade.run("resync", east(handmade), "--full", "--force")
+    handmade.start("east")
+    handmade.run("sync", str(handmade.toml("west")), "--timeout", "20s")
+    handmade.stop("east")
+    resumes = f"writes go on and {RESUMES}"
+    direct.wait_for(lambda: resumes in (direct.status(handmade, "west")["reason"] or ""), resumes)
+
+
 def test_a_paused_source_that_lost_its_peer_says_that_it_stays_paused(handmade: Handmade) -> None:
     """At every moment as it is then: in status, and in the log."""
     handmade.create()

@@ -35,7 +35,12 @@ def test_a_target_without_a_history_takes_the_source_s() -> None:
 
 
 REFUSALS: list[tuple[str, Ledger, Handshake, str]] = [
-    ("role", replace(MINE, role="source"), HELLO, "west is a source, not a target: correct"),
+    (
+        "role",
+        replace(MINE, role="source"),
+        HELLO,
+        "west is a source, not a target, and so is east: correct",
+    ),
     ("name", MINE, replace(HELLO, name="west"), "both sites are named west: give each its own"),
     (
         "missing volume",

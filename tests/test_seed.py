@@ -253,7 +253,7 @@ def test_what_a_cycle_relies_on_is_what_the_target_holds_then(
 
 def test_only_a_stopped_target_without_an_image_is_seeded(couriered: Pair) -> None:
     """A source, a running target and one that has an image refuse, with what to do."""
-    with pytest.raises(CommandFailed, match="runs already"):
+    with pytest.raises(CommandFailed, match="east: runs: stop it"):
         couriered.run("seed", str(couriered.toml("east")))
     couriered.start("west")
     direct.sync(couriered)

@@ -156,6 +156,30 @@ def test_a_target_whose_own_state_disk_fails_says_so(make_pair: MakePair) -> Non
     direct.wait_status(pair, "west", reason=None)
 
 
+def test_a_target_whose_source_has_no_session_says_so(make_pair: MakePair) -> None:
+    """The source cannot write its ledger, and so mirrors nothing: its target, which hears from it
+    all the time, does not say that they mirror."""
+    pair = make_pair("--size", "1M")
+    pair.start()
+    direct.sync(pair)
+    in_the_way = pair.folder / "east" / "state" / "ledger.new"
+    in_the_way.mkdir()
+    with pair.client() as client:
+        client.write(0, b"x" * 4096)
+    direct.wait_for(
+        lambda: (
+            "east is there, and has no session" in (direct.status(pair, "west")["reason"] or "")
+        ),
+        "the reason",
+    )
+    found = direct.wait_status(pair, "west", state="degraded")
+    assert found["peer"]["state"] == "disconnected" and found["peer"]["heard"]
+    assert abs(time.time() - found["peer"]["since"]) < 20
+    in_the_way.rmdir()
+    direct.sync(pair)
+    direct.wait_status(pair, "west", state="mirroring", reason=None)
+
+
 def test_a_target_says_since_when_it_has_lost_its_source(make_pair: MakePair) -> None:
     """Not since when they were connected."""
     pair = make_pair("--size", "1M")

@@ -38,6 +38,7 @@ class Size(click.ParamType[int]):
 def create(site: str, role: str, as_json: bool) -> None:
     """Write the first ledger of a site from its TOML file."""
     settings = config.load(site)
+    process.refuse_running(settings, "create it")
     notes: list[str] = []
     first = creation.create(settings, cast(Literal["source", "target"], role), notes.append)
     record = {
@@ -57,6 +58,7 @@ def create(site: str, role: str, as_json: bool) -> None:
 def resync(site: str, full: bool, force: bool, as_json: bool) -> None:
     """Have a stopped site take everything from its peer, whatever it holds now."""
     settings = config.load(site)
+    process.refuse_running(settings, "resync it")
     fresh = resyncing.resync_full(settings, force=force)
     record = {"site": fresh.name, "role": fresh.role}
     show(record, as_json, lambda: f"{fresh.name}: a target that takes everything from its peer")
@@ -70,7 +72,9 @@ def resync(site: str, full: bool, force: bool, as_json: bool) -> None:
 @json_option
 def seed(site: str, force: bool, as_json: bool) -> None:
     """Have a stopped target take its data stores for a copy: only what differs is sent."""
-    fresh = resyncing.seed(config.load(site), force=force)
+    settings = config.load(site)
+    process.refuse_running(settings, "seed it")
+    fresh = resyncing.seed(settings, force=force)
     record = {"site": fresh.name, "role": fresh.role, "seeded": fresh.seeded}
     show(record, as_json, lambda: f"{fresh.name}: what its data stores hold is compared, not sent")
 
@@ -182,7 +186,7 @@ def check(site: str, as_json: bool) -> None:
     settings = config.load(site)
     rows = [("configuration", "ok", str(settings.path))]
     book: ledger.Ledger | None = None
-    live = process.running(settings)
+    live = process.is_there(settings)
     try:
         book = ledger.load(settings.state)
         lock.check_ledger(settings, book)

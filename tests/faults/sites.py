@@ -94,7 +94,7 @@ FAULTS = (
     Fault(
         "a paused source says that mirroring resumes by itself",
         "tests/test_outlook.py::test_a_paused_source_that_lost_its_peer_says_that_it_stays_paused",
-        (("mirror_core/session.py", "stays) if paused else reason", "stays) if 0 else reason"),),
+        (("mirror_core/session.py", "stays if paused else first", "stays if 0 else first"),),
     ),
     Fault(
         "a source whose data server is gone says that writes go on",
@@ -166,8 +166,7 @@ FAULTS = (
         "a site that begins anew is taken for a stopped one",
         "tests/test_promotion_waits.py::test_a_site_that_begins_anew_is_not_stopped "
         "tests/test_promotion_waits.py::test_a_site_that_begins_anew_is_stopped_and_started_as_any",
-        (("mirror_core/process.py", "return running(site) or begins_anew(site) or running(site)",
-          "return running(site)"),),
+        (("mirror_core/process.py", " or found(site) is not None or running(site)", ""),),
     ),
     Fault(
         "a device whose history is gone is to be unmounted first",
@@ -439,9 +438,40 @@ FAULTS = (
           "            if True:  # so")),
     ),
     Fault(
+        "a site whose lock was taken away is called stopped",
+        "tests/test_taken_away.py",
+        (("mirror_core/process.py",
+          "    return next((pid for pid in numbers if _is_begun_with(site, pid)), None)",
+          "    return None"),),
+    ),
+    Fault(
+        "a site is known by words that look alike",
+        "tests/test_taken_away.py::test_another_site_of_the_same_name_is_not_this_one",
+        (("mirror_core/process.py",
+          "if os.path.samestat(os.stat(f\"/proc/{pid}/root{path}\"), ours):",
+          "if path.endswith(\"/east.toml\"):"),),
+    ),
+    Fault(
+        "a start waits for a socket that was taken away",
+        "tests/test_taken_away.py::test_a_site_whose_socket_was_removed_is_said_to_run",
+        (("mirror_core/process.py", "            if gone_at and time.monotonic()",
+          "            if False and time.monotonic()"),),
+    ),
+    Fault(
+        "a target mirrors from a source that says that it has no session",
+        "tests/test_status.py::test_a_target_whose_source_has_no_session_says_so",
+        (("mirror_core/status.py", "connected() and parted is None", "connected()"),),
+    ),
+    Fault(
+        "a promoted source awaits its old source",
+        "tests/test_outlook.py::test_a_promoted_source_does_not_say_that_its_old_source_comes_back",
+        (("mirror_core/session.py", "first if promoted else", "first if 0 else"),),
+    ),
+    Fault(
         "a stop signals whoever has the number in the lock file",
         "tests/test_hangs.py::test_a_stop_signals_nobody_but_who_has_the_state",
-        (("mirror_core/process.py", "if not _has_lock(site, pid):", "if False:"),),
+        (("mirror_core/process.py",
+          "if pid and (_has_lock(site, pid) or _is_begun_with(site, pid, tries=10)):", "if pid:"),),
     ),
     Fault(
         "a start that takes long is said to have ended",

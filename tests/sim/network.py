@@ -196,7 +196,7 @@ class Network:
                     forked = any(h.forked for h in self.world.histories.values())
                     if not self.world.counts["intent logs that fail"] and not forked:
                         raise Violation(answer.decode())
-                if not self._arrives_back(exchange):
+                if not self._arrives_back(exchange, target):
                     return
                 exchange.answer = answer
                 exchange.changed.notify_all()
@@ -218,10 +218,13 @@ class Network:
             counts["pieces compared"] += len(equal[1])
             counts["found equal"] += equal[1].count(b"1")
 
-    def _arrives_back(self, way: Broken) -> bool:
+    def _arrives_back(self, way: Broken, target: Life) -> bool:
+        """A site that stops does not wait for what it has answered, and which may be lost."""
         current().pause()
         self._travel(0)
         while self.hung and not way.broken:
+            if target.stopping:
+                return False
             current().wait(lib.sim_clock_ns + NS // 10)
         return not way.broken
 
@@ -279,7 +282,7 @@ class Network:
             else:
                 rc = lib.sim_client_flush(volume, connection.heard)
             scheduler.trace(f"{kind} of {length} at {offset}: {rc}")
-            if connection.target.dead or not self._arrives_back(connection):
+            if connection.target.dead or not self._arrives_back(connection, connection.target):
                 return
             if connection.port:
                 lib.sim_answer(connection.port, op, rc)

@@ -48,7 +48,7 @@ class Life:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.dead = False
+        self.dead = self.stopping = False
 
 
 class Task:

@@ -117,7 +117,6 @@ class Incarnation(Life):
         self.handles: list[Any] = []  # its stores
         self.site: site.Site | None = None
         self.up = False
-        self.stopping = False
         self.promoters = 0  # who have asked for it
         self.anew = False  # the process is to begin again
         self.refused: MirrorError | None = None  # it did not start, or did not stop in order
