@@ -763,9 +763,11 @@ class Target:
 
     def parted(self) -> float | None:
         """Unix seconds: since when the source says that it has no session any more, though it was
-        heard of in one just now; None: it does not say so."""
+        heard of in one just now; None: it does not, or it makes a pause because of this site."""
         with self.changed:
-            return self._parted_since if self._knocked > self.heard else None
+            says_so = self._knocked > self.heard and self._platform.monotonic() < self._there_until
+            at_fault = self.trouble or self.failure
+            return self._parted_since if says_so and not at_fault else None
 
     def knocker(self) -> str:
         """The source that says that it is there and has no session; empty: none does."""

@@ -14,7 +14,7 @@ from nbd_client import NbdError
 from served import Server
 
 from mirror_core import config
-from mirror_core.cli import creating
+from mirror_core.cli import checking
 
 RESUMES = "mirroring resumes by itself"
 STAYS = "it stays paused until 'flashmirror resume'"
@@ -259,7 +259,7 @@ def test_a_failed_write_fails_the_check_whatever_the_state(
     handmade.write("east")
     settings = config.load(east(handmade))
     found = {"role": "source", "state": state, "paused": state == "paused", "reason": WRITE_FAILED}
-    monkeypatch.setattr(creating, "ask", lambda *_: found)
-    assert creating._check_running(settings) == [("mirroring", "failed", WRITE_FAILED)]
+    monkeypatch.setattr(checking, "ask", lambda *_: found)
+    assert checking._check_running(settings) == [("mirroring", "failed", WRITE_FAILED)]
     found["reason"] = None
-    assert creating._check_running(settings) == [("mirroring", "ok", state)]
+    assert checking._check_running(settings) == [("mirroring", "ok", state)]

@@ -9,7 +9,16 @@ import sys
 
 import click
 
-from mirror_core.cli import adopting, attaching, creating, mirroring, running, securing, seeing
+from mirror_core.cli import (
+    adopting,
+    attaching,
+    checking,
+    creating,
+    mirroring,
+    running,
+    securing,
+    seeing,
+)
 from mirror_core.errors import ConfigError, MirrorError
 
 
@@ -22,7 +31,7 @@ def cli() -> None:
     """
 
 
-for family in (creating, adopting, running, seeing, mirroring, attaching, securing):
+for family in (creating, checking, adopting, running, seeing, mirroring, attaching, securing):
     for command in family.COMMANDS:
         cli.add_command(command)
 

@@ -8,7 +8,7 @@ FAULTS = (
     Fault(
         "check finds nothing wrong while writes fail",
         "tests/test_failed_writes.py::test_a_source_whose_data_store_is_full_says_that_writes_fail",
-        (("mirror_core/cli/creating.py", " and (not reason or waits)", ""),),
+        (("mirror_core/cli/checking.py", " and (not reason or waits)", ""),),
     ),
     Fault(
         "a promotion that is taken back in its last step is recorded",
@@ -49,9 +49,19 @@ FAULTS = (
         (("mirror_core/pki.py", "        .add_extension(signers, critical=False)\n", ""),),
     ),
     Fault(
+        "check of a running site does not look at what it has open",
+        "tests/test_check.py::test_a_running_site_s_next_start_is_checked",
+        (("mirror_core/cli/checking.py", ", *_check_in_use(settings)]", "]"),),
+    ),
+    Fault(
+        "check finds room in a full state folder",
+        "tests/test_check.py::test_a_full_state_folder_fails_the_check",
+        (("mirror_core/cli/checking.py", "    if free >= need:", "    if True:"),),
+    ),
+    Fault(
         "a check of a paused source is content with a failed write",
         "tests/test_outlook.py::test_a_failed_write_fails_the_check_whatever_the_state",
-        (("mirror_core/cli/creating.py", 'status["role"] == "target" and ', ""),),
+        (("mirror_core/cli/checking.py", 'status["role"] == "target" and ', ""),),
     ),
     Fault(
         "a target of a paused source says that all is well",
@@ -104,7 +114,7 @@ FAULTS = (
     Fault(
         "a peer is to be started whatever became of the question",
         "tests/test_advice.py::test_a_peer_is_to_be_started_only_if_it_does_not_run",
-        (("mirror_core/cli/creating.py",
+        (("mirror_core/cli/checking.py",
           "        elif peer.does_not_run(settings.peer, error):\n", "        else:\n"),),
     ),
     Fault(

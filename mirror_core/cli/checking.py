@@ -1,0 +1,237 @@
+"""check: whether a configuration, this site's stores and state, and the other site fit together.
+
+It changes nothing.  Of a site that runs it looks at what the next start would find, too.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from mirror_core import config, intent, ledger, limits, lock, native, peer, process, stores
+from mirror_core.address import Tls
+from mirror_core.cli.common import ask, json_option, show, site_argument
+from mirror_core.errors import NOT_YET, Answered, MirrorError, PeerError
+from mirror_core.units import format_size
+
+Row = tuple[str, str, str]
+
+_LEDGER_BYTES = 1 << 20  # of a ledger with its maps, and small files beside it
+
+
+@click.command()
+@site_argument
+@json_option
+def check(site: str, as_json: bool) -> None:
+    """Check a configuration, this site's stores, and that both sites fit together."""
+    settings = config.load(site)
+    rows = [("configuration", "ok", str(settings.path))]
+    book: ledger.Ledger | None = None
+    live = process.is_there(settings)
+    try:
+        book = ledger.load(settings.state)
+        lock.check_ledger(settings, book)
+        count = len(book.volumes)
+        rows.append(("ledger", "ok", f"{book.role}, {count} volume{'s' if count > 1 else ''}"))
+    except MirrorError as error:
+        again = ""
+        if live and error.code == errno.ENOENT:
+            again = (
+                f"{ledger.path_in(settings.state)}: is gone, and this site, which runs, writes it "
+                "again with its next commit: 'flashmirror sync' on the source makes one"
+            )
+        rows.append(("ledger", "failed", again or str(error)))
+    rows.append(("process", "ok", "running" if live else "stopped"))
+    if live:
+        rows += [*_check_running(settings), *_check_in_use(settings)]
+    else:
+        rows += _check_stores(settings, book)
+    rows += [_check_state(settings, book), _check_space(settings)]
+    if settings.tls:
+        rows.append(_check_tls(settings.tls))
+    rows.append(_check_peer(settings, book))
+    record = [{"check": c, "result": r, "detail": d} for c, r, d in rows]
+    show(record, as_json, lambda: "\n".join(f"{r:7} {c:22} {d}" for c, r, d in rows))
+    failed = [f"{c}: {d}" for c, r, d in rows if r == "failed"]
+    if failed:
+        raise MirrorError(f"{settings.path}: {len(failed)} of {len(rows)} checks failed: "
+                          f"{failed[0]}")  # fmt: skip
+
+
+def _check_running(settings: config.SiteConfig) -> list[Row]:
+    try:
+        status = ask(settings, {"op": "status"})
+    except MirrorError as error:
+        return [("control", "failed", str(error))]
+    reason = status["reason"]
+    # Nothing is wrong: a target has no other reason in that state, and a pause is none at a source.
+    its_source_waits = status["role"] == "target" and status["state"] == "paused"
+    waits = its_source_waits or reason == NOT_YET
+    ok = status["state"] not in ("degraded", "refused") and (not reason or waits)
+    return [("mirroring", "ok" if ok else "failed", reason or status["state"])]
+
+
+def _check_in_use(settings: config.SiteConfig) -> list[Row]:
+    """Whether the next start would find the files and devices that the running site has open; of a
+    server nothing can be said without a connection to it."""
+    try:
+        links = [*Path(f"/proc/{process.found(settings)}/fd").iterdir()]
+        opened = [link.stat() for link in links if link.exists()]
+    except OSError as error:
+        return [
+            ("stores", "warning", f"what the site has open is not to be seen: {error.strerror}")
+        ]
+    rows: list[Row] = []
+    for volume in settings.volumes:
+        for part in ("data", "intermediate"):
+            where = getattr(volume, part)
+            if not config.is_uri(where):
+                rows.append((f"{volume.name} {part}", *_is_open(where, opened)))
+    return rows
+
+
+def _is_open(where: str, opened: list[os.stat_result]) -> tuple[str, str]:
+    try:
+        found = os.stat(where)
+    except OSError as error:
+        return (
+            "failed",
+            f"{where}: {error.strerror}: the running site has it open, and the next start does not "
+            "find it: put it back, or mend its path in the configuration",
+        )
+    device = found.st_rdev if stat.S_ISBLK(found.st_mode) else 0
+    if any(os.path.samestat(one, found) or (device and one.st_rdev == device) for one in opened):
+        return "ok", f"{where}: in use by this site"
+    return (
+        "failed",
+        f"{where}: not what the running site has open there: put that back, or mend its path in "
+        "the configuration, before the next start",
+    )
+
+
+def _check_state(settings: config.SiteConfig, book: ledger.Ledger | None) -> Row:
+    """Room for what a start and a commit write there: a log of hot regions for each volume of a
+    source, and another ledger beside the old one."""
+    need = _LEDGER_BYTES
+    for record in book.volumes if book and book.role == "source" else ():
+        shift = intent.region_shift(record, settings.intent_region)
+        need += native.Intent.log_bytes(record.size, shift)
+    at = settings.state
+    while not at.exists():
+        at = at.parent
+    room = os.statvfs(at)
+    free = (room.f_bavail if os.geteuid() else room.f_bfree) * room.f_frsize
+    if free >= need:
+        return ("state", "ok", f"{settings.state}: {format_size(free)} free")
+    return (
+        "state", "failed",
+        f"{settings.state}: {format_size(free)} are free, and a start needs {format_size(need)}: "
+        "make room",
+    )  # fmt: skip
+
+
+def _check_stores(settings: config.SiteConfig, book: ledger.Ledger | None) -> list[Row]:
+    rows: list[Row] = []
+    for volume in settings.volumes:
+        sizes: dict[str, int] = {}
+        for part in ("data", "intermediate"):
+            label = f"{volume.name} {part}"
+            try:
+                one = stores.open_store(getattr(volume, part), settings.link_timeout)
+            except MirrorError as error:
+                rows.append((label, "failed", str(error)))
+                continue
+            sizes[part] = one.size
+            try:
+                for record in book.volumes if book else ():
+                    if book and record.name == volume.name:
+                        place = stores.place_of(settings, book, volume.name, part)
+                        stores.verify(one, getattr(record, part), place, record.size)
+                rows.append((label, *_known_by(one)))
+            except MirrorError as error:
+                rows.append((label, "failed", str(error)))
+            finally:
+                one.store.close()
+        if not book and len({*sizes.values()}) > 1:  # created, they may be larger than the volume
+            text = ", ".join(f"{part} has {size} bytes" for part, size in sizes.items())
+            rows.append((f"{volume.name} sizes", "failed", f"{text}: make them equal"))
+    return rows
+
+
+def _known_by(one: stores.Opened) -> tuple[str, str]:
+    few = one.few_connections()
+    text = f"{one.where}: {format_size(one.size)}" + (f"; {few}" if few else "")
+    if one.identity.kind != "device" or one.identity.lasting:
+        return "ok", text
+    return (
+        "warning",
+        f"{text}; nothing but its number tells it from another device: after a kill and a reboot "
+        "it must be adopted; give the disk a serial number",
+    )
+
+
+def _check_space(settings: config.SiteConfig) -> Row:
+    """Sparse files may grow to their whole size: is there room for that?"""
+    need: dict[int, int] = {}
+    free: dict[int, int] = {}
+    for volume in settings.volumes:
+        for where in (volume.data, volume.intermediate):
+            if config.is_uri(where) or not Path(where).is_file():
+                continue
+            info, room = os.stat(where), os.statvfs(where)
+            grow = max(0, info.st_size - info.st_blocks * 512)
+            need[info.st_dev] = need.get(info.st_dev, 0) + grow
+            free[info.st_dev] = room.f_bavail * room.f_frsize
+    short = [(need[d], free[d]) for d in need if need[d] > free[d]]
+    if not short:
+        return ("space", "ok", "the stores can grow to their whole size")
+    return (
+        "space", "warning",
+        f"the stores may grow by {format_size(short[0][0])}, {format_size(short[0][1])} are free",
+    )  # fmt: skip
+
+
+def _check_tls(tls: Tls) -> Row:
+    from mirror_core import pki  # noqa: PLC0415 (it takes long, and only this needs it)
+
+    try:
+        tls.check()
+        if not tls.certificates:
+            return ("tls", "ok", f"{tls.psk}: a shared key")
+        name, end = pki.first_to_expire(tls.certificates)
+    except MirrorError as error:
+        return ("tls", "failed", str(error))
+    left = (end - datetime.now(UTC)).days
+    result = "failed" if left < 0 else "warning" if left < limits.PKI_WARN_DAYS else "ok"
+    return ("tls", result, f"{tls.certificates / name}: valid until {end:%Y-%m-%d}")
+
+
+def _check_peer(settings: config.SiteConfig, book: ledger.Ledger | None) -> Row:
+    try:
+        other = peer.ask(settings.peer_uri("/control"), {"op": "who"}, settings.link_timeout)
+    except PeerError as error:
+        advice = "see docs/network.md, 'What each failure looks like'"
+        if isinstance(error, Answered):
+            advice = "see its status and its log"
+        elif peer.does_not_run(settings.peer, error):
+            advice = "start it"
+        return ("peer", "failed", f"{settings.peer}: {error}: {advice}")
+    except MirrorError as error:  # refused, with what to do
+        return ("peer", "failed", f"{settings.peer}: {error}")
+    if book is None:
+        return ("peer", "ok", f"{other['site']} answers")
+    if other["role"] == book.role:
+        return ("peer", "failed", f"{other['site']} is a {other['role']} too: check 'peer'")
+    own = {v.name: (v.size, v.block_size) for v in book.volumes}
+    theirs = {v["name"]: (v["size_bytes"], v["block_size_bytes"]) for v in other["volumes"]}
+    if own != theirs:
+        return ("peer", "failed", f"{other['site']} has other volumes, sizes or block sizes")
+    return ("peer", "ok", f"{other['site']}: {other['role']}")
+
+
+COMMANDS = [check]

@@ -1,0 +1,72 @@
+"""`check` says what the next start would meet, also of a site that runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from handmade import MIB, Handmade, MountedDisk, east, flashmirror, refused
+
+
+def row(pair: Handmade, check: str) -> str:
+    """Of the source: the result and the detail."""
+    text = flashmirror("check", east(pair)).stdout
+    found = [line.split(None, 1) for line in text.splitlines()]
+    (result, rest) = next(one for one in found if one[1].startswith(f"{check} "))
+    return f"{result}: {rest.removeprefix(check).strip()}"
+
+
+def test_a_running_site_s_next_start_is_checked(handmade: Handmade) -> None:
+    """A store that was moved away, or replaced, under a running site, and a path that was edited:
+    the site goes on with what it has open, and the next start would not find it."""
+    handmade.create()
+    handmade.start()
+    data = Path(handmade.store("east", "data"))
+    assert row(handmade, "disk data") == f"ok: {data}: in use by this site"
+    data.rename(data.with_suffix(".away"))
+    assert "failed" in (said := row(handmade, "disk data")) and "does not find it" in said
+    shutil.copy(data.with_suffix(".away"), data)
+    assert "failed" in (said := row(handmade, "disk data")) and "not what the running" in said
+    os.replace(data.with_suffix(".away"), data)
+    assert row(handmade, "disk data").startswith("ok")
+    toml = handmade.toml("east")
+    toml.write_text(toml.read_text().replace("disk.intermediate.img", "disk.intermed.img"))
+    assert "disk.intermed.img: No such file" in row(handmade, "disk intermediate")
+    assert flashmirror("check", east(handmade)).returncode == 1
+
+
+def test_a_store_that_is_larger_than_its_volume_is_no_fault(handmade: Handmade) -> None:
+    """As `start` finds; before there is a volume it is one, with both sizes."""
+    handmade.write("east")
+    os.truncate(handmade.store("east", "data"), 2 * MIB)
+    assert row(handmade, "disk sizes") == (
+        f"failed: data has {2 * MIB} bytes, intermediate has {MIB} bytes: make them equal"
+    )
+    os.truncate(handmade.store("east", "data"), MIB)
+    handmade.create()
+    os.truncate(handmade.store("east", "data"), 2 * MIB)
+    assert "sizes" not in flashmirror("check", east(handmade)).stdout
+    handmade.start("east")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system")
+def test_a_full_state_folder_fails_the_check(scratch: Path, handmade: Handmade) -> None:
+    """And the start; with room both are content."""
+    disk = MountedDisk(scratch / "disk", free=4 * MIB)
+    try:
+        handmade.write("east")
+        toml, state = handmade.toml("east"), handmade.folder / "east/state"
+        toml.write_text(toml.read_text().replace(str(state), str(disk.folder / "state")))
+        handmade.run("create", east(handmade), "--role", "source")
+        disk.fill()
+        assert "failed" in (said := row(handmade, "state")) and "make room" in said
+        assert "No space left" in refused("start", east(handmade))
+        disk.empty()
+        assert row(handmade, "state").startswith("ok")
+        handmade.start("east")
+        handmade.stop("east")
+    finally:
+        handmade.kill()
+        disk.close()
