@@ -26,12 +26,13 @@ pytestmark = pytest.mark.timeout(300 * SOAK)
 
 WRITERS = 4
 LINK_TIMEOUT_S = 1.0
+SIZE = WRITERS * REGION  # of a volume
 
 
 @pytest.fixture
 def pair(make_pair: MakePair) -> Pair:
     """Two volumes, synced once, so that the target has an image to lose."""
-    pair = make_pair("--size", str(WRITERS * REGION), "--volumes", "2")
+    pair = make_pair("--size", str(SIZE), "--volumes", "2")
     for site in ("east", "west"):
         pair.configure(site, f'link_timeout = "{LINK_TIMEOUT_S}s"')
     pair.start()
@@ -231,21 +232,23 @@ def test_a_site_stops_with_idle_clients_connected(pair: Pair) -> None:
 
 
 def test_a_write_under_way_is_answered_when_its_site_stops(pair: Pair) -> None:
-    """A write that waits for a copy while its site is stopped gets its answer, and is kept."""
+    """A write that waits for a copy while its site is stopped gets its answer, and is kept.  (The
+    copy is slow, and under way before the target freezes: a link that is lost sooner has none.)"""
     direct.pause(pair)
     with pair.client() as filler:
-        filler.write(0, b"\1" * 65536)
-    client = pair.client()
+        filler.write(0, b"\1" * SIZE)
+    client, last = pair.client(), SIZE - 4096
+    direct.ask(pair, {"op": "bandwidth", "rate": 4096})
+    direct.resume(pair)
+    direct.wait_for(lambda: direct.status(pair)["cycle"]["phase"] == "copy", "a copy")
     with ThreadPoolExecutor(1) as pool, frozen(pair, "west"):
-        direct.resume(pair)
-        direct.wait_for(lambda: direct.status(pair)["cycle"]["phase"] == "copy", "a copy")
-        client.send(WRITE, 0, 4096, b"\2" * 4096)
+        client.send(WRITE, last, 4096, b"\2" * 4096)
         direct.wait_for(client.taken, "the write")  # else it is refused, as one after the stop is
         stopped = pool.submit(direct.stop, pair, "east")
         client.receive()
         stopped.result(20)
     client.socket.close()
-    assert pair.image("east").read_bytes()[:4096] == b"\2" * 4096
+    assert pair.image("east").read_bytes()[last:] == b"\2" * 4096
 
 
 def test_the_loss_of_an_idle_link_is_noticed(pair: Pair) -> None:
