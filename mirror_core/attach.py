@@ -358,14 +358,20 @@ def _open_alone(index: int) -> int:
     with ours, theirs:
         child = os.fork()
         if child == 0:
-            os._exit(_send_opened(theirs, index))
+            try:
+                for fd in range(3):  # who reads what this command prints does not wait for it
+                    os.dup2(theirs.fileno(), fd)
+                ours.close()
+                _send_opened(theirs, index)
+            finally:
+                os._exit(0)
         theirs.close()
         ours.settimeout(limits.DEVICE_BUSY_S)
         try:
             code, fds, _, _ = socket.recv_fds(ours, 8, 1)
         except TimeoutError as error:
             raise MirrorError(
-                f"{path_of(index)}: does not answer, as its site is away: start that first, or "
+                f"{path_of(index)}: does not answer (is its site away?): start that first, or "
                 f"'flashmirror detach --force {path_of(index)}' (what waits gets I/O errors)",
                 errno.ETIMEDOUT,
             ) from error
@@ -376,15 +382,12 @@ def _open_alone(index: int) -> int:
     return fds[0]
 
 
-def _send_opened(to: socket.socket, index: int) -> int:
-    """The exit status of who opens it."""
+def _send_opened(to: socket.socket, index: int) -> None:
     try:
         fd = os.open(path_of(index), os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC)
         socket.send_fds(to, [b"0"], [fd])
     except OSError as error:
         to.send(str(error.errno).encode())
-        return 1
-    return 0
 
 
 def _by(index: int) -> str:

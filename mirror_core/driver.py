@@ -102,6 +102,7 @@ class Driver:
         self.reason: str | None = NOT_YET
         self.refused = False
         self._unsure = False  # refused since the last session: see `exposure`
+        self._met = False  # it had a session
 
     # ---- what commands ask (any thread)
 
@@ -175,6 +176,11 @@ class Driver:
     def standing(self) -> bool:
         """Nothing is copied, until `resume`."""
         return self.halted and self._standing and self.progress.phase == "copy"
+
+    @property
+    def awaits_target(self) -> bool:
+        """It was promoted, and no site is known to be its target."""
+        return not self._met and session.promoted_only(self._book.current)
 
     def estimated_end(self) -> float | None:
         """When the running copy will have ended if it goes on as it has since its beginning, Unix
@@ -291,7 +297,7 @@ class Driver:
         with self.changed:
             if reason and reason != self.reason:
                 book = self._book.current
-                fresh = session.promoted_only(book)
+                fresh = self.awaits_target
                 self._journal.say(session.told(reason, paused=book.paused, promoted=fresh))
             self.reason, self.refused = reason, refused
             self._unsure |= refused
@@ -323,6 +329,7 @@ class Driver:
         """The handshake.  What the target holds counts from its answer on, for `exposure` and for
         who waits, whatever fails after it.  MirrorError."""
         welcome = self._session.open(resumes, stable)
+        self._met = True
         with self.changed:
             if self.requested <= self.hardened:
                 self.requested = 0  # nobody waits for it, or a lost image would ask for it again

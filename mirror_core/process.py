@@ -22,19 +22,22 @@ import select
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from mirror_core import config, ledger, limits, peer, sockets
 from mirror_core.errors import LedgerError, MirrorError, PeerError
 from mirror_core.lock import check_ledger
 
 _SAFE_WITH_THREADS = (1, 33, 10)
+_PROGRAMS = ("nbdkit", "flashmirror")  # what a site's process is called: proc_pid_comm(5)
+_ACCEPTS = b"00010000"  # of /proc/net/unix: __SO_ACCEPTCON
 _LOOKS = 25  # half a second: a process that has just begun has the lock before it says so
 
 
@@ -83,7 +86,7 @@ def status(site: config.SiteConfig, timeout_s: float = limits.CONTROL_TIMEOUT_S)
 def running(site: config.SiteConfig) -> bool:
     """Whether a process holds the site's state."""
     try:
-        fd = os.open(site.state / "lock", os.O_RDONLY | os.O_CLOEXEC)
+        fd = _open_lock(site)
     except FileNotFoundError:
         return False
     except OSError as error:
@@ -100,12 +103,28 @@ def running(site: config.SiteConfig) -> bool:
     return False
 
 
+def _open_lock(site: config.SiteConfig) -> int:
+    """The folder is its owner's, who may be another user than this one, and have put anything
+    there.  OSError: it is not there, or no file."""
+    fd = os.open(site.state / "lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "is no file")
+    return fd
+
+
 def holder(site: config.SiteConfig) -> int | None:
     """The process that has the site's state, or had it last, as that says; None: it does not."""
     try:
-        return int((site.state / "lock").read_text())
+        fd = _open_lock(site)
+    except OSError:
+        return None
+    try:
+        return int(os.read(fd, 32))
     except (OSError, ValueError):
         return None
+    finally:
+        os.close(fd)
 
 
 def _has_lock(site: config.SiteConfig, pid: int | None) -> bool:
@@ -113,11 +132,13 @@ def _has_lock(site: config.SiteConfig, pid: int | None) -> bool:
     (proc_pid_fd(5)).  What stands in the file is a number of the pid namespace it was written in,
     such as a container's that shares the folder; here it may be somebody else's.  /proc/locks does
     not do: it knows nothing of a file system in user space that keeps its locks itself."""
+    if not _may_be_a_site(site, pid):
+        return False
     lock = site.state / "lock"
     with contextlib.suppress(OSError):  # it has ended, or is somebody else's
         for fd in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(FileNotFoundError):  # closed since
-                if os.path.samestat(fd.stat(), lock.stat()):
+                if os.path.samestat(fd.stat(), lock.lstat()):
                     return True
     return False
 
@@ -133,17 +154,34 @@ def found(site: config.SiteConfig) -> int | None:
     return next((pid for pid in numbers if _is_begun_with(site, pid)), None)
 
 
+def _may_be_a_site(site: config.SiteConfig, pid: int | None) -> bool:
+    """By its program and its user.  Nothing here waits for the process, as its command line may:
+    that lies in memory which it may be about to fetch from a device of the very site."""
+    try:
+        users = {0, os.geteuid(), site.path.stat().st_uid}
+        return _program_of(pid) in _PROGRAMS and os.stat(f"/proc/{pid}").st_uid in users
+    except OSError:
+        return False
+
+
+def _program_of(pid: int | None) -> str:
+    """OSError: it has ended."""
+    return Path(f"/proc/{pid}/comm").read_text().rstrip("\n")
+
+
 def _is_begun_with(site: config.SiteConfig, pid: int, tries: int = 1) -> bool:
-    """Whether a process was begun with this configuration: a word of its command line means the
-    same file there, whatever that is called here (proc_pid_root(5))."""
-    words = _words_of(pid, tries)
-    named = [word.removeprefix(b"site=") for word in words if word.startswith(b"site=")]
-    if {b"start", b"--foreground"} <= {*words}:
-        named += words
-    with contextlib.suppress(OSError):  # it has ended, is another user's, or sees no such file
+    """Whether a site's process was begun with this configuration: its words name the same file
+    there, whatever that is called here (proc_pid_root(5))."""
+    if not _may_be_a_site(site, pid):
+        return False
+    words = [os.fsdecode(word) for word in _words_of(pid, tries)]
+    named = [word.removeprefix("site=") for word in words if word.startswith("site=")]
+    if words[2:3] == ["start"] and "--foreground" in words:  # of the interpreter and its script
+        named += words[3:]
+    with contextlib.suppress(OSError):  # the configuration is gone
         ours = site.path.stat()
-        for path in (os.fsdecode(word) for word in named if word.startswith(b"/")):
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        for path in (word for word in named if word.startswith("/")):
+            with contextlib.suppress(OSError):  # it has ended, or sees no such file
                 if os.path.samestat(os.stat(f"/proc/{pid}/root{path}"), ours):
                     return True
     return False
@@ -190,8 +228,9 @@ def hangs(site: config.SiteConfig, what: str) -> MirrorError:
 
 def _elsewhere(site: config.SiteConfig) -> MirrorError:
     return MirrorError(
-        f"{site.name}: runs, but its process is not to be seen from here (is it in a container, or "
-        f"on another machine?): stop it there: it says that it is process {holder(site)}",
+        f"{site.name}: runs, but its process is not to be seen from here (is it in a container, "
+        "another user's, or on another machine?): stop it there: it says that it is process "
+        f"{holder(site)}",
         errno.ESRCH,
     )
 
@@ -208,7 +247,8 @@ def start_foreground(site: config.SiteConfig) -> None:
     """Become the site's process; returns only by raising MirrorError."""
     signal.pthread_sigmask(signal.SIG_SETMASK, [])  # begin_anew: one that is pending ends it here
     os.umask(0o077)
-    if running(site) and (pid := holder(site)):  # before its own sockets are found in the way
+    pid = found(site)  # before its own sockets are found in the way
+    if pid and pid != os.getpid() and _program_of(pid) == "nbdkit":  # no other start, which waits
         raise LedgerError(
             f"{site.name}: runs already, process {pid}: 'flashmirror stop {site.path}' first",
             errno.EBUSY,
@@ -235,11 +275,13 @@ def start(site: config.SiteConfig) -> None:
     with _one_at_a_time(site):
         deadline = time.monotonic() + limits.ANEW_S
         while not running(site):
-            if not is_there(site) or time.monotonic() >= deadline:
+            if not is_there(site):
                 _launch(site)
                 break
             if _answers(site):  # without its lock
                 break
+            if time.monotonic() >= deadline:  # never a second one beside it
+                raise hangs(site, "has let go of its state, and does not answer")
             time.sleep(0.02)  # there is no event to wait on but that it has its state
     _wait_ready(site)
 
@@ -295,13 +337,19 @@ def _locker(folder: Path) -> int | None:
     return None
 
 
+def _append(log: Path) -> IO[bytes]:
+    """Its owner may have put a link there, which root is not to follow.  OSError."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(os.open(log, flags, 0o600), "ab", buffering=0)
+
+
 def _launch(site: config.SiteConfig) -> None:
     """A process of its own, in a session of its own, that writes to the site's log.  MirrorError:
     it ended, with its last words."""
     words, environment = command(site)
     listening = prepare(site)
     log = site.state / "site.log"
-    with log.open("ab") as out:
+    with _append(log) as out:
         begin = out.tell()
         try:
             child = sockets.spawn(words, environment, listening, out)
@@ -322,6 +370,13 @@ def _launch(site: config.SiteConfig) -> None:
             if time.monotonic() >= deadline:
                 raise _not_ready(site, f" (process {child})") from error
         time.sleep(0.02)  # a process that starts has no event to wait on but its answer
+
+
+def _listens(site: config.SiteConfig) -> bool:
+    """Whether somebody listens on the site's socket, be it without its name (proc_net_unix(5))."""
+    rows = [row.split(maxsplit=7) for row in Path("/proc/net/unix").read_bytes().splitlines()]
+    path = os.fsencode(site.socket)
+    return any(len(row) == 8 and row[7] == path and row[3] == _ACCEPTS for row in rows)
 
 
 def _answers(site: config.SiteConfig) -> bool:
@@ -347,8 +402,9 @@ def _wait_ready(site: config.SiteConfig) -> None:
         except PeerError as error:
             if not is_there(site):
                 raise _stopped(site) from error
-            gone_at = None if site.socket.exists() else gone_at or time.monotonic()
-            # One that begins anew makes it again within a moment.
+            # One that begins anew makes it again within a moment; one that ends listens no more.
+            gone = not site.socket.exists() and _listens(site)
+            gone_at = (gone_at or time.monotonic()) if gone else None
             if gone_at and time.monotonic() >= gone_at + limits.CONTROL_WAIT_S:
                 raise MirrorError(
                     f"{site.name}: runs, and its socket {site.socket} was taken away: stop it and "
@@ -383,7 +439,7 @@ def last_words(log: Path, begin: int) -> str:
     """The last line of ours in a log, from byte `begin` on; why there is none if the log takes no
     more lines, and so may not have taken the last."""
     try:
-        with log.open("ab", buffering=0) as out:
+        with _append(log) as out:
             out.write(f"flashmirror: {_GIVEN_UP}\n".encode())
     except OSError as error:
         return f"{log}: {error.strerror}: mend that, and start again: it ended without a word"

@@ -29,14 +29,14 @@ def told(reason: str, *, paused: bool, promoted: bool) -> str:
     was promoted has no target yet."""
     stays = "it stays paused until 'flashmirror resume'"
     first = (
-        "mirroring begins when the site there is a target (if it was the source before: by "
-        "'flashmirror resync --full --force' there, docs/recovery.md)"
+        "mirroring begins when the site there is this one's target (one that still is the source "
+        "that it was becomes it by 'flashmirror resync --full --force' there: docs/recovery.md)"
     )
     return reason.replace(_RESUMES, stays if paused else first if promoted else _RESUMES)
 
 
 def promoted_only(book: Ledger) -> bool:
-    """Whether a source was promoted, and has mirrored to nobody since."""
+    """Whether a source was promoted, and has an image at no target."""
     return book.lineage is not None and bool(book.lineage.parent) and not book.committed
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mirror_core.driver import Driver
 from mirror_core.errors import NOT_YET, describe
 from mirror_core.flashcopy import FRONT, CopyError, explain
-from mirror_core.session import promoted_only, told
+from mirror_core.session import told
 from mirror_core.target import Target
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _failed_write(site: Site) -> str | None:
 def _of_source(site: Site, control: Driver) -> dict[str, Any]:
     with control.changed:
         progress, last, paused = control.progress, control.last_cycle, site.book.current.paused
-        fresh = promoted_only(site.book.current)
+        fresh = control.awaits_target
         reason = control.reason and told(control.reason, paused=paused, promoted=fresh)
         state = (
             "refused" if control.refused

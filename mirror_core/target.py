@@ -187,7 +187,8 @@ class Target:
         """A source is there that has no session."""
         self._note_sign(name, lineage, timeouts.knocks_again_s(self._silence_s()))
         with self.changed:
-            if name == self.source:
+            mine = self._book.current.lineage
+            if name == self.source and mine and mine.id == lineage:
                 if self._knocked <= self.heard:
                     self._parted_since = self._platform.time()
                 self._knocked = self._platform.monotonic()

@@ -242,7 +242,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def a_folder_of_somebody_else(at: Path) -> None:
-    at.mkdir()
+    at.mkdir(mode=0o700)
     os.chown(at, 65534, 65534)
 
 
@@ -297,3 +297,27 @@ def test_who_is_ended_is_the_holder(folder: Path) -> None:
         holders.end(name)
         assert stranger.poll() is None
         stranger.kill()
+
+
+ALONE = """
+from mirror_core import attach, limits
+attach.path_of = lambda _: {device!r}
+limits.DEVICE_BUSY_S = 0.3
+try:
+    attach._open_alone(0)
+except attach.MirrorError as error:
+    print(error)
+"""
+
+
+def test_who_waits_for_a_device_holds_no_output(tmp_path: Path) -> None:
+    """The process that is left behind in the kernel, by a device whose site is away (here a pipe
+    without a writer), keeps nobody waiting who reads what `detach` prints."""
+    device = tmp_path / "device"
+    os.mkfifo(device)
+    words = [sys.executable, "-c", ALONE.format(device=str(device))]
+    done = subprocess.run(
+        words, cwd=tmp_path, capture_output=True, text=True, timeout=20, check=True
+    )
+    os.close(os.open(device, os.O_WRONLY | os.O_NONBLOCK))  # it comes to its end
+    assert "does not answer (is its site away?)" in done.stdout

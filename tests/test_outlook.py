@@ -65,7 +65,7 @@ def test_a_promoted_source_does_not_say_that_its_old_source_comes_back(handmade:
     direct.sync(handmade)
     kill(handmade, "east")
     handmade.run("promote", str(handmade.toml("west")), "--force")
-    first = "mirroring begins when the site there is a target"
+    first = "mirroring begins when the site there is this one's target"
     direct.wait_for(lambda: first in (direct.status(handmade, "west")["reason"] or ""), first)
     assert RESUMES not in direct.status(handmade, "west")["reason"]
     assert first in handmade.log("west")

@@ -180,6 +180,24 @@ def test_a_target_whose_source_has_no_session_says_so(make_pair: MakePair) -> No
     direct.wait_status(pair, "west", state="mirroring", reason=None)
 
 
+def test_a_source_that_says_that_it_has_no_session_is_believed_at_once(make_pair: MakePair) -> None:
+    """Not when it has been silent for long, or is back."""
+    pair = make_pair("--size", "1M")
+    pair.start()
+    direct.sync(pair)
+    lineage = direct.status(pair)["lineage"]
+    began = time.monotonic()
+    direct.stop(pair, "east")
+    sign = {"op": "hardened", "session": 0, "wait": 0.0, "paused": False}
+    direct.ask(pair, {**sign, "name": "east", "lineage": "0" * 32}, "west")
+    assert direct.status(pair, "west")["peer"]["state"] == "connected", "another history's"
+    direct.ask(pair, {**sign, "name": "east", "lineage": lineage}, "west")
+    found = direct.status(pair, "west")
+    assert time.monotonic() - began < 2, "it was not silent for long"
+    assert found["state"] == "degraded" and found["peer"]["state"] == "disconnected"
+    assert found["reason"] == "its source east is there, and has no session: look at its status"
+
+
 def test_a_target_says_since_when_it_has_lost_its_source(make_pair: MakePair) -> None:
     """Not since when they were connected."""
     pair = make_pair("--size", "1M")

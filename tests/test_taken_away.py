@@ -6,11 +6,16 @@ edits the configuration.
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from handmade import Handmade, flashmirror, record, refused
+from handmade import Handmade, east, flashmirror, record, refused
 from test_hangs import bounded
 
 from mirror_core import config, process
@@ -64,19 +69,19 @@ def test_a_site_that_runs_is_never_called_stopped(
 ) -> None:
     """`status` shows it, `start` finds it, nothing that is for a stopped site is done to it, and
     `stop` ends it."""
-    east = str(handmade.toml("east"))
+    site = east(handmade)
     take(handmade)
     with bounded(30):
-        assert record("status", east)["pid"] == pid
-        assert record("start", east)["pid"] == pid
+        assert record("status", site)["pid"] == pid
+        assert record("start", site)["pid"] == pid
         for words in (
-            ("resync", east, "--full", "--force"),
-            ("seed", east),
-            ("adopt", east, "disk", "data", "--yes"),
-            ("create", east, "--role", "source"),
+            ("resync", site, "--full", "--force"),
+            ("seed", site),
+            ("adopt", site, "disk", "data", "--yes"),
+            ("create", site, "--role", "source"),
         ):
             assert "east: runs: stop it with 'flashmirror stop" in refused(*words), words
-        done = flashmirror("stop", east)
+        done = flashmirror("stop", site)
     said = done.stdout + done.stderr
     assert process.found(settings(handmade)) is None, said
     known = "east: stopped" in said or "whether in order is not known" in said
@@ -85,13 +90,13 @@ def test_a_site_that_runs_is_never_called_stopped(
 
 def test_a_site_whose_socket_was_removed_is_said_to_run(handmade: Handmade, pid: int) -> None:
     """`start` does not wait for it to answer: nothing can reach it; `stop` ends it in order."""
-    east = str(handmade.toml("east"))
+    site = east(handmade)
     settings(handmade).socket.unlink()
     with bounded(8):
-        line = refused("start", east)
+        line = refused("start", site)
     assert "east: runs, and its socket" in line and "stop it and start it" in line
-    assert "cannot be asked" in refused("status", east)
-    assert record("stop", east) == {"site": "east", "in_order": True}
+    assert "cannot be asked" in refused("status", site)
+    assert record("stop", site) == {"site": "east", "in_order": True}
 
 
 def test_another_site_of_the_same_name_is_not_this_one(
@@ -108,3 +113,53 @@ def test_another_site_of_the_same_name_is_not_this_one(
         assert record("stop", str(other.toml("east")))["in_order"]
     assert process.found(settings(handmade)) == pid
     handmade.stop("east")
+
+
+def test_a_stranger_with_the_same_words_is_not_the_site(handmade: Handmade) -> None:
+    """As `make stop site=...`, or a shell on another machine: no site of this one runs."""
+    handmade.create()
+    toml = str(handmade.toml("east"))
+    stranger = [sys.executable, "-c", "input()"]
+    for words in ([f"site={toml}"], ["start", "--foreground", toml]):
+        with subprocess.Popen([*stranger, *words], stdin=subprocess.PIPE) as one:
+            try:
+                assert process.found(settings(handmade)) is None
+                with bounded(20):
+                    assert record("stop", toml)["in_order"]
+                assert one.poll() is None, "it was ended"
+            finally:
+                one.kill()
+
+
+def test_no_second_process_is_begun_beside_the_first(handmade: Handmade, pid: int) -> None:
+    """Neither its lock nor its socket is there, and its stores might be servers, which nobody can
+    lock."""
+    (handmade.folder / "east/state/lock").unlink()
+    settings(handmade).socket.unlink()
+    with bounded(30):
+        assert "has let go of its state" in refused("start", east(handmade))
+        line = refused("start", "--foreground", east(handmade))
+    assert f"runs already, process {pid}" in line
+    with bounded(20):
+        assert record("stop", east(handmade))["in_order"]
+
+
+def test_a_link_in_the_place_of_the_lock_is_not_followed(
+    handmade: Handmade, tmp_path: Path
+) -> None:
+    """The owner of a site has put it there: what it leads to is somebody else's, who has it locked
+    and whose number stands in it; and a pipe would be waited for without end."""
+    handmade.create()
+    lock = handmade.folder / "east/state/lock"
+    other = tmp_path / "other.pid"
+    with other.open("w") as file, bounded(20):
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(str(os.getpid()))
+        file.flush()
+        lock.unlink(missing_ok=True)
+        lock.symlink_to(other)
+        assert "lock: Too many levels of symbolic links" in refused("stop", east(handmade))
+        lock.unlink()
+        os.mkfifo(lock)
+        assert "lock: is no file" in refused("status", east(handmade))
+        lock.unlink()

@@ -5,6 +5,7 @@ It changes nothing.  Of a site that runs it looks at what the next start would f
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -16,7 +17,7 @@ import click
 from mirror_core import config, intent, ledger, limits, lock, native, peer, process, stores
 from mirror_core.address import Tls
 from mirror_core.cli.common import ask, json_option, show, site_argument
-from mirror_core.errors import NOT_YET, Answered, MirrorError, PeerError
+from mirror_core.errors import NOT_YET, Answered, MirrorError, PeerError, StoreError
 from mirror_core.units import format_size
 
 Row = tuple[str, str, str]
@@ -40,10 +41,15 @@ def check(site: str, as_json: bool) -> None:
         rows.append(("ledger", "ok", f"{book.role}, {count} volume{'s' if count > 1 else ''}"))
     except MirrorError as error:
         again = ""
-        if live and error.code == errno.ENOENT:
+        if live and error.code == errno.ENOENT and process.running(settings):
             again = (
                 f"{ledger.path_in(settings.state)}: is gone, and this site, which runs, writes it "
                 "again with its next commit: 'flashmirror sync' on the source makes one"
+            )
+        elif live and error.code == errno.ENOENT:
+            again = (
+                f"{settings.state}: not what the running site has as its state folder: stop it, "
+                "then put the folder back, or mend 'state' in the configuration"
             )
         rows.append(("ledger", "failed", again or str(error)))
     rows.append(("process", "ok", "running" if live else "stopped"))
@@ -80,8 +86,7 @@ def _check_in_use(settings: config.SiteConfig) -> list[Row]:
     """Whether the next start would find the files and devices that the running site has open; of a
     server nothing can be said without a connection to it."""
     try:
-        links = [*Path(f"/proc/{process.found(settings)}/fd").iterdir()]
-        opened = [link.stat() for link in links if link.exists()]
+        opened = _opened_by(process.found(settings))
     except OSError as error:
         return [
             ("stores", "warning", f"what the site has open is not to be seen: {error.strerror}")
@@ -95,6 +100,15 @@ def _check_in_use(settings: config.SiteConfig) -> list[Row]:
     return rows
 
 
+def _opened_by(pid: int | None) -> list[os.stat_result]:
+    """OSError: it has ended, or is another user's."""
+    found = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since
+            found.append(link.stat())
+    return found
+
+
 def _is_open(where: str, opened: list[os.stat_result]) -> tuple[str, str]:
     try:
         found = os.stat(where)
@@ -104,8 +118,9 @@ def _is_open(where: str, opened: list[os.stat_result]) -> tuple[str, str]:
             f"{where}: {error.strerror}: the running site has it open, and the next start does not "
             "find it: put it back, or mend its path in the configuration",
         )
-    device = found.st_rdev if stat.S_ISBLK(found.st_mode) else 0
-    if any(os.path.samestat(one, found) or (device and one.st_rdev == device) for one in opened):
+    device = found.st_rdev if stat.S_ISBLK(found.st_mode) else None
+    devices = {one.st_rdev for one in opened if stat.S_ISBLK(one.st_mode)}
+    if device in devices or any(os.path.samestat(one, found) for one in opened):
         return "ok", f"{where}: in use by this site"
     return (
         "failed",
@@ -150,6 +165,11 @@ def _check_stores(settings: config.SiteConfig, book: ledger.Ledger | None) -> li
             try:
                 for record in book.volumes if book else ():
                     if book and record.name == volume.name:
+                        if one.size < record.size:
+                            raise StoreError(
+                                f"{one.where}: {one.size} bytes, but the volume has {record.size}: "
+                                "put the right store back"
+                            )
                         place = stores.place_of(settings, book, volume.name, part)
                         stores.verify(one, getattr(record, part), place, record.size)
                 rows.append((label, *_known_by(one)))

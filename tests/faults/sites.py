@@ -120,8 +120,7 @@ FAULTS = (
     Fault(
         "a site that runs is in its own way",
         "tests/test_advice.py::test_what_runs_already_is_not_in_the_way_of_itself",
-        (("mirror_core/process.py", "if running(site) and (pid := holder(site)):",
-          "if (pid := holder(site)) == 0:"),),
+        (("mirror_core/process.py", "if pid and pid != os.getpid() and", "if not pid and"),),
     ),
     Fault(
         "a refusal does not say that its way out costs the image",
@@ -469,13 +468,37 @@ FAULTS = (
     ),
     Fault(
         "a target mirrors from a source that says that it has no session",
-        "tests/test_status.py::test_a_target_whose_source_has_no_session_says_so",
+        "tests/test_status.py::test_a_source_that_says_that_it_has_no_session_is_believed_at_once",
         (("mirror_core/status.py", "connected() and parted is None", "connected()"),),
     ),
     Fault(
         "a promoted source awaits its old source",
         "tests/test_outlook.py::test_a_promoted_source_does_not_say_that_its_old_source_comes_back",
         (("mirror_core/session.py", "first if promoted else", "first if 0 else"),),
+    ),
+    Fault(
+        "a site is known by its words alone",
+        "tests/test_taken_away.py::test_a_stranger_with_the_same_words_is_not_the_site",
+        (("mirror_core/process.py", "return _program_of(pid) in _PROGRAMS and ", "return "),),
+    ),
+    Fault(
+        "a start begins a second process beside one that does not answer",
+        "tests/test_taken_away.py::test_no_second_process_is_begun_beside_the_first",
+        (("mirror_core/process.py",
+          '                raise hangs(site, "has let go of its state, and does not answer")\n',
+          "                _launch(site)\n                break\n"),),
+    ),
+    Fault(
+        "a link in the place of a lock is followed",
+        "tests/test_taken_away.py::test_a_link_in_the_place_of_the_lock_is_not_followed",
+        (("mirror_core/process.py", "os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK",
+          "os.O_CLOEXEC | os.O_NONBLOCK"),),
+    ),
+    Fault(
+        "who waits for a device keeps the output of detach open",
+        "tests/test_attach.py::test_who_waits_for_a_device_holds_no_output",
+        (("mirror_core/attach.py", "                    os.dup2(theirs.fileno(), fd)\n",
+          "                    pass\n"),),
     ),
     Fault(
         "a stop signals whoever has the number in the lock file",
