@@ -296,9 +296,8 @@ class Driver:
     def _say(self, reason: str | None, *, refused: bool = False) -> None:
         with self.changed:
             if reason and reason != self.reason:
-                book = self._book.current
-                fresh = self.awaits_target
-                self._journal.say(session.told(reason, paused=book.paused, promoted=fresh))
+                paused, promoted = self._book.current.paused, self.awaits_target
+                self._journal.say(session.told(reason, paused=paused, promoted=promoted))
             self.reason, self.refused = reason, refused
             self._unsure |= refused
             self.changed.notify_all()
@@ -329,8 +328,8 @@ class Driver:
         """The handshake.  What the target holds counts from its answer on, for `exposure` and for
         who waits, whatever fails after it.  MirrorError."""
         welcome = self._session.open(resumes, stable)
-        self._met = True
         with self.changed:
+            self._met = True
             if self.requested <= self.hardened:
                 self.requested = 0  # nobody waits for it, or a lost image would ask for it again
             if not welcome.whole:

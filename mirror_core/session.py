@@ -29,8 +29,8 @@ def told(reason: str, *, paused: bool, promoted: bool) -> str:
     was promoted has no target yet."""
     stays = "it stays paused until 'flashmirror resume'"
     first = (
-        "mirroring begins when the site there is this one's target (one that still is the source "
-        "that it was becomes it by 'flashmirror resync --full --force' there: docs/recovery.md)"
+        "mirroring begins when the site there is this one's target (an old source becomes that by "
+        "'flashmirror resync --full --force' there: docs/recovery.md)"
     )
     return reason.replace(_RESUMES, stays if paused else first if promoted else _RESUMES)
 

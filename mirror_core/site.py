@@ -135,11 +135,7 @@ class Site:
                     getattr(volume, part), timeouts.lane_s(self.config.link_timeout)
                 )
                 undo.callback(one.store.close)
-                if one.size < record.size:
-                    raise StoreError(
-                        f"{one.where}: {one.size} bytes, but the volume has {record.size}: put "
-                        "the right store back"
-                    )
+                stores.refuse_smaller(one, record.size)
         records = {record.name: record for record in current.volumes}
         self._flush_what_counts(current, records, opened)
         for (name, part), one in opened.items():
@@ -477,17 +473,17 @@ class Site:
     def _end_thread(self) -> None:
         until = self.platform.monotonic() + limits.JOIN_S
         self.control.stop()
-        self._ended_or_abort(self.control.join(limits.JOIN_S))
+        self._ended_or_abort("the control", ended=self.control.join(limits.JOIN_S))
         self._end_looking(max(0.0, until - self.platform.monotonic()))
 
     def _end_looking(self, timeout_s: float) -> None:
-        self._ended_or_abort(self.servers.stop(timeout_s))
+        self._ended_or_abort("the look for losses", ended=self.servers.stop(timeout_s))
 
-    def _ended_or_abort(self, ended: bool) -> None:
+    def _ended_or_abort(self, who: str, *, ended: bool) -> None:
         """Nothing may be taken from under a thread: if it does not end, the process does."""
         if not ended:
             self.journal.say(
-                f"the control does not end within {limits.JOIN_S:g} s: the site ends as if killed"
+                f"{who} does not end within {limits.JOIN_S:g} s: the site ends as if killed"
             )
             self.platform.abort()
 

@@ -65,8 +65,8 @@ def _failed_write(site: Site) -> str | None:
 def _of_source(site: Site, control: Driver) -> dict[str, Any]:
     with control.changed:
         progress, last, paused = control.progress, control.last_cycle, site.book.current.paused
-        fresh = control.awaits_target
-        reason = control.reason and told(control.reason, paused=paused, promoted=fresh)
+        promoted = control.awaits_target
+        reason = control.reason and told(control.reason, paused=paused, promoted=promoted)
         state = (
             "refused" if control.refused
             else "degraded" if reason and (control.connected or site.journal.cycles or reason

@@ -238,6 +238,14 @@ def _open_server(uri: str, timeout_s: float) -> Opened:
     return Opened(uri, store, store.size, identities.of_server(uri), None)
 
 
+def refuse_smaller(one: Opened, size: int) -> None:
+    """StoreError: it cannot hold a volume of so many bytes."""
+    if one.size < size:
+        raise StoreError(
+            f"{one.where}: {one.size} bytes, but the volume has {size}: put the right store back"
+        )
+
+
 def _open_path(where: str) -> Opened:
     fd = _open_fd(where)
     try:

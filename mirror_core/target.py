@@ -185,22 +185,26 @@ class Target:
 
     def knock(self, name: str, lineage: str) -> protocol.Record:
         """A source is there that has no session."""
-        self._note_sign(name, lineage, timeouts.knocks_again_s(self._silence_s()))
-        with self.changed:
-            mine = self._book.current.lineage
-            if name == self.source and mine and mine.id == lineage:
+        ours = self._note_sign(name, lineage, timeouts.knocks_again_s(self._silence_s()))
+        now = self._platform.monotonic()
+        # One that has a session asks more often; this may have been under way when it was opened.
+        if ours and name == self.source and now >= self.heard + 2 * limits.PULSE_S:
+            with self.changed:
                 if self._knocked <= self.heard:
                     self._parted_since = self._platform.time()
-                self._knocked = self._platform.monotonic()
+                self._knocked = now
         return {}
 
-    def _note_sign(self, name: str, lineage: str, for_s: float) -> None:
-        """One of another history is not the one that a promotion would part from."""
+    def _note_sign(self, name: str, lineage: str, for_s: float) -> bool:
+        """Whether it is of this history; one of another is not the one that a promotion would part
+        from."""
         mine = self._book.current.lineage
-        if mine and mine.id == lineage:
-            with self.changed:
-                until = self._platform.monotonic() + for_s
-                self._knocker, self._there_until = name, max(self._there_until, until)
+        if mine is None or mine.id != lineage:
+            return False
+        with self.changed:
+            until = self._platform.monotonic() + for_s
+            self._knocker, self._there_until = name, max(self._there_until, until)
+        return True
 
     def _end_session(self) -> None:
         with self.changed:

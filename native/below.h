@@ -29,7 +29,8 @@ void fm_below_join (struct fm_store *s, unsigned below);
 void fm_below_leave (struct fm_store *s);
 
 void fm_below_begin (struct fm_below_flush *f, unsigned below);
-/* It has ended with rc; all others of that number count a loss, if it is one of the disk's.  `own`: the store it was of, which counts its own loss itself; NULL: a file of the folder. */
+/* It has ended with rc; all others of that number count a loss, if it is one of the disk's.  `own`: the store it was
+ * of, which counts its own loss itself; NULL: a file of the folder. */
 void fm_below_end (struct fm_below_flush *f, int rc, const struct fm_store *own);
 
 /* Now, among the begins and ends of all flushes; and to wait until each flush on that disk that began before then has

@@ -152,6 +152,16 @@ write_dirty (struct fm_intent *i, uint64_t **copy, uint64_t *from, uint64_t *end
   return rc == -EAGAIN ? -EIO : rc;
 }
 
+/* The same, of bits that are hot already, or are not to be. */
+static int
+write_alone (struct fm_intent *i)
+{
+  uint64_t *words, from, end;
+  int rc = write_dirty (i, &words, &from, &end);
+  free (words);
+  return rc;
+}
+
 static void
 enter (struct fm_intent *i)
 {
@@ -303,11 +313,8 @@ fm_intent_cool (struct fm_intent *i, const struct fm_bitmap *next, unsigned shif
       make_dirty (i, w);
       cooled = true;
     }
-  if (cooled || has_lost (i)) {
-    uint64_t *words, from, end;
-    rc = write_dirty (i, &words, &from, &end);
-    free (words);
-  }
+  if (cooled || has_lost (i))
+    rc = write_alone (i);
   leave (i);
   pthread_mutex_unlock (&i->lock);
   return rc;
@@ -323,11 +330,8 @@ fm_intent_renew (struct fm_intent *i)
     return 0;
   pthread_mutex_lock (&i->lock);
   enter (i);
-  if (has_lost (i)) {
-    uint64_t *words, from, end;
-    rc = write_dirty (i, &words, &from, &end);
-    free (words);
-  }
+  if (has_lost (i))
+    rc = write_alone (i);
   leave (i);
   pthread_mutex_unlock (&i->lock);
   return rc;

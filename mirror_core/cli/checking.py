@@ -17,7 +17,7 @@ import click
 from mirror_core import config, intent, ledger, limits, lock, native, peer, process, stores
 from mirror_core.address import Tls
 from mirror_core.cli.common import ask, json_option, show, site_argument
-from mirror_core.errors import NOT_YET, Answered, MirrorError, PeerError, StoreError
+from mirror_core.errors import NOT_YET, Answered, MirrorError, PeerError
 from mirror_core.units import format_size
 
 Row = tuple[str, str, str]
@@ -165,11 +165,7 @@ def _check_stores(settings: config.SiteConfig, book: ledger.Ledger | None) -> li
             try:
                 for record in book.volumes if book else ():
                     if book and record.name == volume.name:
-                        if one.size < record.size:
-                            raise StoreError(
-                                f"{one.where}: {one.size} bytes, but the volume has {record.size}: "
-                                "put the right store back"
-                            )
+                        stores.refuse_smaller(one, record.size)
                         place = stores.place_of(settings, book, volume.name, part)
                         stores.verify(one, getattr(record, part), place, record.size)
                 rows.append((label, *_known_by(one)))

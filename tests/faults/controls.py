@@ -163,7 +163,7 @@ FAULTS = (
     Fault(
         "a source of any history is the one that a promotion parts from",
         "tests/test_promote.py::test_a_source_that_was_refused_is_there",
-        (("mirror_core/target.py", "if mine and mine.id == lineage:", "if mine:"),),
+        (("mirror_core/target.py", "if mine is None or mine.id != lineage:", "if mine is None:"),),
     ),
     Fault(
         "a target tells no word from a source that says that it is there",

@@ -468,7 +468,7 @@ FAULTS = (
     ),
     Fault(
         "a target mirrors from a source that says that it has no session",
-        "tests/test_status.py::test_a_source_that_says_that_it_has_no_session_is_believed_at_once",
+        "tests/test_status.py::test_a_source_that_says_that_it_has_no_session_is_believed",
         (("mirror_core/status.py", "connected() and parted is None", "connected()"),),
     ),
     Fault(
@@ -616,7 +616,8 @@ FAULTS = (
     Fault(
         "a start that fails frees what a thread that hangs still uses",
         "tests/test_ends.py::test_a_start_that_fails_takes_nothing_from_under_a_thread",
-        (("mirror_core/site.py", "self._ended_or_abort(self.servers.stop(timeout_s))",
+        (("mirror_core/site.py",
+          'self._ended_or_abort("the look for losses", ended=self.servers.stop(timeout_s))',
           "self.servers.stop(timeout_s)"),),
     ),
     Fault(

@@ -80,7 +80,7 @@ FAULTS = (
     Fault(
         "a log of hot regions that may be lost waits for the next one that is heated (I4)",
         "native:below",
-        (("native/intent.c", "if (cooled || has_lost (i)) {", "if (cooled) {"),),
+        (("native/intent.c", "if (cooled || has_lost (i))\n", "if (cooled)\n"),),
     ),
     Fault(
         "who heats a region, in the gate, waits for another's flush (I6)",

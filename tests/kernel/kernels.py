@@ -125,7 +125,7 @@ def _fetch(release: str, folder: Path) -> None:
 
 def _mirror() -> str:
     """Of this machine's own packages: the one that has a `main` of Debian, not of its updates."""
-    words = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(CODENAME)"]
+    words = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(CODENAME)", "Origin: Debian"]
     said = _run(words, Path("/"))
     found = re.search(r"^(\S+) [a-z]+$", said, re.MULTILINE)
     assert found, f"apt has no packages of Debian's: {said}"
