@@ -254,7 +254,14 @@ def pause(world: World, life: Incarnation) -> None:
 
 
 def resume(world: World, life: Incarnation) -> None:
-    _command(world, life, "resume", lambda _world, life: _ask(life, op="resume"))
+    def work(_world: World, life: Incarnation) -> None:
+        try:
+            _ask(life, op="resume")
+        finally:
+            life.is_resuming = False
+
+    life.is_resuming = True
+    _command(world, life, "resume", work)
 
 
 def limit(world: World, life: Incarnation) -> None:

@@ -28,7 +28,7 @@ def tend(world: World) -> None:
         life = machine.life
         if not (life and life.site and life.source) or life.stopping:
             continue
-        if life.site.book.current.paused:
+        if life.site.book.current.paused and not life.is_resuming:
             clients.resume(world, life)
         if life.source.bandwidth:
             life.source.set_bandwidth(0)

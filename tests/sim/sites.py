@@ -118,6 +118,7 @@ class Incarnation(Life):
         self.site: site.Site | None = None
         self.up = False
         self.promoters = 0  # who have asked for it
+        self.is_resuming = False  # a person has asked for it, and has no answer yet
         self.anew = False  # the process is to begin again
         self.refused: MirrorError | None = None  # it did not start, or did not stop in order
 
