@@ -82,6 +82,25 @@ is_there (const struct fm_bitmap *b, uint64_t word)
   return !b->there || (atomic_load (&b->there[page / 64]) & (1ULL << (page % 64)));
 }
 
+/* The file system is full: anonymous memory stands in for this page, and for those around it that are not there
+ * either, or each would be a mapping of its own, of which a process has 65,530 (vm.max_map_count). */
+static void
+stand_in (struct fm_bitmap *b, uint64_t page)
+{
+  uint64_t pages = fm_bitmap_shared_bytes (b) / PAGE, first = page, end = page + 1;
+  while (first > 0 && !is_there (b, (first - 1) * PAGE_WORDS))
+    first--;
+  while (end < pages && !is_there (b, end * PAGE_WORDS))
+    end++;
+  atomic_store (b->whole, 0);
+  void *p = mmap (&b->level[0][first * PAGE_WORDS], (end - first) * PAGE, PROT_READ | PROT_WRITE,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  assert (p != MAP_FAILED);
+  madvise (p, (end - first) * PAGE, MADV_NOHUGEPAGE);
+  for (; first < end; first++)
+    atomic_fetch_or (&b->there[first / 64], 1ULL << (first % 64));
+}
+
 /* Before a word is written. */
 static void
 make_there (struct fm_bitmap *b, uint64_t word)
@@ -91,13 +110,10 @@ make_there (struct fm_bitmap *b, uint64_t word)
   uint64_t page = word / PAGE_WORDS;
   pthread_mutex_lock (&b->growing);
   if (!is_there (b, word)) {
-    if (fallocate (b->fd, 0, (off_t)(b->offset + page * PAGE), PAGE) < 0) {
-      atomic_store (b->whole, 0);
-      void *p = mmap (&b->level[0][page * PAGE_WORDS], PAGE, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
-      assert (p != MAP_FAILED);
-    }
-    atomic_fetch_or (&b->there[page / 64], 1ULL << (page % 64));
+    if (fallocate (b->fd, 0, (off_t)(b->offset + page * PAGE), PAGE) < 0)
+      stand_in (b, page);
+    else
+      atomic_fetch_or (&b->there[page / 64], 1ULL << (page % 64));
   }
   pthread_mutex_unlock (&b->growing);
 }
@@ -140,10 +156,12 @@ fm_bitmap_free (struct fm_bitmap *b)
 /* In the single order of seq_cst operations, which two pairs rely on, each of which looks
  * after its own change and at least one of which must see what the other did: a setter
  * (at the summary) and a clearer (at the group below it); a writer (at the intent log) and
- * the cooler (at `next`: intent.h). */
+ * the cooler (at `next`: intent.h).  What is not there is not touched, but all zeroes. */
 static inline uint64_t
 load (const struct fm_bitmap *b, unsigned l, uint64_t w)
 {
+  if (l == 0 && !is_there (b, w))
+    return 0;
   return atomic_load_explicit (&b->level[l][w], memory_order_seq_cst);
 }
 
@@ -313,8 +331,7 @@ fm_bitmap_run (const struct fm_bitmap *b, uint64_t from, uint64_t max, uint64_t 
       return false;
     end = b->nbits - i < max ? b->nbits : i + max;
     for (k = i; k < end; k = (k / 64 + 1) * 64) {
-      uint64_t v = is_there (b, k / 64) ? ~load (b, 0, k / 64) : ~0ULL;
-      v &= mask (k % 64, 64);
+      uint64_t v = ~load (b, 0, k / 64) & mask (k % 64, 64);
       if (v) {
         k = k / 64 * 64 + (unsigned)__builtin_ctzll (v);
         break;

@@ -192,6 +192,71 @@ no_room_for_a_shared_page (void)
   close (fd);
 }
 
+/* Nothing that only looks, or clears, gives a shared map a page, however few levels it has: on a full file
+ * system that would end the process. */
+static void
+looks_touch_no_page (void)
+{
+  const uint64_t sizes[] = { 1, 64, 512, 513, 32768, 1 << 20 };
+  for (unsigned i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+    struct fm_bitmap b, other;
+    _Atomic uint64_t whole = 1;
+    struct stat s;
+    uint64_t first, n;
+    CHECK_EQ (fm_bitmap_init (&b, sizes[i]), 0);
+    CHECK_EQ (fm_bitmap_init (&other, sizes[i]), 0);
+    int fd = memory_file (fm_bitmap_shared_bytes (&b));
+    CHECK_EQ (fm_bitmap_share (&b, fd, 0, &whole), 0);
+    CHECK (!fm_bitmap_run (&b, 0, sizes[i], &first, &n));
+    CHECK (!fm_bitmap_run (&b, sizes[i] - 1, 1, &first, &n));
+    fm_bitmap_or (&other, &b);
+    CHECK_EQ (fm_bitmap_clear (&b, 0, sizes[i]), 0);
+    fm_bitmap_clear_all (&b);
+    fm_bitmap_empty (&b);
+    CHECK (fstat (fd, &s) == 0 && s.st_blocks == 0);
+    fm_bitmap_free (&b);
+    fm_bitmap_free (&other);
+    close (fd);
+  }
+}
+
+static unsigned
+mappings (void)
+{
+  unsigned n = 0;
+  FILE *f = fopen ("/proc/self/maps", "r");
+  CHECK (f);
+  for (int c; (c = getc (f)) != EOF;)
+    n += c == '\n';
+  fclose (f);
+  return n;
+}
+
+/* Where there is no room for the pages of a large map, written here and there, they are not a mapping each: a
+ * process may have 65,530. */
+static void
+no_room_for_many_lone_pages (void)
+{
+  struct fm_bitmap b;
+  _Atomic uint64_t whole = 1;
+  const uint64_t pages = 2000;
+  CHECK_EQ (fm_bitmap_init (&b, pages * 32768), 0);
+  int fd = memory_file (fm_bitmap_shared_bytes (&b));
+  CHECK_EQ (fm_bitmap_share (&b, fd, 0, &whole), 0);
+  CHECK_EQ (fm_bitmap_set (&b, 1000 * 32768, 1), 1);
+  b.fd = -1;
+  unsigned before = mappings ();
+  for (uint64_t page = 1; page < pages; page += 2)
+    CHECK_EQ (fm_bitmap_set (&b, page * 32768, 1), 1);
+  CHECK (mappings () < before + 10);
+  CHECK_EQ (fm_bitmap_count (&b), pages / 2 + 1);
+  CHECK_EQ (fm_bitmap_clear (&b, 1000 * 32768, 1), 1);
+  CHECK (whole == 0);
+  b.fd = fd;
+  fm_bitmap_free (&b);
+  close (fd);
+}
+
 /* A run is not cut at words; `max` and the end of the map cut it. */
 static void
 runs (void)
@@ -416,6 +481,8 @@ main (void)
   RUN (maps_in_a_file);
   RUN (locked_memory);
   RUN (no_room_for_a_shared_page);
+  RUN (looks_touch_no_page);
+  RUN (no_room_for_many_lone_pages);
   RUN (runs);
   RUN (or_and_reset);
   RUN (sparse);

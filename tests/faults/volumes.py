@@ -6,6 +6,17 @@ from faults.fault import Fault
 
 FAULTS = (
     Fault(
+        "a look at a page of a shared map gives it that page, which a full disk does not have",
+        "native:bitmap",
+        (("native/bitmap.c", "  if (l == 0 && !is_there (b, w))\n    return 0;\n", ""),),
+    ),
+    Fault(
+        "where the maps' disk is full each lone page is a mapping of its own",
+        "native:bitmap",
+        (("native/bitmap.c", "  while (first > 0 && ", "  while (0 && "),
+         ("native/bitmap.c", "  while (end < pages && ", "  while (0 && end < pages && ")),
+    ),
+    Fault(
         "an abandoned cycle takes the pages from under its writers",
         "native:shared",
         (("native/volume.c", "fm_bitmap_clear_all (v->pending);",
@@ -204,7 +215,7 @@ FAULTS = (
     Fault(
         "a map that found no room in its file still counts as whole",
         "native:bitmap",
-        (("native/bitmap.c", "      atomic_store (b->whole, 0);\n", ""),),
+        (("native/bitmap.c", "  atomic_store (b->whole, 0);\n", ""),),
     ),
     Fault(
         "the gate opens before the maps are swapped (I6)",
