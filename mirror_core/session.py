@@ -26,11 +26,11 @@ _LATER = f"writes go on and {_RESUMES}"
 
 def told(reason: str, *, paused: bool, promoted: bool) -> str:
     """A reason from here, as it is true now: a source that is paused resumes nothing, and one that
-    was promoted has no target yet."""
+    was promoted may have no target yet."""
     stays = "it stays paused until 'flashmirror resume'"
     first = (
-        "mirroring begins when the site there is this one's target (an old source becomes that by "
-        "'flashmirror resync --full --force' there: docs/recovery.md)"
+        "mirroring goes on by itself once the site there is this one's target (an old source that "
+        "is not yet becomes that by 'flashmirror resync --full --force' there: docs/recovery.md)"
     )
     return reason.replace(_RESUMES, stays if paused else first if promoted else _RESUMES)
 

@@ -285,6 +285,15 @@ def _lock(fd: int, where: str) -> None:
         ) from error
 
 
+def name_of(where: str) -> str:
+    """What a running site calls a file or device of this machine, in its ledger.  OSError."""
+    fd = os.open(where, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        return identities.of_path(fd).name
+    finally:
+        os.close(fd)
+
+
 def known(record: StoreRecord) -> Identity:
     return Identity(record.kind, record.identity, record.lasting, record.instance)
 

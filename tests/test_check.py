@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -19,8 +20,9 @@ def row(pair: Handmade, check: str) -> str:
 
 
 def test_a_running_site_s_next_start_is_checked(handmade: Handmade) -> None:
-    """A store that was moved away, or replaced, under a running site, and a path that was edited:
-    the site goes on with what it has open, and the next start would not find it."""
+    """A store that was moved away, or replaced, under a running site, paths that were exchanged,
+    and one that was edited: the site goes on with what it has open, and the next start would not
+    find it there."""
     handmade.create()
     handmade.start()
     data = Path(handmade.store("east", "data"))
@@ -32,7 +34,14 @@ def test_a_running_site_s_next_start_is_checked(handmade: Handmade) -> None:
     os.replace(data.with_suffix(".away"), data)
     assert row(handmade, "disk data").startswith("ok")
     toml = handmade.toml("east")
-    toml.write_text(toml.read_text().replace("disk.intermediate.img", "disk.intermed.img"))
+    right = toml.read_text()
+    names = {"data": "intermediate", "intermediate": "data"}
+    toml.write_text(
+        re.sub(r"^(data|intermediate) ", lambda m: f"{names[m[1]]} ", right, flags=re.M)
+    )
+    for part in names:
+        assert "failed" in (said := row(handmade, f"disk {part}")) and "open there" in said
+    toml.write_text(right.replace("disk.intermediate.img", "disk.intermed.img"))
     assert "disk.intermed.img: No such file" in row(handmade, "disk intermediate")
     assert flashmirror("check", east(handmade)).returncode == 1
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import direct
 import pytest
 from handmade import MIB, Handmade, ServedDisk, east, flashmirror, kill, record
-from nbd_client import NbdError
+from nbd_client import NbdClient, NbdError
 from served import Server
 
 from mirror_core import config
@@ -65,7 +65,7 @@ def test_a_promoted_source_does_not_say_that_its_old_source_comes_back(handmade:
     direct.sync(handmade)
     kill(handmade, "east")
     handmade.run("promote", str(handmade.toml("west")), "--force")
-    first = "mirroring begins when the site there is this one's target"
+    first = "mirroring goes on by itself once the site there is this one's target"
     direct.wait_for(lambda: first in (direct.status(handmade, "west")["reason"] or ""), first)
     assert RESUMES not in direct.status(handmade, "west")["reason"]
     assert first in handmade.log("west")
@@ -75,6 +75,29 @@ def test_a_promoted_source_does_not_say_that_its_old_source_comes_back(handmade:
     handmade.stop("east")
     resumes = f"writes go on and {RESUMES}"
     direct.wait_for(lambda: resumes in (direct.status(handmade, "west")["reason"] or ""), resumes)
+
+
+def test_a_promoted_source_that_begins_anew_calls_its_target_none_that_is_not_yet(
+    handmade: Handmade,
+) -> None:
+    """Between its promotion and its first image elsewhere nobody but the site there knows whether
+    that is its target already: what it says is true of both."""
+    handmade.create()
+    handmade.start()
+    direct.sync(handmade)
+    kill(handmade, "east")
+    handmade.run("promote", str(handmade.toml("west")), "--force")
+    with NbdClient(handmade.run("uri", str(handmade.toml("west"))).strip()) as client:
+        client.write(0, os.urandom(MIB))
+    handmade.run("resync", east(handmade), "--full", "--force")
+    handmade.start("east")
+    direct.ask(handmade, {"op": "bandwidth", "rate": 4096}, "west")
+    direct.wait_status_of_peer(handmade, "west", "connected")
+    handmade.stop("east")
+    handmade.stop("west")
+    handmade.start("west")
+    first = "mirroring goes on by itself once the site there is this one's target"
+    direct.wait_for(lambda: first in (direct.status(handmade, "west")["reason"] or ""), first)
 
 
 def test_a_paused_source_that_lost_its_peer_says_that_it_stays_paused(handmade: Handmade) -> None:

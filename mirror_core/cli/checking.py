@@ -54,7 +54,7 @@ def check(site: str, as_json: bool) -> None:
         rows.append(("ledger", "failed", again or str(error)))
     rows.append(("process", "ok", "running" if live else "stopped"))
     if live:
-        rows += [*_check_running(settings), *_check_in_use(settings)]
+        rows += [*_check_running(settings), *_check_in_use(settings, book)]
     else:
         rows += _check_stores(settings, book)
     rows += [_check_state(settings, book), _check_space(settings)]
@@ -82,9 +82,9 @@ def _check_running(settings: config.SiteConfig) -> list[Row]:
     return [("mirroring", "ok" if ok else "failed", reason or status["state"])]
 
 
-def _check_in_use(settings: config.SiteConfig) -> list[Row]:
-    """Whether the next start would find the files and devices that the running site has open; of a
-    server nothing can be said without a connection to it."""
+def _check_in_use(settings: config.SiteConfig, book: ledger.Ledger | None) -> list[Row]:
+    """Whether the next start would find the files and devices that the running site has open, each
+    in its place; of a server nothing can be said without a connection to it."""
     try:
         opened = _opened_by(process.found(settings))
     except OSError as error:
@@ -92,11 +92,13 @@ def _check_in_use(settings: config.SiteConfig) -> list[Row]:
             ("stores", "warning", f"what the site has open is not to be seen: {error.strerror}")
         ]
     rows: list[Row] = []
+    records = {record.name: record for record in book.volumes} if book else {}
     for volume in settings.volumes:
         for part in ("data", "intermediate"):
             where = getattr(volume, part)
             if not config.is_uri(where):
-                rows.append((f"{volume.name} {part}", *_is_open(where, opened)))
+                record = getattr(records.get(volume.name), part, None)
+                rows.append((f"{volume.name} {part}", *_is_open(where, opened, record)))
     return rows
 
 
@@ -109,9 +111,13 @@ def _opened_by(pid: int | None) -> list[os.stat_result]:
     return found
 
 
-def _is_open(where: str, opened: list[os.stat_result]) -> tuple[str, str]:
+def _is_open(
+    where: str, opened: list[os.stat_result], record: ledger.StoreRecord | None
+) -> tuple[str, str]:
+    """`record`: what the running site calls the store that it has open in this place."""
     try:
         found = os.stat(where)
+        name = stores.name_of(where) if record else ""
     except OSError as error:
         return (
             "failed",
@@ -120,7 +126,8 @@ def _is_open(where: str, opened: list[os.stat_result]) -> tuple[str, str]:
         )
     device = found.st_rdev if stat.S_ISBLK(found.st_mode) else None
     devices = {one.st_rdev for one in opened if stat.S_ISBLK(one.st_mode)}
-    if device in devices or any(os.path.samestat(one, found) for one in opened):
+    is_open = device in devices or any(os.path.samestat(one, found) for one in opened)
+    if is_open and (not record or record.identity == name):
         return "ok", f"{where}: in use by this site"
     return (
         "failed",
@@ -163,9 +170,11 @@ def _check_stores(settings: config.SiteConfig, book: ledger.Ledger | None) -> li
                 continue
             sizes[part] = one.size
             try:
+                if not book:
+                    stores.refuse_unfit(one, one.size, settings.block_size)
                 for record in book.volumes if book else ():
                     if book and record.name == volume.name:
-                        stores.refuse_smaller(one, record.size)
+                        stores.refuse_unfit(one, record.size, record.block_size)
                         place = stores.place_of(settings, book, volume.name, part)
                         stores.verify(one, getattr(record, part), place, record.size)
                 rows.append((label, *_known_by(one)))

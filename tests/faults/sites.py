@@ -51,7 +51,13 @@ FAULTS = (
     Fault(
         "check of a running site does not look at what it has open",
         "tests/test_check.py::test_a_running_site_s_next_start_is_checked",
-        (("mirror_core/cli/checking.py", ", *_check_in_use(settings)]", "]"),),
+        (("mirror_core/cli/checking.py", ", *_check_in_use(settings, book)]", "]"),),
+    ),
+    Fault(
+        "check of a running site takes the store of another place for that of this one",
+        "tests/test_check.py::test_a_running_site_s_next_start_is_checked",
+        (("mirror_core/cli/checking.py", "is_open and (not record or record.identity == name)",
+          "is_open"),),
     ),
     Fault(
         "check finds room in a full state folder",
