@@ -49,6 +49,8 @@ def create(
                 opened.append((one, place.mark))
             data, intermediate = pair
             _refuse_pair(data, intermediate)
+            for one in pair:
+                stores.refuse_unfit(one, data.size, config.block_size)
             records.append(
                 ledger.VolumeRecord(
                     volume.name, data.size, config.block_size,

@@ -34,7 +34,9 @@ class VolumeExport(native.Client):
         self.visitor = visitor
         self._servers, self._name = site.servers, member.name
         self.size = member.native.size
-        self.block_size = member.native.block_size
+        sizes = member.native.front.block_sizes
+        self.minimum = sizes.minimum
+        self.preferred = max(sizes.preferred, member.native.block_size)
         self.extents_known = member.native.front.kind == "file"
 
     def flush(self) -> None:

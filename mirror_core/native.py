@@ -80,6 +80,15 @@ def pack_spans(firsts: array[int], ends: array[int]) -> bytes:
     return bytes(pairs)
 
 
+class BlockSizes(NamedTuple):
+    """What a store's server takes, in bytes (nbd proto.md, "Block size constraints"): multiples
+    of which; what is best; and the most that is read or written at once (the core's affair)."""
+
+    minimum: int
+    preferred: int
+    maximum: int
+
+
 class Store:
     """Where bytes live.  Closed by `close`, after every volume that uses it."""
 
@@ -135,6 +144,11 @@ class Store:
     @property
     def size(self) -> int:
         return int(_lib.fm_store_size(self._handle))
+
+    @property
+    def block_sizes(self) -> BlockSizes:
+        sizes = _lib.fm_store_block_sizes(self._handle)
+        return BlockSizes(int(sizes.minimum), int(sizes.preferred), int(sizes.maximum))
 
     @property
     def losses(self) -> int:

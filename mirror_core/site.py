@@ -135,7 +135,7 @@ class Site:
                     getattr(volume, part), timeouts.lane_s(self.config.link_timeout)
                 )
                 undo.callback(one.store.close)
-                stores.refuse_smaller(one, record.size)
+                stores.refuse_unfit(one, record.size, record.block_size)
         records = {record.name: record for record in current.volumes}
         self._flush_what_counts(current, records, opened)
         for (name, part), one in opened.items():

@@ -117,9 +117,10 @@ class Opened:
     def fingerprint(self, size: int) -> str:
         """A checksum of samples: of the first bytes, where file systems keep what tells them
         apart, and of places spread evenly over the rest.  StoreError: it cannot be read."""
-        spread = [size * i // limits.SAMPLES for i in range(limits.SAMPLES)]
-        at = sorted({*range(0, 16 * limits.SAMPLE_BYTES, limits.SAMPLE_BYTES), *spread})
-        samples = [(i, min(limits.SAMPLE_BYTES, size - i)) for i in at if i < size]
+        sample = max(limits.SAMPLE_BYTES, self.store.block_sizes.minimum)
+        spread = (size * i // limits.SAMPLES for i in range(limits.SAMPLES))
+        at = sorted({i - i % sample for i in (*range(0, 16 * sample, sample), *spread)})
+        samples = [(i, min(sample, size - i)) for i in at if i < size]
         try:  # together: a slow store takes its time for each
             data = self.store.gather_all(samples, limits.COMPARE_DEPTH)
         except OSError as error:
@@ -238,11 +239,23 @@ def _open_server(uri: str, timeout_s: float) -> Opened:
     return Opened(uri, store, store.size, identities.of_server(uri), None)
 
 
-def refuse_smaller(one: Opened, size: int) -> None:
-    """StoreError: it cannot hold a volume of so many bytes."""
+def refuse_unfit(one: Opened, size: int, block_size: int) -> None:
+    """StoreError: it cannot hold a volume of so many bytes, in such blocks."""
     if one.size < size:
         raise StoreError(
             f"{one.where}: {one.size} bytes, but the volume has {size}: put the right store back"
+        )
+    least = one.store.block_sizes.minimum
+    if block_size % least:
+        raise StoreError(
+            f"{one.where}: its server takes requests of {least} bytes or multiples of them, and "
+            f"block_size is {block_size}: a site with block_size = {least} or more fits it, or a "
+            "server that takes smaller requests"
+        )
+    if size % least:
+        raise StoreError(
+            f"{one.where}: its server takes requests of {least} bytes or multiples of them, and "
+            f"the volume has {size} bytes: make its size such a multiple"
         )
 
 

@@ -9,6 +9,7 @@
 
 struct read {
   struct fm_op op;
+  unsigned run; /* of which it is all, or a piece */
   uint64_t since_ns;
   bool counted;
 };
@@ -62,7 +63,7 @@ run (struct gather *g, unsigned depth, uint64_t deadline_ns)
   const struct fm_store *s = g->port->store;
   for (;;) {
     while (g->begun < g->n && g->active < depth && !g->port->failed
-           && (g->begun == 0 || fm_now_ns () < deadline_ns))
+           && (g->reads[g->begun].run == 0 || fm_now_ns () < deadline_ns))
       begin (g);
     if (g->active == 0)
       return;
@@ -77,25 +78,38 @@ run (struct gather *g, unsigned depth, uint64_t deadline_ns)
   }
 }
 
+/* The reads, none longer than `most`: the longest of them. */
+static uint64_t
+plan (struct gather *g, const uint64_t *runs, unsigned n, char *to, uint64_t most)
+{
+  uint64_t longest = 0;
+  for (unsigned i = 0; i < n; i++)
+    g->n += (unsigned)((runs[2 * i + 1] + most - 1) / most);
+  g->reads = calloc (g->n, sizeof *g->reads);
+  struct read *r = g->reads;
+  for (unsigned i = 0; r && i < n; i++)
+    for (uint64_t at = runs[2 * i], left = runs[2 * i + 1], length; left; r++) {
+      length = left < most ? left : most;
+      r->run = i;
+      r->op = (struct fm_op){ .kind = FM_READ, .buf = to, .offset = at, .length = length };
+      longest = length > longest ? length : longest;
+      at += length, to += length, left -= length;
+    }
+  return longest;
+}
+
 int
 fm_store_gather (struct fm_store *s, const uint64_t *runs, unsigned n, void *buf, unsigned depth,
                  uint64_t deadline_ns, struct fm_gather_times *times)
 {
   assert (n && depth);
   int rc = 0;
-  struct gather g = { .n = n, .times = times, .reads = calloc (n, sizeof *g.reads) };
+  struct gather g = { .times = times };
+  uint64_t longest = plan (&g, runs, n, buf, s->sizes.maximum);
   if (!g.reads)
     return -ENOMEM;
-  char *at = buf;
-  uint64_t longest = 0;
-  for (unsigned i = 0; i < n; i++) {
-    longest = runs[2 * i + 1] > longest ? runs[2 * i + 1] : longest;
-    g.reads[i].op = (struct fm_op){ .kind = FM_READ, .buf = at, .offset = runs[2 * i],
-                                    .length = runs[2 * i + 1] };
-    at += runs[2 * i + 1];
-  }
   *times = (struct fm_gather_times){ .quickest_ns = UINT64_MAX };
-  uint64_t room = longest * (depth < n ? depth : n); /* under way at once to a server (room.h) */
+  uint64_t room = longest * (depth < g.n ? depth : g.n); /* under way at once to a server (room.h) */
   room = !fm_store_is_server (s) ? 0 : room < FM_ROOM_REQUESTS ? room : FM_ROOM_REQUESTS;
   struct fm_room_turn turn;
   rc = room ? fm_room_enter (&turn, NULL, room, s->timeout_ns) : 0;
@@ -110,8 +124,9 @@ fm_store_gather (struct fm_store *s, const uint64_t *runs, unsigned n, void *buf
     unsigned done = 0;
     while (done < g.begun && g.reads[done].op.rc == 0)
       done++;
-    assert (g.begun);
-    rc = done ? (int)done : g.reads[0].op.rc;
+    unsigned whole = done < g.n ? g.reads[done].run : n;
+    rc = whole ? (int)whole : done < g.begun ? g.reads[done].op.rc : g.port->failed;
+    assert (rc);
   }
   if (room)
     fm_room_leave (&turn);

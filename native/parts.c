@@ -15,7 +15,9 @@ is_paced (const struct fm_store *s, enum fm_op_kind kind)
 uint64_t
 fm_parts_piece (const struct fm_store *s, enum fm_op_kind kind)
 {
-  return is_paced (s, kind) ? fm_pace_piece (&s->pace[kind]) : UINT64_MAX;
+  uint64_t most = kind == FM_READ || kind == FM_WRITE ? s->sizes.maximum : UINT64_MAX;
+  uint64_t piece = is_paced (s, kind) ? fm_pace_piece (&s->pace[kind]) : UINT64_MAX;
+  return piece < most ? piece : most;
 }
 
 /* When it begins, 0: nothing is to be learned from it. */

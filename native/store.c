@@ -12,8 +12,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#define PROBE_BYTES 4096 /* there are servers that read no less, and do not say so */
 #define PROBES 4 /* in a time-out, of a server that flushes */
-#define PROBE_BYTES 4096 /* there are servers that read no less */
 
 void
 fm_op_finish (struct fm_store *s, struct fm_op *op, int rc)
@@ -38,6 +38,7 @@ fm_store_init (struct fm_store *s, const struct fm_store_ops *ops, uint64_t size
 {
   s->ops = ops;
   s->size = size;
+  s->sizes = (struct fm_block_sizes){ 1, 1, UINT32_MAX };
   s->timeout_ns = timeout_ns;
   atomic_init (&s->writes, 1);
   pthread_mutex_init (&s->lock, NULL);
@@ -124,10 +125,11 @@ static void
 flush_and_ask (struct fm_port *p, struct fm_parts *t)
 {
   struct fm_store *s = p->store;
-  char bytes[PROBE_BYTES];
+  char bytes[FM_MINIMUM_MOST];
+  uint64_t least = s->sizes.minimum > PROBE_BYTES ? s->sizes.minimum : PROBE_BYTES;
   struct fm_parts probe = { .op = { .done = true } };
   struct fm_op read = { .kind = FM_READ, .buf = bytes,
-                        .length = s->size < sizeof bytes ? s->size : sizeof bytes };
+                        .length = s->size < least ? s->size : least };
   uint64_t changed = atomic_load (&s->changed_bytes), left = changed - atomic_load (&s->flushed_bytes);
   left = left < FM_FLUSH_MOST ? left : FM_FLUSH_MOST;
   uint64_t end = fm_now_ns () + left * FM_FLUSH_BYTE_NS, every = s->timeout_ns / PROBES;
@@ -273,6 +275,12 @@ uint64_t
 fm_store_size (struct fm_store *s)
 {
   return s->size;
+}
+
+struct fm_block_sizes
+fm_store_block_sizes (const struct fm_store *s)
+{
+  return s->sizes;
 }
 
 int

@@ -13,7 +13,7 @@
  *     port of the store before the flush was submitted, if the port that
  *     flushes was open before they were submitted.  For servers this is
  *     NBD's multi-conn promise, and a connection to a server without it is refused (-EPROTO), as
- *     is one to a server that has become smaller: at the opening, and each later one.
+ *     is one to a server that has become smaller, or takes fewer requests: at the opening, and each later one.
  *   - A port whose connection failed stays failed: nothing reconnects behind
  *     the caller's back (I9).
  *   - One that is lent has not ended as far as is known: what ended while nobody used it is no answer to
@@ -111,6 +111,13 @@ struct fm_store_ops {
   void (*close) (struct fm_store *s);
 };
 
+/* What a request's offset and length must be multiples of, what is best, and the most that is read or written at once
+ * (nbd proto.md, "Block size constraints").  A file takes any. */
+#define FM_MINIMUM_MOST (1u << 16)
+struct fm_block_sizes {
+  uint32_t minimum, preferred, maximum; /* bytes; the first two are powers of two */
+};
+
 #define FM_FLUSH_BYTE_NS 1000 /* 1 MB/s: no disk is slower, but one that hangs */
 #define FM_FLUSH_MOST (1ULL << 30) /* bytes: a server that has kept more than that has written some of it */
 #define FM_POOL_MAX 32 /* connections of a store that are lent */
@@ -118,6 +125,7 @@ struct fm_store_ops {
 struct fm_store {
   const struct fm_store_ops *ops;
   uint64_t size;  /* bytes */
+  struct fm_block_sizes sizes;
   /* The other site: it refuses what was given up itself (I8): see late.h; and a write that it cannot
    * do yet ends with -EAGAIN (fm_volume_set_patience). */
   bool fenced;
@@ -177,7 +185,7 @@ void fm_store_init (struct fm_store *s, const struct fm_store_ops *ops, uint64_t
 
 /* Takes the descriptor over, also on failure.  0 or -errno. */
 int fm_store_open_file (int fd, uint64_t size, struct fm_store **out);
-/* Connects once to learn the size.  -EPROTO: the server lacks what mirroring
+/* Connects once to learn the sizes.  -EPROTO: the server lacks what mirroring
  * needs (writable, flush, FUA, zeroing, multi-conn); the reason is in `why`. */
 int fm_store_open_nbd (const char *uri, uint64_t timeout_ns, struct fm_store **out, char *why,
                        unsigned whysize);
@@ -235,6 +243,7 @@ int fm_store_server_fd (struct fm_store *s);
 int fm_store_clone (struct fm_store *from, struct fm_store *to, uint64_t offset, uint64_t length);
 
 uint64_t fm_store_size (struct fm_store *s);
+struct fm_block_sizes fm_store_block_sizes (const struct fm_store *s);
 /* What was written and not flushed may be gone: count it.  How often that was so. */
 uint64_t fm_store_lose (struct fm_store *s);
 /* A write has ended with rc; `number`: of the anchor (`anchored`) at its begin.  For who writes on a port

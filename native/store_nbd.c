@@ -200,15 +200,37 @@ fail (struct fm_port *p)
   }
 }
 
+/* 0 of libnbd: the server does not say. */
+static uint32_t
+size_or (struct nbd_handle *h, int which, uint32_t otherwise)
+{
+  int64_t n = nbd_get_block_size (h, which);
+  return n > 0 && n < UINT32_MAX ? (uint32_t)n : otherwise;
+}
+
+static bool
+are_block_sizes (const struct fm_block_sizes *b)
+{
+  return (b->minimum & (b->minimum - 1)) == 0 && b->minimum <= FM_MINIMUM_MOST
+         && (b->preferred & (b->preferred - 1)) == 0 && b->preferred >= b->minimum
+         && b->maximum >= b->minimum
+         && (b->maximum == UINT32_MAX || b->maximum % b->minimum == 0);
+}
+
 /* What mirroring needs of a server, or the reason in `why`. */
 static int
-examine (struct nbd_handle *h, uint64_t *size, char *why, unsigned whysize)
+examine (struct nbd_handle *h, uint64_t *size, struct fm_block_sizes *sizes, char *why,
+         unsigned whysize)
 {
+  sizes->minimum = size_or (h, LIBNBD_SIZE_MINIMUM, 1);
+  sizes->preferred = size_or (h, LIBNBD_SIZE_PREFERRED, sizes->minimum);
+  sizes->maximum = size_or (h, LIBNBD_SIZE_MAXIMUM, UINT32_MAX);
   const char *lacks = nbd_is_read_only (h) != 0        ? "is read-only"
                       : nbd_can_flush (h) != 1         ? "does not support flush"
                       : nbd_can_multi_conn (h) != 1    ? "does not promise that its connections agree (multi-conn)"
                       : nbd_can_fua (h) != 1           ? "does not support FUA"
                       : nbd_can_zero (h) != 1          ? "does not support zeroing"
+                      : !are_block_sizes (sizes)       ? "names block sizes that are none"
                                                        : NULL;
   int64_t n = nbd_get_size (h);
   if (!lacks && n > 0) {
@@ -226,8 +248,11 @@ examine_again (const struct fm_store *s, struct nbd_handle *h)
 {
   char why[128];
   uint64_t size;
-  int rc = examine (h, &size, why, sizeof why);
-  return rc == 0 && size < s->size ? -EPROTO : rc;
+  struct fm_block_sizes sizes;
+  int rc = examine (h, &size, &sizes, why, sizeof why);
+  bool less = size < s->size || sizes.minimum > s->sizes.minimum
+              || sizes.maximum < s->sizes.maximum;
+  return rc == 0 && less ? -EPROTO : rc;
 }
 
 static int
@@ -389,10 +414,11 @@ fm_store_open_nbd (const char *uri, uint64_t timeout_ns, struct fm_store **out, 
 {
   struct nbd_handle *h;
   uint64_t size;
+  struct fm_block_sizes sizes;
   int rc = fm_nbd_connect (uri, fm_now_ns () + timeout_ns, &h, why, whysize);
   if (rc < 0)
     return rc;
-  rc = examine (h, &size, why, whysize);
+  rc = examine (h, &size, &sizes, why, whysize);
   nbd_aio_disconnect (h, 0);
   nbd_close (h);
   if (rc < 0)
@@ -405,6 +431,7 @@ fm_store_open_nbd (const char *uri, uint64_t timeout_ns, struct fm_store **out, 
     return -ENOMEM;
   }
   fm_store_init (s, &fm_nbd_ops, size, timeout_ns);
+  s->sizes = sizes;
   s->fd = -1;
   s->uri = copy;
   *out = s;

@@ -164,7 +164,7 @@ def get_size(h):
 
 
 def block_size(h):
-    return (1, h.block_size if _volume(h) else 4096, 32 << 20)
+    return (h.minimum, h.preferred, 32 << 20) if _volume(h) else (1, 4096, 32 << 20)
 
 
 def can_write(h):

@@ -6,6 +6,44 @@ from faults.fault import Fault
 
 FAULTS = (
     Fault(
+        "the device promises smaller requests than its store's server takes",
+        "tests/test_block_sizes.py::"
+        "test_the_device_promises_what_the_servers_of_its_stores_take",
+        (("mirror_core/exports.py", "self.minimum = sizes.minimum", "self.minimum = 1"),),
+    ),
+    Fault(
+        "more is written at once than a store's server takes",
+        "tests/test_block_sizes.py::"
+        "test_it_mirrors_between_servers_that_take_whole_blocks_only",
+        (("native/parts.c", "  return piece < most ? piece : most;",
+          "  return most ? piece : most;"),),
+    ),
+    Fault(
+        "more is read at once, to be compared, than a store's server takes",
+        "tests/test_block_sizes.py::"
+        "test_it_mirrors_between_servers_that_take_whole_blocks_only",
+        (("native/gather.c", "n, buf, s->sizes.maximum);", "n, buf, UINT32_MAX);"),),
+    ),
+    Fault(
+        "a fingerprint reads less than a store's server gives",
+        "tests/test_block_sizes.py::"
+        "test_it_mirrors_between_servers_that_take_whole_blocks_only",
+        (("mirror_core/stores.py", "at = sorted({i - i % sample for i in",
+          "at = sorted({i for i in"),),
+    ),
+    Fault(
+        "a site's blocks may be smaller than the requests that a store's server takes",
+        "tests/test_block_sizes.py::"
+        "test_a_site_whose_blocks_are_no_requests_of_a_server_is_refused",
+        (("mirror_core/stores.py", "    if block_size % least:", "    if False:"),),
+    ),
+    Fault(
+        "a server that comes back with larger blocks is the same one",
+        "tests/test_block_sizes.py::"
+        "test_a_server_that_comes_back_with_larger_blocks_is_not_used",
+        (("native/store_nbd.c", "sizes.minimum > s->sizes.minimum", "sizes.minimum == 0"),),
+    ),
+    Fault(
         "what a disk says to one store's flush is not told to the others on it (I9)",
         "native:below simulate:20000",
         (("native/below.c", "  if (is_the_disks (rc))\n    count_loss",

@@ -86,7 +86,8 @@ def _seen_by_fingerprint(before: bytes, after: bytes) -> bool:
     """Whether two contents differ where a fingerprint looks (stores.Opened.fingerprint)."""
     size = len(after)
     spread = [size * i // limits.SAMPLES for i in range(limits.SAMPLES)]
-    at = {*range(0, 16 * limits.SAMPLE_BYTES, limits.SAMPLE_BYTES), *spread}
+    sample = limits.SAMPLE_BYTES
+    at = {i - i % sample for i in (*range(0, 16 * sample, sample), *spread)}
     return any(before[i : i + SECTOR] != after[i : i + SECTOR] for i in at)
 
 
