@@ -48,6 +48,7 @@ _PROC = Path("/proc/self")
 _IN_MEMORY = ("tmpfs", "ramfs", "rootfs", "devtmpfs")
 _PATHS = ("upperdir", "logdev", "rtdev")  # options of overlay and xfs: what they stand on, besides
 _UNKNOWN = "unknown"  # perhaps any disk
+AWAY = -1  # the descriptor of what cannot be opened yet: it may stand on any disk
 
 
 def disks(fd: int, platform: Platform = HERE) -> frozenset[str]:
@@ -66,7 +67,7 @@ def disks(fd: int, platform: Platform = HERE) -> frozenset[str]:
 
 
 def numbers(opened: Mapping[K, int | None]) -> dict[K, int]:
-    """`shared`, of open files, folders and devices; None: a server."""
+    """`shared`, of open files, folders and devices, and of what is AWAY; None: a server."""
     return shared({key: frozenset() if fd is None else disks(fd) for key, fd in opened.items()})
 
 

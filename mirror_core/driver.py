@@ -51,6 +51,7 @@ class Driver:
         clean: bool,
         coarse: bool,
         drop_caches: Callable[[], None],
+        take_intermediates: Callable[[], None],
     ) -> None:
         self._config, self._book, self._copier, self._journal = config, book, copier, journal
         self._platform = platform
@@ -74,6 +75,7 @@ class Driver:
         self._limited = 0  # the bandwidth that the flashcopy knows
         self._stuck: str | None = None  # a reason that stands until a cycle is committed
         self._clean = clean  # the process before has stopped in order, or what it lost is dropped
+        self._take_intermediates = take_intermediates  # those that were not there at the start
         self._drop_caches = drop_caches  # what a failed flush has lost is not read any more
         self._owing = False  # the target holds what this site does not know to have sent
         self._coarse = coarse  # until a commit: `next` may hold much that does not differ
@@ -314,6 +316,7 @@ class Driver:
     def _open_session(self) -> None:
         """Handshake, then the lanes to the target's intermediates.  MirrorError."""
         self._retry_later()
+        self._take_intermediates()
         welcome = self._greet()
         if not welcome.whole:  # what the target was sent may be a hole here
             self._mark_everything(data_only=welcome.blank and not self._owing)

@@ -119,6 +119,7 @@ REQUEST_TIMEOUT_S = 10.0
 REQUEST_TIMEOUT_LINKS = 3  # at least so many times `link_timeout`
 REQUEST_TIMEOUT_ALONE_S = 2.0
 DEVICE_BUSY_S = 3.0  # with udev and others who open a device for a moment
+DEVICE_LOCK_S = 0.02  # between two tries to lock one
 DEVICE_LOOK_S = 0.5  # how often a holder looks whether its device is still its own
 ATTACH_BACKOFF_MAX_S = 1.0  # between two tries to reach a site of this machine
 # A client whose connection has ended, all of which are of this machine, is back within: until then

@@ -288,19 +288,33 @@ class Volume:
     """The gate and the flashcopy relation of one volume (native/volume.h)."""
 
     def __init__(
-        self, front: Store, first: Store, size: int, block_size: int, preserve_first: bool
+        self, front: Store, first: Store | None, size: int, block_size: int, preserve_first: bool
     ) -> None:
+        """`first` None: there is none yet (`set_first`)."""
         out = _ffi.new("struct fm_volume **")
-        rc = _lib.fm_volume_create(
-            front._handle, first._handle, size, block_size, preserve_first, out
-        )
+        handle = first._handle if first else _ffi.NULL
+        rc = _lib.fm_volume_create(front._handle, handle, size, block_size, preserve_first, out)
         _check(rc, "volume")
         self._handle = out[0]
-        self.front, self.first, self.size, self.block_size = front, first, size, block_size
+        self.front, self._first, self.size, self.block_size = front, first, size, block_size
         self._intent: Intent | None = None
         self.blocks = -(-size // block_size)
 
     # -- the control: one thread
+
+    @property
+    def has_first(self) -> bool:
+        return self._first is not None
+
+    @property
+    def first(self) -> Store:
+        assert self._first is not None
+        return self._first
+
+    def set_first(self, first: Store) -> None:
+        """Of a volume that was made without, before it is linked."""
+        _lib.fm_volume_set_first(self._handle, first._handle)
+        self._first = first
 
     def flush_front(self) -> None:
         _check(_lib.fm_volume_flush_front(self._handle), "flush")

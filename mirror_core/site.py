@@ -37,7 +37,7 @@ from mirror_core import (
     written,
 )
 from mirror_core.book import Book
-from mirror_core.config import SiteConfig
+from mirror_core.config import SiteConfig, is_uri
 from mirror_core.driver import Driver
 from mirror_core.errors import StoreError
 from mirror_core.journal import Journal
@@ -97,6 +97,7 @@ class Site:
         self.taking = platform.lock()  # guards `takings`: `promotion` may be held for long
         self._last = platform.lock()  # of an end and a beginning anew, one comes first
         self.is_ending = False  # nbdkit was told to end.  Guard: `_last`
+        self._late = contextlib.ExitStack()  # closes the intermediates that were taken in later
         self._coarse = False  # a source that knows regions which may differ, not blocks
         self._undo = contextlib.ExitStack()
         with contextlib.ExitStack() as undo:
@@ -127,20 +128,21 @@ class Site:
     def _open_stores(
         self, undo: contextlib.ExitStack, current: ledger.Ledger
     ) -> dict[tuple[str, str], stores.Opened]:
+        """Those of a source's intermediates that cannot be had are left out."""
         opened, source = {}, current.role == "source"
         stores.refuse_twice(self.config)
-        for volume, record in zip(self.config.volumes, current.volumes, strict=True):
+        undo.callback(self._late.close)
+        for record in current.volumes:
             for part in ("data", "intermediate"):
-                one = opened[volume.name, part] = self._open_store(
-                    getattr(volume, part), timeouts.lane_s(self.config.link_timeout)
-                )
-                undo.callback(one.store.close)
-                stores.refuse_unfit(one, record.size, record.block_size)
+                if one := self._open_at_start(record, current, part):
+                    opened[record.name, part] = one
+                    undo.callback(one.store.close)
         records = {record.name: record for record in current.volumes}
         self._flush_what_counts(current, records, opened)
         for (name, part), one in opened.items():
             place = stores.place_of(self.config, current, name, part)
-            stores.verify(one, getattr(records[name], part), place, records[name].size)
+            if place.counts:
+                stores.verify(one, getattr(records[name], part), place, records[name].size)
             # Of the process before, or of another role or history.
             doubted = current.doubtful_before or current.committed == 0 or not current.clean
             if doubted and not source and part == "intermediate":
@@ -149,6 +151,64 @@ class Site:
             if not (current.clean and current.run and source and part == "data"):
                 one.store.unflushed()
         return opened
+
+    def _open_at_start(
+        self, record: ledger.VolumeRecord, current: ledger.Ledger, part: str
+    ) -> stores.Opened | None:
+        """StoreError.  None: it is a source's intermediate, which is waited for."""
+        if part == "data" or current.role == "target":
+            return self._open_one(record, part)
+        try:
+            return self._open_intermediate(record, current)
+        except StoreError:  # `_take_intermediates` says it
+            return None
+
+    def _open_one(self, record: ledger.VolumeRecord, part: str) -> stores.Opened:
+        """StoreError."""
+        volume = next(v for v in self.config.volumes if v.name == record.name)
+        one = self._open_store(getattr(volume, part), timeouts.lane_s(self.config.link_timeout))
+        try:
+            stores.refuse_unfit(one, record.size, record.block_size)
+        except StoreError:
+            one.store.close()
+            raise
+        return one
+
+    def _open_intermediate(
+        self, record: ledger.VolumeRecord, current: ledger.Ledger
+    ) -> stores.Opened:
+        """A source's.  StoreError."""
+        one = self._open_one(record, "intermediate")
+        try:
+            place = stores.place_of(self.config, current, record.name, "intermediate")
+            stores.refuse_another(one, record.intermediate, place, record.size)
+        except StoreError:
+            one.store.close()
+            raise
+        return one
+
+    def _take_intermediates(self) -> None:
+        """A source is served without its intermediates, none of which it needs for that (I9): the
+        control's thread takes in those that it has not, before a session.  StoreError: one of them
+        cannot be had yet.  LedgerError: it is taken in, and known again by its mark."""
+        current = self.book.current
+        for member, record in zip(self.members, current.volumes, strict=True):
+            if member.native.has_first:
+                continue
+            try:
+                one = self._open_intermediate(record, current)
+            except StoreError as error:
+                raise StoreError(
+                    f"{error}: writes go on, and mirroring waits for it", error.code
+                ) from error
+            self._late.callback(one.store.close)
+            if number := self._numbers[member.name, "intermediate"]:
+                one.store.stands_on(number)
+            one.store.unflushed()
+            self._opened[member.name, "intermediate"] = one
+            member.native.set_first(one.store)
+            self.journal.say(f"volume {member.name}: its intermediate is there: {one.where}")
+            self.book.update(volumes=self._in_use())
 
     def _flush_what_counts(
         self,
@@ -173,8 +233,12 @@ class Site:
 
     def _say_what_loses_together(self, undo: contextlib.ExitStack) -> None:
         folder = ("", "state")
+        away = {
+            (volume.name, "intermediate"): None if is_uri(volume.intermediate) else below.AWAY
+            for volume in self.config.volumes
+        }
         descriptors = {part: one.fd for part, one in self._opened.items()}
-        numbers = self._shares({folder: self._lock, **descriptors})
+        numbers = self._numbers = self._shares({folder: self._lock, **away, **descriptors})
         for part, one in self._opened.items():
             if numbers[part]:
                 one.store.stands_on(numbers[part])
@@ -188,8 +252,10 @@ class Site:
         members = []
         for record in current.volumes:
             data = self._opened[record.name, "data"].store
-            intermediate = self._opened[record.name, "intermediate"].store
+            other = self._opened.get((record.name, "intermediate"))
+            intermediate = other.store if other else None
             front, sink = (data, intermediate) if source else (intermediate, data)
+            assert front is not None
             volume = native.Volume(
                 front, sink, record.size, record.block_size, self.config.preserve == "first"
             )
@@ -278,6 +344,7 @@ class Site:
         return Driver(
             self.config, self.book, self.copier, self.journal, self.platform,
             clean=current.clean, coarse=self._coarse, drop_caches=self._drop_data_caches,
+            take_intermediates=self._take_intermediates,
         )  # fmt: skip
 
     def _drop_data_caches(self) -> None:
@@ -498,7 +565,7 @@ class Site:
                     hardened=control.hardened,
                     doubtful_data=any(m.native.doubts_front() for m in self.members),
                     doubtful_before=self.book.current.doubtful_before
-                    or any(m.native.first.losses for m in self.members),
+                    or any(m.native.has_first and m.native.first.losses for m in self.members),
                     maps={
                         f"{m.name}/next": flashcopy.bitmap_of(m.native, native.NEXT)
                         for m in self.members
@@ -537,7 +604,7 @@ class Site:
             replace(
                 record,
                 data=self._opened[record.name, "data"].record(),
-                intermediate=self._opened[record.name, "intermediate"].record(),
+                intermediate=self._intermediate_of(record, lambda one, _size: one.record()),
             )
             for record in self.book.current.volumes
         )
@@ -551,12 +618,21 @@ class Site:
             replace(
                 record,
                 data=self._opened[record.name, "data"].stopped(record.size, counts=holds),
-                intermediate=self._opened[record.name, "intermediate"].stopped(
-                    record.size, counts=role == "target"
+                intermediate=self._intermediate_of(
+                    record, lambda one, size: one.stopped(size, counts=role == "target")
                 ),
             )
             for record in self.book.current.volumes
         )
+
+    def _intermediate_of(
+        self,
+        record: ledger.VolumeRecord,
+        look: Callable[[stores.Opened, int], ledger.StoreRecord],
+    ) -> ledger.StoreRecord:
+        """One that was away all the time is as it was."""
+        one = self._opened.get((record.name, "intermediate"))
+        return look(one, record.size) if one else record.intermediate
 
     # ---- how it is
 

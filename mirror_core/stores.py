@@ -18,6 +18,7 @@ import fcntl
 import hashlib
 import os
 import stat
+import time
 from dataclasses import dataclass
 
 from mirror_core import config, limits, native
@@ -290,12 +291,21 @@ def _open_fd(where: str) -> int:
 
 
 def _lock(fd: int, where: str) -> None:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise StoreError(
-            f"{where}: in use by another process: stop that site first", errno.EBUSY
-        ) from error
+    """A block device is locked by udev, too, for as long as that looks at it, after whoever had it
+    open for writing has closed it (systemd.io/BLOCK_DEVICE_LOCKING): that is waited for."""
+    until = time.monotonic()
+    if stat.S_ISBLK(os.fstat(fd).st_mode):
+        until += limits.DEVICE_BUSY_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError as error:
+            if time.monotonic() >= until:
+                raise StoreError(
+                    f"{where}: in use by another process: stop that site first", errno.EBUSY
+                ) from error
+        time.sleep(limits.DEVICE_LOCK_S)
 
 
 def name_of(where: str) -> str:
@@ -305,6 +315,17 @@ def name_of(where: str) -> str:
         return identities.of_path(fd).name
     finally:
         os.close(fd)
+
+
+def refuse_another(one: Opened, record: StoreRecord, place: Place, size: int) -> None:
+    """Of a store whose content does not count (a source's intermediate).  A blank file is as good
+    as the one recorded, and is that from now on; anything else may be somebody's.  StoreError."""
+    try:
+        verify(one, record, place, size)
+    except StoreError:
+        if one.mark() not in (None, place.mark) or one.identity.kind != "file" or not one.blank():
+            raise
+        one.set_mark(place.mark)
 
 
 def known(record: StoreRecord) -> Identity:

@@ -58,6 +58,13 @@ fm_volume_create (struct fm_store *front, struct fm_store *first, uint64_t size,
 }
 
 void
+fm_volume_set_first (struct fm_volume *v, struct fm_store *first)
+{
+  assert (!v->first && !v->bulk);
+  v->first = first;
+}
+
+void
 fm_volume_free (struct fm_volume *v)
 {
   if (!v)

@@ -154,11 +154,15 @@ struct fm_volume_stats {
   int abandoned, failed_part, closed_part, second_lost, write_error;
 };
 
-/* `front` and `first` (sink 0) stay the caller's and must outlive the volume.
+/* `front` and `first` (sink 0) stay the caller's and must outlive the volume.  `first` may be NULL: then no cycle may
+ * begin before fm_volume_set_first.
  * 0, -EINVAL (block size not a power of two from 512 to 32 MiB), or -ENOMEM. */
 int fm_volume_create (struct fm_store *front, struct fm_store *first, uint64_t size,
                       uint32_t block_size, bool preserve_first, struct fm_volume **out);
 void fm_volume_free (struct fm_volume *v);
+
+/* Of a volume that was made without: from the thread that links, before it does. */
+void fm_volume_set_first (struct fm_volume *v, struct fm_store *first);
 
 /* Before the volume is in use: the maps move into this file on tmpfs (taken over, also on failure) of
  * fm_volume_shared_bytes, where they outlive the process.  Its first page is the caller's, but

@@ -153,6 +153,8 @@ def test_a_store_that_cannot_be_read_is_named() -> None:
     """One line, at a start and at a stop."""
 
     class Broken:
+        block_sizes = native.BlockSizes(1, 1, 1 << 32)
+
         def gather_all(self, _runs: object, _depth: int) -> bytes:
             raise native.NativeError(errno.EIO, "read: Input/output error")
 

@@ -6,12 +6,15 @@ machines, nothing but its number.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import shutil
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -81,6 +84,22 @@ def pretend_a_reboot(pair: Pair, site: str) -> None:
     ledger.save(state, replace(book, volumes=volumes))
 
 
+def not_taken(pair: Handmade, site: str, part: str) -> str:
+    """What a start says of a store that it does not take: it is refused, and changes nothing; a
+    source is served without its intermediate, which it does not write to."""
+    if (site, part) != ("east", "intermediate"):
+        with nothing_changes(pair.folder):
+            return refused("start", str(pair.toml(site)))
+    before = Path(pair.store(site, part)).read_bytes()
+    pair.start(site)
+    waits = "writes go on, and mirroring waits for it"
+    direct.wait_for(lambda: waits in (direct.status(pair)["reason"] or ""), waits)
+    line: str = direct.status(pair)["reason"]
+    pair.stop(site)
+    assert Path(pair.store(site, part)).read_bytes() == before
+    return line
+
+
 # ---- block devices
 
 
@@ -107,8 +126,8 @@ def test_devices_that_got_other_numbers_are_the_same(make_loops: MakeLoops, end:
 def test_another_disk_under_the_number_is_refused_after_a_kill(
     make_loops: MakeLoops, scratch: Path, site: str, part: str
 ) -> None:
-    """The number of a store means another disk: refused with what was found and the command, and
-    neither is changed."""
+    """The number of a store means another disk: it is not taken, with what was found and the
+    command, and neither is changed."""
     pair, loops = make_loops(site)
     use(pair)
     kill(pair, site)
@@ -120,8 +139,7 @@ def test_another_disk_under_the_number_is_refused_after_a_kill(
         other.attach(number)
         loops[site, part].path.unlink()
         loops[site, part].path.symlink_to(f"/dev/loop{number}")
-        with nothing_changes(scratch):
-            line = refused("start", str(pair.toml(site)))
+        line = not_taken(pair, site, part)
         assert "not the store that was recorded (device 7:" in line, line
         assert f"run 'flashmirror adopt {pair.toml(site)} disk {part}'" in line, line
         assert line.count("gives up the image") == (site == "west"), line
@@ -159,7 +177,7 @@ def test_a_number_and_the_fingerprint_are_enough_after_an_orderly_stop(
     make_loops: MakeLoops, site: str
 ) -> None:
     """After a reboot such devices are taken for their numbers and their bytes; one whose bytes are
-    others is refused, a source's intermediate, too, which would be overwritten."""
+    others is not, a source's intermediate neither, which would be overwritten."""
     pair, loops = make_loops(site, forget=True)
     use(pair)
     pair.stop()
@@ -173,7 +191,7 @@ def test_a_number_and_the_fingerprint_are_enough_after_an_orderly_stop(
         number = loop.detach()
         loop.write(b"\xee" * 4096)
         loop.attach(number)
-        line = refused("start", str(pair.toml(site)))
+        line = not_taken(pair, site, part)
         assert "its content changed while the site was stopped" in line, line
         assert f"disk {part}'" in line, line
         number = loop.detach()
@@ -183,6 +201,38 @@ def test_a_number_and_the_fingerprint_are_enough_after_an_orderly_stop(
         pair.start()
     direct.sync(pair)
     assert equal(pair)
+
+
+@needs_loops
+def test_a_device_that_udev_looks_at_is_waited_for(scratch: Path) -> None:
+    """It has a shared lock meanwhile (systemd.io/BLOCK_DEVICE_LOCKING); whoever keeps a lock is
+    another user of the device."""
+    loop = Loop(scratch / "disk.raw", MIB)
+    look = os.open(loop.path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(look, fcntl.LOCK_SH)
+        with ThreadPoolExecutor() as pool:
+            opening = pool.submit(stores.open_store, str(loop.path), 1.0)
+            direct.wait_for(lambda: len(held(loop.path)) > 1, "it is open")
+            fcntl.flock(look, fcntl.LOCK_UN)
+            opening.result().store.close()
+        fcntl.flock(look, fcntl.LOCK_SH)
+        with pytest.raises(StoreError, match="in use by another process"):
+            stores.open_store(str(loop.path), 1.0)
+    finally:
+        os.close(look)
+        loop.close()
+
+
+def held(path: Path) -> list[str]:
+    """This process's descriptors of a device."""
+    device = os.stat(path).st_rdev
+    numbers = []
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if os.fstat(int(fd)).st_rdev == device:
+                numbers.append(fd)
+    return numbers
 
 
 @needs_loops

@@ -6,6 +6,38 @@ from faults.fault import Fault
 
 FAULTS = (
     Fault(
+        "a source is not served without its intermediate (I9)",
+        "tests/test_away.py::"
+        "test_clients_are_served_while_it_is_away_and_mirroring_goes_on_with_it",
+        (("mirror_core/site.py", '        if part == "data" or current.role == "target":\n'
+          "            return self._open_one(record, part)\n",
+          '        if part == "data" or current.role == "target" or part:\n'
+          "            return self._open_one(record, part)\n"),),
+    ),
+    Fault(
+        "a source writes to whatever stands in the place of its intermediate",
+        "tests/test_away.py::test_another_one_is_not_written_to",
+        (("mirror_core/stores.py", ' != "file" or not one.blank():', ' != "file":'),),
+    ),
+    Fault(
+        "a blank store of another site is taken for a source's intermediate",
+        "tests/test_away.py::test_another_one_is_not_written_to",
+        (("mirror_core/stores.py", "if one.mark() not in (None, place.mark) or one.identity",
+          "if one.identity"),),
+    ),
+    Fault(
+        "a blank file that is taken for a source's intermediate is not marked as that",
+        "tests/test_away.py::test_a_blank_file_is_taken_for_it",
+        (("mirror_core/stores.py", "            raise\n        one.set_mark(place.mark)\n",
+          "            raise\n"),),
+    ),
+    Fault(
+        "a device that udev looks at is another site's",
+        "tests/test_identity.py::test_a_device_that_udev_looks_at_is_waited_for",
+        (("mirror_core/stores.py", "        until += limits.DEVICE_BUSY_S\n",
+          "        until += 0\n"),),
+    ),
+    Fault(
         "the device promises smaller requests than its store's server takes",
         "tests/test_block_sizes.py::"
         "test_the_device_promises_what_the_servers_of_its_stores_take",

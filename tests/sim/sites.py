@@ -29,7 +29,7 @@ from mirror_core import (
     stores,
     target,
 )
-from mirror_core.errors import MirrorError
+from mirror_core.errors import MirrorError, StoreError
 from mirror_core.identity import Identity
 from sim import simos
 from sim.content import Content
@@ -159,6 +159,7 @@ class Machine:
         self.maps: dict[str, KeptMaps] = {}  # by run
         self.content: Content | None = None  # of a source: what its clients know
         self.follows: History | None = None  # of a target, and of a source that was one
+        self.away = False  # its intermediates cannot be opened
         self.went_back = False  # something of it was put back to an older copy, or it is one
         self.lost_seed = False  # a flush of it failed before the site had ever started
         self.is_mixed = False  # its state went back without its data, and it does not know
@@ -205,6 +206,7 @@ class Machine:
         return [*self.disks.values(), *logs]
 
     def heal(self) -> None:
+        self.away = False
         self.fs.failing, self.fs.failing_name = 0, ""
         if self.bomb:
             self.bomb.spent = True
@@ -285,6 +287,10 @@ class Machine:
 
     def _open_store(self, life: Incarnation, where: str, _timeout_s: float) -> stores.Opened:
         volume, _, part = where.partition("/")
+        if self.away and part == "intermediate":
+            if self.content:
+                self.world.reach("a source without its intermediate")
+            raise StoreError(f"{where}: No such file or directory", errno.ENOENT)
         handle = lib.sim_store_open(self.disks[volume, part], self.lazy)
         life.handles.append(handle)
         store = native.Store(handle, "file")

@@ -52,7 +52,7 @@ class Trouble:
                 (8, self._flush_of_hardening), (4, self._flush), (3, self._folder),
                 (4, self._disk), (2, self._server), (2, self._both_sinks), (4, self._append),
                 (2, self._at_stop), (4, self._beside), (2, self._cooling), (2, self._written),
-                (8, self._forgetful), (6, self._shown), (3, self._comparison),
+                (8, self._forgetful), (6, self._shown), (3, self._comparison), (2, self._away),
                 (4 * world.shape.exceptions, self._thrown),
             ]  # fmt: skip
 
@@ -553,6 +553,21 @@ class Trouble:
         self.world.turns(self.random.randrange(20))
         if self.random.random() < 0.6:
             self._strike(machine)
+
+    def _away(self) -> None:
+        """A source begins without its intermediates, and is served; they come later, perhaps."""
+        machine = self.source()
+        if machine is None:
+            return
+        machine.away = True
+        self._strike(machine)
+        self.world.boot_all()
+        self.world.turns(self.random.randrange(200))
+        if self.random.random() < 0.7:
+            machine.away = False
+            self.world.turns(self.random.randrange(200))
+            if self.random.random() < 0.5:
+                self._strike(machine)
 
     def _written(self) -> None:
         """The target cannot record what is stable."""

@@ -42,6 +42,7 @@ STATES = (
     "promotion begun under fault", "promoted", "promoted a second time",
     "exception at a call of the platform",
     "resync --full under fault", "paused", "commit whose answer was lost",
+    "a source without its intermediate",
     *copies.STATES,
 )  # fmt: skip
 

@@ -1,0 +1,170 @@
+"""A source whose intermediate is away, replaced or another one at its start serves its own data:
+mirroring waits for the intermediate, and says so; clients do not (I9)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import direct
+import pytest
+from handmade import MIB, Handmade, east, kill, refused
+from served import Server
+
+WAITS = "writes go on, and mirroring waits for it"
+
+
+def intermediate(pair: Handmade) -> Path:
+    return Path(pair.store("east", "intermediate"))
+
+
+def reason(pair: Handmade, words: str) -> str:
+    """Once it holds these words, and that mirroring waits."""
+    found = ""
+
+    def holds() -> bool:
+        nonlocal found
+        found = direct.status(pair)["reason"] or ""
+        return words in found and WAITS in found
+
+    direct.wait_for(holds, f"{words} in the reason")
+    return found
+
+
+def write(pair: Handmade, byte: bytes) -> None:
+    """All over the volume, durably."""
+    with pair.client() as client:
+        client.write(0, byte * pair.size, flags=1)
+        assert client.read(0, 4096) == byte * 4096
+
+
+def equal(pair: Handmade) -> None:
+    direct.sync(pair)
+    direct.wait_status(pair, "east", reason=None)
+    for site in ("east", "west"):
+        pair.stop(site)
+    held = pair.image("east").read_bytes()
+    assert pair.image("west").read_bytes() == held != bytes(pair.size)
+
+
+def test_clients_are_served_while_it_is_away_and_mirroring_goes_on_with_it(
+    handmade: Handmade,
+) -> None:
+    """Also after a stop, and a kill, without it: nothing that was written meanwhile is
+    forgotten."""
+    handmade.create()
+    handmade.start()
+    direct.sync(handmade)
+    handmade.stop("east")
+    away = intermediate(handmade).rename(intermediate(handmade).with_suffix(".away"))
+    handmade.start("east")
+    assert str(intermediate(handmade)) in reason(handmade, "No such file or directory")
+    write(handmade, b"1")
+    assert direct.status(handmade)["data_exposure_seconds"] > 0
+    handmade.stop("east")
+    handmade.start("east")
+    with handmade.client() as client:
+        client.write(4096, b"2" * 4096, flags=1)
+    kill(handmade, "east")
+    handmade.start("east")
+    reason(handmade, "No such file or directory")
+    away.rename(intermediate(handmade))
+    equal(handmade)
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_a_blank_file_is_taken_for_it(handmade: Handmade, running: bool) -> None:
+    """As a new disk has one; it is the store that is recorded from then on."""
+    handmade.create()
+    handmade.start()
+    direct.sync(handmade)
+    handmade.stop("east")
+    intermediate(handmade).unlink()
+    if running:
+        handmade.start("east")
+        reason(handmade, "No such file or directory")
+    fresh = intermediate(handmade).with_suffix(".fresh")
+    with fresh.open("wb") as file:
+        file.truncate(handmade.size)
+    fresh.rename(intermediate(handmade))
+    if not running:
+        handmade.start("east")
+    write(handmade, b"3")
+    direct.sync(handmade)
+    assert b"/disk/intermediate" in os.getxattr(intermediate(handmade), "user.flashmirror")
+    kill(handmade, "east")
+    handmade.start("east")
+    equal(handmade)
+
+
+def somebody_s(pair: Handmade) -> None:
+    intermediate(pair).unlink()
+    intermediate(pair).write_bytes(b"\x77" * pair.size)
+
+
+def short(pair: Handmade) -> None:
+    os.truncate(intermediate(pair), MIB // 2)
+
+
+def marked(pair: Handmade) -> None:
+    intermediate(pair).unlink()
+    intermediate(pair).touch()
+    os.truncate(intermediate(pair), pair.size)
+    os.setxattr(intermediate(pair), "user.flashmirror", b"another/disk/data")
+
+
+OTHERS: dict[str, tuple[Callable[[Handmade], None], str]] = {
+    "somebody's": (somebody_s, "'flashmirror adopt"),
+    "short": (short, "put the right store back"),
+    "marked": (marked, "it is marked as the store of another site or volume"),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_another_one_is_not_written_to(handmade: Handmade, what: str) -> None:
+    """What is not known may be somebody's: it is left as it is, and what to do is said."""
+    put, words = OTHERS[what]
+    handmade.create()
+    handmade.start()
+    direct.sync(handmade)
+    handmade.stop("east")
+    put(handmade)
+    before = intermediate(handmade).read_bytes()
+    handmade.start("east")
+    write(handmade, b"4")
+    reason(handmade, words)
+    handmade.stop("east")
+    assert intermediate(handmade).read_bytes() == before
+    if what == "somebody's":
+        handmade.run("adopt", east(handmade), "disk", "intermediate", "--yes")
+        handmade.start("east")
+        equal(handmade)
+
+
+def test_its_server_may_come_later(handmade: Handmade, scratch: Path) -> None:
+    """The server is started after the site."""
+    server = Server(scratch / "later.img")
+    server.image.write_bytes(bytes(handmade.size))
+    handmade.stores["east", "intermediate"] = server.uri
+    try:
+        server.start()
+        handmade.create()
+        server.stop()
+        handmade.start()
+        write(handmade, b"5")
+        reason(handmade, server.uri)
+        server.start()
+        equal(handmade)
+    finally:
+        handmade.kill()
+        server.stop()
+
+
+def test_data_that_is_away_refuses_the_start(handmade: Handmade) -> None:
+    """That is what clients read and write; and each store of a target, which is its image."""
+    handmade.create()
+    for path in (handmade.image("east"), handmade.image("west").with_suffix(".intermediate.img")):
+        path.rename(path.with_suffix(".away"))
+    for site in ("east", "west"):
+        assert "No such file or directory" in refused("start", str(handmade.toml(site)))
