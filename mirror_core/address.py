@@ -36,15 +36,16 @@ class Tcp:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @classmethod
-    def of(cls, text: str) -> Tcp | None:
-        """HOST:PORT or [HOST]:PORT; None: it is neither."""
+    def of(cls, text: str, lowest: int = 1) -> Tcp | None:
+        """HOST:PORT or [HOST]:PORT; None: it is neither.  `lowest`: of the ports that may be."""
         match = re.fullmatch(
             r"(?:\[([^\[\]]*:[^\[\]]*)\]|([^:\[\]]*)):([0-9]{1,5})", text, re.ASCII
         )
         if not match:
             return None
         host, port = match[1] or match[2], int(match[3])
-        return cls(host, port) if re.fullmatch(HOST_PATTERN, host) and 0 < port < 65536 else None
+        good = re.fullmatch(HOST_PATTERN, host) and lowest <= port < 65536
+        return cls(host, port) if good else None
 
 
 @dataclass(frozen=True)

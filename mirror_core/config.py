@@ -50,7 +50,7 @@ class SiteConfig:
     socket: Path  # where the device and the local control listen
     peer: Path | Remote  # the peer's socket, or where it is on the network
     state: Path
-    metrics: tuple[str, int] | None
+    metrics: Tcp | None  # port 0: any that is free
     volumes: tuple[VolumeConfig, ...]
     interval: float = 0.0
     preserve: Literal["both", "first"] = "both"
@@ -296,15 +296,16 @@ class _Reader:
                               "true' if nobody else is on that network")  # fmt: skip
         return Remote(address, tls if scheme == "nbds" else None)
 
-    def _metrics(self) -> tuple[str, int] | None:
+    def _metrics(self) -> Tcp | None:
         text = self.table.pop("metrics", None)
         if text is None:
             return None
-        pattern = r"\[?([0-9A-Za-z.:-]+?)\]?:(\d{1,5})"
-        match = re.fullmatch(pattern, text) if isinstance(text, str) else None
-        if not match or int(match[2]) > 65535:
-            raise self.refuse("metrics", f"{short(text)} is not an address: write 127.0.0.1:9809")
-        return match[1], int(match[2])
+        address = Tcp.of(text, lowest=0) if isinstance(text, str) else None
+        if not address:
+            raise self.refuse(
+                "metrics", f"{short(text)} is not an address: write 127.0.0.1:9809, or [::1]:9809"
+            )
+        return address
 
     def _volumes(self) -> tuple[VolumeConfig, ...]:
         tables = self.table.pop("volume", None)

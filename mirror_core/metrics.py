@@ -5,13 +5,15 @@ Read from the site at each scrape (a custom collector): no counter is kept twice
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
+from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING
-from wsgiref.simple_server import WSGIServer
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -20,10 +22,13 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from mirror_core import sockets
 from mirror_core import status as how
-from mirror_core.errors import ConfigError
+from mirror_core.address import Tcp
 
 if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
+
     from mirror_core.site import Site
 
 _P = "flashmirror_"
@@ -184,34 +189,55 @@ class SiteCollector(Collector):
         yield wait
 
 
+class _Server(ThreadingMixIn, WSGIServer):
+    """On a socket that listens already.  A thread for each request: nobody waits for a client that
+    is slow, at the end neither."""
+
+    daemon_threads = True
+
+    def __init__(self, listening: socket.socket, app: WSGIApplication) -> None:
+        address = listening.getsockname()
+        super().__init__(address, _Silent, bind_and_activate=False)
+        self.socket.close()
+        self.socket, self.server_address = listening, address
+        self.server_name, self.server_port = address[:2]
+        self.setup_environ()
+        self.set_app(app)
+
+
+class _Silent(WSGIRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """The log is for what needs a person."""
+
+
 class MetricsServer:
     """Serves one site's metrics on its configured address."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
         self.collector = SiteCollector(site)
-        self._server: WSGIServer | None = None
-        self._thread: threading.Thread | None = None
+        self._serving: list[tuple[_Server, threading.Thread]] = []
         self.address: str | None = None
 
     def start(self) -> None:
-        """ConfigError: the address is taken or not ours."""
+        """MirrorError: the address is taken or not ours."""
         assert self._site.config.metrics
-        host, port = self._site.config.metrics
+        host = self._site.config.metrics.host
         registry = CollectorRegistry()
         registry.register(self.collector)
-        try:
-            self._server, self._thread = start_http_server(port, host, registry)
-        except OSError as error:
-            raise ConfigError(
-                f"{self._site.config.path}: metrics: {host}:{port}: {error.strerror}: free it or "
-                "name another"
-            ) from error
-        self.address = f"{host}:{self._server.server_port}"
+        app = make_wsgi_app(registry)
+        for listening in sockets.tcp([self._site.config.metrics], "metrics"):
+            server = _Server(listening, app)
+            thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+            thread.start()
+            self._serving.append((server, thread))
+            self.address = str(Tcp(host, server.server_port))
 
     def stop(self) -> None:
-        if self._server and self._thread:
-            self._server.shutdown()
-            self._server.server_close()
+        for server, _ in self._serving:
+            server.shutdown()
+            server.server_close()
+        if self._serving:
             self.collector.end()  # a scrape under way may go on: of a client that is slow
-            self._thread.join()
+        for _, thread in self._serving:
+            thread.join()

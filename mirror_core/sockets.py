@@ -15,8 +15,9 @@ import fcntl
 import os
 import socket
 import stat
+from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO, Any, NoReturn
 
 from mirror_core import limits
 from mirror_core.address import Tcp
@@ -32,15 +33,46 @@ _BEGIN = 'cd / && umask 077 && LISTEN_PID=$$ exec "$@"'
 def listen(site: SiteConfig) -> list[socket.socket]:
     """All that the site is to listen on; a stale Unix socket is replaced.  MirrorError."""
     with contextlib.ExitStack() as undo:
-        made = []
-        for tcp in site.tcp:
-            made += _tcp(tcp)
-            for one in made:
-                undo.callback(one.close)
-        _refuse_or_remove(site.socket)
+        made = [undo.enter_context(one) for one in tcp(site.tcp, "listen")]
+        _refuse_taken(site.socket)
+        site.socket.unlink(missing_ok=True)
         made.append(_unix(site.socket))
         undo.pop_all()
         return made
+
+
+def refuse(site: SiteConfig) -> None:
+    """What `listen`, and the metrics of the site, would meet; nothing stays.  MirrorError."""
+    with contextlib.ExitStack() as undo:
+        for addresses, setting in ((site.tcp, "listen"), ((site.metrics,), "metrics")):
+            for one in tcp(addresses, setting):
+                undo.enter_context(one)
+        _refuse_taken(site.socket)
+
+
+def tcp(addresses: Iterable[Tcp | None], setting: str) -> list[socket.socket]:
+    """Sockets that listen on the numbers of these hosts: once on each, however often and by
+    whatever names it comes, and not on those that this machine has not, where the host has others
+    ("localhost" without IPv6).  Port 0: any that is free.  MirrorError; `setting` names them."""
+    made: dict[object, socket.socket] = {}
+    with contextlib.ExitStack() as undo:
+        for address in filter(None, addresses):
+            listens, absent = False, None
+            for family, where in _numbers(address, setting):
+                try:
+                    if where not in made:
+                        made[where] = undo.enter_context(_tcp(family, where))
+                    listens = True
+                except OSError as error:
+                    absent = _refusal(address, setting, error)
+                    if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                        raise absent from error
+                if listens and not address.port:
+                    break  # another number would get another port
+            if absent and not listens:
+                raise absent
+        undo.pop_all()
+    return list(made.values())
 
 
 def become(words: list[str], environment: dict[str, str], sockets: list[socket.socket]) -> NoReturn:
@@ -88,40 +120,42 @@ def _aside(file: IO[bytes] | socket.socket, count: int) -> int:
     return fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, _FIRST_FD + count)
 
 
-def _tcp(address: Tcp) -> list[socket.socket]:
-    """One socket for each number that the host has."""
+def _numbers(address: Tcp, setting: str) -> list[tuple[int, Any]]:
+    """The family and the address of each.  MirrorError: nobody knows the name."""
     try:
         found = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except OSError as error:
-        raise MirrorError(f"tcp:{address}: {error.strerror}: mend 'listen'") from error
-    made: list[socket.socket] = []
-    for family, kind, protocol, _, where in found:
-        one = socket.socket(family, kind, protocol)
-        made.append(one)
-        try:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for option, number in (
-                (socket.TCP_KEEPIDLE, limits.KEEPALIVE_S),
-                (socket.TCP_KEEPINTVL, limits.KEEPALIVE_S),
-                (socket.TCP_KEEPCNT, limits.KEEPALIVE_PROBES),
-                (socket.TCP_USER_TIMEOUT, 1000 * limits.KEEPALIVE_S * limits.KEEPALIVE_PROBES),
-            ):
-                one.setsockopt(socket.IPPROTO_TCP, option, number)
-            one.bind(where)
-            one.listen(limits.BACKLOG)
-        except OSError as error:
-            for other in made:
-                other.close()
-            advice = "free it" if error.errno == errno.EADDRINUSE else "mend that"
-            raise MirrorError(
-                f"tcp:{address}: {error.strerror}: {advice}, or change 'listen'", error.errno or 0
-            ) from error
-    return made
+        raise _refusal(address, setting, error) from error
+    return [(family, where) for family, _, _, _, where in found]
+
+
+def _refusal(address: Tcp, setting: str, error: OSError) -> MirrorError:
+    advice = "free it" if error.errno == errno.EADDRINUSE else "mend that"
+    return MirrorError(f"{setting}: {address}: {error.strerror}: {advice}, or change '{setting}'")
+
+
+def _tcp(family: int, where: Any) -> socket.socket:
+    one = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, number in (
+            (socket.TCP_KEEPIDLE, limits.KEEPALIVE_S),
+            (socket.TCP_KEEPINTVL, limits.KEEPALIVE_S),
+            (socket.TCP_KEEPCNT, limits.KEEPALIVE_PROBES),
+            (socket.TCP_USER_TIMEOUT, 1000 * limits.KEEPALIVE_S * limits.KEEPALIVE_PROBES),
+        ):
+            one.setsockopt(socket.IPPROTO_TCP, option, number)
+        one.bind(where)
+        one.listen(limits.BACKLOG)
+    except OSError:
+        one.close()
+        raise
+    return one
 
 
 def _unix(path: Path) -> socket.socket:
@@ -140,12 +174,11 @@ def _unix(path: Path) -> socket.socket:
     return one
 
 
-def _refuse_or_remove(path: Path) -> None:
-    """The place of the Unix socket is free afterwards.  MirrorError."""
+def _refuse_taken(path: Path) -> None:
+    """The place of the Unix socket is free, or a stale one's.  MirrorError."""
     try:
         if stat.S_ISSOCK(path.lstat().st_mode):
             _refuse_live(path)
-            path.unlink()
         else:
             raise MirrorError(f"{path}: is in the way, and no socket: move it away")
     except FileNotFoundError:

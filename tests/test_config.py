@@ -68,7 +68,7 @@ def test_every_setting_is_taken(tmp_path: Path) -> None:
     )
     stores = VOLUME.replace('"disk.img"', '"nbd://localhost/x"')
     site = loaded(tmp_path, GOOD + more + stores)
-    assert site.metrics == ("::1", 9809)
+    assert site.metrics == Tcp("::1", 9809)
     assert (site.interval, site.preserve, site.link_timeout) == (5.0, "first", 3.0)
     assert (site.freeze_deadline, site.freeze_max, site.block_size) == (0.01, 2.0, 65536)
     assert site.volumes[0].data == "nbd://localhost/x"

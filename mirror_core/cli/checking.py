@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from mirror_core import config, intent, ledger, limits, lock, native, peer, process, stores
+from mirror_core import config, intent, ledger, limits, lock, native, peer, process, sockets, stores
 from mirror_core.address import Tls
 from mirror_core.cli.common import ask, json_option, show, site_argument
 from mirror_core.errors import NOT_YET, Answered, MirrorError, PeerError
@@ -56,7 +56,7 @@ def check(site: str, as_json: bool) -> None:
     if live:
         rows += [*_check_running(settings), *_check_in_use(settings, book)]
     else:
-        rows += _check_stores(settings, book)
+        rows += [_check_listen(settings), *_check_stores(settings, book)]
     rows += [_check_state(settings, book), _check_space(settings)]
     if settings.tls:
         rows.append(_check_tls(settings.tls))
@@ -155,6 +155,14 @@ def _check_state(settings: config.SiteConfig, book: ledger.Ledger | None) -> Row
         f"{settings.state}: {format_size(free)} are free, and a start needs {format_size(need)}: "
         "make room",
     )  # fmt: skip
+
+
+def _check_listen(settings: config.SiteConfig) -> Row:
+    try:
+        sockets.refuse(settings)
+    except MirrorError as error:
+        return ("listen", "failed", str(error))
+    return ("listen", "ok", ", ".join(map(str, (settings.socket, *settings.tcp))))
 
 
 def _check_stores(settings: config.SiteConfig, book: ledger.Ledger | None) -> list[Row]:

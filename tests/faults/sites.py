@@ -638,4 +638,31 @@ FAULTS = (
         (("mirror_core/below.py", "joined = [group for group in groups if not "
           "group.isdisjoint(names)]", "joined: list[set[str]] = []"),),
     ),
+    Fault(
+        "a number that two names mean is listened on twice",
+        "tests/test_accepted.py::test_a_host_that_the_hosts_file_names_twice_is_listened_on_once",
+        (("mirror_core/sockets.py", "if where not in made:", "if True:"),),
+    ),
+    Fault(
+        "a number that this machine does not have refuses the whole host",
+        "tests/test_accepted.py::test_localhost_is_listened_on_where_there_is_no_ipv6",
+        (("mirror_core/sockets.py",
+          "if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):", "if True:"),),
+    ),
+    Fault(
+        "a host of which no number is this machine's is taken for listened on",
+        "tests/test_accepted.py::test_localhost_is_listened_on_where_there_is_no_ipv6",
+        (("mirror_core/sockets.py", "if absent and not listens:", "if False:"),),
+    ),
+    Fault(
+        "check does not try to listen",
+        "tests/test_accepted.py::test_check_says_of_a_busy_port_what_start_says",
+        (("mirror_core/cli/checking.py", "[_check_listen(settings), *", "[*"),),
+    ),
+    Fault(
+        "the address of the metrics has no brackets",
+        "tests/test_accepted.py::test_the_address_of_the_metrics_makes_a_url",
+        (("mirror_core/metrics.py", "str(Tcp(host, server.server_port))",
+          "f\"{host}:{server.server_port}\""),),
+    ),
 )  # fmt: skip

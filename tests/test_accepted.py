@@ -1,0 +1,96 @@
+"""What a configuration accepts works, or `check` and `start` refuse it at once, in the same words:
+hosts, keys, paths, stores, and what surrounds them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from handmade import east, edit, flashmirror, refused, scrape, state_of
+from pair import MakePair, Pair
+from remote import free_ports
+
+root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount, or take a network away")
+
+
+def place(*steps: str) -> tuple[str, ...]:
+    """Words before a command that give it mounts and a network of its own, and do these first."""
+    return ("unshare", "--mount", "--net", "sh", "-ec", "\n".join([*steps, 'exec "$0" "$@"']))
+
+
+def with_hosts(folder: Path, text: str) -> str:
+    """A step of `place`: its /etc/hosts."""
+    (folder / "hosts").write_text(text)
+    return f"mount --bind {folder}/hosts /etc/hosts"
+
+
+def refused_alike(pair: Pair) -> str:
+    """The words with which both `start` and `check` refuse the source; nothing else is wrong."""
+    line, said = refused("start", east(pair)), flashmirror("check", east(pair))
+    assert said.returncode and line in said.stderr, (line, said.stderr)
+    return line
+
+
+# ---- hosts
+
+
+@root
+def test_a_host_that_the_hosts_file_names_twice_is_listened_on_once(make_pair: MakePair) -> None:
+    """As is a number that several of the site's addresses mean."""
+    pair = make_pair("--size", "1M")
+    pair.configure("east", "insecure = true")
+    own = f"unix:{pair.folder}/east.sock"
+    edit(pair, f'["{own}"]', f'["{own}", "tcp:twice.test:10999", "tcp:127.0.0.1:10999"]')
+    hosts = with_hosts(pair.folder, "127.0.0.1 twice.test\n127.0.0.1 twice.test again.test\n")
+    for command in ("check", "start"):  # its peer does not run, which `check` says
+        done = flashmirror(command, east(pair), prefix=place("ip link set lo up", hosts))
+        assert "Address already in use" not in done.stderr
+    assert state_of(pair)["pid"]
+
+
+@root
+def test_localhost_is_listened_on_where_there_is_no_ipv6(make_pair: MakePair) -> None:
+    """Its number that this machine does not have is left out, for the peer and for metrics; a host
+    of which no number is this machine's is refused, by `check` with the same words."""
+    pair = make_pair("--size", "1M")
+    pair.configure("east", "insecure = true")
+    own = f"unix:{pair.folder}/east.sock"
+    edit(pair, f'["{own}"]', f'["{own}", "tcp:localhost:10999"]')
+    edit(pair, '"127.0.0.1:0"', '"localhost:9809"')
+    no_ipv6 = place(
+        "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6",
+        "ip link set lo up",
+        with_hosts(pair.folder, "::1 localhost\n127.0.0.1 localhost\n::1 six.test\n"),
+    )
+    assert flashmirror("start", east(pair), prefix=no_ipv6).returncode == 0
+    assert state_of(pair)["metrics_address"] == "localhost:9809"
+    pair.stop("east")
+    edit(pair, "tcp:localhost", "tcp:six.test")
+    line = refused("start", east(pair), prefix=no_ipv6)
+    assert line == (
+        "listen: six.test:10999: Cannot assign requested address: mend that, or change 'listen'"
+    )
+    assert line in flashmirror("check", east(pair), prefix=no_ipv6).stderr
+
+
+def test_check_says_of_a_busy_port_what_start_says(make_pair: MakePair) -> None:
+    """Of metrics, whose own port is taken; and is content when it is free."""
+    pair = make_pair("--size", "1M")
+    pair.start("west")
+    edit(pair, '"127.0.0.1:0"', f'"{state_of(pair, "west")["metrics_address"]}"')
+    assert "Address already in use: free it, or change 'metrics'" in refused_alike(pair)
+    pair.stop("west")
+    pair.start()
+    assert flashmirror("check", east(pair)).returncode == 0
+
+
+@pytest.mark.parametrize("host", ["[::1]", "localhost", "127.0.0.1"])
+def test_the_address_of_the_metrics_makes_a_url(make_pair: MakePair, host: str) -> None:
+    """As `status` shows it, whatever host it names."""
+    pair = make_pair("--size", "1M")
+    (port,) = free_ports(1)
+    edit(pair, '"127.0.0.1:0"', f'"{host}:{port}"')
+    pair.start("east")
+    assert state_of(pair)["metrics_address"] == f"{host}:{port}"
+    assert "flashmirror_info" in scrape(pair)
