@@ -71,11 +71,14 @@ class Tls:
     def check(self) -> None:
         """All that is needed is there, and the keys are a secret.  ConfigError."""
         if self.psk:
-            text = _read(self.psk, secret=True)
-            if not re.search(rf"^{PSK_USER}:(?:[0-9A-Fa-f]{{2}}){{16,}}\s*$", text, re.MULTILINE):
+            # The first line of that user is the one that both libraries take, as it is.
+            lines = _read(self.psk, secret=True).split("\n")
+            line = next((line for line in lines if line.startswith(f"{PSK_USER}:")), "")
+            if not re.fullmatch(rf"{PSK_USER}:(?:[0-9A-Fa-f]{{2}}){{16,}}", line):
                 raise ConfigError(
                     f"{self.psk}: holds no line '{PSK_USER}:KEY' with a key of 32 or more "
-                    "hexadecimal digits: make one (docs/network.md)"
+                    "hexadecimal digits and nothing else, be it a blank or a carriage return: make "
+                    "one (docs/network.md)"
                 )
             return
         assert self.certificates

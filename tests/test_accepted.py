@@ -6,10 +6,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import direct
 import pytest
 from handmade import east, edit, flashmirror, refused, scrape, state_of
 from pair import MakePair, Pair
-from remote import free_ports
+from remote import MakeRemote, free_ports
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount, or take a network away")
 
@@ -94,3 +95,29 @@ def test_the_address_of_the_metrics_makes_a_url(make_pair: MakePair, host: str) 
     pair.start("east")
     assert state_of(pair)["metrics_address"] == f"{host}:{port}"
     assert "flashmirror_info" in scrape(pair)
+
+
+# ---- TLS
+
+
+PLAIN = f"flashmirror:{'5e' * 32}"
+TAKEN = ["{}", "{}\n", "somebody:00\n{}\n", "{}\n# a remark\nflashmirror:00\n"]
+NOT_READ = [
+    "{}\r\n", "{} \n", "{}\t\n", "\ufeff{}\n", " {}\n", "flashmirror:00\n{}\n", "{}0\n",
+    "{}zz\n",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("file", [*TAKEN, *NOT_READ])
+def test_a_key_file_that_is_taken_is_one_that_the_tls_library_reads(
+    make_remote: MakeRemote, file: str
+) -> None:
+    """Whatever an editor or another system has made of its lines: the sites find each other, or
+    `start` and `check` say what a line has to be."""
+    pair = make_remote("--size", "1M", kind="psk")
+    (pair.folder / "key").write_bytes(file.format(PLAIN).encode())
+    if file in TAKEN:
+        pair.start()
+        direct.sync(pair)
+    else:
+        assert "key: holds no line 'flashmirror:KEY'" in refused_alike(pair)
