@@ -105,7 +105,7 @@ def _locked(
         book = ledger.load(config.state, platform)
         check_ledger(config, book)
         stores.refuse_twice(config)
-        where = next(getattr(v, part) for v in config.volumes if v.name == volume)
+        where = getattr(config.volume(volume), part)
         record = next(v for v in book.volumes if v.name == volume)
         one = open_store(where, config.link_timeout)
         undo.callback(one.store.close)

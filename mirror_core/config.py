@@ -67,6 +67,11 @@ class SiteConfig:
     # Not a setting of a person's: small worlds (the simulator's) have small regions.
     intent_region: int = limits.INTENT_REGION_MIN  # of the intent log: bytes, at least
 
+    def volume(self, name: str) -> VolumeConfig:
+        """The ledger, and what is built from it, has the volumes in the order in which they were
+        created; the file may have another one."""
+        return next(volume for volume in self.volumes if volume.name == name)
+
     def control_uri(self) -> str:
         return unix_uri(self.socket, "/control")
 

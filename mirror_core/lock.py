@@ -68,8 +68,12 @@ def check_ledger(config: SiteConfig, book: ledger.Ledger) -> None:
         raise LedgerError(
             f"{where}: of the site {book.name}, not {config.name}: mend 'name' or 'state'"
         )
-    if [v.name for v in book.volumes] != [v.name for v in config.volumes]:
-        raise LedgerError(f"{where}: records other volumes than {config.path}: mend [[volume]]")
+    ours, theirs = ({v.name for v in volumes} for volumes in (config.volumes, book.volumes))
+    if ours != theirs:
+        raise LedgerError(
+            f"{where}: records other volumes than {config.path} "
+            f"({', '.join(sorted(ours ^ theirs))}): mend [[volume]]"
+        )
     for record in book.volumes:
         if record.block_size != config.block_size:
             raise LedgerError(

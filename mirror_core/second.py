@@ -85,7 +85,7 @@ class SecondFlashcopy:
         """One line: which store, and what to do."""
         if not isinstance(error, flashcopy.CopyError):
             return f"second flashcopy: {str(error) or type(error).__name__}; it goes on by itself"
-        volume = next(v for v in self._config.volumes if v.name == error.volume)
+        volume = self._config.volume(error.volume)
         where = {
             flashcopy.FRONT: f"intermediate store {volume.intermediate}",
             0: f"data store {volume.data}",

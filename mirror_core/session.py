@@ -172,7 +172,7 @@ class Session:
         try:
             yield
         except flashcopy.CopyError as error:
-            volume = next(v for v in self._config.volumes if v.name == error.volume)
+            volume = self._config.volume(error.volume)
             where = {
                 flashcopy.FRONT: f"data store {volume.data}",
                 0: f"intermediate store {volume.intermediate}",

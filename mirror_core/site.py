@@ -165,8 +165,8 @@ class Site:
 
     def _open_one(self, record: ledger.VolumeRecord, part: str) -> stores.Opened:
         """StoreError."""
-        volume = next(v for v in self.config.volumes if v.name == record.name)
-        one = self._open_store(getattr(volume, part), timeouts.lane_s(self.config.link_timeout))
+        where = getattr(self.config.volume(record.name), part)
+        one = self._open_store(where, timeouts.lane_s(self.config.link_timeout))
         try:
             stores.refuse_unfit(one, record.size, record.block_size)
         except StoreError:
@@ -449,7 +449,7 @@ class Site:
         try:
             self.copier.flush(front_too=False)
         except flashcopy.CopyError as error:
-            where = next(v.data for v in self.config.volumes if v.name == error.volume)
+            where = self.config.volume(error.volume).data
             raise StoreError(
                 f"data store {where}: {what}: {error}: {advice}", error.code
             ) from error
@@ -576,7 +576,7 @@ class Site:
 
     def _data_of(self, volume: str) -> str:
         """For the log: what failed there."""
-        return f"data store {next(v.data for v in self.config.volumes if v.name == volume)}: "
+        return f"data store {self.config.volume(volume).data}: "
 
     def _target_ends(self, control: Target) -> list[bool]:
         right = [self._tried(control.end)]

@@ -497,7 +497,7 @@ class Target:
         try:
             found = compare.equal(member.native, pieces, sums, store, self._reader)
         except OSError as error:
-            volume = next(v for v in self._config.volumes if v.name == member.name)
+            volume = self._config.volume(member.name)
             where = (
                 f"data store {volume.data}" if seeded
                 else f"intermediate store {volume.intermediate}"
@@ -713,12 +713,13 @@ class Target:
         if flush is None or flush.done:
             return
         failed = None
-        for volume, member in zip(self._config.volumes, self._copier.members, strict=True):
+        for member in self._copier.members:
             try:
                 member.native.flush_front()
             except OSError as error:
+                where = self._config.volume(member.name).intermediate
                 failed = (
-                    f"the target cannot flush: intermediate store {volume.intermediate}: "
+                    f"the target cannot flush: intermediate store {where}: "
                     f"{describe(error.errno or 0)}"
                 )
         if failed:

@@ -4,11 +4,12 @@ hosts, keys, paths, stores, and what surrounds them."""
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import direct
 import pytest
-from handmade import east, edit, flashmirror, refused, scrape, state_of
+from handmade import east, edit, flashmirror, kill, refused, scrape, state_of
 from pair import MakePair, Pair
 from remote import MakeRemote, free_ports
 
@@ -121,3 +122,45 @@ def test_a_key_file_that_is_taken_is_one_that_the_tls_library_reads(
         direct.sync(pair)
     else:
         assert "key: holds no line 'flashmirror:KEY'" in refused_alike(pair)
+
+
+# ---- volumes
+
+
+def turn_round(pair: Pair, site: str) -> None:
+    """Write a site's [[volume]] tables in the opposite order."""
+    head, *volumes = pair.toml(site).read_text().split("[[volume]]")
+    turned = "".join(f"[[volume]]{volume.rstrip()}\n\n" for volume in reversed(volumes))
+    pair.toml(site).write_text(head + turned)
+
+
+def test_the_order_of_the_volumes_in_the_file_means_nothing(make_pair: MakePair) -> None:
+    """Turned round at either site, after a kill with something still to be copied and after an
+    orderly stop: each volume keeps its own stores, maps and logs."""
+    pair = make_pair("--size", "4M", "--volumes", "2")
+    volumes = ("disk", "disk2")
+    pair.start()
+    pair.sync()
+    ends: list[Callable[[Pair, str], None]] = [kill, Pair.stop]
+    for turn, end in enumerate(ends, 1):
+        for number, volume in enumerate(volumes):
+            with pair.client(volume) as client:
+                client.write(65536 * (turn + number), bytes([16 * turn + number]) * 65536)
+        for site in ("east", "west"):
+            end(pair, site)
+            turn_round(pair, site)
+        pair.start()
+        direct.sync(pair)
+    for number, volume in enumerate(volumes):
+        data = pair.image("east", volume).read_bytes()
+        assert data == pair.image("west", volume).read_bytes()
+        for turn in (1, 2):
+            at = 65536 * (turn + number)
+            assert data[at : at + 65536] == bytes([16 * turn + number]) * 65536
+
+
+def test_other_volumes_than_those_of_the_ledger_are_refused(make_pair: MakePair) -> None:
+    """One that was renamed: both names are said."""
+    pair = make_pair("--size", "1M", "--volumes", "2")
+    edit(pair, 'name = "disk2"', 'name = "other"')
+    assert "(disk2, other): mend [[volume]]" in refused_alike(pair)

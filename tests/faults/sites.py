@@ -670,4 +670,22 @@ FAULTS = (
         "tests/test_accepted.py::test_a_key_file_that_is_taken_is_one_that_the_tls_library_reads",
         (("mirror_core/address.py", "{{16,}}\", line)", "{{16,}}\\s*\", line)"),),
     ),
+    Fault(
+        "a ledger is of another configuration if that has the volumes in another order",
+        "tests/test_accepted.py::test_the_order_of_the_volumes_in_the_file_means_nothing",
+        (("mirror_core/lock.py", "= ({v.name for v in volumes} for",
+          "= ([v.name for v in volumes] for"),
+         ("mirror_core/lock.py", "sorted(ours ^ theirs)", "sorted({*ours} ^ {*theirs})")),
+    ),
+    Fault(
+        "a volume's stores are those that stand at its place in the file",
+        "tests/test_accepted.py::test_the_order_of_the_volumes_in_the_file_means_nothing",
+        (("mirror_core/site.py", "getattr(self.config.volume(record.name), part)",
+          "getattr(self.config.volumes[current.volumes.index(record)], part)"),),
+    ),
+    Fault(
+        "a configuration may have other volumes than the ledger",
+        "tests/test_accepted.py::test_other_volumes_than_those_of_the_ledger_are_refused",
+        (("mirror_core/lock.py", "    if ours != theirs:", "    if len(ours) != len(theirs):"),),
+    ),
 )  # fmt: skip
