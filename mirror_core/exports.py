@@ -118,8 +118,8 @@ def open_export(site: Site, name: str, visitor: Visitor) -> Export:
                               "only", errno.EPERM)  # fmt: skip
         return VolumeExport(site, member, 0, visitor)
     if not isinstance(site.control, Target):
-        raise MirrorError(f"{name}: this site is a source", errno.EPERM)
+        raise MirrorError(f"{short(name)}: this site is a source", errno.EPERM)
     opened = site.control.session  # looked at once: another may be opened meanwhile (I8)
     if not opened or session != f"{opened:x}":
-        raise MirrorError(f"{name}: not the session that was opened last", errno.ESHUTDOWN)
+        raise MirrorError(f"{short(name)}: not the session that was opened last", errno.ESHUTDOWN)
     return VolumeExport(site, member, opened, visitor)

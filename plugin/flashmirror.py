@@ -111,11 +111,19 @@ def default_export(readonly, is_tls):
     return exports.default_export(_site) if _door.who().local else ""
 
 
+def _export_name():
+    """What the client asks for; some bytes are no text, and the name of nothing."""
+    try:
+        return nbdkit.export_name()
+    except UnicodeDecodeError as error:
+        return error.object.decode(errors="replace")
+
+
 def open(readonly):
     with _errno:
         visitor = _door.visitor()
         try:
-            export = exports.open_export(_site, nbdkit.export_name(), visitor)
+            export = exports.open_export(_site, _export_name(), visitor)
         except MirrorError as error:
             _door.refused(visitor, error)
             raise

@@ -27,7 +27,7 @@ class NbdClient:
         self.socket = self._connect(parts, timeout_s)
         self._cookie = 0
         self._greet()
-        self._negotiate(unquote(parts.path.removeprefix("/")))
+        self._negotiate(unquote(parts.path.removeprefix("/"), errors="surrogateescape"))
 
     def _connect(self, uri: SplitResult, timeout_s: float) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -50,7 +50,7 @@ class NbdClient:
         self.socket.sendall(struct.pack(">I", 3))
 
     def _negotiate(self, export: str) -> None:
-        name = export.encode()
+        name = export.encode(errors="surrogateescape")  # it may be any bytes
         option = struct.pack(f">I{len(name)}sH", len(name), name, 0)
         self.socket.sendall(b"IHAVEOPT" + struct.pack(">II", 7, len(option)) + option)
         while True:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 import direct
 import pytest
 from handmade import as_somebody_else
-from nbd_client import READ, NbdError
+from nbd_client import READ, NbdClient, NbdError
 from remote import (
     REFUSED,
     MakeRemote,
@@ -305,6 +305,31 @@ def test_bad_control_records_over_tcp(pair: RemotePair) -> None:
     lines = pair.refusals("west", "malformed control record")
     assert lines and len(lines) == len({line.split("refused: ", 1)[1] for line in lines})
     assert "Traceback" not in pair.log("west")
+
+
+ODD = [
+    "%FF%FE", "a" * 4096, "disk%0A%1B[31mred", "disk/intermediate/%FF%0A", "d%E2%80%AEisk",
+    "disk/intermediate/" + "f" * 4000, "%ED%A0%80", "/control%FF", "//", "disk/x/" + "%0A" * 500,
+]  # fmt: skip
+
+
+def test_an_export_name_may_be_any_bytes(pair: RemotePair) -> None:
+    """No text, control characters, very long: whoever asks for it is told that there is no such
+    export, over either socket of either site; the log has a short line for it, once from us if it
+    came over the network."""
+    for site in ("east", "west"):
+        for name in ODD * 2:
+            escaped = name.replace("/", "%2F")
+            with pytest.raises(NbdError):
+                NbdClient(f"nbd+unix:///{escaped}?socket={pair.folder}/{site}.sock")
+            with pytest.raises(NbdError):
+                peer_of(pair, site, name)
+        lines = pair.log(site).splitlines()
+        assert max(map(len, lines)) < 400 and "Traceback" not in pair.log(site)
+        assert all(line.isprintable() for line in lines)
+        assert len(pair.refusals(site, "")) == len(ODD)
+    with undisturbed(pair):
+        pass
 
 
 def test_an_idle_port_costs_nothing(pair: RemotePair) -> None:

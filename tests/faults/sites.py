@@ -688,4 +688,16 @@ FAULTS = (
         "tests/test_accepted.py::test_other_volumes_than_those_of_the_ledger_are_refused",
         (("mirror_core/lock.py", "    if ours != theirs:", "    if len(ours) != len(theirs):"),),
     ),
+    Fault(
+        "an export name that is no text is an error of ours",
+        "tests/test_strangers.py::test_an_export_name_may_be_any_bytes",
+        (("plugin/flashmirror.py", "open_export(_site, _export_name(), visitor)",
+          "open_export(_site, nbdkit.export_name(), visitor)"),),
+    ),
+    Fault(
+        "an export name of a session that is over is logged as it came",
+        "tests/test_strangers.py::test_an_export_name_may_be_any_bytes",
+        (("mirror_core/exports.py", 'f"{short(name)}: not the session',
+          'f"{name}: not the session'),),
+    ),
 )  # fmt: skip
