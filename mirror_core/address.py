@@ -25,6 +25,21 @@ KEYS = ("server-key.pem", "client-key.pem")
 HOST_PATTERN = r"[0-9A-Za-z._-]{1,253}|[0-9A-Fa-f:.]{2,45}(%[0-9A-Za-z._-]{1,15})?"
 
 
+# What a client names in its TLS handshake (SNI): GnuTLS ends the connection for any other host, an
+# IPv6 number or a name with an underscore, and says so in the server's log only.
+_TLS_HOST_PATTERN = r"[0-9A-Za-z.-]{1,253}"
+
+
+def no_tls_host(host: str) -> str | None:
+    """Why TLS cannot be spoken with a host, and what to do; None: it can."""
+    if re.fullmatch(_TLS_HOST_PATTERN, host):
+        return None
+    return (
+        f"{host}: TLS takes no host but an IPv4 number, or a name of A-Z a-z 0-9 . -: give it such "
+        "a name in /etc/hosts, and in its certificate"
+    )
+
+
 @dataclass(frozen=True)
 class Tcp:
     """A host (a name or a number) and a port."""
@@ -103,7 +118,8 @@ class Remote:
         """The NBD URI of one of its exports."""
         path = quote(export, safe="")
         if not self.tls:
-            return f"nbd://{self.at}/{path}"
+            at = str(self.at).replace("%", "%25")  # before a zone (RFC 6874)
+            return f"nbd://{at}/{path}"
         user = f"{PSK_USER}@" if self.tls.psk else ""
         return f"nbds://{user}{self.at}/{path}?{self.tls.parameters()}"
 

@@ -12,16 +12,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from mirror_core import limits, protocol
-from mirror_core.address import Remote, Tcp, Tls
+from mirror_core.address import Remote, Tcp, Tls, no_tls_host
 from mirror_core.errors import ConfigError, short
 from mirror_core.units import parse_duration, parse_rate, parse_size
 
 ETC = Path("/etc/flashmirror")
 T = TypeVar("T", int, float)
 _NBD_URI = re.compile(r"nbds?(\+unix|\+vsock)?://", re.IGNORECASE)
+_PATHS = re.compile(r"(?<=[?&;])(socket|tls-certificates|tls-psk-file)=([^&;#]+)")  # of an NBD URI
 
 
 def is_uri(store: str) -> bool:
@@ -279,7 +280,7 @@ class _Reader:
             return self.file("peer", text.removeprefix("unix:"))
         try:
             parts = urlsplit(text)
-            scheme, socket = parts.scheme, parse_qs(parts.query).get("socket", [""])[0]
+            scheme, socket = parts.scheme, unquote(dict(_PATHS.findall(text)).get("socket", ""))
             # Nothing but a host and a port: the rest of the URI is ours to write.
             bare = parts.netloc if parts.path in ("", "/") else ""
             bare = "" if parts.query or parts.fragment else bare
@@ -287,6 +288,7 @@ class _Reader:
             scheme = socket = bare = ""
         if scheme == "nbd+unix" and socket and socket.isprintable():
             return self.file("peer", socket)
+        bare = bare.replace("%25", "%")  # before a zone (RFC 6874)
         address = Tcp.of(bare) or Tcp.of(f"{bare}:{limits.PORT}")
         if scheme not in ("nbd", "nbds") or not address:
             raise self.refuse(
@@ -299,7 +301,29 @@ class _Reader:
         if scheme == "nbd" and not insecure:
             raise self.refuse("peer", f"{text} is not encrypted: write nbds://, or 'insecure = "
                               "true' if nobody else is on that network")  # fmt: skip
+        if scheme == "nbds" and (why := no_tls_host(address.host)):
+            raise self.refuse("peer", why)
         return Remote(address, tls if scheme == "nbds" else None)
+
+    def _store(self, key: str, text: str, where: str) -> str:
+        """A path, or an NBD URI; the paths in it are the file's, too."""
+        if not is_uri(text):
+            return str(self.file(key, text))
+        try:
+            parts = urlsplit(text)
+            why = no_tls_host(parts.hostname) if parts.scheme == "nbds" and parts.hostname else None
+        except ValueError:  # brackets that do not match
+            why = f"{short(text)}: no NBD URI: mend it"
+        if why:
+            raise self.refuse(where + key, why)
+
+        def whole(found: re.Match[str]) -> str:
+            path = unquote(found[2])
+            if path.startswith("/"):
+                return found[0]
+            return f"{found[1]}={quote(str(self.file(key, path)))}"
+
+        return _PATHS.sub(whole, text)
 
     def _metrics(self) -> Tcp | None:
         text = self.table.pop("metrics", None)
@@ -331,10 +355,10 @@ class _Reader:
             good = re.fullmatch(limits.NAME_PATTERN, named)
             reader.only(_OF_A_VOLUME, f"volume {named}: " if good else "volume: ")
             name = reader._name(reader.take("name", where="volume."), "volume.name")
+            where = f"volume {name}: "
             stores = [
-                text if is_uri(text) else str(self.file(key, text))
+                self._store(key, reader.take(key, where=where), where)
                 for key in ("data", "intermediate")
-                for text in [reader.take(key, where=f"volume {name}: ")]
             ]
             volumes.append(VolumeConfig(name, *stores))
         self._distinct([v.name for v in volumes], "is the name of two volumes")

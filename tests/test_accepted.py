@@ -9,9 +9,12 @@ from pathlib import Path
 
 import direct
 import pytest
-from handmade import east, edit, flashmirror, kill, refused, scrape, state_of
-from pair import MakePair, Pair
+from handmade import Handmade, east, edit, flashmirror, kill, refused, scrape, state_of
+from pair import FLASHMIRROR, MakePair, Pair
 from remote import MakeRemote, free_ports
+from served import Server
+
+from mirror_core import pki
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount, or take a network away")
 
@@ -122,6 +125,55 @@ def test_a_key_file_that_is_taken_is_one_that_the_tls_library_reads(
         direct.sync(pair)
     else:
         assert "key: holds no line 'flashmirror:KEY'" in refused_alike(pair)
+
+
+@root
+@pytest.mark.parametrize("kind", ["certificates", "psk", "plain"])
+def test_a_peer_over_ipv6_only_is_reached(make_remote: MakeRemote, kind: str) -> None:
+    """By its name with TLS; in plain also by its number, with the zone that a local one needs."""
+    pair = make_remote("--size", "1M", kind=kind)
+    pki.make(pair.folder / "six", {"east": ("six.test",), "west": ("six.test",)}, days=1)
+    host = "[fe80::1%dc0]" if kind == "plain" else "six.test"
+    for site in ("east", "west"):
+        text = pair.toml(site).read_text().replace("/pki/", "/six/")
+        text = text.replace("tcp:127.0.0.1", "tcp:" + host).replace("//localhost", "//" + host)
+        pair.toml(site).write_text(text)
+    steps = [
+        "ip link set lo up",
+        "ip link add dc0 type veth peer name dc1",
+        "ip link set dc0 up",
+        "ip link set dc1 up",
+        "ip addr add fe80::1/64 dev dc0 nodad",
+        with_hosts(pair.folder, "::1 six.test\n"),
+        *(f"{FLASHMIRROR} start {pair.toml(site)}" for site in ("west", "east")),
+    ]
+    done = flashmirror("sync", east(pair), "--timeout", "20s", prefix=place(*steps))
+    assert done.returncode == 0, done.stderr
+
+
+# ---- stores
+
+
+def test_a_store_s_socket_may_be_relative_to_the_file(handmade: Handmade) -> None:
+    """As every path is, for each command, wherever it is given, and for the site."""
+    pair = handmade
+    server = Server(pair.folder / "served.img")
+    server.image.touch()
+    os.truncate(server.image, pair.size)
+    server.start()
+    try:
+        pair.stores["east", "data"] = "nbd+unix:///?socket=served.sock"
+        pair.create()
+        pair.start()
+        with pair.client() as client:
+            client.write(0, b"x" * 4096)
+        direct.sync(pair)
+        pair.stop("east")
+        assert server.image.read_bytes() == pair.image("west").read_bytes()
+        assert flashmirror("check", east(pair)).returncode == 0
+    finally:
+        pair.stop()
+        server.stop()
 
 
 # ---- volumes

@@ -88,8 +88,7 @@ def test_a_peer_on_the_network_is_a_host_and_a_port(tmp_path: Path) -> None:
     for uri, at in (
         ("nbds://west.example.com", Tcp("west.example.com", 10809)),
         ("nbds://10.0.0.2:7/", Tcp("10.0.0.2", 7)),
-        ("nbds://[fe80::1%eth0]:7", Tcp("fe80::1%eth0", 7)),
-        ("nbds://[::1]", Tcp("::1", 10809)),
+        ("nbds://WEST.", Tcp("WEST.", 10809)),
     ):
         site = loaded(tmp_path, text.replace("unix:west.sock", uri))
         assert site.tcp == (Tcp("10.0.0.1", 10809), Tcp("::1", 7)) and site.tls == tls
@@ -108,6 +107,33 @@ def test_a_shared_key_and_a_plain_peer(tmp_path: Path) -> None:
     plain = GOOD.replace("unix:west.sock", "nbd://west") + "insecure = true\n" + VOLUME
     assert loaded(tmp_path, plain).peer_uri("a") == "nbd://west:10809/a"
     assert loaded(tmp_path, plain).insecure
+    for uri, at in (
+        ("nbd://[::1]", "[::1]:10809"),
+        ("nbd://[fe80::1%eth0]:7", "[fe80::1%25eth0]:7"),
+        ("nbd://[fe80::1%25eth0]:7", "[fe80::1%25eth0]:7"),
+        ("nbd://west_1", "west_1:10809"),
+    ):
+        written = loaded(tmp_path, plain.replace("nbd://west", uri))
+        assert written.peer_uri("a") == f"nbd://{at}/a"
+
+
+def test_the_paths_in_the_uri_of_a_store_are_the_file_s(tmp_path: Path) -> None:
+    """Its socket, and what TLS needs; one that is whole stays as it is written, byte by byte, as
+    the ledger knows the store by it."""
+    here = tmp_path / "a b"
+    here.mkdir()
+    for written, meant in (
+        ("nbd+unix:///?socket=s.sock", f"nbd+unix:///?socket={tmp_path}/a%20b/s.sock"),
+        ("nbd+unix:///x?socket=d/s%20t+", f"nbd+unix:///x?socket={tmp_path}/a%20b/d/s%20t%2B"),
+        ("nbd+unix:///?socket=/a%2Bb/s+t", "nbd+unix:///?socket=/a%2Bb/s+t"),
+        ("nbd+unix:///?socket=%2Fs", "nbd+unix:///?socket=%2Fs"),
+        ("nbds://h/x?tls-certificates=pki&tls-psk-file=/k",
+         f"nbds://h/x?tls-certificates={tmp_path}/a%20b/pki&tls-psk-file=/k"),
+        ("nbds+unix:///?tls-psk-file=k;socket=s",
+         f"nbds+unix:///?tls-psk-file={tmp_path}/a%20b/k;socket={tmp_path}/a%20b/s"),
+    ):  # fmt: skip
+        site = loaded(here, GOOD + VOLUME.replace("disk.img", written))
+        assert site.volumes[0].data == meant
 
 
 def test_a_site_is_a_path_or_a_name_in_etc() -> None:
@@ -153,10 +179,15 @@ REFUSED = [  # text, key, a part of what to do
     (GOOD.replace("unix:west.sock", "nbds://west?tls-verify-peer=false") + TLS, "peer", "HOST"),
     (GOOD.replace("unix:west.sock", "nbds://") + TLS, "peer", "nbds://HOST"),
     (GOOD.replace("unix:west.sock", "https://west") + TLS, "peer", "nbds://HOST"),
+    (GOOD.replace("unix:west.sock", "nbds://[::1]") + TLS, "peer: ::1", "a name in /etc/hosts"),
+    (GOOD.replace("unix:west.sock", "nbds://west_1") + TLS, "peer: west_1", "A-Z a-z 0-9 . -"),
+    (GOOD + VOLUME.replace("disk.img", "nbds://[::1]/x"), "volume disk: data: ::1", "/etc/hosts"),
+    (GOOD + VOLUME.replace("disk.img", "nbd://[::1/x"), "volume disk: data", "no NBD URI"),
     (GOOD.replace("west.sock", "x" * 108) + VOLUME, "peer", "107 bytes"),
     (GOOD.replace("west.sock", "east.sock") + VOLUME, "peer", "name the other site's"),
     (GOOD.replace('state = "state"', "") + VOLUME, "state", "add it"),
     (GOOD + 'metrics = "9809"\n' + VOLUME, "metrics", "write 127.0.0.1:9809"),
+    (GOOD + 'metrics = "::1:9809"\n' + VOLUME, "metrics", "or [::1]:9809"),
     (GOOD + "metrics = 9809\n" + VOLUME, "metrics", "write 127.0.0.1:9809"),
     (GOOD + "metrics = 0x" + "f" * 5000 + "\n" + VOLUME, "metrics", "write 127.0.0.1:9809"),
     (GOOD + 'metrics = "127.0.0.1:99999"\n' + VOLUME, "metrics", "write 127.0.0.1:9809"),

@@ -700,4 +700,21 @@ FAULTS = (
         (("mirror_core/exports.py", 'f"{short(name)}: not the session',
           'f"{name}: not the session'),),
     ),
+    Fault(
+        "TLS takes every host",
+        "tests/test_config.py::test_a_refusal_is_one_line_with_file_key_and_advice",
+        (("mirror_core/address.py", "    if re.fullmatch(_TLS_HOST_PATTERN, host):",
+          "    if True:"),),
+    ),
+    Fault(
+        "a zone stands in a URI as it is",
+        "tests/test_accepted.py::test_a_peer_over_ipv6_only_is_reached",
+        (("mirror_core/address.py", 'str(self.at).replace("%", "%25")', "str(self.at)"),),
+    ),
+    Fault(
+        "the socket of a store is relative to the folder that a command is given in",
+        "tests/test_accepted.py::test_a_store_s_socket_may_be_relative_to_the_file",
+        (("mirror_core/config.py", "        return _PATHS.sub(whole, text)",
+          "        return text"),),
+    ),
 )  # fmt: skip
