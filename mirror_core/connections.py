@@ -16,6 +16,7 @@ A signal stays pending until the site knows of it: one that comes while a promot
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import resource
 import select
@@ -24,14 +25,32 @@ import threading
 from collections.abc import Callable
 
 from mirror_core import limits, native
-from mirror_core.config import SiteConfig
+from mirror_core.config import SiteConfig, is_uri
+from mirror_core.errors import MirrorError
 
 _LOOK_AGAIN_S = 0.05
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)  # of nbdkit
 _RESERVED = 64  # descriptors
+# What a site has open with the peer connected: seen 20, and 13 for each volume, of which 8 are the
+# peer's connections; a newer nbdkit takes three descriptors for each client.  And some clients.
+_OF_A_SITE, _OF_A_VOLUME = 48, 32
 _PR_SET_PDEATHSIG = 1
 _SFD_CLOEXEC = os.O_CLOEXEC
 _SIGSET_WORDS = 16  # of sigset_t: 1024 bits (glibc)
+
+
+def refuse_few_descriptors(site: SiteConfig) -> None:
+    """MirrorError: a process begun here may not open as many files as the site needs."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    served = sum(is_uri(w) for v in site.volumes for w in (v.data, v.intermediate))
+    need = _RESERVED + _OF_A_SITE + _OF_A_VOLUME * len(site.volumes)
+    need += served * limits.STORE_CONNECTIONS_GOOD
+    if most != resource.RLIM_INFINITY and most < need:
+        raise MirrorError(
+            f"{site.name}: a process may have {most} files open here, and the site needs {need}: "
+            "raise that ('ulimit -Hn' of a shell, LimitNOFILE= of a systemd unit)",
+            errno.EMFILE,
+        )
 
 
 def take_all_descriptors() -> None:

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from mirror_core import config, ledger, limits, peer, sockets
+from mirror_core import config, connections, ledger, limits, peer, sockets
 from mirror_core.errors import LedgerError, MirrorError, PeerError
 from mirror_core.lock import check_ledger
 
@@ -238,6 +238,7 @@ def _elsewhere(site: config.SiteConfig) -> MirrorError:
 def prepare(site: config.SiteConfig) -> list[socket.socket]:
     """What can be refused before a process is begun, and the sockets for it.  MirrorError."""
     check_ledger(site, ledger.load(site.state))
+    connections.refuse_few_descriptors(site)
     if site.tls:
         site.tls.check()
     return sockets.listen(site)

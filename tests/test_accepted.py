@@ -3,7 +3,9 @@ hosts, keys, paths, stores, and what surrounds them."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -216,3 +218,26 @@ def test_other_volumes_than_those_of_the_ledger_are_refused(make_pair: MakePair)
     pair = make_pair("--size", "1M", "--volumes", "2")
     edit(pair, 'name = "disk2"', 'name = "other"')
     assert "(disk2, other): mend [[volume]]" in refused_alike(pair)
+
+
+# ---- what surrounds a site
+
+
+def test_a_limit_of_open_files_that_is_too_low_is_refused(make_pair: MakePair) -> None:
+    """By a line that says which one is needed, and with that the site starts and mirrors; a soft
+    limit is no limit."""
+    pair = make_pair("--size", "1M", "--volumes", "2")
+    low = ("prlimit", "--nofile=100:100")
+    line = refused("start", east(pair), prefix=low)
+    assert line in flashmirror("check", east(pair), prefix=low).stderr
+    found = re.search(r"may have 100 files open here, and the site needs (\d+): raise that", line)
+    assert found, line
+    need = int(found[1])
+    assert "needs" in refused("start", east(pair), prefix=("prlimit", f"--nofile=64:{need - 1}"))
+    for site in ("west", "east"):
+        words = ("start", str(pair.toml(site)))
+        assert not flashmirror(*words, prefix=("prlimit", f"--nofile=64:{need}")).returncode
+    with contextlib.ExitStack() as clients:
+        for volume in ("disk", "disk2") * 4:
+            clients.enter_context(pair.client(volume)).write(0, b"x" * 4096)
+        direct.sync(pair)

@@ -14,7 +14,19 @@ from pathlib import Path
 
 import click
 
-from mirror_core import config, intent, ledger, limits, lock, native, peer, process, sockets, stores
+from mirror_core import (
+    config,
+    connections,
+    intent,
+    ledger,
+    limits,
+    lock,
+    native,
+    peer,
+    process,
+    sockets,
+    stores,
+)
 from mirror_core.address import Tls
 from mirror_core.cli.common import ask, json_option, show, site_argument
 from mirror_core.errors import NOT_YET, Answered, MirrorError, PeerError
@@ -56,7 +68,7 @@ def check(site: str, as_json: bool) -> None:
     if live:
         rows += [*_check_running(settings), *_check_in_use(settings, book)]
     else:
-        rows += [_check_listen(settings), *_check_stores(settings, book)]
+        rows += [*_check_start(settings), *_check_stores(settings, book)]
     rows += [_check_state(settings, book), _check_space(settings)]
     if settings.tls:
         rows.append(_check_tls(settings.tls))
@@ -157,12 +169,20 @@ def _check_state(settings: config.SiteConfig, book: ledger.Ledger | None) -> Row
     )  # fmt: skip
 
 
-def _check_listen(settings: config.SiteConfig) -> Row:
-    try:
-        sockets.refuse(settings)
-    except MirrorError as error:
-        return ("listen", "failed", str(error))
-    return ("listen", "ok", ", ".join(map(str, (settings.socket, *settings.tcp))))
+def _check_start(settings: config.SiteConfig) -> list[Row]:
+    """What a start tries before it begins a process."""
+    rows: list[Row] = []
+    addresses = ", ".join(map(str, (settings.socket, *settings.tcp)))
+    for label, refuse, text in (
+        ("open files", connections.refuse_few_descriptors, "as many as the site needs"),
+        ("listen", sockets.refuse, addresses),
+    ):
+        try:
+            refuse(settings)
+            rows.append((label, "ok", text))
+        except MirrorError as error:
+            rows.append((label, "failed", str(error)))
+    return rows
 
 
 def _check_stores(settings: config.SiteConfig, book: ledger.Ledger | None) -> list[Row]:

@@ -657,7 +657,7 @@ FAULTS = (
     Fault(
         "check does not try to listen",
         "tests/test_accepted.py::test_check_says_of_a_busy_port_what_start_says",
-        (("mirror_core/cli/checking.py", "[_check_listen(settings), *", "[*"),),
+        (("mirror_core/cli/checking.py", "[*_check_start(settings), *", "[*"),),
     ),
     Fault(
         "the address of the metrics has no brackets",
@@ -716,5 +716,17 @@ FAULTS = (
         "tests/test_accepted.py::test_a_store_s_socket_may_be_relative_to_the_file",
         (("mirror_core/config.py", "        return _PATHS.sub(whole, text)",
           "        return text"),),
+    ),
+    Fault(
+        "a site begins with any limit of open files",
+        "tests/test_accepted.py::test_a_limit_of_open_files_that_is_too_low_is_refused",
+        (("mirror_core/process.py", "    connections.refuse_few_descriptors(site)\n", ""),),
+    ),
+    Fault(
+        "the limit of open files that counts is the one that a process may raise",
+        "tests/test_accepted.py::test_a_limit_of_open_files_that_is_too_low_is_refused",
+        (("mirror_core/connections.py",
+          "    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n    served",
+          "    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]\n    served"),),
     ),
 )  # fmt: skip
