@@ -12,8 +12,9 @@ from pathlib import Path
 import direct
 import pytest
 from handmade import Handmade, east, edit, flashmirror, kill, refused, scrape, state_of
+from nbd_client import NbdClient
 from pair import FLASHMIRROR, MakePair, Pair
-from remote import MakeRemote, free_ports
+from remote import MakeRemote, RemotePair, free_ports
 from served import Server
 
 from mirror_core import pki
@@ -176,6 +177,26 @@ def test_a_store_s_socket_may_be_relative_to_the_file(handmade: Handmade) -> Non
     finally:
         pair.stop()
         server.stop()
+
+
+@pytest.mark.parametrize("kind", ["certificates", "psk"])
+def test_any_path_may_hold_blanks_and_what_means_something_elsewhere(
+    scratch: Path, kind: str
+) -> None:
+    """In a URI, a shell, nbdkit's words or a TOML file: two sites over TLS in such a folder, by the
+    paths of their files too; what `uri` prints opens the device, and a promotion begins anew."""
+    pair = RemotePair(scratch / "a b%20+#?&;=é'ü :x$(y)" / "z  ", "--size", "1M", kind=kind)
+    try:
+        pair.start()
+        with NbdClient(pair.run("uri", east(pair)).strip()) as client:
+            client.write(0, b"x" * 4096)
+        direct.sync(pair)
+        assert pair.image("east").read_bytes() == pair.image("west").read_bytes()
+        assert flashmirror("check", east(pair)).returncode == 0
+        pair.run("promote", str(pair.toml("west")), "--force")
+        assert state_of(pair, "west")["role"] == "source"
+    finally:
+        pair.kill()
 
 
 # ---- volumes

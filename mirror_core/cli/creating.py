@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -121,8 +122,8 @@ def init(folder: Path, size: int, volumes: int, block_size: int, as_json: bool) 
               "volumes": names}  # fmt: skip
     show(record, as_json, lambda: (
         f"source {record['source']}\ntarget {record['target']}\n"
-        f"start them with: flashmirror start {record['target']} && "
-        f"flashmirror start {record['source']}"))  # fmt: skip
+        f"start them with: flashmirror start {shlex.quote(str(record['target']))} && "
+        f"flashmirror start {shlex.quote(str(record['source']))}"))  # fmt: skip
 
 
 def _exists_without_pair(folder: Path) -> bool:

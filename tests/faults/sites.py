@@ -729,4 +729,15 @@ FAULTS = (
           "    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n    served",
           "    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]\n    served"),),
     ),
+    Fault(
+        "the path of a socket stands in a URI as it is",
+        "tests/test_accepted.py::test_any_path_may_hold_blanks_and_what_means_something_elsewhere",
+        (("mirror_core/config.py", "?socket={quote(str(socket))}", "?socket={socket}"),),
+    ),
+    Fault(
+        "the path of a key stands in a URI as it is",
+        "tests/test_accepted.py::test_any_path_may_hold_blanks_and_what_means_something_elsewhere",
+        (("mirror_core/address.py", "tls-psk-file={quote(str(self.psk))}",
+          "tls-psk-file={self.psk}"),),
+    ),
 )  # fmt: skip
