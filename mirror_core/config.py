@@ -6,10 +6,12 @@ Left out: whether the stores exist, fit and are free (site.py finds that when it
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 from urllib.parse import quote, unquote, urlsplit
@@ -65,6 +67,7 @@ class SiteConfig:
     tls: Tls | None = None
     insecure: bool = False  # the peer may come, and be reached, over TCP without TLS
     protocol: int = protocol.VERSION  # the newest that is spoken with the other site
+    digest: str = ""  # of what the file says
     # Not a setting of a person's: small worlds (the simulator's) have small regions.
     intent_region: int = limits.INTENT_REGION_MIN  # of the intent log: bytes, at least
 
@@ -85,11 +88,21 @@ class SiteConfig:
         return unix_uri(self.peer, export)
 
 
+def whole(path: Path) -> Path:
+    """As it is to be taken from the folder that a command is given in.  ConfigError."""
+    try:
+        return path.absolute()
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{path}: the folder that this command is given in is gone: change to another one"
+        ) from error
+
+
 def find(site: str) -> Path:
-    """The TOML file that SITE means: a path, or a name in /etc/flashmirror/."""
+    """The TOML file that SITE means: a path, or a name in /etc/flashmirror/.  ConfigError."""
     path = Path(site)
     if path.suffix == ".toml" or "/" in site:
-        return path.absolute()
+        return whole(path)
     return ETC / f"{site}.toml"
 
 
@@ -105,10 +118,17 @@ def load(site: str) -> SiteConfig:
         )
         raise ConfigError(f"{path}: {error.strerror}: {advice}") from error
     try:
-        table = tomllib.loads(text.decode())
+        table = tomllib.loads(text.decode("utf-8-sig"))  # some editors begin with a mark
     except (ValueError, RecursionError) as error:  # tomllib lets through what int() says
         raise ConfigError(f"{path}: not valid TOML: {error}: mend it there") from error
-    return _Reader(path, table).site()
+    return replace(_Reader(path, table).site(), digest=_digest(table))
+
+
+def _digest(table: dict[str, Any]) -> str:
+    """Of a good file: remarks, blanks and the order in which it says something do not count."""
+    volumes = sorted(table["volume"], key=lambda volume: str(volume["name"]))
+    said = json.dumps({**table, "volume": volumes}, sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()
 
 
 _SETTINGS = frozenset({
@@ -317,13 +337,13 @@ class _Reader:
         if why:
             raise self.refuse(where + key, why)
 
-        def whole(found: re.Match[str]) -> str:
+        def absolute(found: re.Match[str]) -> str:
             path = unquote(found[2])
             if path.startswith("/"):
                 return found[0]
             return f"{found[1]}={quote(str(self.file(key, path)))}"
 
-        return _PATHS.sub(whole, text)
+        return _PATHS.sub(absolute, text)
 
     def _metrics(self) -> Tcp | None:
         text = self.table.pop("metrics", None)

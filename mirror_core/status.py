@@ -26,6 +26,7 @@ def of(site: Site) -> dict[str, Any]:
         "role": book.role,
         "lineage": book.lineage.id if book.lineage else None,
         "pid": os.getpid(),
+        "configuration": site.config.digest,
         "metrics_address": site.metrics.address if site.metrics else None,
         "data_exposure_seconds": site.control.exposure(),
         "image_age_seconds": site.control.image_age(),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import direct
 import pytest
-from handmade import Handmade, east, edit, flashmirror, kill, refused, scrape, state_of
+from handmade import Handmade, east, edit, flashmirror, kill, record, refused, scrape, state_of
 from nbd_client import NbdClient
 from pair import FLASHMIRROR, MakePair, Pair
 from remote import MakeRemote, RemotePair, free_ports
@@ -262,3 +262,51 @@ def test_a_limit_of_open_files_that_is_too_low_is_refused(make_pair: MakePair) -
         for volume in ("disk", "disk2") * 4:
             clients.enter_context(pair.client(volume)).write(0, b"x" * 4096)
         direct.sync(pair)
+
+
+def test_a_file_that_was_changed_under_a_running_site_is_not_in_force(make_pair: MakePair) -> None:
+    """`status`, `start` and `check` say so, in one row and one field, until the site is started
+    again; a remark, blanks, and another order are no change."""
+    pair = make_pair("--size", "1M", "--volumes", "2")
+    pair.start()
+    turn_round(pair, "east")
+    text = pair.toml("east").read_text()
+    pair.toml("east").write_text(text.replace("\nlisten = ", "\n\n# a remark\nlisten   =  "))
+    assert record("status", east(pair))["configuration_changed"] is False
+    assert record("start", east(pair))["configuration_changed"] is False
+    pair.configure("east", 'interval = "1s"')
+    for command in ("status", "start", "check"):
+        done = flashmirror(command, east(pair))
+        rows = [row for row in done.stdout.splitlines() if "changed since the start" in row]
+        assert len(rows) == 1 and done.returncode == 0
+    assert record("status", east(pair))["configuration_changed"] is True
+    assert record("start", east(pair))["configuration_changed"] is True
+    assert record("status", str(pair.toml("west")))["configuration_changed"] is False
+    edit(pair, "unix:", "unix:elsewhere/")
+    assert "was 'listen' changed since the start" in refused("status", east(pair))
+    edit(pair, "unix:elsewhere/", "unix:")
+    pair.stop("east")
+    assert record("status", east(pair))["configuration_changed"] is None
+    pair.start("east")
+    assert record("status", east(pair))["configuration_changed"] is False
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(make_pair: MakePair) -> None:
+    """And have the line ends of another system."""
+    pair = make_pair("--size", "1M")
+    text = pair.toml("east").read_text()
+    pair.toml("east").write_bytes(("\ufeff" + text.replace("\n", "\r\n")).encode())
+    pair.start("east")
+    assert record("status", east(pair))["role"] == "source"
+
+
+def test_a_folder_that_is_gone_is_named_as_the_reason(make_pair: MakePair) -> None:
+    """A command that is given in a folder which was removed works with a whole path, and says what
+    is wrong with another one."""
+    pair = make_pair("--size", "1M")
+    gone = ("sh", "-ec", f'mkdir "{pair.folder}/gone"; cd "{pair.folder}/gone"; rmdir "$PWD"; '
+            'exec "$0" "$@"')  # fmt: skip
+    for words in (("start", "./east.toml"), ("init", "pair"), ("pki", "pki")):
+        assert "the folder that this command is given in is gone" in refused(*words, prefix=gone)
+    assert flashmirror("start", east(pair), prefix=gone).returncode == 0
+    assert state_of(pair)["pid"]

@@ -106,7 +106,8 @@ def test_start_and_stop_may_be_said_twice(make_pair: MakePair) -> None:
     """Both are idempotent: the second changes nothing and exits with 0."""
     pair = make_pair("--size", "1M")
     first = record("start", east(pair))
-    assert first == record("start", east(pair)) == {"site": "east", "pid": pair.status()["pid"]}
+    running = {"site": "east", "pid": pair.status()["pid"], "configuration_changed": False}
+    assert first == record("start", east(pair)) == running
     once, twice = record("stop", east(pair)), record("stop", east(pair))
     assert once == twice == {"site": "east", "in_order": True}
     assert pair.status()["state"] == "stopped"

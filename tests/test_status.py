@@ -27,7 +27,7 @@ from mirror_core.site import Site
 STATUS = {  # section 6 of the design, and block_size_bytes, by which `check` compares the sites
     "site", "role", "lineage", "pid", "metrics_address", "state", "reason", "paused", "peer",
     "cycle", "committed", "hardened_sequence", "data_exposure_seconds", "image_age_seconds",
-    "last_cycle", "volumes",
+    "last_cycle", "volumes", "configuration_changed",
 }  # fmt: skip
 INSIDE: dict[str, set[str]] = {
     "peer": {"state", "since", "heard", "reason"},

@@ -28,7 +28,7 @@ from mirror_core import (
     stores,
 )
 from mirror_core.address import Tls
-from mirror_core.cli.common import ask, json_option, show, site_argument
+from mirror_core.cli.common import CHANGED, json_option, live_status, show, site_argument
 from mirror_core.errors import NOT_YET, Answered, MirrorError, PeerError
 from mirror_core.units import format_size
 
@@ -83,15 +83,17 @@ def check(site: str, as_json: bool) -> None:
 
 def _check_running(settings: config.SiteConfig) -> list[Row]:
     try:
-        status = ask(settings, {"op": "status"})
+        status = live_status(settings)
     except MirrorError as error:
         return [("control", "failed", str(error))]
+    changed = status["configuration_changed"]
+    rows: list[Row] = [("in force", "warning", f"{settings.path}: {CHANGED}")] if changed else []
     reason = status["reason"]
     # Nothing is wrong: a target has no other reason in that state, and a pause is none at a source.
     its_source_waits = status["role"] == "target" and status["state"] == "paused"
     waits = its_source_waits or reason == NOT_YET
     ok = status["state"] not in ("degraded", "refused") and (not reason or waits)
-    return [("mirroring", "ok" if ok else "failed", reason or status["state"])]
+    return [*rows, ("mirroring", "ok" if ok else "failed", reason or status["state"])]
 
 
 def _check_in_use(settings: config.SiteConfig, book: ledger.Ledger | None) -> list[Row]:

@@ -90,6 +90,12 @@ def ask(
                 raise process.hangs(site, "does not answer (does it start, or hang?)") from error
             if error.code not in LINK_ERRNOS:
                 raise MirrorError(f"{site.name}: {error}", error.code) from error
+            if time.monotonic() >= until and not site.socket.exists():
+                raise MirrorError(
+                    f"{site.name}: runs, and does not listen on {site.socket} (was 'listen' "
+                    "changed since the start, or the socket taken away?): stop it and start it",
+                    error.code,
+                ) from error
             if time.monotonic() >= until:
                 raise MirrorError(
                     f"{site.name}: runs, and cannot be asked ({error}): see "
@@ -97,6 +103,17 @@ def ask(
                     error.code,
                 ) from error
         time.sleep(0.02)  # a process that starts has no event to wait on but its answer
+
+
+def live_status(site: config.SiteConfig) -> dict[str, Any]:
+    """Of a site that runs; whether its file has changed is for who has just read that to say.  As
+    `ask`."""
+    record = ask(site, {"op": "status"})
+    record["configuration_changed"] = record.pop("configuration", None) != site.digest
+    return record
+
+
+CHANGED = "changed since the start, and not in force until the site is stopped and started"
 
 
 def show(record: Any, as_json: bool, text: Callable[[], str]) -> None:

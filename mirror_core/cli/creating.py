@@ -104,7 +104,7 @@ intermediate = "{folder}/{name}/{volume}.intermediate.img"
 @json_option
 def init(folder: Path, size: int, volumes: int, block_size: int, as_json: bool) -> None:
     """Make a pair of sites on this machine, ready to start: DIR/east.toml, DIR/west.toml."""
-    folder = folder.absolute()
+    folder = config.whole(folder)
     names = [f"disk{i}" if i > 1 else "disk" for i in range(1, volumes + 1)]
     if not 1 <= size <= limits.VOLUME_SIZE_MAX:
         raise ConfigError(

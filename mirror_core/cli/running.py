@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from mirror_core import config, process
-from mirror_core.cli.common import ask, json_option, show, site_argument
+from mirror_core.cli.common import CHANGED, json_option, live_status, show, site_argument
 
 
 @click.command()
@@ -18,8 +18,10 @@ def start(site: str, foreground: bool, as_json: bool) -> None:
     if foreground:
         process.start_foreground(settings)
     process.start(settings)
-    record = {"site": settings.name, "pid": ask(settings, {"op": "status"})["pid"]}
-    show(record, as_json, lambda: f"{settings.name}: running, process {record['pid']}")
+    status = live_status(settings)
+    record = {key: status[key] for key in ("site", "pid", "configuration_changed")}
+    changed = f"; {settings.path} was {CHANGED}" if status["configuration_changed"] else ""
+    show(record, as_json, lambda: f"{settings.name}: running, process {record['pid']}{changed}")
 
 
 @click.command()

@@ -10,6 +10,7 @@ import click
 from mirror_core import limits
 from mirror_core.address import HOST_PATTERN
 from mirror_core.cli.common import json_option, show
+from mirror_core.config import whole
 from mirror_core.errors import ConfigError
 
 _HERE = ("localhost", "127.0.0.1", "::1")
@@ -42,7 +43,7 @@ def pki(folder: Path, sites: tuple[str, ...], days: int, as_json: bool) -> None:
     named = dict(_site(text) for text in sites or ("east", "west"))
     if len(named) != 2 or len(sites) > 2:
         raise ConfigError("--site: a mirror has two sites: give it twice, with two names")
-    folder = folder.absolute()
+    folder = whole(folder)
     making.make(folder, named, days)
     record = {"ca": str(folder / "ca"), "sites": {name: str(folder / name) for name in named}}
     show(record, as_json, lambda: "\n".join([

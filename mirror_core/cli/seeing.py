@@ -9,7 +9,15 @@ from typing import Any
 import click
 
 from mirror_core import config, ledger, process
-from mirror_core.cli.common import NotRunning, ask, json_option, one_volume, show, site_argument
+from mirror_core.cli.common import (
+    CHANGED,
+    NotRunning,
+    json_option,
+    live_status,
+    one_volume,
+    show,
+    site_argument,
+)
 from mirror_core.errors import MirrorError
 from mirror_core.units import format_size, format_time
 
@@ -25,6 +33,7 @@ def stopped_status(settings: config.SiteConfig) -> dict[str, Any]:
         "role": book.role,
         "lineage": book.lineage.id if book.lineage else None,
         "pid": None,
+        "configuration_changed": None,
         "metrics_address": None,
         "data_exposure_seconds": None,
         "image_age_seconds": _age(book.consistency_point if claims else None),
@@ -75,7 +84,7 @@ def _age(point: float | None) -> float | None:
 def get_status(settings: config.SiteConfig) -> dict[str, Any]:
     if process.is_there(settings):
         with contextlib.suppress(NotRunning):  # it has ended meanwhile
-            return ask(settings, {"op": "status"})
+            return live_status(settings)
     return stopped_status(settings)
 
 
@@ -132,6 +141,8 @@ def as_text(status: dict[str, Any]) -> str:
         ("data exposure", _seconds(status["data_exposure_seconds"], unknown)),
         ("image age", _seconds(status["image_age_seconds"], "-")),
     ]  # fmt: skip
+    if status["configuration_changed"]:
+        rows.append(("configuration", CHANGED))
     if status["last_cycle"]:
         last = status["last_cycle"]
         rows.append(("last cycle", f"{last['duration_seconds']:.2f} s, "

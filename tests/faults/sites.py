@@ -714,7 +714,7 @@ FAULTS = (
     Fault(
         "the socket of a store is relative to the folder that a command is given in",
         "tests/test_accepted.py::test_a_store_s_socket_may_be_relative_to_the_file",
-        (("mirror_core/config.py", "        return _PATHS.sub(whole, text)",
+        (("mirror_core/config.py", "        return _PATHS.sub(absolute, text)",
           "        return text"),),
     ),
     Fault(
@@ -739,5 +739,33 @@ FAULTS = (
         "tests/test_accepted.py::test_any_path_may_hold_blanks_and_what_means_something_elsewhere",
         (("mirror_core/address.py", "tls-psk-file={quote(str(self.psk))}",
           "tls-psk-file={self.psk}"),),
+    ),
+    Fault(
+        "a file that was changed under a running site is taken for the one in force",
+        "tests/test_accepted.py::test_a_file_that_was_changed_under_a_running_site_is_not_in_force",
+        (("mirror_core/cli/common.py", 'record.pop("configuration", None) != site.digest',
+          'record.pop("configuration", None) is None'),),
+    ),
+    Fault(
+        "volumes in another order are a change of the file",
+        "tests/test_accepted.py::test_a_file_that_was_changed_under_a_running_site_is_not_in_force",
+        (("mirror_core/config.py", '{**table, "volume": volumes}', "table"),),
+    ),
+    Fault(
+        "start says nothing of a file that was changed since",
+        "tests/test_accepted.py::test_a_file_that_was_changed_under_a_running_site_is_not_in_force",
+        (("mirror_core/cli/running.py", "process {record['pid']}{changed}",
+          "process {record['pid']}"),),
+    ),
+    Fault(
+        "a file that begins with a byte-order mark is no TOML",
+        "tests/test_accepted.py::test_a_file_may_begin_with_a_byte_order_mark",
+        (("mirror_core/config.py", 'text.decode("utf-8-sig")', "text.decode()"),),
+    ),
+    Fault(
+        "a command in a folder that is gone finds no such file",
+        "tests/test_accepted.py::test_a_folder_that_is_gone_is_named_as_the_reason",
+        (("mirror_core/config.py", "    except FileNotFoundError as error:",
+          "    except NotADirectoryError as error:"),),
     ),
 )  # fmt: skip
