@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -102,6 +103,10 @@ class Tls:
             if "-----BEGIN " not in text:
                 raise ConfigError(f"{self.certificates / name}: is not PEM: 'flashmirror pki' "
                                   "makes one")  # fmt: skip
+        for name in ("server", "client"):
+            _refuse_strangers(
+                self.certificates / f"{name}-cert.pem", self.certificates / f"{name}-key.pem"
+            )
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,20 @@ class Remote:
             return f"nbd://{at}/{path}"
         user = f"{PSK_USER}@" if self.tls.psk else ""
         return f"nbds://{user}{self.at}/{path}?{self.tls.parameters()}"
+
+
+def _refuse_strangers(certificate: Path, key: Path) -> None:
+    """ConfigError: they do not belong together.  nbdkit says so of the server's when it begins, and
+    libnbd of the client's only when it connects."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_ciphers("ALL:@SECLEVEL=0")  # which are strong enough is for others to say
+    try:
+        context.load_cert_chain(certificate, key, password=lambda: b"")  # nobody is asked for one
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{key}: is not the key of {certificate.name} beside it, or one of them is damaged: "
+            "'flashmirror pki' makes both"
+        ) from error
 
 
 def _read(path: Path, *, secret: bool) -> str:

@@ -130,6 +130,20 @@ def test_a_key_file_that_is_taken_is_one_that_the_tls_library_reads(
         assert "key: holds no line 'flashmirror:KEY'" in refused_alike(pair)
 
 
+@pytest.mark.parametrize("name", ["server", "client"])
+def test_a_key_of_another_certificate_is_refused(make_remote: MakeRemote, name: str) -> None:
+    """By both, not when the sites try to find each other; whatever ends the lines of the right
+    ones have, they are taken."""
+    pair = make_remote("--size", "1M")
+    own, other = (pair.credentials(site) / f"{name}-key.pem" for site in ("east", "west"))
+    right = own.read_bytes()
+    own.write_bytes(other.read_bytes())
+    assert f"{own}: is not the key of {name}-cert.pem beside it" in refused_alike(pair)
+    own.write_bytes(right.replace(b"\n", b"\r\n"))
+    pair.start()
+    direct.sync(pair)
+
+
 @root
 @pytest.mark.parametrize("kind", ["certificates", "psk", "plain"])
 def test_a_peer_over_ipv6_only_is_reached(make_remote: MakeRemote, kind: str) -> None:
