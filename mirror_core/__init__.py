@@ -55,6 +55,7 @@ The rooms.
                            clients end when the site stops
     address.py, pki.py     the other site on the network, and what proves that it is the other site
     process.py, sockets.py the exec of nbdkit with its sockets, readiness, stop
+    launch.py              what outlives its starter begins free of it
     attach.py              /dev/nbdN of a volume: attach, hold through restarts, detach; with
     kernel.py, handshake.py   netlink and /sys (pyroute2 is there only); sockets for the kernel
     writeback.py           what a process owes that its own machine writes back to

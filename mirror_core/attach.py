@@ -30,7 +30,6 @@ import os
 import re
 import select
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -38,7 +37,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mirror_core import handshake, holders, kernel, ledger, limits, process, stderr, writeback
+from mirror_core import (
+    handshake,
+    holders,
+    kernel,
+    launch,
+    ledger,
+    limits,
+    process,
+    stderr,
+    writeback,
+)
 from mirror_core.config import SiteConfig
 from mirror_core.errors import ConfigError, LedgerError, MirrorError, PeerError
 from mirror_core.journal import Journal
@@ -233,6 +242,7 @@ class Holder:
 
 def stay(device: Device) -> None:
     """Be the holder of a device; returns when it was disconnected.  MirrorError."""
+    launch.settle()
     stderr.never_wait()
     journal = Journal()
     if lack := writeback.prepare():
@@ -281,22 +291,17 @@ def _launch(device: Device) -> None:
         begin = out.tell()
         name = f"flashmirror-attach-{os.getpid()}-{os.urandom(8).hex()}"
         ready.bind("\0" + name)
-        child = subprocess.Popen(
-            words, env={**os.environ, "NOTIFY_SOCKET": "@" + name}, stdin=subprocess.DEVNULL,
-            stdout=out, stderr=out, start_new_session=True, cwd="/", umask=0o077,
-        )  # fmt: skip
-        ended = os.pidfd_open(child.pid)
+        child = launch.spawn(words, {**launch.environment(), "NOTIFY_SOCKET": "@" + name}, [], out)
+        ended = os.pidfd_open(child)
         try:
             readable = select.select([ready.fileno(), ended], [], [], limits.START_TIMEOUT_S)[0]
         finally:
             os.close(ended)
-    if ended not in readable and readable:
-        child.returncode = 0  # it stays when this process ends; nobody waits for it
-    elif not readable:
+    if not readable:
         raise MirrorError(f"{volume}: not attached in {limits.START_TIMEOUT_S:g} s: see {log}")
-    elif kernel.find(device.backend) is None:
+    if ended in readable and kernel.find(device.backend) is None:
         raise MirrorError(process.last_words(log, begin), errno.EBUSY)
-    # Or another attach was quicker: its device is what was asked for.
+    # Else it is ready, or another attach was quicker: its device is what was asked for.
 
 
 def detach(index: int, *, force: bool = False) -> None:

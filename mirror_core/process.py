@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from mirror_core import config, connections, ledger, limits, peer, sockets
+from mirror_core import config, connections, launch, ledger, limits, peer, sockets
 from mirror_core.errors import LedgerError, MirrorError, PeerError
 from mirror_core.lock import check_ledger
 
@@ -66,7 +66,7 @@ def command(site: config.SiteConfig) -> tuple[list[str], dict[str, str]]:
     threads = [] if version >= _SAFE_WITH_THREADS else ["--threads", "1"]
     own = Path(sys.prefix) / "bin"
     environment = {
-        **os.environ,
+        **launch.environment(),
         "PATH": f"{own}:{os.environ.get('PATH', '/usr/sbin:/usr/bin:/sbin:/bin')}",
         "FLASHMIRROR_PREFIX": sys.prefix,
         # libnbd asks for addresses in its caller's thread, and a name server that is away must not
@@ -246,16 +246,16 @@ def prepare(site: config.SiteConfig) -> list[socket.socket]:
 
 def start_foreground(site: config.SiteConfig) -> None:
     """Become the site's process; returns only by raising MirrorError."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # begin_anew: one that is pending ends it here
-    os.umask(0o077)
+    launch.settle()
     pid = found(site)  # before its own sockets are found in the way
     if pid and pid != os.getpid() and _program_of(pid) == "nbdkit":  # no other start, which waits
         raise LedgerError(
             f"{site.name}: runs already, process {pid}: 'flashmirror stop {site.path}' first",
             errno.EBUSY,
         )
-    listening = prepare(site)
-    sockets.become(*command(site), listening)
+    words, environment = command(site)
+    listening = [one.detach() for one in prepare(site)]
+    launch.become(words, {**environment, "LISTEN_FDS": str(len(listening))}, listening)
 
 
 def begin_anew(site: config.SiteConfig) -> NoReturn:
@@ -353,7 +353,8 @@ def _launch(site: config.SiteConfig) -> None:
     with _append(log) as out:
         begin = out.tell()
         try:
-            child = sockets.spawn(words, environment, listening, out)
+            environment["LISTEN_FDS"] = str(len(listening))
+            child = launch.spawn(words, environment, [one.fileno() for one in listening], out)
         finally:
             for one in listening:
                 one.close()

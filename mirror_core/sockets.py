@@ -11,23 +11,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import socket
 import stat
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any
 
 from mirror_core import limits
 from mirror_core.address import Tcp
 from mirror_core.config import SiteConfig
 from mirror_core.errors import MirrorError
-
-_FIRST_FD = 3
-# Between a fork and the exec no Python may run: another thread of ours may have held a lock at the
-# fork.  So a shell does what posix_spawn(3) cannot; $$ stays the process's number.
-_BEGIN = 'cd / && umask 077 && LISTEN_PID=$$ exec "$@"'
 
 
 def listen(site: SiteConfig) -> list[socket.socket]:
@@ -73,51 +67,6 @@ def tcp(addresses: Iterable[Tcp | None], setting: str) -> list[socket.socket]:
                 raise absent
         undo.pop_all()
     return list(made.values())
-
-
-def become(words: list[str], environment: dict[str, str], sockets: list[socket.socket]) -> NoReturn:
-    """Exec these words with these sockets, and no other descriptor that is not inherited."""
-    aside = [_aside(one, len(sockets)) for one in sockets]
-    for place, fd in enumerate(aside, _FIRST_FD):
-        os.dup2(fd, place)
-    handed = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(sockets))}
-    os.execve(words[0], words, {**environment, **handed})
-
-
-def spawn(
-    words: list[str], environment: dict[str, str], sockets: list[socket.socket], log: IO[bytes]
-) -> int:
-    """As `become`, in a new process with a session of its own, which writes to the log: its
-    number.  MirrorError."""
-    aside: list[int] = []
-    try:
-        aside.append(_aside(log, len(sockets)))
-        aside += [_aside(one, len(sockets)) for one in sockets]
-        opened = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
-        places = [1, 2, *range(_FIRST_FD, _FIRST_FD + len(sockets))]
-        moved = [
-            (os.POSIX_SPAWN_DUP2, fd, place)
-            for place, fd in zip(places, [aside[0], *aside], strict=True)
-        ]
-        return os.posix_spawn(
-            "/bin/sh",
-            ["sh", "-c", _BEGIN, "sh", *words],
-            {**environment, "LISTEN_FDS": str(len(sockets))},
-            file_actions=[opened, *moved],
-            setsid=True,
-        )
-    except OSError as error:
-        raise MirrorError(
-            f"no process can be begun: {error.strerror}: try again", error.errno or 0
-        ) from error
-    finally:
-        for fd in aside:
-            os.close(fd)
-
-
-def _aside(file: IO[bytes] | socket.socket, count: int) -> int:
-    """A copy above the places of so many sockets: so none is in another's place."""
-    return fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, _FIRST_FD + count)
 
 
 def _numbers(address: Tcp, setting: str) -> list[tuple[int, Any]]:

@@ -9,6 +9,7 @@ import sys
 
 import click
 
+from mirror_core import launch
 from mirror_core.cli import (
     adopting,
     attaching,
@@ -37,6 +38,7 @@ for family in (creating, checking, adopting, running, seeing, mirroring, attachi
 
 
 def main() -> None:
+    launch.command_begins()
     try:
         cli(standalone_mode=False)
     except click.exceptions.Abort:

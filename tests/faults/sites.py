@@ -41,7 +41,55 @@ FAULTS = (
     Fault(
         "a site that is started stays in the session of who started it",
         "tests/test_commands.py::test_a_started_site_is_a_process_of_its_own",
-        (("mirror_core/sockets.py", "            setsid=True,\n", ""),),
+        (("mirror_core/launch.py", "                setsid=True,\n", ""),),
+    ),
+    Fault(
+        "a site keeps what its starter has open",
+        "tests/test_clean_start.py::test_what_its_starter_has_open_is_free_again[started]",
+        (("mirror_core/launch.py", "[opened, *strays, *moved]",
+          "[opened, *moved]"),),
+    ),
+    Fault(
+        "what systemd starts keeps what its starter has open",
+        "tests/test_clean_start.py::test_what_its_starter_has_open_is_free_again",
+        (("mirror_core/launch.py", "    for fd in _strays():\n        os.close(fd)\n",
+          ""),),
+    ),
+    Fault(
+        "a site ignores the signals that its starter ignored",
+        "tests/test_clean_start.py::test_signals_are_as_if_nobody_had_touched_them[started]",
+        (("mirror_core/launch.py", "                setsigdef=_to_default(),\n",
+          ""),),
+    ),
+    Fault(
+        "what systemd starts blocks the signals that its starter blocked",
+        "tests/test_clean_start.py::test_signals_are_as_if_nobody_had_touched_them",
+        (("mirror_core/launch.py", "    signal.pthread_sigmask(signal.SIG_SETMASK, HARMLESS)\n",
+          ""),),
+    ),
+    Fault(
+        "a start whose own starter ignores SIGCHLD waits for no child",
+        "tests/test_clean_start.py::test_a_start_that_fails_says_why_whoever_began_it",
+        (("mirror_core/launch.py", "    signal.signal(signal.SIGCHLD, signal.SIG_DFL)\n",
+          ""),),
+    ),
+    Fault(
+        "a site's first files take the place of closed standard ones",
+        "tests/test_clean_start.py::test_a_site_starts_whatever_its_starter_has_closed",
+        (("mirror_core/launch.py", " in _STANDARD:",
+          " in ():"),),
+    ),
+    Fault(
+        "nbdkit's Python takes file names as its starter's locale has them",
+        "tests/test_clean_start.py::test_the_names_of_files_are_utf_8_whatever_the_locale",
+        (("mirror_core/launch.py", "{**os.environ, \"LC_ALL\": LOCALE}",
+          "{**os.environ}"),),
+    ),
+    Fault(
+        "a command takes file names as its starter's locale has them",
+        "tests/test_clean_start.py::test_the_names_of_files_are_utf_8_whatever_the_locale",
+        (("mirror_core/launch.py", "os.environ.get(\"PYTHONUTF8\") != \"1\"",
+          "False"),),
     ),
     Fault(
         "a certificate does not name its signer's key",
