@@ -29,6 +29,7 @@ import errno
 import os
 import re
 import select
+import signal
 import socket
 import sys
 import threading
@@ -247,6 +248,9 @@ def stay(device: Device) -> None:
     journal = Journal()
     if lack := writeback.prepare():
         journal.say(lack)
+    log = stderr.Log(journal.say)
+    signal.signal(signal.SIGHUP, lambda *_: log.reopen())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
     holder = Holder(device, journal.say)
     holder.attach()
     journal.say(f"{device.site.name}: {device.volume} is {path_of(holder.index)}")

@@ -11,6 +11,8 @@ answer, then its connection ends.  It looks again until `cleanup`, which may mis
 
 A signal stays pending until the site knows of it: one that comes while a promoted site begins anew
 (promotion.py) is then its new program's, and ends that.
+
+SIGHUP ends nothing here, as it would in nbdkit: the same thread opens the log again (stderr.py).
 """
 
 from __future__ import annotations
@@ -24,12 +26,13 @@ import signal
 import threading
 from collections.abc import Callable
 
-from mirror_core import limits, native
+from mirror_core import launch, limits, native
 from mirror_core.config import SiteConfig, is_uri
 from mirror_core.errors import MirrorError
 
 _LOOK_AGAIN_S = 0.05
-_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)  # of nbdkit
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+_TAKEN = (*_ENDING, signal.SIGHUP)
 _RESERVED = 64  # descriptors
 # What a site has open with the peer connected: seen 20, and 13 for each volume, of which 8 are the
 # peer's connections; a newer nbdkit takes three descriptors for each client.  And some clients.
@@ -66,15 +69,15 @@ def outlive_the_starter() -> None:
 
 
 def hold_signals() -> None:
-    """In the main thread, before others begin: they are for the Ender alone."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    """In the main thread, before others begin: they are for the Ender alone, or for nobody."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {*_TAKEN, *launch.HARMLESS})
 
 
 def _pending_file() -> int:
     """A descriptor that is readable while one of the signals is pending (signalfd(2)); nothing is
     read from it, so the signal stays."""
     libc, signals = ctypes.CDLL(None, use_errno=True), (ctypes.c_ulong * _SIGSET_WORDS)()
-    for number in _ENDING:
+    for number in _TAKEN:
         libc.sigaddset(signals, number)
     fd: int = libc.signalfd(-1, signals, _SFD_CLOEXEC)
     if fd < 0:
@@ -98,14 +101,19 @@ def callers(site: SiteConfig) -> native.Callers:
 
 class Ender(threading.Thread):
     """Started after nbdkit's fork; `end` from cleanup, when no client is left.  `ending` tells the
-    site, `shutdown` nbdkit."""
+    site, `shutdown` nbdkit; `reopen` is for the log."""
 
     def __init__(
-        self, site: SiteConfig, ending: Callable[[], None], shutdown: Callable[[], None]
+        self,
+        site: SiteConfig,
+        ending: Callable[[], None],
+        shutdown: Callable[[], None],
+        reopen: Callable[[], None],
     ) -> None:
         super().__init__(name="ender")
         self._callers = callers(site)
         self._steps = (ending, shutdown)
+        self._reopen = reopen
         self._left = threading.Event()
 
     def run(self) -> None:
@@ -114,9 +122,14 @@ class Ender(threading.Thread):
             poll = select.poll()  # select(2) knows no descriptor above 1023
             poll.register(fd, select.POLLIN)
             poll.poll()
+            while not signal.sigpending() & {*_ENDING}:
+                signal.sigtimedwait([signal.SIGHUP], 0)
+                self._done(self._reopen)
+                poll.poll()
             os.close(fd)
         except OSError:  # no descriptor for it: the signal is taken before the site knows
-            signal.sigwait(_ENDING)
+            while signal.sigwait(_TAKEN) == signal.SIGHUP:
+                self._done(self._reopen)
         due = [step for step in self._steps if not self._done(step)]
         signal.sigtimedwait(_ENDING, 0)  # it is taken now, if it was not before
         while not self._left.wait(_LOOK_AGAIN_S):

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from mirror_core import config, connections, launch, ledger, limits, peer, sockets
+from mirror_core import config, connections, launch, ledger, limits, peer, sockets, stderr
 from mirror_core.errors import LedgerError, MirrorError, PeerError
 from mirror_core.lock import check_ledger
 
@@ -339,9 +339,8 @@ def _locker(folder: Path) -> int | None:
 
 
 def _append(log: Path) -> IO[bytes]:
-    """Its owner may have put a link there, which root is not to follow.  OSError."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.fdopen(os.open(log, flags, 0o600), "ab", buffering=0)
+    """OSError."""
+    return os.fdopen(stderr.open_log(log), "ab", buffering=0)
 
 
 def _launch(site: config.SiteConfig) -> None:
@@ -475,7 +474,8 @@ def said_since(log: Log) -> str | None:
 
 def _lines(log: Path, begin: int) -> list[str]:
     with log.open("rb") as file:
-        file.seek(begin)
+        if begin <= os.fstat(file.fileno()).st_size:  # else it was begun anew since (SIGHUP)
+            file.seek(begin)
         lines = file.read().decode(errors="replace").splitlines()
     return [line for line in lines if not line.endswith(_GIVEN_UP)]
 

@@ -84,7 +84,8 @@ def after_fork():
             _site.journal.say(lack)
         _site.start()
         _door = door.Door(_site.config, _site.journal)
-        _ender = connections.Ender(_site.config, _site.ending, nbdkit.shutdown)
+        log = stderr.Log(_site.journal.say)
+        _ender = connections.Ender(_site.config, _site.ending, nbdkit.shutdown, log.reopen)
         _door.start()
         _ender.start()
     except Exception as error:

@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 from handmade import Handmade, east, eventually, record, refused, state_of
 from pair import FLASHMIRROR, MakePair, Pair
+from test_promotion_waits import has_ended
 
+from mirror_core import launch
 from mirror_core.errors import MirrorError
 
 # A starter that leaves behind whatever it can: it locks a file, closes some of 0 to 2, and blocks
@@ -81,7 +83,10 @@ class Holder:
     index = 0
     def __init__(self, device, say): pass
     def attach(self): pass
-    def hold(self): print("holds", file=sys.stderr, flush=True), sys.stdin.read()
+    def hold(self):
+        print("holds", file=sys.stderr, flush=True)
+        for line in sys.stdin:
+            print("says", line, file=sys.stderr, flush=True)
 attach.Holder = Holder
 attach.stay(attach.Device(config.load(sys.argv[1]), "disk", ""))
 """
@@ -106,8 +111,11 @@ WAYS = pytest.mark.parametrize("way", [started, in_the_foreground, a_holder])
 
 
 def signals(pid: int, row: str) -> set[int]:
-    """Of a process: SigIgn, SigBlk (proc_pid_status(5))."""
-    text = Path(f"/proc/{pid}/status").read_text()
+    """Of a process: SigIgn, SigBlk, ShdPnd (proc_pid_status(5))."""
+    return in_mask(Path(f"/proc/{pid}/status").read_text(), row)
+
+
+def in_mask(text: str, row: str) -> set[int]:
     (mask,) = (int(line.split()[1], 16) for line in text.splitlines() if line.startswith(row))
     return {int(one) for one in signal.valid_signals() if mask >> (one - 1) & 1}
 
@@ -135,8 +143,32 @@ def test_signals_are_as_if_nobody_had_touched_them(
     with way(pair, dirty(tmp_path / "lock")) as pid:
         assert signals(pid, "SigIgn") == {signal.SIGPIPE, signal.SIGXFSZ}
         blocked = signals(pid, "SigBlk")
-        assert blocked == (HARMLESS if way is a_holder else HARMLESS | ENDING)
+        assert blocked == (HARMLESS - {signal.SIGHUP} if way is a_holder else HARMLESS | ENDING)
         assert os.readlink(f"/proc/{pid}/cwd") == "/"
+
+
+@WAYS
+def test_signals_that_mean_something_else_end_nothing(
+    make_pair: MakePair, tmp_path: Path, way: Way
+) -> None:
+    """Nor do they hang it: a site still answers, and ends in order."""
+    pair = make_pair("--size", "1M")
+    with way(pair, ()) as pid:
+        for number in HARMLESS:
+            os.kill(pid, number)
+        eventually(lambda: signal.SIGHUP not in signals(pid, "ShdPnd"), "it has taken one")
+        if way is not a_holder:
+            assert record("status", east(pair))["pid"] == pid
+        assert not has_ended(pid)
+
+
+def test_none_ends_a_process_that_has_just_begun(tmp_path: Path) -> None:
+    """Whatever it does before it can take them."""
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        pid = launch.spawn(["/bin/cat", "/proc/self/status"], launch.environment(), [], out)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert in_mask(log.read_text(), "SigBlk") == HARMLESS
 
 
 @pytest.mark.parametrize("closed", ["0", "1", "2", "01", "012"])

@@ -1,4 +1,5 @@
-"""A log that cannot be written holds up nobody: a full disk, a pipe that nobody reads.
+"""A log that cannot be written holds up nobody: a full disk, a pipe that nobody reads; one that was
+renamed goes on in a new file.
 
 The source's log is made such, then its link is lost and comes back, of which there is much to say.
 """
@@ -7,16 +8,20 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import direct
 import pytest
-from handmade import Handmade, MountedDisk, eventually, state_of, until_state
+from handmade import Handmade, MountedDisk, east, eventually, record, state_of, until_state
 from pair import FLASHMIRROR
+from test_clean_start import HOLDER
 
+from mirror_core import process
 from mirror_core.errors import MirrorError
 from mirror_core.journal import Journal
 from mirror_core.platform import Platform
@@ -105,3 +110,85 @@ def answers(pair: Handmade) -> bool:
         return bool(state_of(pair))
     except MirrorError:
         return False
+
+
+def hang_up(pid: int, log: Path) -> Path:
+    """Rename a log, and tell the process so, as logrotate(8) does; the old one."""
+    old = log.with_name("old.log")
+    log.rename(old)
+    os.kill(pid, signal.SIGHUP)
+    return old
+
+
+@pytest.mark.parametrize("foreground", [False, True])
+def test_a_log_that_was_renamed_goes_on_in_a_new_file(
+    handmade: Handmade, tmp_path: Path, foreground: bool
+) -> None:
+    """After a SIGHUP; of a site that was started, and of one in the foreground whose stderr is a
+    file.  Only its owner may read it, and nothing is written to the old one any more."""
+    handmade.create()
+    handmade.start("west")
+    log = tmp_path / "err" if foreground else handmade.folder / "east/state/site.log"
+    words = [str(FLASHMIRROR), "start", east(handmade), *(["--foreground"] if foreground else [])]
+    with (tmp_path / "err").open("wb") as err:
+        source = subprocess.Popen(words, stderr=err)
+    try:
+        eventually(lambda: answers(handmade), "the source answers")
+        direct.sync(handmade)
+        old = hang_up(state_of(handmade)["pid"], log)
+        eventually(log.exists, "there is a new one")
+        assert log.stat().st_mode & 0o777 == 0o600
+        said = old.read_bytes()
+        handmade.stop("west")
+        until_state(handmade, "degraded")
+        eventually(lambda: "flashmirror: peer at" in log.read_text(), "it goes on there")
+        assert old.read_bytes() == said
+        handmade.stop("east")
+        assert source.wait(20) == 0
+    finally:
+        source.kill()
+        source.wait(20)
+
+
+def test_a_holders_log_that_was_renamed_goes_on_in_a_new_file(
+    handmade: Handmade, tmp_path: Path
+) -> None:
+    handmade.create()
+    log = tmp_path / "log"
+    words = [sys.executable, "-c", HOLDER, str(handmade.toml("east"))]
+    with log.open("wb") as err:
+        holder = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=err, stderr=err, cwd=handmade.folder
+        )
+    with holder:
+        eventually(lambda: "holds" in log.read_text(), "it holds")
+        hang_up(holder.pid, log)
+        eventually(log.exists, "there is a new one")
+        holder.communicate(b"on\n", timeout=20)
+    assert "says on" in log.read_text()
+
+
+def test_a_log_that_cannot_be_opened_again_goes_on_where_it_was(handmade: Handmade) -> None:
+    """It says why: here its owner has put a link in its place, which root is not to follow."""
+    handmade.create()
+    handmade.start("west")
+    log, victim = handmade.folder / "west/state/site.log", handmade.folder / "victim"
+    victim.touch()
+    old = log.with_name("old.log")
+    log.rename(old)
+    log.symlink_to(victim)
+    os.kill(state_of(handmade, "west")["pid"], signal.SIGHUP)
+    eventually(lambda: f"{log}: Too many levels of symbolic links" in old.read_text(), "it says so")
+    log.unlink()
+    assert not victim.read_bytes()
+    assert record("stop", str(handmade.toml("west")))["in_order"]
+
+
+def test_what_a_new_log_says_is_found_by_whoever_waits(tmp_path: Path) -> None:
+    """A command notes how long the log is; it is begun anew meanwhile, and shorter then."""
+    path = tmp_path / "site.log"
+    path.write_text("flashmirror: before\n" * 100)
+    log = process.Log(path, path.stat().st_size)
+    path.rename(tmp_path / "old.log")
+    path.write_text("flashmirror: after\n")
+    assert process.said_since(log) == "after"

@@ -137,7 +137,7 @@ from mirror_core import config, connections
 def ending():
     print(signal.SIGTERM in signal.sigpending(), flush=True)
 connections.hold_signals()
-ender = connections.Ender(config.load(sys.argv[1]), ending, lambda: None)
+ender = connections.Ender(config.load(sys.argv[1]), ending, lambda: None, lambda: None)
 ender.start()
 os.kill(os.getpid(), signal.SIGTERM)
 ender._left.wait(0.5)

@@ -92,6 +92,54 @@ FAULTS = (
           "False"),),
     ),
     Fault(
+        "a SIGHUP ends a site",
+        "tests/test_clean_start.py::test_signals_that_mean_something_else_end_nothing[started]",
+        (("mirror_core/connections.py", "_TAKEN = (*_ENDING, signal.SIGHUP)",
+          "_TAKEN = _ENDING = (*_ENDING, signal.SIGHUP)"),),
+    ),
+    Fault(
+        "a SIGUSR1 ends a site",
+        "tests/test_clean_start.py::test_signals_that_mean_something_else_end_nothing[in_the_foreground]",
+        (("mirror_core/launch.py", "frozenset({signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})",
+          "frozenset({signal.SIGHUP})"),),
+    ),
+    Fault(
+        "a SIGHUP ends a holder",
+        "tests/test_clean_start.py::test_signals_that_mean_something_else_end_nothing[a_holder]",
+        (("mirror_core/attach.py", "    signal.signal(signal.SIGHUP, lambda *_: log.reopen())\n",
+          ""),),
+    ),
+    Fault(
+        "a holder hears no SIGHUP",
+        "tests/test_log.py::test_a_holders_log_that_was_renamed_goes_on_in_a_new_file",
+        (("mirror_core/attach.py",
+          "    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])\n", ""),),
+    ),
+    Fault(
+        "a signal ends a site that has just begun",
+        "tests/test_clean_start.py::test_none_ends_a_process_that_has_just_begun",
+        (("mirror_core/launch.py", "setsigmask=HARMLESS",
+          "setsigmask=()"),),
+    ),
+    Fault(
+        "a site writes on to a log that was renamed",
+        "tests/test_log.py::test_a_log_that_was_renamed_goes_on_in_a_new_file",
+        (("mirror_core/stderr.py", "        os.dup2(fd, 2)\n        os.close(fd)\n\n\ndef _name",
+          "        os.close(fd)\n\n\ndef _name"),),
+    ),
+    Fault(
+        "a log that is opened again follows a link",
+        "tests/test_log.py::test_a_log_that_cannot_be_opened_again_goes_on_where_it_was",
+        (("mirror_core/stderr.py", " | os.O_NOFOLLOW | os.O_CLOEXEC",
+          " | os.O_CLOEXEC"),),
+    ),
+    Fault(
+        "the last words in a log that was begun anew are not found",
+        "tests/test_log.py::test_what_a_new_log_says_is_found_by_whoever_waits",
+        (("mirror_core/process.py", "if begin <= os.fstat(file.fileno()).st_size:",
+          "if True:"),),
+    ),
+    Fault(
         "a certificate does not name its signer's key",
         "tests/test_network.py::test_a_strict_verifier_accepts_both_sites_certificates",
         (("mirror_core/pki.py", "        .add_extension(signers, critical=False)\n", ""),),
@@ -580,8 +628,8 @@ FAULTS = (
     Fault(
         "a signal is taken before the site knows of it",
         "tests/test_promotion_fails.py::test_a_signal_is_not_taken_before_the_site_knows_of_it",
-        (("mirror_core/connections.py", "            poll.poll()\n",
-          "            signal.sigwait(_ENDING)\n"),),
+        (("mirror_core/connections.py", "while not signal.sigpending() & {*_ENDING}:",
+          "while signal.sigwait(_TAKEN) == signal.SIGHUP:"),),
     ),
     Fault(
         "a scrape goes on when the volumes are gone",
