@@ -1,17 +1,30 @@
 """Who has a site's state folder: one process at a time, which says so in the file `lock` there.
 
 The lock is flock(2): it ends with the process, whatever ends that.  The process number in the
-file is for those who want to stop the site.
+file is for those who want to stop the site.  Who starts a site takes it and hands it over, with
+the sockets: so nobody touches those of a site that has its state.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 
 from mirror_core import ledger, limits
 from mirror_core.config import SiteConfig
 from mirror_core.errors import LedgerError
 from mirror_core.platform import HERE, Platform
+
+HANDED = "FLASHMIRROR_LOCK"  # in the environment: the number of the descriptor
+
+
+def handed() -> int | None:
+    """The state folder, as the starter of this process has taken it; None: it has not."""
+    number = os.environ.pop(HANDED, None)
+    if number is None:
+        return None
+    os.set_inheritable(int(number), False)
+    return int(number)
 
 
 def lock_state(config: SiteConfig, platform: Platform = HERE) -> int:
@@ -47,7 +60,8 @@ def _take(fd: int, config: SiteConfig, platform: Platform) -> None:
             if platform.monotonic() >= deadline:
                 raise LedgerError(
                     f"{config.state}: the site runs already: stop it with 'flashmirror stop "
-                    f"{config.path}' first"
+                    f"{config.path}' first",
+                    errno.EBUSY,
                 ) from error
             platform.sleep(0.01)
 

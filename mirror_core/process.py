@@ -21,7 +21,6 @@ import re
 import select
 import shutil
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -33,7 +32,7 @@ from typing import IO, Any, NoReturn
 
 from mirror_core import config, connections, launch, ledger, limits, peer, sockets, stderr
 from mirror_core.errors import LedgerError, MirrorError, PeerError
-from mirror_core.lock import check_ledger
+from mirror_core.lock import HANDED, check_ledger, lock_state
 
 _SAFE_WITH_THREADS = (1, 33, 10)
 _PROGRAMS = ("nbdkit", "flashmirror")  # what a site's process is called: proc_pid_comm(5)
@@ -235,13 +234,24 @@ def _elsewhere(site: config.SiteConfig) -> MirrorError:
     )
 
 
-def prepare(site: config.SiteConfig) -> list[socket.socket]:
-    """What can be refused before a process is begun, and the sockets for it.  MirrorError."""
+@contextlib.contextmanager
+def _prepared(site: config.SiteConfig) -> Iterator[tuple[list[int], dict[str, str]]]:
+    """What can be refused before a process is begun; then the descriptors that it is handed, and
+    what tells it of them: its sockets and, taken before anything is done to those of another
+    process, its state.  MirrorError."""
     check_ledger(site, ledger.load(site.state))
     connections.refuse_few_descriptors(site)
     if site.tls:
         site.tls.check()
-    return sockets.listen(site)
+    with contextlib.ExitStack() as undo:
+        held = lock_state(site)
+        undo.callback(os.close, held)
+        listening = sockets.listen(site)
+        for one in listening:
+            undo.callback(one.close)
+        place = launch.FIRST_FD + len(listening)
+        told = {"LISTEN_FDS": str(len(listening)), HANDED: str(place)}
+        yield [*(one.fileno() for one in listening), held], told
 
 
 def start_foreground(site: config.SiteConfig) -> None:
@@ -254,8 +264,8 @@ def start_foreground(site: config.SiteConfig) -> None:
             errno.EBUSY,
         )
     words, environment = command(site)
-    listening = [one.detach() for one in prepare(site)]
-    launch.become(words, {**environment, "LISTEN_FDS": str(len(listening))}, listening)
+    with _prepared(site) as (handed, told):
+        launch.become(words, {**environment, **told}, handed)
 
 
 def begin_anew(site: config.SiteConfig) -> NoReturn:
@@ -347,16 +357,10 @@ def _launch(site: config.SiteConfig) -> None:
     """A process of its own, in a session of its own, that writes to the site's log.  MirrorError:
     it ended, with its last words."""
     words, environment = command(site)
-    listening = prepare(site)
     log = site.state / "site.log"
-    with _append(log) as out:
+    with _prepared(site) as (handed, told), _append(log) as out:
         begin = out.tell()
-        try:
-            environment["LISTEN_FDS"] = str(len(listening))
-            child = launch.spawn(words, environment, [one.fileno() for one in listening], out)
-        finally:
-            for one in listening:
-                one.close()
+        child = launch.spawn(words, {**environment, **told}, handed, out)
     deadline = time.monotonic() + limits.START_TIMEOUT_S
     while True:
         try:

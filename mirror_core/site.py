@@ -75,7 +75,7 @@ class Site:
     """One running site; the constructor opens it.
 
     What it stands on is handed in: the machine, how stores are opened and maps kept, which of them
-    share a disk, and the exec at the end of a promotion."""
+    share a disk, the exec at the end of a promotion, and the state folder if it is taken."""
 
     def __init__(
         self,
@@ -86,6 +86,7 @@ class Site:
         maps: Maps = mapfile,
         shares: Shares = below.numbers,
         begin_anew: Callable[[SiteConfig], None] = process.begin_anew,
+        held: int | None = None,
     ) -> None:
         self.config, self.platform, self._begin_anew = config, platform, begin_anew
         self._open_store, self._maps, self._shares = open_store, maps, shares
@@ -101,7 +102,7 @@ class Site:
         self._coarse = False  # a source that knows regions which may differ, not blocks
         self._undo = contextlib.ExitStack()
         with contextlib.ExitStack() as undo:
-            self._lock = lock_state(config, platform)
+            self._lock = lock_state(config, platform) if held is None else held
             undo.callback(platform.close, self._lock)
             current = ledger.load(config.state, platform)
             check_ledger(config, current)

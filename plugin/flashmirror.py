@@ -32,7 +32,7 @@ if sys.prefix == sys.base_prefix and os.environ.get("FLASHMIRROR_PREFIX"):
     )
 try:
     from mirror_core import config as configuration
-    from mirror_core import connections, door, exports, native, stderr, writeback
+    from mirror_core import connections, door, exports, lock, native, stderr, writeback
     from mirror_core.errors import MirrorError
     from mirror_core.site import Site
 except ImportError as error:
@@ -68,7 +68,7 @@ def config_complete():
     if _path is None:
         _die("site=FILE.toml is missing")
     try:
-        _site = Site(configuration.load(_path))
+        _site = Site(configuration.load(_path), held=lock.handed())
     except MirrorError as error:
         _die(str(error))
 

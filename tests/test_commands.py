@@ -4,10 +4,12 @@ exit status."""
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import pty
 import re
+import socket
 import subprocess
 import threading
 import time
@@ -188,6 +190,18 @@ def test_a_start_that_takes_a_while_leaves_no_error_in_the_log(handmade: Handmad
         mend.join()
         handmade.kill()
         server.stop()
+
+
+def test_a_start_that_has_not_the_state_touches_no_socket(make_pair: MakePair) -> None:
+    """Another process may have it, which has bound its socket and does not listen yet: in the eyes
+    of who comes by that is a stale one."""
+    settings = config.load(east(make_pair("--size", "1M")))
+    with socket.socket(socket.AF_UNIX) as bound, (settings.state / "lock").open("w") as lock:
+        bound.bind(str(settings.socket))
+        before = settings.socket.lstat().st_ino
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "the site runs already" in refused("start", "--foreground", str(settings.path))
+        assert settings.socket.lstat().st_ino == before
 
 
 def test_a_stale_socket_is_replaced(make_pair: MakePair) -> None:

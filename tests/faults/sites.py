@@ -140,6 +140,12 @@ FAULTS = (
           "if True:"),),
     ),
     Fault(
+        "a start that has not the state binds the sockets",
+        "tests/test_commands.py::test_a_start_that_has_not_the_state_touches_no_socket",
+        (("mirror_core/process.py", "        held = lock_state(site)\n",
+          "        sockets.listen(site)\n        held = lock_state(site)\n"),),
+    ),
+    Fault(
         "a certificate does not name its signer's key",
         "tests/test_network.py::test_a_strict_verifier_accepts_both_sites_certificates",
         (("mirror_core/pki.py", "        .add_extension(signers, critical=False)\n", ""),),
