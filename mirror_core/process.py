@@ -280,21 +280,35 @@ def begin_anew(site: config.SiteConfig) -> NoReturn:
 
 
 def start(site: config.SiteConfig) -> None:
-    """Start the site and return when its device opens.  Nothing if it runs already.  MirrorError:
-    it ended, or is not ready in time: then it goes on, as what takes long (the flush of a seed)
-    gets on, and would begin anew if it were ended."""
-    with _one_at_a_time(site):
-        deadline = time.monotonic() + limits.ANEW_S
-        while not running(site):
-            if not is_there(site):
+    """Start the site and return when its device opens.  One that starts is waited for; one that
+    ends, too, and then it is started.  MirrorError: it ended, or is not ready in time: then it goes
+    on, as what takes long (the flush of a seed) gets on, and would begin anew if it were ended."""
+    while True:
+        with _one_at_a_time(site):
+            if _is_begun(site):
+                return
+        if _gets_ready(site):
+            return
+
+
+def _is_begun(site: config.SiteConfig) -> bool:
+    """By this call, unless somebody has its state, or is to have it again."""
+    deadline = time.monotonic() + limits.ANEW_S
+    while not running(site):
+        if not is_there(site):
+            try:
                 _launch(site)
-                break
-            if _answers(site):  # without its lock
-                break
-            if time.monotonic() >= deadline:  # never a second one beside it
-                raise hangs(site, "has let go of its state, and does not answer")
-            time.sleep(0.02)  # there is no event to wait on but that it has its state
-    _wait_ready(site)
+                return True
+            except LedgerError as error:
+                if error.code == errno.EBUSY:  # somebody was quicker
+                    return False
+                raise
+        if _answers(site):  # without its lock
+            return False
+        if time.monotonic() >= deadline:  # never a second one beside it
+            raise hangs(site, "has let go of its state, and does not answer")
+        time.sleep(0.02)  # there is no event to wait on but that it has its state
+    return False
 
 
 @contextlib.contextmanager
@@ -397,16 +411,17 @@ def _ask_once(site: config.SiteConfig, deadline: float) -> None:
     status(site, timeout_s=max(left, limits.CONTROL_WAIT_S))
 
 
-def _wait_ready(site: config.SiteConfig) -> None:
+def _gets_ready(site: config.SiteConfig) -> bool:
+    """Whether it answers, be it after a while; else it has ended.  MirrorError: neither."""
     deadline = time.monotonic() + limits.START_TIMEOUT_S
     gone_at: float | None = None
     while True:
         try:
             _ask_once(site, deadline)
-            return
+            return True
         except PeerError as error:
             if not is_there(site):
-                raise _stopped(site) from error
+                return False
             # One that begins anew makes it again within a moment; one that ends listens no more.
             gone = not site.socket.exists() and _listens(site)
             gone_at = (gone_at or time.monotonic()) if gone else None

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import direct
@@ -37,6 +38,7 @@ from mirror_core import config, limits, process, protocol
 from mirror_core.cli import adopting, attaching, creating, mirroring, seeing
 from mirror_core.cli import running as running_
 from mirror_core.errors import MirrorError
+from mirror_core.lock import lock_state
 
 # ---- init, create, check
 
@@ -190,6 +192,67 @@ def test_a_start_that_takes_a_while_leaves_no_error_in_the_log(handmade: Handmad
         mend.join()
         handmade.kill()
         server.stop()
+
+
+def test_a_start_beside_a_stop_starts_the_site_again(
+    handmade: Handmade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits until the process has ended, whatever that takes; so a script that stops and starts
+    a site, and somebody beside it, leave one that runs."""
+    pair = handmade
+    server = Faulty(pair.folder / "faulty.img")
+    pair.stores["east", "data"] = server.store(pair.size)
+    pair.more = 'link_timeout = "60s"'  # a server that hangs is not lost
+    pair.create()
+    pair.start("east")
+    settings, pid = config.load(east(pair)), state_of(pair)["pid"]
+    waits = threading.Event()
+    gets_ready = process._gets_ready
+
+    def meanwhile(site: config.SiteConfig) -> bool:
+        waits.set()
+        return gets_ready(site)
+
+    monkeypatch.setattr(process, "_gets_ready", meanwhile)
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            server.fail("hang", "flush")
+            before = server.tried("flush")
+            stopped = pool.submit(process.stop, settings)
+            eventually(lambda: server.tried("flush") > before, "it ends")
+            started = pool.submit(process.start, settings)
+            assert waits.wait(20) and not started.done()
+        finally:
+            server.mend()
+        stopped.result(60)
+        started.result(60)
+    try:
+        assert state_of(pair)["pid"] != pid
+    finally:
+        pair.kill()
+        server.stop()
+
+
+def test_a_start_waits_for_whoever_was_quicker(
+    make_pair: MakePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as systemd, between the look whether the site runs and the start of it."""
+    pair = make_pair("--size", "1M")
+    words = [str(FLASHMIRROR), "start", "--foreground", east(pair)]
+    others: list[subprocess.Popen[bytes]] = []
+
+    def too_late(site: config.SiteConfig) -> int:
+        if not others:
+            others.append(subprocess.Popen(words))
+            eventually(lambda: process.running(site), "the other one has the state")
+        return lock_state(site)
+
+    monkeypatch.setattr("mirror_core.process.lock_state", too_late)
+    pair.start("east")
+    (other,) = others
+    assert state_of(pair)["pid"] == other.pid
+    pair.stop("east")
+    assert other.wait(20) == 0
 
 
 def test_a_start_that_has_not_the_state_touches_no_socket(make_pair: MakePair) -> None:

@@ -146,6 +146,18 @@ FAULTS = (
           "        sockets.listen(site)\n        held = lock_state(site)\n"),),
     ),
     Fault(
+        "a start beside a stop fails",
+        "tests/test_commands.py::test_a_start_beside_a_stop_starts_the_site_again",
+        (("mirror_core/process.py", "                return False\n            # One",
+          "                raise _stopped(site) from error\n            # One"),),
+    ),
+    Fault(
+        "a start fails beside another one that was quicker",
+        "tests/test_commands.py::test_a_start_waits_for_whoever_was_quicker",
+        (("mirror_core/process.py", "if error.code == errno.EBUSY:",
+          "if error.code == errno.EBADF:"),),
+    ),
+    Fault(
         "a certificate does not name its signer's key",
         "tests/test_network.py::test_a_strict_verifier_accepts_both_sites_certificates",
         (("mirror_core/pki.py", "        .add_extension(signers, critical=False)\n", ""),),
@@ -593,8 +605,8 @@ FAULTS = (
         "a start begins a second process beside one that does not answer",
         "tests/test_taken_away.py::test_no_second_process_is_begun_beside_the_first",
         (("mirror_core/process.py",
-          '                raise hangs(site, "has let go of its state, and does not answer")\n',
-          "                _launch(site)\n                break\n"),),
+          '            raise hangs(site, "has let go of its state, and does not answer")\n',
+          "            _launch(site)\n            return True\n"),),
     ),
     Fault(
         "a link in the place of a lock is followed",
