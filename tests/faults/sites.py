@@ -158,6 +158,18 @@ FAULTS = (
           "if error.code == errno.EBADF:"),),
     ),
     Fault(
+        "a command that comes too late ends in a traceback",
+        "tests/test_any_instant.py::test_two_commands_at_once",
+        (("mirror_core/cli/__init__.py", "    except MirrorError as error:\n",
+          "    except ZeroDivisionError as error:\n"),),
+    ),
+    Fault(
+        "a start that is said again is refused",
+        "tests/test_any_instant.py::test_a_command_that_was_killed_is_run_again",
+        (("mirror_core/process.py", "        if _gets_ready(site):\n            return\n",
+          "        if _gets_ready(site):\n            raise _starts_already(site)\n"),),
+    ),
+    Fault(
         "a certificate does not name its signer's key",
         "tests/test_network.py::test_a_strict_verifier_accepts_both_sites_certificates",
         (("mirror_core/pki.py", "        .add_extension(signers, critical=False)\n", ""),),

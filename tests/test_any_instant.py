@@ -1,0 +1,205 @@
+"""Any two commands at once, and any command that is killed at any instant and run again.
+
+Every pair, and every command, that a state of the sites takes, each at 20 instants, in `make soak`;
+in CI a sample of them, always the same.  Whatever comes of it, no command says more than one line,
+and the sites begin, mirror and end in order after it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import random
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import direct
+import pytest
+from handmade import Handmade, flashmirror
+from nbd_client import NbdClient
+from pair import FLASHMIRROR, SOAK
+
+from mirror_core import config, ledger
+
+INSTANTS = 20  # of each, in `make soak`
+SAMPLE = 8  # of all, in CI
+LONGEST_S = 0.9  # of most commands
+WRITTEN = b"before"
+DONE = "holds a site already"  # what a `create` says that was done before
+
+
+def fresh(pair: Handmade) -> None:
+    """The source is not created yet."""
+    pair.write("east")
+    pair.create("west")
+
+
+def mirrored(pair: Handmade) -> None:
+    """Both run, and the target has an image."""
+    pair.create()
+    pair.start()
+    with pair.client() as client:
+        client.write(0, WRITTEN)
+    direct.sync(pair)
+
+
+def blank(pair: Handmade) -> None:
+    """Neither has run."""
+    pair.create()
+
+
+def stopped(pair: Handmade) -> None:
+    """Both have an image, and neither runs."""
+    mirrored(pair)
+    pair.stop()
+
+
+# For each state the commands that mean something in it; of a site, or of both.
+COMMANDS: dict[Callable[[Handmade], None], list[str]] = {
+    fresh: ["create east --role source", "start east", "stop east", "status east"],
+    blank: ["start west", "stop west", "seed west --force", "resync west --full"],
+    stopped: [
+        "start east",
+        "start west",
+        "stop west",
+        "resync west --full",
+        "adopt west disk data --yes",
+        "check west",
+    ],
+    mirrored: [
+        "start west",
+        "stop east",
+        "stop west",
+        "sync east --timeout 5s",
+        "pause east --timeout 5s",
+        "pause east --now --timeout 5s",
+        "resume east",
+        "promote west --force --timeout 20s",
+        "check east",
+        "status west",
+    ],
+}
+
+
+NEEDS_MORE = ["start east", "stop east", "status east"]  # in `fresh`: the site is not created
+NEEDS_MORE += ["check west"]  # in `stopped`: its peer does not run
+
+
+class Case(NamedTuple):
+    state: Callable[[Handmade], None]
+    commands: tuple[str, ...]
+    seed: int  # of its instants
+
+    @property
+    def has_written(self) -> bool:
+        return self.state in (mirrored, stopped)
+
+    def __str__(self) -> str:
+        words = f"{self.state.__name__}-{'-and-'.join(self.commands)}-{self.seed}"
+        return words.replace(" ", "_")
+
+
+def some_of(count: int) -> list[Case]:
+    """Of so many commands."""
+    cases = [
+        Case(state, words, seed)
+        for state, commands in COMMANDS.items()
+        for words in itertools.combinations_with_replacement(commands, count)
+        for seed in range(INSTANTS)
+    ]
+    return cases if SOAK > 1 else random.Random(count).sample(cases, SAMPLE)
+
+
+def words_of(pair: Handmade, command: str) -> list[str]:
+    name, site, *rest = command.split()
+    return [name, str(pair.toml(site)), *rest]
+
+
+def begin(pair: Handmade, command: str) -> subprocess.Popen[str]:
+    words = [str(FLASHMIRROR), *words_of(pair, command)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True)
+
+
+def until(instant: float, one: subprocess.Popen[str]) -> None:
+    """So many seconds from its beginning, or when it has ended."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        one.wait(instant)
+
+
+def judge(command: subprocess.Popen[str]) -> str:
+    """What it said that is wrong, when it has ended by itself."""
+    said, status = command.communicate(timeout=90)[1], command.returncode
+    assert (status, len(said.splitlines())) in ((0, 0), (1, 1)), (status, said)
+    assert not status or re.match(r"flashmirror: \S.*", said), said
+    return said
+
+
+def processes_of(toml: Path) -> list[int]:
+    """That are a site's, by their words."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if f"site={toml}" in path.read_bytes().decode(errors="replace").split("\0"):
+                found.append(int(path.parent.name))
+    return found
+
+
+def check_the_end(pair: Handmade, case: Case) -> None:
+    """Both begin, by one process each; all that was written stands, and is mirrored; they end in
+    order."""
+    if case.state is fresh:
+        done = flashmirror(*words_of(pair, "create east --role source"))
+        there = DONE in done.stderr or "east: runs" in done.stderr
+        assert done.returncode == 0 or there, done.stderr
+    pair.start()
+    for site in ("east", "west"):
+        toml = pair.toml(site)
+        assert [direct.status(pair, site)["pid"]] == processes_of(toml)
+    west = ledger.load(pair.folder / "west" / "state")
+    source = "west" if west.role == "source" else "east"
+    device = config.load(str(pair.toml(source))).device_uri("disk")
+    with NbdClient(device) as client:
+        if case.has_written:
+            assert client.read(0, len(WRITTEN)) == WRITTEN
+        client.write(4096, b"after")
+    if source == "east":
+        direct.resume(pair)
+        direct.sync(pair)
+        assert pair.image("west").read_bytes() == pair.image("east").read_bytes()
+    for site in ("east", "west"):
+        said = flashmirror("stop", str(pair.toml(site)), "--json")
+        assert json.loads(said.stdout)["in_order"], said
+
+
+@pytest.mark.parametrize("case", some_of(2), ids=str)
+def test_two_commands_at_once(handmade: Handmade, case: Case) -> None:
+    """Each ends, well or with one line that says why not; and both leave a pair that works."""
+    case.state(handmade)
+    chance = random.Random(case.seed)
+    first, second = chance.sample(case.commands, 2)
+    one = begin(handmade, first)
+    until(chance.choice([0.0, chance.uniform(0, LONGEST_S)]), one)
+    other = begin(handmade, second)
+    for command in (one, other):
+        judge(command)
+    check_the_end(handmade, case)
+
+
+@pytest.mark.parametrize("case", some_of(1), ids=str)
+def test_a_command_that_was_killed_is_run_again(handmade: Handmade, case: Case) -> None:
+    """At whatever instant: what is run again comes to its end, or was done; and all works."""
+    case.state(handmade)
+    (command,) = case.commands
+    killed = begin(handmade, command)
+    until(random.Random(case.seed).uniform(0, LONGEST_S), killed)
+    killed.kill()
+    killed.communicate(timeout=20)
+    again = begin(handmade, command)
+    said = judge(again)
+    assert again.returncode == 0 or DONE in said or command in NEEDS_MORE, said
+    check_the_end(handmade, case)
