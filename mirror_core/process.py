@@ -147,17 +147,30 @@ def found(site: config.SiteConfig) -> int | None:
     one that lets go of it to have it again (`begin_anew`), or ends; and one whose lock, whose
     state folder or whose `state` setting was taken away meanwhile.  None: it is not to be seen."""
     pid = holder(site)
-    if pid and (_has_lock(site, pid) or _is_begun_with(site, pid, tries=10)):
+    own = os.getpid()
+    if pid and pid != own and (_has_lock(site, pid) or _is_begun_with(site, pid, tries=10)):
         return pid
     numbers = (int(name) for name in os.listdir("/proc") if name.isdigit())
-    return next((pid for pid in numbers if _is_begun_with(site, pid)), None)
+    begun = [pid for pid in numbers if pid != own and _is_begun_with(site, pid)]
+    return next((pid for pid in begun if _serves(pid)), begun[0] if begun else None)
+
+
+def _serves(pid: int) -> bool:
+    """Whether it serves, and is not to begin a process that does."""
+    try:
+        return _program_of(pid) == "nbdkit"
+    except OSError:  # it has ended
+        return False
 
 
 def _may_be_a_site(site: config.SiteConfig, pid: int | None) -> bool:
     """By its program and its user.  Nothing here waits for the process, as its command line may:
     that lies in memory which it may be about to fetch from a device of the very site."""
+    users = {0, os.geteuid()}
+    for path in (site.path, site.state):
+        with contextlib.suppress(OSError):  # it was taken away
+            users.add(path.stat().st_uid)
     try:
-        users = {0, os.geteuid(), site.path.stat().st_uid}
         return _program_of(pid) in _PROGRAMS and os.stat(f"/proc/{pid}").st_uid in users
     except OSError:
         return False
@@ -258,7 +271,7 @@ def start_foreground(site: config.SiteConfig) -> None:
     """Become the site's process; returns only by raising MirrorError."""
     launch.settle()
     pid = found(site)  # before its own sockets are found in the way
-    if pid and pid != os.getpid() and _program_of(pid) == "nbdkit":  # no other start, which waits
+    if pid and _serves(pid):
         raise LedgerError(
             f"{site.name}: runs already, process {pid}: 'flashmirror stop {site.path}' first",
             errno.EBUSY,

@@ -6,16 +6,17 @@ edits the configuration.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from handmade import Handmade, east, flashmirror, record, refused
+from handmade import Handmade, as_somebody_else, east, flashmirror, record, refused
 from test_hangs import bounded
 
 from mirror_core import config, process
@@ -95,7 +96,7 @@ def test_a_site_whose_socket_was_removed_is_said_to_run(handmade: Handmade, pid:
     with bounded(8):
         line = refused("start", site)
     assert "east: runs, and its socket" in line and "stop it and start it" in line
-    assert "cannot be asked" in refused("status", site)
+    assert "does not listen on" in refused("status", site)
     assert record("stop", site) == {"site": "east", "in_order": True}
 
 
@@ -142,6 +143,47 @@ def test_no_second_process_is_begun_beside_the_first(handmade: Handmade, pid: in
     assert f"runs already, process {pid}" in line
     with bounded(20):
         assert record("stop", east(handmade))["in_order"]
+
+
+@contextlib.contextmanager
+def called(folder: Path, program: str, *words: str, before: tuple[str, ...] = ()) -> Iterator[int]:
+    """The number of a process of this name that was begun with these words, and waits."""
+    script = folder / program
+    script.write_text(f"#!{sys.executable}\nimport os, signal\nos.write(1, b'!')\nsignal.pause()\n")
+    script.chmod(0o755)
+    with subprocess.Popen([*before, str(script), *words], stdout=subprocess.PIPE) as one:
+        assert one.stdout and one.stdout.read(1)
+        try:
+            yield one.pid
+        finally:
+            one.kill()
+
+
+def test_a_start_that_waits_does_not_hide_the_process_that_serves(
+    handmade: Handmade, scratch: Path
+) -> None:
+    """Whichever of the two has the lower number, and who asks is never the one that is found."""
+    handmade.create()
+    toml = scratch / "east.toml"  # not yet the site's
+    with called(scratch, "flashmirror", "start", "--foreground", str(toml)) as waits:
+        handmade.start("east")
+        toml.symlink_to(handmade.toml("east"))
+        pid = process.found(settings(handmade))
+        remove_the_lock(handmade)
+        assert process.found(settings(handmade)) == pid != waits
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user's process needs root")
+def test_a_site_of_the_owner_of_its_state_folder_is_found_by_root(
+    handmade: Handmade, scratch: Path
+) -> None:
+    """Though its configuration is root's."""
+    handmade.create()
+    toml = str(handmade.toml("east"))
+    with called(scratch, "nbdkit", f"site={toml}", before=as_somebody_else()) as pid:
+        assert process.found(settings(handmade)) is None
+        os.chown(handmade.folder / "east/state", 65534, -1)
+        assert process.found(settings(handmade)) == pid
 
 
 def test_a_link_in_the_place_of_the_lock_is_not_followed(

@@ -6,6 +6,19 @@ from faults.fault import Fault
 
 FAULTS = (
     Fault(
+        "a start that waits is taken for the process that serves",
+        "tests/test_taken_away.py::"
+        "test_a_start_that_waits_does_not_hide_the_process_that_serves",
+        (("mirror_core/process.py", "(pid for pid in begun if _serves(pid))", "iter(begun)"),),
+    ),
+    Fault(
+        "a site of the owner of its state folder is a stranger",
+        "tests/test_taken_away.py::"
+        "test_a_site_of_the_owner_of_its_state_folder_is_found_by_root",
+        (("mirror_core/process.py", "for path in (site.path, site.state):",
+          "for path in (site.path,):"),),
+    ),
+    Fault(
         "check finds nothing wrong while writes fail",
         "tests/test_failed_writes.py::test_a_source_whose_data_store_is_full_says_that_writes_fail",
         (("mirror_core/cli/checking.py", " and (not reason or waits)", ""),),
