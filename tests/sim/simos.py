@@ -387,8 +387,8 @@ class SimPlatform(Platform):
             lib.sim_disk_reset(inode.disk, bytes(inode.now))
         self.close(fd)
         handle = lib.sim_store_open(inode.disk, 0)
-        self._life.handles.append(handle)
         store = native.Store(handle, "file")
+        self._life.stores.append(("", store))
         if self._machine.below:
             lib.sim_disk_share(inode.disk, self._machine.below)
         native.folder_stands_on(self._machine.below)  # which is one for all processes here

@@ -114,13 +114,18 @@ class Incarnation(Life):
     def __init__(self, machine: Machine) -> None:
         super().__init__(machine.name)
         self.machine = machine
-        self.handles: list[Any] = []  # its stores
+        self.stores: list[tuple[str, native.Store]] = []  # that it has opened, by what name
         self.site: site.Site | None = None
         self.up = False
         self.promoters = 0  # who have asked for it
         self.is_resuming = False  # a person has asked for it, and has no answer yet
         self.anew = False  # the process is to begin again
         self.refused: MirrorError | None = None  # it did not start, or did not stop in order
+
+    def open_stores(self, where: str | None = None) -> list[native.Store]:
+        """Those that it has not closed; of that name."""
+        wanted = (store for name, store in self.stores if where in (None, name))
+        return [store for store in wanted if store._handle != ffi.NULL]
 
     @property
     def has_volumes(self) -> bool:
@@ -270,15 +275,11 @@ class Machine:
             except MirrorError as error:
                 current().trace(f"does not {what}: {error}")
                 life.refused = error
-                if life.site is None:
-                    life.handles.clear()  # the stores were closed: not to be killed
             except Exception as error:
                 if not (self.bomb and self.bomb.thrown):
                     raise
                 current().trace(f"ends in its {what}: {error!r}")
                 life.refused = MirrorError(repr(error))
-                if life.site is None:
-                    life.handles.clear()
 
         current().spawn(life, f"{self.name}: {what}", run)
 
@@ -291,9 +292,8 @@ class Machine:
             if self.content:
                 self.world.reach("a source without its intermediate")
             raise StoreError(f"{where}: No such file or directory", errno.ENOENT)
-        handle = lib.sim_store_open(self.disks[volume, part], self.lazy)
-        life.handles.append(handle)
-        store = native.Store(handle, "file")
+        store = native.Store(lib.sim_store_open(self.disks[volume, part], self.lazy), "file")
+        life.stores.append((where, store))
         return stores.Opened(where, store, self.sizes[volume], Identity("file", where), None)
 
     def _boot(self, life: Incarnation) -> None:
@@ -376,7 +376,6 @@ class Machine:
                     open_store=functools.partial(self._open_store, life),
                 )  # fmt: skip
                 current().trace(f"adopts {volume} {part}: {look.effect}")
-                life.handles.clear()  # it was closed
             life.dead, self.life = True, None
 
         self._begin("adopt", work)
@@ -391,8 +390,8 @@ class Machine:
             self.maps[life.site._run] = KeptMaps(
                 life.site._maps.commit, life.site._maps.sequence, self._maps_of(life.site)
             )
-        for handle in life.handles:
-            lib.sim_store_kill(handle)
+        for store in life.open_stores():
+            lib.sim_store_kill(store._handle)
 
         def end_waits() -> None:
             """Nobody is left who could end a writer's wait; a freeze that was under way may
@@ -437,9 +436,8 @@ class Machine:
         out = ffi.new("char[]", size)
         lost = int(lib.sim_disk_survivors(disk, int(256 * keep), out))
         lib.sim_disk_reset(disk, bytes_at(out, size))
-        place = len(PARTS) * number + PARTS.index(part)
-        if self.life and place < len(self.life.handles):
-            lib.sim_store_restart(self.life.handles[place])
+        for store in self.life.open_stores(f"{volume}/{part}") if self.life else ():
+            lib.sim_store_restart(store._handle)
         return lost
 
     def holds_mixture(self) -> bool:
