@@ -316,8 +316,8 @@ class Driver:
     def _open_session(self) -> None:
         """Handshake, then the lanes to the target's intermediates.  MirrorError."""
         self._retry_later()
-        self._take_intermediates()
         welcome = self._greet()
+        self._take_intermediates()  # after it: what the target has become is said in any case
         if not welcome.whole:  # what the target was sent may be a hole here
             self._mark_everything(data_only=welcome.blank and not self._owing)
         elif self._owing:

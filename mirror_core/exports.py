@@ -36,7 +36,8 @@ class VolumeExport(native.Client):
         self.size = member.native.size
         sizes = member.native.front.block_sizes
         self.minimum = sizes.minimum
-        self.preferred = max(sizes.preferred, member.native.block_size)
+        preferred = min(sizes.preferred, limits.BLOCK_SIZE_MAX)
+        self.preferred = max(preferred, member.native.block_size)
         self.extents_known = member.native.front.kind == "file"
 
     def flush(self) -> None:

@@ -27,11 +27,22 @@ def handed() -> int | None:
     return int(number)
 
 
+def refuse_other(held: int | None, config: SiteConfig) -> None:
+    """LedgerError: what the starter has taken is not the state folder that the configuration names
+    by now."""
+    try:
+        if held is None or os.path.samestat(os.fstat(held), (config.state / "lock").lstat()):
+            return
+    except OSError:
+        pass  # it is not there any more
+    raise LedgerError(f"{config.path}: 'state' was changed while the site started: start it again")
+
+
 def lock_state(config: SiteConfig, platform: Platform = HERE) -> int:
     """Take the state folder for this process; the descriptor holds it.  LedgerError: busy."""
     path = config.state / "lock"
     try:
-        fd = platform.open(path, os.O_RDWR | os.O_CREAT)
+        fd = platform.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         raise LedgerError(
             f"{path}: {error.strerror}: of a new site, run 'flashmirror create' first; or mount "

@@ -159,6 +159,8 @@ class Site:
         """StoreError.  None: it is a source's intermediate, which is waited for."""
         if part == "data" or current.role == "target":
             return self._open_one(record, part)
+        if is_uri(self.config.volume(record.name).intermediate):
+            return None  # clients do not wait for a server that does not answer
         try:
             return self._open_intermediate(record, current)
         except StoreError:  # `_take_intermediates` says it
@@ -182,7 +184,8 @@ class Site:
         one = self._open_one(record, "intermediate")
         try:
             place = stores.place_of(self.config, current, record.name, "intermediate")
-            stores.refuse_another(one, record.intermediate, place, record.size)
+            if stores.is_new(one, record.intermediate, place, record.size):
+                one.set_mark(place.mark)
         except StoreError:
             one.store.close()
             raise
@@ -191,7 +194,7 @@ class Site:
     def _take_intermediates(self) -> None:
         """A source is served without its intermediates, none of which it needs for that (I9): the
         control's thread takes in those that it has not, before a session.  StoreError: one of them
-        cannot be had yet.  LedgerError: it is taken in, and known again by its mark."""
+        cannot be had yet.  LedgerError: it would not be known again."""
         current = self.book.current
         for member, record in zip(self.members, current.volumes, strict=True):
             if member.native.has_first:
@@ -202,14 +205,18 @@ class Site:
                 raise StoreError(
                     f"{error}: writes go on, and mirroring waits for it", error.code
                 ) from error
-            self._late.callback(one.store.close)
             if number := self._numbers[member.name, "intermediate"]:
                 one.store.stands_on(number)
             one.store.unflushed()
             self._opened[member.name, "intermediate"] = one
+            try:
+                self.book.update(volumes=self._in_use())
+            except BaseException:
+                del self._opened[member.name, "intermediate"]
+                one.store.close()
+                raise
+            self._late.callback(one.store.close)
             member.native.set_first(one.store)
-            self.journal.say(f"volume {member.name}: its intermediate is there: {one.where}")
-            self.book.update(volumes=self._in_use())
 
     def _flush_what_counts(
         self,

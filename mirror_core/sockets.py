@@ -46,8 +46,8 @@ def refuse(site: SiteConfig) -> None:
 
 def tcp(addresses: Iterable[Tcp | None], setting: str) -> list[socket.socket]:
     """Sockets that listen on the numbers of these hosts: once on each, however often and by
-    whatever names it comes, and not on those that this machine has not, where the host has others
-    ("localhost" without IPv6).  Port 0: any that is free.  MirrorError; `setting` names them."""
+    whatever names it comes, and not on those that this machine will never have, where the host has
+    others ("localhost" without IPv6).  Port 0: any that is free.  MirrorError: of `setting`."""
     made: dict[object, socket.socket] = {}
     with contextlib.ExitStack() as undo:
         for address in filter(None, addresses):
@@ -55,11 +55,13 @@ def tcp(addresses: Iterable[Tcp | None], setting: str) -> list[socket.socket]:
             for family, where in _numbers(address, setting):
                 try:
                     if where not in made:
-                        made[where] = undo.enter_context(_tcp(family, where))
+                        made[where] = undo.enter_context(
+                            _tcp(family, where, only=setting == "listen")
+                        )
                     listens = True
                 except OSError as error:
                     absent = _refusal(address, setting, error)
-                    if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    if not _may_be_absent(where, error):
                         raise absent from error
                 if listens and not address.port:
                     break  # another number would get another port
@@ -67,6 +69,12 @@ def tcp(addresses: Iterable[Tcp | None], setting: str) -> list[socket.socket]:
                 raise absent
         undo.pop_all()
     return list(made.values())
+
+
+def _may_be_absent(where: Any, error: OSError) -> bool:
+    """Any other number may come late, at boot: to start without it would be for ever."""
+    loopback = str(where[0]) == "::1" or str(where[0]).startswith("127.")
+    return error.errno == errno.EAFNOSUPPORT or (error.errno == errno.EADDRNOTAVAIL and loopback)
 
 
 def _numbers(address: Tcp, setting: str) -> list[tuple[int, Any]]:
@@ -85,12 +93,13 @@ def _refusal(address: Tcp, setting: str, error: OSError) -> MirrorError:
     return MirrorError(f"{setting}: {address}: {error.strerror}: {advice}, or change '{setting}'")
 
 
-def _tcp(family: int, where: Any) -> socket.socket:
+def _tcp(family: int, where: Any, *, only: bool) -> socket.socket:
+    """`only`: IPv6 does not stand for IPv4, too, which may have a socket of its own."""
     one = socket.socket(family, socket.SOCK_STREAM)
     try:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only)
         one.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, number in (
             (socket.TCP_KEEPIDLE, limits.KEEPALIVE_S),

@@ -12,6 +12,7 @@ does, `reopen` goes on in a new file of that name.  Left out: who rotates while 
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -19,10 +20,14 @@ from pathlib import Path
 
 
 def open_log(path: Path) -> int:
-    """A file to append to.  Its owner may have put a link there, which root is not to follow.
-    OSError."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.open(path, flags, 0o600)
+    """A file to append to.  Its owner may have put anything there: a link, which root is not to
+    follow, or a pipe, which nobody is to wait for.  OSError."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    fd = os.open(path, flags, 0o600)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "is no file")
+    return fd
 
 
 class Log:

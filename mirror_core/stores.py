@@ -118,9 +118,10 @@ class Opened:
     def fingerprint(self, size: int) -> str:
         """A checksum of samples: of the first bytes, where file systems keep what tells them
         apart, and of places spread evenly over the rest.  StoreError: it cannot be read."""
-        sample = max(limits.SAMPLE_BYTES, self.store.block_sizes.minimum)
+        least = self.store.block_sizes.minimum
+        sample = max(limits.SAMPLE_BYTES, least)
         spread = (size * i // limits.SAMPLES for i in range(limits.SAMPLES))
-        at = sorted({i - i % sample for i in (*range(0, 16 * sample, sample), *spread)})
+        at = sorted({i - i % least for i in (*range(0, 16 * sample, sample), *spread)})
         samples = [(i, min(sample, size - i)) for i in at if i < size]
         try:  # together: a slow store takes its time for each
             data = self.store.gather_all(samples, limits.COMPARE_DEPTH)
@@ -317,15 +318,16 @@ def name_of(where: str) -> str:
         os.close(fd)
 
 
-def refuse_another(one: Opened, record: StoreRecord, place: Place, size: int) -> None:
-    """Of a store whose content does not count (a source's intermediate).  A blank file is as good
-    as the one recorded, and is that from now on; anything else may be somebody's.  StoreError."""
+def is_new(one: Opened, record: StoreRecord, place: Place, size: int) -> bool:
+    """Whether a store whose content does not count (a source's intermediate) is not the recorded
+    one, but a blank file, which is as good.  StoreError: anything else may be somebody's."""
     try:
         verify(one, record, place, size)
     except StoreError:
         if one.mark() not in (None, place.mark) or one.identity.kind != "file" or not one.blank():
             raise
-        one.set_mark(place.mark)
+        return True
+    return False
 
 
 def known(record: StoreRecord) -> Identity:

@@ -212,7 +212,6 @@ static bool
 are_block_sizes (const struct fm_block_sizes *b)
 {
   return (b->minimum & (b->minimum - 1)) == 0 && b->minimum <= FM_MINIMUM_MOST
-         && (b->preferred & (b->preferred - 1)) == 0 && b->preferred >= b->minimum
          && b->maximum >= b->minimum
          && (b->maximum == UINT32_MAX || b->maximum % b->minimum == 0);
 }
@@ -224,6 +223,8 @@ examine (struct nbd_handle *h, uint64_t *size, struct fm_block_sizes *sizes, cha
 {
   sizes->minimum = size_or (h, LIBNBD_SIZE_MINIMUM, 1);
   sizes->preferred = size_or (h, LIBNBD_SIZE_PREFERRED, sizes->minimum);
+  if (sizes->preferred & (sizes->preferred - 1) || sizes->preferred < sizes->minimum)
+    sizes->preferred = sizes->minimum; /* it is advice */
   sizes->maximum = size_or (h, LIBNBD_SIZE_MAXIMUM, UINT32_MAX);
   const char *lacks = nbd_is_read_only (h) != 0        ? "is read-only"
                       : nbd_can_flush (h) != 1         ? "does not support flush"

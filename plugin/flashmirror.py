@@ -68,7 +68,9 @@ def config_complete():
     if _path is None:
         _die("site=FILE.toml is missing")
     try:
-        _site = Site(configuration.load(_path), held=lock.handed())
+        settings, held = configuration.load(_path), lock.handed()
+        lock.refuse_other(held, settings)
+        _site = Site(settings, held=held)
     except MirrorError as error:
         _die(str(error))
 

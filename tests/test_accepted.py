@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,6 +81,23 @@ def test_localhost_is_listened_on_where_there_is_no_ipv6(make_pair: MakePair) ->
         "listen: six.test:10999: Cannot assign requested address: mend that, or change 'listen'"
     )
     assert line in flashmirror("check", east(pair), prefix=no_ipv6).stderr
+    late = place(
+        "ip link set lo up",
+        with_hosts(pair.folder, "127.0.0.1 late.test\n10.99.99.99 late.test\n"),
+    )
+    edit(pair, "tcp:six.test", "tcp:late.test")
+    line = refused("start", east(pair), prefix=late)  # or it would never listen there
+    assert line.startswith("listen: late.test:10999: Cannot assign requested address"), line
+
+
+def test_metrics_of_every_number_are_of_ipv4_s_too(make_pair: MakePair) -> None:
+    """`[::]` is all that the machine has."""
+    pair = make_pair("--size", "1M")
+    edit(pair, '"127.0.0.1:0"', '"[::]:0"')
+    pair.start("east")
+    port = state_of(pair)["metrics_address"].rpartition(":")[2]
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        assert b"flashmirror_" in answer.read()
 
 
 def test_check_says_of_a_busy_port_what_start_says(make_pair: MakePair) -> None:

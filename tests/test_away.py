@@ -4,13 +4,16 @@ mirroring waits for the intermediate, and says so; clients do not (I9)."""
 from __future__ import annotations
 
 import os
+import re
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import direct
 import pytest
-from handmade import MIB, Handmade, east, kill, refused
+from handmade import MIB, Handmade, east, flashmirror, kill, refused
 from served import Server
+from test_hangs import bounded
 
 WAITS = "writes go on, and mirroring waits for it"
 
@@ -89,6 +92,9 @@ def test_a_blank_file_is_taken_for_it(handmade: Handmade, running: bool) -> None
         file.truncate(handmade.size)
     fresh.rename(intermediate(handmade))
     if not running:
+        rows = flashmirror("check", east(handmade)).stdout
+        assert re.search(r"^ok +disk intermediate", rows, re.MULTILINE), rows
+        assert "user.flashmirror" not in os.listxattr(intermediate(handmade))
         handmade.start("east")
     write(handmade, b"3")
     direct.sync(handmade)
@@ -159,6 +165,41 @@ def test_its_server_may_come_later(handmade: Handmade, scratch: Path) -> None:
     finally:
         handmade.kill()
         server.stop()
+
+
+def test_it_hears_that_its_target_was_promoted(handmade: Handmade) -> None:
+    """That comes first: what it waits for would help nobody."""
+    handmade.create()
+    handmade.start()
+    direct.sync(handmade)
+    handmade.stop("east")
+    intermediate(handmade).unlink()
+    handmade.run("promote", str(handmade.toml("west")), "--force")
+    handmade.start("east")
+    direct.wait_status(handmade, "east", state="refused")
+    assert "west was promoted after sequence" in direct.status(handmade)["reason"]
+
+
+def test_a_server_that_hangs_keeps_no_client_waiting(handmade: Handmade, scratch: Path) -> None:
+    """It takes the connection, and says nothing, for ever."""
+    server = Server(scratch / "hangs.img")
+    server.image.write_bytes(bytes(handmade.size))
+    handmade.stores["east", "intermediate"] = server.uri
+    handmade.more = 'link_timeout = "30s"\n'
+    server.start()
+    try:
+        handmade.create()
+    finally:
+        server.stop()
+    server.socket.unlink()
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(server.socket))
+        silent.listen()
+        handmade.start("west")
+        with bounded(8):
+            handmade.start("east")
+            write(handmade, b"6")
+        handmade.kill()
 
 
 def test_data_that_is_away_refuses_the_start(handmade: Handmade) -> None:

@@ -169,7 +169,8 @@ def test_a_holders_log_that_was_renamed_goes_on_in_a_new_file(
 
 
 def test_a_log_that_cannot_be_opened_again_goes_on_where_it_was(handmade: Handmade) -> None:
-    """It says why: here its owner has put a link in its place, which root is not to follow."""
+    """It says why: its owner has put a link in its place, which root is not to follow, or a pipe,
+    which would be waited for; and a signal to end is taken all the same."""
     handmade.create()
     handmade.start("west")
     log, victim = handmade.folder / "west/state/site.log", handmade.folder / "victim"
@@ -181,6 +182,10 @@ def test_a_log_that_cannot_be_opened_again_goes_on_where_it_was(handmade: Handma
     eventually(lambda: f"{log}: Too many levels of symbolic links" in old.read_text(), "it says so")
     log.unlink()
     assert not victim.read_bytes()
+    os.mkfifo(log)
+    os.kill(state_of(handmade, "west")["pid"], signal.SIGHUP)
+    eventually(lambda: f"{log}: No such device or address" in old.read_text(), "it says so")
+    log.unlink()
     assert record("stop", str(handmade.toml("west")))["in_order"]
 
 

@@ -19,7 +19,7 @@ import pytest
 from handmade import Handmade, as_somebody_else, east, flashmirror, record, refused
 from test_hangs import bounded
 
-from mirror_core import config, process
+from mirror_core import config, lock, process
 from mirror_core.config import SiteConfig
 
 
@@ -201,7 +201,27 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(
         lock.unlink(missing_ok=True)
         lock.symlink_to(other)
         assert "lock: Too many levels of symbolic links" in refused("stop", east(handmade))
+        file.truncate(4)
+        fcntl.flock(file, fcntl.LOCK_UN)
+        foreground = refused("start", "--foreground", east(handmade))
+        assert "lock: Too many levels of symbolic links" in foreground
+        assert other.stat().st_size == 4
         lock.unlink()
         os.mkfifo(lock)
         assert "lock: is no file" in refused("status", east(handmade))
         lock.unlink()
+
+
+def test_a_state_that_is_exchanged_during_a_start_is_refused(
+    handmade: Handmade, tmp_path: Path
+) -> None:
+    """Who starts has locked the one before: the site would run on one that nobody has locked."""
+    handmade.create()
+    words, environment = process.command(settings(handmade))
+    with (tmp_path / "lock").open("w") as before:
+        done = subprocess.run(
+            words, env={**environment, lock.HANDED: str(before.fileno())},
+            pass_fds=[before.fileno()], capture_output=True, text=True, timeout=20, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert "'state' was changed while the site started: start it again" in done.stderr

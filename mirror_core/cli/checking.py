@@ -206,7 +206,10 @@ def _check_stores(settings: config.SiteConfig, book: ledger.Ledger | None) -> li
                     if book and record.name == volume.name:
                         stores.refuse_unfit(one, record.size, record.block_size)
                         place = stores.place_of(settings, book, volume.name, part)
-                        stores.verify(one, getattr(record, part), place, record.size)
+                        if place.counts:
+                            stores.verify(one, getattr(record, part), place, record.size)
+                        else:
+                            stores.is_new(one, getattr(record, part), place, record.size)
                 rows.append((label, *_known_by(one)))
             except MirrorError as error:
                 rows.append((label, "failed", str(error)))

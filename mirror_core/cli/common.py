@@ -109,7 +109,8 @@ def live_status(site: config.SiteConfig) -> dict[str, Any]:
     """Of a site that runs; whether its file has changed is for who has just read that to say.  As
     `ask`."""
     record = ask(site, {"op": "status"})
-    record["configuration_changed"] = record.pop("configuration", None) != site.digest
+    known = record.pop("configuration", None)  # a site of an older version does not say
+    record["configuration_changed"] = None if known is None else known != site.digest
     return record
 
 

@@ -6,6 +6,47 @@ from faults.fault import Fault
 
 FAULTS = (
     Fault(
+        "metrics of every number are of IPv6's alone",
+        "tests/test_accepted.py::test_metrics_of_every_number_are_of_ipv4_s_too",
+        (("mirror_core/sockets.py", '(family, where, only=setting == "listen")',
+          "(family, where, only=True)"),),
+    ),
+    Fault(
+        "a log that is opened again is waited for where its owner has put a pipe",
+        "tests/test_log.py::test_a_log_that_cannot_be_opened_again_goes_on_where_it_was",
+        (("mirror_core/stderr.py", " | os.O_NOFOLLOW | os.O_NONBLOCK", " | os.O_NOFOLLOW"),),
+    ),
+    Fault(
+        "a start follows a link in the place of the lock",
+        "tests/test_taken_away.py::test_a_link_in_the_place_of_the_lock_is_not_followed",
+        (("mirror_core/lock.py", " | os.O_NOFOLLOW | os.O_NONBLOCK", ""),),
+    ),
+    Fault(
+        "a site takes the lock of another state folder for that of its own",
+        "tests/test_taken_away.py::test_a_state_that_is_exchanged_during_a_start_is_refused",
+        (("mirror_core/lock.py", "if held is None or os.path.samestat(",
+          "if True or os.path.samestat("),),
+    ),
+    Fault(
+        "an address that comes late is left out for ever",
+        "tests/test_accepted.py::test_localhost_is_listened_on_where_there_is_no_ipv6",
+        (("mirror_core/sockets.py", "error.errno == errno.EADDRNOTAVAIL and loopback",
+          "error.errno == errno.EADDRNOTAVAIL"),),
+    ),
+    Fault(
+        "a source without its intermediate does not hear that its target was promoted",
+        "tests/test_away.py::test_it_hears_that_its_target_was_promoted",
+        (("mirror_core/driver.py", "        welcome = self._greet()\n        self._take_inter",
+          "        self._take_intermediates()\n        welcome = self._greet()\n"
+          "        self._take_inter"),),
+    ),
+    Fault(
+        "a start waits for the server of an intermediate, which does not answer",
+        "tests/test_away.py::test_a_server_that_hangs_keeps_no_client_waiting",
+        (("mirror_core/site.py", "        if is_uri(self.config.volume(record.name).intermediate):",
+          "        if False:"),),
+    ),
+    Fault(
         "a start that waits is taken for the process that serves",
         "tests/test_taken_away.py::"
         "test_a_start_that_waits_does_not_hide_the_process_that_serves",
@@ -143,8 +184,8 @@ FAULTS = (
     Fault(
         "a log that is opened again follows a link",
         "tests/test_log.py::test_a_log_that_cannot_be_opened_again_goes_on_where_it_was",
-        (("mirror_core/stderr.py", " | os.O_NOFOLLOW | os.O_CLOEXEC",
-          " | os.O_CLOEXEC"),),
+        (("mirror_core/stderr.py", " | os.O_NOFOLLOW | os.O_NONBLOCK",
+          " | os.O_NONBLOCK"),),
     ),
     Fault(
         "the last words in a log that was begun anew are not found",
@@ -265,7 +306,7 @@ FAULTS = (
     Fault(
         "a site that runs is in its own way",
         "tests/test_advice.py::test_what_runs_already_is_not_in_the_way_of_itself",
-        (("mirror_core/process.py", "if pid and pid != os.getpid() and", "if not pid and"),),
+        (("mirror_core/process.py", "if pid and _serves(pid):", "if False:"),),
     ),
     Fault(
         "a refusal does not say that its way out costs the image",
@@ -595,7 +636,7 @@ FAULTS = (
         "a site whose lock was taken away is called stopped",
         "tests/test_taken_away.py",
         (("mirror_core/process.py",
-          "    return next((pid for pid in numbers if _is_begun_with(site, pid)), None)",
+          "    return next((pid for pid in begun if _serves(pid)), begun[0] if begun else None)",
           "    return None"),),
     ),
     Fault(
@@ -649,7 +690,9 @@ FAULTS = (
         "a stop signals whoever has the number in the lock file",
         "tests/test_hangs.py::test_a_stop_signals_nobody_but_who_has_the_state",
         (("mirror_core/process.py",
-          "if pid and (_has_lock(site, pid) or _is_begun_with(site, pid, tries=10)):", "if pid:"),),
+          "if pid and pid != own and "
+          "(_has_lock(site, pid) or _is_begun_with(site, pid, tries=10)):",
+          "if pid and pid != own:"),),
     ),
     Fault(
         "a start that takes long is said to have ended",
@@ -786,7 +829,7 @@ FAULTS = (
         "a number that this machine does not have refuses the whole host",
         "tests/test_accepted.py::test_localhost_is_listened_on_where_there_is_no_ipv6",
         (("mirror_core/sockets.py",
-          "if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):", "if True:"),),
+          "if not _may_be_absent(where, error):", "if True:"),),
     ),
     Fault(
         "a host of which no number is this machine's is taken for listened on",
@@ -882,8 +925,7 @@ FAULTS = (
     Fault(
         "a file that was changed under a running site is taken for the one in force",
         "tests/test_accepted.py::test_a_file_that_was_changed_under_a_running_site_is_not_in_force",
-        (("mirror_core/cli/common.py", 'record.pop("configuration", None) != site.digest',
-          'record.pop("configuration", None) is None'),),
+        (("mirror_core/cli/common.py", "else known != site.digest", "else False"),),
     ),
     Fault(
         "volumes in another order are a change of the file",

@@ -28,8 +28,8 @@ FAULTS = (
     Fault(
         "a blank file that is taken for a source's intermediate is not marked as that",
         "tests/test_away.py::test_a_blank_file_is_taken_for_it",
-        (("mirror_core/stores.py", "            raise\n        one.set_mark(place.mark)\n",
-          "            raise\n"),),
+        (("mirror_core/site.py", "                one.set_mark(place.mark)\n",
+          "                pass\n"),),
     ),
     Fault(
         "a device that udev looks at is another site's",
@@ -60,7 +60,7 @@ FAULTS = (
         "a fingerprint reads less than a store's server gives",
         "tests/test_block_sizes.py::"
         "test_it_mirrors_between_servers_that_take_whole_blocks_only",
-        (("mirror_core/stores.py", "at = sorted({i - i % sample for i in",
+        (("mirror_core/stores.py", "at = sorted({i - i % least for i in",
           "at = sorted({i for i in"),),
     ),
     Fault(

@@ -86,8 +86,7 @@ def _seen_by_fingerprint(before: bytes, after: bytes) -> bool:
     """Whether two contents differ where a fingerprint looks (stores.Opened.fingerprint)."""
     size = len(after)
     spread = [size * i // limits.SAMPLES for i in range(limits.SAMPLES)]
-    sample = limits.SAMPLE_BYTES
-    at = {i - i % sample for i in (*range(0, 16 * sample, sample), *spread)}
+    at = {*range(0, 16 * limits.SAMPLE_BYTES, limits.SAMPLE_BYTES), *spread}
     return any(before[i : i + SECTOR] != after[i : i + SECTOR] for i in at)
 
 
