@@ -70,8 +70,8 @@ for _method in CALLS:
 
 
 class InjectedSite(site.Site):
-    def __init__(self, config: Any) -> None:
-        super().__init__(config, platform=Injecting(config))
+    def __init__(self, config: Any, *, held: int | None = None) -> None:
+        super().__init__(config, platform=Injecting(config), held=held)
 
 
 if "nbdkit" in sys.builtin_module_names or "nbdkit" in sys.modules:

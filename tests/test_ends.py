@@ -67,7 +67,7 @@ def test_refused_starts_leave_no_file(handmade: Handmade, site: str) -> None:
     eventually(lambda: not Path(f"/proc/{pid}").exists(), "it is gone")
     before = files(pair, site)
     text = pair.toml(site).read_text()
-    image = Path(pair.store(site, "intermediate"))
+    image = Path(pair.store(site, "data" if site == "east" else "intermediate"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         pair.toml(site).write_text(text.replace("127.0.0.1:0", f"127.0.0.1:{port}"))

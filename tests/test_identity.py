@@ -91,7 +91,7 @@ def not_taken(pair: Handmade, site: str, part: str) -> str:
         with nothing_changes(pair.folder):
             return refused("start", str(pair.toml(site)))
     before = Path(pair.store(site, part)).read_bytes()
-    pair.start(site)
+    pair.start()  # the other one, too: without it that is what is waited for first
     waits = "writes go on, and mirroring waits for it"
     direct.wait_for(lambda: waits in (direct.status(pair)["reason"] or ""), waits)
     line: str = direct.status(pair)["reason"]

@@ -282,7 +282,8 @@ def test_a_failed_write_fails_the_check_whatever_the_state(
     handmade.write("east")
     settings = config.load(east(handmade))
     found = {"role": "source", "state": state, "paused": state == "paused", "reason": WRITE_FAILED}
-    monkeypatch.setattr(checking, "ask", lambda *_: found)
+    found |= {"configuration_changed": False}
+    monkeypatch.setattr(checking, "live_status", lambda *_: found)
     assert checking._check_running(settings) == [("mirroring", "failed", WRITE_FAILED)]
     found["reason"] = None
     assert checking._check_running(settings) == [("mirroring", "ok", state)]

@@ -134,7 +134,7 @@ NOT_SIMULATED = (
 # Where a fault is a nuisance, and no wrong byte, lost image or hang: only if asked for (--file).
 OUTSIDE = re.compile(
     r"mirror_core/(cli/\w+|__init__|address|attach|connections|creation|door|errors|handshake|holders"
-    r"|journal|kernel|limits|metrics|pki|process|sockets|status|units|writeback)\.py"
+    r"|journal|kernel|launch|limits|metrics|pki|process|sockets|status|units|writeback)\.py"
 )
 
 
