@@ -8,6 +8,7 @@ import itertools
 import os
 import struct
 import subprocess
+import time
 import uuid
 import zlib
 from pathlib import Path
@@ -35,6 +36,15 @@ def _control(request: int, number: int) -> None:
         fcntl.ioctl(fd, request, number)
     finally:
         os.close(fd)
+
+
+def _delete_partitions(device: str) -> None:
+    """A mount namespace that another test has made meanwhile may hold for a moment what was mounted
+    of them: there is no event to wait on but that they are free."""
+    deadline = time.monotonic() + 20
+    while subprocess.run(["partx", "--delete", device], check=False).returncode:
+        assert time.monotonic() < deadline, f"{device}: still in use"
+        time.sleep(0.05)
 
 
 class Loop:
@@ -71,7 +81,7 @@ class Loop:
         assert self.number is not None
         number, self.number = self.number, None
         if self._partitions(number):
-            subprocess.run(["partx", "--delete", f"/dev/loop{number}"], check=True)
+            _delete_partitions(f"/dev/loop{number}")
         subprocess.run(["losetup", "--detach", f"/dev/loop{number}"], check=True)
         return number
 
