@@ -90,8 +90,8 @@ def test_a_promoted_source_that_begins_anew_calls_its_target_none_that_is_not_ye
     with NbdClient(handmade.run("uri", str(handmade.toml("west"))).strip()) as client:
         client.write(0, os.urandom(MIB))
     handmade.run("resync", east(handmade), "--full", "--force")
-    handmade.start("east")
     direct.ask(handmade, {"op": "bandwidth", "rate": 4096}, "west")
+    handmade.start("east")
     direct.wait_status_of_peer(handmade, "west", "connected")
     handmade.stop("east")
     handmade.stop("west")
