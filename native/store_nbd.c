@@ -251,9 +251,11 @@ examine_again (const struct fm_store *s, struct nbd_handle *h)
   uint64_t size;
   struct fm_block_sizes sizes;
   int rc = examine (h, &size, &sizes, why, sizeof why);
+  if (rc < 0)
+    return rc;
   bool less = size < s->size || sizes.minimum > s->sizes.minimum
               || sizes.maximum < s->sizes.maximum;
-  return rc == 0 && less ? -EPROTO : rc;
+  return less ? -EPROTO : 0;
 }
 
 static int
