@@ -113,8 +113,7 @@ def _silent(knocker: str) -> str:
 def _of_target(site: Site, control: Target) -> dict[str, Any]:
     book = site.book.current
     control.look_at_writes()
-    parted = control.parted()
-    connected, since = control.connected() and parted is None, parted or control.since()
+    connected, since = control.connected() and control.parted() is None, control.since()
     left = site.copier.left_bytes()
     with control.changed:
         refusal = control.refusal

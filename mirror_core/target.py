@@ -106,6 +106,10 @@ class Target:
         self._broken: str | None = None  # why the thread has ended before the site does
         self._promoting_until = 0.0  # monotonic: no session is opened before; inf: in a turn
         self.session = 0
+        # The last one in which something was asked.  One that is only opened may be given up at
+        # once, again and again, by a source that finds then that it cannot mirror.
+        self._used = 0
+        self._asked = -math.inf  # monotonic: the last request in a session
         self.source: str | None = None
         self.source_site: str | None = None
         self._began = platform.monotonic()
@@ -114,7 +118,7 @@ class Target:
         self.heard = self._there_until = -math.inf
         self._knocker = ""  # its name
         self._knocked = -math.inf  # monotonic: the last time
-        self._parted_since = 0.0  # Unix seconds: the first time since `heard`
+        self._parted_since = 0.0  # Unix seconds: the first time since `_asked`
         # So the source said when it looked last; None: not yet in this session.
         self.source_paused: bool | None = None
         self._silence = 0.0  # how long this source may be silent, as it says
@@ -153,7 +157,7 @@ class Target:
                 self._note_sign(hello.name, hello.lineage, again_s)
                 self.note_refusal(decision.refused)
                 raise Refused(decision.refused)
-            if self.connected() and hello.site != self.source_site:
+            if self.session and self.is_there() and hello.site != self.source_site:
                 raise Refused(
                     f"{mine.name} mirrors {self.source}, which is connected: stop it first"
                 )
@@ -172,7 +176,7 @@ class Target:
                 self.source_paused = None
                 self._silence = min(hello.silence, timeouts.silence_s(limits.LINK_TIMEOUT_MAX_S))
                 self._flush_error = None  # of before: all that is not stable is sent again
-                self._since, self.heard = self._platform.time(), self._platform.monotonic()
+                self.heard = self._platform.monotonic()
             for member in self._copier.members:
                 member.native.set_patience(timeouts.put_off_s(hello.silence))
             mine = self._book.current
@@ -190,7 +194,7 @@ class Target:
         # One that has a session asks more often; this may have been under way when it was opened.
         if ours and name == self.source and now >= self.heard + 2 * limits.PULSE_S:
             with self.changed:
-                if self._knocked <= self.heard:
+                if self._knocked <= self._asked:
                     self._parted_since = self._platform.time()
                 self._knocked = now
         return {}
@@ -208,8 +212,9 @@ class Target:
 
     def _end_session(self) -> None:
         with self.changed:
-            if self.session:
-                self._since = self._platform.time() if self.connected() else self.since()
+            if self._uses_session():
+                there = self.connected() and self.parted() is None
+                self._since = self._platform.time() if there else self.since()
             self.session = 0
 
     def _note_failure(self, hello: protocol.Handshake, reason: str) -> None:
@@ -394,7 +399,10 @@ class Target:
         if not session or session != self.session:
             raise SessionOver("another one was opened since")
         self.look_at_writes()
-        self.heard = self._platform.monotonic()
+        with self.changed:
+            self._asked = self.heard = self._platform.monotonic()
+            if self._used != session:
+                self._used, self._since = session, self._platform.time()
 
     def stabilize(self, asked: protocol.Stable) -> protocol.Record:
         """{"done": True} when what was written before this was first asked is flushed, and
@@ -760,8 +768,11 @@ class Target:
             self.reason = reason
 
     def connected(self) -> bool:
-        """Whether the source has a session, and is there."""
-        return bool(self.session) and self.is_there()
+        """Whether the source has a session, makes use of it, and is there."""
+        return self._uses_session() and self.is_there()
+
+    def _uses_session(self) -> bool:
+        return self.session != 0 and self._used == self.session
 
     def is_there(self) -> bool:
         """Whether the source was heard of lately, even if no session can be opened."""
@@ -771,7 +782,7 @@ class Target:
         """Unix seconds: since when the source says that it has no session any more, though it was
         heard of in one just now; None: it does not, or it makes a pause because of this site."""
         with self.changed:
-            says_so = self._knocked > self.heard and self._platform.monotonic() < self._there_until
+            says_so = self._knocked > self._asked and self._platform.monotonic() < self._there_until
             at_fault = self.trouble or self.failure
             return self._parted_since if says_so and not at_fault else None
 
@@ -797,9 +808,10 @@ class Target:
 
     def since(self) -> float:
         """Unix seconds: since when the source is connected, or is not."""
+        if not self._uses_session():
+            return self._since
         silent = self._platform.monotonic() - self._gone_at()
-        lost = self.session and silent >= 0
-        return self._platform.time() - silent if lost else self._since
+        return self.parted() or (self._since if silent < 0 else self._platform.time() - silent)
 
     # ---- the end
 

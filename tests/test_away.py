@@ -6,14 +6,18 @@ from __future__ import annotations
 import os
 import re
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import direct
 import pytest
 from handmade import MIB, Handmade, east, flashmirror, kill, refused
 from served import Server
 from test_hangs import bounded
+
+from mirror_core import limits
 
 WAITS = "writes go on, and mirroring waits for it"
 
@@ -178,6 +182,29 @@ def test_it_hears_that_its_target_was_promoted(handmade: Handmade) -> None:
     handmade.start("east")
     direct.wait_status(handmade, "east", state="refused")
     assert "west was promoted after sequence" in direct.status(handmade)["reason"]
+
+
+def test_its_target_never_calls_it_connected(handmade: Handmade) -> None:
+    """It opens a session again and again, to hear what the target has become, and makes no use of
+    it: the target says that it is there and has none, and since when."""
+    handmade.create()
+    handmade.start()
+    direct.sync(handmade)
+    handmade.stop("east")
+    intermediate(handmade).rename(intermediate(handmade).with_suffix(".away"))
+    handmade.start("east")
+    without = "is there, and has no session"
+    direct.wait_for(lambda: without in (west(handmade)["reason"] or ""), without)
+    since = west(handmade)["peer"]["since"]
+    end = time.monotonic() + 2 * limits.BACKOFF_MAX_S  # it has tried twice at least by then
+    while time.monotonic() < end:
+        found = west(handmade)
+        assert (found["state"], found["peer"]["state"]) == ("degraded", "disconnected"), found
+        assert without in found["reason"] and found["peer"]["since"] == since, found
+
+
+def west(pair: Handmade) -> dict[str, Any]:
+    return direct.status(pair, "west")
 
 
 def test_a_server_that_hangs_keeps_no_client_waiting(handmade: Handmade, scratch: Path) -> None:

@@ -6,6 +6,18 @@ from faults.fault import Fault
 
 FAULTS = (
     Fault(
+        "a session that a source opens, and makes no use of, is one",
+        "tests/test_away.py::test_its_target_never_calls_it_connected",
+        (("mirror_core/target.py", "return self.session != 0 and self._used == self.session",
+          "return self.session != 0"),),
+    ),
+    Fault(
+        "a session that was opened and not used begins the time anew without one",
+        "tests/test_away.py::test_its_target_never_calls_it_connected",
+        (("mirror_core/target.py", "                if self._knocked <= self._asked:\n",
+          "                if self._knocked <= self.heard:\n"),),
+    ),
+    Fault(
         "metrics of every number are of IPv6's alone",
         "tests/test_accepted.py::test_metrics_of_every_number_are_of_ipv4_s_too",
         (("mirror_core/sockets.py", '(family, where, only=setting == "listen")',
@@ -655,7 +667,7 @@ FAULTS = (
     Fault(
         "a target mirrors from a source that says that it has no session",
         "tests/test_status.py::test_a_source_that_says_that_it_has_no_session_is_believed",
-        (("mirror_core/status.py", "connected() and parted is None", "connected()"),),
+        (("mirror_core/status.py", "connected() and control.parted() is None", "connected()"),),
     ),
     Fault(
         "a promoted source awaits its old source",
@@ -784,7 +796,7 @@ FAULTS = (
     Fault(
         "a file stands on what its own number says, which subvolumes make up",
         "tests/test_below.py::test_the_way_down",
-        (("mirror_core/below.py", "[mount for mount in self._mounts if mount.id == at]", "[]"),),
+        (("mirror_core/below.py", "[mount for mount in self.mounts if mount.id == at]", "[]"),),
     ),
     Fault(
         "a loop device stands on what its path means now",
