@@ -10,7 +10,7 @@ SOURCES := $(wildcard pyproject.toml native/*.[ch] native/native.cdef native/bui
 
 RUN_PACKAGES  := nbdkit nbdkit-plugin-python libnbd-dev gcc pkg-config python3-venv python3-dev make
 DEMO_PACKAGES := libnbd-bin fuse3 e2fsprogs nbd-client kmod
-TEST_PACKAGES := spin qemu-utils clang libclang-rt-dev $(DEMO_PACKAGES) dmsetup fio strace user-mode-linux xfsprogs iproute2 nftables sqlite3 systemd
+TEST_PACKAGES := spin qemu-utils clang libclang-rt-dev $(DEMO_PACKAGES) dmsetup fio strace user-mode-linux xfsprogs iproute2 nftables sqlite3 systemd udev
 BENCH_PACKAGES := $(DEMO_PACKAGES) fio qemu-utils qemu-system-common
 
 .PHONY: build demo test test-native test-faults test-python test-alone soak bench lint clean

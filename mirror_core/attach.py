@@ -39,6 +39,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mirror_core import (
+    below,
     handshake,
     holders,
     kernel,
@@ -80,15 +81,37 @@ def index_of(path: str) -> int:
 
 
 def backend(site: SiteConfig, volume: str) -> str:
-    """By what the kernel knows a volume of a source.  MirrorError: it has no device, or its ledger,
-    which is its owner's and not root's, names it by what is no name."""
+    """By what the kernel knows a volume of a source.  MirrorError: it has no device."""
+    history = _history(site)
+    if history is None:
+        raise MirrorError(f"{site.name}: is a target, whose device is refused: attach the source's")
+    return _named(history, volume)
+
+
+def devices_of(site: SiteConfig) -> list[int]:
+    """All that its volumes are attached as; a target has none.  MirrorError."""
+    history = _history(site)
+    if history is None:
+        return []
+    found = (kernel.find(_named(history, volume.name)) for volume in site.volumes)
+    return [index for index in found if index is not None]
+
+
+def _history(site: SiteConfig) -> tuple[str, str] | None:
+    """Name and lineage of a source.  MirrorError: its ledger, which is its owner's and not root's,
+    names it by what is no name."""
     book = ledger.load(site.state)
     check_ledger(site, book)
     if book.role != "source" or book.lineage is None:
-        raise MirrorError(f"{site.name}: is a target, whose device is refused: attach the source's")
+        return None
     if not TOKEN.fullmatch(book.lineage.id):
         raise LedgerError(f"{ledger.path_in(site.state)}: lineage: not 32 digits")
-    return f"flashmirror/{book.name}/{volume}/{book.lineage.id}"
+    return book.name, book.lineage.id
+
+
+def _named(history: tuple[str, str], volume: str) -> str:
+    name, lineage = history
+    return f"flashmirror/{name}/{volume}/{lineage}"
 
 
 # ---- the holder
@@ -402,11 +425,9 @@ def _send_opened(to: socket.socket, index: int) -> None:
 def _by(index: int) -> str:
     """Who uses a device or a part of it, as words behind "in use"; empty if nobody is found."""
     ours = re.compile(rf"/dev/nbd{index}(p\d+)?")
-    text = Path("/proc/self/mounts").read_text(errors="replace")  # folders have any name
-    mounts = (line.split() for line in text.splitlines())
-    where = [fields[1] for fields in mounts if ours.fullmatch(fields[0])]
+    where = below.mounts_on(kernel.number_of(index))
     if where:
-        return f" (mounted on {where[0]})"
+        return f" (mounted on {where[-1]})"
     for fd in Path("/proc").glob("[0-9]*/fd/*"):
         with contextlib.suppress(OSError):  # it has ended since
             if ours.fullmatch(os.readlink(fd)) and int(fd.parts[2]) != os.getpid():

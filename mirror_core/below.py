@@ -66,6 +66,13 @@ def disks(fd: int, platform: Platform = HERE) -> frozenset[str]:
     return frozenset(way.names)
 
 
+def mounts_on(device: str, platform: Platform = HERE) -> list[str]:
+    """Where something is mounted that stands on this block device, MAJOR:MINOR, be it by way of
+    others; the latest first, so that each can be unmounted before what it is mounted on."""
+    mounts = _Way(platform).mounts
+    return [m.point for m in reversed(mounts) if device in _Way(platform, mounts).mount(m)]
+
+
 def numbers(opened: Mapping[K, int | None]) -> dict[K, int]:
     """`shared`, of open files, folders and devices, and of what is AWAY; None: a server."""
     return shared({key: frozenset() if fd is None else disks(fd) for key, fd in opened.items()})
@@ -104,10 +111,10 @@ class _Mount:
 class _Way:
     """The way down from one open file; `names` is what was met on it."""
 
-    def __init__(self, platform: Platform) -> None:
+    def __init__(self, platform: Platform, mounts: list[_Mount] | None = None) -> None:
         self.names: set[str] = set()
         self._platform = platform
-        self._mounts = list(_mounts(self._text(_PROC / "mountinfo")))
+        self.mounts = mounts or list(_mounts(self._text(_PROC / "mountinfo")))
         self._passed: set[str] = set()  # mounts
         self._above: set[str] = set()  # those whose way is not at its end
 
@@ -134,10 +141,14 @@ class _Way:
         """`number`: of its file system, as the file itself says."""
         found = re.search(r"^mnt_id:\s*(\d+)", self._text(_PROC / f"fdinfo/{fd}"), re.MULTILINE)
         at = found[1] if found else ""
-        mounts = [mount for mount in self._mounts if mount.id == at]
+        mounts = [mount for mount in self.mounts if mount.id == at]
         if not mounts and _is_anonymous(number):
             self.names.add(_UNKNOWN)
         self._file_system(number, mounts)
+
+    def mount(self, mount: _Mount) -> set[str]:
+        self._file_system(mount.number, [mount])
+        return self.names
 
     def _behind_loop(self, fd: int) -> None:
         """The path in /sys may mean another file by now, or in this mount namespace."""
@@ -156,7 +167,7 @@ class _Way:
         if number:
             self.device(number)
             return
-        above = [m for m in self._mounts if f"{path}/".startswith(m.point.rstrip("/") + "/")]
+        above = [m for m in self.mounts if f"{path}/".startswith(m.point.rstrip("/") + "/")]
         nearest = max((mount.point for mount in above), key=len, default="")
         absent = path.startswith("/dev/") and not nearest.startswith("/dev/")
         if not above or (absent and ":" not in path):  # several devices are asked for one by one
@@ -167,7 +178,7 @@ class _Way:
 
     def _file_system(self, number: str, mounts: list[_Mount]) -> None:
         """`mounts`: the one of it that is meant, if that is known."""
-        mounts = mounts or [mount for mount in self._mounts if mount.number == number][:1]
+        mounts = mounts or [mount for mount in self.mounts if mount.number == number][:1]
         if not _is_anonymous(number):
             self.device(number)
         elif not mounts:

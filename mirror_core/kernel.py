@@ -156,6 +156,11 @@ def size_of(index: int) -> int:
     return int((_BLOCK_DEVICES / f"nbd{index}" / "size").read_text()) * 512
 
 
+def number_of(index: int) -> str:
+    """MAJOR:MINOR.  OSError."""
+    return (_BLOCK_DEVICES / f"nbd{index}" / "dev").read_text().strip()
+
+
 def find(backend: str) -> int | None:
     """The device that was connected with this."""
     indices = sorted(int(path.name[3:]) for path in _BLOCK_DEVICES.glob("nbd*"))

@@ -121,6 +121,11 @@ REQUEST_TIMEOUT_ALONE_S = 2.0
 DEVICE_BUSY_S = 3.0  # with udev and others who open a device for a moment
 DEVICE_LOCK_S = 0.02  # between two tries to lock one
 DEVICE_LOOK_S = 0.5  # how often a holder looks whether its device is still its own
+# Before the machine goes down; systemd ends by force after 90 s (DefaultTimeoutStopSec=) whoever
+# uses what is mounted.
+UNMOUNT_S = 100.0
+UNMOUNT_AGAIN_S = 0.2
+ATTACH_SITE_S = 10.0  # a holder that systemd starts waits so long for a site that is just starting
 ATTACH_BACKOFF_MAX_S = 1.0  # between two tries to reach a site of this machine
 # A client whose connection has ended, all of which are of this machine, is back within: until then
 # whoever connects may be one whose writes were lost (native/news.h).

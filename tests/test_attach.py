@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from handmade import as_somebody_else, eventually, refused
-from pair import MakePair, Pair
+from pair import FLASHMIRROR, MakePair, Pair
 from served import NBDKIT
 
 from mirror_core import attach as attaching
@@ -183,11 +183,21 @@ def test_what_cannot_be_attached_is_refused_with_the_reason(
     assert "west: is a target" in refused("detach", west, "disk")
     for name in ("/dev/sda", "/dev/nbd0p1", "nbd0", "/dev/nbd"):
         assert "write it like /dev/nbd0" in refused("attach", east, "disk", name)
-    assert "write it like /dev/nbd0" in refused("detach", east)
+    assert "write it like /dev/nbd0" in refused("detach", "/dev/sda")
+    assert "a device has no volume" in refused("detach", "/dev/nbd0", "disk")
+    assert "--force does not" in refused("detach", east, "--unmount", "--force")
     refused("attach", east, "disk", "--connections", "0")
     stopped = make_pair("--size", "1M")
     line = refused("attach", str(stopped.toml("east")), "disk")
     assert line.startswith("east: not running: start it with 'flashmirror start ")
+
+
+@pytest.mark.parametrize("site", ["east", "west"])
+def test_of_a_site_without_devices_none_is_detached(running: Pair, site: str) -> None:
+    """Also without the module, and of a target: a unit that stops has no reason to fail."""
+    words = [*without_module(), str(FLASHMIRROR), "detach", "--unmount", str(running.toml(site))]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout, done.stderr) == ("was not attached\n", "")
 
 
 # ---- what is said of a device, without one

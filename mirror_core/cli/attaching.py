@@ -7,11 +7,20 @@ that every command takes to start.
 from __future__ import annotations
 
 import os
+import time
+from pathlib import Path
 
 import click
 
 from mirror_core import config, limits
-from mirror_core.cli.common import ask, json_option, one_volume, show, site_argument
+from mirror_core.cli.common import (
+    NotRunning,
+    ask,
+    json_option,
+    one_volume,
+    show,
+    site_argument,
+)
 from mirror_core.errors import ConfigError, MirrorError
 
 
@@ -21,6 +30,20 @@ def _may_use_kernel() -> None:
     if os.geteuid():
         raise MirrorError("/dev/nbdN: only root may connect and disconnect the kernel's devices")
     kernel.check_module()
+
+
+def _ask_whether_it_runs(site: config.SiteConfig, patience_s: float) -> None:
+    """MirrorError: it does not.  (systemd starts it just before its devices.)"""
+    until = time.monotonic() + patience_s
+    while True:
+        try:
+            ask(site, {"op": "status"})
+        except NotRunning:
+            if time.monotonic() >= until:
+                raise
+        else:
+            return
+        time.sleep(0.1)  # that a process begins is no event
 
 
 @click.command()
@@ -54,7 +77,7 @@ def attach(
     name = one_volume(settings, volume)
     backend = attaching.backend(settings, name)
     if kernel.find(backend) is None:  # attached already, the site may be gone for now
-        ask(settings, {"op": "status"})
+        _ask_whether_it_runs(settings, limits.ATTACH_SITE_S if foreground else 0)
     _may_use_kernel()
     wanted = attaching.Device(settings, name, backend, index, connections)
     if foreground:
@@ -65,27 +88,44 @@ def attach(
 
 
 @click.command()
-@click.argument("site_or_device", metavar="SITE VOLUME | /dev/nbdN")
+@click.argument("site_or_device", metavar="SITE [VOLUME] | /dev/nbdN")
 @click.argument("volume", metavar="", required=False)
+@click.option(
+    "--unmount",
+    is_flag=True,
+    help="First unmount what is mounted on it; who uses that is waited for.",
+)
 @click.option("--force", is_flag=True, help="Though it is in use: what waits gets I/O errors.")
 @json_option
-def detach(site_or_device: str, volume: str | None, force: bool, as_json: bool) -> None:
-    """Disconnect a volume from the kernel, when nobody uses it."""
+def detach(
+    site_or_device: str, volume: str | None, *, unmount: bool, force: bool, as_json: bool
+) -> None:
+    """Disconnect a volume from the kernel, when nobody uses it; without its name, all of a site."""
     from mirror_core import attach as attaching  # noqa: PLC0415
-    from mirror_core import kernel  # noqa: PLC0415
+    from mirror_core import kernel, unmounting  # noqa: PLC0415
 
-    if volume is None and not site_or_device.startswith("/dev/"):
-        raise ConfigError(f"{site_or_device}: name its volume too, or a device like /dev/nbd0")
-    if volume is None:
-        index: int | None = attaching.index_of(site_or_device)
+    if unmount and force:
+        raise ConfigError("detach: --unmount waits for who uses the device, --force does not")
+    if site_or_device.startswith("/dev/") and not Path(site_or_device).is_file():
+        if volume is not None:
+            raise ConfigError(f"{site_or_device}: a device has no volume {volume}")
+        indices = [attaching.index_of(site_or_device)]
+    elif volume is None:
+        indices = attaching.devices_of(config.load(site_or_device))
     else:
         settings = config.load(site_or_device)
-        index = kernel.find(attaching.backend(settings, one_volume(settings, volume)))
-    _may_use_kernel()
-    path = attaching.path_of(index) if index is not None else None
-    if index is not None:
+        found = kernel.find(attaching.backend(settings, one_volume(settings, volume)))
+        indices = [found] if found is not None else []
+    if indices or volume:
+        _may_use_kernel()
+    devices = []
+    for index in indices:
+        if unmount:
+            unmounting.everything_on(kernel.number_of(index))
         attaching.detach(index, force=force)
-    show({"device": path}, as_json, lambda: f"{path}: detached" if path else "was not attached")
+        devices.append(attaching.path_of(index))
+    said = [f"{path}: detached" for path in devices] or ["was not attached"]
+    show({"devices": devices}, as_json, lambda: "\n".join(said))
 
 
 COMMANDS = [attach, detach]

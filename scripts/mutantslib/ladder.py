@@ -116,7 +116,13 @@ SITES = {
     "server_instance": "loss_record server_instance",
     "identity": "identity adopt store_back",
     "partition": "identity",
-    "below": "below losing_disk",
+    "below": "below losing_disk unmounting",
+    "unmounting": "unmounting",
+    "journal": "log",
+    "connections": "hangs promote strangers",
+    "process": "hangs taken_away any_instant",
+    "status": "status outlook exposure",
+    "metrics": "metrics status",
     "adoption": "adopt",
     "age": "exposure",
     "guard": "injected log",
@@ -129,12 +135,13 @@ SITES = {
 WHOLE = "equality full_disk link kill resume store_faults"
 NOT_SIMULATED = (
     "store_file store_nbd late line watch callers pin client wide mapfile exports door address "
-    "connections config status metrics process stores units pki attach kernel below"
+    "connections config status metrics process stores units pki attach kernel below "
+    "unmounting journal"
 )
 # Where a fault is a nuisance, and no wrong byte, lost image or hang: only if asked for (--file).
 OUTSIDE = re.compile(
-    r"mirror_core/(cli/\w+|__init__|address|attach|connections|creation|door|errors|handshake|holders"
-    r"|journal|kernel|launch|limits|metrics|pki|process|sockets|status|units|writeback)\.py"
+    r"mirror_core/(cli/\w+|__init__|address|attach|creation|door|errors|handshake|holders|kernel"
+    r"|launch|limits|pki|sockets|units|writeback)\.py"
 )
 
 

@@ -4,18 +4,20 @@
 (planted.py) and `scripts/simulate --plant NAME` plant those that have a name: in capitals if the
 fault is in the core.
 
-A fault stands in the file of what it breaks: volumes, copies, stores, controls, state, sites.
+A fault stands in the file of what it breaks: volumes, copies, stores, controls, state, sites,
+devices.
 """
 
 from __future__ import annotations
 
-from faults import controls, copies, sites, state, stores, volumes
+from faults import controls, copies, devices, sites, state, stores, volumes
 from faults.fault import RARE, SOON, Fault, NotPlanted, simulated
 
 __all__ = ["FAULTS", "RARE", "SOON", "Fault", "NotPlanted", "named", "simulated"]
 
 FAULTS: tuple[Fault, ...] = (
     *volumes.FAULTS, *copies.FAULTS, *stores.FAULTS, *controls.FAULTS, *state.FAULTS, *sites.FAULTS,
+    *devices.FAULTS,
 )  # fmt: skip
 
 

@@ -50,6 +50,17 @@ GUEST_INIT = Path(__file__).with_name("guest_init.py")
 DIED = 97  # the guest ended without a word: panic, out of memory, PID 1 failed
 POWER_CUT = 99  # as the test wanted, before the command had ended
 TIMED_OUT = 124
+# What a kernel says of a connection that died and was replaced, and of what it sent again.
+DEAD_CONNECTION = (
+    "Receive control failed",
+    "Send control failed",
+    "Send data failed",
+    "Request send failed, requeueing",
+    "failed to find a fallback",
+    "Connection timed out, retrying",
+    "Possible stuck request",
+    "Send disconnect failed",
+)
 LINES_REPORTED = 60
 FRAME_BYTES = 1 << 16
 BOOT_AND_HALT_SECONDS = 60  # a generous bound on what is not the command itself
@@ -73,6 +84,11 @@ class GuestResult:
     def complaints(self) -> list[str]:
         """The kernel's lines that say that something is wrong."""
         return [line for line in self.kernel_log.splitlines() if _COMPLAINT.search(line)]
+
+    @property
+    def beside_dead_connections(self) -> list[str]:
+        """Its complaints but for those of a site that was killed under a device."""
+        return [c for c in self.complaints if not any(known in c for known in DEAD_CONNECTION)]
 
     def report(self) -> str:
         """All that a person needs to understand a failed run."""

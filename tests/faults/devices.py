@@ -1,0 +1,47 @@
+"""Faults of an attached device, and of a machine that boots and goes down."""
+
+from __future__ import annotations
+
+from faults.fault import Fault
+
+BOOT = "tests/kernel/test_boot.py"
+
+FAULTS = (
+    Fault(
+        "a site stops before what is mounted on its devices is unmounted",
+        f"{BOOT}::test_a_volume_that_was_mounted_by_hand_is_unmounted_before_its_site_stops",
+        (("systemd/flashmirror@.service", "!= stopping ] || exec", "!= stopping ] || echo"),),
+    ),
+    Fault(
+        "a holder gives up at once what its site has not begun to serve",
+        f"{BOOT}::test_a_volume_of_fstab_is_mounted_and_outlives_a_killed_site",
+        (("mirror_core/limits.py", "ATTACH_SITE_S = 10.0", "ATTACH_SITE_S = 0.0"),),
+    ),
+    Fault(
+        "a mount at boot gives up a site that comes late",
+        f"{BOOT}::test_a_site_that_comes_late_is_mounted_when_it_comes",
+        (("docs/attach.md", "x-systemd.device-timeout=infinity,x-systemd.after=",
+          "x-systemd.device-timeout=1,x-systemd.after="),),
+    ),
+    Fault(
+        "what stands on a device by way of another one stays mounted",
+        "tests/test_unmounting.py::test_everything_that_stands_on_a_device_is_unmounted",
+        (("mirror_core/below.py",
+          "if device in _Way(platform, mounts).mount(m)", "if device == m.number"),),
+    ),
+    Fault(
+        "what is mounted is unmounted before what is mounted on it",
+        "tests/test_unmounting.py::test_everything_that_stands_on_a_device_is_unmounted",
+        (("mirror_core/below.py", "for m in reversed(mounts) if", "for m in mounts if"),),
+    ),
+    Fault(
+        "who uses what is mounted is not waited for",
+        "tests/test_unmounting.py::test_who_uses_what_is_mounted_is_waited_for_and_no_longer_than_said",
+        (("mirror_core/unmounting.py", "if why and time.monotonic() >= deadline:", "if why:"),),
+    ),
+    Fault(
+        "who uses what is mounted is waited for without end",
+        "tests/test_unmounting.py::test_who_uses_what_is_mounted_is_waited_for_and_no_longer_than_said",
+        (("mirror_core/unmounting.py", "if why and time.monotonic() >= deadline:", "if False:"),),
+    ),
+)  # fmt: skip
