@@ -276,7 +276,8 @@ class Driver:
                 self._open_session()
                 self._mirror()
             except MirrorError as error:
-                self._say(str(error), refused=isinstance(error, Refused))
+                if not (self.stopping and error.code == errno.ESHUTDOWN):
+                    self._say(str(error), refused=isinstance(error, Refused))
             finally:
                 self._end_session(errno.ESHUTDOWN)
             with self.changed:

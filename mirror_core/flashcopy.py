@@ -42,8 +42,8 @@ def explain(error: CopyError, where: Mapping[int, str]) -> str:
     advice = (
         "free some space there" if error.code in (errno.ENOSPC, errno.EDQUOT)
         else f"{look}, or raise link_timeout if it is that slow" if error.code == errno.ETIMEDOUT
-        else "its server is smaller than it was, read-only, or without flush, FUA, zeroing or "
-        "multi-conn: start it as it was" if error.code == errno.EPROTO
+        else "its server is smaller than it was, read-only, without flush, FUA, zeroing or "
+        "multi-conn, or takes other block sizes: start it as it was" if error.code == errno.EPROTO
         else "look into that store" if error.code not in LINK_ERRNOS
         else look
     )  # fmt: skip

@@ -99,6 +99,7 @@ class Site:
         self._last = platform.lock()  # of an end and a beginning anew, one comes first
         self.is_ending = False  # nbdkit was told to end.  Guard: `_last`
         self._late = contextlib.ExitStack()  # closes the intermediates that were taken in later
+        self._new: dict[tuple[str, str], str] = {}  # stores that are to be marked, and how
         self._coarse = False  # a source that knows regions which may differ, not blocks
         self._undo = contextlib.ExitStack()
         with contextlib.ExitStack() as undo:
@@ -185,7 +186,7 @@ class Site:
         try:
             place = stores.place_of(self.config, current, record.name, "intermediate")
             if stores.is_new(one, record.intermediate, place, record.size):
-                one.set_mark(place.mark)
+                self._new[record.name, "intermediate"] = place.mark
         except StoreError:
             one.store.close()
             raise
@@ -194,11 +195,14 @@ class Site:
     def _take_intermediates(self) -> None:
         """A source is served without its intermediates, none of which it needs for that (I9): the
         control's thread takes in those that it has not, before a session.  StoreError: one of them
-        cannot be had yet.  LedgerError: it would not be known again."""
+        cannot be had yet; or ESHUTDOWN, the site is to stop: each may take `opened_s`.
+        LedgerError: it would not be known again."""
         current = self.book.current
         for member, record in zip(self.members, current.volumes, strict=True):
             if member.native.has_first:
                 continue
+            if self.control.stopping:
+                raise StoreError("stopping", errno.ESHUTDOWN)
             try:
                 one = self._open_intermediate(record, current)
             except StoreError as error:
@@ -210,6 +214,7 @@ class Site:
             one.store.unflushed()
             self._opened[member.name, "intermediate"] = one
             try:
+                self._mark_new()
                 self.book.update(volumes=self._in_use())
             except BaseException:
                 del self._opened[member.name, "intermediate"]
@@ -217,6 +222,17 @@ class Site:
                 raise
             self._late.callback(one.store.close)
             member.native.set_first(one.store)
+
+    def _mark_new(self) -> None:
+        """Just before the ledger names them: a start that is refused changes no store.
+        StoreError."""
+        while self._new:
+            key, mark = self._new.popitem()
+            self._opened[key].set_mark(mark)
+
+    def without_intermediate(self) -> set[str]:
+        """The volumes of a source that wait for theirs."""
+        return {m.name for m in self.members if not m.native.has_first}
 
     def _flush_what_counts(
         self,
@@ -434,6 +450,7 @@ class Site:
         maps = {} if source else self.book.current.maps
         # Nor does the process before say, if it was killed, what its first intermediate has lost.
         before = book.doubtful_before or (source and not book.clean)
+        self._mark_new()
         self.book.update(
             clean=False, run=self._run, runs=runs, volumes=self._in_use(), maps=maps,
             doubtful_before=before,

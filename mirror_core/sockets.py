@@ -52,12 +52,12 @@ def tcp(addresses: Iterable[Tcp | None], setting: str) -> list[socket.socket]:
     with contextlib.ExitStack() as undo:
         for address in filter(None, addresses):
             listens, absent = False, None
-            for family, where in _numbers(address, setting):
+            numbers = _numbers(address, setting)
+            only = setting == "listen" or len({family for family, _ in numbers}) > 1
+            for family, where in numbers:
                 try:
                     if where not in made:
-                        made[where] = undo.enter_context(
-                            _tcp(family, where, only=setting == "listen")
-                        )
+                        made[where] = undo.enter_context(_tcp(family, where, only=only))
                     listens = True
                 except OSError as error:
                     absent = _refusal(address, setting, error)

@@ -39,6 +39,7 @@ def of(site: Site) -> dict[str, Any]:
 
 def _volumes(site: Site) -> list[dict[str, Any]]:
     rows = []
+    waiting = site.without_intermediate()
     for name, s in site.statistics().items():
         record = next(v for v in site.book.current.volumes if v.name == name)
         rows.append({
@@ -49,6 +50,7 @@ def _volumes(site: Site) -> list[dict[str, Any]]:
             "pending_bytes": (s.pending_blocks + s.unsent_blocks) * record.block_size,
             "copies_before_write": s.copies_before_write,
             "write_error": describe(s.write_error) if s.write_error else None,
+            "has_intermediate": name not in waiting,
         })  # fmt: skip
     return rows
 

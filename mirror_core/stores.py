@@ -117,19 +117,27 @@ class Opened:
 
     def fingerprint(self, size: int) -> str:
         """A checksum of samples: of the first bytes, where file systems keep what tells them
-        apart, and of places spread evenly over the rest.  StoreError: it cannot be read."""
-        least = self.store.block_sizes.minimum
-        sample = max(limits.SAMPLE_BYTES, least)
+        apart, and of places spread evenly over the rest.  They are the same whatever a server takes
+        for a request at the least: that may be another one at the next start.  `size`: a multiple
+        of that.  StoreError: it cannot be read."""
+        sample, least = limits.SAMPLE_BYTES, self.store.block_sizes.minimum
         spread = (size * i // limits.SAMPLES for i in range(limits.SAMPLES))
-        at = sorted({i - i % least for i in (*range(0, 16 * sample, sample), *spread)})
-        samples = [(i, min(sample, size - i)) for i in at if i < size]
+        at = sorted({i for i in (*range(0, 16 * sample, sample), *spread) if i < size})
+        ranges = [(i // least * least, -(-min(i + sample, size) // least) * least) for i in at]
         try:  # together: a slow store takes its time for each
-            data = self.store.gather_all(samples, limits.COMPARE_DEPTH)
+            data = self.store.gather_all(
+                [(first, end - first) for first, end in ranges], limits.COMPARE_DEPTH
+            )
         except OSError as error:
             raise StoreError(
                 f"{self.where}: {error.strerror}: look into that store", error.errno or errno.EIO
             ) from error
-        return hashlib.sha256(data).hexdigest()
+        found, before = hashlib.sha256(), 0
+        for i, (first, end) in zip(at, ranges, strict=True):
+            start = before + i - first
+            found.update(data[start : before + min(i + sample, size) - first])
+            before += end - first
+        return found.hexdigest()
 
     def record(self, fingerprint_of: int = 0) -> StoreRecord:
         """What to know it again by; with a fingerprint of that many bytes, if not 0."""
@@ -266,10 +274,11 @@ def _open_path(where: str) -> Opened:
     try:
         _lock(fd, where)
         size = os.lseek(fd, 0, os.SEEK_END)
-        return Opened(where, native.Store.file(fd, size), size, identities.of_path(fd), fd)
+        identity = identities.of_path(fd)
     except BaseException:
         os.close(fd)
         raise
+    return Opened(where, native.Store.file(fd, size), size, identity, fd)
 
 
 def _open_fd(where: str) -> int:

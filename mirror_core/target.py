@@ -106,10 +106,9 @@ class Target:
         self._broken: str | None = None  # why the thread has ended before the site does
         self._promoting_until = 0.0  # monotonic: no session is opened before; inf: in a turn
         self.session = 0
-        # The last one in which something was asked.  One that is only opened may be given up at
-        # once, again and again, by a source that finds then that it cannot mirror.
+        # The last one that was made use of.  One that is only opened may be given up at once, again
+        # and again, by a source that finds then that it cannot mirror.
         self._used = 0
-        self._asked = -math.inf  # monotonic: the last request in a session
         self.source: str | None = None
         self.source_site: str | None = None
         self._began = platform.monotonic()
@@ -118,7 +117,7 @@ class Target:
         self.heard = self._there_until = -math.inf
         self._knocker = ""  # its name
         self._knocked = -math.inf  # monotonic: the last time
-        self._parted_since = 0.0  # Unix seconds: the first time since `_asked`
+        self._parted_since = 0.0  # Unix seconds: the first time since `heard`
         # So the source said when it looked last; None: not yet in this session.
         self.source_paused: bool | None = None
         self._silence = 0.0  # how long this source may be silent, as it says
@@ -157,7 +156,7 @@ class Target:
                 self._note_sign(hello.name, hello.lineage, again_s)
                 self.note_refusal(decision.refused)
                 raise Refused(decision.refused)
-            if self.session and self.is_there() and hello.site != self.source_site:
+            if self._has_source() and hello.site != self.source_site:
                 raise Refused(
                     f"{mine.name} mirrors {self.source}, which is connected: stop it first"
                 )
@@ -194,7 +193,7 @@ class Target:
         # One that has a session asks more often; this may have been under way when it was opened.
         if ours and name == self.source and now >= self.heard + 2 * limits.PULSE_S:
             with self.changed:
-                if self._knocked <= self._asked:
+                if self._knocked <= self.heard:
                     self._parted_since = self._platform.time()
                 self._knocked = now
         return {}
@@ -311,7 +310,7 @@ class Target:
     def note_refusal(self, reason: str) -> None:
         """What a source was told; of another one than is connected it says nothing of that."""
         with self.changed:
-            if not self.connected():
+            if not self._has_source():
                 again_s = timeouts.asks_again_s(self._silence_s())
                 self._refusal = reason
                 self._refused_until = self._platform.monotonic() + again_s
@@ -399,9 +398,13 @@ class Target:
         if not session or session != self.session:
             raise SessionOver("another one was opened since")
         self.look_at_writes()
+        self.heard = self._platform.monotonic()
+        self.note_use(session)
+
+    def note_use(self, session: int) -> None:
+        """Something is asked in it, or its source connects to an intermediate."""
         with self.changed:
-            self._asked = self.heard = self._platform.monotonic()
-            if self._used != session:
+            if session == self.session and session != self._used:
                 self._used, self._since = session, self._platform.time()
 
     def stabilize(self, asked: protocol.Stable) -> protocol.Record:
@@ -771,6 +774,10 @@ class Target:
         """Whether the source has a session, makes use of it, and is there."""
         return self._uses_session() and self.is_there()
 
+    def _has_source(self) -> bool:
+        """Whether another one would end a session, be it one that is only just opened."""
+        return self.session != 0 and self.is_there()
+
     def _uses_session(self) -> bool:
         return self.session != 0 and self._used == self.session
 
@@ -782,7 +789,7 @@ class Target:
         """Unix seconds: since when the source says that it has no session any more, though it was
         heard of in one just now; None: it does not, or it makes a pause because of this site."""
         with self.changed:
-            says_so = self._knocked > self._asked and self._platform.monotonic() < self._there_until
+            says_so = self._knocked > self.heard and self._platform.monotonic() < self._there_until
             at_fault = self.trouble or self.failure
             return self._parted_since if says_so and not at_fault else None
 

@@ -61,6 +61,12 @@ def farewell_s() -> float:
     return limits.FREEZE_MOST_S + limits.SLICE_S + limits.FAREWELL_S + 2 * limits.CONNECT_S
 
 
+def opened_s() -> float:
+    """A source that is told to stop while it opens an intermediate behind a server, for which no
+    session is open yet: one connection to see what it is, and those that it needs at the least."""
+    return (1 + limits.STORE_CONNECTIONS_MIN) * limits.CONNECT_S
+
+
 def compared_s(link_timeout: float) -> float:
     """The target answers what it has compared: after COMPARE_S no read is begun, and those under
     way end, or their server is lost."""
@@ -99,5 +105,6 @@ def check(link_timeout: float) -> None:
 for _seconds in (0.01, 0.1, limits.LINK_TIMEOUT_S, 60.0, limits.LINK_TIMEOUT_MAX_S):
     check(_seconds)
 assert farewell_s() < limits.JOIN_S, "a silent target holds up no stop"
+assert opened_s() < limits.JOIN_S, "nor does a slow server of an intermediate"
 assert write_s(limits.LINK_TIMEOUT_S, limits.FREEZE_MAX_S) <= 2 * limits.LINK_TIMEOUT_S
 assert limits.SLICE_S <= limits.LINK_TIMEOUT_S, "the control looks at the world in time"

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import socket
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,8 @@ from pair import FLASHMIRROR, MakePair, Pair
 from remote import MakeRemote, RemotePair, free_ports
 from served import Server
 
-from mirror_core import pki
+from mirror_core import pki, sockets
+from mirror_core.address import Tcp
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount, or take a network away")
 
@@ -98,6 +100,17 @@ def test_metrics_of_every_number_are_of_ipv4_s_too(make_pair: MakePair) -> None:
     port = state_of(pair)["metrics_address"].rpartition(":")[2]
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         assert b"flashmirror_" in answer.read()
+
+
+def test_metrics_of_a_name_of_every_number_of_both_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hosts file may give both `::` and `0.0.0.0` for it: one socket each."""
+    (port,) = free_ports(1)
+    both = [(socket.AF_INET6, ("::", port, 0, 0)), (socket.AF_INET, ("0.0.0.0", port))]
+    monkeypatch.setattr(sockets, "_numbers", lambda *_: both)
+    made = sockets.tcp([Tcp("every.test", port)], "metrics")
+    assert len(made) == 2
+    for one in made:
+        one.close()
 
 
 def test_check_says_of_a_busy_port_what_start_says(make_pair: MakePair) -> None:

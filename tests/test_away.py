@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import socket
 import time
 from collections.abc import Callable
@@ -13,8 +14,10 @@ from typing import Any
 
 import direct
 import pytest
-from handmade import MIB, Handmade, east, flashmirror, kill, refused
+from handmade import MIB, Handmade, east, edit, eventually, flashmirror, kill, refused
+from pair import MakePair
 from served import Server
+from test_check import row
 from test_hangs import bounded
 
 from mirror_core import limits
@@ -192,15 +195,15 @@ def test_its_target_never_calls_it_connected(handmade: Handmade) -> None:
     direct.sync(handmade)
     handmade.stop("east")
     intermediate(handmade).rename(intermediate(handmade).with_suffix(".away"))
-    handmade.start("east")
-    without = "is there, and has no session"
-    direct.wait_for(lambda: without in (west(handmade)["reason"] or ""), without)
+    direct.wait_for(lambda: west(handmade)["peer"]["state"] == "disconnected", "it has gone")
     since = west(handmade)["peer"]["since"]
+    handmade.start("east")
     end = time.monotonic() + 2 * limits.BACKOFF_MAX_S  # it has tried twice at least by then
     while time.monotonic() < end:
         found = west(handmade)
         assert (found["state"], found["peer"]["state"]) == ("degraded", "disconnected"), found
-        assert without in found["reason"] and found["peer"]["since"] == since, found
+        assert found["peer"]["since"] == pytest.approx(since, abs=0.1), found
+    assert "is there, and has no session" in found["reason"]
 
 
 def west(pair: Handmade) -> dict[str, Any]:
@@ -227,6 +230,80 @@ def test_a_server_that_hangs_keeps_no_client_waiting(handmade: Handmade, scratch
             handmade.start("east")
             write(handmade, b"6")
         handmade.kill()
+
+
+def clients(servers: list[Server]) -> int:
+    """How many are connected to them (unix(7): not those that listen)."""
+    sockets = {str(server.socket) for server in servers}
+    lines = (line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:])
+    return sum(line[3] == "00000000" and line[-1] in sockets for line in lines)
+
+
+def test_a_stop_waits_for_one_slow_server_at_most(make_pair: MakePair, scratch: Path) -> None:
+    """Not for those of the other volumes: then it would end as if killed (limits.JOIN_S)."""
+    pair = make_pair("--size", "1M", "--volumes", "3")
+    servers = []
+    for image in sorted((pair.folder / "east").glob("*.intermediate.img")):
+        servers.append(Server(scratch / f"slow-{image.name}", "file", str(image)))
+        edit(pair, f'"{image}"', f'"{servers[-1].uri}"')
+    pair.configure("east", 'link_timeout = "30s"')
+    shutil.rmtree(pair.folder / "east" / "state")
+    for image in (pair.folder / "east").glob("*.img"):
+        os.truncate(image, 0)  # their marks go with their names
+        image.unlink()
+        image.touch()
+        os.truncate(image, MIB)
+    try:
+        for server in servers:
+            server.start()
+        pair.run("create", east(pair), "--role", "source")
+        for server in servers:
+            server.stop()
+            server.start("delay", parameters=("delay-open=3",))
+        eventually(lambda: not clients(servers), "who has asked whether they answer has gone")
+        pair.start()
+        eventually(lambda: clients(servers), "it opens the first")
+        begin = time.monotonic()
+        pair.run("stop", east(pair))
+        assert time.monotonic() - begin < 3 * 3 + 5  # a volume's connections, one after the other
+        assert "as if killed" not in (pair.folder / "east/state/site.log").read_text()
+    finally:
+        pair.kill()
+        for server in servers:
+            server.stop()
+
+
+def test_a_start_that_is_refused_marks_no_store(handmade: Handmade) -> None:
+    """A blank file was to be taken for it, and then the data could not be opened."""
+    handmade.create()
+    intermediate(handmade).unlink()
+    intermediate(handmade).touch()
+    os.truncate(intermediate(handmade), handmade.size)
+    data = handmade.image("east")
+    data.rename(data.with_suffix(".away"))
+    refused("start", east(handmade))
+    assert os.listxattr(intermediate(handmade)) == []
+    data.with_suffix(".away").rename(data)
+    handmade.start()
+    write(handmade, b"7")
+    equal(handmade)
+
+
+def test_check_says_what_it_waits_for(handmade: Handmade) -> None:
+    """Not that the site has it open: what is wrong with it, or that it will do."""
+    handmade.create()
+    away = intermediate(handmade).rename(intermediate(handmade).with_suffix(".away"))
+    handmade.start("east")
+    where = intermediate(handmade)
+    assert row(handmade, "disk intermediate").startswith(f"failed: {where}: No such file")
+    where.write_bytes(b"somebody's".ljust(handmade.size, b"."))
+    assert "not the store that was recorded" in row(handmade, "disk intermediate")
+    where.unlink()
+    away.rename(where)
+    assert row(handmade, "disk intermediate") == f"ok: {where}: 1 MiB"
+    handmade.start("west")
+    direct.sync(handmade)
+    assert row(handmade, "disk intermediate") == f"ok: {where}: in use by this site"
 
 
 def test_data_that_is_away_refuses_the_start(handmade: Handmade) -> None:

@@ -155,6 +155,38 @@ def test_a_site_whose_blocks_are_no_requests_of_a_server_is_refused(
         server.stop()
 
 
+def test_a_server_that_comes_back_with_other_blocks_after_a_stop_is_the_same(
+    handmade: Handmade, scratch: Path
+) -> None:
+    """The bytes that its store is known by are the same, whatever it takes for a request: of a
+    target's store, too, whose image would be given up else."""
+    servers = {}
+    for site in ("east", "west"):
+        server = servers[site] = Server(scratch / f"{site}.img")
+        server.image.write_bytes(bytes(SIZE))
+        server.start()
+        handmade.stores[site, "data"] = server.uri
+    handmade.size = SIZE
+    try:
+        handmade.create()
+        handmade.start()
+        with handmade.client() as client:
+            client.write(0, random.Random(7).randbytes(SIZE))
+        for sizes in (("blocksize-minimum=512", *POLICY), ONLY_BLOCKS, ()):
+            direct.sync(handmade, 30)
+            for site, server in servers.items():
+                handmade.stop(site)
+                server.stop()
+                server.start(*(["blocksize-policy"] if sizes else []), parameters=sizes)
+            for site in ("west", "east"):
+                handmade.start(site)
+        direct.sync(handmade, 30)
+    finally:
+        handmade.kill()
+        for server in servers.values():
+            server.stop()
+
+
 def test_a_server_that_comes_back_with_larger_blocks_is_not_used(
     handmade: Handmade, scratch: Path
 ) -> None:

@@ -282,8 +282,9 @@ def test_a_failed_write_fails_the_check_whatever_the_state(
     handmade.write("east")
     settings = config.load(east(handmade))
     found = {"role": "source", "state": state, "paused": state == "paused", "reason": WRITE_FAILED}
-    found |= {"configuration_changed": False}
+    found |= {"configuration_changed": False, "volumes": []}
+    monkeypatch.setattr(checking, "_check_in_use", lambda *_: [])
     monkeypatch.setattr(checking, "live_status", lambda *_: found)
-    assert checking._check_running(settings) == [("mirroring", "failed", WRITE_FAILED)]
+    assert checking._check_running(settings, None) == [("mirroring", "failed", WRITE_FAILED)]
     found["reason"] = None
-    assert checking._check_running(settings) == [("mirroring", "ok", state)]
+    assert checking._check_running(settings, None) == [("mirroring", "ok", state)]

@@ -36,7 +36,7 @@ INSIDE: dict[str, set[str]] = {
     "last_cycle": {"duration_seconds", "bytes", "freeze_seconds"},
     "volumes": {
         "name", "size_bytes", "block_size_bytes", "next_bytes", "pending_bytes",
-        "copies_before_write", "write_error",
+        "copies_before_write", "write_error", "has_intermediate",
     },
 }  # fmt: skip
 STATES = {"initial", "mirroring", "paused", "degraded", "stopped", "refused"}
@@ -270,6 +270,9 @@ def test_what_another_source_was_told_does_not_outlive_the_right_one(alone: Pair
     direct.ask(alone, hello, "west")
     with pytest.raises(Refused, match="mirrors another history"):
         direct.ask(alone, {**hello, "session": 7, "lineage": "0" * 32}, "west")
+    look = {"op": "hardened", "session": 5, "wait": 0.0, "paused": False}
+    direct.ask(alone, look, "west")
+    direct.wait_status_of_peer(alone, "west", "connected")
     direct.wait_status_of_peer(alone, "west", "disconnected")
     found = direct.status(alone, "west")
     assert (found["state"], found["reason"]) == ("degraded", "no word from the source")

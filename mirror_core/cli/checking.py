@@ -66,7 +66,7 @@ def check(site: str, as_json: bool) -> None:
         rows.append(("ledger", "failed", again or str(error)))
     rows.append(("process", "ok", "running" if live else "stopped"))
     if live:
-        rows += [*_check_running(settings), *_check_in_use(settings, book)]
+        rows += _check_running(settings, book)
     else:
         rows += [*_check_start(settings), *_check_stores(settings, book)]
     rows += [_check_state(settings, book), _check_space(settings)]
@@ -81,11 +81,11 @@ def check(site: str, as_json: bool) -> None:
                           f"{failed[0]}")  # fmt: skip
 
 
-def _check_running(settings: config.SiteConfig) -> list[Row]:
+def _check_running(settings: config.SiteConfig, book: ledger.Ledger | None) -> list[Row]:
     try:
         status = live_status(settings)
     except MirrorError as error:
-        return [("control", "failed", str(error))]
+        return [("control", "failed", str(error)), *_check_in_use(settings, book, set())]
     changed = status["configuration_changed"]
     rows: list[Row] = [("in force", "warning", f"{settings.path}: {CHANGED}")] if changed else []
     reason = status["reason"]
@@ -93,12 +93,17 @@ def _check_running(settings: config.SiteConfig) -> list[Row]:
     its_source_waits = status["role"] == "target" and status["state"] == "paused"
     waits = its_source_waits or reason == NOT_YET
     ok = status["state"] not in ("degraded", "refused") and (not reason or waits)
-    return [*rows, ("mirroring", "ok" if ok else "failed", reason or status["state"])]
+    rows.append(("mirroring", "ok" if ok else "failed", reason or status["state"]))
+    waiting = {v["name"] for v in status["volumes"] if not v.get("has_intermediate", True)}
+    return [*rows, *_check_in_use(settings, book, waiting)]
 
 
-def _check_in_use(settings: config.SiteConfig, book: ledger.Ledger | None) -> list[Row]:
+def _check_in_use(
+    settings: config.SiteConfig, book: ledger.Ledger | None, waiting: set[str]
+) -> list[Row]:
     """Whether the next start would find the files and devices that the running site has open, each
-    in its place; of a server nothing can be said without a connection to it."""
+    in its place; of a server nothing can be said without a connection to it.  Volumes that are
+    `waiting` for their intermediate are looked at as the site itself does."""
     try:
         opened = _opened_by(process.found(settings))
     except OSError as error:
@@ -110,7 +115,9 @@ def _check_in_use(settings: config.SiteConfig, book: ledger.Ledger | None) -> li
     for volume in settings.volumes:
         for part in ("data", "intermediate"):
             where = getattr(volume, part)
-            if not config.is_uri(where):
+            if part == "intermediate" and volume.name in waiting:
+                rows.append(_check_store(settings, book, volume, part)[0])
+            elif not config.is_uri(where):
                 record = getattr(records.get(volume.name), part, None)
                 rows.append((f"{volume.name} {part}", *_is_open(where, opened, record)))
     return rows
@@ -192,33 +199,44 @@ def _check_stores(settings: config.SiteConfig, book: ledger.Ledger | None) -> li
     for volume in settings.volumes:
         sizes: dict[str, int] = {}
         for part in ("data", "intermediate"):
-            label = f"{volume.name} {part}"
-            try:
-                one = stores.open_store(getattr(volume, part), settings.link_timeout)
-            except MirrorError as error:
-                rows.append((label, "failed", str(error)))
-                continue
-            sizes[part] = one.size
-            try:
-                if not book:
-                    stores.refuse_unfit(one, one.size, settings.block_size)
-                for record in book.volumes if book else ():
-                    if book and record.name == volume.name:
-                        stores.refuse_unfit(one, record.size, record.block_size)
-                        place = stores.place_of(settings, book, volume.name, part)
-                        if place.counts:
-                            stores.verify(one, getattr(record, part), place, record.size)
-                        else:
-                            stores.is_new(one, getattr(record, part), place, record.size)
-                rows.append((label, *_known_by(one)))
-            except MirrorError as error:
-                rows.append((label, "failed", str(error)))
-            finally:
-                one.store.close()
+            row, size = _check_store(settings, book, volume, part)
+            rows.append(row)
+            if size is not None:
+                sizes[part] = size
         if not book and len({*sizes.values()}) > 1:  # created, they may be larger than the volume
             text = ", ".join(f"{part} has {size} bytes" for part, size in sizes.items())
             rows.append((f"{volume.name} sizes", "failed", f"{text}: make them equal"))
     return rows
+
+
+def _check_store(
+    settings: config.SiteConfig,
+    book: ledger.Ledger | None,
+    volume: config.VolumeConfig,
+    part: str,
+) -> tuple[Row, int | None]:
+    """One that nobody has open, and its size in bytes."""
+    label = f"{volume.name} {part}"
+    try:
+        one = stores.open_store(getattr(volume, part), settings.link_timeout)
+    except MirrorError as error:
+        return (label, "failed", str(error)), None
+    try:
+        if not book:
+            stores.refuse_unfit(one, one.size, settings.block_size)
+        for record in book.volumes if book else ():
+            if book and record.name == volume.name:
+                stores.refuse_unfit(one, record.size, record.block_size)
+                place = stores.place_of(settings, book, volume.name, part)
+                if place.counts:
+                    stores.verify(one, getattr(record, part), place, record.size)
+                else:
+                    stores.is_new(one, getattr(record, part), place, record.size)
+        return (label, *_known_by(one)), one.size
+    except MirrorError as error:
+        return (label, "failed", str(error)), one.size
+    finally:
+        one.store.close()
 
 
 def _known_by(one: stores.Opened) -> tuple[str, str]:

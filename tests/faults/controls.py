@@ -207,7 +207,7 @@ FAULTS = (
     Fault(
         "what another source is told is said of the one that is connected",
         "tests/test_status.py::test_what_another_source_was_told_does_not_outlive_the_right_one",
-        (("mirror_core/target.py", "if not self.connected():\n                again_s",
+        (("mirror_core/target.py", "if not self._has_source():\n                again_s",
           "if True:\n                again_s"),),
     ),
     Fault(

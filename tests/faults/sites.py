@@ -12,16 +12,32 @@ FAULTS = (
           "return self.session != 0"),),
     ),
     Fault(
-        "a session that was opened and not used begins the time anew without one",
-        "tests/test_away.py::test_its_target_never_calls_it_connected",
-        (("mirror_core/target.py", "                if self._knocked <= self._asked:\n",
-          "                if self._knocked <= self.heard:\n"),),
-    ),
-    Fault(
         "metrics of every number are of IPv6's alone",
         "tests/test_accepted.py::test_metrics_of_every_number_are_of_ipv4_s_too",
-        (("mirror_core/sockets.py", '(family, where, only=setting == "listen")',
-          "(family, where, only=True)"),),
+        (("mirror_core/sockets.py", 'only = setting == "listen" or', "only = True or"),),
+    ),
+    Fault(
+        "metrics of a name that means every number of both kinds are in their own way",
+        "tests/test_accepted.py::test_metrics_of_a_name_of_every_number_of_both_kinds",
+        (("mirror_core/sockets.py", " or len({family for family, _ in numbers}) > 1", ""),),
+    ),
+    Fault(
+        "a stop waits until each intermediate is opened",
+        "tests/test_away.py::test_a_stop_waits_for_one_slow_server_at_most",
+        (("mirror_core/site.py", "            if self.control.stopping:\n",
+          "            if False:\n"),),
+    ),
+    Fault(
+        "a start that is refused has marked a store",
+        "tests/test_away.py::test_a_start_that_is_refused_marks_no_store",
+        (("mirror_core/site.py", 'self._new[record.name, "intermediate"] = place.mark',
+          "one.set_mark(place.mark)"),),
+    ),
+    Fault(
+        "check takes an intermediate that is waited for for one in use",
+        "tests/test_away.py::test_check_says_what_it_waits_for",
+        (("mirror_core/status.py", '"has_intermediate": name not in waiting',
+          '"has_intermediate": True'),),
     ),
     Fault(
         "a log that is opened again is waited for where its owner has put a pipe",
@@ -243,7 +259,8 @@ FAULTS = (
     Fault(
         "check of a running site does not look at what it has open",
         "tests/test_check.py::test_a_running_site_s_next_start_is_checked",
-        (("mirror_core/cli/checking.py", ", *_check_in_use(settings, book)]", "]"),),
+        (("mirror_core/cli/checking.py", "[*rows, *_check_in_use(settings, book, waiting)]",
+          "rows"),),
     ),
     Fault(
         "check of a running site takes the store of another place for that of this one",

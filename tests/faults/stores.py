@@ -28,8 +28,8 @@ FAULTS = (
     Fault(
         "a blank file that is taken for a source's intermediate is not marked as that",
         "tests/test_away.py::test_a_blank_file_is_taken_for_it",
-        (("mirror_core/site.py", "                one.set_mark(place.mark)\n",
-          "                pass\n"),),
+        (("mirror_core/site.py", "            self._opened[key].set_mark(mark)\n",
+          "            pass\n"),),
     ),
     Fault(
         "a device that udev looks at is another site's",
@@ -60,8 +60,15 @@ FAULTS = (
         "a fingerprint reads less than a store's server gives",
         "tests/test_block_sizes.py::"
         "test_it_mirrors_between_servers_that_take_whole_blocks_only",
-        (("mirror_core/stores.py", "at = sorted({i - i % least for i in",
-          "at = sorted({i for i in"),),
+        (("mirror_core/stores.py", "ranges = [(i // least * least, -(-min(i + sample, size) "
+          "// least) * least) for i in at]", "ranges = [(i, min(i + sample, size)) for i in at]"),),
+    ),
+    Fault(
+        "a fingerprint is of other bytes where a server takes larger requests",
+        "tests/test_block_sizes.py::"
+        "test_a_server_that_comes_back_with_other_blocks_after_a_stop_is_the_same",
+        (("mirror_core/stores.py", "            start = before + i - first\n",
+          "            start = before\n"),),
     ),
     Fault(
         "a site's blocks may be smaller than the requests that a store's server takes",
