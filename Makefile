@@ -58,15 +58,12 @@ test-python: build
 test-alone: build
 	$(BIN)/pytest -m alone
 
-# The same tests, longer, and an hour of chaos with all kinds of faults (CHAOS_FAULTS: only those).
-CHAOS_SECONDS := 3600
+# The same tests, longer, all planted faults, an hour of chaos with all kinds of faults; goes on where
+# it was stopped (PARTS: a pattern of the parts to run).
 soak:
 	@scripts/need-packages $(RUN_PACKAGES) $(TEST_PACKAGES)
 	@$(MAKE) --no-print-directory build
-	$(MAKE) --no-print-directory -C native fuzz FUZZ_SECONDS=300
-	$(BIN)/python scripts/mutants
-	FLASHMIRROR_SOAK=10 $(BIN)/pytest --timeout 7200 $(TESTS)
-	scripts/chaos --seconds $(CHAOS_SECONDS) $(if $(CHAOS_FAULTS),--faults=$(CHAOS_FAULTS))
+	$(BIN)/python scripts/soak $(if $(PARTS),--only '$(PARTS)')
 
 bench:
 	@scripts/need-packages $(RUN_PACKAGES) $(BENCH_PACKAGES)
@@ -82,6 +79,7 @@ lint: build
 	$(BIN)/mypy scripts/demo
 	$(BIN)/mypy scripts/mutants
 	$(BIN)/mypy scripts/simulate
+	$(BIN)/mypy scripts/soak
 
 clean:
 	rm -rf $(VENV) build *.egg-info native/_native.c native/build-* mirror_core/*.so

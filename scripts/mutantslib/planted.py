@@ -25,6 +25,14 @@ class Planted:
         return f"{self.fault.what}{name}"
 
     @property
+    def key(self) -> str:
+        return f"planted: {self.what} [{self.check.name}]"
+
+    @property
+    def diff(self) -> str:
+        return "\n".join(f"{file}\n-{old}\n+{new}" for file, old, new in self.fault.edits)
+
+    @property
     def files(self) -> tuple[str, ...]:
         return tuple(file for file, _, _ in self.fault.edits)
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from mutantslib.mutant import Mutant
+from mutantslib.planted import Planted
 from mutantslib.workshop import PARTS, ROOT
 
 EQUIVALENT = ROOT / "tests/mutants_equivalent.toml"
@@ -48,7 +49,7 @@ def equivalents() -> dict[str, str]:
 
 @dataclass
 class History:
-    """Of one mutant."""
+    """Of one mutant, be it made by rule or by hand."""
 
     passed: set[str] = field(default_factory=set)  # the names of checks
     result: str = ""  # how it ended: "caught", or one of NO_MUTANT
@@ -71,7 +72,7 @@ class Record:
     def close(self) -> None:
         self._file.close()
 
-    def add(self, mutant: Mutant, result: str, *, check: str = "", how: str = "",
+    def add(self, mutant: Mutant | Planted, result: str, *, check: str = "", how: str = "",
             seconds: float = 0.0) -> None:  # fmt: skip
         line = {
             "key": mutant.key, "what": mutant.what, "diff": mutant.diff,
