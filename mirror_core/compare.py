@@ -44,6 +44,7 @@ from typing import cast
 from pyroaring import BitMap64
 
 from mirror_core import flashcopy, limits, native, protocol
+from mirror_core.errors import Malformed
 from mirror_core.flashcopy import CopyError, Member
 
 Run = tuple[int, int]  # first block, blocks
@@ -242,8 +243,9 @@ class Comparison:
         is.  What was not compared in time is asked again.  PeerError."""
         asked, self._asked = self._asked, []
         assert asked, "an answer to no question"
-        some = min(len(asked), len(protocol.field(answer, "equal", str)))
-        found = protocol.bits_of(answer, "equal", max(1, some))
+        found = protocol.read(protocol.Compared, answer).equal
+        if not 0 < len(found) <= len(asked):
+            raise Malformed(f"equal: {len(found)} answers to {len(asked)} questions")
         self._read.extendleft(reversed(asked[len(found) :]))
         most = limits.COMPARE_SUMS if len(found) == len(asked) else max(1, len(found))
         self._size = min(2 * self._size, most)

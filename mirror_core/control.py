@@ -135,23 +135,23 @@ def _handshake(site: Site, record: Record, version: int) -> protocol.Welcome:
     return site.control.handshake(hello)
 
 
-def _commit(site: Site, record: Record, version: int) -> Record:
+def _commit(site: Site, record: Record, version: int) -> protocol.Progress:
     return _target(site).commit(protocol.read(protocol.Commit, record, version))
 
 
-def _stable(site: Site, record: Record, version: int) -> Record:
+def _stable(site: Site, record: Record, version: int) -> protocol.Progress:
     return _target(site).stabilize(protocol.read(protocol.Stable, record, version))
 
 
-def _compare(site: Site, record: Record, version: int) -> Record:
+def _compare(site: Site, record: Record, version: int) -> protocol.Compared:
     return _target(site).compare(protocol.read(protocol.Compare, record, version))
 
 
-def _hardened(site: Site, record: Record, _version: int) -> Record:
-    session, wait = protocol.field(record, "session", int), protocol.field(record, "wait", float)
-    if not session and "lineage" in record:  # a source without a session, that is there
-        return _target(site).knock(*protocol.sign(record))
-    return _target(site).poll(session, wait, paused=record.get("paused") is True)
+def _hardened(site: Site, record: Record, version: int) -> protocol.Progress:
+    look = protocol.read(protocol.Look, record, version)
+    if not look.session and look.name and look.lineage:
+        return _target(site).knock(look.name, look.lineage)
+    return _target(site).poll(look.session, look.wait, paused=look.paused)
 
 
 def _promote(site: Site, record: Record, _version: int) -> Record:
@@ -163,14 +163,10 @@ def _take_back(site: Site, _record: Record, _version: int) -> Record:
     return promotion.take_back(site)
 
 
-def _who(site: Site, _record: Record, _version: int) -> Record:
-    """What `check` of the other site compares with its own."""
+def _who(site: Site, _record: Record, _version: int) -> protocol.Who:
     mine = site.book.current
-    shapes = [
-        {"name": v.name, "size_bytes": v.size, "block_size_bytes": v.block_size}
-        for v in mine.volumes
-    ]
-    return {"site": mine.name, "role": mine.role, "volumes": shapes}
+    shapes = tuple(protocol.VolumeShape(v.name, v.size, v.block_size) for v in mine.volumes)
+    return protocol.Who(mine.name, mine.role, shapes)
 
 
 _SESSION: dict[str, Handler] = {

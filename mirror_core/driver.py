@@ -305,9 +305,9 @@ class Driver:
             self._unsure |= refused
             self.changed.notify_all()
 
-    def _say_of_peer(self, trouble: object) -> None:
+    def _say_of_peer(self, trouble: str | None) -> None:
         """Take over what holds the target up; nothing does: our own reason stands, if any."""
-        if isinstance(trouble, str):
+        if trouble is not None:
             self._say(f"peer at {self._config.peer}: {line(trouble)}")
         elif self.reason != self._stuck:
             self._say(self._stuck)
@@ -513,17 +513,11 @@ class Driver:
 
     def _look_at_peer(self, wait_s: float) -> None:
         """PeerError: so soon that a lost link is noticed within link_timeout of its loss."""
-        answer = self._session.ask(
-            {
-                "op": "hardened",
-                "session": self._session.number,
-                "wait": wait_s,
-                "paused": self._book.current.paused,
-            },
-            wait_s + timeouts.look_s(self._config.link_timeout),
-        )
-        self._set_hardened(protocol.field(answer, "hardened", int))
-        self._say_of_peer(answer.get("reason"))
+        look = protocol.Look(self._session.number, wait_s, self._book.current.paused)
+        patience_s = wait_s + timeouts.look_s(self._config.link_timeout)
+        answer = protocol.read(protocol.Progress, self._session.ask(look, patience_s))
+        self._set_hardened(answer.hardened)
+        self._say_of_peer(answer.reason)
 
     def _set_hardened(self, sequence: int) -> None:
         """So the target says; but what is whole there is committed, or a number that is too high
@@ -639,7 +633,7 @@ class Driver:
             self._copier.check()
         if self._stable.under_way:
             if answer := self._stable.look(limits.IDLE_LOOK_S if done else 0.0):
-                self._say_of_peer(answer.get("reason"))
+                self._say_of_peer(answer.reason)
             if self._stable.under_way:
                 return cycle.Result(done=False)
         elif self._comparison and self._comparison.asked:
@@ -704,18 +698,18 @@ class Driver:
             mine.lineage.id, self._session.number, sequence, self._point.wall, mine.begun_token
         )
         try:
-            answer = self._session.ask(request)
+            answer = protocol.read(protocol.Progress, self._session.ask(request))
         except Answered as error:
             # Such as blocks of a write that was refused, which an abandoned cycle had sent and a
             # power loss made this site forget: the target waits for them (errors.Owed).
             self._owing = error.code == errno.ESTALE
             raise
-        self._set_hardened(protocol.field(answer, "hardened", int))
-        if answer.get("done") is True:
+        self._set_hardened(answer.hardened)
+        if answer.done:
             return cycle.Result()
         if self.stopping:
             return cycle.Result(error="stopping", code=errno.ESHUTDOWN)
-        self._say_of_peer(answer.get("reason"))
+        self._say_of_peer(answer.reason)
         return cycle.Result(done=False)
 
     def _settle(self) -> None:

@@ -90,12 +90,6 @@ def field(record: Record, key: str, kind: type[T]) -> T:
         return cast(T, fields.take(record, key, _KINDS[kind]))
 
 
-def sign(record: Record) -> tuple[str, str]:
-    """Of a source that is there: its name and its history.  Malformed."""
-    with _malformed():
-        return fields.take(record, "name", _NAME), fields.take(record, "lineage", _LINEAGE)
-
-
 @contextlib.contextmanager
 def _malformed() -> Iterator[None]:
     try:
@@ -183,12 +177,50 @@ class Compare:
     sums: bytes
 
 
-def bits_of(record: Record, key: str, count: int) -> list[bool]:
-    """A field that holds `count` yes or no, as text of 0 and 1.  Malformed."""
-    text = field(record, key, str)
-    if len(text) != count or set(text) - {"0", "1"}:
-        raise Malformed(f"{key}: {short(text)}")
-    return [c == "1" for c in text]
+@dataclass(frozen=True)
+class Compared:
+    """The target's answer: which pieces are equal, of the first that there was time for."""
+
+    equal: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class Look:
+    """Source -> target: what is hardened?  Without a session (0) it only says that this source is
+    there, by its name and its history.
+
+    wait    for so many seconds, if not all is yet
+    paused  the source is, because a person wants that
+    """
+
+    session: int
+    wait: float
+    paused: bool = False
+    name: str | None = None
+    lineage: str | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The target's answer to `Stable`, `Commit` and `Look`.
+
+    done      what was asked for is durable; else it is to be asked again
+    hardened  the last sequence of which that is true
+    reason    why the second flashcopy does not go on; None: it does
+    """
+
+    done: bool
+    hardened: int
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Who:
+    """What `check` of the other site compares with its own."""
+
+    site: str
+    role: str
+    volumes: tuple[VolumeShape, ...]
 
 
 @dataclass(frozen=True)
@@ -226,7 +258,13 @@ def _read_bytes(value: Any) -> bytes:
         raise fields.Unfit(str(error)) from error
 
 
+def _read_bits(value: Any) -> tuple[bool, ...]:
+    return tuple(c == "1" for c in matching("[01]*").read(value))
+
+
 _NAME = matching(limits.NAME_PATTERN)
+_ROLE = matching("source|target")
+_BITS = Kind(_read_bits, lambda bits, version: "".join("01"[bit] for bit in bits))
 _TOKEN = matching("[0-9a-f]{0,32}")
 _LINEAGE = matching(LINEAGE_PATTERN)
 _RUN = Kind(_read_run, lambda run, version: list(run))
@@ -237,12 +275,13 @@ _SHAPE = Table(
     Field("size", "size", NUMBER),
     Field("block_size", "block_size", NUMBER),
 )
+_SHAPES = several(_SHAPE.kind(), limits.VOLUMES_MAX)
 _HANDSHAKE = Table(
     Handshake,
     Field("name", "name", _NAME),
     Field("lineage", "lineage", _LINEAGE),
     Field("session", "session", NUMBER),
-    Field("volumes", "volumes", several(_SHAPE.kind(), limits.VOLUMES_MAX)),
+    Field("volumes", "volumes", _SHAPES),
     Field("site", "site", _NAME),
     Field("resumes", "resumes", NUMBER),
     Field("stable", "stable", NUMBER),
@@ -290,15 +329,40 @@ _COMMIT = Table(
     Field("consistency_point", "consistency_point", SECONDS),
     Field("token", "token", _TOKEN, TOKENS, ""),
 )
+_COMPARED = Table(Compared, Field("equal", "equal", _BITS))
+_LOOK = Table(
+    Look,
+    Field("session", "session", NUMBER),
+    Field("wait", "wait", SECONDS),
+    Field("paused", "paused", FLAG),
+    Field("name", "name", optional(_NAME)),
+    Field("lineage", "lineage", optional(_LINEAGE)),
+)
+_PROGRESS = Table(
+    Progress,
+    Field("done", "done", FLAG),
+    Field("hardened", "hardened", NUMBER),
+    Field("reason", "reason", optional(TEXT)),
+)
+_WHO = Table(
+    Who,
+    Field("site", "site", _NAME),
+    Field("role", "role", _ROLE),
+    Field("volumes", "volumes", _SHAPES),
+)
 _TABLES: dict[type, tuple[str, Table[Any]]] = {  # with the operation that a request names
     Handshake: ("handshake", _HANDSHAKE),
     Welcome: ("", _WELCOME),
     Compare: ("compare", _COMPARE),
+    Compared: ("", _COMPARED),
     Stable: ("stable", _STABLE),
     Commit: ("commit", _COMMIT),
+    Look: ("hardened", _LOOK),
+    Progress: ("", _PROGRESS),
+    Who: ("", _WHO),
 }
-Message = Handshake | Welcome | Compare | Stable | Commit
-Request = Record | Handshake | Compare | Stable | Commit
+Message = Handshake | Welcome | Compare | Compared | Stable | Commit | Look | Progress | Who
+Request = Record | Handshake | Compare | Stable | Commit | Look
 M = TypeVar("M", bound=Message)
 
 

@@ -15,8 +15,9 @@ It touches neither stores nor the state folder, which may hang.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
-from mirror_core import beside, limits, peer, timeouts
+from mirror_core import beside, limits, peer, protocol, timeouts
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig
 from mirror_core.errors import Answered, MirrorError, Refused
@@ -54,11 +55,9 @@ class Pulse(beside.Beside):
 
     def _beat(self, session: int) -> None:
         mine = self._book.current
-        sign: dict[str, object] = {
-            "op": "hardened", "session": session, "wait": 0.0, "paused": mine.paused
-        }  # fmt: skip
+        sign = protocol.Look(session, 0.0, mine.paused)
         if not session and mine.lineage:
-            sign |= {"name": mine.name, "lineage": mine.lineage.id}
+            sign = replace(sign, name=mine.name, lineage=mine.lineage.id)
         try:
             self._link.ask(sign, self._patience_s)
             self.answers = True

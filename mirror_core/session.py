@@ -187,10 +187,8 @@ class Session:
         if error.part != flashcopy.PEER or error.code in LINK_ERRNOS:
             return None
         with contextlib.suppress(MirrorError):
-            paused = self._book.current.paused
-            answer = self.ask(
-                {"op": "hardened", "session": self.number, "wait": 0.0, "paused": paused}
-            )
-            if isinstance(answer.get("reason"), str):
-                return f"peer at {self._config.peer}: {line(answer['reason'])}"
+            look = protocol.Look(self.number, 0.0, self._book.current.paused)
+            answer = protocol.read(protocol.Progress, self.ask(look))
+            if answer.reason:
+                return f"peer at {self._config.peer}: {line(answer.reason)}"
         return None

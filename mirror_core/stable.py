@@ -44,14 +44,15 @@ class Stabilizer:
         self._session.send(asked)
         self._asked = asked
 
-    def look(self, wait_s: float) -> protocol.Record | None:
+    def look(self, wait_s: float) -> protocol.Progress | None:
         """Take the answer, if one comes within `wait_s`: it is done, or asked for again.
         PeerError."""
         assert self._asked
-        answer = self._session.hear(wait_s)
-        if answer is None:
+        heard = self._session.hear(wait_s)
+        if heard is None:
             return None
-        if answer.get("done") is not True:
+        answer = protocol.read(protocol.Progress, heard)
+        if not answer.done:
             self._session.send(self._asked)
             return answer
         self._copier.harden_end()

@@ -186,8 +186,8 @@ class Target:
                 mine.consistency_point or 0.0, resumed, mine.committed_token,
             )  # fmt: skip
 
-    def knock(self, name: str, lineage: str) -> protocol.Record:
-        """A source is there that has no session."""
+    def knock(self, name: str, lineage: str) -> protocol.Progress:
+        """A source is there that has no session, and that is all that it asks."""
         ours = self._note_sign(name, lineage, timeouts.knocks_again_s(self._silence_s()))
         now = self._platform.monotonic()
         # One that has a session asks more often; this may have been under way when it was opened.
@@ -196,7 +196,7 @@ class Target:
                 if self._knocked <= self.heard:
                     self._parted_since = self._platform.time()
                 self._knocked = now
-        return {}
+        return protocol.Progress(False, 0)
 
     def _note_sign(self, name: str, lineage: str, for_s: float) -> bool:
         """Whether it is of this history; one of another is not the one that a promotion would part
@@ -407,22 +407,22 @@ class Target:
             if session == self.session and session != self._used:
                 self._used, self._since = session, self._platform.time()
 
-    def stabilize(self, asked: protocol.Stable) -> protocol.Record:
-        """{"done": True} when what was written before this was first asked is flushed, and
-        remembered durably; {"done": False}: ask again."""
+    def stabilize(self, asked: protocol.Stable) -> protocol.Progress:
+        """Done when what was written before this was first asked is flushed, and remembered
+        durably."""
         with self.serial:
             self._check_session(asked.session)
             self._check_under_way(asked.sequence)
             name = ("stable", asked.session, asked.sequence, asked.serial)
             flush = self._flushed(name, self._bitmaps)
             if flush is None:
-                return {"done": False, "reason": self.reason}
+                return protocol.Progress(False, self.hardened, self.reason)
             mine = self._book.current
             lineage = mine.lineage.id if mine.lineage else ""
             cycle = runlog.History(written.KIND, mine.site, lineage, asked.sequence, asked.token)
             with self._noting("record", "flush"), self._recording():
                 self._written.record(cycle, asked.serial, flush.written, self._owed)
-            return {"done": True}
+            return protocol.Progress(True, self.hardened, self.reason)
 
     def _check_under_way(self, sequence: int) -> None:
         if sequence <= self._book.current.committed:
@@ -454,9 +454,9 @@ class Target:
     def _bitmaps(self) -> dict[str, BitMap64]:
         return {m.name: flashcopy.bitmap_of(m.native, native.NEXT) for m in self._copier.members}
 
-    def compare(self, asked: protocol.Compare) -> protocol.Record:
-        """{"equal": "01.."}: which pieces are here as they are, of the first that there was time
-        for; they count as written now."""
+    def compare(self, asked: protocol.Compare) -> protocol.Compared:
+        """Which pieces are here as they are, of the first that there was time for; they count as
+        written now."""
         self._check_session(asked.session)
         member = next((m for m in self._copier.members if m.name == asked.volume), None)
         if member is None:
@@ -485,7 +485,7 @@ class Target:
             raise PeerError(
                 f"the target cannot compare: {describe(error.errno or 0)}", error.errno or 0
             ) from error
-        return {"equal": "".join("01"[same] for same in found)}
+        return protocol.Compared(tuple(found))
 
     def _owes_no_more(self, name: str, first: int, count: int) -> None:
         owed = self._owed[name]
@@ -545,8 +545,8 @@ class Target:
     def _front_losses(self) -> int:
         return sum(member.native.front.losses for member in self._copier.members)
 
-    def commit(self, request: protocol.Commit) -> protocol.Record:
-        """{"done": True} when `sequence` is committed, durably; {"done": False}: ask again."""
+    def commit(self, request: protocol.Commit) -> protocol.Progress:
+        """Done when `sequence` is committed, durably."""
         with self.serial:
             self._check_session(request.session)
             mine = self._book.current
@@ -554,7 +554,7 @@ class Target:
                 raise Refused(f"{mine.name} mirrors another history")
             asked = recovery.Point(request.sequence, request.token)
             if asked.same(recovery.Point(mine.committed, mine.committed_token)):
-                return {"done": True, "hardened": mine.hardened}  # its answer was lost
+                return protocol.Progress(True, mine.hardened)  # its answer was lost
             if request.sequence <= mine.committed:
                 raise Refused(
                     f"sequence {request.sequence} is not after {mine.committed}, the last commit"
@@ -566,13 +566,13 @@ class Target:
                 )
             until = self._platform.monotonic() + limits.CONTROL_WAIT_S  # for both
             if not self.wait_hardened(limits.CONTROL_WAIT_S):
-                return {"done": False, "hardened": mine.hardened, "reason": self.reason}
+                return protocol.Progress(False, mine.hardened, self.reason)
             left = max(0.0, until - self._platform.monotonic())
             if not self._flushed(("commit", request.session, request.sequence), dict, left):
-                return {"done": False, "hardened": mine.hardened, "reason": self.reason}
+                return protocol.Progress(False, mine.hardened, self.reason)
             with self._noting("commit", "record", "flush", "compare"):
                 self._commit(request)
-            return {"done": True, "hardened": self._book.current.hardened}
+            return protocol.Progress(True, self._book.current.hardened)
 
     def _commit(self, request: protocol.Commit) -> None:
         try:
@@ -654,14 +654,15 @@ class Target:
         """An image that was lost is never hardened, and there is nothing to harden."""
         return not self._book.current.whole or self.hardened >= self._pending_of
 
-    def poll(self, session: int, wait_s: float, *, paused: bool) -> protocol.Record:
+    def poll(self, session: int, wait_s: float, *, paused: bool) -> protocol.Progress:
         """How far the second flashcopy is; also the source's sign of life, which says whether it
         is paused."""
         self._check_session(session)
         with self.changed:
             self.source_paused = paused
         self.wait_hardened(min(wait_s, limits.CONTROL_WAIT_S))
-        return {"hardened": self.hardened, "reason": self.reason}
+        done = self.hardened == self._book.current.committed
+        return protocol.Progress(done, self.hardened, self.reason)
 
     # ---- the second flashcopy, and flushes (this thread)
 

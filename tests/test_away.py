@@ -273,20 +273,21 @@ def test_a_stop_waits_for_one_slow_server_at_most(make_pair: MakePair, scratch: 
             server.stop()
 
 
-def test_a_start_that_is_refused_marks_no_store(handmade: Handmade) -> None:
-    """A blank file was to be taken for it, and then the data could not be opened."""
-    handmade.create()
-    intermediate(handmade).unlink()
-    intermediate(handmade).touch()
-    os.truncate(intermediate(handmade), handmade.size)
-    data = handmade.image("east")
-    data.rename(data.with_suffix(".away"))
-    refused("start", east(handmade))
-    assert os.listxattr(intermediate(handmade)) == []
-    data.with_suffix(".away").rename(data)
-    handmade.start()
-    write(handmade, b"7")
-    equal(handmade)
+def test_a_start_that_is_refused_marks_no_store(make_pair: MakePair) -> None:
+    """A blank file was to be taken for the intermediate of one volume, and then the data of another
+    one could not be opened."""
+    pair = make_pair("--size", "1M", "--volumes", "2")
+    blank, data = (pair.folder / "east" / name for name in ("disk.intermediate.img", "disk2.img"))
+    blank.unlink()
+    blank.touch()
+    os.truncate(blank, MIB)
+    away = data.rename(data.with_suffix(".away"))
+    assert "disk2.img: No such file" in refused("start", east(pair))
+    assert os.listxattr(blank) == []
+    away.rename(data)
+    pair.start()
+    direct.sync(pair)
+    assert os.listxattr(blank) == ["user.flashmirror"]
 
 
 def test_check_says_what_it_waits_for(handmade: Handmade) -> None:

@@ -351,7 +351,7 @@ def test_a_handshake_that_comes_twice_is_refused(make_pair: MakePair) -> None:
     for record in (second, first):
         with pytest.raises(PeerError, match="a handshake came twice"):
             direct.ask(pair, record, "west")
-    direct.ask(pair, {"op": "hardened", "session": 7, "wait": 0.0}, "west")
+    direct.ask(pair, {"op": "hardened", "session": 7, "wait": 0.0, "paused": False}, "west")
 
 
 def test_noise_on_the_control_export_disturbs_nobody(make_pair: MakePair) -> None:

@@ -162,7 +162,8 @@ def test_the_next_session_does_not_walk_over_what_is_known(
         asked = copied.comparison.ask(1, 1)
         assert asked
         most = min(len(asked.sums) // compare.SUM_BYTES, left - told)
-        copied.comparison.take({"equal": "".join("01"[told + i not in known] for i in range(most))})
+        bits = "".join("01"[told + i not in known] for i in range(most))
+        copied.comparison.take({"equal": bits})
         told += most
     copied.loses_its_session()
     looked: list[compare.Run] = []

@@ -24,6 +24,7 @@ from typing import Any
 
 import pytest
 from fuzz import STEPS, Step, damage, fuzz
+from handmade import Handmade
 from hypothesis import strategies as st
 from pair import SOAK
 from test_config import GOOD as TOML
@@ -32,6 +33,7 @@ from test_hardlog import EIGHT, RECORDS, SEVEN, Records, found, path_in, replay,
 from test_ledger import sample, sealed
 
 from mirror_core import config, exports, intent, ledger, limits, peer, protocol, runlog
+from mirror_core.cli import checking
 from mirror_core.creation import create
 from mirror_core.door import Visitor
 from mirror_core.errors import ConfigError, LedgerError, MirrorError, PeerError, Refused
@@ -237,7 +239,8 @@ REQUESTS = st.one_of(
     ),
     st.builds(dict, op=st.just("stable"), session=SMALL, sequence=SMALL, serial=SMALL,
               token=TOKENS),
-    st.builds(dict, op=st.just("hardened"), session=SMALL, wait=st.floats(0, 1)),
+    st.builds(dict, op=st.just("hardened"), session=SMALL, wait=st.floats(0, 1),
+              paused=st.booleans(), name=st.none() | st.just("east"), lineage=st.none() | LINEAGE),
     st.builds(dict, op=st.just("promote"), force=st.booleans()),
 )  # fmt: skip
 FIELDS = st.sampled_from(
@@ -394,6 +397,30 @@ def test_a_peers_answer_is_a_record_or_an_error() -> None:
             assert os.strerror(error.code)
 
     fuzz(body, st.binary(max_size=300) | answers)
+
+
+def test_a_peers_answer_to_check_is_understood_or_one_line(
+    handmade: Handmade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it says that it is: one printable row."""
+    handmade.create("east")
+    settings = config.load(str(handmade.toml("east")))
+    book = ledger.load(settings.state)
+    right: dict[str, Any] = {"site": "west", "role": "target",
+             "volumes": [{"name": "disk", "size": 1 << 20, "block_size": 4096}]}  # fmt: skip
+    keys = st.sampled_from([*right, "flashmirror"])
+    changes = st.dictionaries(keys, VALUES, max_size=2)
+    answers: st.SearchStrategy[dict[str, Any]] = st.just({}) | changes.map(lambda c: {**right, **c})
+
+    def body(answer: dict[str, Any]) -> None:
+        monkeypatch.setattr(peer, "ask", lambda *_: answer)
+        name, result, text = checking._check_peer(settings, book)
+        assert name == "peer" and result in ("ok", "failed")
+        assert text.isprintable() and len(text) < 1500
+        fits = all(answer.get(key) == right[key] for key in ("role", "volumes"))
+        assert fits or result == "failed"
+
+    fuzz(body, answers)
 
 
 # ---- a configuration

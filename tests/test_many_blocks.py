@@ -129,13 +129,13 @@ def test_many_millions_of_lone_blocks_are_nothing_to_wait_for(scratch: Path) -> 
         hello(2)
     flashcopy.mark(member.native, lone)
     with clock.time("stable"):
-        while control.stabilize(protocol.Stable(2, 1, 1))["done"] is not True:
+        while not control.stabilize(protocol.Stable(2, 1, 1)).done:
             pass
     with clock.time("resumed handshake"):
         assert hello(3, resumes=1, stable=1).resumed
     assert member.native.stats().next_blocks == LONE
     with clock.time("commit"):
-        while control.commit(protocol.Commit("1" * 32, 3, 1, 1.0))["done"] is not True:
+        while not control.commit(protocol.Commit("1" * 32, 3, 1, 1.0)).done:
             pass
     assert flashcopy.bitmap_of(member.native, native.PENDING, native.SENT) <= lone
     member.native.fail(5, flashcopy.FRONT)  # or the second flashcopy would take its minutes

@@ -193,7 +193,7 @@ def test_who_says_that_it_is_there_has_a_site_s_name(pair: Pair) -> None:
     """Or a person who promotes would hear no reason, or a stranger's lines."""
     direct.stop(pair, "east")
     history = direct.hello(pair, 5)["lineage"]
-    sign = {"op": "hardened", "session": 0, "wait": 0.0, "lineage": history}
+    sign = {"op": "hardened", "session": 0, "wait": 0.0, "paused": False, "lineage": history}
     for name in ("x" * 65, "east\nwest", ""):
         with pytest.raises(PeerError, match="name: "):
             direct.ask(pair, {**sign, "name": name}, "west")

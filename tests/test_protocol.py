@@ -24,11 +24,15 @@ from mirror_core.errors import (
 from mirror_core.protocol import (
     Commit,
     Compare,
+    Compared,
     Handshake,
+    Look,
+    Progress,
     Record,
     Stable,
     VolumeShape,
     Welcome,
+    Who,
     read,
     record_of,
 )
@@ -192,12 +196,32 @@ def test_a_comparison_that_makes_no_sense_is_refused(changes: dict[str, Any]) ->
         read(Compare, {**record_of(COMPARE), **changes})
 
 
-@pytest.mark.parametrize("text", ["", "01", "0123", "01 1", None, ["0", "1", "1"]])
+@pytest.mark.parametrize("text", ["0123", "01 1", None, ["0", "1", "1"]])
 def test_an_answer_to_a_comparison_has_one_bit_a_piece(text: object) -> None:
-    """Anything else than so many 0 and 1 is refused."""
-    assert protocol.bits_of({"equal": "011"}, "equal", 3) == [False, True, True]
+    """Anything else than 0 and 1 is refused."""
+    assert read(Compared, {"equal": "011"}) == Compared((False, True, True))
     with pytest.raises(PeerError, match="malformed control record: equal"):
-        protocol.bits_of({"equal": text}, "equal", 3)
+        read(Compared, {"equal": text})
+
+
+ANSWERS = (
+    Progress(False, 7, "a reason"),
+    Progress(True, 8),
+    Look(5, 0.5, True),
+    Look(0, 0.0, False, "east", "1" * 32),
+    Who("west", "target", (VolumeShape("disk", 1 << 20, 4096),)),
+)
+
+
+@pytest.mark.parametrize("message", ANSWERS)
+@pytest.mark.parametrize("version", [protocol.OLDEST, protocol.VERSION])
+def test_what_else_sites_say_has_a_table(message: protocol.Message, version: int) -> None:
+    """Read as it was written, in each version; and not if a field is of another kind."""
+    record = record_of(message, version)
+    assert read(type(message), record, version) == message
+    for key in record.keys() - {"op"}:
+        with pytest.raises(PeerError, match=f"malformed control record: {key}"):
+            read(type(message), {**record, key: {"x": 1}}, version)
 
 
 def test_the_largest_comparison_fits() -> None:

@@ -90,7 +90,7 @@ def test_a_commit_is_not_hardened_before_its_maps_stand(handmade: Handmade) -> N
         client = native.Client(volume, SESSION)
         client.zero(BLOCK, 0, 0)
         answer = one.commit(protocol.Commit("1" * 32, SESSION, 1, time.time(), "2" * 32))
-        assert answer["done"] is True
+        assert answer.done
         assert one.wait_hardened(5.0)
         assert Path(handmade.store("west", "data")).read_bytes()[:3] == bytes(3), "not in the image"
     finally:
@@ -124,7 +124,7 @@ def test_a_commit_is_answered_within_the_time_of_one_wait(handmade: Handmade) ->
     took = time.monotonic() - began
     slow.join()
     site._undo.close()
-    assert answer["done"] is False
+    assert answer.done is False
     assert took < 1.5 * limits.CONTROL_WAIT_S
 
 

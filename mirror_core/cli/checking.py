@@ -24,6 +24,7 @@ from mirror_core import (
     native,
     peer,
     process,
+    protocol,
     sockets,
     stores,
 )
@@ -289,7 +290,8 @@ def _check_tls(tls: Tls) -> Row:
 
 def _check_peer(settings: config.SiteConfig, book: ledger.Ledger | None) -> Row:
     try:
-        other = peer.ask(settings.peer_uri("/control"), {"op": "who"}, settings.link_timeout)
+        answer = peer.ask(settings.peer_uri("/control"), {"op": "who"}, settings.link_timeout)
+        other = protocol.read(protocol.Who, answer)
     except PeerError as error:
         advice = "see docs/network.md, 'What each failure looks like'"
         if isinstance(error, Answered):
@@ -300,14 +302,13 @@ def _check_peer(settings: config.SiteConfig, book: ledger.Ledger | None) -> Row:
     except MirrorError as error:  # refused, with what to do
         return ("peer", "failed", f"{settings.peer}: {error}")
     if book is None:
-        return ("peer", "ok", f"{other['site']} answers")
-    if other["role"] == book.role:
-        return ("peer", "failed", f"{other['site']} is a {other['role']} too: check 'peer'")
+        return ("peer", "ok", f"{other.site} answers")
+    if other.role == book.role:
+        return ("peer", "failed", f"{other.site} is a {other.role} too: check 'peer'")
     own = {v.name: (v.size, v.block_size) for v in book.volumes}
-    theirs = {v["name"]: (v["size_bytes"], v["block_size_bytes"]) for v in other["volumes"]}
-    if own != theirs:
-        return ("peer", "failed", f"{other['site']} has other volumes, sizes or block sizes")
-    return ("peer", "ok", f"{other['site']}: {other['role']}")
+    if own != {v.name: (v.size, v.block_size) for v in other.volumes}:
+        return ("peer", "failed", f"{other.site} has other volumes, sizes or block sizes")
+    return ("peer", "ok", f"{other.site}: {other.role}")
 
 
 COMMANDS = [check]

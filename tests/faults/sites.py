@@ -592,8 +592,14 @@ FAULTS = (
     Fault(
         "who says that it is there has any name, also one that no answer holds",
         "tests/test_promote.py::test_who_says_that_it_is_there_has_a_site_s_name",
-        (("mirror_core/protocol.py", 'return fields.take(record, "name", _NAME), fields',
-          'return field(record, "name", str), fields'),),
+        (("mirror_core/protocol.py", 'Field("name", "name", optional(_NAME)),',
+          'Field("name", "name", optional(TEXT)),'),),
+    ),
+    Fault(
+        "check takes whatever a peer says of itself",
+        "tests/test_fuzz.py::test_a_peers_answer_to_check_is_understood_or_one_line",
+        (("mirror_core/cli/checking.py", "        other = protocol.read(protocol.Who, answer)\n",
+          "        other = protocol.Who(answer[\"site\"], answer[\"role\"], ())\n"),),
     ),
     Fault(
         "a source keeps the maps of its last stop in the ledger, and writes them in each cycle",

@@ -101,11 +101,11 @@ def _watch_target(
             world.look_at(life.machine)
 
     def committed(answer: Any, _: BaseException | None) -> None:
-        if answer and not answer["done"]:
+        if answer and not answer.done:
             world.reach("commit asked again")
 
     def stabilized(answer: Any, _: BaseException | None) -> None:
-        if answer and not answer["done"]:
+        if answer and not answer.done:
             world.reach("stable asked again")
 
     def flushed(_: Any, error: BaseException | None) -> None:
