@@ -23,6 +23,7 @@ import os
 import random
 import re
 import secrets
+import stat
 import sys
 import threading
 import time
@@ -105,10 +106,11 @@ class Platform:
         return os.listdir(folder)
 
     def read(self, path: Path) -> bytes:
-        return path.read_bytes()
+        with os.fdopen(_open(path, os.O_RDONLY), "rb") as file:
+            return file.read()
 
     def open(self, path: Path, flags: int) -> int:
-        return os.open(path, flags | os.O_CLOEXEC, 0o600)
+        return _open(path, flags)
 
     def close(self, fd: int) -> None:
         os.close(fd)
@@ -190,6 +192,18 @@ class Platform:
     def abort(self) -> NoReturn:
         """The process ends here, as if it were killed: what a kill leaves is always right."""
         os._exit(1)
+
+
+def _open(path: Path, flags: int) -> int:
+    """A folder, or a file that is one.  A state folder is its owner's, who may put there what he
+    likes, and who opens it may be root: a link is not followed, and a pipe is not waited for."""
+    if flags & os.O_DIRECTORY:
+        return os.open(path, flags | os.O_CLOEXEC)
+    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "is no file")
+    return fd
 
 
 HERE = Platform()

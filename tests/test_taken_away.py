@@ -212,6 +212,28 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(
         lock.unlink()
 
 
+@pytest.mark.parametrize("name", ["ledger", "ledger.new", "servers", "servers.new", "site.log"])
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_nothing_in_a_state_folder_is_followed(
+    handmade: Handmade, tmp_path: Path, name: str, kind: str
+) -> None:
+    """The owner of a site has put it there, and root starts and stops it: the file of root's that
+    it leads to stays as it is, and nobody waits for the other end of a pipe."""
+    handmade.create()
+    path, other = handmade.folder / "east/state" / name, tmp_path / "root's"
+    other.write_bytes(b"of root\n" * 1000)
+    path.unlink(missing_ok=True)
+    if kind == "link":
+        path.symlink_to(other)
+    else:
+        os.mkfifo(path)
+    with bounded(30):
+        for word in ("start", "stop"):
+            flashmirror(word, east(handmade))
+    assert other.read_bytes() == b"of root\n" * 1000
+    handmade.kill()
+
+
 def test_a_state_that_is_exchanged_during_a_start_is_refused(
     handmade: Handmade, tmp_path: Path
 ) -> None:

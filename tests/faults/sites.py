@@ -45,6 +45,11 @@ FAULTS = (
         (("mirror_core/stderr.py", " | os.O_NOFOLLOW | os.O_NONBLOCK", " | os.O_NOFOLLOW"),),
     ),
     Fault(
+        "a start follows a link in the place of a ledger that is being written",
+        "tests/test_taken_away.py::test_nothing_in_a_state_folder_is_followed",
+        (("mirror_core/platform.py", " | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)", ", 0o600)"),),
+    ),
+    Fault(
         "a start follows a link in the place of the lock",
         "tests/test_taken_away.py::test_a_link_in_the_place_of_the_lock_is_not_followed",
         (("mirror_core/lock.py", " | os.O_NOFOLLOW | os.O_NONBLOCK", ""),),
