@@ -59,6 +59,9 @@ def _nbdkit() -> tuple[str, tuple[int, ...]]:
     return program, tuple(map(int, match.groups())) if match else (0,)
 
 
+_GNUTLS_POLICY = Path("/etc/gnutls/config")  # the machine's, which Debian has not by itself
+
+
 def command(site: config.SiteConfig) -> tuple[list[str], dict[str, str]]:
     """The command line of a site and its environment."""
     program, version = _nbdkit()
@@ -72,6 +75,10 @@ def command(site: config.SiteConfig) -> tuple[list[str], dict[str, str]]:
         # hold up a site for longer than connecting may take (resolv.conf(5)).
         "RES_OPTIONS": os.environ.get("RES_OPTIONS", "timeout:2 attempts:1"),
     }
+    if not _GNUTLS_POLICY.exists():
+        environment.setdefault(
+            "GNUTLS_SYSTEM_PRIORITY_FILE", str(Path(__file__).with_name("gnutls.conf"))
+        )
     tls = site.tls.server_words() if site.tls else []
     words = [program, "--log=stderr", *threads, *tls]
     return [*words, "python", str(plugin_path()), f"site={site.path}"], environment

@@ -9,6 +9,7 @@ import shutil
 import socket
 import ssl
 import stat
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -317,6 +318,30 @@ def test_a_site_of_another_version_is_refused_with_the_same_words(make_remote: M
             device.write(0, b"served")
     finally:
         older.stop()
+
+
+@pytest.mark.parametrize(
+    ("version", "taken"),
+    [(ssl.TLSVersion.TLSv1, False), (ssl.TLSVersion.TLSv1_1, False), (ssl.TLSVersion.TLSv1_2, True),
+     (ssl.TLSVersion.TLSv1_3, True)],
+)  # fmt: skip
+def test_an_old_version_of_tls_is_refused(
+    make_remote: MakeRemote, version: ssl.TLSVersion, taken: bool
+) -> None:
+    """1.2 at least (RFC 8996)."""
+    pair = make_remote("--size", "1M")
+    pair.start()
+    own = pair.credentials("west")
+    context = trusting(own, own=own)
+    context.set_ciphers("ALL:@SECLEVEL=0")  # or OpenSSL would not offer it
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        context.minimum_version = context.maximum_version = version
+    if taken:
+        with RemoteClient(pair.port["east"], "/control", context) as client:
+            assert client.exchange(protocol.encode({"op": "who"}))["site"] == "east"
+    else:
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            RemoteClient(pair.port["east"], "/control", context)
 
 
 def test_a_peer_is_served_what_a_session_needs_only(make_remote: MakeRemote) -> None:

@@ -45,6 +45,11 @@ FAULTS = (
         (("mirror_core/stderr.py", " | os.O_NOFOLLOW | os.O_NONBLOCK", " | os.O_NOFOLLOW"),),
     ),
     Fault(
+        "a site takes any version of TLS",
+        "tests/test_network.py::test_an_old_version_of_tls_is_refused",
+        (("mirror_core/gnutls.conf", "disabled-version = tls1.1\n", ""),),
+    ),
+    Fault(
         "a start follows a link in the place of a ledger that is being written",
         "tests/test_taken_away.py::test_nothing_in_a_state_folder_is_followed",
         (("mirror_core/platform.py", " | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)", ", 0o600)"),),
