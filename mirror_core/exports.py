@@ -10,6 +10,7 @@ The plugin delegates every callback to one of these; a request is one call into 
 from __future__ import annotations
 
 import errno
+import itertools
 from typing import Self
 
 from mirror_core import control, limits, native
@@ -48,10 +49,12 @@ class VolumeExport(native.Client):
         finally:
             self._servers.flushed(self._name, failed=failed)
 
-    def extents(self, count: int, offset: int) -> list[tuple[int, int, bool]]:
-        """(offset, bytes, is a hole) over the range."""
+    def extents(self, count: int, offset: int, *, one: bool) -> list[tuple[int, int, bool]]:
+        """(offset, bytes, is a hole) from the beginning of the range on; `one`: no more is wanted.
+        A client asks for the rest again, so what it does not use would be looked for many times."""
         rows = []
-        for step, hole in self.volume.front.extents(offset, count):
+        most = 1 if one else limits.EXTENTS_MAX
+        for step, hole in itertools.islice(self.volume.front.extents(offset, count), most):
             rows.append((offset, step, hole))
             offset += step
         return rows

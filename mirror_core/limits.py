@@ -27,6 +27,7 @@ SAMPLES = 64
 NAME_PATTERN = r"[A-Za-z0-9_.-]{1,64}"
 
 # --- the control export
+EXTENTS_MAX = 1024  # told at a time; who wants more asks again
 CONTROL_BYTES = 64 * KIB  # a request, and an answer, with their padding
 ANSWER_BYTES = 4 * KIB  # an answer is read in such pieces, up to its first zero byte
 CONTROL_WAIT_S = 1.0  # how long one request may wait inside a site before it answers

@@ -243,5 +243,5 @@ def extents(h, count, offset, flags):
     with _errno:
         return [
             (at, size, nbdkit.EXTENT_HOLE | nbdkit.EXTENT_ZERO if hole else 0)
-            for at, size, hole in h.extents(count, offset)
+            for at, size, hole in h.extents(count, offset, one=bool(flags & nbdkit.FLAG_REQ_ONE))
         ]

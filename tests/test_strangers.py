@@ -126,6 +126,18 @@ def test_a_peer_may_not_open_the_device(pair: RemotePair) -> None:
             assert len(pair.refusals(site, "'disk' is on the Unix socket only")) == 1
 
 
+@pytest.mark.parametrize("session", ["0", "1", "", "00", "-1"])
+def test_before_there_is_a_session_no_intermediate_opens(
+    make_remote: MakeRemote, session: str
+) -> None:
+    """A target that has just started has none, and 0 is none: one block that was written there
+    would be owed for good, by a source that knows nothing of it."""
+    pair = make_remote("--size", "1M")
+    pair.start("west")
+    with pytest.raises(NbdError):
+        peer_of(pair, "west", f"disk/intermediate/{session}")
+
+
 def test_a_peer_may_not_use_the_local_control(pair: RemotePair) -> None:
     """What commands ask is answered on the Unix socket only; logged once, however often."""
     requests: list[protocol.Record] = [

@@ -45,6 +45,23 @@ FAULTS = (
         (("mirror_core/stderr.py", " | os.O_NOFOLLOW | os.O_NONBLOCK", " | os.O_NOFOLLOW"),),
     ),
     Fault(
+        "a target has a session 0 before there is one",
+        "tests/test_strangers.py::test_before_there_is_a_session_no_intermediate_opens",
+        (("mirror_core/exports.py", "    if not opened or session !=", "    if session !="),),
+    ),
+    Fault(
+        "who asks for one extent is told all",
+        "tests/test_block_status.py::"
+        "test_a_map_of_many_extents_takes_three_times_what_nbdkits_own_plugin_takes",
+        (("plugin/flashmirror.py", "one=bool(flags & nbdkit.FLAG_REQ_ONE)", "one=False"),),
+    ),
+    Fault(
+        "extents beyond the bound are not asked for again",
+        "tests/test_block_status.py::test_a_client_that_takes_all_extents_is_told_all",
+        (("mirror_core/exports.py", "rows.append((offset, step, hole))",
+          "rows.append((offset, count, hole))"),),
+    ),
+    Fault(
         "a site takes any version of TLS",
         "tests/test_network.py::test_an_old_version_of_tls_is_refused",
         (("mirror_core/gnutls.conf", "disabled-version = tls1.1\n", ""),),
