@@ -53,7 +53,7 @@ class SiteConfig:
     socket: Path  # where the device and the local control listen
     peer: Path | Remote  # the peer's socket, or where it is on the network
     state: Path
-    metrics: Tcp | None  # port 0: any that is free
+    metrics: Tcp | Path | None  # port 0: any that is free; a path: a Unix socket
     volumes: tuple[VolumeConfig, ...]
     interval: float = 0.0
     preserve: Literal["both", "first"] = "both"
@@ -345,14 +345,17 @@ class _Reader:
 
         return _PATHS.sub(absolute, text)
 
-    def _metrics(self) -> Tcp | None:
+    def _metrics(self) -> Tcp | Path | None:
         text = self.table.pop("metrics", None)
         if text is None:
             return None
+        if isinstance(text, str) and text.startswith("unix:") and text != "unix:":
+            return self.file("metrics", text.removeprefix("unix:"))
         address = Tcp.of(text, lowest=0) if isinstance(text, str) else None
         if not address:
             raise self.refuse(
-                "metrics", f"{short(text)} is not an address: write 127.0.0.1:9809, or [::1]:9809"
+                "metrics",
+                f"{short(text)} is not an address: write 127.0.0.1:9809, [::1]:9809 or unix:/path",
             )
         return address
 

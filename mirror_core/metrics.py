@@ -5,12 +5,17 @@ Read from the site at each scrape (a custom collector): no counter is kept twice
 
 from __future__ import annotations
 
+import contextlib
+import re
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
+from ipaddress import ip_address
 from socketserver import ThreadingMixIn
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
@@ -22,7 +27,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from mirror_core import sockets
+from mirror_core import limits, sockets
 from mirror_core import status as how
 from mirror_core.address import Tcp
 
@@ -191,23 +196,84 @@ class SiteCollector(Collector):
 
 class _Server(ThreadingMixIn, WSGIServer):
     """On a socket that listens already.  A thread for each request: nobody waits for a client that
-    is slow, at the end neither."""
+    is slow, at the end neither.  Anybody who reaches the port may connect: so there are
+    METRICS_CLIENTS at a time, and the oldest goes when another one comes, which takes no
+    descriptor from a device's client, a command or the peer, and writes nothing to the log."""
 
     daemon_threads = True
 
     def __init__(self, listening: socket.socket, app: WSGIApplication) -> None:
-        address = listening.getsockname()
+        self._lock = threading.Lock()
+        self._clients: dict[object, socket.socket] = {}  # by age.  Guard: `_lock`
+        name = listening.getsockname()
+        address = name[:2] if isinstance(name, tuple) else ("localhost", 0)
         super().__init__(address, _Silent, bind_and_activate=False)
         self.socket.close()
         self.socket, self.server_address = listening, address
-        self.server_name, self.server_port = address[:2]
+        self.server_name, self.server_port = address
         self.setup_environ()
         self.set_app(app)
 
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """OSError: none can be had, as without a descriptor; it is tried again."""
+        try:
+            client, address = self.socket.accept()
+            return client, address or ("", 0)  # of a Unix socket's client there is none
+        except OSError:
+            time.sleep(limits.METRICS_PAUSE_S)  # nothing tells when there is one
+            raise
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            self._clients[request] = request
+            oldest = None
+            if len(self._clients) > limits.METRICS_CLIENTS:
+                oldest = self._clients.pop(next(iter(self._clients)))
+        if oldest:
+            with contextlib.suppress(OSError):  # it has gone by itself
+                oldest.shutdown(socket.SHUT_RDWR)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._clients.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, *_: object) -> None:
+        """A client that is slow, or has gone, is no event."""
+
 
 class _Silent(WSGIRequestHandler):
+    timeout = limits.METRICS_PATIENCE_S  # of each read and write
+
     def log_message(self, *_: object) -> None:
         """The log is for what needs a person."""
+
+
+def _of_our_host(app: WSGIApplication, host: str) -> WSGIApplication:
+    """Refuses requests for a name that is not this machine's: a browser here that was led to a
+    page whose name means this port (DNS rebinding) would read it to the page."""
+
+    def guarded(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        asked = environ.get("HTTP_HOST")
+        if asked is None or _is_ours(asked, host):
+            return app(environ, start_response)
+        start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
+        return [f"this is not that host: ask {host}, or a number\n".encode()]
+
+    return guarded
+
+
+def _is_ours(asked: str, host: str) -> bool:
+    """`asked`: a Host header (RFC 9110); `host`: as configured."""
+    name = urlsplit(f"//{asked}").hostname if re.fullmatch(r"[\w.:\[\]-]{1,255}", asked) else None
+    if not name:
+        return False
+    with contextlib.suppress(ValueError):
+        ip_address(name)
+        return True
+    own = (host.lower(), "localhost", socket.gethostname().lower())
+    return name in own or name == socket.getfqdn().lower()
 
 
 class MetricsServer:
@@ -221,17 +287,23 @@ class MetricsServer:
 
     def start(self) -> None:
         """MirrorError: the address is taken or not ours."""
-        assert self._site.config.metrics
-        host = self._site.config.metrics.host
+        where = self._site.config.metrics
+        assert where
         registry = CollectorRegistry()
         registry.register(self.collector)
         app = make_wsgi_app(registry)
-        for listening in sockets.tcp([self._site.config.metrics], "metrics"):
+        if isinstance(where, Tcp):
+            app = _of_our_host(app, where.host)
+        for listening in sockets.for_metrics(self._site.config):
             server = _Server(listening, app)
             thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
             thread.start()
             self._serving.append((server, thread))
-            self.address = str(Tcp(host, server.server_port))
+            self.address = (
+                str(Tcp(where.host, server.server_port))
+                if isinstance(where, Tcp)
+                else f"unix:{where}"
+            )
 
     def stop(self) -> None:
         for server, _ in self._serving:

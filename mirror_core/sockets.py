@@ -28,20 +28,29 @@ def listen(site: SiteConfig) -> list[socket.socket]:
     """All that the site is to listen on; a stale Unix socket is replaced.  MirrorError."""
     with contextlib.ExitStack() as undo:
         made = [undo.enter_context(one) for one in tcp(site.tcp, "listen")]
-        _refuse_taken(site.socket)
-        site.socket.unlink(missing_ok=True)
-        made.append(_unix(site.socket))
+        made.append(_replace(site.socket, "listen"))
         undo.pop_all()
         return made
+
+
+def for_metrics(site: SiteConfig) -> list[socket.socket]:
+    """The same of the metrics.  MirrorError."""
+    if isinstance(site.metrics, Path):
+        return [_replace(site.metrics, "metrics")]
+    return tcp((site.metrics,), "metrics")
 
 
 def refuse(site: SiteConfig) -> None:
     """What `listen`, and the metrics of the site, would meet; nothing stays.  MirrorError."""
     with contextlib.ExitStack() as undo:
-        for addresses, setting in ((site.tcp, "listen"), ((site.metrics,), "metrics")):
-            for one in tcp(addresses, setting):
+        for one in tcp(site.tcp, "listen"):
+            undo.enter_context(one)
+        _refuse_taken(site.socket, "listen")
+        if isinstance(site.metrics, Path):
+            _refuse_taken(site.metrics, "metrics")
+        else:
+            for one in tcp((site.metrics,), "metrics"):
                 undo.enter_context(one)
-        _refuse_taken(site.socket)
 
 
 def tcp(addresses: Iterable[Tcp | None], setting: str) -> list[socket.socket]:
@@ -116,7 +125,13 @@ def _tcp(family: int, where: Any, *, only: bool) -> socket.socket:
     return one
 
 
-def _unix(path: Path) -> socket.socket:
+def _replace(path: Path, setting: str) -> socket.socket:
+    _refuse_taken(path, setting)
+    path.unlink(missing_ok=True)
+    return _unix(path, setting)
+
+
+def _unix(path: Path, setting: str) -> socket.socket:
     one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o177)  # from its first instant: its owner only
     try:
@@ -125,18 +140,18 @@ def _unix(path: Path) -> socket.socket:
     except OSError as error:
         one.close()
         raise MirrorError(
-            f"{path}: {error.strerror}: mend that, or change 'listen'", error.errno or 0
+            f"{path}: {error.strerror}: mend that, or change '{setting}'", error.errno or 0
         ) from error
     finally:
         os.umask(before)
     return one
 
 
-def _refuse_taken(path: Path) -> None:
+def _refuse_taken(path: Path, setting: str) -> None:
     """The place of the Unix socket is free, or a stale one's.  MirrorError."""
     try:
         if stat.S_ISSOCK(path.lstat().st_mode):
-            _refuse_live(path)
+            _refuse_live(path, setting)
         else:
             raise MirrorError(f"{path}: is in the way, and no socket: move it away")
     except FileNotFoundError:
@@ -144,7 +159,7 @@ def _refuse_taken(path: Path) -> None:
             raise MirrorError(f"{path.parent}: no such folder for the socket: make it") from None
 
 
-def _refuse_live(path: Path) -> None:
+def _refuse_live(path: Path, setting: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
@@ -155,4 +170,4 @@ def _refuse_live(path: Path) -> None:
             pass  # somebody listens, who is too busy to accept
         except OSError as error:
             raise MirrorError(f"{path}: {error.strerror}", error.errno or 0) from error
-    raise MirrorError(f"{path}: another process listens there: stop it, or change 'listen'")
+    raise MirrorError(f"{path}: another process listens there: stop it, or change '{setting}'")

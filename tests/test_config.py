@@ -187,7 +187,7 @@ REFUSED = [  # text, key, a part of what to do
     (GOOD.replace("west.sock", "east.sock") + VOLUME, "peer", "name the other site's"),
     (GOOD.replace('state = "state"', "") + VOLUME, "state", "add it"),
     (GOOD + 'metrics = "9809"\n' + VOLUME, "metrics", "write 127.0.0.1:9809"),
-    (GOOD + 'metrics = "::1:9809"\n' + VOLUME, "metrics", "or [::1]:9809"),
+    (GOOD + 'metrics = "::1:9809"\n' + VOLUME, "metrics", "or unix:/path"),
     (GOOD + "metrics = 9809\n" + VOLUME, "metrics", "write 127.0.0.1:9809"),
     (GOOD + "metrics = 0x" + "f" * 5000 + "\n" + VOLUME, "metrics", "write 127.0.0.1:9809"),
     (GOOD + 'metrics = "127.0.0.1:99999"\n' + VOLUME, "metrics", "write 127.0.0.1:9809"),

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import re
+import socket
+import stat
+import struct
 import time
 from pathlib import Path
 
+import direct
 import pytest
 from handmade import (
     Handmade,
     ServedDisk,
     SlowDisk,
+    edit,
     eventually,
+    flashmirror,
+    kill,
+    refused,
     scrape,
     state_of,
     until_state,
@@ -19,6 +29,8 @@ from handmade import (
 )
 from nbd_client import NbdError
 from pair import MakePair, Pair
+
+from mirror_core import limits
 
 GAUGES = (
     "info", "committed_sequence", "consistency_point_timestamp_seconds", "data_exposure_seconds",
@@ -193,3 +205,79 @@ def test_scrapes_do_not_disturb_and_do_not_grow(make_pair: MakePair) -> None:
         for i in range(100):
             client.write(i * BLOCK, b"x" * BLOCK)
             assert names(scrape(pair)) == first
+
+
+def get(port: int, host: str | None) -> int:
+    """The status of a scrape with this Host header."""
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as client:
+        client.putrequest("GET", "/metrics", skip_host=True)
+        if host is not None:
+            client.putheader("Host", host)
+        client.endheaders()
+        answer = client.getresponse()
+        answer.read()
+        return answer.status
+
+
+def test_a_crowd_at_the_port_of_the_metrics_shuts_out_nobody(make_pair: MakePair) -> None:
+    """Local users hold a thousand connections, say nothing, and break off: the site has few of
+    them at a time, scrapes, mirrors, answers commands, and writes nothing of it to the log."""
+    pair = make_pair("--size", "1M")
+    pair.start()
+    state = state_of(pair)
+    port, pid = int(state["metrics_address"].rpartition(":")[2]), state["pid"]
+    before = len(list(Path(f"/proc/{pid}/fd").iterdir())), len(pair.log("east"))
+    with contextlib.ExitStack() as crowd:
+        for number in range(1000):
+            one = crowd.enter_context(socket.create_connection(("127.0.0.1", port), 20))
+            if number % 2:
+                one.sendall(b"GET /metrics HTTP/1.1\r\nHost: ")
+            if number % 10 == 0:
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                one.close()
+        assert get(port, None) == 200
+        with pair.client() as client:
+            client.write(0, b"x" * 4096)
+        direct.sync(pair)
+        eventually(
+            lambda: (
+                len(list(Path(f"/proc/{pid}/fd").iterdir()))
+                <= before[0] + limits.METRICS_CLIENTS + 8
+            ),
+            "few descriptors",
+        )
+    assert len(pair.log("east")) <= before[1] + 200, pair.log("east")[before[1] :]
+
+
+def test_metrics_are_told_to_who_asks_for_this_machine(make_pair: MakePair) -> None:
+    """By number, by the name that is configured, or by the machine's own: not by a name that
+    somebody else lets mean this port."""
+    pair = make_pair("--size", "1M")
+    pair.start("east")
+    port = int(state_of(pair)["metrics_address"].rpartition(":")[2])
+    for host in (None, f"127.0.0.1:{port}", "[::1]:1", "localhost", socket.gethostname()):
+        assert get(port, host) == 200, host
+    for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "", "a b", "@x"):
+        assert get(port, host) == 403, host
+
+
+def test_metrics_on_a_unix_socket_are_for_its_owner(make_pair: MakePair) -> None:
+    """What a killed site has left there is replaced, and what another one listens on is not."""
+    pair = make_pair("--size", "1M")
+    path = pair.folder / "metrics.sock"
+    edit(pair, '"127.0.0.1:0"', f'"unix:{path}"')
+    pair.start("east")
+    assert state_of(pair)["metrics_address"] == f"unix:{path}"
+    kill(pair, "east")
+    pair.start("east")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        client.sendall(b"GET /metrics HTTP/1.0\r\nHost: any.name\r\n\r\n")
+        text = b"".join(iter(lambda: client.recv(1 << 16), b""))
+    assert b" 200 OK" in text and b"flashmirror_committed_sequence" in text
+    west = pair.toml("west")
+    west.write_text(west.read_text().replace('"127.0.0.1:0"', f'"unix:{path}"'))
+    words = f"{path}: another process listens there: stop it, or change 'metrics'"
+    assert words in flashmirror("check", str(west)).stdout
+    assert words in refused("start", str(west))

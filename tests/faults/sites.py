@@ -45,6 +45,22 @@ FAULTS = (
         (("mirror_core/stderr.py", " | os.O_NOFOLLOW | os.O_NONBLOCK", " | os.O_NOFOLLOW"),),
     ),
     Fault(
+        "the port of the metrics holds whoever connects",
+        "tests/test_metrics.py::test_a_crowd_at_the_port_of_the_metrics_shuts_out_nobody",
+        (("mirror_core/metrics.py", "if len(self._clients) > limits.METRICS_CLIENTS:",
+          "if False:"),),
+    ),
+    Fault(
+        "a client of the metrics that breaks off writes to the log",
+        "tests/test_metrics.py::test_a_crowd_at_the_port_of_the_metrics_shuts_out_nobody",
+        (("mirror_core/metrics.py", "def handle_error(self", "def handle_no_error(self"),),
+    ),
+    Fault(
+        "metrics are told to a page of any name",
+        "tests/test_metrics.py::test_metrics_are_told_to_who_asks_for_this_machine",
+        (("mirror_core/metrics.py", "if asked is None or _is_ours(asked, host):", "if True:"),),
+    ),
+    Fault(
         "a target has a session 0 before there is one",
         "tests/test_strangers.py::test_before_there_is_a_session_no_intermediate_opens",
         (("mirror_core/exports.py", "    if not opened or session !=", "    if session !="),),
@@ -906,8 +922,8 @@ FAULTS = (
     Fault(
         "the address of the metrics has no brackets",
         "tests/test_accepted.py::test_the_address_of_the_metrics_makes_a_url",
-        (("mirror_core/metrics.py", "str(Tcp(host, server.server_port))",
-          "f\"{host}:{server.server_port}\""),),
+        (("mirror_core/metrics.py", "str(Tcp(where.host, server.server_port))",
+          "f\"{where.host}:{server.server_port}\""),),
     ),
     Fault(
         "what stands behind the key in its line is taken for nothing",
