@@ -265,11 +265,15 @@ def _whole(run: Run, member: Member) -> bool:
 
 
 def sums_of(volume: native.Volume, asked: protocol.Compare) -> list[bytes]:
-    """The source's checksums, a piece each.  ValueError: no such blocks."""
+    """The source's checksums, a piece each.  ValueError: no such blocks, or more than a source asks
+    for at a time, as the same ones again and again."""
     unit = unit_of(volume)
     inside = all(0 < count <= volume.blocks - first for first, count in asked.runs)
-    if not inside or sum(-(-n // unit) for _, n in asked.runs) * SUM_BYTES != len(asked.sums):
+    pieces = sum(-(-n // unit) for _, n in asked.runs)
+    if not inside or pieces * SUM_BYTES != len(asked.sums):
         raise ValueError("checksums of other blocks")
+    if pieces > 1 and sum(n for _, n in asked.runs) * volume.block_size > limits.COMPARE_BYTES:
+        raise ValueError(f"more than {limits.COMPARE_BYTES} bytes to compare at a time")
     return [asked.sums[at : at + SUM_BYTES] for at in range(0, len(asked.sums), SUM_BYTES)]
 
 

@@ -21,7 +21,7 @@ from mirror_core.errors import short
 T = TypeVar("T")
 Record = dict[str, Any]
 NUMBERS = 1 << 63  # a number is below
-_LAST_SECOND = 253402300799  # of the year 9999, Unix: no calendar has a name for a later one
+_LAST_SECOND = 253402128000  # 9999-12-30, Unix: in no time zone has it a name that a date cannot
 
 
 class Unfit(ValueError):

@@ -126,6 +126,9 @@ def _tcp(family: int, where: Any, *, only: bool) -> socket.socket:
 
 
 def _replace(path: Path, setting: str) -> socket.socket:
+    """With its folder, which is gone from /run after each boot: for its owner only."""
+    with contextlib.suppress(OSError):  # then it is refused below
+        path.parent.mkdir(mode=0o700)
     _refuse_taken(path, setting)
     path.unlink(missing_ok=True)
     return _unix(path, setting)
@@ -155,7 +158,7 @@ def _refuse_taken(path: Path, setting: str) -> None:
         else:
             raise MirrorError(f"{path}: is in the way, and no socket: move it away")
     except FileNotFoundError:
-        if not path.parent.is_dir():
+        if not path.parent.parent.is_dir() or (path.parent.exists() and not path.parent.is_dir()):
             raise MirrorError(f"{path.parent}: no such folder for the socket: make it") from None
 
 

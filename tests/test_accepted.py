@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import socket
+import stat
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -100,6 +101,20 @@ def test_metrics_of_every_number_are_of_ipv4_s_too(make_pair: MakePair) -> None:
     port = state_of(pair)["metrics_address"].rpartition(":")[2]
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         assert b"flashmirror_" in answer.read()
+
+
+def test_the_folder_of_a_socket_is_made(make_pair: MakePair) -> None:
+    """For its owner only: what is below /run, as in the configuration of README.md, is gone after
+    each boot."""
+    pair = make_pair("--size", "1M")
+    folder = pair.folder / "run"
+    edit(pair, f"unix:{pair.folder}/east.sock", f"unix:{folder}/east.sock")
+    assert "ok      listen" in flashmirror("check", east(pair)).stdout
+    assert not folder.exists()
+    pair.start("east")
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    with pair.client() as client:
+        client.write(0, b"1")
 
 
 def test_metrics_of_a_name_of_every_number_of_both_kinds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,8 +119,8 @@ DAMAGES: dict[str, tuple[Damage, str, str]] = {  # what is done; the line's part
     "blanked store": (blank, "disk.img: its content changed", "put the right one back"),
     "something in the socket's place": (in_the_way, "east.sock", "move it away"),
     "no folder for the socket": (
-        lambda p: edit(p, "/east.sock", "/no/east.sock"),
-        "/no: no such folder",
+        lambda p: edit(p, "/east.sock", "/no/such/east.sock"),
+        "/no/such: no such folder",
         "make it",
     ),
 }

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import direct
 import pytest
-from handmade import scrape, value
+from handmade import Handmade, scrape, value
 from pair import MakePair, Pair
 from pyroaring import BitMap64
 from test_link import kill, lose_power
 
 from mirror_core import compare, flashcopy, limits, native
 from mirror_core.errors import PeerError
-from mirror_core.protocol import Compare, record_of
+from mirror_core.protocol import Compare, Record, record_of
 
 MIB = 1 << 20
 SIZE = 64 * MIB
@@ -221,3 +221,24 @@ def test_a_comparison_that_comes_late_is_refused(make_pair: MakePair) -> None:
     with pytest.raises(PeerError, match="asked too late"):
         direct.ask(pair, late, "west")
     assert direct.ask(pair, timely, "west")["equal"] == "1"
+
+
+def test_a_comparison_is_bounded_in_bytes(handmade: Handmade) -> None:
+    """A peer that asks for the same blocks again and again is refused before anything is read; one
+    piece may be as large as it is."""
+    handmade.more = 'block_size = "64K"\n'
+    handmade.create()
+    handmade.start()
+    direct.sync(handmade)
+    direct.stop(handmade, "east")
+    committed = direct.status(handmade, "west")["committed"]["sequence"]
+    direct.ask(handmade, direct.hello(handmade, 5), "west")
+
+    def asked(runs: int) -> Record:
+        sums = bytes(compare.SUM_BYTES * 2 * runs)
+        return record_of(Compare(5, committed + 1, "disk", ((0, 2),) * runs, sums))
+
+    most = limits.COMPARE_BYTES // (2 << 16)
+    assert direct.ask(handmade, asked(most), "west")["equal"]
+    with pytest.raises(PeerError, match="more than 16777216 bytes"):
+        direct.ask(handmade, asked(most + 1), "west")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mirror_core import fields
 from mirror_core.errors import ConfigError
-from mirror_core.units import format_size, parse_duration, parse_size
+from mirror_core.units import format_size, format_time, parse_duration, parse_size
+
+LAST = fields._LAST_SECOND
 
 
 @pytest.mark.parametrize(
@@ -85,3 +89,19 @@ def test_no_text_makes_the_parsers_fail_otherwise(text: str) -> None:
 def test_sizes_are_shown_in_the_largest_unit_that_fits(count: int, text: str) -> None:
     """1536 bytes are shown as 1.5 KiB."""
     assert format_size(count) == text
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Pacific/Kiritimati", "Etc/GMT+12"])
+def test_the_last_moment_that_a_record_may_hold_has_a_name(
+    monkeypatch: pytest.MonkeyPatch, zone: str
+) -> None:
+    """In each time zone, or a command would fail after it has done what it was asked for."""
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        assert format_time(fields.take({"point": LAST}, "point", fields.SECONDS))[:4] == "9999"
+        with pytest.raises(fields.Unfit):
+            fields.take({"point": LAST + 1}, "point", fields.SECONDS)
+    finally:
+        monkeypatch.undo()
+        time.tzset()

@@ -45,6 +45,22 @@ FAULTS = (
         (("mirror_core/stderr.py", " | os.O_NOFOLLOW | os.O_NONBLOCK", " | os.O_NOFOLLOW"),),
     ),
     Fault(
+        "the folder of a socket is to be made by hand",
+        "tests/test_accepted.py::test_the_folder_of_a_socket_is_made",
+        (("mirror_core/sockets.py", "        path.parent.mkdir(mode=0o700)\n", "        pass\n"),),
+    ),
+    Fault(
+        "a peer may have the same blocks compared without end",
+        "tests/test_compare.py::test_a_comparison_is_bounded_in_bytes",
+        (("mirror_core/compare.py", "    if pieces > 1 and sum(n for _, n in asked.runs)",
+          "    if False and sum(n for _, n in asked.runs)"),),
+    ),
+    Fault(
+        "a peer's moment may be one that has no name in a time zone",
+        "tests/test_units.py::test_the_last_moment_that_a_record_may_hold_has_a_name",
+        (("mirror_core/fields.py", "_LAST_SECOND = 253402128000", "_LAST_SECOND = 253402300799"),),
+    ),
+    Fault(
         "the port of the metrics holds whoever connects",
         "tests/test_metrics.py::test_a_crowd_at_the_port_of_the_metrics_shuts_out_nobody",
         (("mirror_core/metrics.py", "if len(self._clients) > limits.METRICS_CLIENTS:",
