@@ -456,7 +456,7 @@ class Site:
             doubtful_before=before,
         )  # fmt: skip
         self._maps.remove(self.book.current.site, but=self._run)
-        self._remove_files_that_mean_nothing()
+        self._remove_files_that_mean_nothing(others=True)
         self._maps_count = True
         self.servers.start(self.journal)
         self._undo.callback(self._end_looking, limits.JOIN_S)  # if the control does not start
@@ -506,16 +506,19 @@ class Site:
         if not ours:
             self.book.update(seeded=True, doubtful_data=before)
 
-    def _remove_files_that_mean_nothing(self) -> None:
-        """Of all runs but the one that the ledger names: of those before, and of this one if its
-        start was refused.  What is not named by a run is somebody's."""
+    def _remove_files_that_mean_nothing(self, *, others: bool = False) -> None:
+        """Of this run, if its start was refused, and what is written only in part.  `others`: and
+        of all other runs, once a ledger of this one stands; a start that is refused does not know
+        whether the ledger that it has found is the one that belongs here.  What is not named by a
+        run is somebody's."""
         book = self.book.current
         kinds = {hardlog.KIND, written.KIND, *(f"{v.name}.intent" for v in book.volumes)}
         with contextlib.suppress(OSError):
             for name in self.platform.names(self.config.state):
                 kind, _, run = name.removesuffix(durable.FRESH).rpartition(".")
                 ours = kind in kinds and TOKEN.fullmatch(run)
-                if ours and (run != book.run or name.endswith(durable.FRESH)):
+                gone = run != book.run and (others or run == self._run)
+                if ours and (gone or name.endswith(durable.FRESH)):
                     durable.remove(self.config.state / name, self.platform)
 
     def ending(self) -> None:

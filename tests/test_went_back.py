@@ -165,6 +165,26 @@ def test_an_older_ledger_put_back_alone_is_no_image(pair: Pair) -> None:
         pair.run("start", str(pair.toml("west")))
 
 
+def test_a_newer_ledger_put_back_after_a_refused_start_has_its_image(pair: Pair) -> None:
+    """The start with an older one has changed nothing: not the logs of the run that it does not
+    name."""
+    direct.stop(pair, "west")
+    ledger = state_of(pair, "west") / "ledger"
+    older = ledger.read_bytes()
+    pair.start("west")
+    write(pair, b"later")
+    for site in ("east", "west"):
+        kill(pair, site)
+    newer = ledger.read_bytes()
+    ledger.write_bytes(older)
+    with pytest.raises(CommandFailed, match="its content changed while the site was stopped"):
+        pair.run("start", str(pair.toml("west")))
+    ledger.write_bytes(newer)
+    pair.start("west")
+    pair.run("promote", "--force", str(pair.toml("west")))
+    assert images(pair, "west")[0].read_bytes().startswith(b"later of block 0")
+
+
 def test_a_refused_target_that_is_away_holds_no_more_than_before(pair: Pair) -> None:
     """Who does not answer any more has not got back what it had lost: something is exposed."""
     with put_back(pair, "west", "state and stores", killed=False):
