@@ -14,7 +14,9 @@ What docs/recovery.md lists as not noticed (`_unnoticed`) is not left to the sit
 put it back says so at once, by `adopt` or `resync --full`, as if it had been noticed.  A target
 whose parts are of two moments holds a mixture: its image is not judged until the next commit.
 
-Left out: a copy from before a change of role; a copy of some files of a state folder.
+Single files of a state folder that are lost, or older than those beside them: files.py.
+
+Left out: a copy from before a change of role.
 """
 
 from __future__ import annotations
@@ -90,7 +92,7 @@ def _seen_by_fingerprint(before: bytes, after: bytes) -> bool:
     return any(before[i : i + SECTOR] != after[i : i + SECTOR] for i in at)
 
 
-def _noticed(book: ledger.Ledger, part: str, before: Image, after: Image) -> list[bool]:
+def is_noticed(book: ledger.Ledger, part: str, before: Image, after: Image) -> list[bool]:
     """Of each volume whose store differs, whether a start looks there.  A run that met a loss
     leaves no fingerprint of that store."""
     return [
@@ -114,19 +116,19 @@ class Copies:
         machine = self.trouble.source() if self.random.random() < 0.5 else self.trouble.target()
         kept: Copy | None = None
         for number in range(1 + twice):
-            if machine is None or not self._is_whole(machine):
+            if machine is None or not self.is_whole(machine):
                 return
             old = kept if self.random.random() < 0.5 else None
-            kept = copy = old or self._take(machine)
-            if not self._run_on(machine, copy) or not self._is_down(machine):
+            kept = copy = old or self.take_one(machine)
+            if not self.run_on(machine, copy) or not self.goes_down(machine):
                 return
-            if not self._is_of(machine, copy):
+            if not self.is_of(machine, copy):
                 return
             self._goes_back(machine, copy)
             if number:
                 self.world.reach("went back twice")
             self.world.boot_all()
-            self._look_on(machine)
+            self.look_on(machine)
 
     def _goes_back(self, machine: Machine, copy: Copy) -> None:
         role = copy.book.role
@@ -150,12 +152,16 @@ class Copies:
     ) -> None:
         """What is not noticed, a person says: all of the data is to be compared."""
         if "state" in parts and "data" not in parts:
-            machine.is_mixed = not self._has_maps(machine, copy.book)
+            machine.is_mixed = not self.has_maps(machine, copy.book)
             before = copy.images["data"]
         if not self._is_unnoticed(machine, copy, parts, before):
             return
         self.world.reach("went back, and is not noticed")
         self.world.scheduler.trace("*** which is not noticed: a person adopts the data")
+        self.adopts(machine)
+
+    def adopts(self, machine: Machine) -> None:
+        """All of its data is to be compared."""
         machine.adopt(*(word for volume in machine.sizes for word in (volume, "data")))
         self.trouble.until(lambda: machine.life is None, 300, 5)
         machine.is_mixed = False
@@ -169,17 +175,17 @@ class Copies:
         if "data" not in parts and "state" not in parts:
             return False  # an intermediate
         if book.clean:
-            return not all(_noticed(book, "data", before, data))  # each is adopted by itself
+            return not all(is_noticed(book, "data", before, data))  # each is adopted by itself
         if "state" not in parts:
             return before != data
-        return not self._has_maps(machine, book) and self._holds(book)
+        return not self.has_maps(machine, book) and self.holds(book)
 
     @staticmethod
-    def _has_maps(machine: Machine, book: ledger.Ledger) -> bool:
+    def has_maps(machine: Machine, book: ledger.Ledger) -> bool:
         kept = machine.maps.get(book.run)
         return kept is not None and kept.sequence >= book.committed
 
-    def _holds(self, book: ledger.Ledger) -> bool:
+    def holds(self, book: ledger.Ledger) -> bool:
         """Whether the target's image may be one that this source knows, or become it: a commit
         that the killed source has asked for may be on its way."""
         peer = self.world.west if book.name == self.world.east.site else self.world.east
@@ -207,7 +213,7 @@ class Copies:
             return
         machine.unjudged = _committed(book)
         if book.clean and any(
-            any(_noticed(book, part, before[part], machine.images(part))) for part in parts
+            any(is_noticed(book, part, before[part], machine.images(part))) for part in parts
         ):
             return
         self.world.reach("went back, and is not noticed")
@@ -221,10 +227,10 @@ class Copies:
         """A copy lives beside the machine for a while; one of the two goes on."""
         is_source = self.random.random() < 0.5
         machine = self.trouble.source() if is_source else self.trouble.target()
-        if machine is None or not self._is_whole(machine) or self.world.clones:
+        if machine is None or not self.is_whole(machine) or self.world.clones:
             return
-        copy = self._take(machine)
-        if not self._run_on(machine, copy):
+        copy = self.take_one(machine)
+        if not self.run_on(machine, copy):
             return
         self.world.reach(f"two copies of a {copy.book.role}")
         self.world.history(copy.book.lineage).forked = True
@@ -249,7 +255,7 @@ class Copies:
                                  keep=self.random.choice((0.0, 0.5, 1.0)))  # fmt: skip
             self.world.boot_all()
         self._end_of_one(machine, one)
-        self._look_on(one)
+        self.look_on(one)
 
     def _lead_to(self, one: Machine) -> None:
         """The link leads to this copy of a target, which may hold less than was committed."""
@@ -289,7 +295,7 @@ class Copies:
 
     # ---- how they come to it
 
-    def _is_whole(self, machine: Machine) -> bool:
+    def is_whole(self, machine: Machine) -> bool:
         """It has not changed its role, nor is about to, and is of one moment."""
         history, life = machine.follows, machine.life
         if not (life and life.up) or life.stopping or machine.is_mixed:
@@ -300,7 +306,7 @@ class Copies:
             return False
         return machine.content is not None or bool(history and history.end is None)
 
-    def _take(self, machine: Machine) -> Copy:
+    def take_one(self, machine: Machine) -> Copy:
         """At a moment of one's choice."""
         moment, until = self.random.random(), self.trouble.until
         if moment < 0.15:
@@ -323,12 +329,12 @@ class Copies:
         return copy
 
     @staticmethod
-    def _is_of(machine: Machine, copy: Copy) -> bool:
+    def is_of(machine: Machine, copy: Copy) -> bool:
         """The machine has not changed its role or its history since."""
         book = machine.book_on_disk(machine.fs)
         return (book.role, book.lineage) == (copy.book.role, copy.book.lineage)
 
-    def _run_on(self, machine: Machine, copy: Copy) -> bool:
+    def run_on(self, machine: Machine, copy: Copy) -> bool:
         """For some commits, or a while without one; whether its role is still the same."""
         count = self.random.choice((0, 0, 1, 1, 2, 3))
         if count:
@@ -338,9 +344,9 @@ class Copies:
             self.world.turns(self.random.randrange(80))
         if machine.life and machine.life.refused:
             return False
-        if not self._is_of(machine, copy):
+        if not self.is_of(machine, copy):
             return False
-        return machine.life is None or self._is_whole(machine)
+        return machine.life is None or self.is_whole(machine)
 
     def _commits(self, count: int) -> bool:
         driver = self.trouble.driver()
@@ -349,7 +355,7 @@ class Copies:
         wanted = driver.committed + count
         return self.trouble.until(lambda: driver.committed >= wanted, 400, 2)
 
-    def _is_down(self, machine: Machine) -> bool:
+    def goes_down(self, machine: Machine) -> bool:
         if machine.life and machine.life.up and self.random.random() < 0.4:
             self.trouble.stop(machine)
         elif machine.life:
@@ -357,7 +363,7 @@ class Copies:
             self.world.crash(machine, power=power, keep=self.random.choice((0.0, 0.5, 1.0)))
         return machine.life is None
 
-    def _look_on(self, machine: Machine) -> None:
+    def look_on(self, machine: Machine) -> None:
         """Until something has come of it; a person is not always at once there."""
         driver = self.trouble.driver()
         before = driver.committed if driver else 0

@@ -3,9 +3,10 @@
     rejoin   an old source, whose target was promoted, takes the new history
     adopt    a store that is not as the site left it is the right one all the same
     resync   a target takes what the source holds now, because one of the two went back
+    mend     a file of the state folder that is gone, or older, is put back, or its image given up
 
-The last two only in a world in which somebody put something back, or copied it, or in which a
-seed lost something before the site that found out could know the store: otherwise the site that
+`adopt` and `resync` only in a world in which somebody put something back, or copied it, or in which
+a seed lost something before the site that found out could know the store: otherwise the site that
 needs them never becomes equal to the other, which is a violation.
 """
 
@@ -81,6 +82,31 @@ def give_up(world: World, machine: Machine) -> None:
     assert machine.follows
     machine.follows.give_up()
     machine.resync()
+
+
+def mend(world: World, machine: Machine) -> bool:
+    """It does not start because a file of its state folder is gone, or is an older one.  What stood
+    there counts as before: a start that is refused has changed nothing."""
+    life, stood = machine.life, machine.stood
+    if not (life and life.refused and stood):
+        return False
+    rng, reason = world.scheduler.random, str(life.refused)
+    asked = re.search(r"put it back|put back what|Put back what|'flashmirror adopt", reason)
+    if not asked or (asked[0].startswith("'") and rng.random() < 0.5):
+        return False
+    world.scheduler.trace(f"*** a person reads: {reason}")
+    world.crash(machine, power=False, keep=0.0)
+    if "give up the image" in reason and rng.random() < 0.6:
+        world.reach("an image is given up for a file")
+        give_up(world, machine)
+        return True
+    world.reach("a file is put back after a refusal")
+    machine.stood = None
+    for name, data in stood.files.items():
+        machine.fs.put(name, data)
+    stood.as_before()
+    world.judge(machine)
+    return True
 
 
 def adopt(world: World, machine: Machine) -> bool:

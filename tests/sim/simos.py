@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -103,8 +103,14 @@ class SimFs:
 
     def put(self, name: str, data: bytes) -> None:
         """A file that stands there, safely."""
+        self.sync_names()
         inode = self.names[name] = self.safe_names[name] = Inode()
         inode.now[:] = inode.safe = data
+
+    def remove(self, name: str) -> None:
+        """It is gone, whatever the power does."""
+        self.sync_names()
+        del self.names[name], self.safe_names[name]
 
     def rename(self, change: Callable[[dict[str, Inode]], None]) -> None:
         change(self.names)
@@ -424,12 +430,14 @@ class SimPlatform(Platform):
 
 
 class Reader(Platform):
-    """The oracle's: it reads what a power loss would leave."""
+    """The oracle's: it reads what a power loss would leave; of what is gone, `gone`."""
 
-    def __init__(self, fs: SimFs) -> None:
-        self._fs = fs
+    def __init__(self, fs: SimFs, gone: Mapping[str, bytes]) -> None:
+        self._fs, self._gone = fs, gone
 
     def read(self, path: Path) -> bytes:
+        if path.name in self._gone and path.name not in self._fs.names:
+            return self._gone[path.name]
         return self._fs.read(path.name)
 
 

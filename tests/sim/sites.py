@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ from mirror_core import (
     stores,
     target,
 )
-from mirror_core.errors import MirrorError, StoreError
+from mirror_core.errors import LedgerError, MirrorError, StoreError
 from mirror_core.identity import Identity
 from sim import simos
 from sim.content import Content
@@ -50,7 +50,7 @@ REGION = 1024  # of the intent log, bytes: a few blocks, so that there are sever
 
 
 @functools.lru_cache(64)
-def _load(data: bytes) -> ledger.Ledger:
+def load(data: bytes) -> ledger.Ledger:
     """The oracle's: it finds the same ledger again and again."""
     return ledger.decode(data, "ledger")
 
@@ -106,6 +106,14 @@ class KeptMaps:
     commit: bytes
     sequence: int  # of it
     runs: dict[str, list[tuple[int, int]]]  # by volume
+
+
+@dataclass(frozen=True)
+class Stood:
+    """Files of a state folder that are gone, or older ones stand there (files.py)."""
+
+    files: Mapping[str, bytes]  # what stood there
+    as_before: Callable[[], None]  # the oracle is told that it is put back
 
 
 class Incarnation(Life):
@@ -169,6 +177,7 @@ class Machine:
         self.lost_seed = False  # a flush of it failed before the site had ever started
         self.is_mixed = False  # its state went back without its data, and it does not know
         self.unjudged = NO_POINT  # an image that is a mixture, and known to be (copies.py)
+        self.stood: Stood | None = None  # what a person can put back, while it has not been up
         # Not 0: its disks, and its state folder's, are one, which loses as one.
         self.below = _DISKS[name] if world.shape.one_disk else 0
         for volume, size in volumes.items():
@@ -315,7 +324,7 @@ class Machine:
 
     def is_up(self, life: Incarnation) -> None:
         """Its control thread has begun."""
-        life.up = True
+        life.up, self.stood = True, None
         current().trace("is up")
         self.world.started(self, life)
 
@@ -361,7 +370,7 @@ class Machine:
                 self.config_for(), force=True, platform=simos.SimPlatform(self, life)
             )
             current().trace("gives up its history")
-            life.dead, self.life = True, None
+            life.dead, self.life, self.stood = True, None, None
 
         self._begin("resync", work)
 
@@ -376,6 +385,7 @@ class Machine:
                     open_store=functools.partial(self._open_store, life),
                 )  # fmt: skip
                 current().trace(f"adopts {volume} {part}: {look.effect}")
+                self.stood = None
             life.dead, self.life = True, None
 
         self._begin("adopt", work)
@@ -446,9 +456,16 @@ class Machine:
         return (book.committed, book.committed_token) == self.unjudged
 
     def book_on_disk(self, fs: simos.SimFs) -> ledger.Ledger:
-        """What a boot now would find.  LedgerError."""
-        book = _load(fs.read("ledger"))
+        """What a boot now would find; of files that are lost, once they are put back.
+        LedgerError."""
+        reader = simos.Reader(fs, self.stood.files if self.stood else {})
+        book = load(reader.read(_PATHS["state"] / "ledger"))
         if book.role != "target" or book.clean:
             return book
-        with stalls.none():
-            return hardlog.recover(_PATHS["state"], book, simos.Reader(fs))
+        try:
+            with stalls.none():
+                return hardlog.recover(_PATHS["state"], book, reader)
+        except LedgerError:
+            if (book.committed, book.committed_token) != self.unjudged:
+                raise
+            return book  # an older one, whose log is gone

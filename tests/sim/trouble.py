@@ -20,6 +20,7 @@ from mirror_core import limits, native
 from sim import clients, person, simos
 from sim.copies import Copies
 from sim.core import lib
+from sim.files import FilesOfState
 from sim.sched import NS
 from sim.sites import PARTS, Machine
 
@@ -40,12 +41,14 @@ class Trouble:
     def __init__(self, world: World) -> None:
         self.world, self.random = world, world.random
         of_copies = Copies(self)
+        of_files = FilesOfState(self, of_copies)
         self.acts: list[tuple[int, Callable[[], None]]] = [  # with weights
             (3, self._run_on), (3, self._at_random), (4, self._command),
             (3, self._crash_owing), (3, self._stop_owing), (3, self._crash_parted),
             (2, self._at_commit), (4, self._link), (2, self._promote), (2, self._resync),
             (2, self._slow), (3, self._drain), (1, self._pause), (4, self._waits),
             (2, self._failback), (7, of_copies.goes_back), (2, of_copies.clone),
+            (4, of_files.lost_files), (7, of_files.old_files),
         ]  # fmt: skip
         if world.disk_errors:
             self.acts += [
@@ -162,7 +165,7 @@ class Trouble:
             self.world.reach("power loss after an orderly stop")
             self.world.crash(machine, power=True, keep=self.random.choice(KEEP))
 
-    def _fail(self, machine: Machine, disk: Any, kinds: int, count: int, code: int = 0) -> None:
+    def fail(self, machine: Machine, disk: Any, kinds: int, count: int, code: int = 0) -> None:
         code = code or self.random.choice((errno.EIO, errno.ENOSPC))
         self.world.counts["disk errors"] += 1
         self.world.scheduler.trace(f"*** a disk of {machine.name} fails")
@@ -231,7 +234,7 @@ class Trouble:
         machine = self.source()
         if machine and self.world.disk_errors and self.random.random() < 0.4:
             disk = machine.disks[self.random.choice(list(machine.sizes)), "intermediate"]
-            self._fail(machine, disk, 15, self.random.randrange(1, 4))
+            self.fail(machine, disk, 15, self.random.randrange(1, 4))
         elif self.random.random() < 0.6:
             self._strike(self.random.choice((machine, self.target())))
         self.world.turns(self.random.randrange(60))
@@ -282,7 +285,7 @@ class Trouble:
             self.until(self.owes)
         if self.world.disk_errors and self.random.random() < 0.4:
             disk = self.random.choice(list(machine.disks.values()))
-            self._fail(machine, disk, self.random.choice((FLUSHES, 15)), 1)
+            self.fail(machine, disk, self.random.choice((FLUSHES, 15)), 1)
         self.world.reach("promotion begun under fault")
         clients.promote(self.world, life, force=self.random.random() < 0.8)
         self.world.turns(self.random.randrange(80))
@@ -420,7 +423,7 @@ class Trouble:
         byte_ns = rng.choice((0, 0, 1_000, 20_000))
         machine.was_slow |= byte_ns > 0
         for disk in disks:
-            self._fail(machine, disk, FLUSHES, 1)
+            self.fail(machine, disk, FLUSHES, 1)
             if self.world.shape.later:
                 lib.sim_disk_lose(disk, lib.SIM_LOSE_LATER)
             lib.sim_disk_slow(disk, 0, byte_ns)
@@ -430,9 +433,9 @@ class Trouble:
             self.world.turns(rng.randrange(12))
             if rng.random() < 0.8:
                 disk = machine.disks[rng.choice([*machine.sizes]), "intermediate"]
-                self._fail(machine, disk, 14, rng.choice((1, 2, 2, 20)))
+                self.fail(machine, disk, 14, rng.choice((1, 2, 2, 20)))
             else:
-                self._fail(machine, rng.choice(disks), 1 << lib.FM_READ, 1)
+                self.fail(machine, rng.choice(disks), 1 << lib.FM_READ, 1)
             self.world.turns(rng.randrange(30))
             if rng.random() < 0.3:
                 self._strike(machine, stop=0.7)
@@ -455,7 +458,7 @@ class Trouble:
             code = self.random.choice((errno.EIO, errno.ECONNRESET))
             for disk in machine.disks.values():
                 count = self.random.choice((1, 1, 2, 5))
-                self._fail(machine, disk, 1 << lib.FM_READ, count, code)
+                self.fail(machine, disk, 1 << lib.FM_READ, count, code)
             self._until_reached("failed compare", "compared what cannot be read", turns=100)
             self.world.turns(self.random.randrange(30))
             if self.random.random() < 0.4:
@@ -465,7 +468,7 @@ class Trouble:
         disks = [machine.disks[volume, "intermediate"] for volume in machine.sizes]
         self.until(self.phase("copy"), 300)
         for disk in disks:
-            self._fail(machine, disk, FLUSHES, 1)
+            self.fail(machine, disk, FLUSHES, 1)
             lib.sim_disk_lose(disk, lib.SIM_LOSE_LATER)
         self.until(lambda: any(lib.sim_disk_failing(disk) == 0 for disk in disks), 300)
 
@@ -484,7 +487,7 @@ class Trouble:
         if not machine:
             return
         disk = machine.disks[self.random.choice(list(machine.sizes)), "data"]
-        self._fail(machine, disk, FLUSHES, 1)
+        self.fail(machine, disk, FLUSHES, 1)
         self._until_reached(_FAILED_STEP)
         self.world.turns(self.random.choice((0, 0, 1, 3)))
         life, chance = machine.life, self.random.random()
@@ -497,7 +500,7 @@ class Trouble:
         """Any flush fails and loses; then anything."""
         machine = self.random.choice(self._machines())
         disk = self.random.choice(machine.all_disks())
-        self._fail(machine, disk, FLUSHES, self.random.choice((1, 1, 2, 3)))
+        self.fail(machine, disk, FLUSHES, self.random.choice((1, 1, 2, 3)))
         if machine.life and self.random.random() < 0.3:
             self.stop(machine)
             return
@@ -548,7 +551,7 @@ class Trouble:
         machine.fs.failing_code = errno.ENOSPC
         logs = machine.all_disks()[len(machine.disks) :]
         if logs and self.random.random() < 0.6:
-            self._fail(machine, self.random.choice(logs), 14, self.random.randrange(1, 4))
+            self.fail(machine, self.random.choice(logs), 14, self.random.randrange(1, 4))
         self._until_reached("failed record of written", "failed cooling", "failed ledger save")
         self.world.turns(self.random.randrange(20))
         if self.random.random() < 0.6:
@@ -589,7 +592,7 @@ class Trouble:
             return
         machine = self.source() or machine
         for log in machine.all_disks()[len(machine.disks) :]:
-            self._fail(machine, log, 14, self.random.randrange(1, 3))
+            self.fail(machine, log, 14, self.random.randrange(1, 3))
         self._until_reached("failed cooling", turns=150)
         self.world.turns(self.random.randrange(20))
         if self.random.random() < 0.6:
@@ -633,14 +636,14 @@ class Trouble:
             self.until(self.phase("copy"))
         part = self.random.choice(("data", "data", "intermediate"))
         for volume in machine.sizes:
-            self._fail(machine, machine.disks[volume, part], FLUSHES, 1)
+            self.fail(machine, machine.disks[volume, part], FLUSHES, 1)
         self.stop(machine)
 
     def _disk(self) -> None:
         machine = self.random.choice(self._machines())
         disk = self.random.choice(machine.all_disks())
         kinds = self.random.randrange(1, 16)
-        self._fail(machine, disk, kinds, self.random.choice((1, 1, 2, 3, 1 << 20)))
+        self.fail(machine, disk, kinds, self.random.choice((1, 1, 2, 3, 1 << 20)))
         self.world.turns(self.random.randrange(150))
         if self.random.random() < 0.5:
             self._strike(machine)
@@ -659,7 +662,7 @@ class Trouble:
             return
         machine = self.source() or machine
         disk = machine.disks[self.random.choice(list(machine.sizes)), "intermediate"]
-        self._fail(machine, disk, 14, self.random.randrange(1, 3))
+        self.fail(machine, disk, 14, self.random.randrange(1, 3))
         self.world.turns(self.random.choice((0, 0, 1, 3)))
         self._link_goes()
         self.world.turns(self.random.randrange(150))

@@ -341,8 +341,11 @@ class World:
     def look_at(self, machine: Machine) -> None:
         """What if it were killed at this instant?"""
         if machine.life and not machine.life.dead:
-            self._judge(machine, machine.fs, machine.images("data"),
-                        machine.images("intermediate"), power=False)  # fmt: skip
+            self.judge(machine)
+
+    def judge(self, machine: Machine) -> None:
+        self._judge(machine, machine.fs, machine.images("data"),
+                    machine.images("intermediate"), power=False)  # fmt: skip
 
     def probe(self) -> None:
         """What if the target's power went at this instant?  And the source's?"""
@@ -484,11 +487,13 @@ class World:
     def boot_all(self, chance: float = 1.0) -> None:
         for machine in self.machines:
             if machine.life and machine.life.refused:
-                if person.adopt(self, machine):
-                    continue
-                if not self.disk_errors:
-                    raise Violation(f"{machine.name} does not start: {machine.life.refused}")
-                self.crash(machine, power=False, keep=0.0)
+                refused = machine.life.refused
+                if not person.mend(self, machine):
+                    if person.adopt(self, machine):
+                        continue
+                    if not self.disk_errors:
+                        raise Violation(f"{machine.name} does not start: {refused}")
+                    self.crash(machine, power=False, keep=0.0)
             elif self._is_broken(machine.life):
                 tells.check(self, machine)
                 self.judge_waits(machine)
