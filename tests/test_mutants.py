@@ -168,7 +168,7 @@ def assert_is_there(check: str, fault: Fault) -> None:
         assert fault.name and 0 < count <= RARE, fault
         trouble = (ROOT / "tests/sim/trouble.py").read_text()
         for act in filter(None, acts.split(",")):
-            assert re.search(rf"(self\._|of_copies\.){act}\)", trouble), (fault, act)
+            assert re.search(rf"(self\._|of_\w+\.){act}\)", trouble), (fault, act)
     else:
         path, _, test = check.partition("::")
         text = (ROOT / path).read_text()

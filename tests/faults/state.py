@@ -125,4 +125,33 @@ FAULTS = (
         (("mirror_core/hardlog.py", "if not book.whole or not book.run:",
           'if not any(key.endswith("/pending") for key in book.maps):'),),
     ),
+    Fault(
+        "a log of hardenings that is lost tells nothing: all of the ledger is pending still (I1)",
+        "tests/test_hardlog.py simulate:20000:lost_files,old_files",
+        (("mirror_core/hardlog.py", "    if data is None:  # whatever", "    if data is None:\n"
+          "        return book\n    if data is None:  # whatever"),),
+        "lost_log_is_empty",
+    ),
+    Fault(
+        "of an intent log that is lost nothing is hot (I4)",
+        "tests/test_intent.py simulate:20000:lost_files,old_files",
+        (("mirror_core/intent.py", 'b"\\xff" * size if lost or not data else',
+          'b"\\0" * size if not data else b"\\xff" * size if lost else'),),
+        "lost_intent_is_cold",
+    ),
+    Fault(
+        "what an older log says is stable counts, whatever its source was told since (I7)",
+        "simulate:20000:lost_files,old_files",
+        (("mirror_core/written.py", "if same and found.serial >= serial else None",
+          "if same else None"),),
+        "older_stable",
+    ),
+    Fault(
+        "a start that is refused with an older ledger removes the logs of the newer one",
+        "tests/test_went_back.py::"
+        "test_a_newer_ledger_put_back_after_a_refused_start_has_its_image "
+        "simulate:20000:lost_files,old_files",
+        (("mirror_core/site.py", "(others or run == self._run)", "True"),),
+        "refused_start_removes",
+    ),
 )  # fmt: skip
