@@ -157,7 +157,7 @@ class FilesOfState:
         self.trouble.until(lambda: bool(machine.life and machine.life.up), 100, 2)
 
     def _copy(self, machine: Machine, aim: str) -> Copy:
-        if aim in ("hardened", "written", "intent"):
+        if aim != "ledger":
             return take(self.world, machine, self.random.choice((0.0, 0.5, 1.0)))
         return self.copies.take_one(machine)
 
@@ -165,16 +165,17 @@ class FilesOfState:
         """To where the file says another thing, perhaps of the same commit."""
         if aim == "servers":
             self._meets_a_loss(machine)
-        elif aim == "hardened" and self.random.random() < 0.7:
+            return True
+        if aim == "hardened" and self.random.random() < 0.7:
             self._hardens(machine)
             return True
-        elif aim == "written" and self.random.random() < 0.7:
+        if aim == "written" and self.random.random() < 0.7:
             self._records("stable records", 200)
             return True
-        elif aim == "intent" and self.random.random() < 0.5:
+        if aim == "intent" and self.random.random() < 0.5:
             self.world.turns(self.random.randrange(60))
             return True
-        elif aim == "ledger" and self.random.random() < 0.6:
+        if aim == "ledger" and self.random.random() < 0.6:
             self.copies.goes_down(machine)
             self.world.boot_all()  # and has another run
         return self.copies.run_on(machine, copy)
