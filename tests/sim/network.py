@@ -22,6 +22,7 @@ from sim.core import ffi, lib
 from sim.sched import NS, Life, Violation, bytes_at, current
 from sim.simos import Condition
 from sim.sites import Incarnation
+from sim.stalls import stalls
 
 if TYPE_CHECKING:
     from sim.world import World
@@ -243,7 +244,8 @@ class Network:
 
     def _export(self, target: Life, name: str) -> exports.VolumeExport:
         try:
-            export = exports.open_export(self.world.site_of(target), name, PEER)
+            with stalls.none():  # or it may be killed within, which ends this connection
+                export = exports.open_export(self.world.site_of(target), name, PEER)
         except MirrorError as error:
             raise native.NativeError(error.code, str(error)) from error
         assert isinstance(export, exports.VolumeExport)
