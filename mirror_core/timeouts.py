@@ -94,11 +94,11 @@ def check(link_timeout: float) -> None:
     """The sums, of one site's setting."""
     noticed = limits.IDLE_LOOK_S + look_s(link_timeout)
     assert noticed <= max(link_timeout, limits.IDLE_LOOK_S + link_timeout / 2), "an idle loss"
-    assert lane_s(link_timeout) <= link_timeout, "a lane is lost within link_timeout"
-    assert patience_s(link_timeout) <= link_timeout, "no write waits longer than that for the link"
+    assert write_s(link_timeout, 0.0) <= link_timeout, "no write waits longer than that for a link"
     assert compared_s(link_timeout) < request_s(link_timeout), "a comparison is answered in time"
     assert silence_s(link_timeout) >= noticed, "who is looked at has not been silent"
-    assert put_off_s(silence_s(link_timeout)) <= link_timeout / 2, "what is put off is answered"
+    put_off = put_off_s(silence_s(link_timeout))
+    assert put_off <= lane_s(link_timeout) / 2, "a target that puts off is not silent on its lane"
     assert request_s(link_timeout) > limits.CONTROL_WAIT_S, "a request may wait inside"
 
 

@@ -21,7 +21,6 @@ from pathlib import Path
 import direct
 import pytest
 from handmade import Handmade, copied_first, eventually, state_of
-from injected import CALLS
 from nbd_client import NbdClient
 from pair import CommandFailed
 
@@ -33,7 +32,16 @@ SIZE = 1 << 20
 BLOCK = 4096
 WRITE_S = 5.0  # a client's write takes at most
 PASSING = ("ENOSPC", "EROFS", "EIO", "ENOENT", "MemoryError")
+IN_RUNS = (
+    "monotonic", "time", "uniform", "random_bits", "token", "read", "open", "close", "pwrite",
+    "ftruncate", "fdatasync", "fsync", "rename", "unlink", "control_channel", "peer_store",
+    "write_log",
+)  # fmt: skip
+IN_STARTS = ("spawn", "names", "file_store", "token", "read", "open", "close", "fsync", "rename",
+             "random_bits", "flock")  # fmt: skip
 IN_CYCLES = ("monotonic", "time", "open", "close", "pwrite", "fsync", "rename")
+IN_STOPS = ("monotonic", "time", "open", "close", "pwrite", "fsync", "rename", "unlink", "names",
+            "write_log")  # fmt: skip
 IN_PROMOTIONS = ("monotonic", "time", "open", "close", "pwrite", "fsync", "rename", "unlink",
                  "write_log")  # fmt: skip
 AT_MOST = {"monotonic": 60, "control_channel": 2, "peer_store": 2}
@@ -46,29 +54,35 @@ class Injected(Handmade):
 
     def start(self, *sites: str) -> None:
         for site in sites or ("west", "east"):
-            settings = config.load(str(self.toml(site)))
-            words, environment = process.command(settings)
-            at = words.index("python")
-            plugin = str(Path(__file__).with_name("injected.py"))
-            words[at:] = [
-                "--foreground",
-                "--unix",
-                str(settings.socket),
-                "python",
-                plugin,
-                words[-1],
-            ]
-            with (settings.state / "site.log").open("ab") as log:
-                child = subprocess.Popen(words, env=environment, stdout=log, stderr=log)
-            self.children[site] = child
+            self.begin(site)
             eventually(partial(self.is_up, site), f"{site} is up; {self.log(site)}")
 
-    def is_up(self, site: str) -> bool:
+    def begin(self, site: str) -> None:
+        """It may end, if something is raised in its start."""
+        settings = config.load(str(self.toml(site)))
+        settings.socket.unlink(missing_ok=True)  # of a start that has ended, as `start` does
+        words, environment = process.command(settings)
+        at = words.index("python")
+        plugin = str(Path(__file__).with_name("injected.py"))
+        words[at:] = ["--foreground", "--unix", str(settings.socket), "python", plugin, words[-1]]
+        with (settings.state / "site.log").open("ab") as log:
+            self.children[site] = subprocess.Popen(words, env=environment, stdout=log, stderr=log)
+
+    def answers(self, site: str) -> bool:
         try:
             return bool(state_of(self, site))
         except MirrorError:
-            assert self.children[site].poll() is None, self.log(site)
             return False
+
+    def is_up(self, site: str) -> bool:
+        ended = self.children[site].poll() is not None
+        answers = self.answers(site)
+        assert answers or not ended, self.log(site)
+        return answers
+
+    def has_begun(self, site: str) -> bool:
+        """It serves, or it has ended."""
+        return self.children[site].poll() is not None or self.answers(site)
 
     def inject(self, site: str, method: str, error: str, number: int) -> None:
         self.toml(site).with_suffix(".injected").unlink(missing_ok=True)
@@ -136,7 +150,7 @@ def test_a_stale_folder_is_nothing_that_the_target_is_owed(injected: Injected, s
 
 
 def a_fault(
-    chance: random.Random, errors: tuple[str, ...], calls: tuple[str, ...] = CALLS
+    chance: random.Random, errors: tuple[str, ...], calls: tuple[str, ...] = IN_RUNS
 ) -> tuple[str, str, str, int]:
     method = chance.choice(calls)
     number = 1 + chance.randrange(AT_MOST.get(method, 4))
@@ -210,19 +224,53 @@ def ended_well(pair: Injected) -> str:
 def test_a_stop_ends_whatever_it_meets(injected: Injected) -> None:
     """Each step of a stop is tried, and what the next start finds is right."""
     chance = random.Random(3)
+    raised = 0
     for _ in range(12 * SOAK):
-        site, method, error, nth = a_fault(chance, (*PASSING, "AssertionError"))
+        site, method, error, nth = a_fault(chance, (*PASSING, "AssertionError"), IN_STOPS)
         with injected.client() as client:
             write_some(client, chance)
             held = client.read(0, SIZE)
         injected.inject(site, method, error, 1 + nth % 3)
         injected.end(site)
+        raised += injected.was_raised(site)
         injected.forget(site)
         injected.start(site)
         with injected.client() as client:
             assert client.read(0, SIZE) == held
             direct.sync(injected)
             assert injected.image("west").read_bytes() == held, (site, method, error, nth)
+    assert raised >= 4 * SOAK, raised
+
+
+@pytest.mark.parametrize("site", ["east", "west"])
+def test_a_start_serves_or_ends_whatever_it_meets(injected: Injected, site: str) -> None:
+    """And says why if it ends; the next one finds all as it was."""
+    chance = random.Random(5)
+    met = set()
+    with injected.client() as client:
+        write_some(client, chance)
+        held = client.read(0, SIZE)
+    direct.sync(injected)
+    for method in IN_STARTS:
+        error = chance.choice(PASSING)
+        injected.end(site)
+        injected.inject(site, method, error, 1)
+        before = len(injected.log(site))
+        injected.begin(site)
+        eventually(partial(injected.has_begun, site), f"a start that meets {method} {error}")
+        if injected.was_raised(site):
+            met.add(method)
+        if injected.children[site].poll() is not None:
+            assert injected.was_raised(site), injected.log(site)
+            assert len(injected.log(site)) > before, "it says why"
+            injected.forget(site)
+            injected.start(site)
+        injected.forget(site)
+        with injected.client() as client:
+            direct.sync(injected)
+            assert client.read(0, SIZE) == held, (method, error)
+            assert injected.image("west").read_bytes() == held, (method, error)
+    assert len(met) >= 8, met
 
 
 @pytest.mark.timeout(600 * SOAK)

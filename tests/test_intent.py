@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import direct
 import pytest
 from handmade import copied_first
 from pair import MakePair, Pair
+from pyroaring import BitMap64
+from test_ledger import sample
 from test_link import kill, lose_power
 
 from mirror_core import intent, ledger
+from mirror_core.ledger import Lineage
 
 MIB = 1 << 20
 REGION = MIB  # of the log, for volumes up to 1 TiB
@@ -126,3 +130,40 @@ def test_another_log_makes_everything_hot(pair: Pair, wrong: Callable[[bytes], b
     direct.sync(pair)
     assert is_equal(pair)
     assert "not the intent log of this volume and run, or damaged" in pair.log("east")
+
+
+BOOK = sample(clean=True, maps={})
+OTHER = {
+    "of this history": BOOK,
+    "of another site": replace(BOOK, site="o" * 32),
+    "of another lineage": replace(BOOK, lineage=Lineage("o" * 32)),
+    "of no lineage": replace(BOOK, lineage=None),
+}
+
+
+@pytest.mark.parametrize("other", OTHER.values(), ids=[key.replace(" ", "-") for key in OTHER])
+def test_the_log_of_another_history_makes_everything_hot(
+    tmp_path: Path, other: ledger.Ledger
+) -> None:
+    """A log that was written whole and well, for a run of the same name, by the same program: what
+    is hot in it is not what this history has not committed."""
+    record = replace(BOOK.volumes[0], size=SIZE)
+    run, later = "a" * 32, "b" * 32
+    intent.open_log(tmp_path, other, record, run).log.close()
+    opened = intent.open_log(tmp_path, replace(BOOK, clean=False, run=run), record, later)
+    hot = list(opened.log.runs())
+    opened.log.close()
+    assert (opened.lost is None) == (other == BOOK)
+    assert hot == ([] if other == BOOK else [(0, SIZE)])
+
+
+def test_a_fresh_log_is_hot_where_anything_is_not_committed(tmp_path: Path) -> None:
+    """From its first instant: the ledger may name its run as soon as it stands, and nobody may
+    come to heat anything in it before a power loss."""
+    record = replace(BOOK.volumes[0], size=SIZE)
+    blocks = [place // record.block_size for place in PLACES]
+    book = replace(BOOK, maps={"disk/next": BitMap64(blocks)})
+    opened = intent.open_log(tmp_path, book, record, "a" * 32)
+    hot = list(opened.log.runs())
+    opened.log.close()
+    assert hot == [(place // REGION * REGION, REGION) for place in PLACES]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -15,9 +16,9 @@ from pathlib import Path
 
 import direct
 import pytest
-from handmade import Handmade, flashmirror, kill, record, refused
+from handmade import Handmade, eventually, flashmirror, kill, record, refused
 from nbd_client import NbdClient
-from served import Limited
+from served import Limited, Server
 
 SIZE = 8 << 20
 BLOCK = 4096
@@ -141,3 +142,28 @@ def test_a_server_that_takes_one_client_is_refused(handmade: Handmade, scratch: 
         assert server.uri in text and "multi-conn" in text
     finally:
         server.stop()
+
+
+def test_a_server_that_refuses_a_second_client_is_refused(
+    handmade: Handmade, scratch: Path
+) -> None:
+    """The same of one that offers multi-conn and takes a single client all the same (nbdkit with
+    its limit filter): what is missing is the number, and so it is said."""
+    server = Server(scratch / "one.img")
+    server.image.touch()
+    os.truncate(server.image, SIZE)
+    handmade.stores["east", "data"] = server.uri
+    try:
+        server.start("limit", parameters=("limit=1",))
+        handmade.write("east")
+        create = ("create", str(handmade.toml("east")), "--role", "source")
+        # The one that has just looked whether it answers may count for an instant yet.
+        text = eventually(lambda: answered(refused(*create)), "an answer of the server")
+        assert f"{server.uri}: its server takes only 1 client at a time" in text
+        assert "have it take 8 or more (2 at the least)" in text
+    finally:
+        server.stop()
+
+
+def answered(text: str) -> str:
+    return "" if "start its server" in text or "takes only 0" in text else text

@@ -248,6 +248,39 @@ what_has_ended_moves_once (void)
   fake_close (f);
 }
 
+/* After an operation of a large size that was not answered in time the next one is small: the store may be
+ * another one when it is back, and be silent again for as long. */
+static void
+what_was_silent_begins_small (void)
+{
+  int rc;
+  char *buf = calloc (1, 16 * FM_PACE_LEAST);
+  struct fake *f = fake_open (16 * FM_PACE_LEAST, 0);
+  struct fm_pace *pace = &f->store.pace[FM_WRITE];
+  f->store.timeout_ns = 100 * FM_MS;
+  for (uint64_t now = FM_MS; fm_pace_piece (pace) < 16 * FM_PACE_LEAST; now += FM_MS) {
+    fm_pace_begin (pace);
+    fm_pace_end (pace, fm_pace_piece (pace), now, now + FM_MS / 2);
+  }
+  struct fm_port *p = fm_port_open (&f->store, &rc);
+  struct fm_parts stuck;
+  struct fm_op op = { .kind = FM_WRITE, .length = 16 * FM_PACE_LEAST, .buf = buf };
+  f->stuck = true;
+  fm_parts_begin (&stuck, p, op);
+  CHECK_EQ (stuck.op.length, 16 * FM_PACE_LEAST);
+  uint64_t start = fm_now_ns ();
+  while (!fm_parts_step (&stuck, &f->store, p, true) && fm_now_ns () < start + TIMEOUT) {
+    p->store->ops->step (p);
+    fm_parts_silent (p, fm_now_ns ());
+    fm_poll_until (NULL, 0, fm_now_ns () + FM_MS);
+  }
+  CHECK_EQ (stuck.op.rc, -ETIMEDOUT);
+  CHECK_EQ (fm_pace_piece (pace), FM_PACE_LEAST);
+  fm_port_close (p);
+  fake_close (f);
+  free (buf);
+}
+
 static _Atomic bool over;
 
 static void *
@@ -438,6 +471,7 @@ main (void)
   RUN (silent_for_writers);
   RUN (requests_of_clients);
   RUN (what_has_ended_moves_once);
+  RUN (what_was_silent_begins_small);
   RUN (turns_of_clients);
   RUN (a_line_that_moves);
   RUN (a_line_of_flushes);

@@ -70,6 +70,7 @@ TABLES = {
     "peer": "fuzz protocol",
     "durable": "ledger",
     "fields": "ledger protocol",
+    "timeouts": "timeouts",
     "second": "second",
 }
 SITES = {

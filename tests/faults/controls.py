@@ -6,6 +6,127 @@ from faults.fault import Fault
 
 FAULTS = (
     Fault(
+        "the metrics of a target say 0 of what only its source can know",
+        "tests/test_exposure.py::test_a_target_does_not_know",
+        (("mirror_core/metrics.py",
+          "            status[\"data_exposure_seconds\"],\n",
+          "            status[\"data_exposure_seconds\"] or 0,\n"),),
+    ),
+    Fault(
+        "a target does not say how old its image is",
+        "tests/test_exposure.py::test_a_target_does_not_know",
+        (("mirror_core/target.py",
+          "moment = self._committed_at if self._book.current.whole else None",
+          "moment = None"),),
+    ),
+    Fault(
+        "a blank target that holds what was not sent gets what is no hole, and waits for ever",
+        "tests/test_went_back.py::test_a_source_that_went_back_in_its_first_copy_is_sent_whole",
+        (("mirror_core/driver.py",
+          "data_only=welcome.blank and not self._owing",
+          "data_only=welcome.blank"),),
+    ),
+    Fault(
+        "what is put off by a target is answered when its source has given it up",
+        "tests/test_timeouts.py::test_the_waits_are_those_of_the_page",
+        (("mirror_core/timeouts.py",
+          "return min(limits.CONTROL_WAIT_S, max(link_timeout, 0.01) / 4) if",
+          "return 2 * max(link_timeout, 0.01) if"),),
+    ),
+    Fault(
+        "a write waits for the link once in the queue and once for its own copy",
+        "tests/test_timeouts.py::test_the_waits_are_those_of_the_page",
+        (("mirror_core/timeouts.py",
+          "return freeze_max + patience_s(link_timeout)",
+          "return freeze_max + 2 * patience_s(link_timeout)"),),
+    ),
+    Fault(
+        "a comparison is answered later than its source waits",
+        "tests/test_timeouts.py::test_the_waits_are_those_of_the_page",
+        (("mirror_core/timeouts.py",
+          "    return link_timeout + limits.CONTROL_WAIT_S\n",
+          "    return link_timeout\n"),),
+    ),
+    Fault(
+        "a source is taken for gone between two of its looks",
+        "tests/test_timeouts.py::test_the_waits_are_those_of_the_page",
+        (("mirror_core/timeouts.py",
+          "    return link_timeout + 2 * limits.IDLE_LOOK_S\n",
+          "    return link_timeout\n"),),
+    ),
+    Fault(
+        "nothing is exposed while the target is away",
+        "tests/test_exposure.py::test_it_grows_while_nothing_is_committed "
+        "tests/test_exposure.py::test_it_grows_while_writes_are_held",
+        (("mirror_core/driver.py",
+          "        if point is None:\n"
+          "            return self._began.age(self._platform)\n",
+          "        if point is None:\n"
+          "            return self._began.age(self._platform)\n"
+          "        if not self.connected:\n"
+          "            return 0.0\n"),),
+    ),
+    Fault(
+        "nothing is exposed where nothing was ever committed",
+        "tests/test_exposure.py::test_before_the_first_commit_all_is_exposed",
+        (("mirror_core/driver.py",
+          "            return self._began.age(self._platform)\n",
+          "            return 0.0\n"),),
+    ),
+    Fault(
+        "a source does not go on in the version that its target knows",
+        "tests/test_network.py::test_a_site_of_an_older_version_is_mirrored_with[west]",
+        (("mirror_core/peer.py",
+          "            self.version = version  # the other",
+          "            result_of(answer)  # the other"),),
+    ),
+    Fault(
+        "a target of an older version is said to have met this run",
+        "tests/test_network.py::test_after_a_while_in_the_older_protocol_both_go_on_in_the_newer",
+        (("mirror_core/session.py",
+          "(mine.run,) if self._link.version >= protocol.TOKENS else mine.runs",
+          "(mine.run,)"),),
+    ),
+    Fault(
+        "a site that is held to an older version knows the newer one all the same",
+        "tests/test_network.py::test_a_site_of_an_older_version_is_mirrored_with",
+        (("mirror_core/control.py",
+          "        record, version = protocol.decode(data, version)\n",
+          "        record, _ = protocol.decode(data)\n"),),
+    ),
+    Fault(
+        "a command does not go on in the version that a site is held to",
+        "tests/test_network.py::test_a_site_of_an_older_version_is_mirrored_with",
+        (("mirror_core/peer.py",
+          "        version = known  # the",
+          "        return result_of(answer)  # the"),),
+    ),
+    Fault(
+        "nothing is exposed of what was written before a restart, as nobody knows since when",
+        "simulate:10000 "
+        "tests/test_exposure.py::test_a_source_that_was_restarted_goes_on_counting",
+        (("mirror_core/driver.py",
+          "            return point.age(self._platform)\n        return max(",
+          "            return 0.0\n        return max("),),
+        "exposure_unknown_is_none",
+    ),
+    Fault(
+        "a target says that nothing is exposed",
+        "simulate:10000 "
+        "tests/test_exposure.py::test_a_target_does_not_know",
+        (("mirror_core/target.py", "    def exposure(self) -> None:\n",
+          "    def exposure(self) -> float | None:\n        return 0.0\n\n"
+          "    def _nobody(self) -> None:\n"),),
+        "target_exposes_nothing",
+    ),
+    Fault(
+        "what is committed is told to the source as whole in the data",
+        "simulate:10000",
+        (("mirror_core/target.py", "return protocol.Progress(done, self.hardened, self.reason)",
+          "return protocol.Progress(done, self._book.current.committed, self.reason)"),),
+        "committed_is_hardened",
+    ),
+    Fault(
         "what a target says of its image counts only when its session is opened",
         "tests/test_exposure.py::test_a_target_without_an_image_exposes_all_before_it_has_a_session",
         (("mirror_core/driver.py",
@@ -360,7 +481,8 @@ FAULTS = (
     ),
     Fault(
         "at a target's stop a flush that succeeds counts for what one that failed had covered (I9)",
-        "simulate:10000",
+        "simulate:10000 "
+        "tests/test_lost_flush.py::test_what_a_failed_flush_lost_is_copied_again",
         (("mirror_core/target.py",
           "            self._copier.retry()  # of a failed flush",
           "            self._copier.harden_end()\n            self._copier.harden_begin()\n"

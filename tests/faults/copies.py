@@ -6,6 +6,71 @@ from faults.fault import Fault
 
 FAULTS = (
     Fault(
+        "nothing is exposed of what a cycle holds that is not committed",
+        "tests/test_exposure.py::test_it_grows_while_blocks_are_compared "
+        "tests/test_exposure.py::test_it_grows_through_a_cycle_and_its_troubles",
+        (("mirror_core/flashcopy.py",
+          "for ns in (stats.next_since_ns, stats.cycle_since_ns)",
+          "for ns in (stats.next_since_ns,)"),),
+    ),
+    Fault(
+        "zeroes are not counted in the window",
+        "native:zero",
+        (("native/lane.c",
+          "      enter_flow (l, s, fm_flow_weight (s->n));\n",
+          ""),),
+    ),
+    Fault(
+        "a zero counts in the window as a run of data, however long it is",
+        "native:zero",
+        (("native/lane.c",
+          "      enter_flow (l, s, fm_flow_weight (s->n));\n",
+          "      enter_flow (l, s, FM_FLOW_RUN);\n"),),
+    ),
+    Fault(
+        "a slice of copying ends when nothing is left",
+        "native:zero",
+        (("native/volume.c",
+          "bool more = fm_now_ns () < deadline && ready (v)",
+          "bool more = ready (v)"),),
+    ),
+    Fault(
+        "a slow store is found out in small steps",
+        "native:pace",
+        (("native/pace.c",
+          "      down++;\n",
+          "      ;\n"),),
+    ),
+    Fault(
+        "a few quick operations of a cache are enough to try twice as much",
+        "native:pace",
+        (("native/pace.c",
+          "#define PROOF 16 ",
+          "#define PROOF 1 "),),
+    ),
+    Fault(
+        "a size that was slow once is never tried again",
+        "native:pace",
+        (("native/pace.c",
+          "    p->tries = *twice = 0;\n",
+          "    p->tries = 0;\n"),),
+    ),
+    Fault(
+        "an operation takes as long as those before it in the line, too",
+        "native:pace",
+        (("native/pace.c",
+          "begun_ns > p->ended_ns ? begun_ns : p->ended_ns",
+          "begun_ns"),),
+    ),
+    Fault(
+        "after an operation that was not answered in time the next one is as large",
+        "native:slow",
+        (("native/parts.c",
+          "  if (rc == -ETIMEDOUT)\n"
+          "    fm_pace_forget (&s->pace[op->kind]);\n",
+          ""),),
+    ),
+    Fault(
         "a comparison whose session is lost begins anew",
         "tests/test_compare.py::test_a_comparison_goes_on_in_the_next_session",
         (("mirror_core/compare.py", "        new._different = self._different\n", ""),),
@@ -218,7 +283,8 @@ FAULTS = (
     Fault(
         "a cycle is begun before its freeze (I7)",
         "tests/test_cycle.py::"
-        "test_a_cycle_is_frozen_begun_copied_flushed_committed_and_settled",
+        "test_a_cycle_is_frozen_begun_copied_flushed_committed_and_settled "
+        "tests/test_went_back.py::test_a_snapshot_of_a_source_that_is_about_to_freeze_is_refused",
         (("mirror_core/cycle.py", "    result = yield Freeze(freeze_budget_s)\n",
           "    yield Begin(sequence)\n    result = yield Freeze(freeze_budget_s)\n"),
          ("mirror_core/cycle.py", "    result = yield Begin(sequence)\n    if result.error:\n"

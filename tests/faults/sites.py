@@ -6,6 +6,26 @@ from faults.fault import Fault
 
 FAULTS = (
     Fault(
+        "neither an older state of a source nor another copy of it is told from it (I7)",
+        "tests/test_went_back.py::test_a_source_that_went_back_is_refused "
+        "tests/test_went_back.py::test_of_two_copies_of_a_source_one_is_refused",
+        (("mirror_core/recovery.py",
+          "if image.same(committed) or image.same(begun):",
+          "if True:"),
+         ("mirror_core/recovery.py",
+          "if not known or mine.source_run in hello.runs:",
+          "if True:")),
+    ),
+    Fault(
+        "a consistency point is known by its number alone (I7)",
+        "tests/test_recovery.py "
+        "simulate:20000:goes_back,clone,promote,run_on",
+        (("mirror_core/recovery.py",
+          "        tokens = {self.token, other.token} - {\"\"}\n",
+          "        tokens: set[str] = set()\n"),),
+        "any_token_taken",
+    ),
+    Fault(
         "a session that a source opens, and makes no use of, is one",
         "tests/test_away.py::test_its_target_never_calls_it_connected",
         (("mirror_core/target.py", "return self.session != 0 and self._used == self.session",
@@ -569,9 +589,11 @@ FAULTS = (
     ),
     Fault(
         "a log line that cannot be written raises",
-        "tests/test_log.py::test_what_cannot_be_said_is_counted_and_said_later",
+        "tests/test_log.py::test_what_cannot_be_said_is_counted_and_said_later "
+        "simulate:10000:thrown,run_on",
         (("mirror_core/journal.py", "                self.unwritten += 1\n",
           "                raise\n"),),
+        "log_line_raises",
     ),
     Fault(
         "a log pipe that is full holds up who logs",
@@ -858,7 +880,9 @@ FAULTS = (
     ),
     Fault(
         "a site that went back is mirrored to, or from (I7)",
-        "simulate:10000:goes_back,clone,promote,run_on",
+        "simulate:10000:goes_back,clone,promote,run_on "
+        "tests/test_went_back.py::test_a_snapshot_of_an_idle_source_is_refused_after_one_commit "
+        "tests/test_went_back.py::test_a_number_of_the_peer_ends_no_source",
         (("mirror_core/recovery.py", "if image.same(committed) or image.same(begun):",
           "if True:"),),
         "any_image_taken",

@@ -6,6 +6,44 @@ from faults.fault import Fault
 
 FAULTS = (
     Fault(
+        "a store that does one part of much after another is silent meanwhile",
+        "native:slow "
+        "tests/test_slow.py::test_a_large_block_on_a_slow_store_arrives",
+        (("native/parts.c",
+          "    if (p && !t->seen) /* once",
+          "    if (p && !t->seen && 0) /* once"),),
+    ),
+    Fault(
+        "a large block is sent at once, however slow its store is",
+        "native:slow",
+        (("native/parts.c",
+          "is_paced (s, kind) ? fm_pace_piece",
+          "kind == FM_ZERO ? fm_pace_piece"),),
+    ),
+    Fault(
+        "whoever wants a connection for himself opens one, however few the server takes",
+        "native:pool "
+        "tests/test_limited_server.py::test_it_mirrors_over_as_many_connections_as_there_are",
+        (("native/pool.c",
+          "  while ((p = take_from_pool (s))) {\n",
+          "  (void)take_from_pool;\n"
+          "  while ((p = NULL)) {\n"),),
+    ),
+    Fault(
+        "a server that takes one client is taken",
+        "tests/test_limited_server.py::test_a_server_that_refuses_a_second_client_is_refused",
+        (("mirror_core/stores.py",
+          "    if had < limits.STORE_CONNECTIONS_MIN:\n",
+          "    if had < 1:\n"),),
+    ),
+    Fault(
+        "nobody says what more connections would help",
+        "tests/test_limited_server.py::test_create_and_check_say_what_a_server_must_offer",
+        (("mirror_core/stores.py",
+          "        if had >= limits.STORE_CONNECTIONS_GOOD:\n",
+          "        if had >= limits.STORE_CONNECTIONS_MIN:\n"),),
+    ),
+    Fault(
         "a source is not served without its intermediate (I9)",
         "tests/test_away.py::"
         "test_clients_are_served_while_it_is_away_and_mirroring_goes_on_with_it",
@@ -436,12 +474,14 @@ FAULTS = (
     ),
     Fault(
         "a store is asked for 64 MiB at once, whatever it has shown",
-        "native:zero",
+        "native:zero "
+        "tests/test_slow.py::test_a_trim_on_a_slow_store_holds_up_nobody",
         (("native/parts.c", "? fm_pace_piece (&s->pace[kind])", "? FM_PACE_MOST"),),
     ),
     Fault(
         "bytes that the other side takes are no movement",
-        "native:slow",
+        "native:slow "
+        "tests/test_slow.py::test_a_narrow_line_is_not_a_lost_one",
         (("native/store_nbd.c", "  .drains = nbd_drains,\n", ""),
          ("native/store_nbd.c", "static bool\nnbd_drains",
           "bool nbd_drains (struct fm_port *);\nbool\nnbd_drains")),

@@ -6,6 +6,20 @@ from faults.fault import Fault
 
 FAULTS = (
     Fault(
+        "what an abandoned cycle had of a write is exposed since the next write, or not at all",
+        "tests/test_exposure.py::test_it_grows_over_cycles_that_are_abandoned",
+        (("native/volume.c",
+          "  if (since && atomic_load (&v->next_since_ns) != FM_SINCE_UNKNOWN)\n",
+          "  if (0)\n"),),
+    ),
+    Fault(
+        "a zero is in the gate as long as all of it takes (I6)",
+        "native:zero",
+        (("native/access.c",
+          "    piece = n < piece ? n : piece;\n",
+          "    piece = n;\n"),),
+    ),
+    Fault(
         "a look at a page of a shared map gives it that page, which a full disk does not have",
         "native:bitmap",
         (("native/bitmap.c", "  if (l == 0 && !is_there (b, w))\n    return 0;\n", ""),),
@@ -51,7 +65,8 @@ FAULTS = (
     ),
     Fault(
         "a writer waits for the peer as long as those before it and its own copy take together",
-        "native:patience",
+        "native:patience "
+        "tests/test_slow.py::test_a_write_does_not_wait_for_a_large_block_at_the_target",
         (("native/request.c", "if (r->at_second && patience &&", "if (0 && patience &&"),),
         "NO_PATIENCE",
     ),
@@ -162,7 +177,8 @@ FAULTS = (
     ),
     Fault(
         "a failed flush of the target's data is just tried again (I9)",
-        "native:harden",
+        "native:harden "
+        "tests/test_lost_flush.py::test_a_promoted_image_lacks_nothing_of_a_failed_flush",
         (("native/volume.c", "    fm_bitmap_or (v->pending, v->hardening);\n", ""),),
     ),
     Fault(

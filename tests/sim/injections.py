@@ -32,12 +32,12 @@ WHAT: tuple[tuple[type, str], ...] = (
     (simos.SimPlatform, "monotonic time sleep uniform random_bits token spawn exists names read "
                         "open close pwrite ftruncate fsync fdatasync rename unlink flock "
                         "file_store control_channel peer_store write_log"),
-    (native.Store, "reserve read gather gather_all extents close"),
+    (native.Store, "reserve flush read gather gather_all extents close"),
     (native.Intent, "heat_all runs close"),
-    (native.Volume, "flush_front link part forget_stable all_sent unlink copy limit compare equal "
-                    "adopt flush_sinks settle set_intent heat_all heat_next cool harden_begin "
-                    "harden_end retry forget_next mark mark_pending mark_data mark_spans portable "
-                    "runs packed_runs stats close"),
+    (native.Volume, "set_first flush_front link part forget_stable all_sent unlink copy limit "
+                    "compare equal adopt flush_sinks settle set_intent heat_all heat_next cool "
+                    "harden_begin harden_end retry forget_next mark mark_pending mark_data "
+                    "mark_spans portable runs packed_runs stats close"),
     (native.Group, "next_blocks harden_wanted freeze closed swap fence"),
     (network.Line, "ask hear cut close"),
     (sites.SimMaps, "share restore remove close"),
