@@ -92,9 +92,11 @@ FAULTS = (
     ),
     Fault(
         "a source never learns that its target holds what it did not send",
-        "tests/test_resume.py::test_what_the_target_holds_and_its_source_never_sent_ends_by_itself",
+        "tests/test_resume.py::test_what_the_target_holds_and_its_source_never_sent_ends_by_itself "
+        "simulate:10000:owed,run_on",
         (("mirror_core/driver.py", "self._owing = error.code == errno.ESTALE",
           "self._owing = False"),),
+        "owed_for_ever",
     ),
     Fault(
         "what a target holds that its source did not send costs a full copy",

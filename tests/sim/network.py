@@ -191,7 +191,7 @@ class Network:
                 scheduler.trace(f"answers {answer[:100]!r}")
                 self._count(operation, request, answer)
                 if _OWED in answer:
-                    self.world.counts["asked for what was owed"] += 1
+                    self.world.reach("asked for what was owed")
                     # A source may have forgotten blocks of writes that its intent log refused, and
                     # all that was written after the instant to which it went back.
                     forked = any(h.forked for h in self.world.histories.values())

@@ -56,6 +56,7 @@ class Trouble:
                 (4, self._disk), (2, self._server), (2, self._both_sinks), (4, self._append),
                 (2, self._at_stop), (4, self._beside), (2, self._cooling), (2, self._written),
                 (8, self._forgetful), (6, self._shown), (3, self._comparison), (2, self._away),
+                (8, self._owed),
                 (4 * world.shape.exceptions, self._thrown),
             ]  # fmt: skip
 
@@ -597,6 +598,34 @@ class Trouble:
         self.world.turns(self.random.randrange(20))
         if self.random.random() < 0.6:
             self._strike(machine)
+
+    def _owed(self) -> None:
+        """The intent log refuses writes, whose blocks the next cycle sends all the same; that cycle
+        is abandoned, and a power loss has the source forget them.  The target does not."""
+        limits.INTENT_COOL_S = 0  # of this world, from now on: what is committed is cold at once
+        machine, driver, counts = self.source(), self.driver(), self.world.counts
+        if not machine or not driver:
+            return
+        before, is_over = driver.committed, self.phase("idle", "freeze")
+        self.until(lambda: driver.committed > before and is_over(), 300, 1)
+        for log in machine.all_disks()[len(machine.disks) :]:
+            self._fail(machine, log, 14, 1 << 20, errno.ENOSPC)
+        errors = counts["write errors"]
+        self.until(lambda: counts["write errors"] > errors, 200)
+        before = driver._book.current.begun
+        self.until(lambda: driver._book.current.begun > before, 200)
+        for volume in machine.sizes:
+            self._fail(machine, machine.disks[volume, "intermediate"], FLUSHES, 1)
+        self._until_reached("abandoned cycle", turns=300)
+        if machine is not self.source():
+            return
+        self.world.crash(machine, power=True, keep=self.random.choice((0.0, 0.0, 0.5)))
+        machine.heal()
+        self.world.boot_all()
+        self._until_reached("asked for what was owed", turns=300)
+        self.world.turns(self.random.randrange(30))
+        if self.random.random() < 0.3:
+            self._strike(self.random.choice(self._machines()))
 
     def _thrown(self) -> None:
         """An exception of any kind at the N-th call of the platform: in a cycle, a hardening, a

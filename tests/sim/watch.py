@@ -4,9 +4,13 @@ Each of STATES is counted once a schedule.  Faults wait for some of them (troubl
 `scripts/simulate` prints how many schedules had each, because a simulator that never comes to a
 state says nothing about it.  The watchers look on and change nothing.
 
-Left out, because they cannot be without a peer that breaks the protocol: a commit that leaves out
-what was owed (ESTALE; a violation in network.py), and gates that do not close at a commit (a
-source asks for it when all that it sent is answered).
+"Asked for what was owed": a commit is refused with ESTALE because it leaves out what an abandoned
+cycle had sent.  An honest source comes to it in two ways: its intent log has refused writes whose
+blocks that cycle sent, and a power loss made it forget them; or it went back.  In any other
+schedule it is a violation (network.py).
+
+Left out, because it cannot be without a peer that breaks the protocol: gates that do not close at a
+commit (a source asks for it when all that it sent is answered).
 """
 
 from __future__ import annotations
@@ -35,7 +39,8 @@ STATES = (
     "failed ledger save", "failed flush in a cycle", "failed flush at a source's stop",
     "failed flush at a target's stop", "failed compare", "failed cooling",
     "compared what cannot be read",
-    "commit asked again", "stable asked again", "missed freeze", "fence timed out",
+    "commit asked again", "asked for what was owed", "stable asked again", "missed freeze",
+    "fence timed out",
     "cycle lost its link", "own store failed without the link", "cycle gone on with",
     "stable cycle gone on with", "stable blocks that the target forgot",
     "abandoned cycle", "abandon at a stop", "consistency point on what a cache shows",
