@@ -44,6 +44,7 @@ def trace(*runs: tuple[range, runner.Make]) -> int:
         return in_frame if frame.f_code.co_filename in _PATHS else None
 
     sched.on_greenlet[:] = [lambda: sys.settrace(in_call)]
+    sched.forget_greenlets()  # those that have begun, as to count the injections, are not traced
     for seeds, make in runs:
         for number, seed in enumerate(seeds):
             _, violation = runner.one(seed, None, make)

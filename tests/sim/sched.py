@@ -226,6 +226,11 @@ def _run_tasks() -> None:
         scheduler.after_task()
 
 
+def forget_greenlets() -> None:
+    """Between two schedules: the next one begins with fresh ones."""
+    _idle.clear()
+
+
 def install(scheduler: Scheduler) -> None:
     _now[:] = [scheduler]
 
