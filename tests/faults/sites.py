@@ -577,9 +577,26 @@ FAULTS = (
     ),
     Fault(
         "another history is admitted (I7)",
-        "tests/test_recovery.py",
+        "tests/test_recovery.py simulate:10000:second_source,run_on",
         (("mirror_core/recovery.py", "if mine.lineage is None or mine.lineage.id == hello.lineage:",
           "if True:"),),
+        "another_history",
+    ),
+    Fault(
+        "a second source puts an end to the session of the first",
+        "tests/test_network.py::test_a_second_source_is_refused_while_the_first_is_connected "
+        "simulate:10000:second_source,run_on",
+        (("mirror_core/target.py", "if self._has_source() and hello.site != self.source_site:",
+          "if False:"),),
+        "second_source",
+    ),
+    Fault(
+        "a source that is refused has ended the session of another one all the same",
+        "simulate:10000:second_source,run_on",
+        (("mirror_core/target.py", "                self.note_refusal(decision.refused)\n",
+          "                self._end_session()\n"
+          "                self.note_refusal(decision.refused)\n"),),
+        "refused_ends_a_session",
     ),
     Fault(
         "a promoted site keeps the lineage of the old source (I7)",

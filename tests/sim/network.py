@@ -181,15 +181,22 @@ class Network:
             if self._arrives(exchange, len(request)):
                 try:
                     began = lib.sim_clock_ns
-                    answer = control.answer(self.world.site_of(target), request, PEER)
                     assert isinstance(target, Incarnation)
+                    if self.world.stranger and self.world.is_strange(source):
+                        strange = self.world.stranger.answered(target, request)
+                        if strange is None:
+                            return
+                        answer = strange
+                    else:
+                        answer = control.answer(self.world.site_of(target), request, PEER)
                     self.world.took(target, "answer to the peer", began, ANSWER_S)
                 except Exception:
                     if not self.world.was_thrown(target):
                         raise
                     return  # nbdkit answers with an error, or the connection ends
                 scheduler.trace(f"answers {answer[:100]!r}")
-                self._count(operation, request, answer)
+                if not self.world.is_strange(source):
+                    self._count(operation, request, answer)
                 if _OWED in answer:
                     self.world.reach("asked for what was owed")
                     # A source may have forgotten blocks of writes that its intent log refused, and
@@ -202,10 +209,11 @@ class Network:
                 exchange.answer = answer
                 exchange.changed.notify_all()
 
-        scheduler.spawn(target, f"{target.name}: exchange", handle)
+        name = f"{target.name}: exchange with {source.name}"
+        scheduler.spawn(target, name, handle)
         if scheduler.random.random() < self.twice:
             scheduler.trace("and it will arrive twice")
-            scheduler.spawn(target, f"{target.name}: exchange again", handle)
+            scheduler.spawn(target, f"{name} again", handle)
         return exchange
 
     def _count(self, operation: bytes, request: bytes, answer: bytes) -> None:

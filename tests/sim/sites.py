@@ -42,9 +42,15 @@ from sim.stalls import stalls
 if TYPE_CHECKING:
     from sim.world import World
 
-_PATHS = {name: Path(name) for name in ("sim.toml", "east", "west", "state")}
+_PATHS = {name: Path(name) for name in ("sim.toml", "east", "west", "north", "state")}
 PARTS = ("data", "intermediate")
-_DISKS = {"east": 10, "west": 20, "east*": 50, "west*": 60}  # the number of its first one
+_DISKS = {
+    "east": 10,
+    "west": 20,
+    "east*": 50,
+    "west*": 60,
+    "north": 70,
+}  # the number of its first one
 STOP_S = 20.0  # of clients, whose writes may wait, of the control thread, and of slow stores
 REGION = 1024  # of the intent log, bytes: a few blocks, so that there are several regions
 
@@ -201,7 +207,7 @@ class Machine:
             intent_region=REGION, on_link_loss=self.world.shape.on_link_loss,
         )  # fmt: skip
 
-    def create(self, role: ledger.Role, *, seeded: bool = False) -> None:
+    def create(self, role: ledger.Role, *, seeded: bool = False, lineage: str = "1" * 32) -> None:
         """As `flashmirror create`, and `seed`."""
         records = tuple(
             ledger.VolumeRecord(
@@ -210,8 +216,8 @@ class Machine:
             )
             for v, size in self.sizes.items()
         )  # fmt: skip
-        lineage = ledger.Lineage("1" * 32) if role == "source" else None
-        first = ledger.Ledger(self.name, self.name, role, lineage, records, seeded=seeded)
+        history = ledger.Lineage(lineage) if role == "source" else None
+        first = ledger.Ledger(self.name, self.name, role, history, records, seeded=seeded)
         self.fs.put("ledger", ledger.encode(first))
 
     def all_disks(self) -> list[Any]:

@@ -15,6 +15,8 @@ from mirror_core import metrics, status
 from sim.sched import Violation
 from sim.sites import Machine
 
+_RECENT_S = 1.0
+
 if TYPE_CHECKING:
     from sim.world import World
 
@@ -31,6 +33,8 @@ def check(world: World, machine: Machine) -> None:
         _of_source(world, machine, told)
     elif told["data_exposure_seconds"] is not None:
         raise Violation(f"{machine.name} is a target, and says what is exposed")
+    elif life.target:
+        _of_target(world, machine, told)
 
 
 def _of_metrics(machine: Machine, told: dict[str, Any]) -> None:
@@ -45,6 +49,22 @@ def _of_metrics(machine: Machine, told: dict[str, Any]) -> None:
         if found.get(f"flashmirror_{name}") != value:
             raise Violation(f"{machine.name}: status says {value}, and the metrics "
                             f"{found.get(f'flashmirror_{name}')} of {name}")  # fmt: skip
+
+
+def _of_target(world: World, machine: Machine, told: dict[str, Any]) -> None:
+    """A source that has its session, and was heard of just now, is connected, whoever else asks."""
+    life, other = machine.life, world.other(machine).life
+    assert life and life.target
+    control, driver = life.target, other.source if other and not other.stopping else None
+    if driver is None or not driver.connected or driver._session.number != control.session:
+        return
+    is_heard = control._platform.monotonic() - control.heard < _RECENT_S
+    if is_heard and control._knocked <= control.heard and control._uses_session():
+        if told["peer"]["state"] != "connected" or told["state"] == "refused":
+            raise Violation(f"{machine.name} says {told['state']}, {told['peer']}, but its source "
+                            "has its session")  # fmt: skip
+        if control.source != driver._book.current.name:
+            raise Violation(f"{machine.name} says that {control.source} is its source")
 
 
 def _of_source(world: World, machine: Machine, told: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ from sim.core import lib
 from sim.files import FilesOfState
 from sim.sched import NS
 from sim.sites import PARTS, Machine
+from sim.strangers import Stranger
 
 if TYPE_CHECKING:
     from sim.world import World
@@ -49,6 +50,7 @@ class Trouble:
             (2, self._slow), (3, self._drain), (1, self._pause), (4, self._waits),
             (2, self._failback), (7, of_copies.goes_back), (2, of_copies.clone),
             (4, of_files.lost_files), (7, of_files.old_files),
+            (4, self._second_source),
         ]  # fmt: skip
         if world.disk_errors:
             self.acts += [
@@ -385,6 +387,27 @@ class Trouble:
             self.world.turns(30)
             self.world.boot_all()
             self.until(self._has_commit, 800, 20)
+
+    def _second_source(self) -> None:
+        """It comes, beside the first one's cycles, faults and ends, and goes, or stays."""
+        target, world, rng = self.target(), self.world, self.random
+        if world.stranger or not target or not self._has_commit():
+            return
+        world.stranger = Stranger(world, target)
+        world.stranger.boot()
+        for _ in range(rng.randrange(1, 5)):
+            world.turns(rng.randrange(150))
+            if rng.random() < 0.2:
+                self._link_goes()
+                world.turns(rng.randrange(60))
+                world.network.up, world.network.hung = True, False
+            if rng.random() < 0.3:
+                self._strike(rng.choice(self._machines()))
+                world.boot_all()
+            if rng.random() < 0.5:
+                world.probe()
+        if rng.random() < 0.5:
+            world.stranger.end()
 
     def _forgetful(self) -> None:
         """The target cannot record what is stable any more, again and again, in a cycle that takes

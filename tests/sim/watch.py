@@ -23,7 +23,7 @@ from mirror_core.errors import LedgerError, PeerError
 from mirror_core.flashcopy import CopyError
 from mirror_core.native import STABLE
 from mirror_core.target import Target
-from sim import copies, files
+from sim import copies, files, strangers
 from sim.sites import Incarnation
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ STATES = (
     "exception at a call of the platform",
     "resync --full under fault", "paused", "commit whose answer was lost",
     "a source without its intermediate",
-    *copies.STATES, *files.STATES,
+    *copies.STATES, *files.STATES, *strangers.STATES,
 )  # fmt: skip
 
 

@@ -8,7 +8,8 @@
 After every crash, and at instants in between (a probe: what if the power went here?), the
 oracle looks at what is on the disks.  Who is the source follows from the ledgers alone.
 
-Two machines may have copies (copies.py): `east` and `west` are those that the link joins.
+Two machines may have copies (copies.py): `east` and `west` are those that the link joins.  A third
+one may be a second source of their target (strangers.py).
 
 Left out: a lost or swapped store; volumes of a mirror with different block sizes (config.py has
 one for all); requests and copies of more than a few kilobytes (native/tests/test_zero.c,
@@ -30,7 +31,7 @@ from mirror_core.driver import Driver
 from mirror_core.errors import LedgerError
 from mirror_core.site import Site
 from mirror_core.target import Target
-from sim import clients, network, person, sched, simos, tells, trouble, watch
+from sim import clients, network, person, sched, simos, strangers, tells, trouble, watch
 from sim.content import Content, Image
 from sim.core import lib
 from sim.oracle import History
@@ -70,6 +71,7 @@ class World:
         self.east = Machine(self, "east", "west", sizes)
         self.west = Machine(self, "west", "east", sizes)
         self.clones: list[Machine] = []  # copies that live beside them
+        self.stranger: strangers.Stranger | None = None  # a second source
         self.network = network.Network(self)
         network.install(self.network)
         sched.on_loss[:], sched.on_fading[:] = [self._lost], [self._faded]
@@ -133,6 +135,10 @@ class World:
         """The peer of this one, or of whom it is a copy."""
         return self.west if machine.site == self.east.site else self.east
 
+    def is_strange(self, life: Life) -> bool:
+        """Of a second source."""
+        return isinstance(life, Incarnation) and life.machine.site == strangers.NORTH
+
     def site_of(self, life: Life) -> Site:
         assert isinstance(life, Incarnation) and life.site
         return life.site
@@ -153,7 +159,11 @@ class World:
     def opened(self, machine: Machine, life: Incarnation) -> None:
         """A site is open and has not begun: the oracle watches its consistency points."""
         assert life.site
+        if self.is_strange(life):
+            return
         watch.watch(self, life)
+        if self.stranger and isinstance(life.site.control, Target):
+            self.stranger.watch(life, life.site.control)
         if isinstance(life.site.control, Driver):
             self._watch_points(machine, life.site)
 
@@ -208,6 +218,8 @@ class World:
 
     def started(self, machine: Machine, life: Incarnation) -> None:
         """Its role is durable: a start writes the ledger."""
+        if self.is_strange(life):
+            return
         if life.target:
             machine.content = None
             return
@@ -527,6 +539,8 @@ class World:
             if self.scheduler.switches > until:
                 raise Violation(f"it does not converge: {self._why()}")
         self._note_commits()
+        if self.stranger:
+            self.stranger.end()
         for machine in self.machines:
             machine.evict()  # and what no disk has is not read any more
         for machine in self.machines:
@@ -547,7 +561,8 @@ class World:
             return False
         if not (target and target.site and target.target):
             return False
-        if any("control" not in task.name for task in self.scheduler.tasks):
+        others = "control", f"exchange with {strangers.NORTH}"
+        if any(not any(name in task.name for name in others) for task in self.scheduler.tasks):
             return False
         control, committed = source.source, target.site.book.current.committed
         return (
