@@ -170,6 +170,10 @@ class Platform:
 
     # ---- the other site
 
+    def boot_id(self) -> str:
+        """Another one after each start of the machine."""
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
     def control_channel(self, uri: str, timeout_s: float) -> native.Line:
         return native.Line(uri, limits.CONTROL_BYTES, timeout_s)
 

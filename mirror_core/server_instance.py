@@ -37,7 +37,7 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +62,6 @@ _TRIES = 3  # a client of the server that comes or goes between two looks
 
 def path_in(state: Path) -> Path:
     return state / "servers"
-
-
-def boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def _started(pid: int) -> str:
@@ -138,10 +134,11 @@ class Servers:
 
     def __init__(
         self, state: Path, book: Ledger, run: str, volumes: Mapping[str, native.Volume],
-        platform: Platform = HERE,
+        platform: Platform = HERE, *, identify: Callable[[int], str | None] = identify,
     ) -> None:  # fmt: skip
         source = book.role == "source"
         self._state, self._site, self._run, self._platform = state, book.site, run, platform
+        self._served_by = identify
         self._fronts = volumes if source else {}
         self._volumes = {n: v for n, v in self._fronts.items() if v.front.kind == "nbd"}
         self._looker: beside.Beside | None = None
@@ -162,7 +159,7 @@ class Servers:
         """Before anything is written.  The volumes whose clients are to be told of a loss."""
         if not self._fronts:
             return []
-        self._boot, self._follows = boot_id(), run_before
+        self._boot, self._follows = self._platform.boot_id(), run_before
         before = _load(self._state, self._site, run_before, self._platform) or {"data": {}}
         reboot = before.get("boot", self._boot) != self._boot
         for name, volume in self._fronts.items():
@@ -265,11 +262,10 @@ class Servers:
             if name in self._known:
                 self._known[name] = now
 
-    @staticmethod
-    def _identify(volume: native.Volume) -> str | None:
+    def _identify(self, volume: native.Volume) -> str | None:
         """None: it is away, or not known.  OSError: it is not to be seen now."""
         try:
-            return identify(volume.front.server_socket())
+            return self._served_by(volume.front.server_socket())
         except OSError as error:
             if error.errno == errno.EBUSY:
                 raise

@@ -75,7 +75,8 @@ class Site:
     """One running site; the constructor opens it.
 
     What it stands on is handed in: the machine, how stores are opened and maps kept, which of them
-    share a disk, the exec at the end of a promotion, and the state folder if it is taken."""
+    share a disk, which process serves one, the exec at the end of a promotion, and the state folder
+    if it is taken."""
 
     def __init__(
         self,
@@ -85,6 +86,7 @@ class Site:
         open_store: Callable[[str, float], stores.Opened] = stores.open_store,
         maps: Maps = mapfile,
         shares: Shares = below.numbers,
+        served_by: Callable[[int], str | None] = server_instance.identify,
         begin_anew: Callable[[SiteConfig], None] = process.begin_anew,
         held: int | None = None,
     ) -> None:
@@ -117,7 +119,12 @@ class Site:
             self.members = self._build_volumes(undo, current)
             self.copier = flashcopy.Flashcopy(self.members)
             self.servers = server_instance.Servers(
-                config.state, current, self._run, {m.name: m.native for m in self.members}, platform
+                config.state,
+                current,
+                self._run,
+                {m.name: m.native for m in self.members},
+                platform,
+                identify=served_by,
             )
             self.metrics = self._metrics_server() if config.metrics else None
             self.control: Driver | Target = (

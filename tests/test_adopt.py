@@ -34,6 +34,7 @@ from pair import FLASHMIRROR, MakePair, Pair
 from served import Server
 
 from mirror_core import ledger, server_instance
+from mirror_core.platform import HERE
 
 SIZE = 2 << 20
 
@@ -125,7 +126,7 @@ def test_an_adoption_forgets_no_loss(pair: Pair) -> None:
     state = pair.folder / "east" / "state"
     book = ledger.load(state)
     untold = {"version": server_instance.VERSION, "site": book.site, "run": book.run,
-              "boot": server_instance.boot_id(), "data": {}, "untold": ["disk"]}  # fmt: skip
+              "boot": HERE.boot_id(), "data": {}, "untold": ["disk"]}  # fmt: skip
     server_instance.path_in(state).write_text(json.dumps(untold))
     adopt(pair, "east", "data")
     pair.start("east")

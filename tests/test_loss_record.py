@@ -16,6 +16,7 @@ from served import Faulty
 from test_server_instance import BLOCK, SIZE, SOURCE, of_files
 
 from mirror_core import durable, native, server_instance
+from mirror_core.platform import Platform
 from mirror_core.server_instance import Servers
 
 
@@ -181,7 +182,7 @@ def test_a_boot_that_cannot_be_read_later_is_no_matter(
     """It does not change while a process runs."""
     with run(scratch, "1") as (volume, servers):
         servers.begin(clean=True, run_before="")
-        monkeypatch.setattr(server_instance, "boot_id", full)
+        monkeypatch.setattr(Platform, "boot_id", full)
         volume.lose_front()
         servers.note()
         monkeypatch.undo()

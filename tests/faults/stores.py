@@ -276,8 +276,17 @@ FAULTS = (
     ),
     Fault(
         "after a kill nobody is told that a restarted server has lost writes",
-        "tests/test_server_instance.py::test_a_kill_while_the_server_is_restarted_is_told",
+        "tests/test_server_instance.py::test_a_kill_while_the_server_is_restarted_is_told "
+        "simulate:10000:server_beside,run_on",
         (("mirror_core/server_instance.py", "                volume.lose_front()\n", ""),),
+        "beside_not_told",
+    ),
+    Fault(
+        "after a kill each server that can be named is the one that it was",
+        "simulate:10000:server_beside,run_on",
+        (("mirror_core/server_instance.py", "(now is None or before[\"data\"].get(name) != now)",
+          "now is None"),),
+        "any_server_is_known",
     ),
     Fault(
         "a socket whose name is no text hides every server",
@@ -287,10 +296,12 @@ FAULTS = (
     ),
     Fault(
         "a server that lost writes is recorded as known before anybody was told",
-        "tests/test_server_instance.py::test_what_nobody_has_heard_of_survives_another_kill",
+        "tests/test_server_instance.py::test_what_nobody_has_heard_of_survives_another_kill "
+        "simulate:20000:server_beside,run_on",
         (("mirror_core/server_instance.py",
           "                self._doubt(name)\n        if self._volumes",
           "        if self._volumes"),),
+        "known_too_soon",
     ),
     Fault(
         "a kill forgets a loss that only the mirroring has met",

@@ -53,6 +53,9 @@ class Clients:
         world = self.world
         scheduler, rng = world.scheduler, world.scheduler.random
         news, known = self._come(), list(self.content.owed_errors)
+        came_ns = lib.sim_clock_ns
+        for volume in range(len(known)):
+            known[volume] = self.content.unheard.get((number, volume), known[volume])
         shares, idle_ns, busy = self._shares(number), _IDLE_NS, 0
         while shares and not (world.clients_stop or self.life.stopping):
             volume, first, last = shares[int(rng.random() * len(shares))]
@@ -61,7 +64,7 @@ class Clients:
             length = min(count * SECTOR, self._sizes[volume] - at * SECTOR)
             began, switches = lib.sim_clock_ns, lib.sim_switches
             self._asked[number] = began
-            self._request(volume, at * SECTOR, length, news[volume], known)
+            self._request(volume, at * SECTOR, length, news[volume], known, number=number)
             del self._asked[number]
             world.waited(self.machine, self.life, lib.sim_clock_ns - began)
             if lib.sim_switches == switches:
@@ -77,6 +80,10 @@ class Clients:
                 if leaves:
                     world.counts["clients that came back"] += 1
                     news = self._come()
+                    late = lib.sim_clock_ns - came_ns > world.shape.returning_s * NS / 2
+                    for key in [key for key in self.content.unheard if key[0] == number and late]:
+                        known[key[1]] = self.content.owed_errors[key[1]]
+                        del self.content.unheard[key]
                     if not world.shape.returning_s:  # too late: nobody tells them
                         known = list(self.content.owed_errors)
         self._leave(news)
@@ -102,13 +109,15 @@ class Clients:
                 shares.append((volume, 0, sectors))
         return shares
 
-    def _request(self, volume: int, offset: int, length: int, news: Any, known: list[int]) -> None:
+    def _request(
+        self, volume: int, offset: int, length: int, news: Any, known: list[int], *, number: int
+    ) -> None:
         world, content, life = self.world, self.content, self.life
         handle = self.site.members[volume].native._handle
         kind = world.scheduler.random.random()
         if kind < 0.1:
             flushed, owed = content.flushing(volume), content.owed_errors[volume]
-            rc = lib.fm_news_flush(handle, news)
+            rc = self._tell(volume, lib.fm_news_flush(handle, news))
             if life.dead:
                 return
             world.counts["flushes"] += rc == 0
@@ -117,8 +126,12 @@ class Clients:
                                 "lost of which this client did not hear")  # fmt: skip
             if rc == 0:
                 flushed()
-            else:
-                known[volume] = content.owed_errors[volume]
+                return
+            known[volume] = content.owed_errors[volume]
+            if content.unheard.pop((number, volume), None) is not None:
+                world.reach("told of what went while the site was down")
+            if not world.disk_errors and not self.machine.is_doubted(volume):
+                raise Violation(f"a flush of volume {volume} fails for nothing")
         elif kind < 0.12:
             self._ask_for_holes(volume, offset, length)
         elif kind < 0.2:
@@ -129,6 +142,18 @@ class Clients:
                 raise Violation(f"a read of volume {volume} at {offset} is wrong")
         else:
             self._write(volume, offset, length, zero=kind < 0.3)
+
+    def _tell(self, volume: int, rc: int) -> int:
+        """As exports.py does with the result of a flush."""
+        if self.life.dead:
+            return rc
+        try:
+            self.site.servers.flushed(self.site.members[volume].name, failed=rc != 0)
+        except Exception:
+            if not self.world.was_thrown(self.life):
+                raise
+            return rc or -errno.EIO
+        return rc
 
     def _ask_for_holes(self, volume: int, offset: int, length: int) -> None:
         """As exports.py does.  What is told to be a hole reads as zeroes."""

@@ -3,6 +3,8 @@
   - After a power loss each sector holds what was acknowledged and then flushed, or something
     written there later; after a killed process, what was acknowledged; after an orderly stop
     that, whatever the power does.
+  - Of what the server of its data store has lost while the site was down, after a kill, each client
+    who was connected hears by an error of his next flush, in this life of the source or another.
   - A flush that fails may have lost a sector that a cache shows yet (`doubt`).  Readers find it
     until it fades, then what the disk holds; and once more what they found before, until the next
     consistency point, for the cycle may write that back.  What a client has written since is
@@ -39,6 +41,9 @@ class Content:
         # of the latter every client hears by an error of its next flush.
         self.losses = [0] * len(self.model)
         self.owed_errors = [0] * len(self.model)
+        # By client and volume: of how many losses he had heard before one while the site was down,
+        # of which he has not heard yet.
+        self.unheard: dict[tuple[int, int], int] = {}
         self.changes = [0] * len(self.model)  # how often what readers find became something else
         # Of sectors that a failed flush has lost and a cache has shown yet: their clients were
         # told, and no flush makes them safe, until they write again, or a commit has followed.
@@ -156,6 +161,7 @@ class Content:
             self._versions.clear()
             self._known.clear()
             self._doubted.clear()
+            self.unheard.clear()  # whoever had the device was on this machine
         else:
             self._killed(disks)
 
@@ -185,6 +191,14 @@ class Content:
             if all_known:
                 self._doubted.pop(key, None)
         self.model[volume][:] = disk
+
+    def lost_beside(self, volume: int, disk: bytes, clients: int) -> None:
+        """The same while the site is down, after a kill: so many clients were connected then, and
+        each is to hear of it, once."""
+        before = self.owed_errors[volume]
+        self.store_lost(volume, disk, all_known=True)
+        for client in range(clients if self.owed_errors[volume] != before else 0):
+            self.unheard.setdefault((client, volume), before)
 
     # ---- what a flush has lost and a cache shows
 

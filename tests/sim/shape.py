@@ -49,6 +49,8 @@ class Shape:
     one_disk: bool = False  # below all that a machine has: what a flush of one has lost, all have
     returning_s: float = 30.0  # a client who comes back so late is told of no loss (news.h)
     wait_s: float = 3.5  # freeze_max + link_timeout are promised (timeouts.py), and looks take time
+    served: float = 0.0  # the chance that a store is behind a server (sites.py), not a file
+    known: bool = True  # which process that server is (a Unix socket's), not one over TCP
     exposure: bool = True  # its figure is judged (tells.py)
 
     @classmethod
@@ -86,9 +88,11 @@ class Shape:
             exceptions=rng.random() < 0.4,
             later=rng.random() < 0.5,
             stalls=rng.random() < 0.15,
-            returning_s=rng.choice((0.0, 30.0)),
+            returning_s=rng.choice((0.0, 30.0, 30.0)),
             rate=int(10 ** rng.uniform(5, 7)) if rng.random() < 0.2 else 0,
             one_disk=rng.random() < 0.4,
+            served=rng.choice((0.0, 0.5, 1.0)),
+            known=rng.random() < 0.6,
         )
 
     def set_limits(self) -> None:

@@ -384,6 +384,10 @@ class SimPlatform(Platform):
 
     # ---- what is not files
 
+    def boot_id(self) -> str:
+        self._touch()
+        return f"boot {self._machine.boots}"
+
     def file_store(self, fd: int, size: int) -> native.Store:
         """A file that the core writes: a disk, which loses what was not flushed as others do."""
         inode = self._inode(fd)

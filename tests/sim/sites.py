@@ -2,6 +2,9 @@
 
 The Site is production's own, constructor, stop and all; only what opens a store, what locks the
 folder, and the exec at the end of a promotion, is replaced.  Its control thread becomes a task.
+A store is a file, or behind a server, which may go with what was not flushed and come back, while
+the site runs or not; whether it can be known again (server_instance.py) is drawn (Shape).
+
 A site that stops does as nbdkit has it do: no connection is taken, those there are end, and when
 no request is left it closes.
 """
@@ -162,6 +165,25 @@ class Incarnation(Life):
         return self.control if isinstance(self.control, target.Target) else None
 
 
+class SimStore(native.Store):
+    """A disk as its machine has it: a file, or behind a server."""
+
+    def __init__(self, machine: Machine, volume: str, part: str) -> None:
+        key = volume, part
+        handle = lib.sim_store_open(machine.disks[key], machine.lazy)
+        super().__init__(handle, "nbd" if key in machine.served else "file")
+        self._number = list(machine.disks).index(key)
+
+    def server_socket(self) -> int:
+        """In place of a descriptor: which store it is (Machine.served_by)."""
+        try:
+            return super().server_socket()
+        except OSError as error:
+            if error.errno != errno.ENOTCONN or not lib.fm_store_has_anchor(self._handle):
+                raise
+            return self._number
+
+
 class Machine:
     """A site's disks and state folder, which outlive its incarnations."""
 
@@ -176,6 +198,9 @@ class Machine:
         self.was_slow = False  # a store of it, at any time
         self.bomb: simos.Bomb | None = None  # exceptions at calls of the platform
         self.maps: dict[str, KeptMaps] = {}  # by run
+        self.boots = 0  # of the machine itself
+        self.was_killed = False  # how its last life has ended
+        self.served: dict[tuple[str, str], int] = {}  # by a server: which one of those so far
         self.content: Content | None = None  # of a source: what its clients know
         self.follows: History | None = None  # of a target, and of a source that was one
         self.away = False  # its intermediates cannot be opened
@@ -195,6 +220,8 @@ class Machine:
                     lib.sim_disk_share(disk, self.below)
                 if world.random.random() < 0.3:
                     lib.sim_disk_emulate(disk)
+                if world.random.random() < world.shape.served:
+                    self.served[volume, part] = 1
 
     def config_for(self) -> SimConfig:
         volumes = tuple(
@@ -264,6 +291,12 @@ class Machine:
         for volume in self.sizes:
             lib.sim_disk_evict(self.disks[volume, "data"])
 
+    def is_doubted(self, number: int) -> bool:
+        """Of a data store: a kill may have made its clients' flushes fail, because nobody knows
+        whether its server is the one that it was; that of a copy is another one."""
+        is_served = (list(self.sizes)[number], "data") in self.served
+        return self.went_back or (is_served and not self.world.shape.known)
+
     def survivors(self, part: str, keep: float) -> tuple[tuple[bytes, ...], int]:
         """After a power loss; and how many writes of sectors are lost."""
         images, lost = [], 0
@@ -307,9 +340,14 @@ class Machine:
             if self.content:
                 self.world.reach("a source without its intermediate")
             raise StoreError(f"{where}: No such file or directory", errno.ENOENT)
-        store = native.Store(lib.sim_store_open(self.disks[volume, part], self.lazy), "file")
+        store = SimStore(self, volume, part)
         life.stores.append((where, store))
         return stores.Opened(where, store, self.sizes[volume], Identity("file", where), None)
+
+    def served_by(self, number: int) -> str | None:
+        """In place of server_instance.identify."""
+        instance = self.served.get(list(self.disks)[number])
+        return f"server {instance}" if instance and self.world.shape.known else None
 
     def _boot(self, life: Incarnation) -> None:
         platform = simos.SimPlatform(self, life)
@@ -319,6 +357,7 @@ class Machine:
             open_store=functools.partial(self._open_store, life),
             maps=SimMaps(self),
             shares=lambda opened: dict.fromkeys(opened, self.below),
+            served_by=self.served_by,
             begin_anew=lambda _config: platform.abort(),
         )
         self.world.opened(self, life)
@@ -438,6 +477,9 @@ class Machine:
         """After a crash: what was not flushed is lost; (writes lost, files torn)."""
         lost = 0
         self.maps.clear()
+        self.boots += 1
+        for key in self.served:
+            self.served[key] += 1
         for part in PARTS:
             images, gone = self.survivors(part, keep)
             self.fill(part, images)
@@ -452,6 +494,8 @@ class Machine:
         out = ffi.new("char[]", size)
         lost = int(lib.sim_disk_survivors(disk, int(256 * keep), out))
         lib.sim_disk_reset(disk, bytes_at(out, size))
+        if (volume, part) in self.served:
+            self.served[volume, part] += 1
         for store in self.life.open_stores(f"{volume}/{part}") if self.life else ():
             lib.sim_store_restart(store._handle)
         return lost

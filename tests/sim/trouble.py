@@ -58,7 +58,7 @@ class Trouble:
                 (4, self._disk), (2, self._server), (2, self._both_sinks), (4, self._append),
                 (2, self._at_stop), (4, self._beside), (2, self._cooling), (2, self._written),
                 (8, self._forgetful), (6, self._shown), (3, self._comparison), (2, self._away),
-                (8, self._owed),
+                (8, self._owed), (10, self._server_beside),
                 (4 * world.shape.exceptions, self._thrown),
             ]  # fmt: skip
 
@@ -706,6 +706,32 @@ class Trouble:
         if machine.life and machine.life.up:
             number, part = self.random.randrange(len(machine.sizes)), self.random.choice(PARTS)
             self.world.restart_server(machine, number, part, self.random.choice(KEEP))
+
+    def _server_beside(self) -> None:
+        """A site is killed, and servers of its stores go meanwhile, with what was not flushed; and
+        perhaps it is killed again before its clients have heard."""
+        rng = self.random
+        machine = self.source() if rng.random() < 0.8 else self.target()
+        if not machine or not machine.life:
+            return
+        self.world.turns(rng.randrange(60))
+        data = [machine.disks[key] for key in machine.served if key[1] == "data"]
+        if rng.random() < 0.8:
+            self.until(lambda: any(lib.sim_disk_unflushed(disk) > 2 for disk in data), 100, 1)
+        if machine.life is None or not machine.life.up:
+            return
+        self.world.crash(machine, power=False, keep=0.0)
+        for volume, part in machine.served:
+            if rng.random() < (0.8 if part == "data" else 0.4):
+                self.world.reach("a server went while its site was down")
+                number = list(machine.sizes).index(volume)
+                self.world.restart_server(machine, number, part, rng.choice((0.0, 0.0, 0.5)))
+        self.world.boot_all()
+        for _ in range(rng.choice((0, 0, 1, 2))):
+            self.world.turns(rng.randrange(60))
+            self._strike(machine, stop=0.3)
+            self.world.boot_all()
+        self._until_reached("told of what went while the site was down", turns=300)
 
     def _both_sinks(self) -> None:
         """The link and the source's own intermediate, at once."""

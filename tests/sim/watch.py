@@ -48,6 +48,8 @@ STATES = (
     "exception at a call of the platform",
     "resync --full under fault", "paused", "commit whose answer was lost",
     "a source without its intermediate",
+    "a server went while its site was down", "told of what went while the site was down",
+    "a server is known again after a kill", "a server is not known again after a kill",
     *copies.STATES, *files.STATES, *strangers.STATES,
 )  # fmt: skip
 

@@ -226,6 +226,10 @@ class World:
         assert life.site
         if machine.content is None:
             self._promoted(machine, life.site.book.current)
+        servers = life.site.servers
+        for name, server in servers._known.items() if machine.was_killed else ():
+            known = server and name not in servers._untold
+            self.reach(f"a server is {'' if known else 'not '}known again after a kill")
         clients.Clients(self, machine, life)
 
     def _promoted(self, machine: Machine, book: ledger.Ledger) -> None:
@@ -241,6 +245,7 @@ class World:
     def stopped(self, machine: Machine) -> None:
         """In order."""
         self.counts["orderly stops"] += 1
+        machine.was_killed = False
         book = machine.book_on_disk(machine.fs)
         if book.role == "target":
             self._judge(machine, machine.fs, machine.images("data"),
@@ -387,6 +392,8 @@ class World:
         self.network.cut()
         if machine.life:
             machine.crash()
+            machine.was_killed = True
+        machine.was_killed &= not power
         if power:
             lost, torn = machine.lose_power(keep)
             self.counts["writes lost"] += lost
@@ -461,7 +468,10 @@ class World:
         if machine.book_on_disk(machine.fs).role == "target":
             self._judge(machine, machine.fs, data, machine.images("intermediate"), power=True)
         elif part == "data" and machine.content:
-            machine.content.store_lost(number, data[number], all_known=True)
+            if machine.life is None and self.shape.returning_s and not machine.went_back:
+                machine.content.lost_beside(number, data[number], self.nclients)
+            else:
+                machine.content.store_lost(number, data[number], all_known=True)
 
     # ---- a schedule
 

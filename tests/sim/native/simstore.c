@@ -425,6 +425,7 @@ static void
 disk_step (struct fm_port *p)
 {
   bool one = false;
+  connected (p); /* whoever looks sees that its server has gone */
   for (struct fm_op **at = &p->under_way; *at;) {
     struct fm_op *op = *at;
     if (op->link ? random_below (1 + store_of (p)->lazy) : one) {
