@@ -632,13 +632,13 @@ class Trouble:
         before, is_over = driver.committed, self.phase("idle", "freeze")
         self.until(lambda: driver.committed > before and is_over(), 300, 1)
         for log in machine.all_disks()[len(machine.disks) :]:
-            self._fail(machine, log, 14, 1 << 20, errno.ENOSPC)
+            self.fail(machine, log, 14, 1 << 20, errno.ENOSPC)
         errors = counts["write errors"]
         self.until(lambda: counts["write errors"] > errors, 200)
         before = driver._book.current.begun
         self.until(lambda: driver._book.current.begun > before, 200)
         for volume in machine.sizes:
-            self._fail(machine, machine.disks[volume, "intermediate"], FLUSHES, 1)
+            self.fail(machine, machine.disks[volume, "intermediate"], FLUSHES, 1)
         self._until_reached("abandoned cycle", turns=300)
         if machine is not self.source():
             return
