@@ -133,7 +133,11 @@ class Clients:
             if not world.disk_errors and not self.machine.is_doubted(volume):
                 raise Violation(f"a flush of volume {volume} fails for nothing")
         elif kind < 0.12:
-            self._ask_for_holes(volume, offset, length)
+            try:
+                self._ask_for_holes(volume, offset, length)
+            except Exception as error:  # of a call that fails the client is told by an error
+                if isinstance(error, Violation) or not world.was_thrown(life):
+                    raise
         elif kind < 0.2:
             out, changes = ffi.new("char[]", length), content.changes[volume]
             rc = lib.fm_volume_read(handle, out, length, offset)

@@ -57,7 +57,7 @@ class Trouble:
                 (8, self._flush_of_hardening), (4, self._flush), (3, self._folder),
                 (4, self._disk), (2, self._server), (2, self._both_sinks), (4, self._append),
                 (2, self._at_stop), (4, self._beside), (2, self._cooling), (2, self._written),
-                (8, self._forgetful), (6, self._shown), (3, self._comparison), (2, self._away),
+                (8, self._forgetful), (6, self._shown), (4, self._comparison), (2, self._away),
                 (8, self._owed), (10, self._server_beside),
                 (4 * world.shape.exceptions, self._thrown),
             ]  # fmt: skip
