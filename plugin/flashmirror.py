@@ -91,7 +91,7 @@ def after_fork():
         _door.start()
         _ender.start()
     except Exception as error:
-        _die(str(error))
+        _die(str(error) or type(error).__name__)  # a want of memory has no words of its own
 
 
 def cleanup():

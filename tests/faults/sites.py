@@ -6,6 +6,13 @@ from faults.fault import Fault
 
 FAULTS = (
     Fault(
+        "a start that ends for want of memory says nothing",
+        "tests/test_injected.py::test_a_start_serves_or_ends_whatever_it_meets",
+        (("plugin/flashmirror.py",
+          "_die(str(error) or type(error).__name__)",
+          "_die(str(error))"),),
+    ),
+    Fault(
         "neither an older state of a source nor another copy of it is told from it (I7)",
         "tests/test_went_back.py::test_a_source_that_went_back_is_refused "
         "tests/test_went_back.py::test_of_two_copies_of_a_source_one_is_refused",
@@ -18,12 +25,10 @@ FAULTS = (
     ),
     Fault(
         "a consistency point is known by its number alone (I7)",
-        "tests/test_recovery.py "
-        "simulate:20000:goes_back,clone,promote,run_on",
+        "tests/test_recovery.py::test_a_source_that_has_met_a_wrong_target_did_not_go_back",
         (("mirror_core/recovery.py",
           "        tokens = {self.token, other.token} - {\"\"}\n",
           "        tokens: set[str] = set()\n"),),
-        "any_token_taken",
     ),
     Fault(
         "a session that a source opens, and makes no use of, is one",

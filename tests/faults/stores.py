@@ -6,12 +6,19 @@ from faults.fault import Fault
 
 FAULTS = (
     Fault(
-        "a store that does one part of much after another is silent meanwhile",
-        "native:slow "
-        "tests/test_slow.py::test_a_large_block_on_a_slow_store_arrives",
-        (("native/parts.c",
-          "    if (p && !t->seen) /* once",
-          "    if (p && !t->seen && 0) /* once"),),
+        "what is large travels in one request, and is silent until its answer",
+        "tests/test_slow.py::test_a_large_block_on_a_slow_store_arrives "
+        "tests/test_slow.py::test_a_narrow_line_is_not_a_lost_one "
+        "native:slow",
+        (("native/room.h",
+          "#define FM_PIECE_BULK (2 * FM_MIB)",
+          "#define FM_PIECE_BULK (8 * FM_MIB)"),
+         ("native/parts.c",
+          "is_paced (s, kind) ? fm_pace_piece",
+          "kind == FM_ZERO ? fm_pace_piece"),
+         ("native/parts.c",
+          "  else if (ops->drains && ops->drains (p))\n",
+          "  else if (0 && ops->drains (p))\n")),
     ),
     Fault(
         "a large block is sent at once, however slow its store is",
@@ -491,8 +498,7 @@ FAULTS = (
     ),
     Fault(
         "bytes that the other side takes are no movement",
-        "native:slow "
-        "tests/test_slow.py::test_a_narrow_line_is_not_a_lost_one",
+        "native:slow",
         (("native/store_nbd.c", "  .drains = nbd_drains,\n", ""),
          ("native/store_nbd.c", "static bool\nnbd_drains",
           "bool nbd_drains (struct fm_port *);\nbool\nnbd_drains")),
