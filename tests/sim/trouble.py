@@ -47,7 +47,7 @@ class Trouble:
             (3, self._run_on), (3, self._at_random), (4, self._command),
             (3, self._crash_owing), (3, self._stop_owing), (3, self._crash_parted),
             (2, self._at_commit), (4, self._link), (2, self._promote), (2, self._resync),
-            (2, self._slow), (3, self._drain), (1, self._pause), (4, self._waits),
+            (2, self._slow), (3, self._drain), (1, self._pause), (5, self._waits),
             (2, self._failback), (7, of_copies.goes_back), (2, of_copies.clone),
             (4, of_files.lost_files), (7, of_files.old_files),
             (4, self._second_source),
@@ -57,7 +57,7 @@ class Trouble:
                 (8, self._flush_of_hardening), (4, self._flush), (3, self._folder),
                 (4, self._disk), (2, self._server), (2, self._both_sinks), (4, self._append),
                 (2, self._at_stop), (4, self._beside), (2, self._cooling), (2, self._written),
-                (8, self._forgetful), (6, self._shown), (4, self._comparison), (2, self._away),
+                (8, self._forgetful), (7, self._shown), (4, self._comparison), (2, self._away),
                 (8, self._owed), (10, self._server_beside),
                 (4 * world.shape.exceptions, self._thrown),
             ]  # fmt: skip
