@@ -170,7 +170,7 @@ class Content:
         be done.  `all_known`: of the rest nothing is lost any more, nor done."""
         self.losses[volume] += 1
         self.changes[volume] += 1
-        if any(self._acknowledged(volume, at) != disk[at : at + SECTOR]
+        if any(self._is_older((volume, at // SECTOR), disk[at : at + SECTOR])
                for at in range(0, len(disk), SECTOR)
                if (volume, at // SECTOR) not in self._doubted):  # fmt: skip
             self.owed_errors[volume] += 1
@@ -199,6 +199,11 @@ class Content:
         self.store_lost(volume, disk, all_known=True)
         for client in range(clients if self.owed_errors[volume] != before else 0):
             self.unheard.setdefault((client, volume), before)
+
+    def _is_older(self, key: tuple[int, int], found: bytes) -> bool:
+        """Than what is acknowledged; not what a write that is under way has left there."""
+        later = self._versions.get(key, [])[self._known[key] + 1 :]
+        return found != self._acknowledged(key[0], key[1] * SECTOR) and found not in later
 
     # ---- what a flush has lost and a cache shows
 
