@@ -161,6 +161,7 @@ class Target:
                     f"{mine.name} mirrors {self.source}, which is connected: stop it first"
                 )
             self._refuse_twice(hello.session)
+            goes_on = self.connected() and self.parted() is None
             self._end_session()  # what fails from here on leaves no session, not the one before
             try:
                 self._fence(hello.session)
@@ -171,6 +172,8 @@ class Target:
                 raise
             with self.changed:
                 self.session, self.source, self._refusal = hello.session, hello.name, None
+                if goes_on:  # one after the other, as while this site cannot do what is asked for
+                    self._used = hello.session
                 self.source_site, self.failure = hello.site, None
                 self.source_paused = None
                 self._silence = min(hello.silence, timeouts.silence_s(limits.LINK_TIMEOUT_MAX_S))

@@ -41,7 +41,7 @@ def _control(request: int, number: int) -> None:
 def _delete_partitions(device: str) -> None:
     """A mount namespace that another test has made meanwhile may hold for a moment what was mounted
     of them: there is no event to wait on but that they are free."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120  # as long as a whole test of another process, perhaps
     while subprocess.run(["partx", "--delete", device], check=False).returncode:
         assert time.monotonic() < deadline, f"{device}: still in use"
         time.sleep(0.05)

@@ -172,9 +172,9 @@ def test_no_ledger_names_the_command_to_run(tmp_path: Path) -> None:
 
 
 def test_a_ledger_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    """A folder where the ledger should be is refused, with the system's reason."""
+    """A folder where the ledger should be is refused, with the reason."""
     (tmp_path / "ledger").mkdir()
-    with pytest.raises(LedgerError, match="Is a directory"):
+    with pytest.raises(LedgerError, match="is no file"):
         ledger.load(tmp_path)
 
 

@@ -214,6 +214,7 @@ def test_a_promotion_that_nobody_asks_for_any_more_is_over(
             target.handshake(hello)
         eventually(lambda: not target.promoting, "it is over")
         target.handshake(hello)
+        target.poll(hello.session, 0.0, paused=False)
         assert status.of(site)["peer"]["state"] == "connected"
     finally:
         site.stop()

@@ -492,7 +492,7 @@ FAULTS = (
     ),
     Fault(
         "a control thread ends by an exception, and nobody is told",
-        "simulate:20000",
+        "simulate:10000:thrown,run_on",
         (("mirror_core/guard.py", "            try:\n                give_up(error)\n",
           "            return\n            try:\n                give_up(error)\n"),),
         "thrown_is_the_end",

@@ -199,9 +199,10 @@ def make_machine(scene: str, program: str, checkout: Path) -> None:
     }
     for name, text in UNITS.items():
         (system / name).write_text(text.format(**facts) if "scene" in name else text)
-    for name in MASKED:
-        (system / f"{name}.service").unlink(missing_ok=True)
-        (system / f"{name}.service").symlink_to("/dev/null")
+    # Those of /tmp would empty it, or cover it: the checkout and the share may be there.
+    for name in (*(f"{one}.service" for one in (*MASKED, "systemd-tmpfiles-setup")), "tmp.mount"):
+        (system / name).unlink(missing_ok=True)
+        (system / name).symlink_to("/dev/null")
     default = system / "default.target"
     default.unlink(missing_ok=True)
     default.symlink_to("scene.target")
