@@ -80,6 +80,7 @@ class FilesOfState:
         if not names:
             return
         self.world.scheduler.trace(f"*** {machine.name} has lost {', '.join(names)}")
+        machine.forgot_servers |= not {"servers", "ledger"}.isdisjoint(map(kind_of, names))
         stood = self._take_away(machine, names)
         for name in names:
             self.world.reach(f"{role} without its {kind_of(name)}")
@@ -108,6 +109,7 @@ class FilesOfState:
         if not names:
             return
         self.world.scheduler.trace(f"*** {machine.name} has older {', '.join(names)}")
+        machine.forgot_servers |= not {"servers", "ledger"}.isdisjoint(map(kind_of, names))
         newest = load(machine.fs.read("ledger"))
         stood = self._take_away(machine, names)
         for name in names:

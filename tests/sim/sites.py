@@ -205,6 +205,7 @@ class Machine:
         self.follows: History | None = None  # of a target, and of a source that was one
         self.away = False  # its intermediates cannot be opened
         self.went_back = False  # something of it was put back to an older copy, or it is one
+        self.forgot_servers = False  # what it knew of its stores' servers was lost, or made older
         self.lost_seed = False  # a flush of it failed before the site had ever started
         self.is_mixed = False  # its state went back without its data, and it does not know
         self.unjudged = NO_POINT  # an image that is a mixture, and known to be (copies.py)
@@ -295,7 +296,8 @@ class Machine:
         """Of a data store: a kill may have made its clients' flushes fail, because nobody knows
         whether its server is the one that it was; that of a copy is another one."""
         is_served = (list(self.sizes)[number], "data") in self.served
-        return self.went_back or (is_served and not self.world.shape.known)
+        known = self.world.shape.known and not self.forgot_servers
+        return self.went_back or (is_served and not known)
 
     def survivors(self, part: str, keep: float) -> tuple[tuple[bytes, ...], int]:
         """After a power loss; and how many writes of sectors are lost."""
