@@ -29,7 +29,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mirror_core import partition
-from mirror_core.mapfile import boot_id
 from mirror_core.platform import HERE, Platform
 
 SYS = Path("/sys/dev/block")  # a folder, or a link to one, for each MAJOR:MINOR
@@ -187,4 +186,4 @@ def _instance(fd: int, start: str) -> str:
     except OSError:
         return ""  # an older kernel
     sequence = int.from_bytes(buffer, "little")
-    return f"{boot_id()}/{sequence}" + (f"#{start}" if start else "")
+    return f"{HERE.boot_id()}/{sequence}" + (f"#{start}" if start else "")

@@ -42,7 +42,7 @@ def lock_state(config: SiteConfig, platform: Platform = HERE) -> int:
     """Take the state folder for this process; the descriptor holds it.  LedgerError: busy."""
     path = config.state / "lock"
     try:
-        fd = platform.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = platform.open(path, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise LedgerError(
             f"{path}: {error.strerror}: of a new site, run 'flashmirror create' first; or mount "

@@ -28,6 +28,7 @@ from pathlib import Path
 
 from mirror_core import native
 from mirror_core.ledger import Ledger, VolumeRecord
+from mirror_core.platform import HERE
 
 _PAGE = 4096
 # magic, version, site, lineage, run, boot, size, block size
@@ -38,11 +39,6 @@ _WHOLE = struct.Struct("<Q")
 _COMMIT_AT = _PAGE - _WHOLE.size - _COMMIT.size
 _MAGIC = b"fmMAPS\0\0"
 _VERSION = 3
-
-
-def boot_id() -> str:
-    """Of the running kernel: random(4)."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def folders() -> Iterator[Path]:
@@ -66,7 +62,7 @@ def _head(book: Ledger, record: VolumeRecord, run: str) -> bytes:
     lineage = book.lineage.id if book.lineage else ""
     head = _HEAD.pack(
         _MAGIC, _VERSION, book.site.encode(), lineage.encode(), run.encode(),
-        boot_id().encode(), record.size, record.block_size,
+        HERE.boot_id().encode(), record.size, record.block_size,
     )  # fmt: skip
     return (head + _CRC.pack(zlib.crc32(head))).ljust(_COMMIT_AT, b"\0")
 

@@ -171,7 +171,7 @@ class Platform:
     # ---- the other site
 
     def boot_id(self) -> str:
-        """Another one after each start of the machine."""
+        """Another one after each start of the machine: random(4)."""
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
     def control_channel(self, uri: str, timeout_s: float) -> native.Line:

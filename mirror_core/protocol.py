@@ -205,7 +205,7 @@ class Progress:
     """The target's answer to `Stable`, `Commit` and `Look`.
 
     done      what was asked for is durable; else it is to be asked again
-    hardened  the last sequence of which that is true
+    hardened  the last sequence that is whole in the data stores, durably
     reason    why the second flashcopy does not go on; None: it does
     """
 

@@ -19,21 +19,21 @@ from __future__ import annotations
 
 import subprocess
 import time
+from collections.abc import Iterable
 
 from mirror_core import below, limits
 from mirror_core.errors import MirrorError
 
 
-def everything_on(device: str, timeout_s: float = limits.UNMOUNT_S) -> None:
-    """`device`: MAJOR:MINOR.  MirrorError: this is still mounted, for this reason, and all else is
-    not."""
-    deadline = time.monotonic() + timeout_s
-    while points := below.mounts_on(device):
-        for point in points:
-            why = _unmount(point, deadline)
-            if why and time.monotonic() >= deadline:
-                raise MirrorError(f"not unmounted: {why}")
-        if why:
+def everything_on(devices: Iterable[str], timeout_s: float = limits.UNMOUNT_S) -> None:
+    """`devices`: MAJOR:MINOR of each.  MirrorError: this is still mounted, for this reason; all
+    else that could be unmounted is."""
+    devices, deadline = tuple(devices), time.monotonic() + timeout_s
+    while points := [point for device in devices for point in below.mounts_on(device)]:
+        reasons = [why for point in points if (why := _unmount(point, deadline))]
+        if reasons and time.monotonic() >= deadline:
+            raise MirrorError(f"not unmounted: {reasons[0]}")
+        if reasons:
             time.sleep(limits.UNMOUNT_AGAIN_S)
 
 

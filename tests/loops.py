@@ -27,7 +27,7 @@ needs_loops = pytest.mark.skipif(
 _SET_FD = 0x4C00
 _ADD, _REMOVE = 0x4C80, 0x4C81  # linux/loop.h: LOOP_CTL_ADD, LOOP_CTL_REMOVE
 _added: set[int] = set()
-_numbers = itertools.count(1000 + os.getpid() % 10_000 * 16)  # no other process takes these
+_numbers = itertools.count(1000 + os.getpid() % 10_000 * 16)  # seldom another process's
 
 
 def _control(request: int, number: int) -> None:
@@ -36,6 +36,16 @@ def _control(request: int, number: int) -> None:
         fcntl.ioctl(fd, request, number)
     finally:
         os.close(fd)
+
+
+def _add() -> int:
+    """A loop device that was not there: of two processes in two namespaces the number may be one,
+    and one that was killed leaves its own."""
+    for number in _numbers:
+        with contextlib.suppress(FileExistsError):
+            _control(_ADD, number)
+            return number
+    raise AssertionError("numbers end")
 
 
 def _delete_partitions(device: str) -> None:
@@ -64,8 +74,7 @@ class Loop:
         """As that loop device, or as one that was not there before."""
         assert self.number is None
         if number is None:
-            number = next(_numbers)
-            _control(_ADD, number)
+            number = _add()
             _added.add(number)
         self.number = number
         device, fd = f"/dev/loop{number}", os.open(f"/dev/loop{number}", os.O_RDWR | os.O_CLOEXEC)

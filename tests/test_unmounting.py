@@ -65,12 +65,12 @@ def test_everything_that_stands_on_a_device_is_unmounted(
         points = below.mounts_on(number(loop))
         assert points == [str(inner), str(bound), str(mounted)]
         with pytest.raises(MirrorError, match="target is busy"):  # `other` has its file open
-            unmounting.everything_on(number(loop), 0.5)
+            unmounting.everything_on([number(loop)], 0.5)
         assert below.mounts_on(number(loop)) == [str(mounted)]
     finally:
         subprocess.run(["umount", inner, bound], capture_output=True, check=False)
         other.close()
-    unmounting.everything_on(number(loop), 10)
+    unmounting.everything_on([number(loop)], 10)
     assert below.mounts_on(number(loop)) == []
 
 
@@ -87,7 +87,7 @@ def test_a_partition_stands_on_its_disk(loop: Loop, tmp_path: Path) -> None:
     run("mkfs.ext4", "-q", partition)
     run("mount", partition, at)
     assert below.mounts_on(number(loop)) == [str(at)]
-    unmounting.everything_on(number(loop), 10)
+    unmounting.everything_on([number(loop)], 10)
     assert below.mounts_on(number(loop)) == []
 
 
@@ -100,9 +100,9 @@ def test_who_uses_what_is_mounted_is_waited_for_and_no_longer_than_said(
     ) as user:
         assert user.stdin and user.stdout and user.stdout.readline()
         with pytest.raises(MirrorError, match=f"not unmounted: .*{mounted}.* busy"):
-            unmounting.everything_on(number(loop), 0.5)
+            unmounting.everything_on([number(loop)], 0.5)
         assert below.mounts_on(number(loop)) == [str(mounted)]
-        ends_while(lambda: unmounting.everything_on(number(loop), 30), user)
+        ends_while(lambda: unmounting.everything_on([number(loop)], 30), user)
     assert below.mounts_on(number(loop)) == []
 
 
@@ -121,7 +121,29 @@ def ends_while(waits: Callable[[], None], user: subprocess.Popen[bytes]) -> None
     ending.join()
 
 
+def test_a_device_in_use_keeps_no_other_one_mounted(
+    loop: Loop, mounted: Path, tmp_path: Path
+) -> None:
+    """All of a site's devices are unmounted in the time that there is, whichever refuses."""
+    other, at = Loop(tmp_path / "other", 16 * MIB), tmp_path / "there"
+    at.mkdir()
+    try:
+        run("mkfs.ext4", "-q", other.path)
+        run("mount", other.path, at)
+        with subprocess.Popen(
+            [sys.executable, "-c", USER, mounted], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as user:
+            assert user.stdin and user.stdout and user.stdout.readline()
+            with pytest.raises(MirrorError, match=f"not unmounted: .*{mounted}.* busy"):
+                unmounting.everything_on([number(loop), number(other)], 0.5)
+            assert below.mounts_on(number(other)) == []
+            user.stdin.close()
+    finally:
+        subprocess.run(["umount", at], capture_output=True, check=False)
+        other.close()
+
+
 def test_who_has_nothing_mounted_has_nothing_unmounted(loop: Loop, mounted: Path) -> None:
     """A mount of another device stays."""
-    unmounting.everything_on("43:77", 1)
+    unmounting.everything_on(["43:77"], 1)
     assert below.mounts_on(number(loop)) == [str(mounted)]

@@ -118,10 +118,10 @@ def detach(
         indices = [found] if found is not None else []
     if indices or volume:
         _may_use_kernel()
+    if unmount:  # of all, before one of them refuses
+        unmounting.everything_on(map(kernel.number_of, indices))
     devices = []
     for index in indices:
-        if unmount:
-            unmounting.everything_on(kernel.number_of(index))
         attaching.detach(index, force=force)
         devices.append(attaching.path_of(index))
     said = [f"{path}: detached" for path in devices] or ["was not attached"]

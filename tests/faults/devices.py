@@ -37,11 +37,19 @@ FAULTS = (
     Fault(
         "who uses what is mounted is not waited for",
         "tests/test_unmounting.py::test_who_uses_what_is_mounted_is_waited_for_and_no_longer_than_said",
-        (("mirror_core/unmounting.py", "if why and time.monotonic() >= deadline:", "if why:"),),
+        (("mirror_core/unmounting.py", "if reasons and time.monotonic() >= deadline:",
+          "if reasons:"),),
     ),
     Fault(
         "who uses what is mounted is waited for without end",
         "tests/test_unmounting.py::test_who_uses_what_is_mounted_is_waited_for_and_no_longer_than_said",
-        (("mirror_core/unmounting.py", "if why and time.monotonic() >= deadline:", "if False:"),),
+        (("mirror_core/unmounting.py", "if reasons and time.monotonic() >= deadline:",
+          "if False:"),),
+    ),
+    Fault(
+        "a device in use keeps the others mounted",
+        "tests/test_unmounting.py::test_a_device_in_use_keeps_no_other_one_mounted",
+        (("mirror_core/unmounting.py", "for device in devices for point in",
+          "for device in devices[:1] for point in"),),
     ),
 )  # fmt: skip

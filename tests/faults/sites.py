@@ -131,7 +131,7 @@ FAULTS = (
     Fault(
         "a start follows a link in the place of the lock",
         "tests/test_taken_away.py::test_a_link_in_the_place_of_the_lock_is_not_followed",
-        (("mirror_core/lock.py", " | os.O_NOFOLLOW | os.O_NONBLOCK", ""),),
+        (("mirror_core/platform.py", " | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)", ", 0o600)"),),
     ),
     Fault(
         "a site takes the lock of another state folder for that of its own",
