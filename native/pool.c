@@ -272,6 +272,15 @@ fm_port_own (struct fm_store *s, int *rc)
   return fm_port_open (s, rc);
 }
 
+void
+fm_pool_add (struct fm_store *s, struct fm_port *p)
+{
+  pthread_mutex_lock (&s->lock);
+  s->npool++;
+  push (s, p);
+  pthread_mutex_unlock (&s->lock);
+}
+
 unsigned
 fm_store_reserve (struct fm_store *s, unsigned n, int *rc)
 {
@@ -280,11 +289,9 @@ fm_store_reserve (struct fm_store *s, unsigned n, int *rc)
   while (s->npool < n && *rc == 0) {
     pthread_mutex_unlock (&s->lock);
     struct fm_port *p = fm_port_open (s, rc);
+    if (p)
+      fm_pool_add (s, p);
     pthread_mutex_lock (&s->lock);
-    if (p) {
-      s->npool++;
-      push (s, p);
-    }
   }
   unsigned had = s->npool;
   pthread_mutex_unlock (&s->lock);

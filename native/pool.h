@@ -1,9 +1,11 @@
-/* The connections of a store that nobody has for good: for store.c, flush.c and pool.c only. */
+/* The connections of a store that nobody has for good: for the store's own files only. */
 #ifndef FM_POOL_H
 #define FM_POOL_H
 
 #include "store.h"
 
+/* One more, which is open. */
+void fm_pool_add (struct fm_store *s, struct fm_port *p);
 /* Close what nobody uses: the server of these connections has ended. */
 void fm_pool_drop (struct fm_store *s);
 /* The store ends; nobody has a connection of the pool any more. */

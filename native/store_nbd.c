@@ -1,6 +1,7 @@
 /* The store that is an NBD server, over libnbd: one connection a port, commands
  * asynchronous, many in flight.  See store.h; libnbd(3) for the calls. */
 #include "late.h"
+#include "pool.h"
 #include "room.h"
 #include "store.h"
 #include "wait.h"
@@ -421,22 +422,25 @@ fm_store_open_nbd (const char *uri, uint64_t timeout_ns, struct fm_store **out, 
   int rc = fm_nbd_connect (uri, fm_now_ns () + timeout_ns, &h, why, whysize);
   if (rc < 0)
     return rc;
-  rc = examine (h, &size, &sizes, why, whysize);
-  nbd_aio_disconnect (h, 0);
-  nbd_close (h);
-  if (rc < 0)
-    return rc;
   struct fm_store *s = calloc (1, sizeof *s);
   char *copy = strdup (uri);
-  if (!s || !copy) {
-    free (s);
+  struct fm_port *first = calloc (1, sizeof *first);
+  struct fm_late *late = fm_late_new ();
+  rc = s && copy && first && late ? examine (h, &size, &sizes, why, whysize) : -ENOMEM;
+  if (rc < 0) {
+    nbd_close (h);
+    free (late);
+    free (first);
     free (copy);
-    return -ENOMEM;
+    free (s);
+    return rc;
   }
   fm_store_init (s, &fm_nbd_ops, size, timeout_ns);
   s->sizes = sizes;
   s->fd = -1;
   s->uri = copy;
+  *first = (struct fm_port){ .store = s, .nbd = h, .late = late };
+  fm_pool_add (s, first); /* closed, it could still count where the server takes only so many */
   *out = s;
   return 0;
 }

@@ -2,6 +2,7 @@
 #include "check.h"
 #include "lab.h"
 #include "line.h"
+#include "relay.h"
 #include "wait.h"
 
 #include <signal.h>
@@ -385,10 +386,30 @@ a_full_line_is_a_refusal (void)
   unlink (path);
 }
 
+/* The connection on which a server is examined is the first of the pool: opened again, it could be
+ * refused by a server that takes few and has not noticed yet that the first one was closed. */
+static void
+looks_on_the_first_one (void)
+{
+  int rc;
+  char why[256] = "";
+  struct lab_server server = serve ("memory,1M");
+  struct relay *relay = relay_open (&server, 0);
+  struct fm_store *s;
+  CHECK_EQ (fm_store_open_nbd (relay_uri (relay), LAB_TIMEOUT_NS, &s, why, sizeof why), 0);
+  CHECK_EQ (relay_connections (relay), 1);
+  CHECK_EQ (fm_store_reserve (s, 2, &rc), 2);
+  CHECK_EQ (relay_connections (relay), 2);
+  fm_store_close (s);
+  relay_close (relay);
+  lab_kill (&server);
+}
+
 int
 main (void)
 {
   RUN (many_in_flight);
+  RUN (looks_on_the_first_one);
   RUN (server_killed);
   RUN (server_silent);
   RUN (port_given_up);

@@ -37,6 +37,11 @@ FAULTS = (
           "  while ((p = NULL)) {\n"),),
     ),
     Fault(
+        "a server is examined on a connection that is closed before the next is opened",
+        "native:nbd",
+        (("native/store_nbd.c", "  fm_pool_add (s, first); /*", "  fm_port_close (first); /*"),),
+    ),
+    Fault(
         "a server that takes one client is taken",
         "tests/test_limited_server.py::test_a_server_that_refuses_a_second_client_is_refused",
         (("mirror_core/stores.py",
