@@ -48,13 +48,34 @@ def _add() -> int:
     raise AssertionError("numbers end")
 
 
+def _unmount_elsewhere(device: str) -> None:
+    """A mount namespace that another test has made meanwhile got a copy of every mount, and would
+    keep the device in use for as long as it runs."""
+    names = [Path(device).name, *(Path(one).name for one in Loop.partitions(device))]
+    numbers = {Path("/sys/class/block", name, "dev").read_text().strip() for name in names}
+    seen = {os.readlink("/proc/self/ns/mnt")}
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            namespace = os.readlink(process / "ns/mnt")
+            if namespace in seen:
+                continue
+            seen.add(namespace)
+            for line in (process / "mountinfo").read_text().splitlines():
+                if line.split()[2] in numbers:
+                    subprocess.run(
+                        ["nsenter", f"--mount={process}/ns/mnt", "umount", line.split()[4]],
+                        check=False,
+                    )  # fmt: skip
+
+
 def _delete_partitions(device: str) -> None:
-    """A mount namespace that another test has made meanwhile may hold for a moment what was mounted
-    of them: there is no event to wait on but that they are free."""
+    """One that was just being made may hold them for a moment still: there is no event to wait on
+    but that they are free."""
     deadline = time.monotonic() + 120  # as long as a whole test of another process, perhaps
     while subprocess.run(["partx", "--delete", device], check=False).returncode:
         assert time.monotonic() < deadline, f"{device}: still in use"
         time.sleep(0.05)
+        _unmount_elsewhere(device)
 
 
 class Loop:
@@ -89,20 +110,21 @@ class Loop:
         """The number that it had, free for another."""
         assert self.number is not None
         number, self.number = self.number, None
-        if self._partitions(number):
-            _delete_partitions(f"/dev/loop{number}")
-        subprocess.run(["losetup", "--detach", f"/dev/loop{number}"], check=True)
+        device = f"/dev/loop{number}"
+        _unmount_elsewhere(device)
+        if self.partitions(device):
+            _delete_partitions(device)
+        subprocess.run(["losetup", "--detach", device], check=True)
         return number
 
     def scan(self) -> list[str]:
         """The partitions that the kernel finds now."""
         subprocess.run(["partx", "--update", f"/dev/loop{self.number}"], check=True)
-        assert self.number is not None
-        return self._partitions(self.number)
+        return self.partitions(f"/dev/loop{self.number}")
 
     @staticmethod
-    def _partitions(number: int) -> list[str]:
-        return sorted(str(path) for path in Path("/dev").glob(f"loop{number}p*"))
+    def partitions(device: str) -> list[str]:
+        return sorted(str(path) for path in Path("/dev").glob(f"{Path(device).name}p*"))
 
     def write(self, data: bytes, offset: int = 0) -> None:
         """Into the file, while no device is on it."""
