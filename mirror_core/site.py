@@ -39,7 +39,7 @@ from mirror_core import (
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig, is_uri
 from mirror_core.driver import Driver
-from mirror_core.errors import StoreError
+from mirror_core.errors import LedgerError, StoreError
 from mirror_core.journal import Journal
 from mirror_core.lock import check_ledger, lock_state, no_state, write_pid
 from mirror_core.platform import HERE, TOKEN, Platform
@@ -113,7 +113,7 @@ class Site:
                 current = hardlog.recover(config.state, current, platform)
             self.book = Book(config.state, current, platform, self.journal)
             undo.callback(self._end_maps, current.run)
-            undo.callback(self._remove_files_that_mean_nothing)
+            undo.callback(self._remove_files_of_this_run)
             self._opened = self._open_stores(undo, current)
             self._say_what_loses_together(undo)
             self.members = self._build_volumes(undo, current)
@@ -463,7 +463,7 @@ class Site:
             doubtful_before=before,
         )  # fmt: skip
         self._maps.remove(self.book.current.site, but=self._run)
-        self._remove_files_that_mean_nothing(others=True)
+        self._remove_files_of_other_runs()
         self._maps_count = True
         self.servers.start(self.journal)
         self._undo.callback(self._end_looking, limits.JOIN_S)  # if the control does not start
@@ -513,20 +513,42 @@ class Site:
         if not ours:
             self.book.update(seeded=True, doubtful_data=before)
 
-    def _remove_files_that_mean_nothing(self, *, others: bool = False) -> None:
-        """Of this run, if its start was refused, and what is written only in part.  `others`: and
-        of all other runs, once a ledger of this one stands; a start that is refused does not know
-        whether the ledger that it has found is the one that belongs here.  What is not named by a
-        run is somebody's."""
-        book = self.book.current
-        kinds = {hardlog.KIND, written.KIND, *(f"{v.name}.intent" for v in book.volumes)}
+    def _remove_files_of_this_run(self) -> None:
+        """And what is written only in part, if its start was refused.  Those of other runs stand:
+        whether the ledger that it has found is the one that belongs here is not known."""
         with contextlib.suppress(OSError):
-            for name in self.platform.names(self.config.state):
-                kind, _, run = name.removesuffix(durable.FRESH).rpartition(".")
-                ours = kind in kinds and TOKEN.fullmatch(run)
-                gone = run != book.run and (others or run == self._run)
-                if ours and (gone or name.endswith(durable.FRESH)):
+            for name, run in self._files_of_runs():
+                ours = run == self._run != self.book.current.run
+                if ours or name.endswith(durable.FRESH):
                     durable.remove(self.config.state / name, self.platform)
+
+    def _remove_files_of_other_runs(self) -> None:
+        """Once a ledger of this one stands.  They are gone durably before anybody is served: a
+        power loss could bring back a log that an older ledger, put back, would believe.
+        LedgerError."""
+        state, known = self.config.state, self.platform.losses()
+        try:
+            for name, run in self._files_of_runs():
+                if run != self._run or name.endswith(durable.FRESH):
+                    self.platform.unlink(state / name)
+            durable.sync_folder(state, known, self.platform)
+        except OSError as error:
+            raise LedgerError(f"{state}: {error.strerror}: mend that", error.errno or 0) from error
+
+    def _files_of_runs(self) -> list[tuple[str, str]]:
+        """Names of files in the state folder that are named by a run, and the run.  What is not is
+        somebody's.  OSError."""
+        kinds = {
+            hardlog.KIND,
+            written.KIND,
+            *(f"{v.name}.intent" for v in self.book.current.volumes),
+        }
+        found = []
+        for name in self.platform.names(self.config.state):
+            kind, _, run = name.removesuffix(durable.FRESH).rpartition(".")
+            if kind in kinds and TOKEN.fullmatch(run):
+                found.append((name, run))
+        return found
 
     def ending(self) -> None:
         """nbdkit was told to end, and waits for its clients: no write of theirs may wait for the

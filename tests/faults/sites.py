@@ -712,7 +712,7 @@ FAULTS = (
     Fault(
         "a start that is refused leaves the files that it has made",
         "tests/test_ends.py::test_refused_starts_leave_no_file",
-        (("mirror_core/site.py", "undo.callback(self._remove_files_that_mean_nothing)", "pass"),),
+        (("mirror_core/site.py", "undo.callback(self._remove_files_of_this_run)", "pass"),),
     ),
     Fault(
         "a target that is told to stop becomes a source all the same",

@@ -180,7 +180,17 @@ class FilesOfState:
         if aim == "ledger" and self.random.random() < 0.6:
             self.copies.goes_down(machine)
             self.world.boot_all()  # and has another run
+            if self.random.random() < 0.4:
+                return self._is_short(machine)
         return self.copies.run_on(machine, copy)
+
+    def _is_short(self, machine: Machine) -> bool:
+        """A run that a power loss ends before much of it is durable."""
+        self.trouble.until(lambda: bool(machine.life and machine.life.up), 200, 2)
+        self.world.turns(self.random.randrange(60))
+        if machine.life:
+            self.world.crash(machine, power=True, keep=self.random.choice((0.0, 0.5, 1.0)))
+        return machine.life is None
 
     def _meets_a_loss(self, machine: Machine) -> None:
         """Of which a source has somebody to tell: only then does it have the file `servers`."""
