@@ -34,6 +34,7 @@ _LOOK_AGAIN_S = 0.05
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _TAKEN = (*_ENDING, signal.SIGHUP)
 _RESERVED = 64  # descriptors
+_LOCAL = 32  # of the rest: for clients by the Unix socket
 # What a site has open with the peer connected: seen 20, and 13 for each volume, of which 8 are the
 # peer's connections; a newer nbdkit takes three descriptors for each client.  And some clients.
 _OF_A_SITE, _OF_A_VOLUME = 48, 32
@@ -85,11 +86,13 @@ def _pending_file() -> int:
     return fd
 
 
-def room() -> bool:
-    """Whether one more client leaves enough descriptors for the stores, the peer and the log."""
+def room(*, local: bool) -> bool:
+    """Whether one more client leaves enough descriptors for the stores, the peer and the log;
+    and one from elsewhere some for the clients of this machine."""
     fd = os.dup(2)  # the lowest that is free
     os.close(fd)
-    return fd < resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _RESERVED
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _RESERVED
+    return fd < (most if local else most - _LOCAL)
 
 
 def callers(site: SiteConfig) -> native.Callers:

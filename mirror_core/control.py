@@ -35,6 +35,8 @@ def answer(site: Site, data: bytes, visitor: Visitor) -> bytes:
         record, version = protocol.decode(data, version)
         operation = protocol.field(record, "op", str)
         message = _handler(site, operation, visitor)(site, record, version)
+        if visitor.guest and isinstance(record.get("session"), int):
+            visitor.guest.session = record["session"]
         return protocol.encode(protocol.record_of(message, version), version)
     except OtherVersion as error:
         if error.asked < error.known:  # or it goes on in the version of this answer

@@ -8,17 +8,20 @@ Authority follows the socket (a Visitor), never the request.
 
 Over TCP anybody may knock.  nbdkit gives each connection a thread and waits for it without end:
 for its first word, for its part of the TLS handshake, for its choice of an export.  So each is
-noted when it knocks (preconnect) and when it opens an export, and a thread looks after those that
-have none: who has gone is told once with its address (it failed at TLS, or at NBD), who takes
-longer than OPENING_S is put out, and of more than STRANGERS_MAX the oldest of the address that
-has the most.  So a flood from one address does not keep the peer from coming back, and never
-touches a connection that has an export open.  From very many addresses: docs/network.md.
+noted when it knocks (preconnect), and a thread looks after those that the session does not use:
+that have no intermediate of it open, nor asked for it on the control export, nor are asking now.
+Who has gone is told once with its address (it failed at TLS, or at NBD), who does nothing for
+OPENING_S is put out, and of more than STRANGERS_MAX the oldest of the address that has the most.
+So a flood from one address, be it with the mirror's certificate, does not keep the peer from
+coming back, and never touches the session's connections; and no address takes all places, nor all
+TCP clients the descriptors of this machine's own.  From very many addresses: docs/network.md.
 
 Guard: `_lock`, for the fields below its line.  Nothing here is called for a request.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -26,6 +29,7 @@ import socket
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 
 from mirror_core import connections, limits
@@ -38,11 +42,31 @@ Address = tuple[str, int]  # of a client over TCP
 
 @dataclass
 class _Guest:
-    """A connection over TCP."""
+    """A connection over TCP.  All but `told` is guarded by the door's lock."""
 
-    since: float = field(default_factory=time.monotonic)  # it has no export open
-    exports: int = 0
-    told: bool = False  # it opened one, or why it could not was logged
+    lock: threading.Lock
+    news: threading.Event
+    since: float = field(default_factory=time.monotonic)  # it did something last
+    intermediates: int = 0  # open; each is of a session
+    session: int = 0  # that it asked for last, on the control export, and was answered
+    asking: int = 0
+    told: bool = False  # it opened an export, or why it could not was logged
+
+    @contextlib.contextmanager
+    def asks(self) -> Generator[None, None, None]:
+        """A request on the control export."""
+        with self.lock:
+            self.asking += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.asking -= 1
+                self.since = time.monotonic()
+            self.news.set()
+
+    def is_of(self, session: int) -> bool:
+        return bool(self.intermediates or self.asking or (session and self.session == session))
 
 
 @dataclass(frozen=True)
@@ -81,12 +105,13 @@ def _peer_address(server: ctypes.CDLL) -> Address | None:
 class Door(threading.Thread):
     """Started after nbdkit's fork; `end` from cleanup, when no client is left."""
 
-    def __init__(self, site: SiteConfig, journal: Journal) -> None:
+    def __init__(self, site: SiteConfig, journal: Journal, session: Callable[[], int]) -> None:
+        """`session`: the number of the one that there is, or 0."""
         super().__init__(name="door")
-        self._site, self._journal = site, journal
+        self._site, self._journal, self._session = site, journal, session
         self._server = _whole_server()
         self._callers = connections.callers(site)
-        self._news = threading.Event()  # somebody over TCP has no export open
+        self._news = threading.Event()  # somebody over TCP may be a stranger
         self._hurry = threading.Event()  # they are too many, or it is over
         self._ended = False
         self._lock = threading.Lock()
@@ -98,18 +123,17 @@ class Door(threading.Thread):
     def knock(self) -> None:
         """A new connection.  MirrorError: it is to be closed."""
         visitor = self.who()
-        if not connections.room():
+        if not connections.room(local=visitor.local):
             raise MirrorError("too many connections for the limit of open files", errno.EMFILE)
         if visitor.address is None:
             return
         with self._lock:
-            strangers = self._strangers()
-            full = len(self._guests) >= limits.TCP_CLIENTS_MAX or (
-                len(strangers) >= 2 * limits.STRANGERS_MAX
-                and _from_busiest(strangers, visitor.address[0])
+            strangers, host = self._strangers(), visitor.address[0]
+            full = _is_full(self._guests, host) or (
+                len(strangers) >= 2 * limits.STRANGERS_MAX and _from_busiest(strangers, host)
             )
             if not full:
-                self._guests[visitor.address] = _Guest()
+                self._guests[visitor.address] = _Guest(self._lock, self._news)
         if full or len(strangers) >= limits.STRANGERS_MAX:
             self._hurry.set()
         self._news.set()
@@ -125,17 +149,18 @@ class Door(threading.Thread):
             raise self._refused(visitor, "came over TCP without TLS", errno.EPERM)
         return visitor
 
-    def entered(self, visitor: Visitor) -> None:
+    def entered(self, visitor: Visitor, *, intermediate: bool) -> None:
         """It has opened an export."""
         if visitor.guest:
             with self._lock:
-                visitor.guest.exports, visitor.guest.told = visitor.guest.exports + 1, True
+                visitor.guest.intermediates += intermediate
+                visitor.guest.told, visitor.guest.since = True, time.monotonic()
 
-    def left(self, visitor: Visitor) -> None:
+    def left(self, visitor: Visitor, *, intermediate: bool) -> None:
         """It has closed one: its connection has ended, or it may open another one."""
         if visitor.guest:
             with self._lock:
-                visitor.guest.exports -= 1
+                visitor.guest.intermediates -= intermediate
                 visitor.guest.since = time.monotonic()
             self._news.set()
 
@@ -163,7 +188,9 @@ class Door(threading.Thread):
         return MirrorError(why, code)
 
     def _strangers(self) -> dict[Address, _Guest]:
-        return {a: g for a, g in self._guests.items() if not g.exports}
+        """With `_lock`."""
+        session = self._session()
+        return {a: g for a, g in self._guests.items() if not g.is_of(session)}
 
     # ---- the thread
 
@@ -184,7 +211,7 @@ class Door(threading.Thread):
                 self._news.set()
 
     def look(self) -> bool:
-        """What became of those that have no export open.  Whether there are any."""
+        """What became of those that the session does not use.  Whether there are any."""
         now = time.monotonic()
         with self._lock:
             strangers = self._strangers()
@@ -197,26 +224,27 @@ class Door(threading.Thread):
             self._forget(address, strangers.pop(address))
         slow = {a for a, g in strangers.items() if now > g.since + limits.OPENING_S}
         for address in slow | _crowd(strangers):
-            if strangers[address].exports:
-                continue  # meanwhile it has opened one
+            with self._lock:
+                if strangers[address].is_of(self._session()):
+                    continue  # meanwhile
             self._callers.shut(here[address])
             self._put_out(strangers[address], address, crowded=address not in slow)
         return True
 
     def _put_out(self, guest: _Guest, address: Address, *, crowded: bool) -> None:
-        if not guest.told:
-            guest.told = True
-            self._journal.refused(
-                address[0],
-                f"one of more than {limits.STRANGERS_MAX} clients that open nothing"
-                if crowded
-                else f"opened nothing within {limits.OPENING_S:g} s",
-            )
+        nothing = "did nothing for" if guest.told else "opened nothing within"
+        guest.told = True
+        self._journal.refused(
+            address[0],
+            f"one of more than {limits.STRANGERS_MAX} clients that no session uses"
+            if crowded
+            else f"{nothing} {limits.OPENING_S:g} s",
+        )
 
     def _forget(self, address: Address, guest: _Guest) -> None:
         """Its connection has ended; another one may have come from the same port since."""
         with self._lock:
-            if self._guests.get(address) is not guest or guest.exports:
+            if self._guests.get(address) is not guest or guest.intermediates or guest.asking:
                 return
             del self._guests[address]
         if not guest.told:
@@ -233,6 +261,13 @@ class Door(threading.Thread):
         self._news.set()
         self._hurry.set()
         self.join()
+
+
+def _is_full(guests: Iterable[Address], host: str) -> bool:
+    """Whether one more of this host is too many: it leaves some places to others."""
+    counts = Counter(address[0] for address in guests)
+    most = limits.TCP_CLIENTS_MAX
+    return counts.total() >= most or counts[host] >= most - limits.STRANGERS_MAX
 
 
 def _from_busiest(strangers: dict[Address, _Guest], host: str) -> bool:

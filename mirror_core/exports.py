@@ -9,6 +9,7 @@ The plugin delegates every callback to one of these; a request is one call into 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 from typing import Self
@@ -78,7 +79,9 @@ class ControlExport:
     def pwrite(self, buffer: memoryview, offset: int, flags: int) -> int:
         if offset:
             return -errno.EINVAL
-        self._answer = control.answer(self._site, bytes(buffer), self.visitor)
+        guest = self.visitor.guest
+        with guest.asks() if guest else contextlib.nullcontext():
+            self._answer = control.answer(self._site, bytes(buffer), self.visitor)
         return 0
 
     def flush(self) -> None:

@@ -85,13 +85,18 @@ def after_fork():
         if lack := writeback.prepare():
             _site.journal.say(lack)
         _site.start()
-        _door = door.Door(_site.config, _site.journal)
+        _door = door.Door(_site.config, _site.journal, _session)
         log = stderr.Log(_site.journal.say)
         _ender = connections.Ender(_site.config, _site.ending, nbdkit.shutdown, log.reopen)
         _door.start()
         _ender.start()
     except Exception as error:
         _die(str(error) or type(error).__name__)  # a want of memory has no words of its own
+
+
+def _session():
+    """Of a target; a source has none here."""
+    return getattr(_site.control, "session", 0)
 
 
 def cleanup():
@@ -130,13 +135,13 @@ def open(readonly):
         except MirrorError as error:
             _door.refused(visitor, error)
             raise
-        _door.entered(visitor)
+        _door.entered(visitor, intermediate=_volume(export))
         return export
 
 
 def close(h):
     h.close()
-    _door.left(h.visitor)
+    _door.left(h.visitor, intermediate=_volume(h))
 
 
 class _Errno:

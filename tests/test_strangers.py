@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 
 import direct
 import pytest
-from handmade import as_somebody_else
+from handmade import as_somebody_else, kill
 from nbd_client import READ, NbdClient, NbdError
 from remote import (
     REFUSED,
@@ -34,7 +34,7 @@ from remote import (
     undisturbed,
 )
 
-from mirror_core import limits, pki, protocol
+from mirror_core import door, limits, pki, protocol
 from mirror_core.errors import PeerError, Refused
 
 MIB = 1 << 20
@@ -234,6 +234,46 @@ def test_500_half_open_and_slow_connections(pair: RemotePair, origin: str) -> No
         print(f"memory: {before / MIB:.0f} MiB, at most {peak / MIB:.0f} MiB")
     wait_refusal(pair, f"opened nothing within {limits.OPENING_S:g} s", origin)
     wait_refusal(pair, f"one of more than {limits.STRANGERS_MAX} clients", origin)
+
+
+@pytest.mark.parametrize("origin", [STRANGER, "127.0.0.1"], ids=["own-address", "peers-address"])
+def test_who_has_the_peers_certificate_keeps_nobody_out(pair: RemotePair, origin: str) -> None:
+    """Connections with the control export open that ask for no session count as those that open
+    nothing: who asks nothing for OPENING_S is put out.  The session goes on, and a source that
+    comes back meanwhile has its own."""
+    own = pair.credentials("east")
+    context = trusting(own, own=own)
+    with contextlib.ExitStack() as open_ones:
+        with undisturbed(pair):
+            crowd = [
+                open_ones.enter_context(
+                    RemoteClient(pair.port["west"], "/control", context, origin)
+                )
+                for _ in range(50)
+            ]
+        kill(pair, "east")
+        pair.start("east")
+        direct.sync(pair)
+        asks, silent = crowd[-1], crowd[:-1]
+        who = protocol.encode({"op": "who"})
+        began = time.monotonic()
+        for connection in silent:
+            while not is_ended(connection.socket, 0.5):
+                assert asks.exchange(who)["role"] == "target"
+                assert time.monotonic() < began + 3 * limits.OPENING_S
+        assert asks.exchange(who)["role"] == "target"
+    wait_refusal(pair, f"did nothing for {limits.OPENING_S:g} s", origin)
+
+
+def test_no_address_takes_all_places() -> None:
+    """And all together no more than there are."""
+    one, other = "203.0.113.9", "10.0.0.2"
+    most = limits.TCP_CLIENTS_MAX - limits.STRANGERS_MAX
+    guests = [(one, port) for port in range(most)]
+    assert not door._is_full(guests[1:], one) and door._is_full(guests, one)
+    assert not door._is_full(guests, other)
+    guests += [(other, port) for port in range(limits.STRANGERS_MAX)]
+    assert door._is_full(guests, other) and door._is_full(guests, "10.0.0.3")
 
 
 def test_100_clients_that_reset_with_replies_pending(pair: RemotePair) -> None:

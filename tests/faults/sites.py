@@ -1040,6 +1040,17 @@ FAULTS = (
           "        return text"),),
     ),
     Fault(
+        "who has the peer's certificate keeps a place for as long as it likes",
+        "tests/test_strangers.py::test_who_has_the_peers_certificate_keeps_nobody_out",
+        (("mirror_core/door.py", "(session and self.session == session))", "self.told)"),),
+    ),
+    Fault(
+        "one address may take all places for clients over TCP",
+        "tests/test_strangers.py::test_no_address_takes_all_places",
+        (("mirror_core/door.py", "counts[host] >= most - limits.STRANGERS_MAX",
+          "counts[host] >= most"),),
+    ),
+    Fault(
         "a site begins with any limit of open files",
         "tests/test_accepted.py::test_a_limit_of_open_files_that_is_too_low_is_refused",
         (("mirror_core/process.py", "    connections.refuse_few_descriptors(site)\n", ""),),
