@@ -117,7 +117,7 @@ def _pause(site: Site, record: Record, _version: int) -> Record:
 
 def _resume(site: Site, _record: Record, _version: int) -> Record:
     _driver(site).resume()
-    return {}
+    return {"status": status.of(site)}
 
 
 def _bandwidth(site: Site, record: Record, _version: int) -> Record:

@@ -15,9 +15,11 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import direct
 import pytest
+from click.testing import CliRunner
 from handmade import (
     Handmade,
     SlowDisk,
@@ -34,8 +36,8 @@ from nbd_client import NbdClient, NbdError
 from pair import FLASHMIRROR, MakePair, Pair
 from served import Faulty
 
-from mirror_core import config, limits, process, protocol
-from mirror_core.cli import adopting, attaching, creating, mirroring, seeing
+from mirror_core import cli, config, limits, process, protocol
+from mirror_core.cli import adopting, attaching, common, creating, mirroring, seeing
 from mirror_core.cli import running as running_
 from mirror_core.errors import MirrorError
 from mirror_core.lock import lock_state
@@ -647,3 +649,42 @@ def test_a_look_at_a_site_does_not_keep_it_from_starting(make_pair: MakePair) ->
         ended.set()
         for watcher in watchers:
             watcher.join()
+
+
+@pytest.mark.parametrize("command", ["start", "resume", "promote"])
+def test_a_command_does_not_fail_after_its_deed(
+    make_pair: MakePair, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """The site answers no question about its status from then on: what was done is said, and what
+    is not known is said to be."""
+    pair = make_pair("--size", "1M")
+    site = "west" if command == "promote" else "east"
+    if command != "start":
+        pair.start()
+        pair.run("sync", str(east(pair)))
+        pair.run("stop" if command == "promote" else "pause", str(east(pair)))
+
+    def look(*_: Any) -> None:
+        raise MirrorError("does not answer")
+
+    for family in (mirroring, running_, common):
+        monkeypatch.setattr(family, "live_status", look, raising=False)
+    ask = common.ask
+
+    def asks(settings: config.SiteConfig, asked: protocol.Record, *rest: Any) -> protocol.Record:
+        assert asked["op"] != "status"
+        return ask(settings, asked, *rest)
+
+    monkeypatch.setattr(mirroring, "ask", asks)
+    force = ["--force"] if command == "promote" else []
+    done = CliRunner().invoke(cli.cli, [command, str(pair.toml(site)), *force, "--json"])
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    if command == "start":
+        assert said == {"site": "east", "pid": None, "configuration_changed": None}
+    elif command == "resume":
+        assert said["state"] == "mirroring"
+    else:
+        assert said["role"] == "source" and said["lineage"] and said["sequence"]
+    monkeypatch.undo()
+    assert direct.status(pair, site)["role"] == "source"

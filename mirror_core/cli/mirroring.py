@@ -87,14 +87,15 @@ def _point_of(status: dict[str, Any]) -> str:
 def resume(site: str, as_json: bool) -> None:
     """Make consistency points again."""
     settings = config.load(site)
-    ask(settings, {"op": "resume"})
-    status = ask(settings, {"op": "status"})
-    record = {key: status[key] for key in ("state", "reason")}
-    show(record, as_json, lambda: f"{settings.name}: not paused any more, {_state_of(status)}")
+    answer = ask(settings, {"op": "resume"})
+    status = answer.get("status", {})  # a site of an older version does not say
+    record = {key: status.get(key) for key in ("state", "reason")}
+    words = ", ".join(filter(None, ("not paused any more", _state_of(record))))
+    show(record, as_json, lambda: f"{settings.name}: {words}")
 
 
 def _state_of(status: dict[str, Any]) -> str:
-    return str(status["state"]) + (f": {status['reason']}" if status["reason"] else "")
+    return (status["state"] or "") + (f": {status['reason']}" if status["reason"] else "")
 
 
 class Rate(click.ParamType[int]):
@@ -136,8 +137,7 @@ def promote(site: str, force: bool, timeout: float | None, as_json: bool) -> Non
         if signal.getsignal(end) == signal.SIG_DFL:  # nobody ignores it, as nohup(1) does
             signal.signal(end, signal.default_int_handler)
     try:
-        moment = _wait_promoted(settings, force=force, deadline=Deadline(timeout))
-        status = ask(settings, {"op": "status"})
+        moment, status = _wait_promoted(settings, force=force, deadline=Deadline(timeout))
         # It was done before this command began: what it has committed since is another history's.
         point = moment or {"sequence": _forked_at(settings), "consistency_point": None}
     except KeyboardInterrupt:
@@ -165,9 +165,10 @@ def _take_back(settings: config.SiteConfig) -> str:
 
 def _wait_promoted(
     settings: config.SiteConfig, *, force: bool, deadline: Deadline
-) -> dict[str, Any] | None:
+) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     """Until the site has begun anew as a source; meanwhile it is away for a moment.  The point that
-    it is promoted at: the last one before, as no source has a session; None: it was one already."""
+    it is promoted at: the last one before, as no source has a session; None: it was one already.
+    And its status."""
     bar, away_since, pid = Bar(), None, 0
     log = process.log_of(settings)
     request = {"op": "promote", "force": force}
@@ -178,7 +179,7 @@ def _wait_promoted(
             raise
         raise MirrorError(f"{error}: {_take_back(settings)}", error.code) from error
     if answer["done"]:
-        return None
+        return None, answer["status"]
     moment: dict[str, Any] = answer["status"]["committed"]
     with contextlib.ExitStack() as watched:
         watched.callback(bar.end)
@@ -205,7 +206,7 @@ def _wait_promoted(
                 if silent or error.code not in LINK_ERRNOS:
                     raise _given_up(settings, log, error) from error
                 time.sleep(0.02)  # a process that starts has no event to wait on but its answer
-    return moment
+    return moment, answer["status"]
 
 
 def _process_of(watched: contextlib.ExitStack, pid: int) -> Callable[[], bool]:

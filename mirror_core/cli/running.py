@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from mirror_core import config, process
-from mirror_core.cli.common import CHANGED, json_option, live_status, show, site_argument
+from mirror_core.cli.common import (
+    CHANGED,
+    NotRunning,
+    json_option,
+    live_status,
+    show,
+    site_argument,
+)
+from mirror_core.errors import MirrorError
 
 
 @click.command()
@@ -18,10 +28,22 @@ def start(site: str, foreground: bool, as_json: bool) -> None:
     if foreground:
         process.start_foreground(settings)
     process.start(settings)
-    status = live_status(settings)
-    record = {key: status[key] for key in ("site", "pid", "configuration_changed")}
-    changed = f"; {settings.path} was {CHANGED}" if status["configuration_changed"] else ""
-    show(record, as_json, lambda: f"{settings.name}: running, process {record['pid']}{changed}")
+    record, words = _look(settings)
+    show(record, as_json, lambda: f"{settings.name}: running{words}")
+
+
+def _look(settings: config.SiteConfig) -> tuple[dict[str, Any], str]:
+    """At a site that was started, whatever comes of the look.  NotRunning: it has ended since."""
+    record: dict[str, Any] = {"site": settings.name, "pid": None, "configuration_changed": None}
+    try:
+        status = live_status(settings)
+    except NotRunning:
+        raise
+    except MirrorError as error:
+        return record, f"; more is not known: {error}"
+    record = {key: status[key] for key in record}
+    changed = f"; {settings.path} was {CHANGED}" if record["configuration_changed"] else ""
+    return record, f", process {record['pid']}{changed}"
 
 
 @click.command()

@@ -1040,6 +1040,14 @@ FAULTS = (
           "        return text"),),
     ),
     Fault(
+        "a command fails after its deed, because a look at what came of it does",
+        "tests/test_commands.py::test_a_command_does_not_fail_after_its_deed",
+        (("mirror_core/cli/running.py", '        return record, f"; more is not known: {error}"\n',
+          "        raise error\n"),
+         ("mirror_core/cli/mirroring.py", 'status = answer.get("status", {})',
+          'status = answer and ask(settings, {"op": "status"})')),
+    ),
+    Fault(
         "who has the peer's certificate keeps a place for as long as it likes",
         "tests/test_strangers.py::test_who_has_the_peers_certificate_keeps_nobody_out",
         (("mirror_core/door.py", "(session and self.session == session))", "self.told)"),),
