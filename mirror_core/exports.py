@@ -129,5 +129,4 @@ def open_export(site: Site, name: str, visitor: Visitor) -> Export:
     opened = site.control.session  # looked at once: another may be opened meanwhile (I8)
     if not opened or session != f"{opened:x}":
         raise MirrorError(f"{short(name)}: not the session that was opened last", errno.ESHUTDOWN)
-    site.control.note_use(opened)
     return VolumeExport(site, member, opened, visitor)

@@ -138,6 +138,11 @@ def optional(kind: Kind) -> Kind:
     )
 
 
+def meaning(default: Any, kind: Kind) -> Kind:
+    """The same; a record without it means this one."""
+    return Kind(lambda value: default if value is None else kind.read(value), kind.write)
+
+
 def several(kind: Kind, most: int) -> Kind:
     """A tuple of up to so many."""
 

@@ -99,8 +99,12 @@ class Store:
 
     @classmethod
     def file(cls, fd: int, size: int) -> Store:
-        """A file or block device; the descriptor is taken over."""
-        out = _ffi.new("struct fm_store **")
+        """A file or block device; the descriptor is taken over, also if that fails."""
+        try:
+            out = _ffi.new("struct fm_store **")
+        except BaseException:
+            os.close(fd)
+            raise
         _check(_lib.fm_store_open_file(fd, size, out), "open")
         return cls(out[0], "file")
 

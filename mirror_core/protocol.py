@@ -36,6 +36,7 @@ from mirror_core.fields import (
     Kind,
     Table,
     matching,
+    meaning,
     optional,
     several,
 )
@@ -205,7 +206,7 @@ class Progress:
     """The target's answer to `Stable`, `Commit` and `Look`.
 
     done      what was asked for is durable; else it is to be asked again
-    hardened  the last sequence that is whole in the data stores, durably
+    hardened  the last sequence that is whole in the data stores, durably, or one before
     reason    why the second flashcopy does not go on; None: it does
     """
 
@@ -334,21 +335,27 @@ _LOOK = Table(
     Look,
     Field("session", "session", NUMBER),
     Field("wait", "wait", SECONDS),
-    Field("paused", "paused", FLAG),
+    Field("paused", "paused", meaning(False, FLAG)),
     Field("name", "name", optional(_NAME)),
     Field("lineage", "lineage", optional(_LINEAGE)),
 )
-_PROGRESS = Table(
+_PROGRESS = Table(  # builds before 0.1.0 say in each answer only what was asked for
     Progress,
-    Field("done", "done", FLAG),
-    Field("hardened", "hardened", NUMBER),
+    Field("done", "done", meaning(False, FLAG)),
+    Field("hardened", "hardened", meaning(0, NUMBER)),
     Field("reason", "reason", optional(TEXT)),
+)
+_SHAPE_IN_BYTES = Table(
+    VolumeShape,
+    Field("name", "name", _NAME),
+    Field("size_bytes", "size", NUMBER),
+    Field("block_size_bytes", "block_size", NUMBER),
 )
 _WHO = Table(
     Who,
     Field("site", "site", _NAME),
     Field("role", "role", _ROLE),
-    Field("volumes", "volumes", _SHAPES),
+    Field("volumes", "volumes", several(_SHAPE_IN_BYTES.kind(), limits.VOLUMES_MAX)),
 )
 _TABLES: dict[type, tuple[str, Table[Any]]] = {  # with the operation that a request names
     Handshake: ("handshake", _HANDSHAKE),

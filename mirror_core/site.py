@@ -180,7 +180,7 @@ class Site:
         one = self._open_store(where, timeouts.lane_s(self.config.link_timeout))
         try:
             stores.refuse_unfit(one, record.size, record.block_size)
-        except StoreError:
+        except BaseException:  # whoever tries again would find it in use
             one.store.close()
             raise
         return one
@@ -194,7 +194,7 @@ class Site:
             place = stores.place_of(self.config, current, record.name, "intermediate")
             if stores.is_new(one, record.intermediate, place, record.size):
                 self._new[record.name, "intermediate"] = place.mark
-        except StoreError:
+        except BaseException:
             one.store.close()
             raise
         return one
@@ -216,15 +216,16 @@ class Site:
                 raise StoreError(
                     f"{error}: writes go on, and mirroring waits for it", error.code
                 ) from error
-            if number := self._numbers[member.name, "intermediate"]:
-                one.store.stands_on(number)
-            one.store.unflushed()
-            self._opened[member.name, "intermediate"] = one
             try:
+                if number := self._numbers[member.name, "intermediate"]:
+                    one.store.stands_on(number)
+                one.store.unflushed()
+                self._opened[member.name, "intermediate"] = one
                 self._mark_new()
                 self.book.update(volumes=self._in_use())
             except BaseException:
-                del self._opened[member.name, "intermediate"]
+                for known in (self._opened, self._new):
+                    known.pop((member.name, "intermediate"), None)
                 one.store.close()
                 raise
             self._late.callback(one.store.close)

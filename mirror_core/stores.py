@@ -237,16 +237,19 @@ def _open_server(uri: str, timeout_s: float) -> Opened:
         store = native.Store.nbd(uri, timeout_s)
     except OSError as error:
         raise StoreError(f"{error.strerror}: start its server, or mend the URI") from error
-    had, code = store.reserve(limits.STORE_CONNECTIONS_MIN)
-    if had < limits.STORE_CONNECTIONS_MIN:
+    try:
+        had, code = store.reserve(limits.STORE_CONNECTIONS_MIN)
+        if had < limits.STORE_CONNECTIONS_MIN:
+            raise StoreError(
+                f"{uri}: its server takes only {had} client at a time ({os.strerror(code)}): have "
+                f"it take {limits.STORE_CONNECTIONS_GOOD} or more ({limits.STORE_CONNECTIONS_MIN} "
+                "at the least), such as 'qemu-nbd --shared=16'",
+                code,
+            )
+        return Opened(uri, store, store.size, identities.of_server(uri), None)
+    except BaseException:
         store.close()
-        raise StoreError(
-            f"{uri}: its server takes only {had} client at a time ({os.strerror(code)}): have it "
-            f"take {limits.STORE_CONNECTIONS_GOOD} or more ({limits.STORE_CONNECTIONS_MIN} at the "
-            "least), such as 'qemu-nbd --shared=16'",
-            code,
-        )
-    return Opened(uri, store, store.size, identities.of_server(uri), None)
+        raise
 
 
 def refuse_unfit(one: Opened, size: int, block_size: int) -> None:

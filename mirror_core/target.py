@@ -106,8 +106,8 @@ class Target:
         self._broken: str | None = None  # why the thread has ended before the site does
         self._promoting_until = 0.0  # monotonic: no session is opened before; inf: in a turn
         self.session = 0
-        # The last one that was made use of.  One that is only opened may be given up at once, again
-        # and again, by a source that finds then that it cannot mirror.
+        # The last one in which something was asked.  One that is only opened, and connected to,
+        # may be given up at once, again and again, by a source that finds that it cannot mirror.
         self._used = 0
         self.source: str | None = None
         self.source_site: str | None = None
@@ -161,7 +161,7 @@ class Target:
                     f"{mine.name} mirrors {self.source}, which is connected: stop it first"
                 )
             self._refuse_twice(hello.session)
-            goes_on = self.connected() and self.parted() is None
+            goes_on, since = self.connected() and self.parted() is None, self._since
             self._end_session()  # what fails from here on leaves no session, not the one before
             try:
                 self._fence(hello.session)
@@ -173,7 +173,7 @@ class Target:
             with self.changed:
                 self.session, self.source, self._refusal = hello.session, hello.name, None
                 if goes_on:  # one after the other, as while this site cannot do what is asked for
-                    self._used = hello.session
+                    self._used, self._since = hello.session, since
                 self.source_site, self.failure = hello.site, None
                 self.source_paused = None
                 self._silence = min(hello.silence, timeouts.silence_s(limits.LINK_TIMEOUT_MAX_S))
@@ -402,10 +402,6 @@ class Target:
             raise SessionOver("another one was opened since")
         self.look_at_writes()
         self.heard = self._platform.monotonic()
-        self.note_use(session)
-
-    def note_use(self, session: int) -> None:
-        """Something is asked in it, or its source connects to an intermediate."""
         with self.changed:
             if session == self.session and session != self._used:
                 self._used, self._since = session, self._platform.time()

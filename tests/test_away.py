@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,8 @@ from served import Server
 from test_check import row
 from test_hangs import bounded
 
-from mirror_core import limits
+from mirror_core import config, limits, native, stores
+from mirror_core import site as site_
 
 WAITS = "writes go on, and mirroring waits for it"
 
@@ -206,6 +208,46 @@ def test_its_target_never_calls_it_connected(handmade: Handmade) -> None:
     assert "is there, and has no session" in found["reason"]
 
 
+def test_nor_does_it_when_the_intermediate_of_a_source_that_runs_has_gone(
+    handmade: Handmade, scratch: Path
+) -> None:
+    """Its server ends under writes, and it opens a session again and again, and connects to the
+    target's intermediate, before it finds that out."""
+    server = Server(scratch / "first.img")
+    server.image.write_bytes(bytes(handmade.size))
+    handmade.stores["east", "intermediate"] = server.uri
+    server.start()
+    try:
+        handmade.create()
+        handmade.start()
+        direct.sync(handmade)
+    finally:
+        server.stop()
+    is_over = threading.Event()
+
+    def writes() -> None:
+        with handmade.client() as client:
+            while not is_over.is_set():
+                client.write(0, os.urandom(4096))
+
+    writer = threading.Thread(target=writes)
+    writer.start()
+    try:
+        direct.wait_for(lambda: west(handmade)["peer"]["state"] == "disconnected", "it has none")
+        since = west(handmade)["peer"]["since"]
+        end = time.monotonic() + 3 * limits.BACKOFF_MAX_S
+        while time.monotonic() < end:
+            found = west(handmade)
+            assert (found["state"], found["peer"]["state"]) == ("degraded", "disconnected"), found
+            assert found["peer"]["since"] == pytest.approx(since, abs=0.1), found
+    finally:
+        is_over.set()
+        writer.join()
+    server.start()
+    equal(handmade)
+    server.stop()
+
+
 def west(pair: Handmade) -> dict[str, Any]:
     return direct.status(pair, "west")
 
@@ -314,3 +356,31 @@ def test_data_that_is_away_refuses_the_start(handmade: Handmade) -> None:
         path.rename(path.with_suffix(".away"))
     for site in ("east", "west"):
         assert "No such file or directory" in refused("start", str(handmade.toml(site)))
+
+
+@pytest.mark.parametrize(
+    ("owner", "step"),
+    [(stores, "refuse_unfit"), (stores, "is_new"), (native.Store, "unflushed"),
+     (site_.Site, "_mark_new"), (site_.Site, "_in_use")],
+)  # fmt: skip
+def test_a_want_of_memory_while_it_is_taken_in_is_tried_again(
+    handmade: Handmade, monkeypatch: pytest.MonkeyPatch, owner: Any, step: str
+) -> None:
+    """And not refused as in use: what was opened for that is closed."""
+    handmade.create()
+    away = intermediate(handmade).rename(intermediate(handmade).with_suffix(".away"))
+    site = site_.Site(config.load(str(handmade.toml("east"))))
+    try:
+        away.rename(intermediate(handmade))
+
+        def without(*_: Any, **__: Any) -> None:
+            raise MemoryError
+
+        with monkeypatch.context() as once, pytest.raises(MemoryError):
+            once.setattr(owner, step, without)
+            site._take_intermediates()
+        assert site.without_intermediate() == {"disk"}
+        site._take_intermediates()
+        assert not site.without_intermediate()
+    finally:
+        site.stop()

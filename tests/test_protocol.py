@@ -224,6 +224,34 @@ def test_what_else_sites_say_has_a_table(message: protocol.Message, version: int
             read(type(message), {**record, key: {"x": 1}}, version)
 
 
+# Literally as builds before 0.1.0 wrote them, in either version.
+OLDER: list[tuple[Record, protocol.Message]] = [
+    ({"hardened": 3, "reason": None}, Progress(False, 3)),
+    ({"done": True}, Progress(True, 0)),
+    ({"done": False, "reason": "west is full"}, Progress(False, 0, "west is full")),
+    ({"done": True, "hardened": 3}, Progress(True, 3)),
+    ({}, Progress(False, 0)),
+    ({"op": "hardened", "session": 5, "wait": 0.05}, Look(5, 0.05)),
+    ({"op": "hardened", "session": 0, "wait": 0, "name": "east", "lineage": LINEAGE},
+     Look(0, 0, False, "east", LINEAGE)),
+    ({"equal": "01"}, Compared((False, True))),
+    ({"site": "west", "role": "target",
+      "volumes": [{"name": "disk", "size_bytes": 1 << 30, "block_size_bytes": 4096}]},
+     Who("west", "target", (VolumeShape("disk", 1 << 30, 4096),))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("version", range(protocol.OLDEST, protocol.VERSION + 1))
+@pytest.mark.parametrize(("written", "meant"), OLDER)
+def test_what_older_builds_say_is_understood(
+    written: Record, meant: protocol.Message, version: int
+) -> None:
+    """And each of their fields is written to them, under its name of then."""
+    assert read(type(meant), written, version) == meant
+    ours = record_of(meant, version)
+    assert written.items() <= ours.items()
+
+
 def test_the_largest_comparison_fits() -> None:
     """As many runs and sums as a request may have fit into it."""
     runs = tuple((limits.VOLUME_SIZE_MAX // 512, 2**63 - 1) for _ in range(limits.COMPARE_RUNS))

@@ -455,7 +455,7 @@ FAULTS = (
         "a promotion that was done before is done now",
         "tests/test_promote.py::test_promoting_again_is_the_same",
         (("mirror_core/cli/mirroring.py",
-          '    if answer["done"]:\n        return None\n    moment', "    moment"),),
+          '        return None, answer["status"]\n    moment', "        pass\n    moment"),),
     ),
     Fault(
         "a promotion whose process has ended says the contrary of its ledger",
@@ -506,8 +506,8 @@ FAULTS = (
     Fault(
         "what the process before wrote is not counted as bytes to be flushed",
         "tests/test_slow_flush.py::test_what_the_process_before_wrote",
-        (("mirror_core/site.py", "                one.store.unflushed()\n",
-          "                pass\n"),),
+        (("mirror_core/site.py", "                one.store.unflushed()\n        return opened",
+          "                pass\n        return opened"),),
     ),
     Fault(
         "an errno of the target's folder means to its source that it is owed everything",
@@ -1038,6 +1038,28 @@ FAULTS = (
         "tests/test_accepted.py::test_a_store_s_socket_may_be_relative_to_the_file",
         (("mirror_core/config.py", "        return _PATHS.sub(absolute, text)",
           "        return text"),),
+    ),
+    Fault(
+        "a session counts that its source has only connected to",
+        "tests/test_away.py::"
+        "test_nor_does_it_when_the_intermediate_of_a_source_that_runs_has_gone",
+        (("mirror_core/exports.py", "    return VolumeExport(site, member, opened, visitor)",
+          "    site.control._check_session(opened)\n"
+          "    return VolumeExport(site, member, opened, visitor)"),),
+    ),
+    Fault(
+        "an intermediate that could not be taken in for want of memory stays in use",
+        "tests/test_away.py::test_a_want_of_memory_while_it_is_taken_in_is_tried_again",
+        (("mirror_core/site.py", "        except BaseException:  # whoever",
+          "        except StoreError:  # whoever"),
+         ("mirror_core/site.py", "        except BaseException:\n            one.store",
+          "        except StoreError:\n            one.store")),
+    ),
+    Fault(
+        "what a build before this one does not say is malformed",
+        "tests/test_protocol.py::test_what_older_builds_say_is_understood",
+        (("mirror_core/protocol.py", 'meaning(False, FLAG)),\n    Field("hardened"',
+          'FLAG),\n    Field("hardened"'),),
     ),
     Fault(
         "a command fails after its deed, because a look at what came of it does",
