@@ -32,6 +32,7 @@ FAULTS = (
         (("mirror_core/timeouts.py",
           "return min(limits.CONTROL_WAIT_S, max(link_timeout, 0.01) / 4) if",
           "return 2 * max(link_timeout, 0.01) if"),),
+        "put_off_too_late",
     ),
     Fault(
         "a write waits for the link once in the queue and once for its own copy",
@@ -39,6 +40,7 @@ FAULTS = (
         (("mirror_core/timeouts.py",
           "return freeze_max + patience_s(link_timeout)",
           "return freeze_max + 2 * patience_s(link_timeout)"),),
+        "waits_twice_for_the_link",
     ),
     Fault(
         "a comparison is answered later than its source waits",
@@ -46,6 +48,7 @@ FAULTS = (
         (("mirror_core/timeouts.py",
           "    return link_timeout + limits.CONTROL_WAIT_S\n",
           "    return link_timeout\n"),),
+        "comparison_answered_late",
     ),
     Fault(
         "a source is taken for gone between two of its looks",
@@ -53,6 +56,7 @@ FAULTS = (
         (("mirror_core/timeouts.py",
           "    return link_timeout + 2 * limits.IDLE_LOOK_S\n",
           "    return link_timeout\n"),),
+        "gone_between_two_looks",
     ),
     Fault(
         "nothing is exposed while the target is away",
@@ -65,6 +69,7 @@ FAULTS = (
           "            return self._began.age(self._platform)\n"
           "        if not self.connected:\n"
           "            return 0.0\n"),),
+        "away_exposes_nothing",
     ),
     Fault(
         "nothing is exposed where nothing was ever committed",
@@ -72,6 +77,7 @@ FAULTS = (
         (("mirror_core/driver.py",
           "            return self._began.age(self._platform)\n",
           "            return 0.0\n"),),
+        "no_point_no_exposure",
     ),
     Fault(
         "a source does not go on in the version that its target knows",
@@ -79,6 +85,7 @@ FAULTS = (
         (("mirror_core/peer.py",
           "            self.version = version  # the other",
           "            result_of(answer)  # the other"),),
+        "older_version_not_gone_on_in",
     ),
     Fault(
         "a target of an older version is said to have met this run",
@@ -93,6 +100,7 @@ FAULTS = (
         (("mirror_core/control.py",
           "        record, version = protocol.decode(data, version)\n",
           "        record, _ = protocol.decode(data)\n"),),
+        "held_version_not_kept",
     ),
     Fault(
         "a command does not go on in the version that a site is held to",
@@ -133,18 +141,21 @@ FAULTS = (
           "        welcome = self._session.open(resumes, stable)\n",
           "        welcome = self._session.open(resumes, stable)\n"
           "        self._session.remember(welcome)\n"),),
+        "image_counts_with_a_session",
     ),
     Fault(
         "a source that could not drop what a kill had lost stops in order",
         "tests/test_ends.py::"
         "test_a_source_that_could_not_drop_what_was_lost_does_not_stop_in_order",
         (("mirror_core/driver.py", "        return self._clean\n", "        return True\n"),),
+        "undropped_stop_in_order",
     ),
     Fault(
         "a commit forgets which blocks are in the intermediate (I3)",
         "tests/test_kill.py::test_a_target_killed_while_both_copies_run_keeps_its_image",
         (("mirror_core/target.py",
           'maps={f"{name}/pending": bitmap for name, bitmap in written.items()},', "maps={},"),),
+        "commit_forgets_its_map",
     ),
     Fault(
         "what a comparison of an older cycle finds counts for the next",
@@ -157,6 +168,7 @@ FAULTS = (
         "tests/test_slow_store.py::"
         "test_a_comparison_that_loses_its_link_goes_on_where_it_was",
         (("mirror_core/driver.py", "(not done or self._comparison)", "not done"),),
+        "equal_is_not_stable",
     ),
     Fault(
         "a target does not ask how patient its source is",
@@ -164,6 +176,7 @@ FAULTS = (
         "test_a_slow_source_is_connected_for_as_long_as_the_sites_are_patient",
         (("mirror_core/target.py", "self._config.link_timeout), self._silence)",
           "self._config.link_timeout), 0.0)"),),
+        "patience_not_asked",
     ),
     Fault(
         "a target believes that a cycle holds all that an abandoned one had written",
@@ -175,22 +188,26 @@ FAULTS = (
         "an error that nobody foresaw leaves its cycle under way",
         "tests/test_injected.py::test_errors_of_the_machine_pass",
         (("mirror_core/driver.py", "        self._void_cycle(code)\n", ""),),
+        "unforeseen_leaves_its_cycle",
     ),
     Fault(
         "the machine's errors end a control thread",
         "tests/test_injected.py::test_errors_of_the_machine_pass",
         (("mirror_core/guard.py", "if not passes(error) or not wait(pause):", "if True:"),),
+        "machines_errors_end",
     ),
     Fault(
         "what one copy of a source had made stable counts beside another's session (I3)",
         "tests/test_resume.py::test_a_session_of_another_cycle_voids_what_was_stable",
         (("mirror_core/target.py", "if stable is None:  # this", "if anew:  # this"),),
+        "stable_of_a_copy",
     ),
     Fault(
         "a target whose maps are not those of its commit goes on (I1)",
         "tests/test_injections.py::test_an_exception_at_any_call_leaves_nobody_waiting",
         (("mirror_core/target.py", "if self._book.current.committed == request.sequence:  #",
           "if False:  #"),),
+        "maps_of_another_commit",
     ),
     Fault(
         "what was lost in a first cycle was all written in it (I9)",
@@ -198,12 +215,14 @@ FAULTS = (
         "test_a_loss_in_a_first_cycle_may_be_of_what_was_there_before",
         (("mirror_core/target.py", "self._doubtful_before or (first and self._has_lost())",
           "self._doubtful_before"),),
+        "first_cycle_wrote_all",
     ),
     Fault(
         "a refusal in the middle of a cycle is not told as one",
         "tests/test_refused.py",
         (("mirror_core/driver.py", "        if isinstance(error, Refused):  # at once",
           "        if False:  # at once"),),
+        "refusal_in_a_cycle_untold",
     ),
     Fault(
         "what is committed, and not in the target's data yet, is called whole",
@@ -211,11 +230,13 @@ FAULTS = (
         (("mirror_core/driver.py",
           "return self.hardened, self._hardened_at.wall if self._hardened_at else None",
           "return self.committed, self.point"),),
+        "committed_is_whole",
     ),
     Fault(
         "what is equal to a seed is owed again after a restart of its target",
         "tests/test_seed_owed.py",
         (("mirror_core/target.py", "self._written.owes_less()", "pass"),),
+        "equal_to_a_seed_owed_again",
     ),
     Fault(
         "what was owed at a stop in order, and equals a seed, is owed again after a kill",
@@ -234,6 +255,7 @@ FAULTS = (
         "tests/test_seed.py::test_what_a_cycle_relies_on_is_what_the_target_holds_then",
         (("mirror_core/driver.py", "began != (False, welcome.seeded, welcome.blank)",
           "self._comparable"),),
+        "first_cycle_relies_on_other_data",
     ),
     Fault(
         "a cycle of what has changed goes on for a target that gave up its image (I1)",
@@ -241,45 +263,53 @@ FAULTS = (
         (("mirror_core/driver.py",
           "self._coarse, self._comparable, self._seeded = False, True, False",
           "self._coarse, self._comparable, self._seeded = False, False, False"),),
+        "changes_without_an_image",
     ),
     Fault(
         "a first copy whose link is lost before anything is stable begins anew",
         "tests/test_matrix.py::test_all_that_is_slow_gets_on",
         (("mirror_core/driver.py", "began != (False, welcome.seeded, welcome.blank)",
           "not welcome.resumed"),),
+        "first_copy_begins_anew",
     ),
     Fault(
         "a source that was killed copies what a failed flush has lost, from the kernel's cache",
         "tests/test_lost_flush.py::test_a_source_that_was_killed_copies_what_its_disk_holds",
         (("mirror_core/driver.py", "            self._drop_caches()\n", ""),),
+        "kernels_cache_is_copied",
     ),
     Fault(
         "nothing is exposed at a source whose target is refused",
         "tests/test_went_back.py::test_a_target_that_went_back_is_refused",
         (("mirror_core/driver.py", "since == flashcopy.SINCE_UNKNOWN or unsure:",
           "since == flashcopy.SINCE_UNKNOWN:"),),
+        "refused_exposes_nothing",
     ),
     Fault(
         "a refused target that goes away has again what it had lost",
         "tests/test_went_back.py::test_a_refused_target_that_is_away_holds_no_more_than_before",
         (("mirror_core/driver.py", "unsure = self._unsure", "unsure = self.refused"),),
+        "refused_and_away",
     ),
     Fault(
         "a block that was written in part counts as equal to a seed, which is not where it is read",
         "tests/test_seed.py::test_what_was_written_in_part_is_not_found_equal_to_a_seed",
         (("mirror_core/target.py", "same and not touches(native.NEXT, *piece)", "same"),),
+        "part_equals_a_seed",
     ),
     Fault(
         "a source without a session is silent",
         "tests/test_promote.py::test_a_source_that_flushes_for_long_at_its_start_is_there",
         (("mirror_core/pulse.py", "                self._beat(session)\n",
           "                if session:\n                    self._beat(session)\n"),),
+        "silent_without_a_session",
     ),
     Fault(
         "a source that was refused is not there",
         "tests/test_promote.py::test_a_source_that_was_refused_is_there",
         (("mirror_core/target.py",
           "                self._note_sign(hello.name, hello.lineage, again_s)\n", ""),),
+        "refused_is_not_there",
     ),
     Fault(
         "a source of any history is the one that a promotion parts from",
@@ -290,6 +320,7 @@ FAULTS = (
         "a target tells no word from a source that says that it is there",
         "tests/test_promote.py::test_a_source_that_flushes_for_long_at_its_start_is_there",
         (("mirror_core/status.py", "or _silent(control.knocker())", 'or _silent("")'),),
+        "knocker_untold",
     ),
     Fault(
         "a source that was never heard was heard when the machine booted",
@@ -301,12 +332,14 @@ FAULTS = (
         "a target that cannot compare says that all is well",
         "tests/test_status.py::test_a_target_that_cannot_compare_says_so",
         (("mirror_core/target.py", 'self._note_trouble("compare", text)', "pass"),),
+        "cannot_compare_untold",
     ),
     Fault(
         "a place of the target that cannot be read ends mirroring",
         "tests/test_unreadable.py",
         (("mirror_core/target.py", "            if code in LINK_ERRNOS:\n",
           "            if code:\n"),),
+        "unreadable_ends_mirroring",
     ),
     Fault(
         "a target that could not compare once says so for ever",
@@ -318,12 +351,14 @@ FAULTS = (
         "tests/test_promote.py::"
         "test_a_target_that_was_just_started_does_not_know_that_its_source_is_gone",
         (("mirror_core/target.py", "if self.heard < self._began and left > 0:", "if False:"),),
+        "just_started_is_gone",
     ),
     Fault(
         "a target whose record was good says no more that it cannot commit",
         "tests/test_status.py::test_a_target_says_what_it_cannot_do_until_it_can_do_that",
         (("mirror_core/target.py", 'self._noting("record", "flush")',
           'self._noting("record", "flush", "commit")'),),
+        "cannot_commit_untold",
     ),
     Fault(
         "what another source is told is said of the one that is connected",
@@ -364,11 +399,13 @@ FAULTS = (
         "tests/test_went_back.py::test_a_number_of_the_peer_ends_no_target",
         (("mirror_core/target.py",
           "if request.sequence - mine.committed > limits.SEQUENCE_STEP_MAX:", "if False:"),),
+        "any_sequence",
     ),
     Fault(
         "writes are held again right after a freeze that was missed",
         "tests/test_holds.py::test_a_slow_write_holds_up_others_for_one_freeze_at_a_time",
         (("mirror_core/driver.py", "if now < self._freeze_at:", "if False:"),),
+        "held_again_at_once",
     ),
     Fault(
         "how long writes were held for a freeze that was missed is not counted",
@@ -376,18 +413,21 @@ FAULTS = (
         (("mirror_core/driver.py", "            self._journal.held(self._held)\n"
           "            self._journal.missed_freeze()\n",
           "            self._journal.missed_freeze()\n"),),
+        "missed_hold_not_counted",
     ),
     Fault(
         "the reason of a missed consistency point goes with the next look at the peer",
         "tests/test_holds.py::test_a_missed_point_is_said_until_one_is_made",
         (("mirror_core/driver.py", "            self._stuck = outcome.reason\n"
           "            self._say(outcome.reason)\n", "            self._say(outcome.reason)\n"),),
+        "missed_point_untold",
     ),
     Fault(
         "a missed consistency point is tried again when the interval is over",
         "tests/test_holds.py::test_a_missed_point_is_said_until_one_is_made",
         (("mirror_core/driver.py", "self._holds.rest_s\n"
           '        self._last_begin = float("-inf")\n', "self._holds.rest_s\n"),),
+        "missed_point_waits",
     ),
     Fault(
         "an own store that is silent is taken for the link",
@@ -395,6 +435,7 @@ FAULTS = (
         (("mirror_core/driver.py", "                self._stuck = outcome.reason\n",
           "                lost = outcome.code in LINK_ERRNOS\n"
           "                self._stuck = None if lost else outcome.reason\n"),),
+        "own_store_is_the_link",
     ),
     Fault(
         "a resume comes in between the ledger and the halt of a pause",
@@ -402,16 +443,19 @@ FAULTS = (
         (("mirror_core/driver.py", "        with self._pausing:\n"
           "            self._book.update(paused=True)\n",
           "        if True:\n            self._book.update(paused=True)\n"),),
+        "resume_comes_in_between",
     ),
     Fault(
         "a source that waits for its own store is silent",
         "tests/test_pulse.py::test_a_source_is_heard_while_its_own_store_flushes",
         (("mirror_core/driver.py", "        self._pulse.start()\n", ""),),
+        "own_store_is_silence",
     ),
     Fault(
         "an error that the target answers with is taken for the link's by its errno",
         "tests/test_holds.py::test_a_target_that_answers_with_an_error_is_not_taken_for_a_lost_link",
         (("mirror_core/driver.py", " and not isinstance(error, Answered)\n", "\n"),),
+        "answer_is_the_link",
     ),
     Fault(
         "a source that ends waits for its target as long as ever",
@@ -419,6 +463,7 @@ FAULTS = (
         (("mirror_core/driver.py", "            self.changed.notify_all()\n"
           "        self._copier.hang_up(errno.ESHUTDOWN)\n",
           "            self.changed.notify_all()\n"),),
+        "ends_patiently",
     ),
     Fault(
         "a commit without a flush of the intermediate (I3)",
@@ -518,12 +563,14 @@ FAULTS = (
         "test_a_promotion_that_is_given_up_while_its_site_lives_is_taken_back",
         (("mirror_core/cli/mirroring.py", "    if not process.is_there(settings):\n",
           "    if True:\n"),),
+        "unanswered_promotion_goes_on",
     ),
     Fault(
         "a promotion whose command is ended by a signal goes on",
         "tests/test_promotion_waits.py::test_a_promotion_whose_asker_is_gone_is_taken_back",
         (("mirror_core/cli/mirroring.py", "signal.signal(end, signal.default_int_handler)",
           "pass"),),
+        "signalled_promotion_goes_on",
     ),
     Fault(
         "a session that the target has ended is a fault that stands until a commit",
@@ -552,6 +599,7 @@ FAULTS = (
         "tests/test_commands.py::test_pause_now_waits_for_a_commit_that_is_under_way",
         (("mirror_core/driver.py", "(self.halted and idle and not self.connected)",
           '(self.halted and self.progress.phase != "copy")'),),
+        "pause_waits_for_no_commit",
     ),
     Fault(
         "a cycle that stands still after its commit was lost is still to be committed",

@@ -12,6 +12,7 @@ FAULTS = (
         (("mirror_core/flashcopy.py",
           "for ns in (stats.next_since_ns, stats.cycle_since_ns)",
           "for ns in (stats.next_since_ns,)"),),
+        "cycle_exposes_nothing",
     ),
     Fault(
         "zeroes are not counted in the window",
@@ -19,6 +20,7 @@ FAULTS = (
         (("native/lane.c",
           "      enter_flow (l, s, fm_flow_weight (s->n));\n",
           ""),),
+        "ZEROES_OUT_OF_THE_WINDOW",
     ),
     Fault(
         "a zero counts in the window as a run of data, however long it is",
@@ -33,6 +35,7 @@ FAULTS = (
         (("native/volume.c",
           "bool more = fm_now_ns () < deadline && ready (v)",
           "bool more = ready (v)"),),
+        "SLICE_ENDS_LATE",
     ),
     Fault(
         "a slow store is found out in small steps",
@@ -54,6 +57,7 @@ FAULTS = (
         (("native/pace.c",
           "    p->tries = *twice = 0;\n",
           "    p->tries = 0;\n"),),
+        "SLOW_FOR_EVER",
     ),
     Fault(
         "an operation takes as long as those before it in the line, too",
@@ -74,6 +78,7 @@ FAULTS = (
         "a comparison whose session is lost begins anew",
         "tests/test_compare.py::test_a_comparison_goes_on_in_the_next_session",
         (("mirror_core/compare.py", "        new._different = self._different\n", ""),),
+        "comparison_begun_anew",
     ),
     Fault(
         "the next session walks over what is known to differ",
@@ -108,6 +113,7 @@ FAULTS = (
         "a lane gives a connection back that has ended, and nobody looks at the anchor",
         "native:lost",
         (("native/lane.c", "  fm_store_give_port ((*at)->store, *at);", "  fm_port_give (*at);"),),
+        "ENDED_CONNECTION_GIVEN_BACK",
     ),
     Fault(
         "a link counts as there before its lanes are",
@@ -120,6 +126,7 @@ FAULTS = (
         "a source takes a target that says `not yet` for a lost one",
         "native:patience",
         (("native/lane.c", "l->put_off = rc == -EAGAIN && part == 1;", "l->put_off = false;"),),
+        "NOT_YET_IS_LOST",
     ),
     Fault(
         "what this site's own stores take counts as the peer's",
@@ -154,6 +161,7 @@ FAULTS = (
           "{ .kind = FM_WRITE,\n"
           "                      .offset = (s->claim->first << v->shift) + s->at,\n"
           "                      .length = s->n, .buf = s->buf };\n  (void)zero;\n  s->anchor"),),
+        "ZEROES_FILL",
     ),
     Fault(
         "a copy that was not written back to a server counts as one to be flushed",
@@ -191,12 +199,14 @@ FAULTS = (
           "    for (unsigned k = 0; k < far; k++)\n"
           "      ports[i]->stirred |= i < far && ports[k]->stirred;\n"
           "    if (fm_parts_silent (ports[i], now) && i < far)"),),
+        "ONE_MOVES_ALL_LIVE",
     ),
     Fault(
         "the way is taken for as long as its queue, ever longer",
         "native:flow",
         (("native/flow.c", "    measure_begin (f);\n",
           "    f->least_ns = latency_ns, f->measured_ns = now_ns, (void)measure_begin;\n"),),
+        "WAY_TAKEN_EVER_LONGER",
     ),
     Fault(
         "what was sent over a lost link and is not stable counts as sent (I9)",
@@ -230,27 +240,32 @@ FAULTS = (
           "  fm_bitmap_clear (s->copy == FM_COPY_FEED ? &v->unsent : v->pending, first, n);\n",
           "  fm_bitmap_clear (s->copy == FM_COPY_FEED ? &v->unsent : v->pending, first, n);\n"
           "  fm_bitmap_set (s->copy == FM_COPY_FIRST ? &v->unsent : v->sent, first, n);\n"),),
+        "IN_NO_MAP_FOR_A_COPY",
     ),
     Fault(
         "after a failed append what was copied beside the hardening counts as hardened (I2)",
         "tests/test_second.py",
         (("mirror_core/second.py", "(m.native, native.PENDING, native.SENT)",
           "(m.native, native.PENDING)"),),
+        "hardened_by_a_failed_append",
     ),
     Fault(
         "after a long flush the second flashcopy looks at nothing for as long",
         "tests/test_second.py::test_a_long_flush_makes_no_long_step",
         (("mirror_core/second.py", "min(self._batch_s, limits.SLICE_SHORT_S)", "self._batch_s"),),
+        "long_flush_long_step",
     ),
     Fault(
         "all of the time goes into hardening if steps are short",
         "tests/test_second.py::test_a_writer_who_waits_has_a_hardening_after_as_much_copying",
         (("mirror_core/second.py", "many = self._copied_s >= self._batch_s", "many = True"),),
+        "all_time_hardens",
     ),
     Fault(
         "blocks that were not compared count as equal",
         "tests/test_compare.py::test_only_what_differs_travels",
         (("mirror_core/compare.py", "        if not same:\n            continue\n", ""),),
+        "not_compared_is_equal",
     ),
     Fault(
         "a target answers a comparison when all of it was read, however long that takes",
@@ -258,11 +273,13 @@ FAULTS = (
         (("mirror_core/compare.py", "own = reader.sums(store, volume, pieces, limits.COMPARE_S)",
           "own = reader.sums(store, volume, pieces, 100)"),
          ("mirror_core/compare.py", "min(limits.COMPARE_DEPTH, 2 * self._depth)", "1")),
+        "answers_when_all_is_read",
     ),
     Fault(
         "lanes end under a cycle that writers count on",
         "native:failure",
         (("native/link.c", "  assert (!counted_on (v));\n", "  (void)counted_on;\n"),),
+        "LANES_END_UNDER_A_CYCLE",
     ),
     Fault(
         "a map is marked block by block",
@@ -271,11 +288,13 @@ FAULTS = (
           "volume.mark_spans(*_spans_of(bitmap), pending=pending)",
           "[volume.mark_spans(array('Q', [b]), array('Q', [b + 1]), pending=pending)"
           " for b in bitmap]"),),
+        "map_marked_block_by_block",
     ),
     Fault(
         "a source copies what a cache shows and its disk has lost (I9)",
         "tests/test_lost_flush.py::test_a_source_copies_no_cache_that_its_disk_has_not",
         (("native/lane.c", "return l->v->restores && s->copy != FM_COPY_FEED;", "return false;"),),
+        "COPIES_THE_CACHE",
     ),
     Fault(
         "of a group that lacks a server the volume whose turn it is is blamed",
@@ -291,16 +310,19 @@ FAULTS = (
           "    yield Begin(sequence)\n    result = yield Freeze(freeze_budget_s)\n"),
          ("mirror_core/cycle.py", "    result = yield Begin(sequence)\n    if result.error:\n"
           "        return (yield from _abandoned(result))\n", "")),
+        "begun_before_its_freeze",
     ),
     Fault(
         "the volumes of a group are copied one after the other",
         "tests/test_turns.py::test_each_volume_has_its_turn",
         (("mirror_core/flashcopy.py", "(self._turn + 1) % len(self.members)", "0"),),
+        "one_volume_after_the_other",
     ),
     Fault(
         "each volume of a group has the time of a whole slice, in each call",
         "tests/test_turns.py::test_a_call_takes_its_time_once",
         (("mirror_core/flashcopy.py", "left_s = until - native.now_s()", "left_s = slice_s"),),
+        "a_slice_for_each_volume",
     ),
     Fault(
         "a hardening's record before the flush of what it asserts (I2)",

@@ -11,11 +11,13 @@ FAULTS = (
         "a site stops before what is mounted on its devices is unmounted",
         f"{BOOT}::test_a_volume_that_was_mounted_by_hand_is_unmounted_before_its_site_stops",
         (("systemd/flashmirror@.service", "!= stopping ] || exec", "!= stopping ] || echo"),),
+        "stops_before_unmounting",
     ),
     Fault(
         "a holder gives up at once what its site has not begun to serve",
         f"{BOOT}::test_a_volume_of_fstab_is_mounted_and_outlives_a_killed_site",
         (("mirror_core/limits.py", "ATTACH_SITE_S = 10.0", "ATTACH_SITE_S = 0.0"),),
+        "holder_gives_up_at_once",
     ),
     Fault(
         "a mount at boot gives up a site that comes late",
@@ -28,6 +30,7 @@ FAULTS = (
         "tests/test_unmounting.py::test_everything_that_stands_on_a_device_is_unmounted",
         (("mirror_core/below.py",
           "if device in _Way(platform, mounts).mount(m)", "if device == m.number"),),
+        "device_by_way_of_another",
     ),
     Fault(
         "what is mounted is unmounted before what is mounted on it",
@@ -39,6 +42,7 @@ FAULTS = (
         "tests/test_unmounting.py::test_who_uses_what_is_mounted_is_waited_for_and_no_longer_than_said",
         (("mirror_core/unmounting.py", "if reasons and time.monotonic() >= deadline:",
           "if reasons:"),),
+        "unmounts_what_is_used",
     ),
     Fault(
         "who uses what is mounted is waited for without end",

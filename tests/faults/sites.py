@@ -22,6 +22,7 @@ FAULTS = (
          ("mirror_core/recovery.py",
           "if not known or mine.source_run in hello.runs:",
           "if True:")),
+        "neither_told_apart",
     ),
     Fault(
         "a consistency point is known by its number alone (I7)",
@@ -35,6 +36,7 @@ FAULTS = (
         "tests/test_away.py::test_its_target_never_calls_it_connected",
         (("mirror_core/target.py", "return self.session != 0 and self._used == self.session",
           "return self.session != 0"),),
+        "unused_session_is_one",
     ),
     Fault(
         "metrics of every number are of IPv6's alone",
@@ -51,23 +53,27 @@ FAULTS = (
         "tests/test_away.py::test_a_stop_waits_for_one_slow_server_at_most",
         (("mirror_core/site.py", "            if self.control.stopping:\n",
           "            if False:\n"),),
+        "stop_waits_for_each",
     ),
     Fault(
         "a start that is refused has marked a store",
         "tests/test_away.py::test_a_start_that_is_refused_marks_no_store",
         (("mirror_core/site.py", 'self._new[record.name, "intermediate"] = place.mark',
           "one.set_mark(place.mark)"),),
+        "refused_start_marks",
     ),
     Fault(
         "check takes an intermediate that is waited for for one in use",
         "tests/test_away.py::test_check_says_what_it_waits_for",
         (("mirror_core/status.py", '"has_intermediate": name not in waiting',
           '"has_intermediate": True'),),
+        "check_takes_it_for_used",
     ),
     Fault(
         "a log that is opened again is waited for where its owner has put a pipe",
         "tests/test_log.py::test_a_log_that_cannot_be_opened_again_goes_on_where_it_was",
         (("mirror_core/stderr.py", " | os.O_NOFOLLOW | os.O_NONBLOCK", " | os.O_NOFOLLOW"),),
+        "log_waits_for_a_pipe",
     ),
     Fault(
         "the folder of a socket is to be made by hand",
@@ -90,54 +96,64 @@ FAULTS = (
         "tests/test_metrics.py::test_a_crowd_at_the_port_of_the_metrics_shuts_out_nobody",
         (("mirror_core/metrics.py", "if len(self._clients) > limits.METRICS_CLIENTS:",
           "if False:"),),
+        "metrics_hold_whoever_comes",
     ),
     Fault(
         "a client of the metrics that breaks off writes to the log",
         "tests/test_metrics.py::test_a_crowd_at_the_port_of_the_metrics_shuts_out_nobody",
         (("mirror_core/metrics.py", "def handle_error(self", "def handle_no_error(self"),),
+        "metrics_log_who_breaks_off",
     ),
     Fault(
         "metrics are told to a page of any name",
         "tests/test_metrics.py::test_metrics_are_told_to_who_asks_for_this_machine",
         (("mirror_core/metrics.py", "if asked is None or _is_ours(asked, host):", "if True:"),),
+        "metrics_for_any_page",
     ),
     Fault(
         "a target has a session 0 before there is one",
         "tests/test_strangers.py::test_before_there_is_a_session_no_intermediate_opens",
         (("mirror_core/exports.py", "    if not opened or session !=", "    if session !="),),
+        "session_zero",
     ),
     Fault(
         "who asks for one extent is told all",
         "tests/test_block_status.py::"
         "test_a_map_of_many_extents_takes_three_times_what_nbdkits_own_plugin_takes",
         (("plugin/flashmirror.py", "one=bool(flags & nbdkit.FLAG_REQ_ONE)", "one=False"),),
+        "one_extent_is_all",
     ),
     Fault(
         "extents beyond the bound are not asked for again",
         "tests/test_block_status.py::test_a_client_that_takes_all_extents_is_told_all",
         (("mirror_core/exports.py", "rows.append((offset, step, hole))",
           "rows.append((offset, count, hole))"),),
+        "extents_end_at_the_bound",
     ),
     Fault(
         "a site takes any version of TLS",
         "tests/test_network.py::test_an_old_version_of_tls_is_refused",
         (("mirror_core/gnutls.conf", "disabled-version = tls1.1\n", ""),),
+        "any_tls",
     ),
     Fault(
         "a start follows a link in the place of a ledger that is being written",
         "tests/test_taken_away.py::test_nothing_in_a_state_folder_is_followed",
         (("mirror_core/platform.py", " | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)", ", 0o600)"),),
+        "link_to_a_ledger",
     ),
     Fault(
         "a start follows a link in the place of the lock",
         "tests/test_taken_away.py::test_a_link_in_the_place_of_the_lock_is_not_followed",
         (("mirror_core/platform.py", " | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)", ", 0o600)"),),
+        "link_for_a_lock",
     ),
     Fault(
         "a site takes the lock of another state folder for that of its own",
         "tests/test_taken_away.py::test_a_state_that_is_exchanged_during_a_start_is_refused",
         (("mirror_core/lock.py", "if held is None or os.path.samestat(",
           "if True or os.path.samestat("),),
+        "lock_of_another_folder",
     ),
     Fault(
         "an address that comes late is left out for ever",
@@ -151,12 +167,14 @@ FAULTS = (
         (("mirror_core/driver.py", "        welcome = self._greet()\n        self._take_inter",
           "        self._take_intermediates()\n        welcome = self._greet()\n"
           "        self._take_inter"),),
+        "unheard_promotion",
     ),
     Fault(
         "a start waits for the server of an intermediate, which does not answer",
         "tests/test_away.py::test_a_server_that_hangs_keeps_no_client_waiting",
         (("mirror_core/site.py", "        if is_uri(self.config.volume(record.name).intermediate):",
           "        if False:"),),
+        "start_waits_for_a_server",
     ),
     Fault(
         "a start that waits is taken for the process that serves",
@@ -181,23 +199,27 @@ FAULTS = (
         "tests/test_promotion_fails.py::test_one_that_is_taken_back_in_its_last_step_is_not_recorded",
         (("mirror_core/promotion.py", "    _refuse_taken_back(site, takings)\n    assert",
           "    assert"),),
+        "taken_back_is_recorded",
     ),
     Fault(
         "a source takes a promotion that may be taken back for a refusal",
         "tests/test_promotion_fails.py::test_a_source_forgets_a_promotion_that_is_taken_back",
         (("mirror_core/target.py", "raise PeerError(f\"{mine.name} is being promoted",
           "raise Refused(f\"{mine.name} is being promoted"),),
+        "promotion_is_a_refusal",
     ),
     Fault(
         "everybody may read the images that init makes",
         "tests/test_commands.py::test_what_init_makes_is_for_its_owner_only",
         (("mirror_core/cli/creating.py", "os.O_CLOEXEC, 0o600)", "os.O_CLOEXEC, 0o644)"),),
+        "init_for_everybody",
     ),
     Fault(
         "a sync leaves the copying halted that a pause has stopped",
         "tests/test_commands.py::test_pause_now_stops_in_the_middle_of_a_copy",
         (("mirror_core/driver.py", "self.halted and self.requested <= self.committed",
           "self.halted"),),
+        "sync_leaves_it_halted",
     ),
     Fault(
         "clients may take every descriptor of a site",
@@ -214,6 +236,7 @@ FAULTS = (
         "tests/test_clean_start.py::test_what_its_starter_has_open_is_free_again[started]",
         (("mirror_core/launch.py", "[opened, *strays, *moved]",
           "[opened, *moved]"),),
+        "keeps_what_was_open",
     ),
     Fault(
         "what systemd starts keeps what its starter has open",
@@ -226,12 +249,14 @@ FAULTS = (
         "tests/test_clean_start.py::test_signals_are_as_if_nobody_had_touched_them[started]",
         (("mirror_core/launch.py", "                setsigdef=_to_default(),\n",
           ""),),
+        "keeps_ignored_signals",
     ),
     Fault(
         "what systemd starts blocks the signals that its starter blocked",
         "tests/test_clean_start.py::test_signals_are_as_if_nobody_had_touched_them",
         (("mirror_core/launch.py", "    signal.pthread_sigmask(signal.SIG_SETMASK, HARMLESS)\n",
           ""),),
+        "keeps_blocked_signals",
     ),
     Fault(
         "a start whose own starter ignores SIGCHLD waits for no child",
@@ -244,12 +269,14 @@ FAULTS = (
         "tests/test_clean_start.py::test_a_site_starts_whatever_its_starter_has_closed",
         (("mirror_core/launch.py", " in _STANDARD:",
           " in ():"),),
+        "closed_standard_files",
     ),
     Fault(
         "nbdkit's Python takes file names as its starter's locale has them",
         "tests/test_clean_start.py::test_the_names_of_files_are_utf_8_whatever_the_locale",
         (("mirror_core/launch.py", "{**os.environ, \"LC_ALL\": LOCALE}",
           "{**os.environ}"),),
+        "names_by_the_locale",
     ),
     Fault(
         "a command takes file names as its starter's locale has them",
@@ -262,24 +289,28 @@ FAULTS = (
         "tests/test_clean_start.py::test_signals_that_mean_something_else_end_nothing[started]",
         (("mirror_core/connections.py", "_TAKEN = (*_ENDING, signal.SIGHUP)",
           "_TAKEN = _ENDING = (*_ENDING, signal.SIGHUP)"),),
+        "sighup_ends_a_site",
     ),
     Fault(
         "a SIGUSR1 ends a site",
         "tests/test_clean_start.py::test_signals_that_mean_something_else_end_nothing[in_the_foreground]",
         (("mirror_core/launch.py", "frozenset({signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2})",
           "frozenset({signal.SIGHUP})"),),
+        "sigusr1_ends_a_site",
     ),
     Fault(
         "a SIGHUP ends a holder",
         "tests/test_clean_start.py::test_signals_that_mean_something_else_end_nothing[a_holder]",
         (("mirror_core/attach.py", "    signal.signal(signal.SIGHUP, lambda *_: log.reopen())\n",
           ""),),
+        "sighup_ends_a_holder",
     ),
     Fault(
         "a holder hears no SIGHUP",
         "tests/test_log.py::test_a_holders_log_that_was_renamed_goes_on_in_a_new_file",
         (("mirror_core/attach.py",
           "    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])\n", ""),),
+        "holder_hears_no_sighup",
     ),
     Fault(
         "a signal ends a site that has just begun",
@@ -292,6 +323,7 @@ FAULTS = (
         "tests/test_log.py::test_a_log_that_was_renamed_goes_on_in_a_new_file",
         (("mirror_core/stderr.py", "        os.dup2(fd, 2)\n        os.close(fd)\n\n\ndef _name",
           "        os.close(fd)\n\n\ndef _name"),),
+        "log_under_its_old_name",
     ),
     Fault(
         "a log that is opened again follows a link",
@@ -310,35 +342,41 @@ FAULTS = (
         "tests/test_commands.py::test_a_start_that_has_not_the_state_touches_no_socket",
         (("mirror_core/process.py", "        held = lock_state(site)\n",
           "        sockets.listen(site)\n        held = lock_state(site)\n"),),
+        "sockets_before_the_state",
     ),
     Fault(
         "a start beside a stop fails",
         "tests/test_commands.py::test_a_start_beside_a_stop_starts_the_site_again",
         (("mirror_core/process.py", "                return False\n            # One",
           "                raise _stopped(site) from error\n            # One"),),
+        "start_beside_a_stop_fails",
     ),
     Fault(
         "a start fails beside another one that was quicker",
         "tests/test_commands.py::test_a_start_waits_for_whoever_was_quicker",
         (("mirror_core/process.py", "if error.code == errno.EBUSY:",
           "if error.code == errno.EBADF:"),),
+        "quicker_start_fails_the_other",
     ),
     Fault(
         "a command that comes too late ends in a traceback",
         "tests/test_any_instant.py::test_two_commands_at_once",
         (("mirror_core/cli/__init__.py", "    except MirrorError as error:\n",
           "    except ZeroDivisionError as error:\n"),),
+        "too_late_a_traceback",
     ),
     Fault(
         "a start that is said again is refused",
         "tests/test_any_instant.py::test_a_command_that_was_killed_is_run_again",
         (("mirror_core/process.py", "        if _gets_ready(site):\n            return\n",
           "        if _gets_ready(site):\n            raise _starts_already(site)\n"),),
+        "started_twice_is_refused",
     ),
     Fault(
         "a certificate does not name its signer's key",
         "tests/test_network.py::test_a_strict_verifier_accepts_both_sites_certificates",
         (("mirror_core/pki.py", "        .add_extension(signers, critical=False)\n", ""),),
+        "certificate_without_key_id",
     ),
     Fault(
         "check of a running site does not look at what it has open",
@@ -366,6 +404,7 @@ FAULTS = (
         "a target of a paused source says that all is well",
         "tests/test_outlook.py::test_a_target_of_a_paused_source_says_so",
         (("mirror_core/target.py", "        self.source_paused = paused\n", ""),),
+        "paused_target_is_well",
     ),
     Fault(
         "a target that receives its first copy is idle",
@@ -392,6 +431,7 @@ FAULTS = (
         "a copy that stands still is said to end at some time",
         "tests/test_outlook.py::test_a_copy_that_stands_still_says_so_and_not_when_it_ends",
         (("mirror_core/driver.py", '!= "copy" or self.standing or', '!= "copy" or'),),
+        "stands_still_and_ends",
     ),
     Fault(
         "a peer without a session is called away, whoever is at fault",
@@ -399,27 +439,32 @@ FAULTS = (
         "test_a_source_whose_own_store_is_in_the_way_does_not_blame_its_peer",
         (("mirror_core/driver.py", "return self.connected or self._pulse.answers",
           "return self.connected"),),
+        "peer_called_away",
     ),
     Fault(
         "a paused source says that mirroring resumes by itself",
         "tests/test_outlook.py::test_a_paused_source_that_lost_its_peer_says_that_it_stays_paused",
         (("mirror_core/session.py", "stays if paused else first", "stays if 0 else first"),),
+        "pause_resumes_by_itself",
     ),
     Fault(
         "a source whose data server is gone says that writes go on",
         "tests/test_outlook.py::test_a_source_whose_own_data_server_is_gone_says_that_clients_fail",
         (("mirror_core/session.py", "if error.part != flashcopy.FRONT:", "if error.part > -2:"),),
+        "writes_go_on_anyway",
     ),
     Fault(
         "a peer is to be started whatever became of the question",
         "tests/test_advice.py::test_a_peer_is_to_be_started_only_if_it_does_not_run",
         (("mirror_core/cli/checking.py",
           "        elif peer.does_not_run(settings.peer, error):\n", "        else:\n"),),
+        "start_whoever_answers",
     ),
     Fault(
         "a site that runs is in its own way",
         "tests/test_advice.py::test_what_runs_already_is_not_in_the_way_of_itself",
         (("mirror_core/process.py", "if pid and _serves(pid):", "if False:"),),
+        "in_its_own_way",
     ),
     Fault(
         "a refusal does not say that its way out costs the image",
@@ -443,6 +488,7 @@ FAULTS = (
         "a misspelt key is told as one that is missing",
         "tests/test_config.py::test_a_misspelt_key_is_named_before_what_it_leaves_missing",
         (("mirror_core/config.py", "        self.only(_SETTINGS)\n", ""),),
+        "misspelt_is_missing",
     ),
     Fault(
         "a promotion that was given up is still under way",
@@ -450,6 +496,7 @@ FAULTS = (
         (("mirror_core/target.py",
           "            self._promoting_until = 0.0\n\n    def _fence",
           "            pass\n\n    def _fence"),),
+        "given_up_is_under_way",
     ),
     Fault(
         "a promotion that was done before is done now",
@@ -463,6 +510,7 @@ FAULTS = (
         "test_a_promotion_whose_process_is_killed_says_what_became_of_the_site "
         "tests/test_promotion_waits.py::test_a_promoted_site_that_cannot_begin_anew_was_not_stopped",
         (("mirror_core/cli/mirroring.py", 'if role == "source":\n', 'if role != "source":\n'),),
+        "promotion_against_its_ledger",
     ),
     Fault(
         "a promoted site that cannot begin anew has no last words",
@@ -475,6 +523,7 @@ FAULTS = (
         "tests/test_promotion_waits.py::test_a_site_that_begins_anew_is_not_stopped "
         "tests/test_promotion_waits.py::test_a_site_that_begins_anew_is_stopped_and_started_as_any",
         (("mirror_core/process.py", " or found(site) is not None or running(site)", ""),),
+        "begins_anew_is_stopped",
     ),
     Fault(
         "a device whose history is gone is to be unmounted first",
@@ -485,6 +534,7 @@ FAULTS = (
         "a start that stands still keeps the others waiting for ever",
         "tests/test_hangs.py::test_a_start_waits_for_another_one_no_longer_than_that_may_take",
         (("mirror_core/process.py", "fcntl.LOCK_EX | fcntl.LOCK_NB)", "fcntl.LOCK_EX)"),),
+        "start_waits_for_ever",
     ),
     Fault(
         "a hung site keeps a command longer than its time-out",
@@ -492,11 +542,13 @@ FAULTS = (
         (("mirror_core/cli/common.py",
           "min(limits.CONTROL_TIMEOUT_S, self.left_s() + limits.CONTROL_WAIT_S)",
           "limits.CONTROL_TIMEOUT_S"),),
+        "hung_site_keeps_a_command",
     ),
     Fault(
         "a site is created anew in the folder of one whose ledger is lost",
         "tests/test_lost_ledger.py::test_a_lost_ledger_is_not_taken_for_a_new_site",
         (("mirror_core/creation.py", "        ledger.refuse_lost(config.state)\n", ""),),
+        "lost_ledger_is_a_new_site",
     ),
     Fault(
         "a target that gave its image up is known by its bytes",
@@ -508,11 +560,13 @@ FAULTS = (
         "tests/test_slow_flush.py::test_what_the_process_before_wrote",
         (("mirror_core/site.py", "                one.store.unflushed()\n        return opened",
           "                pass\n        return opened"),),
+        "written_before_not_counted",
     ),
     Fault(
         "an errno of the target's folder means to its source that it is owed everything",
         "tests/test_injected.py::test_a_stale_folder_is_nothing_that_the_target_is_owed",
         (("mirror_core/control.py", "{errno.ESTALE: Owed, ", "{"),),
+        "estale_means_owed",
     ),
     Fault(
         "a kill forgets what a write of a client has met",
@@ -529,17 +583,20 @@ FAULTS = (
         "a server that came back as another one is not reached anew at each try",
         "tests/test_lost_store.py::test_a_server_that_comes_back_smaller_is_named_for_that",
         (("mirror_core/errors.py", "errno.ECONNABORTED, errno.EPROTO,", "errno.ECONNABORTED,"),),
+        "other_server_not_reached_anew",
     ),
     Fault(
         "a target that gives up its image keeps what was pending in it (I1)",
         "tests/test_promote.py::test_a_target_that_owes_blocks_takes_another_source",
         (("mirror_core/resync.py", "        maps={},\n    )\n", "    )\n"),),
+        "given_up_image_is_pending",
     ),
     Fault(
         "a seed is not flushed before it counts (I1)",
         "tests/test_seed.py::test_a_seed_is_flushed_before_it_counts",
         (("mirror_core/site.py", "            self.copier.flush(front_too=False)\n",
           "            pass\n"),),
+        "seed_not_flushed",
     ),
     Fault(
         "a seed that could not be flushed once counts at the next start (I1)",
@@ -548,12 +605,14 @@ FAULTS = (
           "            pass\n"),
          ("mirror_core/site.py", "self.book.update(seeded=False, lineage=None, source_run=\"\", "
           "doubtful_data=True)", "pass")),
+        "failed_seed_counts",
     ),
     Fault(
         "after a clock was set back an age is negative",
         "tests/test_exposure.py::test_no_clock_that_is_set_makes_an_age_negative_or_nothing",
         (("mirror_core/age.py", "max(counted, platform.time() - self.wall)",
           "platform.time() - self.wall"),),
+        "negative_age",
     ),
     Fault(
         "after a power loss a source forgets what was hot (I4)",
@@ -573,6 +632,7 @@ FAULTS = (
         "tests/test_fuzz.py::test_a_peers_answer_is_a_record_or_an_error",
         (("mirror_core/peer.py", "known = type(code) is int and code in errno.errorcode",
           "known = code is not None"),),
+        "any_errno_of_a_peer",
     ),
     Fault(
         "a number of thousands of digits is not a refusal of a configuration",
@@ -608,6 +668,7 @@ FAULTS = (
         "tests/test_promote.py::test_the_old_source_is_refused",
         (("mirror_core/promotion.py", "lineage=Lineage(site.platform.token(), "
           "parent=book.lineage.id, forked_at=book.committed),", "lineage=book.lineage,"),),
+        "promoted_keeps_the_lineage",
     ),
     Fault(
         "a log line that cannot be written raises",
@@ -621,28 +682,33 @@ FAULTS = (
         "a log pipe that is full holds up who logs",
         "tests/test_log.py",
         (("plugin/flashmirror.py", "        stderr.never_wait()\n", ""),),
+        "full_pipe_holds_up",
     ),
     Fault(
         "a stop ends at its first error",
         "tests/test_injected.py::test_a_stop_ends_whatever_it_meets",
         (("mirror_core/site.py", "            return False\n\n    def _end_thread",
           "            raise\n\n    def _end_thread"),),
+        "stop_ends_at_an_error",
     ),
     Fault(
         "a copy of a target that has stayed behind is mirrored to (I7)",
         "tests/test_store_back.py::test_a_copy_of_a_target_that_stayed_behind_is_refused",
         (("mirror_core/recovery.py", "if image.same(committed) or image.same(begun):",
           "if image.sequence <= committed.sequence:"),),
+        "stale_copy_is_mirrored_to",
     ),
     Fault(
         "who waits for a start gives up each second, and asks again",
         "tests/test_commands.py::test_a_start_that_takes_a_while_leaves_no_error_in_the_log",
         (("mirror_core/process.py", "max(left, limits.CONTROL_WAIT_S)", "limits.CONTROL_WAIT_S"),),
+        "start_asks_each_second",
     ),
     Fault(
         "who comes over TCP needs no TLS",
         "tests/test_strangers.py::test_without_the_mirrors_certificate_nothing_opens",
         (("mirror_core/door.py", "and not self._site.insecure", "and False"),),
+        "tcp_without_tls",
     ),
     Fault(
         "what was lost before a history is found equal in it (I9)",
@@ -650,18 +716,21 @@ FAULTS = (
         (("mirror_core/resync.py",
           "book.doubtful_before or (served and (book.doubtful_sent or not book.clean))",
           "book.doubtful_before"),),
+        "trusts_before_its_history",
     ),
     Fault(
         "a promotion forgets what the intermediate may have lost (I9)",
         "tests/test_doubt.py::test_a_promotion_forgets_no_doubt",
         (("mirror_core/promotion.py",
           "book.doubtful_before or site.control.may_read_a_cache()", "book.doubtful_before"),),
+        "promotion_ends_the_doubt",
     ),
     Fault(
         "a source that was killed knows what its intermediate has lost (I9)",
         "tests/test_doubt.py::test_a_run_in_order_after_a_kill_forgets_no_doubt",
         (("mirror_core/site.py", "book.doubtful_before or (source and not book.clean)",
           "book.doubtful_before"),),
+        "order_ends_the_doubt",
     ),
     Fault(
         "what was put back beside a store that was adopted is only in a cache (I9)",
@@ -673,6 +742,7 @@ FAULTS = (
         "tests/test_identity.py::test_what_a_site_starts_on_is_on_the_disk",
         (("mirror_core/site.py", "if counts and (current.clean or known.fingerprint):",
           "if False:"),),
+        "put_back_in_a_cache",
     ),
     Fault(
         "a second seed counts for what the first one was compared with",
@@ -685,18 +755,21 @@ FAULTS = (
         "tests/test_lost_flush.py::test_a_target_says_that_it_cannot_flush",
         (("mirror_core/status.py", "trouble = control.reason or control.trouble",
           "trouble = control.reason"),),
+        "cannot_flush_untold",
     ),
     Fault(
         "a site's own old data is a seed, though its server may show what the disk has lost",
         "tests/test_seed.py::test_what_a_server_may_have_lost_is_no_seed",
         (("mirror_core/resync.py", "book.doubtful_data or (wrote and not sure)",
           "book.doubtful_data"),),
+        "own_data_is_a_seed",
     ),
     Fault(
         "who says that it is there has any name, also one that no answer holds",
         "tests/test_promote.py::test_who_says_that_it_is_there_has_a_site_s_name",
         (("mirror_core/protocol.py", 'Field("name", "name", optional(_NAME)),',
           'Field("name", "name", optional(TEXT)),'),),
+        "any_name_knocks",
     ),
     Fault(
         "check takes whatever a peer says of itself",
@@ -708,32 +781,38 @@ FAULTS = (
         "a source keeps the maps of its last stop in the ledger, and writes them in each cycle",
         "tests/test_maps.py::test_the_ledger_of_a_source_that_runs_has_no_maps",
         (("mirror_core/site.py", "maps = {} if source else self", "maps = self"),),
+        "ledger_carries_maps",
     ),
     Fault(
         "a start that is refused leaves the files that it has made",
         "tests/test_ends.py::test_refused_starts_leave_no_file",
         (("mirror_core/site.py", "undo.callback(self._remove_files_of_this_run)", "pass"),),
+        "refused_start_leaves_files",
     ),
     Fault(
         "a target that is told to stop becomes a source all the same",
         "tests/test_promotion_fails.py::test_a_stop_while_a_promotion_finishes_is_not_lost",
         (("mirror_core/site.py", "            self.is_ending = True\n", "            pass\n"),),
+        "stop_lost_in_a_promotion",
     ),
     Fault(
         "no session is opened any more after a promotion that failed",
         "tests/test_promotion_fails.py::test_a_promotion_that_fails_gives_the_site_back",
         (("mirror_core/promotion.py", "        patience_s = 0.0\n",
           '        patience_s = float("inf")\n'),),
+        "failed_promotion_ends_sessions",
     ),
     Fault(
         "a target takes its own failure for a source that is silent",
         "tests/test_status.py::test_a_target_whose_own_state_disk_fails_says_so",
         (("mirror_core/status.py", "(control.failure if control.is_there() else None)", "None"),),
+        "own_failure_is_silence",
     ),
     Fault(
         "a stop that was not in order is said to be one",
         "tests/test_commands.py::test_a_stop_says_whether_the_site_ended_in_order",
         (("mirror_core/process.py", "return ledger.load(site.state).clean", "return True"),),
+        "stopped_in_any_order",
     ),
     Fault(
         "a holder waits for a queue that only it could set going again",
@@ -742,6 +821,7 @@ FAULTS = (
           "        adjusting.start()\n        adjusting.join(limits.DEVICE_LOOK_S)",
           "        self._adjust()"),
          ("mirror_core/kernel.py", "    if path.read_text().strip() != wanted:", "    if wanted:")),
+        "holder_waits_for_its_queue",
     ),
     Fault(
         "a detach waits for ever for who answers no more",
@@ -751,11 +831,13 @@ FAULTS = (
           "            pass"),
          ("mirror_core/attach.py", "            fd = _open_alone(index)\n",
           "            fd = os.open(path_of(index), os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC)\n")),
+        "detach_waits_for_ever",
     ),
     Fault(
         "a holder's lock is in a folder that its site's owner may write to",
         "tests/test_attach.py::test_a_holder_writes_where_nobody_else_can",
         (("mirror_core/holders.py", "info.st_uid != os.geteuid()", "False"),),
+        "holder_lock_of_the_owner",
     ),
     Fault(
         "a holder's lock is in a folder that a link names",
@@ -776,6 +858,7 @@ FAULTS = (
         (("mirror_core/process.py",
           "    return next((pid for pid in begun if _serves(pid)), begun[0] if begun else None)",
           "    return None"),),
+        "no_lock_is_stopped",
     ),
     Fault(
         "a site is known by words that look alike",
@@ -783,17 +866,20 @@ FAULTS = (
         (("mirror_core/process.py",
           "if os.path.samestat(os.stat(f\"/proc/{pid}/root{path}\"), ours):",
           "if path.endswith(\"/east.toml\"):"),),
+        "known_by_words_alike",
     ),
     Fault(
         "a start waits for a socket that was taken away",
         "tests/test_taken_away.py::test_a_site_whose_socket_was_removed_is_said_to_run",
         (("mirror_core/process.py", "            if gone_at and time.monotonic()",
           "            if False and time.monotonic()"),),
+        "start_waits_for_a_socket",
     ),
     Fault(
         "a target mirrors from a source that says that it has no session",
         "tests/test_status.py::test_a_source_that_says_that_it_has_no_session_is_believed",
         (("mirror_core/status.py", "connected() and control.parted() is None", "connected()"),),
+        "no_session_not_believed",
     ),
     Fault(
         "a promoted source awaits its old source",
@@ -804,6 +890,7 @@ FAULTS = (
         "a site is known by its words alone",
         "tests/test_taken_away.py::test_a_stranger_with_the_same_words_is_not_the_site",
         (("mirror_core/process.py", "return _program_of(pid) in _PROGRAMS and ", "return "),),
+        "known_by_words",
     ),
     Fault(
         "a start begins a second process beside one that does not answer",
@@ -811,18 +898,21 @@ FAULTS = (
         (("mirror_core/process.py",
           '            raise hangs(site, "has let go of its state, and does not answer")\n',
           "            _launch(site)\n            return True\n"),),
+        "second_process",
     ),
     Fault(
         "a link in the place of a lock is followed",
         "tests/test_taken_away.py::test_a_link_in_the_place_of_the_lock_is_not_followed",
         (("mirror_core/process.py", "os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK",
           "os.O_CLOEXEC | os.O_NONBLOCK"),),
+        "link_is_followed",
     ),
     Fault(
         "who waits for a device keeps the output of detach open",
         "tests/test_attach.py::test_who_waits_for_a_device_holds_no_output",
         (("mirror_core/attach.py", "                    os.dup2(theirs.fileno(), fd)\n",
           "                    pass\n"),),
+        "waiter_keeps_the_output",
     ),
     Fault(
         "a stop signals whoever has the number in the lock file",
@@ -831,23 +921,27 @@ FAULTS = (
           "if pid and pid != own and "
           "(_has_lock(site, pid) or _is_begun_with(site, pid, tries=10)):",
           "if pid and pid != own:"),),
+        "signals_a_number",
     ),
     Fault(
         "a start that takes long is said to have ended",
         "tests/test_commands.py::test_a_start_that_takes_long_is_not_one_that_has_ended",
         (("mirror_core/process.py", "            if pid:\n",
           "            if pid or time.monotonic() >= deadline:\n"),),
+        "slow_start_has_ended",
     ),
     Fault(
         "a start removes what is named like a file of its own",
         "tests/test_ends.py::test_a_start_removes_files_of_its_own_runs_only",
         (("mirror_core/site.py", "kind in kinds and TOKEN.fullmatch(run)", "kind in kinds"),),
+        "removes_what_looks_alike",
     ),
     Fault(
         "a creation that fails half-way leaves its ledger",
         "tests/test_bad_creation.py::test_a_creation_that_fails_half_way_leaves_nothing",
         (("mirror_core/creation.py", "        durable.remove(ledger.path_in(config.state), HERE)\n",
           ""),),
+        "failed_creation_leaves",
     ),
     Fault(
         "a signal is taken before the site knows of it",
@@ -859,17 +953,20 @@ FAULTS = (
         "a scrape goes on when the volumes are gone",
         "tests/test_ends.py::test_a_scrape_at_the_end_touches_nothing_that_is_gone",
         (("mirror_core/metrics.py", "            if self._ended:\n", "            if False:\n"),),
+        "scrape_goes_on",
     ),
     Fault(
         "chaos takes prefixes of different moments for one image",
         "tests/test_chaos.py::test_prefixes_of_different_moments_are_wrong",
         (("scripts/chaoslib/judge.py", "if p.end >= moment", "if p.end >= 0.0"),),
+        "prefixes_of_any_moment",
     ),
     Fault(
         "chaos looks at the head of a unit, not at all of it",
         "tests/test_chaos.py::test_one_wrong_byte_is_found",
         (("scripts/chaoslib/chains.py",
           "if value and unit == self._unit(volume, n, value)", "if value"),),
+        "head_of_a_unit",
     ),
     Fault(
         "after an orderly stop what a source reads is taken for what its disk has (I9)",
@@ -1135,5 +1232,33 @@ FAULTS = (
         "tests/test_accepted.py::test_a_key_of_another_certificate_is_refused",
         (("mirror_core/address.py", '        for name in ("server", "client"):',
           '        for name in ("server",):'),),
+    ),
+    Fault(
+        "a site that may lock its memory does not",
+        "tests/test_writeback.py::test_a_site_does_what_is_permitted_and_says_what_is_not",
+        (("mirror_core/writeback.py",
+          "if not _may_lock() or libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT):",
+          "if not _may_lock():"),),
+        "memory_not_locked",
+    ),
+    Fault(
+        "a start runs Python after a fork",
+        "tests/test_commands.py::test_a_started_site_is_a_process_of_its_own",
+        (("mirror_core/launch.py", "            return os.posix_spawn(\n",
+          "            if (child := os.fork()) == 0:\n                os._exit(0)\n"
+          "            os.waitpid(child, 0)\n            return os.posix_spawn(\n"),),
+        "python_after_a_fork",
+    ),
+    Fault(
+        "a checkout that was moved counts as built",
+        "tests/test_building.py::test_a_moved_checkout_is_built_again",
+        (("Makefile", "ifneq ($(CURDIR),$(file <$(VENV)/.built))", "ifneq (,)"),),
+        "moved_is_built",
+    ),
+    Fault(
+        "a package that another one provides is missing",
+        "tests/test_building.py::test_a_virtual_package_is_there_if_another_one_provides_it",
+        (("scripts/need-packages", "${Package},${Provides}\\n", "${Package}\\n"),),
+        "provided_is_missing",
     ),
 )  # fmt: skip

@@ -20,6 +20,7 @@ FAULTS = (
         (("mirror_core/runlog.py",
           "    return state / f\"{kind}.{run}\"\n",
           "    return state / kind\n"),),
+        "log_of_any_run",
     ),
     Fault(
         "the log of hardenings of another lineage counts (I1)",
@@ -27,6 +28,7 @@ FAULTS = (
         (("mirror_core/runlog.py",
           "history.kind.encode(), history.site.encode(), history.lineage.encode(),",
           "history.kind.encode(), history.site.encode(), b\"\","),),
+        "hardened_of_any_lineage",
     ),
     Fault(
         "the log of hardenings of another site counts (I1)",
@@ -34,6 +36,7 @@ FAULTS = (
         (("mirror_core/runlog.py",
           "history.kind.encode(), history.site.encode(), history",
           "history.kind.encode(), b\"\", history"),),
+        "hardened_of_any_site",
     ),
     Fault(
         "the log of hardenings of another point with the same number counts (I1)",
@@ -41,6 +44,7 @@ FAULTS = (
         (("mirror_core/runlog.py",
           "history.sequence, history.token.encode(),",
           "history.sequence, b\"\","),),
+        "hardened_of_any_token",
     ),
     Fault(
         "the hot regions of another lineage count (I4)",
@@ -48,6 +52,7 @@ FAULTS = (
         (("mirror_core/intent.py",
           "    lineage = book.lineage.id if book.lineage else \"\"\n",
           "    lineage = \"\"\n"),),
+        "hot_of_any_lineage",
     ),
     Fault(
         "blocks of 64 MiB are taken, which no export can be opened with",
@@ -70,6 +75,7 @@ FAULTS = (
           '                    raise LedgerError("in doubt", errno.EIO)\n'),
          ("mirror_core/book.py", "from collections.abc import Callable\n",
           "import errno\nfrom collections.abc import Callable\n")),
+        "ledger_in_doubt",
     ),
     Fault(
         "a rename that was done and reports an error was not done (I3)",
@@ -116,6 +122,7 @@ FAULTS = (
         "a cut of a log whose flush failed is believed when it is flushed again",
         "tests/test_written.py::test_a_log_that_could_not_be_forgotten_is_when_it_is_said",
         (("mirror_core/runlog.py", "        self._may_be_whole = True\n", ""),),
+        "cut_is_believed",
     ),
     Fault(
         "hardenings are not logged: a stale bit in pending2 (I2)",
@@ -130,6 +137,7 @@ FAULTS = (
         "tests/test_maps.py",
         (("mirror_core/mapfile.py", "if len(page) < _PAGE or page[:_COMMIT_AT] != head:",
           "if not page:"),),
+        "any_maps_count",
     ),
     Fault(
         "maps that have forgotten a commit count with a ledger of before it (I7)",
@@ -141,14 +149,17 @@ FAULTS = (
     ),
     Fault(
         "the checksum of a ledger is not looked at (I7)",
-        "tests/test_fuzz.py::test_a_damaged_ledger_is_never_taken_for_another",
+        "tests/test_fuzz.py::test_a_damaged_ledger_is_never_taken_for_another "
+        "tests/test_ledger.py::test_each_byte_of_the_first_line_matters",
         (("mirror_core/ledger.py", "hashlib.sha256(payload).hexdigest() != words[2] or ", ""),),
+        "ledger_unchecked",
     ),
     Fault(
         "the checksum of a record of hardenings is not looked at (I7)",
         "tests/test_fuzz.py::test_a_damaged_log_of_hardenings_gives_a_prefix_or_is_refused",
         (("mirror_core/runlog.py", "return body if zlib.crc32(head + body) == crc else None",
           "return body if crc or zlib.crc32(head + body) == crc else None"),),
+        "record_unchecked",
     ),
     Fault(
         "a record of hardenings that is gone is not missed (I7)",
@@ -167,17 +178,20 @@ FAULTS = (
         "tests/test_written.py::test_a_record_of_another_history_counts_for_nothing",
         (("mirror_core/written.py", "return ours and history.sequence > book.committed",
           "return bool(ours or True) and history.sequence > book.committed"),),
+        "stable_of_any_site",
     ),
     Fault(
         "a log that is begun anew may have older records of its cycle behind it",
         "tests/test_written.py::test_a_log_that_is_begun_anew_has_nothing_behind_it",
         (("mirror_core/runlog.py", "if history == self._history or self._may_be_whole:",
           "if self._may_be_whole:"),),
+        "records_left_behind",
     ),
     Fault(
         "a rename that reports an error was not done",
         "tests/test_ledger.py::test_a_rename_that_was_done_counts_whatever_it_reports",
         (("mirror_core/durable.py", "undone = platform.exists(fresh)", "undone = True"),),
+        "rename_was_not_done",
     ),
     Fault(
         "what an older cycle made stable counts as written by this one (I3)",
@@ -219,6 +233,7 @@ FAULTS = (
         "tests/test_went_back.py::test_an_older_ledger_put_back_alone_is_no_image",
         (("mirror_core/hardlog.py", "if not book.whole or not book.run:",
           'if not any(key.endswith("/pending") for key in book.maps):'),),
+        "older_ledger_is_an_image",
     ),
     Fault(
         "a log of hardenings that is lost tells nothing: all of the ledger is pending still (I1)",

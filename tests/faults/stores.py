@@ -19,6 +19,7 @@ FAULTS = (
          ("native/parts.c",
           "  else if (ops->drains && ops->drains (p))\n",
           "  else if (0 && ops->drains (p))\n")),
+        "LARGE_IN_ONE_REQUEST",
     ),
     Fault(
         "a large block is sent at once, however slow its store is",
@@ -26,6 +27,7 @@ FAULTS = (
         (("native/parts.c",
           "is_paced (s, kind) ? fm_pace_piece",
           "kind == FM_ZERO ? fm_pace_piece"),),
+        "LARGE_AT_ONCE",
     ),
     Fault(
         "whoever wants a connection for himself opens one, however few the server takes",
@@ -35,6 +37,7 @@ FAULTS = (
           "  while ((p = take_from_pool (s))) {\n",
           "  (void)take_from_pool;\n"
           "  while ((p = NULL)) {\n"),),
+        "OPENS_ONE_MORE",
     ),
     Fault(
         "a server is examined on a connection that is closed before the next is opened",
@@ -47,6 +50,7 @@ FAULTS = (
         (("mirror_core/stores.py",
           "    if had < limits.STORE_CONNECTIONS_MIN:\n",
           "    if had < 1:\n"),),
+        "one_client_is_enough",
     ),
     Fault(
         "nobody says what more connections would help",
@@ -63,11 +67,13 @@ FAULTS = (
           "            return self._open_one(record, part)\n",
           '        if part == "data" or current.role == "target" or part:\n'
           "            return self._open_one(record, part)\n"),),
+        "not_served_without_intermediate",
     ),
     Fault(
         "a source writes to whatever stands in the place of its intermediate",
         "tests/test_away.py::test_another_one_is_not_written_to",
         (("mirror_core/stores.py", ' != "file" or not one.blank():', ' != "file":'),),
+        "writes_to_whatever_is_there",
     ),
     Fault(
         "a blank store of another site is taken for a source's intermediate",
@@ -80,18 +86,21 @@ FAULTS = (
         "tests/test_away.py::test_a_blank_file_is_taken_for_it",
         (("mirror_core/site.py", "            self._opened[key].set_mark(mark)\n",
           "            pass\n"),),
+        "taken_and_not_marked",
     ),
     Fault(
         "a device that udev looks at is another site's",
         "tests/test_identity.py::test_a_device_that_udev_looks_at_is_waited_for",
         (("mirror_core/stores.py", "        until += limits.DEVICE_BUSY_S\n",
           "        until += 0\n"),),
+        "udev_is_another_site",
     ),
     Fault(
         "the device promises smaller requests than its store's server takes",
         "tests/test_block_sizes.py::"
         "test_the_device_promises_what_the_servers_of_its_stores_take",
         (("mirror_core/exports.py", "self.minimum = sizes.minimum", "self.minimum = 1"),),
+        "promises_smaller_requests",
     ),
     Fault(
         "more is written at once than a store's server takes",
@@ -99,6 +108,7 @@ FAULTS = (
         "test_it_mirrors_between_servers_that_take_whole_blocks_only",
         (("native/parts.c", "  return piece < most ? piece : most;",
           "  return most ? piece : most;"),),
+        "WRITES_TOO_MUCH_AT_ONCE",
     ),
     Fault(
         "more is read at once, to be compared, than a store's server takes",
@@ -131,6 +141,7 @@ FAULTS = (
         "tests/test_block_sizes.py::"
         "test_a_server_that_comes_back_with_larger_blocks_is_not_used",
         (("native/store_nbd.c", "sizes.minimum > s->sizes.minimum", "sizes.minimum == 0"),),
+        "LARGER_BLOCKS_ARE_THE_SAME",
     ),
     Fault(
         "what a disk says to one store's flush is not told to the others on it (I9)",
@@ -143,11 +154,13 @@ FAULTS = (
         "a flush is good before another's on its disk has told what it heard (I9)",
         "native:below",
         (("native/below.c", "while (rc == 0 && !(own && own->hurries)", "while (0"),),
+        "GOOD_BEFORE_IT_IS_TOLD",
     ),
     Fault(
         "a full disk is a loss for all that stand on it",
         "native:below",
         (("native/below.c", "rc < 0 && rc != -ENOSPC", "rc < 0"),),
+        "FULL_IS_LOST",
     ),
     Fault(
         "what another's flush has lost of sink 0 counts as whole (I1)",
@@ -171,12 +184,14 @@ FAULTS = (
         "what is durable by a client's flush is in regions whose log may be lost (I4)",
         "native:below",
         (("native/news.c", "return fm_volume_seal_intent (v);", "return 0;"),),
+        "DURABLE_IN_A_LOST_LOG",
     ),
     Fault(
         "a client's flush is good before the log has heard of a flush beside it (I4)",
         "native:below",
         (("native/intent.c",
           "    fm_below_wait (i->log->below, atomic_load (&i->flushed));\n", ""),),
+        "LOG_HAS_NOT_HEARD",
     ),
     Fault(
         "a log that cannot be written is tried again and again, a loss for all each time",
@@ -189,12 +204,14 @@ FAULTS = (
         "nobody writes a log anew that may be lost, unless a client does something (I4)",
         "tests/test_loss_record.py::test_who_looks_for_losses_has_the_log_written_anew",
         (("mirror_core/server_instance.py", "                volume.renew_intent()\n", ""),),
+        "nobody_writes_the_log_anew",
     ),
     Fault(
         "a sync of the state folder is good though another's has lost what it covers (I9)",
         "native:below",
         (("native/below.c", "return rc == 0 && fm_below_losses () != since ? -EIO : rc;",
           "return rc;"),),
+        "SYNC_BESIDE_A_LOSS",
     ),
     Fault(
         "a disk that drops its cache slowly keeps the flushes of all disks waiting",
@@ -218,12 +235,14 @@ FAULTS = (
         "a site does not say which of its stores stand on one disk",
         "tests/test_losing_disk.py::test_what_one_store_hears_of_a_disk_all_hear_that_stand_on_it",
         (("mirror_core/site.py", "            if numbers[part]:\n", "            if False:\n"),),
+        "shared_disks_untold",
     ),
     Fault(
         "a good write elsewhere hides one that failed",
         "tests/test_failed_writes.py::test_a_source_whose_data_store_is_full_says_that_writes_fail "
         "native:request",
         (("native/request.c", "if (op->offset <= at && at - op->offset < op->length)", "if (1)"),),
+        "GOOD_WRITE_HIDES_A_BAD_ONE",
     ),
     Fault(
         "a target does not tell of what its source could not write",
@@ -231,6 +250,7 @@ FAULTS = (
         "test_a_target_whose_intermediate_is_full_says_so_until_it_is_written",
         (("mirror_core/target.py", "            if found.write_error and found.write_errors >",
           "            if False and found.write_errors >"),),
+        "target_hides_a_full_disk",
     ),
     Fault(
         "a write counts on the anchor of before its connection was found to have ended",
@@ -261,22 +281,26 @@ FAULTS = (
         "native:nbd",
         (("native/store_nbd.c", "if (rc == 0 && (rc = examine_again (p->store, h)) < 0)",
           "if (0 && (rc = examine_again (p->store, h)) < 0)"),),
+        "ONLY_THE_FIRST_IS_ASKED",
     ),
     Fault(
         "a flush of much has no more time than one of little",
         "native:slow",
         (("native/store.c", "fm_now_ns () + left * FM_FLUSH_BYTE_NS", "fm_now_ns () + 0 * left"),),
+        "NO_TIME_TO_FLUSH_MUCH",
     ),
     Fault(
         "zeroes in a server's cache are not counted as bytes to be flushed",
         "native:slow",
         (("native/store.c", "(op->kind == FM_WRITE || op->kind == FM_ZERO) && rc",
           "op->kind == FM_WRITE && rc"),),
+        "ZEROES_ARE_NOT_TO_FLUSH",
     ),
     Fault(
         "the room for requests is shared by all stores, and none has its own",
         "native:room",
         (("native/room.c", "if (!own || *own)", "if (own || !own)"),),
+        "ONE_ROOM_FOR_ALL",
     ),
     Fault(
         "the background has as many buffers as ever, however long its pieces are",
@@ -285,6 +309,7 @@ FAULTS = (
           "#define FM_PIECE_BULK (32 * FM_MIB)"),
          ("native/lane.c", "l->nslots = nslots > FM_ROOM_BULK / l->piece ?",
           "l->nslots = 0 ?")),
+        "BUFFERS_OF_ANY_SIZE",
     ),
     Fault(
         "after a kill nobody is told that a restarted server has lost writes",
@@ -321,6 +346,7 @@ FAULTS = (
         (("mirror_core/server_instance.py",
           "            if due or name in self._busy:\n",
           "            if name in self._busy:\n"),),
+        "kill_forgets_a_loss",
     ),
     Fault(
         "a loss is looked for once, at the start",
@@ -328,12 +354,14 @@ FAULTS = (
         "test_a_kill_hides_no_loss_that_is_met_while_the_control_waits",
         (("mirror_core/server_instance.py", "        while not is_over(limits.LOSS_LOOK_S):\n",
           "        if not is_over(limits.LOSS_LOOK_S):\n"),),
+        "one_look_for_losses",
     ),
     Fault(
         "who looks at a server waits until its flush has ended",
         "native:lost",
         (("native/flush.c", "  if (!try_hold_flush (s, &came))\n    return -EBUSY;\n",
           "  hold_flush (s, UINT64_MAX, &came);\n"),),
+        "LOOK_WAITS_FOR_A_FLUSH",
     ),
     Fault(
         "a server that was in a flush is not looked at again",
@@ -344,6 +372,7 @@ FAULTS = (
         "a record of servers that could not be written is not tried again",
         "tests/test_loss_record.py::test_a_server_that_could_not_be_recorded_is_later",
         (("mirror_core/server_instance.py", "if self._recorded is None:", "if False:"),),
+        "not_recorded_later",
     ),
     Fault(
         "a record stands that says that a server is known which has lost something",
@@ -367,11 +396,13 @@ FAULTS = (
         "tests/test_server_instance.py::test_a_loss_of_a_file_survives_a_start_that_fails",
         (("mirror_core/server_instance.py", 'run in (record["run"], record.get("follows"))',
           'run == record["run"]'),),
+        "failed_start_forgets_a_loss",
     ),
     Fault(
         "an adoption forgets whom a loss is to be told",
         "tests/test_adopt.py::test_an_adoption_forgets_no_loss",
         (("mirror_core/server_instance.py", '"run": run, "follows": before}', '"run": before}'),),
+        "adoption_forgets_a_loss",
     ),
     Fault(
         "that a flush of a file's has failed is forgotten with a kill",
@@ -380,6 +411,7 @@ FAULTS = (
         (("mirror_core/server_instance.py",
           "                self._trust(name, volume)\n            self._record()\n",
           "                self._trust(name, volume)\n"),),
+        "heard_is_not_recorded",
     ),
     Fault(
         "who comes back is not told of a loss of which somebody else has heard",
@@ -392,6 +424,7 @@ FAULTS = (
         "tests/test_server_instance.py::test_a_stranger_hears_for_nobody_else",
         (("mirror_core/server_instance.py", "if failed or volume.news_is_due():", "if failed:"),
          ("mirror_core/server_instance.py", "if not volume.news_is_due():", "if True:")),
+        "one_hears_for_all",
     ),
     Fault(
         "a file whose ports are in use is taken for a silent server",
@@ -403,11 +436,13 @@ FAULTS = (
         "tests/test_lost_flush.py::test_no_end_hides_a_loss_from_a_client",
         (("mirror_core/server_instance.py", 'lost = name in before.get("untold", ())',
           "lost = False"),),
+        "stop_forgets_a_loss",
     ),
     Fault(
         "who came shortly before a loss and leaves is forgotten",
         "native:lost",
         (("native/news.c", "(was_there || now >=", "((was_there && 0) || now >="),),
+        "LEAVER_IS_FORGOTTEN",
     ),
     Fault(
         "a kill forgets what the process before was to tell of a file",
@@ -419,34 +454,40 @@ FAULTS = (
         "a stop is in order while a server may still do a write that was given up",
         "tests/test_lost_store.py::test_a_stop_with_a_late_write_is_none_in_order",
         (("mirror_core/stores.py", "if not self.store.is_settled():", "if False:"),),
+        "late_write_is_in_order",
     ),
     Fault(
         "who cannot look for the connections takes them all for ended",
         "native:callers",
         (("native/callers.c", "    return -errno;\n", "    return 0;\n"),),
+        "CALLERS_ALL_ENDED",
     ),
     Fault(
         "a write does not wait for a late one of an older connection",
         "native:lost",
         (("native/store_nbd.c", "op->kind == FM_ZERO) && !fm_late_settled (p->store)",
           "op->kind == FM_ZERO) && 0"),),
+        "LATE_WRITE_OVERTAKEN",
     ),
     Fault(
         "a store flushes for a write with FUA, and others flush meanwhile",
         "native:order_store",
         (("native/store.c", "  op->flags &= ~(unsigned)FM_FUA;\n", ""),
          ("native/store.c", "return rc == 0 && durable ? 1 : rc;", "return rc;")),
+        "FUA_FLUSHES_BY_ITSELF",
     ),
     Fault(
         "a write with FUA is durable without a flush",
         "native:order_store",
         (("native/store.c", "return rc == 0 && durable ? 1 : rc;", "return rc;"),),
+        "FUA_UNFLUSHED",
     ),
     Fault(
         "who waits for a flush waits for his own, though another's has covered him",
         "native:durable",
         (("native/flush.c", "while (s->flush_held && !is_done (s, wanted))",
           "while (s->flush_held)"),),
+        "EACH_WAITS_FOR_HIS_OWN",
     ),
     Fault(
         "each who waits for a silent server tries it himself",
@@ -454,6 +495,7 @@ FAULTS = (
         (("native/flush.c", "came <= s->failed_for ? s->failed_rc : open_anchor (s)",
           "open_anchor (s)"),
          ("native/flush.c", "else if (came <= s->failed_for)", "else if (0)")),
+        "EACH_TRIES_HIMSELF",
     ),
     Fault(
         "what was written while a flush was under way counts as covered by it",
@@ -466,40 +508,47 @@ FAULTS = (
         "a write that was not sent to a server counts as one to be flushed",
         "native:durable",
         (("native/store.c", "  if (!op->refused)\n", ""),),
+        "REFUSED_IS_WRITTEN",
     ),
     Fault(
         "a zero of which a part was done counts as one that was not sent",
         "native:durable",
         (("native/parts.c", "    t->op.refused = false; /* the part before it was done */\n", ""),),
+        "PART_IS_REFUSED",
     ),
     Fault(
         "what a device shows and has lost is copied, and not written back (I9)",
         "tests/test_losing_disk.py::test_what_a_device_has_lost_is_not_copied_from_its_cache",
         (("native/volume.c", "v[i]->restores = !v[i]->strict && lost",
           "v[i]->restores = !v[i]->strict && fm_store_is_server (v[i]->front) && lost"),),
+        "DEVICE_IS_BELIEVED",
     ),
     Fault(
         "of two connections that have ended, only the first that is lent is looked at",
         "native:pool",
         (("native/pool.c", "  } while (since < until);\n",
           "  } while (0);\n  if (s)\n    return wait_for_one (s, since, rc);\n"),),
+        "FIRST_ENDED_IS_LOOKED_AT",
     ),
     Fault(
         "who has waited long for a connection that has ended is lent no other one",
         "native:pool",
         (("native/pool.c", "uint64_t since = fm_now_ns (), until = 0;",
           "uint64_t since = fm_now_ns (), until = since + s->timeout_ns;"),),
+        "LONG_WAIT_LENT_NONE",
     ),
     Fault(
         "who finds no free connection to a server opens another, however long that hangs",
         "native:pool",
         (("native/pool.c", "else if (s->npool == 0) {", "else if (!s->idle) {"),),
+        "HANGS_FOR_ONE_MORE",
     ),
     Fault(
         "a store is asked for 64 MiB at once, whatever it has shown",
         "native:zero "
         "tests/test_slow.py::test_a_trim_on_a_slow_store_holds_up_nobody",
         (("native/parts.c", "? fm_pace_piece (&s->pace[kind])", "? FM_PACE_MOST"),),
+        "AS_MUCH_AS_EVER_AT_ONCE",
     ),
     Fault(
         "bytes that the other side takes are no movement",
@@ -507,18 +556,21 @@ FAULTS = (
         (("native/store_nbd.c", "  .drains = nbd_drains,\n", ""),
          ("native/store_nbd.c", "static bool\nnbd_drains",
           "bool nbd_drains (struct fm_port *);\nbool\nnbd_drains")),
+        "TAKEN_IS_NO_MOVEMENT",
     ),
     Fault(
         "a server that went with unflushed writes is just connected to again (I9)",
         "native:lost",
         (("native/flush.c", "  if (atomic_load (&s->writes) > atomic_load (&s->covered))\n"
           "    fm_store_lose (s);\n", ""),),
+        "SERVER_JUST_CONNECTED",
     ),
     Fault(
         "only who asks first hears of a failed flush (I9)",
         "native:lost",
         (("native/flush.c", "return rc == 0 && lost != known ? -EIO : rc;",
           "return rc + 0 * (int)(lost - known);"),),
+        "FIRST_HEARS_ALONE",
     ),
     Fault(
         "what was given up may come later",
@@ -531,6 +583,7 @@ FAULTS = (
         "a store that holds other bytes than its site's stop has left is taken (I7)",
         "tests/test_store_back.py::test_a_store_alone_that_went_back_is_refused_after_a_stop",
         (("mirror_core/stores.py", "opened.fingerprint(size) != record.fingerprint", "False"),),
+        "any_bytes_after_a_stop",
     ),
     Fault(
         "a record of servers counts for any site and run",
@@ -539,24 +592,28 @@ FAULTS = (
          ("mirror_core/server_instance.py",
           'if run and fits and run in (record["run"], record.get("follows")) and shaped:',
           "if run and fits and shaped:")),
+        "record_of_any_site",
     ),
     Fault(
         "a server that was adopted has lost nothing before (I9)",
         "tests/test_doubt.py::test_a_server_that_was_adopted_is_in_doubt",
         (("mirror_core/adoption.py",
           'if place.part == "intermediate" and not one.cached_here:', "if False:"),),
+        "adopted_without_doubt",
     ),
     Fault(
         "a device is taken for its number alone (I7)",
         "tests/test_identity.py::test_a_killed_site_on_numbers_alone_is_refused_after_a_reboot",
         (("mirror_core/identity.py",
           "exact = bool(known.instance) and known.instance == found.instance", "exact = True"),),
+        "known_by_number",
     ),
     Fault(
         "a file is taken for its inode number alone, without its mark (I7)",
         "tests/test_identity.py::test_a_file_that_was_given_the_inode_number_is_not_taken_after_a_kill",
         (("mirror_core/identity.py", "exact = marked or known.instance != MARKED",
           "exact = True"),),
+        "known_by_inode",
     ),
     Fault(
         "what a disk has refused counts at the second start, which reads a cache (I9)",
@@ -564,17 +621,20 @@ FAULTS = (
         (("native/store_file.c", "  if (rc < 0)\n    file_forget (s);\n", ""),
          ("mirror_core/site.py", "                    one.drop_cache()\n            raise\n",
           "                    pass\n            raise\n")),
+        "REFUSED_COUNTS_LATER",
     ),
     Fault(
         "one of a device's lasting identities is enough (I7)",
         "tests/test_identity.py::test_judge",
         (("mirror_core/identity.py", "if all(before[k] == now[k] for k in shared)",
           "if any(before[k] == now[k] for k in shared)"),),
+        "one_identity_is_enough",
     ),
     Fault(
         "of an adopted source only what was hot is compared (I4)",
         "tests/test_adopt.py::test_everything_in_an_adopted_source_reaches_the_target",
         (("mirror_core/adoption.py", "opened.log.heat_all()\n", "pass\n"),),
+        "adopted_hot_only",
     ),
     Fault(
         "what a person did not agree to is adopted",
@@ -590,11 +650,13 @@ FAULTS = (
         "of an adopted source the maps in memory count (I4)",
         "tests/test_adopt.py::test_everything_in_an_adopted_source_reaches_the_target",
         (("mirror_core/adoption.py", 'replace(book, clean=False, run=run, maps={})', "book"),),
+        "adopted_maps_count",
     ),
     Fault(
         "an adopted target keeps an image that is not known to be whole (I7)",
         "tests/test_adopt.py::test_a_target_with_another_store_gives_its_image_up",
         (("mirror_core/adoption.py", "book = resync.give_up(book)", "pass"),),
+        "adopted_image_stays",
     ),
     Fault(
         "a refused store does not say what its adoption costs",

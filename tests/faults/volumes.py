@@ -11,6 +11,7 @@ FAULTS = (
         (("native/volume.c",
           "  if (since && atomic_load (&v->next_since_ns) != FM_SINCE_UNKNOWN)\n",
           "  if (0)\n"),),
+        "ABANDONED_EXPOSES_LESS",
     ),
     Fault(
         "a zero is in the gate as long as all of it takes (I6)",
@@ -18,17 +19,20 @@ FAULTS = (
         (("native/access.c",
           "    piece = n < piece ? n : piece;\n",
           "    piece = n;\n"),),
+        "ZERO_STAYS_IN_THE_GATE",
     ),
     Fault(
         "a look at a page of a shared map gives it that page, which a full disk does not have",
         "native:bitmap",
         (("native/bitmap.c", "  if (l == 0 && !is_there (b, w))\n    return 0;\n", ""),),
+        "LOOK_TAKES_A_PAGE",
     ),
     Fault(
         "where the maps' disk is full each lone page is a mapping of its own",
         "native:bitmap",
         (("native/bitmap.c", "  while (first > 0 && ", "  while (0 && "),
          ("native/bitmap.c", "  while (end < pages && ", "  while (0 && end < pages && ")),
+        "A_MAPPING_A_PAGE",
     ),
     Fault(
         "an abandoned cycle takes the pages from under its writers",
@@ -55,6 +59,7 @@ FAULTS = (
         (("native/request.c", "fm_lane_claim (r->lane, copy, first, m)",
           "fm_lane_claim (r->lane, atomic_load (&v->second_lost) ? FM_COPY_FIRST : copy,\n"
           "                       first, m)"),),
+        "LINK_LOOKED_AT_TWICE",
     ),
     Fault(
         "a map in locked memory keeps the bits that it was emptied of",
@@ -62,6 +67,7 @@ FAULTS = (
         (("native/bitmap.c", "  void *fresh = mmap (p, bytes, PROT_READ | PROT_WRITE,\n"
           "                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);\n"
           "  assert (fresh == p);\n", "  madvise (p, bytes, MADV_DONTNEED);\n"),),
+        "LOCKED_MAP_KEEPS_BITS",
     ),
     Fault(
         "a writer waits for the peer as long as those before it and its own copy take together",
@@ -95,6 +101,7 @@ FAULTS = (
         (("native/volume.c", "if (fm_store_need_anchor (v[i]->front) < 0)", "if (0)"),
          ("native/volume.c", "if (!v[i]->strict && !fm_store_has_anchor",
           "if (0 && !fm_store_has_anchor")),
+        "COPIES_WITHOUT_ANCHOR",
     ),
     Fault(
         "a client of a void cycle overtakes what is being written back under him",
@@ -117,6 +124,7 @@ FAULTS = (
         "a zero with FUA is flushed in each of its pieces",
         "native:durable",
         (("native/access.c", ".flags = flags & ~(unsigned)FM_FUA,", ".flags = flags,"),),
+        "FUA_FLUSHED_BY_PIECES",
     ),
     Fault(
         "a freeze waits for the flush of a write with FUA",
@@ -124,6 +132,7 @@ FAULTS = (
         (("native/request.c",
           "leave (v, r, fm_store_io_unflushed (v->front, &r->op, &heard));",
           "fm_store_io (v->front, &r->op);\n  heard = 0;\n  leave (v, r, rc + 0 * (int)heard);"),),
+        "FREEZE_WAITS_FOR_FUA",
     ),
     Fault(
         "a hardening is recorded while its sink is not flushed (I2)",
@@ -137,6 +146,7 @@ FAULTS = (
         "native:volume",
         (("native/volume.c", "  for (unsigned i = 0; i < n; i++)\n    fm_gate_close",
           "  for (unsigned i = n > 1; i < n; i++)\n    fm_gate_close"),),
+        "FREEZE_LEAVES_ONE_OUT",
     ),
     Fault(
         "the mark in next comes after the write",
@@ -174,12 +184,14 @@ FAULTS = (
         "native:harden",
         (("native/volume.c", "  fm_bitmap_empty (v->hardening);\n  pthread_cond",
           "  fm_bitmap_empty (v->hardening);\n  fm_bitmap_empty (v->sent);\n  pthread_cond"),),
+        "HARDENS_WHAT_CAME_LATER",
     ),
     Fault(
         "a failed flush of the target's data is just tried again (I9)",
         "native:harden "
         "tests/test_lost_flush.py::test_a_promoted_image_lacks_nothing_of_a_failed_flush",
         (("native/volume.c", "    fm_bitmap_or (v->pending, v->hardening);\n", ""),),
+        "FLUSH_JUST_TRIED_AGAIN",
     ),
     Fault(
         "a write does not wait for the intent log (I4)",
@@ -197,11 +209,13 @@ FAULTS = (
         "the intent log is not flushed (I4)",
         "native:intent",
         (("native/intent.c", "    rc = fm_store_io (i->log, &flush);", "    rc = 0;"),),
+        "INTENT_NOT_FLUSHED",
     ),
     Fault(
         "bits that a killed process left unflushed count as durable (I4)",
         "native:intent",
         (("native/intent.c", "    rc = fm_store_flush (log, &i->heard);", "    rc = 0;"),),
+        "INTENT_FOUND_UNFLUSHED",
     ),
     Fault(
         "a region is cooled although it was written since (I4)",
@@ -215,12 +229,14 @@ FAULTS = (
         "fuzz:maps",
         (("native/bitmap.c", "  for (unsigned w = 0; w < GROUP_WORDS; w++)\n",
           "  for (unsigned w = 0; w < GROUP_WORDS - 1; w++)\n"),),
+        "LAST_WORD_OVERLOOKED",
     ),
     Fault(
         "bits behind the last region of an intent log count as regions (I7)",
         "fuzz:intent",
         (("native/intent.c", "memset (i->image + words, 0,",
           "words = i->nwords;\n  memset (i->image + words, 0,"),),
+        "BITS_BEHIND_THE_END",
     ),
     Fault(
         "a shared map touches a page that its file does not have",
@@ -232,17 +248,20 @@ FAULTS = (
         "a map that found no room in its file still counts as whole",
         "native:bitmap",
         (("native/bitmap.c", "  atomic_store (b->whole, 0);\n", ""),),
+        "FULL_MAP_IS_WHOLE",
     ),
     Fault(
         "the gate opens before the maps are swapped (I6)",
         "native:order",
         (("native/volume.c", "    fm_group_swap (v, n);\n    fm_group_open (v, n);\n",
           "    fm_group_open (v, n);\n    fm_group_swap (v, n);\n"),),
+        "OPEN_BEFORE_SWAP",
     ),
     Fault(
         "who lowers a summary does not look at the group again",
         "native:order",
         (("native/bitmap.c", "    if (!is_empty (b, l - 1, group)) {\n", "    if (0) {\n"),),
+        "SUMMARY_NOT_LOOKED_AT_AGAIN",
     ),
     Fault(
         "who looks for a bit believes a group that was emptied under its eyes (I5)",
@@ -255,6 +274,7 @@ FAULTS = (
         (("native/intent.c", "  atomic_fetch_and (&i->hot[region / 64], ~bit);\n"
           "  if (!has_blocks (next, region, per))", "  if (!has_blocks (next, region, per)"
           " && atomic_fetch_and (&i->hot[region / 64], ~bit))"),),
+        "COOLED_AFTER_THE_LOOK",
     ),
     Fault(
         "a writer looks whether its region is hot before its blocks are in next (I4)",
@@ -262,6 +282,7 @@ FAULTS = (
         (("native/request.c", "  record (v, r);\n  if (v->intent)\n", "  if (v->intent)\n"),
          ("native/request.c", "  r->heating = rc == 0;\n",
           "  record (v, r);\n  r->heating = rc == 0;\n")),
+        "HOT_LOOK_BEFORE_THE_MARK",
     ),
     Fault(
         "a retry does not wait for writers' copies (I9)",
@@ -281,6 +302,7 @@ FAULTS = (
           "    fm_bitmap_set (v->next, first, n);\n"
           "  }\n"
           "  fm_bitmap_or (v->next, v->pending);\n  fm_bitmap_or (v->next, &v->unsent);"),),
+        "IN_NO_MAP_FOR_AN_INSTANT",
     ),
     Fault(
         "of a seed all is sent, whatever was found equal",
@@ -294,6 +316,7 @@ FAULTS = (
         "native:shared",
         (("native/shared.c", "rc == 0 && i < MAPS; i++)\n    rc = fm_bitmap_load",
           "rc == 0 && i < MAPS - 1; i++)\n    rc = fm_bitmap_load"),),
+        "KILL_FORGETS_STABLE",
     ),
     Fault(
         "a killed source forgets what the peer lacks",
@@ -301,6 +324,7 @@ FAULTS = (
         (("native/shared.c", "    rc = fm_bitmap_load (v->next, fd, HEAD_BYTES + i",
           "    if (map_of (v, i) != &v->unsent)\n"
           "      rc = fm_bitmap_load (v->next, fd, HEAD_BYTES + i"),),
+        "KILL_FORGETS_UNSENT",
     ),
     Fault(
         "a killed source forgets what the peer lacks: whole sites",
@@ -308,12 +332,14 @@ FAULTS = (
         (("native/shared.c", "    rc = fm_bitmap_load (v->next, fd, HEAD_BYTES + i",
           "    if (map_of (v, i) != &v->unsent)\n"
           "      rc = fm_bitmap_load (v->next, fd, HEAD_BYTES + i"),),
+        "KILLED_SITE_FORGETS_UNSENT",
     ),
     Fault(
         "a killed source forgets what is stable at the target: whole sites",
         "tests/test_maps.py::test_a_killed_source_forgets_neither_unsent_nor_stable_blocks",
         (("native/shared.c", "rc == 0 && i < MAPS; i++)\n    rc = fm_bitmap_load",
           "rc == 0 && i < MAPS - 1; i++)\n    rc = fm_bitmap_load"),),
+        "KILLED_SITE_FORGETS_STABLE",
     ),
     Fault(
         "what an older session compared counts as written (I8)",
@@ -326,6 +352,7 @@ FAULTS = (
         "tests/test_maps.py::test_a_cycle_cut_short_by_a_kill_is_begun_again",
         (("native/shared.c", "rc == 0 && i < MAPS; i++)\n    rc = fm_bitmap_load",
           "rc == 0 && i < 1; i++)\n    rc = fm_bitmap_load"),),
+        "KILL_FORGETS_THE_CYCLE",
     ),
     Fault(
         "nothing is exposed of what was written before a restart",
@@ -337,6 +364,7 @@ FAULTS = (
         "native:harden",
         (("native/volume.c", "  int rc = atomic_load (&v->abandoned);\n  if (rc < 0)\n",
           "  int rc = 0;\n  if (rc < 0)\n"),),
+        "GOOD_AFTER_A_FAILED_FLUSH",
     ),
     Fault(
         "what is found in an intent log counts as durable (I4)",
@@ -347,6 +375,7 @@ FAULTS = (
         "a client gets another errno than its store gave",
         "tests/test_errors.py::test_the_store_s_error_reaches_the_client",
         (("native/client.c", "return c->session ? -EIO : rc;", "return -EIO;"),),
+        "OTHER_ERRNO",
     ),
     Fault(
         "each volume has a moment of its own (I6)",
