@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import socket
 import subprocess
 import time
@@ -22,6 +23,7 @@ from served import NBDKIT, Faulty
 
 from mirror_core import native, server_instance
 from mirror_core.ledger import Ledger
+from mirror_core.platform import HERE
 
 SIZE = 1 << 20
 BLOCK = 4096
@@ -359,14 +361,52 @@ def test_only_who_holds_the_connections_is_known(scratch: Path) -> None:
 
 RECORD = {"version": server_instance.VERSION, "site": SOURCE.site, "run": "before", "data": {},
           "untold": ["disk"]}  # fmt: skip
+
+
+def without(key: str) -> str:
+    return json.dumps({name: value for name, value in RECORD.items() if name != key})
+
+
 DAMAGE = {
     "right": (json.dumps(RECORD), ["disk"]),
-    "of another site": (json.dumps({**RECORD, "site": "2" * 32}), []),
-    "of another run": (json.dumps({**RECORD, "run": "other"}), []),
+    "without a version": (without("version"), []),
     "of another version": (json.dumps({**RECORD, "version": 99}), []),
+    "without a site": (without("site"), []),
+    "of another site": (json.dumps({**RECORD, "site": "2" * 32}), []),
+    "without a run": (without("run"), []),
+    "of another run": (json.dumps({**RECORD, "run": "other"}), []),
+    "of a start that failed": (json.dumps({**RECORD, "run": "x", "follows": "before"}), ["disk"]),
+    "of another start that failed": (json.dumps({**RECORD, "run": "x", "follows": "y"}), []),
+    "of this boot": (json.dumps({**RECORD, "boot": HERE.boot_id()}), ["disk"]),
+    "of another boot": (json.dumps({**RECORD, "boot": "another"}), []),
+    "without data": (without("data"), []),
     "of another shape": (json.dumps({**RECORD, "data": ["disk"]}), []),
+    "with nobody to tell": (without("untold"), []),
+    "with a word to tell": (json.dumps({**RECORD, "untold": "disk"}), []),
     "torn": (json.dumps(RECORD)[:-9], []),
 }
+
+
+def test_docs_recovery_has_the_fields_of_servers(scratch: Path) -> None:
+    """docs/recovery.md has a row for each field of the file, in its order, and none else; and its
+    version."""
+    stores, volume = of_files(scratch)
+    servers = server_instance.Servers(scratch, SOURCE, "run", {"disk": volume})
+    assert servers.begin(clean=True, run_before="before") == []
+    servers.flushed("disk", failed=True)
+    record = json.loads((scratch / "servers").read_text())
+    volume.close()
+    for store in stores:
+        store.close()
+    assert record == {
+        "version": 1, "site": SOURCE.site, "run": "run", "boot": HERE.boot_id(),
+        "follows": "before", "data": {}, "untold": ["disk"],
+    }  # fmt: skip
+    page = (Path(__file__).parent.parent / "docs/recovery.md").read_text()
+    table = page.partition("| field of `servers` | since |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \|", table, re.MULTILINE)
+    assert rows == [(key, str(record["version"])) for key in record]
+    assert f"one version of it, {server_instance.VERSION}," in page
 
 
 @pytest.mark.parametrize(
