@@ -15,37 +15,39 @@ from pathlib import Path
 
 import direct
 import pytest
-from handmade import Handmade, ServedDisk, scrape
+from handmade import Handmade, ServedDisk, scrape, value
 from nbd_client import NbdClient
 from pair import MakePair, Pair
-from served import Server
+from served import Faulty, Server
+from test_holds import hung_write, mirror
+from test_injected import Injected
 from test_link import frozen, kill, lose_power
 
-from mirror_core import age
+from mirror_core import age, config
 from mirror_core.platform import Platform
 
 MIB = 1 << 20
 BLOCK = 4096
 
 
-def exposure(pair: Pair) -> float:
-    found: float = direct.status(pair)["data_exposure_seconds"]
+def exposure(pair: Pair, site: str = "east") -> float:
+    found: float = direct.status(pair, site)["data_exposure_seconds"]
     return found
 
 
-def write(pair: Pair, at: int = 0) -> float:
+def write(pair: Pair, at: int = 0, site: str = "east") -> float:
     """One block is acknowledged; when that was."""
-    with pair.client() as client:
+    with NbdClient(config.load(str(pair.toml(site))).device_uri("disk")) as client:
         client.write(at, b"x" * BLOCK)
     return time.monotonic()
 
 
-def check_grows(pair: Pair, written: float) -> None:
+def check_grows(pair: Pair, written: float, site: str = "east") -> None:
     """Exposure is at least the age of a write that was acknowledged by `written`, and grows."""
     asked = time.monotonic()
-    first = exposure(pair)
+    first = exposure(pair, site)
     assert first >= asked - written, "less than the age of a write that may be lost"
-    direct.wait_for(lambda: exposure(pair) >= first + 0.1, "exposure has grown", timeout_s=5)
+    direct.wait_for(lambda: exposure(pair, site) >= first + 0.1, "exposure has grown", timeout_s=5)
 
 
 def synced(make_pair: MakePair, size: str = "4M") -> Pair:
@@ -231,6 +233,103 @@ def test_it_grows_over_cycles_that_are_abandoned(scratch: Path, handmade: Handma
     finally:
         handmade.kill()
         full.close()
+
+
+def test_it_grows_in_a_cycle_that_stands_still(scratch: Path, handmade: Handmade) -> None:
+    """`pause --now`: of what the cycle holds, and of what was written since, nothing is
+    committed."""
+    with slow_target(handmade, scratch / "served", size=8 * MIB) as server:
+        direct.pause(handmade)
+        with handmade.client() as client:
+            for at in range(0, 8 * MIB, 2 * BLOCK):
+                client.write(at, b"a" * BLOCK)
+        written = time.monotonic()
+        slow(handmade, server, "wdelay=100ms")
+        direct.resume(handmade)
+        direct.wait_for(lambda: phase(handmade) == "copy", "a cycle copies")
+        assert direct.pause(handmade, now=True)["cycle"]["stands_still"]
+        check_grows(handmade, written)
+        write(handmade, BLOCK)
+        check_grows(handmade, written)
+        assert direct.status(handmade)["cycle"]["stands_still"]
+
+
+def test_it_grows_over_freezes_that_are_missed(scratch: Path, handmade: Handmade) -> None:
+    """One write hangs in the source's data store, so that no consistency point is made: what others
+    have written meanwhile waits."""
+    handmade.more = 'link_timeout = "20s"'
+    server = Faulty(scratch / "faulty.img")
+    try:
+        mirror(handmade, "data", server)
+
+        def missed() -> float:
+            return value(scrape(handmade), 'cycles_total{result="freeze_missed"}')
+
+        with hung_write(handmade, server):
+            written = write(handmade, BLOCK)
+            for _ in range(3):
+                before = missed()
+                direct.wait_for(lambda: missed() > before, "another freeze is missed")  # noqa: B023
+                check_grows(handmade, written)
+    finally:
+        handmade.kill()
+        server.stop()
+
+
+def test_it_grows_when_the_control_has_ended(scratch: Path) -> None:
+    """An error of our own has ended the thread that mirrors, in a cycle: what that held, and what
+    is written since, waits for the next start."""
+    pair = Injected(scratch / "pair")
+    pair.create()
+    try:
+        pair.start()
+        direct.sync(pair)
+        pair.inject("east", "rename", "AssertionError", 1)
+        written = write(pair)
+        direct.wait_for(lambda: "internal error" in str(direct.status(pair)["reason"]), "its end")
+        check_grows(pair, written)
+        write(pair, MIB // 2)
+        check_grows(pair, written)
+    finally:
+        for child in pair.children.values():
+            child.kill()
+            child.wait(20)
+
+
+def test_it_grows_while_the_intermediate_is_away(handmade: Handmade) -> None:
+    """The source was started without it: its target is there, and nothing is mirrored."""
+    handmade.create()
+    handmade.start()
+    write(handmade)
+    direct.sync(handmade)
+    direct.stop(handmade, "east")
+    place = Path(handmade.store("east", "intermediate"))
+    away = place.rename(place.with_suffix(".away"))
+    handmade.start("east")
+    written = write(handmade)
+    direct.wait_for(lambda: "waits for it" in str(direct.status(handmade)["reason"]), "a reason")
+    check_grows(handmade, written)
+    away.rename(place)
+    direct.sync(handmade)
+    assert exposure(handmade) == 0
+
+
+def test_a_promoted_source_without_a_target_exposes_all(make_pair: MakePair) -> None:
+    """No site is known to have anything of the new history, be something written in it or not;
+    over restarts too, until the first commit of it."""
+    pair = synced(make_pair)
+    direct.stop(pair, "east")
+    pair.run("promote", str(pair.toml("west")), "--force")
+    promoted = time.monotonic()
+    assert direct.status(pair, "west")["role"] == "source"
+    check_grows(pair, promoted, "west")
+    write(pair, 0, "west")
+    for end in (direct.stop, kill):
+        check_grows(pair, promoted, "west")
+        assert direct.status(pair, "west")["image_age_seconds"] is None
+        end(pair, "west")
+        pair.start("west")
+    check_grows(pair, promoted, "west")
 
 
 def test_it_grows_while_writes_are_held(make_pair: MakePair) -> None:

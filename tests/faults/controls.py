@@ -607,4 +607,42 @@ FAULTS = (
         (("mirror_core/driver.py",
           'self.progress = replace(self.progress, phase="copy")  # back', "pass  # back"),),
     ),
+    Fault(
+        "nothing is exposed in a cycle that stands still",
+        "tests/test_exposure.py::test_it_grows_in_a_cycle_that_stands_still",
+        (("mirror_core/driver.py",
+          "        if point is None:\n"
+          "            return self._began.age(self._platform)\n",
+          "        if self.standing:\n"
+          "            return 0.0\n"
+          "        if point is None:\n"
+          "            return self._began.age(self._platform)\n"),),
+        "stands_still_exposes_nothing",
+    ),
+    Fault(
+        "nothing is exposed when the control has ended",
+        "tests/test_exposure.py::test_it_grows_when_the_control_has_ended",
+        (("mirror_core/driver.py",
+          "        if point is None:\n"
+          "            return self._began.age(self._platform)\n",
+          "        if self._ended:\n"
+          "            return 0.0\n"
+          "        if point is None:\n"
+          "            return self._began.age(self._platform)\n"),),
+        "ended_exposes_nothing",
+    ),
+    Fault(
+        "nothing is exposed at a source whose intermediate is away",
+        "tests/test_exposure.py::test_it_grows_while_the_intermediate_is_away",
+        (("mirror_core/status.py", "\"data_exposure_seconds\": site.control.exposure(),",
+          "\"data_exposure_seconds\":\n"
+          "            0.0 if site.without_intermediate() else site.control.exposure(),"),),
+        "away_intermediate_exposes_nothing",
+    ),
+    Fault(
+        "a promoted source has the last point of the old history, and so exposes nothing of it",
+        "tests/test_exposure.py::test_a_promoted_source_without_a_target_exposes_all",
+        (("mirror_core/promotion.py", "        consistency_point=None,\n", ""),),
+        "promoted_exposes_nothing",
+    ),
 )  # fmt: skip

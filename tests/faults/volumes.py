@@ -387,4 +387,13 @@ FAULTS = (
           "            self._array + i, 1, int((60 if i else budget_s) * NS), held)) < 0), 0)\n"),),
         "freeze_of_one_volume",
     ),
+    Fault(
+        "a freeze that was missed begins the count of what is exposed anew",
+        "tests/test_exposure.py::test_it_grows_over_freezes_that_are_missed",
+        (("native/volume.c", "  *held_ns = fm_now_ns () - start;\n",
+          "  for (unsigned i = 0; rc < 0 && i < n; i++)\n"
+          "    atomic_store (&v[i]->next_since_ns, 0);\n"
+          "  *held_ns = fm_now_ns () - start;\n"),),
+        "MISSED_EXPOSES_NOTHING",
+    ),
 )  # fmt: skip
