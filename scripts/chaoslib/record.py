@@ -21,14 +21,17 @@ class Record:
         self._file = path.open("a", buffering=1)
         self._verbose = verbose
         self._began = time.monotonic()
+        self._conductor = threading.get_ident()  # who has begun it, and does the faults
         self._lock = threading.Lock()  # guards all below
         self.counts: Counter[str] = Counter()
+        self.said = 0  # lines of the conductor
         self.failure: str | None = None
 
     def say(self, text: str) -> None:
         line = f"{time.monotonic() - self._began:8.3f} {text}"
         with self._lock:
             self._file.write(line + "\n")
+            self.said += threading.get_ident() == self._conductor
             if self._verbose:
                 print(line, flush=True)
 

@@ -67,5 +67,8 @@ class Server:
     def write_down(self) -> None:
         """What it holds in its cache is in the image afterwards."""
         if self._process and self._process.poll() is None:
-            with NbdClient(self.uri, START_S) as client:
-                client.flush()
+            try:
+                with NbdClient(self.uri, START_S) as client:
+                    client.flush()
+            except ConnectionError:
+                self._process.wait(START_S)  # it has died by itself, and its cache with it

@@ -16,7 +16,19 @@ STEPS = {**faults.STEPS, **history.STEPS}
 
 
 def _over(stage: Stage, until: float) -> bool:
-    return time.monotonic() >= until and stage.faults >= stage.options.least
+    least = len(stage.options.kinds) if stage.options.each else 0
+    return time.monotonic() >= until and stage.faults >= max(least, stage.options.least)
+
+
+def _perform(stage: Stage, kind: str) -> None:
+    """The fault; where each kind is wanted also if the site that it meets is down."""
+    stage.say(f"-- {kind}")
+    said = stage.record.said
+    STEPS[kind](stage)
+    if stage.options.each and stage.record.said == said:  # it has found nothing to do
+        stage.heal()
+        stage.must_sync()
+        STEPS[kind](stage)
 
 
 def round_of_faults(stage: Stage, until: float) -> None:
@@ -25,11 +37,10 @@ def round_of_faults(stage: Stage, until: float) -> None:
     for _ in range(rng.randint(2, 6)):
         if _over(stage, until):
             break
-        kind = rng.choice(stage.options.kinds)
+        kind = stage.next_kind()
         stage.record.count(f"fault {kind}")
         stage.faults += 1
-        stage.say(f"-- {kind}")
-        STEPS[kind](stage)
+        _perform(stage, kind)
         for site in stage.sites():
             if rng.random() < 0.7:
                 stage.bring_up(site, must=False)

@@ -39,6 +39,7 @@ class Options:
     seconds: float
     least: int  # faults, however long they take
     kinds: tuple[str, ...]
+    each: bool  # no kind comes again before all have come
     margin_s: float
     heal_s: float
     verbose: bool
@@ -79,6 +80,7 @@ class Stage:
         self.judge = Judge(self.chains)
         self.promised = 0.0  # every image from now on holds what was acknowledged by then
         self.faults = 0  # begun so far
+        self._due: list[str] = []  # kinds, of a turn in which each comes once
         self.has_image = False
         self.paused = False  # and `resume` was not possible yet
         self.link = "up"
@@ -145,6 +147,14 @@ class Stage:
                 kept = site.folder / "state-at-the-end"
                 shutil.copytree(site.disk.folder, kept, dirs_exist_ok=True)
                 site.disk.unmount()
+
+    # ---- which fault is next
+
+    def next_kind(self) -> str:
+        if not self.options.each:
+            return self.rng.choice(self.options.kinds)
+        self._due = self._due or self.rng.sample(self.options.kinds, len(self.options.kinds))
+        return self._due.pop()
 
     # ---- what faults do
 

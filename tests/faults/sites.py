@@ -1261,4 +1261,17 @@ FAULTS = (
         (("scripts/need-packages", "${Package},${Provides}\\n", "${Package}\\n"),),
         "provided_is_missing",
     ),
+    Fault(
+        "chaos does faults by chance where each kind is wanted",
+        "tests/test_chaos.py::test_a_pair_keeps_its_promises_under_each_kind_of_fault",
+        (("scripts/chaoslib/stage.py", "        if not self.options.each:\n",
+          "        if True:\n"),),
+        "kinds_by_chance",
+    ),
+    Fault(
+        "chaos knows the project that it judges",
+        "tests/test_chaos.py::test_chaos_imports_nothing_of_the_project",
+        (("scripts/chaoslib/judge.py", "import bisect\n", "import bisect\nimport mirror_core\n"),),
+        "chaos_knows_the_project",
+    ),
 )  # fmt: skip
