@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import direct
@@ -13,8 +15,9 @@ from handmade import copied_first
 from pair import MakePair, Pair
 from served import SlowPair
 from test_link import kill, lose_power
+from test_server_instance import SOURCE
 
-from mirror_core import ledger, written
+from mirror_core import ledger, mapfile, native, written
 
 MIB = 1 << 20
 SIZE = 64 * MIB
@@ -154,8 +157,8 @@ def change(at: int, byte: bytes) -> Callable[[Path], None]:
         pytest.param(Path.unlink, id="gone"),
         pytest.param(lambda path: os.truncate(path, 8192), id="cut"),
         pytest.param(change(0, b"x"), id="no maps"),
-        pytest.param(change(50, b"x"), id="another run"),
-        pytest.param(change(80, b"x"), id="another boot"),
+        pytest.param(change(76, b"x"), id="another run"),
+        pytest.param(change(108, b"x"), id="another boot"),
         pytest.param(change(4088, b"\0"), id="not whole"),
     ],
 )
@@ -170,6 +173,86 @@ def test_maps_that_do_not_count_are_left_alone(pair: Pair, damage: Callable[[Pat
     assert "what was hot is compared" in pair.log("east")
     direct.stop(pair, "east")
     assert maps() == []
+
+
+def a_volume(
+    folder: Path, name: str
+) -> tuple[native.Volume, list[native.Store], ledger.VolumeRecord]:
+    """Of 16 blocks, its stores, and its record in the ledger."""
+    stores = []
+    for part in ("data", "intermediate"):
+        path = folder / f"{name}.{part}"
+        path.touch()
+        os.truncate(path, 16 * BLOCK)
+        stores.append(native.Store.file(os.open(path, os.O_RDWR), 16 * BLOCK))
+    store = ledger.StoreRecord("file", "1")
+    record = ledger.VolumeRecord(name, 16 * BLOCK, BLOCK, store, store)
+    return native.Volume(stores[0], stores[1], 16 * BLOCK, BLOCK, False), stores, record
+
+
+@contextlib.contextmanager
+def opened(folder: Path, name: str) -> Iterator[tuple[native.Volume, ledger.VolumeRecord]]:
+    volume, stores, record = a_volume(folder, name)
+    try:
+        yield volume, record
+    finally:
+        volume.close()
+        for store in stores:
+            store.close()
+
+
+def restored(folder: Path, name: str, book: ledger.Ledger) -> tuple[bool, list[tuple[int, int]]]:
+    """Whether the maps tell anything, and what is in `next` then."""
+    with opened(folder, name) as (volume, record):
+        return mapfile.restore(book, record, volume), list(volume.runs(native.NEXT))
+
+
+@pytest.fixture
+def kept(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where maps are kept."""
+    folder = scratch / "maps"
+    folder.mkdir()
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(folder))
+    return folder
+
+
+BOOK = replace(SOURCE, run="1" * 32, committed=4, committed_token="4" * 32)
+HEAD = {"version": 8, "site": 12, "lineage": 44, "run": 76, "boot": 108, "size": 144,
+        "block size": 152, "checksum": 160}  # fmt: skip
+
+
+def test_each_field_of_kept_maps_says_whose_they_are(scratch: Path, kept: Path) -> None:
+    """They count with all of them, and with another value of any of them they tell nothing."""
+    with opened(scratch, "disk") as (volume, record):
+        mapfile.share(BOOK, record, BOOK.run, volume).close()
+        volume.mark(3, 2)
+    (path,) = kept.glob("*.maps")
+    right = path.read_bytes()
+    assert restored(scratch, "disk", BOOK) == (True, [(3, 2)])
+    for field, at in HEAD.items():
+        path.write_bytes(right[:at] + bytes([right[at] ^ 1]) + right[at + 1 :])
+        assert restored(scratch, "disk", BOOK) == (False, []), field
+    path.write_bytes(right)
+    assert restored(scratch, "disk", BOOK) == (True, [(3, 2)])
+
+
+def test_each_volume_s_maps_say_which_commit_they_have_forgotten(scratch: Path, kept: Path) -> None:
+    """A source that is killed after the ledger names a commit, and between the words to the maps of
+    two volumes, has those of the one that heard; of the other the intent log decides.  Beside the
+    ledger of before that commit the maps that heard make everything differ: the log is as old."""
+    after = replace(BOOK, committed=5, committed_token="5" * 32)
+    for name in ("heard", "not"):
+        with opened(scratch, name) as (volume, record):
+            maps = mapfile.share(BOOK, record, BOOK.run, volume)
+            volume.mark(3, 2)
+            if name == "heard":
+                maps.go_with(after)
+            maps.close()
+    assert len(list(kept.glob("*.maps"))) == 2
+    assert restored(scratch, "heard", after) == (True, [(3, 2)])
+    assert restored(scratch, "not", after) == (False, [])
+    assert restored(scratch, "heard", BOOK) == (False, [(0, 16)])
+    assert restored(scratch, "not", BOOK) == (True, [(3, 2)])
 
 
 def test_maps_of_an_older_run_do_not_count(pair: Pair) -> None:
