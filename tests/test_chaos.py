@@ -221,6 +221,7 @@ def test_a_pair_keeps_its_promises_under_each_kind_of_fault(scratch: Path) -> No
     """Exact prefixes, no wait without end, `sync` once all is healed, both sites equal."""
     assert set(DONE) == set(STEPS)
     words = ["--seconds", "30", "--each", "--seed", str(SEED), "--margin", "30", "--verbose"]
+    words += ["--program", str(FLASHMIRROR)]
     done = chaos(*words, folder=scratch / "chaos", timeout_s=550.0)
     assert done.returncode == 0, done.stderr + done.stdout
     counted = counters(done.stdout)
