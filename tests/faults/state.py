@@ -278,4 +278,21 @@ FAULTS = (
           "if _COMMIT.unpack_from(page, _COMMIT_AT)[0] >= book.committed:", "if False:"),),
         "older_ledger_left_to_the_log",
     ),
+    Fault(
+        "a flush of a file of the state folder that failed is tried again, and believed (I9)",
+        "simulate:20000:folder,append,run_on",
+        (("mirror_core/durable.py", "            platform.fsync(fd, known)\n        finally:\n"
+          "            platform.close(fd)\n        _rename",
+          "            try:\n                platform.fsync(fd, known)\n"
+          "            except OSError:\n                platform.fsync(fd, platform.losses())\n"
+          "        finally:\n            platform.close(fd)\n        _rename"),
+         ("mirror_core/runlog.py",
+          "        self._platform.fdatasync(self._fd, known)\n        self._may_be_whole = False\n"
+          "        self._serial += 1\n",
+          "        try:\n            self._platform.fdatasync(self._fd, known)\n"
+          "        except OSError:\n"
+          "            self._platform.fdatasync(self._fd, self._platform.losses())\n"
+          "        self._may_be_whole = False\n        self._serial += 1\n")),
+        "failed_sync_is_believed",
+    ),
 )  # fmt: skip
