@@ -645,4 +645,14 @@ FAULTS = (
         (("mirror_core/promotion.py", "        consistency_point=None,\n", ""),),
         "promoted_exposes_nothing",
     ),
+    Fault(
+        "a paused source makes no point for a sync either",
+        "tests/test_commands.py::test_pause_stands_still_durably_and_sync_works_meanwhile",
+        (("mirror_core/driver.py",
+          "        if self.requested > committed:\n            return True\n"
+          "        if self._book.current.paused:\n            return False\n",
+          "        if self._book.current.paused:\n            return False\n"
+          "        if self.requested > committed:\n            return True\n"),),
+        "paused_syncs_nothing",
+    ),
 )  # fmt: skip

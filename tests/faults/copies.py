@@ -332,4 +332,13 @@ FAULTS = (
           "        record()\n        self.flush(front_too=False)\n"),),
         "record_before_flush",
     ),
+    Fault(
+        "with on_link_loss = block a writer overwrites what the second intermediate lacks",
+        "native:order",
+        (("native/request.c", "  return v->hold && atomic_load (&v->second_lost);\n",
+          "  return 0 && v->hold && atomic_load (&v->second_lost);\n"),
+         ("native/lane.c", "    return v->hold ? FM_COPY_LATER : FM_COPY_FIRST;\n",
+          "    return FM_COPY_FIRST;\n")),
+        "NOTHING_HELD",
+    ),
 )  # fmt: skip

@@ -663,4 +663,20 @@ FAULTS = (
         "tests/test_adopt.py::test_what_an_adoption_costs_is_said_before_it_is_done",
         (("mirror_core/stores.py", "if not self.image or fits:", "if not self.image or True:"),),
     ),
+    Fault(
+        "a store that fails is tried again and again, without a pause",
+        "tests/test_store_faults.py::test_a_fault_of_a_store_passes[east-data]",
+        (("mirror_core/driver.py",
+          "        self._retry_at = self._platform.monotonic() + self._backoff * "
+          "self._platform.uniform(\n            0.5, 1.0\n        )\n",
+          "        self._retry_at = self._platform.monotonic()\n"),),
+        "tried_without_a_pause",
+    ),
+    Fault(
+        "a source does not say which store is in its way",
+        "tests/test_store_faults.py::test_a_fault_of_a_store_passes",
+        (("mirror_core/flashcopy.py", 'return f"{where[error.part]}: {error}: {advice}"',
+          'return f"{error}: {advice}"'),),
+        "store_unnamed",
+    ),
 )  # fmt: skip
