@@ -1143,6 +1143,7 @@ FAULTS = (
         (("mirror_core/exports.py", "    return VolumeExport(site, member, opened, visitor)",
           "    site.control._check_session(opened)\n"
           "    return VolumeExport(site, member, opened, visitor)"),),
+        "connected_counts",
     ),
     Fault(
         "an intermediate that could not be taken in for want of memory stays in use",
@@ -1151,12 +1152,14 @@ FAULTS = (
           "        except StoreError:  # whoever"),
          ("mirror_core/site.py", "        except BaseException:\n            one.store",
           "        except StoreError:\n            one.store")),
+        "stays_in_use",
     ),
     Fault(
         "what a build before this one does not say is malformed",
         "tests/test_protocol.py::test_what_older_builds_say_is_understood",
         (("mirror_core/protocol.py", 'meaning(False, FLAG)),\n    Field("hardened"',
           'FLAG),\n    Field("hardened"'),),
+        "older_build_is_malformed",
     ),
     Fault(
         "a command fails after its deed, because a look at what came of it does",
@@ -1165,17 +1168,20 @@ FAULTS = (
           "        raise error\n"),
          ("mirror_core/cli/mirroring.py", 'status = answer.get("status", {})',
           'status = answer and ask(settings, {"op": "status"})')),
+        "fails_after_its_deed",
     ),
     Fault(
         "who has the peer's certificate keeps a place for as long as it likes",
         "tests/test_strangers.py::test_who_has_the_peers_certificate_keeps_nobody_out",
         (("mirror_core/door.py", "(session and self.session == session))", "self.told)"),),
+        "certificate_keeps_a_place",
     ),
     Fault(
         "one address may take all places for clients over TCP",
         "tests/test_strangers.py::test_no_address_takes_all_places",
         (("mirror_core/door.py", "counts[host] >= most - limits.STRANGERS_MAX",
           "counts[host] >= most"),),
+        "one_address_takes_all",
     ),
     Fault(
         "a site begins with any limit of open files",

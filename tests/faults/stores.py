@@ -43,6 +43,7 @@ FAULTS = (
         "a server is examined on a connection that is closed before the next is opened",
         "native:nbd",
         (("native/store_nbd.c", "  fm_pool_add (s, first); /*", "  fm_port_close (first); /*"),),
+        "examined_and_closed",
     ),
     Fault(
         "a server that takes one client is taken",
