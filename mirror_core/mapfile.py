@@ -23,7 +23,7 @@ import errno
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mirror_core import native
@@ -138,10 +138,19 @@ def restore(book: Ledger, record: VolumeRecord, volume: native.Volume) -> bool:
     return False
 
 
-def remove(site: str, *, but: str) -> None:
-    """The site's maps are no more, but for those of one run."""
+def remove(site: str, run: str) -> None:
+    """The site's maps of that run are no more."""
+    _remove(site, lambda of_run: of_run == run)
+
+
+def remove_others(site: str, run: str) -> None:
+    """Of all other runs."""
+    _remove(site, lambda of_run: of_run != run)
+
+
+def _remove(site: str, which: Callable[[str], bool]) -> None:
     for folder in folders():
         with contextlib.suppress(OSError):
             for path in folder.glob(f"{site}-*.maps"):
-                if not path.name.endswith(f"-{but}.maps"):
+                if which(path.stem.rpartition("-")[2]):
                     path.unlink()

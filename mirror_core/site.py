@@ -65,7 +65,8 @@ class Maps(Protocol):
     def restore(
         self, book: ledger.Ledger, record: ledger.VolumeRecord, volume: native.Volume
     ) -> bool: ...
-    def remove(self, site: str, *, but: str) -> None: ...
+    def remove(self, site: str, run: str) -> None: ...
+    def remove_others(self, site: str, run: str) -> None: ...
 
 
 Shares = Callable[[Mapping[tuple[str, str], int | None]], dict[tuple[str, str], int]]
@@ -112,7 +113,7 @@ class Site:
             if current.role == "target" and not current.clean:
                 current = hardlog.recover(config.state, current, platform)
             self.book = Book(config.state, current, platform, self.journal)
-            undo.callback(self._end_maps, current.run)
+            undo.callback(self._end_maps)
             undo.callback(self._remove_files_of_this_run)
             self._opened = self._open_stores(undo, current)
             self._say_what_loses_together(undo)
@@ -463,7 +464,7 @@ class Site:
             clean=False, run=self._run, runs=runs, volumes=self._in_use(), maps=maps,
             doubtful_before=before,
         )  # fmt: skip
-        self._maps.remove(self.book.current.site, but=self._run)
+        self._maps.remove_others(self.book.current.site, self._run)
         self._remove_files_of_other_runs()
         self._maps_count = True
         self.servers.start(self.journal)
@@ -651,10 +652,11 @@ class Site:
             clean = False
         self.book.update(clean=clean, volumes=volumes)
 
-    def _end_maps(self, run_before: str) -> None:
+    def _end_maps(self) -> None:
+        """Of this run, which was stopped in order or did not begin.  Those of others may be of the
+        ledger that belongs here, if this one was put back."""
         if not self._maps_count:
-            but = run_before if not self.book.current.clean else ""
-            self._maps.remove(self.book.current.site, but=but)
+            self._maps.remove(self.book.current.site, self._run)
 
     def _in_use(self) -> tuple[ledger.VolumeRecord, ...]:
         """The volumes, and what their stores are called now; no fingerprint stands."""

@@ -185,6 +185,24 @@ def test_a_newer_ledger_put_back_after_a_refused_start_has_its_image(pair: Pair)
     assert images(pair, "west")[0].read_bytes().startswith(b"later of block 0")
 
 
+def test_a_source_s_newer_ledger_put_back_after_a_refused_start_has_its_maps(pair: Pair) -> None:
+    """Nor the maps in memory of that run: what differs is known to the block."""
+    direct.stop(pair, "east")
+    ledger = state_of(pair, "east") / "ledger"
+    older = ledger.read_bytes()
+    pair.start("east")
+    write(pair, b"later")
+    kill(pair, "east")
+    newer = ledger.read_bytes()
+    ledger.write_bytes(older)
+    with pytest.raises(CommandFailed, match="its content changed while the site was stopped"):
+        pair.run("start", str(pair.toml("east")))
+    ledger.write_bytes(newer)
+    before = len(pair.log("east"))
+    pair.start("east")
+    assert "its maps are whole" in pair.log("east")[before:]
+
+
 def test_a_refused_target_that_is_away_holds_no_more_than_before(pair: Pair) -> None:
     """Who does not answer any more has not got back what it had lost: something is exposed."""
     with put_back(pair, "west", "state and stores", killed=False):

@@ -266,6 +266,14 @@ FAULTS = (
         "refused_start_removes",
     ),
     Fault(
+        "a start that is refused with an older ledger removes the maps of the newer one",
+        "tests/test_went_back.py::"
+        "test_a_source_s_newer_ledger_put_back_after_a_refused_start_has_its_maps",
+        (("mirror_core/site.py", "self._maps.remove(self.book.current.site, self._run)",
+          "self._maps.remove_others(self.book.current.site, self.book.current.run)"),),
+        "refused_start_removes_maps",
+    ),
+    Fault(
         "a power loss brings back the log of a run before, which an older ledger believes (I4)",
         "simulate:20000:old_files",
         (("mirror_core/site.py", "durable.sync_folder(state, known, self.platform)", "pass"),),

@@ -105,9 +105,12 @@ class SimMaps:
             volume.mark(first, count)
         return True
 
-    def remove(self, site: str, *, but: str) -> None:
-        for run in [run for run in self._machine.maps if run != but]:
-            del self._machine.maps[run]
+    def remove(self, site: str, run: str) -> None:
+        self._machine.maps.pop(run, None)
+
+    def remove_others(self, site: str, run: str) -> None:
+        for other in [one for one in self._machine.maps if one != run]:
+            del self._machine.maps[other]
 
 
 @dataclass(frozen=True)
