@@ -205,6 +205,7 @@ class _Server(ThreadingMixIn, WSGIServer):
     def __init__(self, listening: socket.socket, app: WSGIApplication) -> None:
         self._lock = threading.Lock()
         self._clients: dict[object, socket.socket] = {}  # by age.  Guard: `_lock`
+        self._ending = False
         name = listening.getsockname()
         address = name[:2] if isinstance(name, tuple) else ("localhost", 0)
         super().__init__(address, _Silent, bind_and_activate=False)
@@ -213,6 +214,21 @@ class _Server(ThreadingMixIn, WSGIServer):
         self.server_name, self.server_port = address
         self.setup_environ()
         self.set_app(app)
+
+    def serve(self) -> None:
+        """Until `end`.  A want of memory may come at any line: it costs a request, not the rest."""
+        while True:
+            try:
+                self.serve_forever()
+            except Exception:
+                time.sleep(limits.METRICS_PAUSE_S)
+            if self._ending:
+                return
+
+    def end(self) -> None:
+        self._ending = True
+        self.shutdown()
+        self.server_close()
 
     def get_request(self) -> tuple[socket.socket, Any]:
         """OSError: none can be had, as without a descriptor; it is tried again."""
@@ -296,7 +312,7 @@ class MetricsServer:
             app = _of_our_host(app, where.host)
         for listening in sockets.for_metrics(self._site.config):
             server = _Server(listening, app)
-            thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+            thread = threading.Thread(target=server.serve, name="metrics", daemon=True)
             thread.start()
             self._serving.append((server, thread))
             self.address = (
@@ -307,8 +323,7 @@ class MetricsServer:
 
     def stop(self) -> None:
         for server, _ in self._serving:
-            server.shutdown()
-            server.server_close()
+            server.end()
         if self._serving:
             self.collector.end()  # a scrape under way may go on: of a client that is slow
         for _, thread in self._serving:

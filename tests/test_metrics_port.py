@@ -1,0 +1,119 @@
+"""The port of the metrics, whoever comes to it and whatever the machine lacks: without a site."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+from mirror_core import metrics
+from mirror_core.address import Tcp
+from mirror_core.site import Site
+
+
+class Collector:
+    """In the place of the site's: `rows` samples."""
+
+    def __init__(self, _: object) -> None:
+        self.rows = 1
+
+    def collect(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily("x", "x", labels=["row"])
+        for row in range(self.rows):
+            family.add_metric([f"{row:060d}"], 1.0)
+        yield family
+
+    def end(self) -> None:
+        pass
+
+
+class Port:
+    """Metrics that are served, and where."""
+
+    def __init__(self) -> None:
+        config = SimpleNamespace(metrics=Tcp("127.0.0.1", 0))
+        self.metrics = metrics.MetricsServer(cast(Site, SimpleNamespace(config=config)))
+        self.metrics.start()
+        ((self.server, self.thread),) = self.metrics._serving
+        assert self.metrics.address
+        self.number = int(self.metrics.address.rpartition(":")[2])
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.number), timeout=20)
+
+    def status(self, host: str = "localhost") -> int:
+        """Of a scrape by that name."""
+        client = http.client.HTTPConnection("127.0.0.1", self.number, timeout=20)
+        with contextlib.closing(client):
+            client.request("GET", "/metrics", headers={"Host": host})
+            answer = client.getresponse()
+            answer.read()
+            return answer.status
+
+
+@pytest.fixture
+def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[Port]:
+    monkeypatch.setattr(metrics, "SiteCollector", Collector)
+    opened = Port()
+    yield opened
+    opened.metrics.stop()
+    assert not opened.thread.is_alive()
+
+
+def once(error: BaseException, then: Callable[..., Any]) -> Callable[..., Any]:
+    """Raises that error, and is `then` after it."""
+    errors = [error]
+
+    def call(*words: Any, **named: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return then(*words, **named)
+
+    return call
+
+
+class Accepting:
+    """A socket whose `accept` is another one."""
+
+    def __init__(self, real: socket.socket, accept: Callable[[], Any]) -> None:
+        self._real, self.accept = real, accept
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(24, "Too many open files")], ids=repr)
+def test_a_connection_that_cannot_be_taken_is_taken_later(port: Port, error: Exception) -> None:
+    """For want of memory or of a descriptor: the next scrape is answered, as the one after it."""
+    real = port.server.socket
+    taken = Accepting(real, once(error, real.accept))
+    port.server.socket = cast(socket.socket, taken)
+    assert port.status() == port.status() == 200
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("no thread")], ids=repr)
+def test_a_scrape_without_a_thread_costs_that_scrape(
+    port: Port, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Its connection is closed; the next one is answered."""
+    monkeypatch.setattr(threading.Thread, "start", once(error, threading.Thread.start))
+    with port.connect() as client:
+        assert client.recv(1) == b""
+    assert port.status() == 200
+
+
+def test_a_want_of_memory_where_the_port_is_watched_ends_nothing(
+    port: Port, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is watched anew."""
+    monkeypatch.setattr(
+        port.server, "service_actions", once(MemoryError(), port.server.service_actions)
+    )
+    assert port.status() == port.status() == 200
