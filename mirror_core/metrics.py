@@ -6,6 +6,7 @@ Read from the site at each scrape (a custom collector): no counter is kept twice
 from __future__ import annotations
 
 import contextlib
+import io
 import re
 import socket
 import threading
@@ -15,7 +16,6 @@ from importlib.metadata import PackageNotFoundError, version
 from ipaddress import ip_address
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
@@ -30,10 +30,12 @@ from prometheus_client.registry import Collector
 from mirror_core import limits, sockets
 from mirror_core import status as how
 from mirror_core.address import Tcp
+from mirror_core.errors import short
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
+    from mirror_core.journal import Journal
     from mirror_core.site import Site
 
 _P = "flashmirror_"
@@ -265,6 +267,23 @@ class _Silent(WSGIRequestHandler):
     def log_message(self, *_: object) -> None:
         """The log is for what needs a person."""
 
+    def get_stderr(self) -> Any:
+        """Of a client that does not read its answer there would be a traceback here."""
+        return io.StringIO()
+
+
+def _told(app: WSGIApplication, journal: Journal) -> WSGIApplication:
+    """A fault of the metrics themselves is one line in the log, however often they are asked."""
+
+    def telling(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        try:
+            return app(environ, start_response)
+        except Exception as error:
+            journal.refused("a scrape", f"the metrics cannot be told: {short(error)}")
+            raise
+
+    return telling
+
 
 def _of_our_host(app: WSGIApplication, host: str) -> WSGIApplication:
     """Refuses requests for a name that is not this machine's: a browser here that was led to a
@@ -282,9 +301,10 @@ def _of_our_host(app: WSGIApplication, host: str) -> WSGIApplication:
 
 def _is_ours(asked: str, host: str) -> bool:
     """`asked`: a Host header (RFC 9110); `host`: as configured."""
-    name = urlsplit(f"//{asked}").hostname if re.fullmatch(r"[\w.:\[\]-]{1,255}", asked) else None
-    if not name:
+    found = re.fullmatch(r"(?:\[([\w.:%-]+)\]|([\w.-]+))(?::[0-9]*)?", asked, re.ASCII)
+    if not found:
         return False
+    name = (found[1] or found[2]).lower()
     with contextlib.suppress(ValueError):
         ip_address(name)
         return True
@@ -307,7 +327,7 @@ class MetricsServer:
         assert where
         registry = CollectorRegistry()
         registry.register(self.collector)
-        app = make_wsgi_app(registry)
+        app = _told(make_wsgi_app(registry), self._site.journal)
         if isinstance(where, Tcp):
             app = _of_our_host(app, where.host)
         for listening in sockets.for_metrics(self._site.config):

@@ -15,6 +15,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from mirror_core import metrics
 from mirror_core.address import Tcp
+from mirror_core.journal import Journal
 from mirror_core.site import Site
 
 
@@ -22,9 +23,11 @@ class Collector:
     """In the place of the site's: `rows` samples."""
 
     def __init__(self, _: object) -> None:
-        self.rows = 1
+        self.rows, self.fault = 1, False
 
     def collect(self) -> Iterator[Metric]:
+        if self.fault:
+            raise KeyError("x")
         family = GaugeMetricFamily("x", "x", labels=["row"])
         for row in range(self.rows):
             family.add_metric([f"{row:060d}"], 1.0)
@@ -38,8 +41,10 @@ class Port:
     """Metrics that are served, and where."""
 
     def __init__(self) -> None:
-        config = SimpleNamespace(metrics=Tcp("127.0.0.1", 0))
-        self.metrics = metrics.MetricsServer(cast(Site, SimpleNamespace(config=config)))
+        site = SimpleNamespace(
+            config=SimpleNamespace(metrics=Tcp("127.0.0.1", 0)), journal=Journal()
+        )
+        self.metrics = metrics.MetricsServer(cast(Site, site))
         self.metrics.start()
         ((self.server, self.thread),) = self.metrics._serving
         assert self.metrics.address
@@ -117,3 +122,47 @@ def test_a_want_of_memory_where_the_port_is_watched_ends_nothing(
         port.server, "service_actions", once(MemoryError(), port.server.service_actions)
     )
     assert port.status() == port.status() == 200
+
+
+# What is no host, or has brackets that do not match, or others in them.
+HOSTS = ("[::1", "[1]", "::1]", "[[::1]]", "[]", "[::1]x", "a:b", "a:1:2", "a b", "@x", "", "\xe9")
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_host_that_is_none_is_refused_in_silence(
+    port: Port, capfd: pytest.CaptureFixture[str], host: str
+) -> None:
+    """Anybody who reaches the port may send it, as often as he likes."""
+    assert port.status(host) == 403
+    assert capfd.readouterr().err == ""
+
+
+def test_who_asks_and_does_not_read_writes_nothing_to_the_log(
+    port: Port, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The answer is larger than a socket's buffer: its thread ends when its patience does."""
+    monkeypatch.setattr(metrics._Silent, "timeout", 0.2)
+    cast(Collector, port.metrics.collector).rows = 100_000
+    ended = threading.Event()
+    real = port.server.shutdown_request
+
+    def end(request: Any) -> None:
+        real(request)
+        ended.set()
+
+    monkeypatch.setattr(port.server, "shutdown_request", end)
+    with port.connect() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        assert ended.wait(60)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_fault_of_the_metrics_is_told_in_one_line(
+    port: Port, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """However often they are asked for; who asks is told that there is one."""
+    cast(Collector, port.metrics.collector).fault = True
+    assert {port.status() for _ in range(5)} == {500}
+    (said,) = capfd.readouterr().err.splitlines()
+    assert said.endswith("refused: a scrape: the metrics cannot be told: KeyError('x')")
