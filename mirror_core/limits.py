@@ -106,8 +106,10 @@ OPENING_S = 10.0  # how long a client over TCP may take to open an export
 STRANGERS_MAX = 256  # clients over TCP that no session uses; more: the oldest goes
 TCP_CLIENTS_MAX = 2048
 METRICS_CLIENTS = 8  # at a time; more: the oldest goes
+METRICS_THREADS = 16  # with those of clients that have to go and have not gone
 METRICS_PATIENCE_S = 5.0  # with one that is silent
 METRICS_PAUSE_S = 0.1
+OWN_NAME_S = 60.0  # between two look-ups of this machine's whole name
 CALLERS_MAX = 65_536  # connections that are looked at together
 TELL_AGAIN_S = 60.0  # a refusal that repeats itself is logged so often, with how many they were
 REFUSALS_KNOWN = 1024  # kinds of them that are told apart
@@ -151,6 +153,7 @@ assert IDLE_LOOK_S + IDLE_POLL_S < PULSE_S < 2 * IDLE_LOOK_S
 assert BACKOFF_MIN_S < BACKOFF_MAX_S
 assert JOIN_S < STOP_TIMEOUT_S
 assert 2 * STRANGERS_MAX < TCP_CLIENTS_MAX < CALLERS_MAX
+assert METRICS_CLIENTS < METRICS_THREADS
 assert DOOR_LOOK_S < OPENING_S <= CONNECT_S
 assert VOLUMES_MAX * PRIORITY_LANES * WRITERS_PIECE <= WRITERS_ROOM
 assert 1 < STORE_CONNECTIONS_MIN < STORE_CONNECTIONS_GOOD

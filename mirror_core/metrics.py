@@ -200,13 +200,16 @@ class _Server(ThreadingMixIn, WSGIServer):
     """On a socket that listens already.  A thread for each request: nobody waits for a client that
     is slow, at the end neither.  Anybody who reaches the port may connect: so there are
     METRICS_CLIENTS at a time, and the oldest goes when another one comes, which takes no
-    descriptor from a device's client, a command or the peer, and writes nothing to the log."""
+    descriptor from a device's client, a command or the peer, and writes nothing to the log.  One
+    that has to go and cannot yet (the site tells nothing for a while) is waited for, and then
+    whoever comes is turned away: a thread and a descriptor count until they have ended."""
 
     daemon_threads = True
 
     def __init__(self, listening: socket.socket, app: WSGIApplication) -> None:
-        self._lock = threading.Lock()
-        self._clients: dict[object, socket.socket] = {}  # by age.  Guard: `_lock`
+        self._changed = threading.Condition()  # guards the clients
+        self._clients: dict[object, socket.socket] = {}  # by age, but those that are to go
+        self._served: set[object] = set()  # by a thread each
         self._ending = False
         name = listening.getsockname()
         address = name[:2] if isinstance(name, tuple) else ("localhost", 0)
@@ -242,20 +245,30 @@ class _Server(ThreadingMixIn, WSGIServer):
             raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        with self._lock:
+        """OSError: there are too many."""
+        with self._changed:
             self._clients[request] = request
-            oldest = None
             if len(self._clients) > limits.METRICS_CLIENTS:
                 oldest = self._clients.pop(next(iter(self._clients)))
-        if oldest:
-            with contextlib.suppress(OSError):  # it has gone by itself
-                oldest.shutdown(socket.SHUT_RDWR)
+                with contextlib.suppress(OSError):  # it has gone by itself
+                    oldest.shutdown(socket.SHUT_RDWR)
+            if not self._changed.wait_for(self._has_room, limits.METRICS_PAUSE_S):
+                raise OSError
+            self._served.add(request)
         super().process_request(request, client_address)
 
+    def _has_room(self) -> bool:
+        return len(self._served) < limits.METRICS_THREADS
+
     def shutdown_request(self, request: Any) -> None:
-        with self._lock:
-            self._clients.pop(request, None)
-        super().shutdown_request(request)
+        """The last thing that its thread does."""
+        try:
+            super().shutdown_request(request)
+        finally:
+            with self._changed:
+                self._clients.pop(request, None)
+                self._served.discard(request)
+                self._changed.notify()
 
     def handle_error(self, *_: object) -> None:
         """A client that is slow, or has gone, is no event."""
@@ -285,13 +298,47 @@ def _told(app: WSGIApplication, journal: Journal) -> WSGIApplication:
     return telling
 
 
+class _Names:
+    """By what names this machine may be asked.  The whole one of its own takes a look-up, for which
+    a name server may be away: one thread waits for that, and nobody who asks."""
+
+    def __init__(self, host: str) -> None:
+        """`host`: as configured."""
+        self._known = {host.lower(), "localhost"}
+        self._whole = ""
+        self._lock = threading.Lock()  # held while it is looked up
+        self._again = 0.0  # when it may be
+        self._look_up()
+
+    def has(self, name: str) -> bool:
+        if name in self._known or name in (socket.gethostname().lower(), self._whole):
+            return True
+        self._look_up()  # perhaps it has one by now, or another
+        return False
+
+    def _look_up(self) -> None:
+        if self._again <= time.monotonic() and self._lock.acquire(blocking=False):
+            try:
+                threading.Thread(target=self._ask, name="own name", daemon=True).start()
+            except (RuntimeError, MemoryError):  # there can be no thread
+                self._lock.release()
+
+    def _ask(self) -> None:
+        try:
+            self._whole = socket.getfqdn().lower()
+        finally:
+            self._again = time.monotonic() + limits.OWN_NAME_S
+            self._lock.release()
+
+
 def _of_our_host(app: WSGIApplication, host: str) -> WSGIApplication:
     """Refuses requests for a name that is not this machine's: a browser here that was led to a
     page whose name means this port (DNS rebinding) would read it to the page."""
+    names = _Names(host)
 
     def guarded(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         asked = environ.get("HTTP_HOST")
-        if asked is None or _is_ours(asked, host):
+        if asked is None or _is_ours(asked, names):
             return app(environ, start_response)
         start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
         return [f"this is not that host: ask {host}, or a number\n".encode()]
@@ -299,8 +346,8 @@ def _of_our_host(app: WSGIApplication, host: str) -> WSGIApplication:
     return guarded
 
 
-def _is_ours(asked: str, host: str) -> bool:
-    """`asked`: a Host header (RFC 9110); `host`: as configured."""
+def _is_ours(asked: str, names: _Names) -> bool:
+    """`asked`: a Host header (RFC 9110)."""
     found = re.fullmatch(r"(?:\[([\w.:%-]+)\]|([\w.-]+))(?::[0-9]*)?", asked, re.ASCII)
     if not found:
         return False
@@ -308,8 +355,7 @@ def _is_ours(asked: str, host: str) -> bool:
     with contextlib.suppress(ValueError):
         ip_address(name)
         return True
-    own = (host.lower(), "localhost", socket.gethostname().lower())
-    return name in own or name == socket.getfqdn().lower()
+    return names.has(name)
 
 
 class MetricsServer:

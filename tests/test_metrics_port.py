@@ -11,9 +11,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from handmade import eventually
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from mirror_core import metrics
+from mirror_core import limits, metrics
 from mirror_core.address import Tcp
 from mirror_core.journal import Journal
 from mirror_core.site import Site
@@ -24,8 +25,11 @@ class Collector:
 
     def __init__(self, _: object) -> None:
         self.rows, self.fault = 1, False
+        self.until: threading.Event | None = None
 
     def collect(self) -> Iterator[Metric]:
+        if self.until:
+            assert self.until.wait(60)
         if self.fault:
             raise KeyError("x")
         family = GaugeMetricFamily("x", "x", labels=["row"])
@@ -166,3 +170,65 @@ def test_a_fault_of_the_metrics_is_told_in_one_line(
     assert {port.status() for _ in range(5)} == {500}
     (said,) = capfd.readouterr().err.splitlines()
     assert said.endswith("refused: a scrape: the metrics cannot be told: KeyError('x')")
+
+
+# ---- threads
+
+
+class Resolver:
+    """In the place of socket.getfqdn: answers when it is let."""
+
+    def __init__(self) -> None:
+        self.answers = threading.Semaphore(0)
+        self.asked = 0
+
+    def __call__(self) -> str:
+        self.asked += 1
+        assert self.answers.acquire(timeout=60)
+        return f"whole-{self.asked}.Example"
+
+
+@pytest.fixture
+def resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Resolver]:
+    made = Resolver()
+    monkeypatch.setattr(socket, "getfqdn", made)
+    yield made
+    made.answers.release()
+
+
+def test_nobody_waits_for_a_name_server(resolver: Resolver, port: Port) -> None:
+    """Not the start, nor who asks for a name of others: one thread does, however many ask."""
+    before = threading.active_count()
+    for _ in range(100):
+        assert port.status("another.example") == 403
+    assert port.status(socket.gethostname()) == 200
+    assert threading.active_count() <= before + limits.METRICS_CLIENTS
+    assert resolver.asked == 1
+    resolver.answers.release()
+    eventually(lambda: port.status("whole-1.example") == 200, "the name is known")
+
+
+def test_the_whole_name_of_this_machine_is_looked_up_again(
+    monkeypatch: pytest.MonkeyPatch, resolver: Resolver, port: Port
+) -> None:
+    """Who asks for a name that is not known lets it be, after a while: the machine may have got it
+    since, as at boot."""
+    monkeypatch.setattr(limits, "OWN_NAME_S", 0.0)
+    resolver.answers.release(1000)
+    eventually(lambda: port.status("whole-2.example") == 200, "it has another name")
+
+
+def test_who_cannot_be_answered_yet_takes_few_threads(port: Port) -> None:
+    """The site tells nothing for a while: who comes then is turned away, and afterwards all are
+    answered."""
+    told = threading.Event()
+    cast(Collector, port.metrics.collector).until = told
+    before = threading.active_count()
+    with contextlib.ExitStack() as crowd:
+        for _ in range(3 * limits.METRICS_THREADS):
+            client = crowd.enter_context(port.connect())
+            client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        assert client.recv(1) == b""  # the last one: all before it have been taken
+        assert threading.active_count() <= before + limits.METRICS_THREADS
+        told.set()
+    assert port.status() == 200

@@ -30,4 +30,28 @@ FAULTS = (
         (("mirror_core/metrics.py", "    if not found:\n        return False\n",
           "    if not found:\n        raise ValueError(asked)\n"),),
     ),
+    Fault(
+        "who asks for another name has this machine's own looked up, and waits for that",
+        f"{PORT}::test_nobody_waits_for_a_name_server",
+        (("mirror_core/metrics.py",
+          'threading.Thread(target=self._ask, name="own name", daemon=True).start()',
+          "self._ask()"),),
+    ),
+    Fault(
+        "each who asks for another name has this machine's own looked up beside",
+        f"{PORT}::test_nobody_waits_for_a_name_server",
+        (("mirror_core/metrics.py", "and self._lock.acquire(blocking=False):",
+          "and (self._lock.acquire(blocking=False) or True):"),),
+    ),
+    Fault(
+        "this machine's whole name is not looked up again",
+        f"{PORT}::test_the_whole_name_of_this_machine_is_looked_up_again",
+        (("mirror_core/metrics.py", "            return True\n        self._look_up()",
+          "            return True\n        self._look_up"),),
+    ),
+    Fault(
+        "a client of the metrics that has to go is no more counted, though it has not gone",
+        f"{PORT}::test_who_cannot_be_answered_yet_takes_few_threads",
+        (("mirror_core/metrics.py", "< limits.METRICS_THREADS", "< 10**9"),),
+    ),
 )  # fmt: skip

@@ -109,6 +109,7 @@ FAULTS = (
         "tests/test_metrics.py::test_metrics_are_told_to_who_asks_for_this_machine",
         (("mirror_core/metrics.py", "if asked is None or _is_ours(asked, host):", "if True:"),),
         "metrics_for_any_page",
+        (("mirror_core/metrics.py", "if asked is None or _is_ours(asked, names):", "if True:"),),
     ),
     Fault(
         "a target has a session 0 before there is one",
