@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import tomllib
 from collections.abc import Callable
@@ -136,7 +137,15 @@ _SETTINGS = frozenset({
     "freeze_deadline", "freeze_max", "block_size", "on_link_loss", "bandwidth", "protocol",
     "insecure", "tls", "volume",
 })  # fmt: skip
+_SOCKETS = ("listen", "peer", "metrics")  # those of them that may be a socket's path
 _OF_A_VOLUME = frozenset({"name", "data", "intermediate"})
+
+
+def _is_one(a: object, b: object) -> bool:
+    """Whether both are paths of one socket, be it by links to its folder."""
+    if not isinstance(a, Path) or not isinstance(b, Path):
+        return False
+    return os.path.realpath(a.parent) == os.path.realpath(b.parent) and a.name == b.name
 
 
 class _Reader:
@@ -182,7 +191,7 @@ class _Reader:
 
     def file(self, key: str, text: str) -> Path:
         path = (self.path.parent / text).absolute()
-        if len(str(path).encode()) > limits.SOCKET_PATH_MAX and key in ("listen", "peer"):
+        if len(str(path).encode()) > limits.SOCKET_PATH_MAX and key in _SOCKETS:
             raise self.refuse(
                 key, f"{path}: longer than a socket's path may be (107 bytes): name a shorter one"
             )
@@ -224,8 +233,11 @@ class _Reader:
         assert not self.table, "a known setting is taken"
         if config.freeze_max < config.freeze_deadline:
             raise self.refuse("freeze_max", "must not be below freeze_deadline")
-        if config.peer == config.socket:
+        if _is_one(config.peer, config.socket):
             raise self.refuse("peer", "is this site's own socket: name the other site's")
+        for other, whose in ((config.socket, "listen"), (config.peer, "peer")):
+            if _is_one(config.metrics, other):
+                raise self.refuse("metrics", f"is the socket of '{whose}': name one of its own")
         return config
 
     def _name(self, name: str, key: str) -> str:

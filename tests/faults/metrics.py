@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from faults.fault import Fault
 
+REFUSED = "tests/test_config.py::test_a_refusal_is_one_line_with_file_key_and_advice"
 PORT = "tests/test_metrics_port.py"
 
 FAULTS = (
@@ -53,5 +54,24 @@ FAULTS = (
         "a client of the metrics that has to go is no more counted, though it has not gone",
         f"{PORT}::test_who_cannot_be_answered_yet_takes_few_threads",
         (("mirror_core/metrics.py", "< limits.METRICS_THREADS", "< 10**9"),),
+    ),
+    Fault(
+        "a socket of the metrics may have a path of any length",
+        REFUSED,
+        (("mirror_core/config.py", '_SOCKETS = ("listen", "peer", "metrics")',
+          '_SOCKETS = ("listen", "peer")'),),
+    ),
+    Fault(
+        "the metrics may be on the socket of the other site",
+        REFUSED,
+        (("mirror_core/config.py", '(config.socket, "listen"), (config.peer, "peer"))',
+          '(config.socket, "listen"),)'),),
+    ),
+    Fault(
+        "a socket is another one by another way to its folder",
+        REFUSED,
+        (("mirror_core/config.py",
+          "os.path.realpath(a.parent) == os.path.realpath(b.parent) and a.name == b.name",
+          "a == b"),),
     ),
 )  # fmt: skip
