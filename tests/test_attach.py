@@ -16,12 +16,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from handmade import as_somebody_else, eventually, refused
 from pair import FLASHMIRROR, MakePair, Pair
 from served import NBDKIT
 
 from mirror_core import attach as attaching
 from mirror_core import config, handshake, holders, kernel, limits
+from mirror_core.cli import attaching as commands
 from mirror_core.errors import MirrorError, PeerError
 
 SECONDS = 20.0
@@ -331,3 +333,25 @@ def test_who_waits_for_a_device_holds_no_output(tmp_path: Path) -> None:
     )
     os.close(os.open(device, os.O_WRONLY | os.O_NONBLOCK))  # it comes to its end
     assert "does not answer (is its site away?)" in done.stdout
+
+
+def test_all_devices_of_a_site_are_detached_whichever_refuses(
+    running: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line names each that has refused, and those that are detached."""
+    tried: list[int] = []
+
+    def detach(index: int, *, force: bool) -> None:
+        assert not force
+        tried.append(index)
+        if index in (3, 5):
+            raise MirrorError(f"/dev/nbd{index}: in use")
+
+    monkeypatch.setattr(attaching, "devices_of", lambda _: [3, 4, 5, 6])
+    monkeypatch.setattr(attaching, "detach", detach)
+    monkeypatch.setattr(commands, "_may_use_kernel", lambda: None)
+    done = CliRunner().invoke(commands.detach, [str(running.toml("east"))])
+    assert tried == [3, 4, 5, 6]
+    assert str(done.exception) == (
+        "/dev/nbd3: in use; /dev/nbd5: in use; /dev/nbd4: detached; /dev/nbd6: detached"
+    )

@@ -98,7 +98,12 @@ def attach(
 @click.option("--force", is_flag=True, help="Though it is in use: what waits gets I/O errors.")
 @json_option
 def detach(
-    site_or_device: str, volume: str | None, *, unmount: bool, force: bool, as_json: bool
+    site_or_device: str,
+    volume: str | None,
+    *,
+    unmount: bool,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Disconnect a volume from the kernel, when nobody uses it; without its name, all of a site."""
     from mirror_core import attach as attaching  # noqa: PLC0415
@@ -120,11 +125,17 @@ def detach(
         _may_use_kernel()
     if unmount:  # of all, before one of them refuses
         unmounting.everything_on(map(kernel.number_of, indices))
-    devices = []
+    devices, refusals = [], []
     for index in indices:
-        attaching.detach(index, force=force)
-        devices.append(attaching.path_of(index))
-    said = [f"{path}: detached" for path in devices] or ["was not attached"]
+        try:
+            attaching.detach(index, force=force)
+            devices.append(attaching.path_of(index))
+        except MirrorError as error:
+            refusals.append(str(error))
+    said = [f"{path}: detached" for path in devices]
+    if refusals:
+        raise MirrorError("; ".join([*refusals, *said]))
+    said = said or ["was not attached"]
     show({"devices": devices}, as_json, lambda: "\n".join(said))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from faults.fault import Fault
 
+UNMOUNTING = "tests/test_unmounting.py"
 BOOT = "tests/kernel/test_boot.py"
 
 FAULTS = (
@@ -55,5 +56,11 @@ FAULTS = (
         "tests/test_unmounting.py::test_a_device_in_use_keeps_no_other_one_mounted",
         (("mirror_core/unmounting.py", "for device in devices for point in",
           "for device in devices[:1] for point in"),),
+    ),
+    Fault(
+        "of several devices those after one that refuses stay attached",
+        "tests/test_attach.py::test_all_devices_of_a_site_are_detached_whichever_refuses",
+        (("mirror_core/cli/attaching.py", "            refusals.append(str(error))",
+          "            refusals.append(str(error))\n            break"),),
     ),
 )  # fmt: skip
