@@ -333,20 +333,43 @@ def test_a_start_that_is_refused_marks_no_store(make_pair: MakePair) -> None:
 
 
 def test_check_says_what_it_waits_for(handmade: Handmade) -> None:
-    """Not that the site has it open: what is wrong with it, or that it will do."""
+    """In the words of the site, which tries it; check opens nothing that the site may want."""
     handmade.create()
     away = intermediate(handmade).rename(intermediate(handmade).with_suffix(".away"))
     handmade.start("east")
     where = intermediate(handmade)
-    assert row(handmade, "disk intermediate").startswith(f"failed: {where}: No such file")
+    assert row(handmade, "disk intermediate").startswith(f"failed: {where}: ")
+    handmade.start("west")
+    tells(handmade, "No such file")
     where.write_bytes(b"somebody's".ljust(handmade.size, b"."))
-    assert "not the store that was recorded" in row(handmade, "disk intermediate")
+    tells(handmade, "not the store that was recorded")
     where.unlink()
     away.rename(where)
-    assert row(handmade, "disk intermediate") == f"ok: {where}: 1 MiB"
-    handmade.start("west")
     direct.sync(handmade)
     assert row(handmade, "disk intermediate") == f"ok: {where}: in use by this site"
+
+
+def tells(pair: Handmade, words: str) -> None:
+    direct.wait_for(lambda: words in row(pair, "disk intermediate"), words)
+
+
+def test_check_opens_nothing_that_a_running_site_waits_for(
+    handmade: Handmade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the site would find it in use, and its server's only client there."""
+    handmade.create()
+    opened: list[str] = []
+    monkeypatch.setattr(process, "found", lambda _: os.getpid())
+    monkeypatch.setattr(stores, "open_store", lambda where, _: opened.append(where))
+    settings = config.load(str(handmade.toml("east")))
+    where = settings.volumes[0].intermediate
+    for why, said in (
+        (f"{where}: gone", f"{where}: gone"),
+        ("", f"{where}: the site waits for it"),
+    ):
+        rows = checking._check_in_use(settings, None, {"disk": why})
+        assert ("disk intermediate", "failed", said) in rows
+    assert opened == []
 
 
 def test_data_that_is_away_refuses_the_start(handmade: Handmade) -> None:

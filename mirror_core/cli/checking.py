@@ -86,7 +86,7 @@ def _check_running(settings: config.SiteConfig, book: ledger.Ledger | None) -> l
     try:
         status = live_status(settings)
     except MirrorError as error:
-        return [("control", "failed", str(error)), *_check_in_use(settings, book, set())]
+        return [("control", "failed", str(error)), *_check_in_use(settings, book, {})]
     changed = status["configuration_changed"]
     rows: list[Row] = [("in force", "warning", f"{settings.path}: {CHANGED}")] if changed else []
     reason = status["reason"]
@@ -95,16 +95,19 @@ def _check_running(settings: config.SiteConfig, book: ledger.Ledger | None) -> l
     waits = its_source_waits or reason == NOT_YET
     ok = status["state"] not in ("degraded", "refused") and (not reason or waits)
     rows.append(("mirroring", "ok" if ok else "failed", reason or status["state"]))
-    waiting = {v["name"] for v in status["volumes"] if not v.get("has_intermediate", True)}
-    return [*rows, *_check_in_use(settings, book, waiting)]
+    waits_for = {
+        v["name"]: reason or "" for v in status["volumes"] if not v.get("has_intermediate", True)
+    }
+    return [*rows, *_check_in_use(settings, book, waits_for)]
 
 
 def _check_in_use(
-    settings: config.SiteConfig, book: ledger.Ledger | None, waiting: set[str]
+    settings: config.SiteConfig, book: ledger.Ledger | None, waits_for: dict[str, str]
 ) -> list[Row]:
     """Whether the next start would find the files and devices that the running site has open, each
-    in its place; of a server nothing can be said without a connection to it.  Volumes that are
-    `waiting` for their intermediate are looked at as the site itself does."""
+    in its place; of a server nothing can be said without a connection to it.  Of an intermediate
+    that the site waits for it says why (`waits_for`, by volume): who opened it here would be in the
+    way of the site, which tries to."""
     try:
         opened = _opened_by(process.found(settings))
     except OSError as error:
@@ -116,8 +119,10 @@ def _check_in_use(
     for volume in settings.volumes:
         for part in ("data", "intermediate"):
             where = getattr(volume, part)
-            if part == "intermediate" and volume.name in waiting:
-                rows.append(_check_store(settings, book, volume, part)[0])
+            if part == "intermediate" and volume.name in waits_for:
+                why = waits_for[volume.name]  # of the first that it has tried
+                said = why if why.startswith(where) else f"{where}: the site waits for it"
+                rows.append((f"{volume.name} {part}", "failed", said))
             elif not config.is_uri(where):
                 record = getattr(records.get(volume.name), part, None)
                 rows.append((f"{volume.name} {part}", *_is_open(where, opened, record)))

@@ -63,4 +63,11 @@ FAULTS = (
         (("mirror_core/cli/attaching.py", "            refusals.append(str(error))",
           "            refusals.append(str(error))\n            break"),),
     ),
+    Fault(
+        "check opens an intermediate that a running site waits for",
+        "tests/test_away.py::test_check_opens_nothing_that_a_running_site_waits_for",
+        (("mirror_core/cli/checking.py", "                why = waits_for[volume.name]",
+          "                stores.open_store(where, 1)\n"
+          "                why = waits_for[volume.name]"),),
+    ),
 )  # fmt: skip

@@ -382,7 +382,7 @@ FAULTS = (
     Fault(
         "check of a running site does not look at what it has open",
         "tests/test_check.py::test_a_running_site_s_next_start_is_checked",
-        (("mirror_core/cli/checking.py", "[*rows, *_check_in_use(settings, book, waiting)]",
+        (("mirror_core/cli/checking.py", "[*rows, *_check_in_use(settings, book, waits_for)]",
           "rows"),),
     ),
     Fault(
