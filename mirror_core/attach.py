@@ -39,13 +39,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mirror_core import (
-    below,
+    exclusive,
     handshake,
     holders,
     kernel,
     launch,
     ledger,
     limits,
+    mounted,
     process,
     stderr,
     writeback,
@@ -383,51 +384,28 @@ def _alone(index: int) -> Iterator[None]:
 
 
 def _open_alone(index: int) -> int:
-    """The device, as its exclusive user.  OSError: EBUSY, it has another one.  Who opens a device
-    may have its partitions looked for, for as long as its site is away, and cannot be killed: that
-    is a process of its own, and MirrorError."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        child = os.fork()
-        if child == 0:
-            try:
-                for fd in range(3):  # who reads what this command prints does not wait for it
-                    os.dup2(theirs.fileno(), fd)
-                ours.close()
-                _send_opened(theirs, index)
-            finally:
-                os._exit(0)
-        theirs.close()
-        ours.settimeout(limits.DEVICE_BUSY_S)
-        try:
-            code, fds, _, _ = socket.recv_fds(ours, 8, 1)
-        except TimeoutError as error:
-            raise MirrorError(
-                f"{path_of(index)}: does not answer (is its site away?): start that first, or "
-                f"'flashmirror detach --force {path_of(index)}' (what waits gets I/O errors)",
-                errno.ETIMEDOUT,
-            ) from error
-        os.waitpid(child, 0)
-    if not fds:
-        number = int(code or errno.EIO)
-        raise OSError(number, os.strerror(number))
-    return fds[0]
-
-
-def _send_opened(to: socket.socket, index: int) -> None:
+    """The device, as its exclusive user.  OSError: EBUSY, it has another one.  MirrorError: it does
+    not answer."""
     try:
-        fd = os.open(path_of(index), os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC)
-        socket.send_fds(to, [b"0"], [fd])
+        return exclusive.open_alone(path_of(index))
     except OSError as error:
-        to.send(str(error.errno).encode())
+        if error.errno != errno.ETIMEDOUT:
+            raise
+        raise MirrorError(
+            f"{path_of(index)}: does not answer (is its site away?): start that first, or "
+            f"'flashmirror detach --force {path_of(index)}' (what waits gets I/O errors)",
+            errno.ETIMEDOUT,
+        ) from error
 
 
 def _by(index: int) -> str:
     """Who uses a device or a part of it, as words behind "in use"; empty if nobody is found."""
     ours = re.compile(rf"/dev/nbd{index}(p\d+)?")
-    where = below.mounts_on(kernel.number_of(index))
-    if where:
-        return f" (mounted on {where[-1]})"
+    device = {kernel.number_of(index)}
+    if where := mounted.on(device):
+        return f" (mounted on {where[0].point})"
+    for one in mounted.elsewhere(device):
+        return f" (mounted on {one.mount.point}, for process {one.process}, {one.name})"
     for fd in Path("/proc").glob("[0-9]*/fd/*"):
         with contextlib.suppress(OSError):  # it has ended since
             if ours.fullmatch(os.readlink(fd)) and int(fd.parts[2]) != os.getpid():

@@ -9,7 +9,8 @@ md to their `slaves`, from a loop device to its file.  From a file it goes to th
 system; where that has none (btrfs, overlay, FUSE, NFS) to what its mount names as its source.
 
 Invariants
-    In doubt two stores share: a loss that is doubled costs a copy, one that is missed a wrong byte.
+    In doubt two stores share (mounted.py, which asks what may be unmounted, goes the same way, and
+    counts what is certain): a loss that is doubled costs a copy, one that is missed a wrong byte.
     So each device on the way names itself, too: what is below it may not be told, or change.
     And what stands on something that is not to be found here shares with all: a container's overlay
     names a path of the host, which leads back to the overlay there, or nowhere.
@@ -33,7 +34,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -44,9 +45,10 @@ from mirror_core.platform import HERE, Platform
 K = TypeVar("K")
 
 _BTRFS = Path("/sys/fs/btrfs")
-_PROC = Path("/proc/self")
+_PROC = Path("/proc")
 _IN_MEMORY = ("tmpfs", "ramfs", "rootfs", "devtmpfs")
 _PATHS = ("upperdir", "logdev", "rtdev")  # options of overlay and xfs: what they stand on, besides
+_LOWER = ("lowerdir", "lowerdir+", "datadir+")  # of overlay: what it reads
 _UNKNOWN = "unknown"  # perhaps any disk
 AWAY = -1  # the descriptor of what cannot be opened yet: it may stand on any disk
 
@@ -54,7 +56,7 @@ AWAY = -1  # the descriptor of what cannot be opened yet: it may stand on any di
 def disks(fd: int, platform: Platform = HERE) -> frozenset[str]:
     """What this open file, folder or block device stands on: the names of whole disks, and of what
     lies between.  Empty: memory only."""
-    way = _Way(platform)
+    way = Way(platform)
     try:
         info = platform.fstat(fd)
     except OSError:
@@ -64,13 +66,6 @@ def disks(fd: int, platform: Platform = HERE) -> frozenset[str]:
     else:
         way.file(fd, _number(info.st_dev))
     return frozenset(way.names)
-
-
-def mounts_on(device: str, platform: Platform = HERE) -> list[str]:
-    """Where something is mounted that stands on this block device, MAJOR:MINOR, be it by way of
-    others; the latest first, so that each can be unmounted before what it is mounted on."""
-    mounts = _Way(platform).mounts
-    return [m.point for m in reversed(mounts) if device in _Way(platform, mounts).mount(m)]
 
 
 def numbers(opened: Mapping[K, int | None]) -> dict[K, int]:
@@ -98,7 +93,7 @@ def shared(sets: Mapping[K, frozenset[str]]) -> dict[K, int]:
 
 
 @dataclass(frozen=True)
-class _Mount:
+class Mount:
     """A line of /proc/self/mountinfo (proc_pid_mountinfo(5))."""
 
     id: str
@@ -106,15 +101,23 @@ class _Mount:
     point: str
     kind: str
     named: tuple[str, ...]  # paths of what it says to stand on, where its number does not tell
+    parent: str = ""  # the id of the mount that it is mounted on
+    lower: tuple[str, ...] = ()  # of an overlay: paths of what it reads, and does not write
+
+    def holds(self, path: str) -> bool:
+        """Whether a path leads through its point."""
+        return f"{path}/".startswith(self.point.rstrip("/") + "/")
 
 
-class _Way:
-    """The way down from one open file; `names` is what was met on it."""
+class Way:
+    """The way down from one open file, or from a mount; `names` is what was met on it."""
 
-    def __init__(self, platform: Platform, mounts: list[_Mount] | None = None) -> None:
+    _doubts = True  # what may be below counts
+
+    def __init__(self, platform: Platform = HERE, mounts: list[Mount] | None = None) -> None:
         self.names: set[str] = set()
         self._platform = platform
-        self.mounts = mounts or list(_mounts(self._text(_PROC / "mountinfo")))
+        self.mounts = mounts_of(platform=platform) if mounts is None else mounts
         self._passed: set[str] = set()  # mounts
         self._above: set[str] = set()  # those whose way is not at its end
 
@@ -133,22 +136,27 @@ class _Way:
         self._devices(self._numbers_in(node / "slaves"))
         file = self._text(node / "loop/backing_file")
         if file:
-            self._path(file)
-            if fd is not None:
-                self._behind_loop(fd)
+            self._loop(number, file, fd)
 
     def file(self, fd: int, number: str) -> None:
         """`number`: of its file system, as the file itself says."""
-        found = re.search(r"^mnt_id:\s*(\d+)", self._text(_PROC / f"fdinfo/{fd}"), re.MULTILINE)
+        found = re.search(
+            r"^mnt_id:\s*(\d+)", self._text(_PROC / f"self/fdinfo/{fd}"), re.MULTILINE
+        )
         at = found[1] if found else ""
         mounts = [mount for mount in self.mounts if mount.id == at]
         if not mounts and _is_anonymous(number):
             self.names.add(_UNKNOWN)
         self._file_system(number, mounts)
 
-    def mount(self, mount: _Mount) -> set[str]:
+    def mount(self, mount: Mount) -> set[str]:
         self._file_system(mount.number, [mount])
         return self.names
+
+    def _loop(self, number: str, file: str, fd: int | None) -> None:
+        self._path(file)
+        if fd is not None:
+            self._behind_loop(fd)
 
     def _behind_loop(self, fd: int) -> None:
         """The path in /sys may mean another file by now, or in this mount namespace."""
@@ -163,11 +171,11 @@ class _Way:
 
     def _path(self, path: str) -> None:
         """A device in /dev, or a file of what is mounted there."""
-        number = self._block_device(path)
+        number = self.block_device(path)
         if number:
             self.device(number)
             return
-        above = [m for m in self.mounts if f"{path}/".startswith(m.point.rstrip("/") + "/")]
+        above = [m for m in self.mounts if m.holds(path)]
         nearest = max((mount.point for mount in above), key=len, default="")
         absent = path.startswith("/dev/") and not nearest.startswith("/dev/")
         if not above or (absent and ":" not in path):  # several devices are asked for one by one
@@ -176,7 +184,7 @@ class _Way:
             if mount.point == nearest:  # there may be several, one over the other
                 self._file_system(mount.number, [mount])
 
-    def _file_system(self, number: str, mounts: list[_Mount]) -> None:
+    def _file_system(self, number: str, mounts: list[Mount]) -> None:
         """`mounts`: the one of it that is meant, if that is known."""
         mounts = mounts or [mount for mount in self.mounts if mount.number == number][:1]
         if not _is_anonymous(number):
@@ -196,16 +204,20 @@ class _Way:
             else:
                 self.device(mount.number)
             if not (mount.kind == "btrfs" and self._btrfs(mount.named)):
-                for path in mount.named:
-                    self._path(path)
+                self._paths(mount)
             self._above.remove(mount.id)
+
+    def _paths(self, mount: Mount) -> None:
+        for path in mount.named:
+            self._path(path)
 
     def _btrfs(self, paths: Iterable[str]) -> bool:
         """All devices of the file system that has a named one; of all, if nobody knows which;
         whether there are any."""
-        named = {self._block_device(path) for path in paths}
+        named = {self.block_device(path) for path in paths}
         each = [set(self._numbers_in(_BTRFS / one / "devices")) for one in self._listed(_BTRFS)]
-        for numbers in [one for one in each if one & named] or each:
+        meant = [one for one in each if one & named]
+        for numbers in meant or (each if self._doubts else []):
             self._devices(numbers)
         return any(each)
 
@@ -213,7 +225,7 @@ class _Way:
         for number in numbers:
             self.device(number)
 
-    def _block_device(self, path: str) -> str:
+    def block_device(self, path: str) -> str:
         """Its number; empty: it is none.  Only /dev is looked at, where nothing waits."""
         if not path.startswith("/dev/"):
             return ""
@@ -247,18 +259,34 @@ def _is_anonymous(number: str) -> bool:
     return number.startswith("0:")
 
 
-def _mounts(lines: str) -> Iterator[_Mount]:
-    for line in lines.split("\n"):
-        before, _, after = line.partition(" - ")
-        mount, system = before.split(" "), after.split(" ")
-        if len(mount) >= 6 and len(system) >= 3:
-            number, kind, source = mount[2], system[0], _unescaped(system[1])
-            options = (option.partition("=") for option in system[2].split(","))
-            named = [_unescaped(value) for key, _, value in options if key in _PATHS]
-            if _is_anonymous(number) and source.startswith("/") and not source.startswith("//"):
-                several = source.split(":")  # devices, of some file systems
-                named += {source, *(path for path in several if path.startswith("/"))}
-            yield _Mount(mount[0], number, _unescaped(mount[4]), kind, tuple(sorted(named)))
+def mounts_of(process: str = "self", platform: Platform = HERE) -> list[Mount]:
+    """All in its mount namespace, in the order in which they were made."""
+    lines = identity.text(_PROC / process / "mountinfo", platform)
+    return [mount for line in lines.split("\n") if (mount := _mount(line))]
+
+
+def _mount(line: str) -> Mount | None:
+    before, _, after = line.partition(" - ")
+    mount, system = before.split(" "), after.split(" ")
+    if len(mount) < 6 or len(system) < 3:
+        return None
+    number, kind, source = mount[2], system[0], _unescaped(system[1])
+    options = [option.partition("=")[::2] for option in system[2].split(",")]
+    named = [_unescaped(value) for key, value in options if key in _PATHS]
+    if _is_anonymous(number) and source.startswith("/") and not source.startswith("//"):
+        several = source.split(":")  # devices, of some file systems
+        named += {source, *(path for path in several if path.startswith("/"))}
+    lower = [_unescaped(value) for key, value in options if key in _LOWER]
+    return Mount(
+        mount[0], number, _unescaped(mount[4]), kind, tuple(sorted(named)), mount[1],
+        tuple(path for paths in lower for path in _listed(paths)),
+    )  # fmt: skip
+
+
+def _listed(paths: str) -> list[str]:
+    """Of an overlay's option: between colons, of which those in a path come after a backslash."""
+    each = re.split(r"(?<!\\):+", paths)
+    return [re.sub(r"\\(.)", r"\1", path) for path in each]
 
 
 def _unescaped(field: str) -> str:

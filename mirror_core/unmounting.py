@@ -6,8 +6,8 @@ lost, and the unmounting would wait for ever for a site that is gone.  So the un
 this done before a site stops, as rbdmap(8) does for the devices of Ceph.
 
 Invariants.
-* Whatever stands on the device counts: its partitions, volumes of LVM and LUKS on it, their bind
-  mounts, a loop device over a file there (below.py).
+* Whatever certainly stands on the device counts: its partitions, volumes of LVM and LUKS on it,
+  their bind mounts, a loop device over a file there, an overlay of a folder there (mounted.py).
 * Nothing is taken from who uses it: it is waited for, with a bound.  (systemd ends every service
   at the same time, by force when its time is over.)
 * Without the site an unmount cannot end and cannot be killed: it is left alone then.
@@ -21,7 +21,7 @@ import subprocess
 import time
 from collections.abc import Iterable
 
-from mirror_core import below, limits
+from mirror_core import limits, mounted
 from mirror_core.errors import MirrorError
 
 
@@ -29,12 +29,17 @@ def everything_on(devices: Iterable[str], timeout_s: float = limits.UNMOUNT_S) -
     """`devices`: MAJOR:MINOR of each.  MirrorError: this is still mounted, for this reason; all
     else that could be unmounted is."""
     devices, deadline = tuple(devices), time.monotonic() + timeout_s
-    while points := [point for device in devices for point in below.mounts_on(device)]:
+    while points := _points(devices):
         reasons = [why for point in points if (why := _unmount(point, deadline))]
         if reasons and time.monotonic() >= deadline:
             raise MirrorError(f"not unmounted: {reasons[0]}")
         if reasons:
             time.sleep(limits.UNMOUNT_AGAIN_S)
+
+
+def _points(devices: Iterable[str]) -> list[str]:
+    stack = mounted.stack(set(devices))
+    return [mount.point for mount in stack.order if mount not in stack.strange]
 
 
 def _unmount(point: str, deadline: float) -> str:

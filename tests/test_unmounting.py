@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
 import threading
@@ -10,12 +11,15 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from loops import SECTOR, Loop, gpt, needs_loops
 
-from mirror_core import below, unmounting
+from mirror_core import mounted as mounts
+from mirror_core import unmounting
 from mirror_core.errors import MirrorError
+from mirror_core.platform import Platform
 
 MIB = 1 << 20
 USER = "import os, sys; os.chdir(sys.argv[1]); print('in', flush=True); input()"
@@ -23,13 +27,18 @@ USER = "import os, sys; os.chdir(sys.argv[1]); print('in', flush=True); input()"
 pytestmark = needs_loops
 
 
-def run(*words: str | Path) -> None:
-    subprocess.run(words, check=True, capture_output=True)
+def run(*words: str | Path, cwd: Path | None = None) -> None:
+    subprocess.run(words, check=True, capture_output=True, cwd=cwd)
 
 
 def number(loop: Loop) -> str:
     device = loop.path.resolve().stat().st_rdev
     return f"{os.major(device)}:{os.minor(device)}"
+
+
+def points(loop: Loop) -> list[str]:
+    """Where something is mounted that stands on it, in the order in which it is unmounted."""
+    return [mount.point for mount in mounts.stack({number(loop)}).order]
 
 
 @pytest.fixture
@@ -42,8 +51,8 @@ def loop(tmp_path: Path) -> Iterator[Loop]:
 @pytest.fixture
 def mounted(loop: Loop, tmp_path: Path) -> Iterator[Path]:
     """A file system on it, and where that is."""
-    at = tmp_path / "at"
-    at.mkdir()
+    at = tmp_path / "folder" / "at"
+    at.mkdir(parents=True)
     run("mkfs.ext4", "-q", loop.path)
     run("mount", loop.path, at)
     yield at
@@ -62,16 +71,15 @@ def test_everything_that_stands_on_a_device_is_unmounted(
     try:
         run("mkfs.ext4", "-q", other.path)
         run("mount", other.path, inner)
-        points = below.mounts_on(number(loop))
-        assert points == [str(inner), str(bound), str(mounted)]
+        assert points(loop) == [str(inner), str(bound), str(mounted)]
         with pytest.raises(MirrorError, match="target is busy"):  # `other` has its file open
             unmounting.everything_on([number(loop)], 0.5)
-        assert below.mounts_on(number(loop)) == [str(mounted)]
+        assert points(loop) == [str(mounted)]
     finally:
         subprocess.run(["umount", inner, bound], capture_output=True, check=False)
         other.close()
     unmounting.everything_on([number(loop)], 10)
-    assert below.mounts_on(number(loop)) == []
+    assert points(loop) == []
 
 
 def test_a_partition_stands_on_its_disk(loop: Loop, tmp_path: Path) -> None:
@@ -86,9 +94,9 @@ def test_a_partition_stands_on_its_disk(loop: Loop, tmp_path: Path) -> None:
     at.mkdir()
     run("mkfs.ext4", "-q", partition)
     run("mount", partition, at)
-    assert below.mounts_on(number(loop)) == [str(at)]
+    assert points(loop) == [str(at)]
     unmounting.everything_on([number(loop)], 10)
-    assert below.mounts_on(number(loop)) == []
+    assert points(loop) == []
 
 
 def test_who_uses_what_is_mounted_is_waited_for_and_no_longer_than_said(
@@ -101,9 +109,9 @@ def test_who_uses_what_is_mounted_is_waited_for_and_no_longer_than_said(
         assert user.stdin and user.stdout and user.stdout.readline()
         with pytest.raises(MirrorError, match=f"not unmounted: .*{mounted}.* busy"):
             unmounting.everything_on([number(loop)], 0.5)
-        assert below.mounts_on(number(loop)) == [str(mounted)]
+        assert points(loop) == [str(mounted)]
         ends_while(lambda: unmounting.everything_on([number(loop)], 30), user)
-    assert below.mounts_on(number(loop)) == []
+    assert points(loop) == []
 
 
 def ends_while(waits: Callable[[], None], user: subprocess.Popen[bytes]) -> None:
@@ -136,14 +144,110 @@ def test_a_device_in_use_keeps_no_other_one_mounted(
             assert user.stdin and user.stdout and user.stdout.readline()
             with pytest.raises(MirrorError, match=f"not unmounted: .*{mounted}.* busy"):
                 unmounting.everything_on([number(loop), number(other)], 0.5)
-            assert below.mounts_on(number(other)) == []
+            assert points(other) == []
             user.stdin.close()
     finally:
         subprocess.run(["umount", at], capture_output=True, check=False)
         other.close()
 
 
+def test_an_overlay_of_a_folder_there_is_unmounted_before_it(
+    loop: Loop, mounted: Path, tmp_path: Path
+) -> None:
+    """Though it writes elsewhere: its file system would live on with it."""
+    here, there = mounted / "a:b", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    over, memory = overlay(tmp_path, f"{there}:{str(here).replace(':', chr(92) + ':')}")
+    try:
+        assert points(loop) == [str(over), str(mounted)]
+        unmounting.everything_on([number(loop)], 10)
+        assert points(loop) == []
+    finally:
+        subprocess.run(["umount", over, memory], capture_output=True, check=False)
+
+
+def overlay(folder: Path, lower: str, cwd: Path | None = None) -> tuple[Path, Path]:
+    """Where an overlay is that reads `lower`, and the memory that it writes to."""
+    over, memory = folder / "over", folder / "memory"
+    over.mkdir()
+    memory.mkdir()
+    run("mount", "-t", "tmpfs", "none", memory)
+    (memory / "upper").mkdir()
+    (memory / "work").mkdir()
+    options = f"lowerdir={lower},upperdir={memory}/upper,workdir={memory}/work"
+    run("mount", "-t", "overlay", "none", "-o", options, over, cwd=cwd)
+    return over, memory
+
+
+def test_what_stands_on_a_file_that_a_mount_has_hidden_stays(loop: Loop, tmp_path: Path) -> None:
+    """The path of the file means one on the device by now, if any; the file is elsewhere."""
+    folder, inner = tmp_path / "folder", tmp_path / "inner"
+    folder.mkdir()
+    inner.mkdir()
+    run("mkfs.ext4", "-q", loop.path)
+    other = Loop(folder / "image", 8 * MIB)
+    try:
+        run("mkfs.ext4", "-q", other.path)
+        run("mount", other.path, inner)
+        run("mount", loop.path, folder)
+        assert points(loop) == [str(folder)]
+        unmounting.everything_on([number(loop)], 10)
+        assert points(loop) == [] and points(other) == [str(inner)]
+    finally:
+        subprocess.run(["umount", folder], capture_output=True, check=False)
+        subprocess.run(["umount", inner], capture_output=True, check=False)
+        other.close()
+
+
+def test_an_overlay_of_a_folder_that_a_mount_has_hidden_stays(loop: Loop, tmp_path: Path) -> None:
+    """What its path means was looked up before the device was mounted over it."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    run("mkfs.ext4", "-q", loop.path)
+    over, memory = overlay(tmp_path, str(folder))
+    try:
+        run("mount", loop.path, folder)
+        assert points(loop) == [str(folder)]
+    finally:
+        subprocess.run(["umount", folder, over, memory], capture_output=True, check=False)
+
+
+class TwoPools(Platform):
+    """A root of btrfs which the kernel calls by a name that no device has, and another one."""
+
+    FILES: ClassVar = {
+        "/proc/self/mountinfo": (
+            "22 1 0:20 / / rw - btrfs /dev/root rw\n"
+            "23 22 0:20 /home /home rw - btrfs /dev/root rw\n"
+            "24 22 0:31 / /srv/db rw - btrfs /dev/nbd0 rw\n"
+        ),
+        "/sys/fs/btrfs/A/devices/vda1/dev": "254:1\n",
+        "/sys/fs/btrfs/B/devices/nbd0/dev": "43:0\n",
+    }
+
+    def read(self, path: Path) -> bytes:
+        if str(path) not in self.FILES:
+            raise FileNotFoundError(path)
+        return self.FILES[str(path)].encode()
+
+    def names(self, folder: Path) -> list[str]:
+        inside = [file for file in self.FILES if file.startswith(f"{folder}/")]
+        return sorted({file.removeprefix(f"{folder}/").split("/")[0] for file in inside})
+
+    def stat(self, path: Path) -> os.stat_result:
+        if str(path) != "/dev/nbd0":
+            raise FileNotFoundError(path)
+        fields = (stat.S_IFBLK, 7, 0, *[0] * 7)
+        return os.stat_result(fields, {"st_rdev": os.makedev(43, 0)})
+
+
+def test_a_file_system_whose_disks_nobody_knows_is_not_the_device_s() -> None:
+    """Or the root of the machine would be in use for ever."""
+    assert [mount.point for mount in mounts.on({"43:0"}, TwoPools())] == ["/srv/db"]
+
+
 def test_who_has_nothing_mounted_has_nothing_unmounted(loop: Loop, mounted: Path) -> None:
     """A mount of another device stays."""
     unmounting.everything_on(["43:77"], 1)
-    assert below.mounts_on(number(loop)) == [str(mounted)]
+    assert points(loop) == [str(mounted)]

@@ -118,12 +118,14 @@ SITES = {
     "identity": "identity adopt store_back",
     "partition": "identity",
     "below": "below losing_disk unmounting",
+    "mounted": "unmounting attach",
+    "exclusive": "attach unmounting",
     "unmounting": "unmounting",
     "journal": "log",
     "connections": "hangs promote strangers",
     "process": "hangs taken_away any_instant",
     "status": "status outlook exposure",
-    "metrics": "metrics status",
+    "metrics": "metrics metrics_port status",
     "adoption": "adopt",
     "age": "exposure",
     "guard": "injected log",
@@ -137,7 +139,7 @@ WHOLE = "equality full_disk link kill resume store_faults"
 NOT_SIMULATED = (
     "store_file store_nbd late line watch callers pin client wide mapfile exports door address "
     "connections config status metrics process stores units pki attach kernel below "
-    "unmounting journal"
+    "mounted exclusive unmounting journal"
 )
 # Where a fault is a nuisance, and no wrong byte, lost image or hang: only if asked for (--file).
 OUTSIDE = re.compile(

@@ -32,11 +32,14 @@ FAULTS = (
         (("mirror_core/below.py",
           "if device in _Way(platform, mounts).mount(m)", "if device == m.number"),),
         "device_by_way_of_another",
+        (("mirror_core/mounted.py",
+          "if wanted & _Certain(mounts, loops, platform).mount(m)", "if wanted & {m.number}"),),
     ),
     Fault(
         "what is mounted is unmounted before what is mounted on it",
         "tests/test_unmounting.py::test_everything_that_stands_on_a_device_is_unmounted",
-        (("mirror_core/below.py", "for m in reversed(mounts) if", "for m in mounts if"),),
+        (("mirror_core/mounted.py", "        for mount in reversed(self._mounts):",
+          "        for mount in self._mounts:"),),
     ),
     Fault(
         "who uses what is mounted is not waited for",
@@ -54,8 +57,8 @@ FAULTS = (
     Fault(
         "a device in use keeps the others mounted",
         "tests/test_unmounting.py::test_a_device_in_use_keeps_no_other_one_mounted",
-        (("mirror_core/unmounting.py", "for device in devices for point in",
-          "for device in devices[:1] for point in"),),
+        (("mirror_core/unmounting.py", "for mount in stack.order if",
+          "for mount in stack.order[-1:] if"),),
     ),
     Fault(
         "of several devices those after one that refuses stay attached",
@@ -69,5 +72,28 @@ FAULTS = (
         (("mirror_core/cli/checking.py", "                why = waits_for[volume.name]",
           "                stores.open_store(where, 1)\n"
           "                why = waits_for[volume.name]"),),
+    ),
+    Fault(
+        "what an overlay reads does not count",
+        f"{UNMOUNTING}::test_an_overlay_of_a_folder_there_is_unmounted_before_it",
+        (("mirror_core/mounted.py", "(*mount.named, *mount.lower)", "mount.named"),),
+    ),
+    Fault(
+        "a loop device is on what its file's path means now",
+        f"{UNMOUNTING}::test_what_stands_on_a_file_that_a_mount_has_hidden_stays",
+        (("mirror_core/mounted.py", "        elif number in self._loops:\n",
+          "        elif file:\n            self._path(file)\n"
+          "        elif number in self._loops:\n"),),
+    ),
+    Fault(
+        "an overlay's path is looked up among later mounts",
+        f"{UNMOUNTING}::test_an_overlay_of_a_folder_that_a_mount_has_hidden_stays",
+        (("mirror_core/mounted.py", "self.mounts[: self.mounts.index(mount)] if",
+          "self.mounts if"),),
+    ),
+    Fault(
+        "a btrfs whose devices nobody knows is on every device",
+        f"{UNMOUNTING}::test_a_file_system_whose_disks_nobody_knows_is_not_the_device_s",
+        (("mirror_core/mounted.py", "_doubts = False", "_doubts = True"),),
     ),
 )  # fmt: skip
