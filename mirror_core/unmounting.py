@@ -10,13 +10,17 @@ Invariants.
   their bind mounts, a loop device over a file there, an overlay of a folder there (mounted.py).
 * Nothing is taken from who uses it: it is waited for, with a bound.  (systemd ends every service
   at the same time, by force when its time is over.)
+* Whatever comes of it, what was written is written out first: syncfs(2) before each unmount.  For a
+  file system may live on when it is unmounted here, in a container or under an overlay.  That is
+  waited for, too, and it is not said that all was done.
 * Without the site an unmount cannot end and cannot be killed: it is left alone then.
 
-Left out: swap; mounts that only another mount namespace has, a container's, which end with it.
+Left out: swap.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from collections.abc import Iterable
@@ -27,31 +31,84 @@ from mirror_core.errors import MirrorError
 
 def everything_on(devices: Iterable[str], timeout_s: float = limits.UNMOUNT_S) -> None:
     """`devices`: MAJOR:MINOR of each.  MirrorError: this is still mounted, for this reason; all
-    else that could be unmounted is."""
-    devices, deadline = tuple(devices), time.monotonic() + timeout_s
-    while points := _points(devices):
-        reasons = [why for point in points if (why := _unmount(point, deadline))]
-        if reasons and time.monotonic() >= deadline:
-            raise MirrorError(f"not unmounted: {reasons[0]}")
-        if reasons:
-            time.sleep(limits.UNMOUNT_AGAIN_S)
+    else that could be unmounted is.  Or not all was written."""
+    work = _Unmounting(frozenset(devices), time.monotonic() + timeout_s)
+    while not work.is_done():
+        time.sleep(limits.UNMOUNT_AGAIN_S)
 
 
-def _points(devices: Iterable[str]) -> list[str]:
-    stack = mounted.stack(set(devices))
-    return [mount.point for mount in stack.order if mount not in stack.strange]
+class _Unmounting:
+    def __init__(self, devices: frozenset[str], deadline: float) -> None:
+        self._devices, self._deadline = devices, deadline
+        self._systems: set[str] = set()  # devices of file systems that were mounted on them
+        self._lost: dict[str, str] = {}  # what could not be written
+        self._is_late = False
 
+    def is_done(self) -> bool:
+        """One round.  False: it is to be tried again, a little later."""
+        stack = mounted.stack(self._devices)
+        own = [mount for mount in stack.order if mount not in stack.strange]
+        for mount in own:
+            self._systems |= mounted.devices_of(mount)
+        said = [self._unmount(mount.point) for mount in own] or self._living_on()
+        reasons = list(dict.fromkeys(filter(None, said)))
+        if not own and not reasons:
+            if self._lost:
+                raise MirrorError(f"unmounted, and not all was written: {self._what_was_lost()}")
+            return True
+        was_late, self._is_late = self._is_late, time.monotonic() >= self._deadline
+        if self._is_late and (reasons or was_late):
+            why = "; ".join(reasons) or f"{own[-1].point}: it is mounted again and again"
+            lost = f"; not all was written: {self._what_was_lost()}" if self._lost else ""
+            raise MirrorError(f"not unmounted: {why}{lost}")
+        return False
 
-def _unmount(point: str, deadline: float) -> str:
-    """Why it is still mounted; empty: it is not.  (That somebody else has unmounted it meanwhile
-    shows in the next look.)"""
-    child = subprocess.Popen(
-        ["umount", "--", point], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    left_s = max(limits.DEVICE_BUSY_S, deadline - time.monotonic())
-    try:
-        said = child.communicate(timeout=left_s)[1]
-    except subprocess.TimeoutExpired:
-        return f"{point}: it does not answer (is its site away?)"
-    words = said.strip().splitlines() or [f"umount: {point}: status {child.returncode}"]
-    return words[-1] if child.returncode else ""
+    def _what_was_lost(self) -> str:
+        return "; ".join(self._lost.values())
+
+    def _unmount(self, point: str) -> str:
+        """Why it is still mounted; empty: it is not.  (That somebody else has unmounted it
+        meanwhile shows in the next look.)"""
+        if away := self._write(point):
+            return away
+        return self._run("umount", "--", point)
+
+    def _write(self, path: str) -> str:
+        """syncfs(2).  Why it is not known what comes of it; empty: it is over."""
+        why = self._run("sync", "--file-system", "--", path)
+        if why.startswith("sync: error syncing"):
+            self._lost[path] = why
+            return ""
+        return why if why.startswith(f"{path}: ") else ""  # else it is gone
+
+    def _living_on(self) -> list[str]:
+        """Why file systems of which nothing is mounted here are not at their end."""
+        found = []
+        for one in mounted.elsewhere(self._devices):
+            where = f"/proc/{one.process}/root{one.mount.point}"
+            found.append(
+                self._write(where)
+                or f"{one.mount.point}: still mounted for process {one.process} ({one.name}), in a "
+                "mount namespace of its own"
+            )
+        if not found:
+            found = [
+                f"the file system of device {number} lives on, under an overlay or in another "
+                "mount namespace"
+                for number in sorted(self._systems) if mounted.is_held(number)
+            ]  # fmt: skip
+        return found
+
+    def _run(self, *words: str) -> str:
+        """The last line of what it says if it fails; it is for the last of the words."""
+        child = subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            text=True, errors="replace", env={**os.environ, "LC_ALL": "C"},
+        )  # fmt: skip
+        left_s = max(limits.DEVICE_BUSY_S, self._deadline - time.monotonic())
+        try:
+            said = child.communicate(timeout=left_s)[1]
+        except subprocess.TimeoutExpired:
+            return f"{words[-1]}: it does not answer (is its site away?)"
+        lines = said.strip().splitlines() or [f"{words[0]}: {words[-1]}: {child.returncode}"]
+        return lines[-1] if child.returncode else ""

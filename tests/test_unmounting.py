@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -102,14 +103,17 @@ def test_a_partition_stands_on_its_disk(loop: Loop, tmp_path: Path) -> None:
 def test_who_uses_what_is_mounted_is_waited_for_and_no_longer_than_said(
     loop: Loop, mounted: Path
 ) -> None:
-    """It keeps it, and is named neither dead nor gone: when the time is over the line says why."""
+    """It keeps it, and is named neither dead nor gone: when the time is over the line says why, and
+    what was written is on the device."""
     with subprocess.Popen(
         [sys.executable, "-c", USER, mounted], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as user:
         assert user.stdin and user.stdout and user.stdout.readline()
+        data = unsynced(mounted)
         with pytest.raises(MirrorError, match=f"not unmounted: .*{mounted}.* busy"):
             unmounting.everything_on([number(loop)], 0.5)
         assert points(loop) == [str(mounted)]
+        assert data in loop.file.read_bytes()
         ends_while(lambda: unmounting.everything_on([number(loop)], 30), user)
     assert points(loop) == []
 
@@ -151,6 +155,41 @@ def test_a_device_in_use_keeps_no_other_one_mounted(
         other.close()
 
 
+def test_what_is_unmounted_as_the_time_ends_is_done(loop: Loop, mounted: Path) -> None:
+    """It takes no time at all to see that nobody uses it."""
+    unmounting.everything_on([number(loop)], 0)
+    assert points(loop) == []
+
+
+def test_what_is_mounted_again_and_again_is_given_up(
+    loop: Loop, mounted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by an automount."""
+
+    def mount_again(_: float) -> None:
+        run("mount", loop.path, mounted)
+
+    clock = SimpleNamespace(monotonic=time.monotonic, sleep=mount_again)
+    monkeypatch.setattr(unmounting, "time", clock)
+    with pytest.raises(MirrorError, match=f"{mounted}: it is mounted again and again"):
+        unmounting.everything_on([number(loop)], 0)
+
+
+def test_what_could_not_be_written_is_said(
+    loop: Loop, mounted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel tells of it once, to who syncs; then the file system can be unmounted."""
+    sync = tmp_path / "sync"
+    sync.write_text(
+        "#!/bin/sh\necho \"sync: error syncing '$3': Input/output error\" >&2; exit 1\n"
+    )
+    sync.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(MirrorError, match=r"unmounted, and not all was written: .* Input/output"):
+        unmounting.everything_on([number(loop)], 10)
+    assert points(loop) == []
+
+
 def test_an_overlay_of_a_folder_there_is_unmounted_before_it(
     loop: Loop, mounted: Path, tmp_path: Path
 ) -> None:
@@ -162,7 +201,7 @@ def test_an_overlay_of_a_folder_there_is_unmounted_before_it(
     try:
         assert points(loop) == [str(over), str(mounted)]
         unmounting.everything_on([number(loop)], 10)
-        assert points(loop) == []
+        assert points(loop) == [] and not mounts.is_held(number(loop))
     finally:
         subprocess.run(["umount", over, memory], capture_output=True, check=False)
 
@@ -178,6 +217,48 @@ def overlay(folder: Path, lower: str, cwd: Path | None = None) -> tuple[Path, Pa
     options = f"lowerdir={lower},upperdir={memory}/upper,workdir={memory}/work"
     run("mount", "-t", "overlay", "none", "-o", options, over, cwd=cwd)
     return over, memory
+
+
+def unsynced(mounted: Path) -> bytes:
+    """What was written there a moment ago, and is nowhere but in memory."""
+    data = os.urandom(MIB)
+    (mounted / "new").write_bytes(data)
+    return data
+
+
+def test_a_file_system_that_lives_on_has_written_and_is_not_said_to_be_gone(
+    loop: Loop, mounted: Path, tmp_path: Path
+) -> None:
+    """Under an overlay whose option names no path that leads to it from everywhere."""
+    (mounted / "low").mkdir()
+    data = unsynced(mounted)
+    over, memory = overlay(tmp_path, "low", cwd=mounted)
+    try:
+        with pytest.raises(MirrorError, match=f"file system of device {number(loop)} lives on"):
+            unmounting.everything_on([number(loop)], 0.5)
+        assert points(loop) == []
+        assert data in loop.file.read_bytes()
+    finally:
+        subprocess.run(["umount", over, memory], capture_output=True, check=False)
+    unmounting.everything_on([number(loop)], 10)
+
+
+CONTAINER = ["unshare", "--mount", "--propagation", "private", sys.executable, "-c", USER]
+
+
+def test_a_mount_of_another_namespace_is_waited_for_and_named(loop: Loop, mounted: Path) -> None:
+    """A container's, which has a copy of its own: it has written, and ends with its process."""
+    with subprocess.Popen(
+        [*CONTAINER, "/"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as container:
+        assert container.stdin and container.stdout and container.stdout.readline()
+        data = unsynced(mounted)
+        words = f"{mounted}: still mounted for process {container.pid} "
+        with pytest.raises(MirrorError, match=words):
+            unmounting.everything_on([number(loop)], 0.5)
+        assert data in loop.file.read_bytes()
+        ends_while(lambda: unmounting.everything_on([number(loop)], 30), container)
+    assert not mounts.is_held(number(loop))
 
 
 def test_what_stands_on_a_file_that_a_mount_has_hidden_stays(loop: Loop, tmp_path: Path) -> None:

@@ -44,14 +44,14 @@ FAULTS = (
     Fault(
         "who uses what is mounted is not waited for",
         "tests/test_unmounting.py::test_who_uses_what_is_mounted_is_waited_for_and_no_longer_than_said",
-        (("mirror_core/unmounting.py", "if reasons and time.monotonic() >= deadline:",
+        (("mirror_core/unmounting.py", "if self._is_late and (reasons or was_late):",
           "if reasons:"),),
         "unmounts_what_is_used",
     ),
     Fault(
         "who uses what is mounted is waited for without end",
         "tests/test_unmounting.py::test_who_uses_what_is_mounted_is_waited_for_and_no_longer_than_said",
-        (("mirror_core/unmounting.py", "if reasons and time.monotonic() >= deadline:",
+        (("mirror_core/unmounting.py", "if self._is_late and (reasons or was_late):",
           "if False:"),),
     ),
     Fault(
@@ -95,5 +95,39 @@ FAULTS = (
         "a btrfs whose devices nobody knows is on every device",
         f"{UNMOUNTING}::test_a_file_system_whose_disks_nobody_knows_is_not_the_device_s",
         (("mirror_core/mounted.py", "_doubts = False", "_doubts = True"),),
+    ),
+    Fault(
+        "what is unmounted as the time ends is said to be mounted",
+        f"{UNMOUNTING}::test_what_is_unmounted_as_the_time_ends_is_done",
+        (("mirror_core/unmounting.py", "if self._is_late and (reasons or was_late):",
+          "if self._is_late:"),),
+    ),
+    Fault(
+        "a file system that could not be written is said to be unmounted, and no more",
+        f"{UNMOUNTING}::test_what_could_not_be_written_is_said",
+        (("mirror_core/unmounting.py", "            if self._lost:\n", "            if False:\n"),),
+    ),
+    Fault(
+        "a file system that lives on is said to be unmounted",
+        f"{UNMOUNTING}::test_a_file_system_that_lives_on_has_written_and_is_not_said_to_be_gone",
+        (("mirror_core/mounted.py", "return error.errno == errno.EBUSY", "return False"),),
+    ),
+    Fault(
+        "a file system is unmounted and not synced",
+        f"{UNMOUNTING}::test_a_file_system_that_lives_on_has_written_and_is_not_said_to_be_gone "
+        f"{UNMOUNTING}::test_who_uses_what_is_mounted_is_waited_for_and_no_longer_than_said",
+        (("mirror_core/unmounting.py", "if away := self._write(point):",
+          "if away := '':"),),
+    ),
+    Fault(
+        "what another mount namespace has is not waited for",
+        f"{UNMOUNTING}::test_a_mount_of_another_namespace_is_waited_for_and_named",
+        (("mirror_core/mounted.py", "if namespace and namespace not in seen:", "if False:"),),
+    ),
+    Fault(
+        "what another mount namespace has is not written",
+        f"{UNMOUNTING}::test_a_mount_of_another_namespace_is_waited_for_and_named",
+        (("mirror_core/unmounting.py", "                self._write(where)\n                or f\"",
+          "                f\""),),
     ),
 )  # fmt: skip
