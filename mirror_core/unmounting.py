@@ -8,6 +8,9 @@ this done before a site stops, as rbdmap(8) does for the devices of Ceph.
 Invariants.
 * Whatever certainly stands on the device counts: its partitions, volumes of LVM and LUKS on it,
   their bind mounts, a loop device over a file there, an overlay of a folder there (mounted.py).
+* What others have mounted below that, or over it, is in its way and is not the device's (files in
+  memory would be lost with it).  It is unmounted where that is asked for, as when the machine goes
+  down; else it is named, and nothing is unmounted.
 * Nothing is taken from who uses it: it is waited for, with a bound.  (systemd ends every service
   at the same time, by force when its time is over.)
 * Whatever comes of it, what was written is written out first: syncfs(2) before each unmount.  For a
@@ -29,11 +32,13 @@ from mirror_core import limits, mounted
 from mirror_core.errors import MirrorError
 
 
-def everything_on(devices: Iterable[str], timeout_s: float = limits.UNMOUNT_S) -> None:
-    """`devices`: MAJOR:MINOR of each.  MirrorError: this is still mounted, for this reason; all
-    else that could be unmounted is.  Or not all was written."""
+def everything_on(
+    devices: Iterable[str], timeout_s: float = limits.UNMOUNT_S, *, others: bool = False
+) -> None:
+    """`devices`: MAJOR:MINOR of each; `others`: what is in the way, too.  MirrorError: this is
+    still mounted, for this reason; all else that could be unmounted is.  Or not all was written."""
     work = _Unmounting(frozenset(devices), time.monotonic() + timeout_s)
-    while not work.is_done():
+    while not work.is_done(others=others):
         time.sleep(limits.UNMOUNT_AGAIN_S)
 
 
@@ -44,21 +49,29 @@ class _Unmounting:
         self._lost: dict[str, str] = {}  # what could not be written
         self._is_late = False
 
-    def is_done(self) -> bool:
+    def is_done(self, *, others: bool) -> bool:
         """One round.  False: it is to be tried again, a little later."""
         stack = mounted.stack(self._devices)
-        own = [mount for mount in stack.order if mount not in stack.strange]
-        for mount in own:
+        if stack.strange and not others:
+            where = ", ".join(sorted({mount.point for mount in stack.strange}))
+            raise MirrorError(
+                f"not unmounted: {where}: mounted below or over what is on the device, and not on "
+                "it: unmount that first"
+            )
+        strange = set(stack.strange)
+        for mount in set(stack.order) - strange:
             self._systems |= mounted.devices_of(mount)
-        said = [self._unmount(mount.point) for mount in own] or self._living_on()
+        said = [
+            self._unmount(mount.point, write=mount not in strange) for mount in stack.order
+        ] or self._living_on()
         reasons = list(dict.fromkeys(filter(None, said)))
-        if not own and not reasons:
+        if not stack.order and not reasons:
             if self._lost:
                 raise MirrorError(f"unmounted, and not all was written: {self._what_was_lost()}")
             return True
         was_late, self._is_late = self._is_late, time.monotonic() >= self._deadline
         if self._is_late and (reasons or was_late):
-            why = "; ".join(reasons) or f"{own[-1].point}: it is mounted again and again"
+            why = "; ".join(reasons) or f"{stack.order[-1].point}: it is mounted again and again"
             lost = f"; not all was written: {self._what_was_lost()}" if self._lost else ""
             raise MirrorError(f"not unmounted: {why}{lost}")
         return False
@@ -66,10 +79,10 @@ class _Unmounting:
     def _what_was_lost(self) -> str:
         return "; ".join(self._lost.values())
 
-    def _unmount(self, point: str) -> str:
+    def _unmount(self, point: str, *, write: bool) -> str:
         """Why it is still mounted; empty: it is not.  (That somebody else has unmounted it
         meanwhile shows in the next look.)"""
-        if away := self._write(point):
+        if write and (away := self._write(point)):
             return away
         return self._run("umount", "--", point)
 

@@ -188,6 +188,7 @@ def test_what_cannot_be_attached_is_refused_with_the_reason(
     assert "write it like /dev/nbd0" in refused("detach", "/dev/sda")
     assert "a device has no volume" in refused("detach", "/dev/nbd0", "disk")
     assert "--force does not" in refused("detach", east, "--unmount", "--force")
+    assert "--unmount unmounts" in refused("detach", east, "--going-down")
     refused("attach", east, "disk", "--connections", "0")
     stopped = make_pair("--size", "1M")
     line = refused("attach", str(stopped.toml("east")), "disk")

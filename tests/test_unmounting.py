@@ -261,6 +261,26 @@ def test_a_mount_of_another_namespace_is_waited_for_and_named(loop: Loop, mounte
     assert not mounts.is_held(number(loop))
 
 
+@pytest.mark.parametrize("where", ["below", "over", "over a folder above"])
+def test_what_others_have_mounted_there_is_unmounted_only_when_that_is_asked_for(
+    loop: Loop, mounted: Path, tmp_path: Path, where: str
+) -> None:
+    """A file system in memory, whose files would be lost: it is named, and nothing is changed; as
+    the machine goes down it keeps nothing mounted."""
+    (mounted / "sub").mkdir()
+    at = {"below": mounted / "sub", "over": mounted, "over a folder above": mounted.parent}[where]
+    run("mount", "-t", "tmpfs", "none", at)
+    try:
+        (at / "precious").touch()
+        with pytest.raises(MirrorError, match=f"not unmounted: {at}: mounted below or over"):
+            unmounting.everything_on([number(loop)], 10)
+        assert (at / "precious").exists()
+        unmounting.everything_on([number(loop)], 10, others=True)
+        assert points(loop) == [] and not (at / "precious").exists()
+    finally:
+        subprocess.run(["umount", at], capture_output=True, check=False)
+
+
 def test_what_stands_on_a_file_that_a_mount_has_hidden_stays(loop: Loop, tmp_path: Path) -> None:
     """The path of the file means one on the device by now, if any; the file is elsewhere."""
     folder, inner = tmp_path / "folder", tmp_path / "inner"

@@ -95,6 +95,11 @@ def attach(
     is_flag=True,
     help="First unmount what is mounted on it; who uses that is waited for.",
 )
+@click.option(
+    "--going-down",
+    is_flag=True,
+    help="With --unmount: also what is mounted below or over that, though its files be in memory.",
+)
 @click.option("--force", is_flag=True, help="Though it is in use: what waits gets I/O errors.")
 @json_option
 def detach(
@@ -102,6 +107,7 @@ def detach(
     volume: str | None,
     *,
     unmount: bool,
+    going_down: bool,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -111,6 +117,8 @@ def detach(
 
     if unmount and force:
         raise ConfigError("detach: --unmount waits for who uses the device, --force does not")
+    if going_down and not unmount:
+        raise ConfigError("detach: --going-down says what --unmount unmounts: add that")
     if site_or_device.startswith("/dev/") and not Path(site_or_device).is_file():
         if volume is not None:
             raise ConfigError(f"{site_or_device}: a device has no volume {volume}")
@@ -124,7 +132,8 @@ def detach(
     if indices or volume:
         _may_use_kernel()
     if unmount:  # of all, before one of them refuses
-        unmounting.everything_on(map(kernel.number_of, indices))
+        numbers = map(kernel.number_of, indices)
+        unmounting.everything_on(numbers, others=going_down)
     devices, refusals = [], []
     for index in indices:
         try:

@@ -57,14 +57,19 @@ FAULTS = (
     Fault(
         "a device in use keeps the others mounted",
         "tests/test_unmounting.py::test_a_device_in_use_keeps_no_other_one_mounted",
-        (("mirror_core/unmounting.py", "for mount in stack.order if",
-          "for mount in stack.order[-1:] if"),),
+        (("mirror_core/unmounting.py", "for mount in stack.order\n",
+          "for mount in stack.order[-1:]\n"),),
     ),
     Fault(
-        "of several devices those after one that refuses stay attached",
-        "tests/test_attach.py::test_all_devices_of_a_site_are_detached_whichever_refuses",
-        (("mirror_core/cli/attaching.py", "            refusals.append(str(error))",
-          "            refusals.append(str(error))\n            break"),),
+        "what is unmounted as the time ends is said to be mounted",
+        f"{UNMOUNTING}::test_what_is_unmounted_as_the_time_ends_is_done",
+        (("mirror_core/unmounting.py", "if self._is_late and (reasons or was_late):",
+          "if self._is_late:"),),
+    ),
+    Fault(
+        "a file system that could not be written is said to be unmounted, and no more",
+        f"{UNMOUNTING}::test_what_could_not_be_written_is_said",
+        (("mirror_core/unmounting.py", "            if self._lost:\n", "            if False:\n"),),
     ),
     Fault(
         "check opens an intermediate that a running site waits for",
@@ -74,9 +79,56 @@ FAULTS = (
           "                why = waits_for[volume.name]"),),
     ),
     Fault(
+        "of several devices those after one that refuses stay attached",
+        "tests/test_attach.py::test_all_devices_of_a_site_are_detached_whichever_refuses",
+        (("mirror_core/cli/attaching.py", "            refusals.append(str(error))",
+          "            refusals.append(str(error))\n            break"),),
+    ),
+    Fault(
         "what an overlay reads does not count",
         f"{UNMOUNTING}::test_an_overlay_of_a_folder_there_is_unmounted_before_it",
         (("mirror_core/mounted.py", "(*mount.named, *mount.lower)", "mount.named"),),
+    ),
+    Fault(
+        "a file system that lives on is said to be unmounted",
+        f"{UNMOUNTING}::test_a_file_system_that_lives_on_has_written_and_is_not_said_to_be_gone",
+        (("mirror_core/mounted.py", "return error.errno == errno.EBUSY", "return False"),),
+    ),
+    Fault(
+        "a file system is unmounted and not synced",
+        f"{UNMOUNTING}::test_a_file_system_that_lives_on_has_written_and_is_not_said_to_be_gone "
+        f"{UNMOUNTING}::test_who_uses_what_is_mounted_is_waited_for_and_no_longer_than_said",
+        (("mirror_core/unmounting.py", "if write and (away", "if False and (away"),),
+    ),
+    Fault(
+        "what another mount namespace has is not waited for",
+        f"{UNMOUNTING}::test_a_mount_of_another_namespace_is_waited_for_and_named",
+        (("mirror_core/mounted.py", "if namespace and namespace not in seen:", "if False:"),),
+    ),
+    Fault(
+        "what another mount namespace has is not written",
+        f"{UNMOUNTING}::test_a_mount_of_another_namespace_is_waited_for_and_named",
+        (("mirror_core/unmounting.py", "                self._write(where)\n                or f\"",
+          "                f\""),),
+    ),
+    Fault(
+        "what others have mounted is unmounted for whoever asks",
+        f"{UNMOUNTING}::"
+        "test_what_others_have_mounted_there_is_unmounted_only_when_that_is_asked_for",
+        (("mirror_core/unmounting.py", "if stack.strange and not others:", "if False:"),),
+    ),
+    Fault(
+        "what others have mounted below keeps the device mounted",
+        f"{UNMOUNTING}::"
+        "test_what_others_have_mounted_there_is_unmounted_only_when_that_is_asked_for",
+        (("mirror_core/mounted.py", "            if one.parent == mount.id\n            or",
+          "            if"),),
+    ),
+    Fault(
+        "what is mounted over a folder above is not in the way",
+        f"{UNMOUNTING}::"
+        "test_what_others_have_mounted_there_is_unmounted_only_when_that_is_asked_for",
+        (("mirror_core/mounted.py", "one.parent in above and one.id", "False and one.id"),),
     ),
     Fault(
         "a loop device is on what its file's path means now",
@@ -95,39 +147,5 @@ FAULTS = (
         "a btrfs whose devices nobody knows is on every device",
         f"{UNMOUNTING}::test_a_file_system_whose_disks_nobody_knows_is_not_the_device_s",
         (("mirror_core/mounted.py", "_doubts = False", "_doubts = True"),),
-    ),
-    Fault(
-        "what is unmounted as the time ends is said to be mounted",
-        f"{UNMOUNTING}::test_what_is_unmounted_as_the_time_ends_is_done",
-        (("mirror_core/unmounting.py", "if self._is_late and (reasons or was_late):",
-          "if self._is_late:"),),
-    ),
-    Fault(
-        "a file system that could not be written is said to be unmounted, and no more",
-        f"{UNMOUNTING}::test_what_could_not_be_written_is_said",
-        (("mirror_core/unmounting.py", "            if self._lost:\n", "            if False:\n"),),
-    ),
-    Fault(
-        "a file system that lives on is said to be unmounted",
-        f"{UNMOUNTING}::test_a_file_system_that_lives_on_has_written_and_is_not_said_to_be_gone",
-        (("mirror_core/mounted.py", "return error.errno == errno.EBUSY", "return False"),),
-    ),
-    Fault(
-        "a file system is unmounted and not synced",
-        f"{UNMOUNTING}::test_a_file_system_that_lives_on_has_written_and_is_not_said_to_be_gone "
-        f"{UNMOUNTING}::test_who_uses_what_is_mounted_is_waited_for_and_no_longer_than_said",
-        (("mirror_core/unmounting.py", "if away := self._write(point):",
-          "if away := '':"),),
-    ),
-    Fault(
-        "what another mount namespace has is not waited for",
-        f"{UNMOUNTING}::test_a_mount_of_another_namespace_is_waited_for_and_named",
-        (("mirror_core/mounted.py", "if namespace and namespace not in seen:", "if False:"),),
-    ),
-    Fault(
-        "what another mount namespace has is not written",
-        f"{UNMOUNTING}::test_a_mount_of_another_namespace_is_waited_for_and_named",
-        (("mirror_core/unmounting.py", "                self._write(where)\n                or f\"",
-          "                f\""),),
     ),
 )  # fmt: skip
