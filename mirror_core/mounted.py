@@ -10,9 +10,9 @@ What others have mounted *below* a mount point of the device (a tmpfs, the /proc
 of this machine), or *over* it or one of its folders, does not stand on the device.  But nothing can
 be unmounted before it.
 
-Left out: whose file system lives on with a mount that is in no namespace of a process, or in one
-that is not to be seen as such, as an overlay's over a relative path: `is_held` tells that there
-is one.
+Left out: who has a file system that lives on without a mount that is to be found: under an overlay
+of a relative path, in a namespace without a process, or unmounted with files open.  That it lives
+is known (`held`).
 """
 
 from __future__ import annotations
@@ -78,21 +78,33 @@ def elsewhere(devices: Collection[str]) -> Iterator[Elsewhere]:
                 yield Elsewhere(process, name, mount)
 
 
-def devices_of(mount: Mount) -> set[str]:
-    """The block devices that its file system has for itself, as far as the mount names them."""
-    own = {below.Way(mounts=[]).block_device(path) for path in mount.named} - {""}
-    return own if mount.number.startswith("0:") else {mount.number}
+def held(devices: Collection[str]) -> list[str]:
+    """The names of those, of their partitions, and of what LVM and the like have made of them, that
+    somebody has exclusively: as a rule a file system that lives.  What cannot be asked, or does not
+    answer, is not known to be."""
+    found, left, seen = [], sorted(devices), set(devices)
+    while left:
+        node = identity.SYS / left.pop()
+        parts = [path.parent for path in node.glob("*/partition")] or [node]
+        for part in parts:
+            made = [identity.text(path) for path in part.glob("holders/*/dev")]
+            left += [number for number in made if number not in seen]
+            seen.update(made)
+            if not made and _is_held(part):
+                found.append(_name_of(part))
+    return sorted(found)
 
 
-def is_held(device: str) -> bool:
-    """Whether the file system of this block device lives, or somebody else has it exclusively.
-    What cannot be asked, or does not answer, is not known to be."""
-    event = identity.text(identity.SYS / device / "uevent").split("\n")
-    name = next((line.removeprefix("DEVNAME=") for line in event if line[:8] == "DEVNAME="), "")
-    if not name:
+def _name_of(node: Path) -> str:
+    event = identity.text(node / "uevent").split("\n")
+    return next((f"/dev/{line[8:]}" for line in event if line.startswith("DEVNAME=")), "")
+
+
+def _is_held(node: Path) -> bool:
+    if not (name := _name_of(node)):
         return False
     try:
-        os.close(exclusive.open_alone(f"/dev/{name}"))
+        os.close(exclusive.open_alone(name))
     except OSError as error:
         return error.errno == errno.EBUSY
     return False

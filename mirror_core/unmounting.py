@@ -45,7 +45,6 @@ def everything_on(
 class _Unmounting:
     def __init__(self, devices: frozenset[str], deadline: float) -> None:
         self._devices, self._deadline = devices, deadline
-        self._systems: set[str] = set()  # devices of file systems that were mounted on them
         self._lost: dict[str, str] = {}  # what could not be written
         self._is_late = False
 
@@ -59,8 +58,6 @@ class _Unmounting:
                 "it: unmount that first"
             )
         strange = set(stack.strange)
-        for mount in set(stack.order) - strange:
-            self._systems |= mounted.devices_of(mount)
         said = [
             self._unmount(mount.point, write=mount not in strange) for mount in stack.order
         ] or self._living_on()
@@ -95,7 +92,7 @@ class _Unmounting:
         return why if why.startswith(f"{path}: ") else ""  # else it is gone
 
     def _living_on(self) -> list[str]:
-        """Why file systems of which nothing is mounted here are not at their end."""
+        """Why nothing is mounted here, and all the same somebody has the devices."""
         found = []
         for one in mounted.elsewhere(self._devices):
             where = f"/proc/{one.process}/root{one.mount.point}"
@@ -106,10 +103,10 @@ class _Unmounting:
             )
         if not found:
             found = [
-                f"the file system of device {number} lives on, under an overlay or in another "
-                "mount namespace"
-                for number in sorted(self._systems) if mounted.is_held(number)
-            ]  # fmt: skip
+                f"{name}: in use: a file system there lives on, under an overlay, in another mount "
+                "namespace, or unmounted with files open"
+                for name in mounted.held(self._devices)
+            ]
         return found
 
     def _run(self, *words: str) -> str:

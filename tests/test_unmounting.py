@@ -95,9 +95,9 @@ def test_a_partition_stands_on_its_disk(loop: Loop, tmp_path: Path) -> None:
     at.mkdir()
     run("mkfs.ext4", "-q", partition)
     run("mount", partition, at)
-    assert points(loop) == [str(at)]
+    assert points(loop) == [str(at)] and mounts.held({number(loop)}) == [partition]
     unmounting.everything_on([number(loop)], 10)
-    assert points(loop) == []
+    assert points(loop) == [] and mounts.held({number(loop)}) == []
 
 
 def test_who_uses_what_is_mounted_is_waited_for_and_no_longer_than_said(
@@ -201,7 +201,7 @@ def test_an_overlay_of_a_folder_there_is_unmounted_before_it(
     try:
         assert points(loop) == [str(over), str(mounted)]
         unmounting.everything_on([number(loop)], 10)
-        assert points(loop) == [] and not mounts.is_held(number(loop))
+        assert points(loop) == [] and not mounts.held({number(loop)})
     finally:
         subprocess.run(["umount", over, memory], capture_output=True, check=False)
 
@@ -234,13 +234,29 @@ def test_a_file_system_that_lives_on_has_written_and_is_not_said_to_be_gone(
     data = unsynced(mounted)
     over, memory = overlay(tmp_path, "low", cwd=mounted)
     try:
-        with pytest.raises(MirrorError, match=f"file system of device {number(loop)} lives on"):
+        with pytest.raises(
+            MirrorError, match=f"{loop.path.resolve()}: in use: a file system there lives"
+        ):
             unmounting.everything_on([number(loop)], 0.5)
         assert points(loop) == []
         assert data in loop.file.read_bytes()
     finally:
         subprocess.run(["umount", over, memory], capture_output=True, check=False)
     unmounting.everything_on([number(loop)], 10)
+
+
+def test_what_was_unmounted_with_files_open_is_waited_for(loop: Loop, mounted: Path) -> None:
+    """`umount -l` takes the mount away, not the file system: that ends with who has files open."""
+    with subprocess.Popen(
+        [sys.executable, "-c", USER, mounted], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as user:
+        assert user.stdin and user.stdout and user.stdout.readline()
+        data = unsynced(mounted)
+        run("umount", "--lazy", mounted)
+        with pytest.raises(MirrorError, match="unmounted with files open"):
+            unmounting.everything_on([number(loop)], 0.5)
+        ends_while(lambda: unmounting.everything_on([number(loop)], 30), user)
+    assert data in loop.file.read_bytes()
 
 
 CONTAINER = ["unshare", "--mount", "--propagation", "private", sys.executable, "-c", USER]
@@ -258,7 +274,7 @@ def test_a_mount_of_another_namespace_is_waited_for_and_named(loop: Loop, mounte
             unmounting.everything_on([number(loop)], 0.5)
         assert data in loop.file.read_bytes()
         ends_while(lambda: unmounting.everything_on([number(loop)], 30), container)
-    assert not mounts.is_held(number(loop))
+    assert not mounts.held({number(loop)})
 
 
 @pytest.mark.parametrize("where", ["below", "over", "over a folder above"])

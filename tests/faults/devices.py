@@ -91,8 +91,14 @@ FAULTS = (
     ),
     Fault(
         "a file system that lives on is said to be unmounted",
-        f"{UNMOUNTING}::test_a_file_system_that_lives_on_has_written_and_is_not_said_to_be_gone",
+        f"{UNMOUNTING}::test_a_file_system_that_lives_on_has_written_and_is_not_said_to_be_gone "
+        f"{UNMOUNTING}::test_what_was_unmounted_with_files_open_is_waited_for",
         (("mirror_core/mounted.py", "return error.errno == errno.EBUSY", "return False"),),
+    ),
+    Fault(
+        "a disk is asked whether it is held, and not its partitions",
+        f"{UNMOUNTING}::test_a_partition_stands_on_its_disk",
+        (("mirror_core/mounted.py", 'node.glob("*/partition")', 'node.glob("*/none")'),),
     ),
     Fault(
         "a file system is unmounted and not synced",
