@@ -15,6 +15,11 @@ FAULTS = (
         "stops_before_unmounting",
     ),
     Fault(
+        "what is mounted below a volume keeps it mounted until its site is gone",
+        f"{BOOT}::test_a_volume_that_was_mounted_by_hand_is_unmounted_before_its_site_stops",
+        (("systemd/flashmirror@.service", "--unmount --going-down", "--unmount"),),
+    ),
+    Fault(
         "a holder gives up at once what its site has not begun to serve",
         f"{BOOT}::test_a_volume_of_fstab_is_mounted_and_outlives_a_killed_site",
         (("mirror_core/limits.py", "ATTACH_SITE_S = 10.0", "ATTACH_SITE_S = 0.0"),),

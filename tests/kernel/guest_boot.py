@@ -107,6 +107,8 @@ def by_hand() -> None:
     command("mkfs.ext4", "-q", "-U", UUID, "/dev/nbd0")
     command("mount", "/dev/nbd0", AT)
     until(lambda: is_active("srv-db.mount"), "systemd has seen the mount")
+    (AT / "below").mkdir()
+    command("mount", "-t", "tmpfs", "none", AT / "below")
     command("systemctl", "start", "application")
     write("first")
 

@@ -100,8 +100,8 @@ def in_order(facts: dict[str, Any]) -> None:
 def test_a_volume_that_was_mounted_by_hand_is_unmounted_before_its_site_stops(
     machine: Machine, kernel: Kernel
 ) -> None:
-    """An application uses it until the shutdown; nobody has synced.  The next boot, which mounts it
-    by fstab, finds what was written."""
+    """An application uses it until the shutdown, and a tmpfs is mounted below it; nobody has
+    synced.  The next boot, which mounts it by fstab, finds what was written."""
     first = machine.facts("hand")
     in_order(first)
     needs_all_scenes(kernel)
