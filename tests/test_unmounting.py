@@ -263,16 +263,18 @@ CONTAINER = ["unshare", "--mount", "--propagation", "private", sys.executable, "
 
 
 def test_a_mount_of_another_namespace_is_waited_for_and_named(loop: Loop, mounted: Path) -> None:
-    """A container's, which has a copy of its own: it has written, and ends with its process."""
+    """A container's, which has a copy of its own: what was written there is on the device, before
+    that is unmounted here and after, and it ends with its process."""
     with subprocess.Popen(
         [*CONTAINER, "/"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as container:
         assert container.stdin and container.stdout and container.stdout.readline()
-        data = unsynced(mounted)
         words = f"{mounted}: still mounted for process {container.pid} "
-        with pytest.raises(MirrorError, match=words):
-            unmounting.everything_on([number(loop)], 0.5)
-        assert data in loop.file.read_bytes()
+        for at in (mounted, Path(f"/proc/{container.pid}/root/{mounted}")):
+            data = unsynced(at)
+            with pytest.raises(MirrorError, match=words):
+                unmounting.everything_on([number(loop)], 0.5)
+            assert data in loop.file.read_bytes() and points(loop) == []
         ends_while(lambda: unmounting.everything_on([number(loop)], 30), container)
     assert not mounts.held({number(loop)})
 
