@@ -63,7 +63,7 @@ The rooms.
     writeback.py           what a process owes that its own machine writes back to
     guard.py               what becomes of the two control threads when something is raised
     metrics.py, journal.py metrics; log lines and counts
-    stderr.py              a log that nobody waits for, and that is opened again
+    stderr.py, rotate.py   a log that nobody waits for, and that is opened again; how it is told to
     config.py, units.py, limits.py, errors.py, cli/
     ../native/             what must be fast or atomic, in C: bitmap, gate, request (a write as
                            begin / step / finish), plan, lane (copies in flight), volume, intent,

@@ -159,10 +159,10 @@ def found(site: config.SiteConfig) -> int | None:
         return pid
     numbers = (int(name) for name in os.listdir("/proc") if name.isdigit())
     begun = [pid for pid in numbers if pid != own and _is_begun_with(site, pid)]
-    return next((pid for pid in begun if _serves(pid)), begun[0] if begun else None)
+    return next((pid for pid in begun if serves(pid)), begun[0] if begun else None)
 
 
-def _serves(pid: int) -> bool:
+def serves(pid: int) -> bool:
     """Whether it serves, and is not to begin a process that does."""
     try:
         return _program_of(pid) == "nbdkit"
@@ -245,10 +245,10 @@ def hangs(site: config.SiteConfig, what: str) -> MirrorError:
     )
 
 
-def _elsewhere(site: config.SiteConfig) -> MirrorError:
+def _elsewhere(site: config.SiteConfig, then: str) -> MirrorError:
     return MirrorError(
         f"{site.name}: runs, but its process is not to be seen from here (is it in a container, "
-        "another user's, or on another machine?): stop it there: it says that it is process "
+        f"another user's, or on another machine?): {then} there: it says that it is process "
         f"{holder(site)}",
         errno.ESRCH,
     )
@@ -278,7 +278,7 @@ def start_foreground(site: config.SiteConfig) -> None:
     """Become the site's process; returns only by raising MirrorError."""
     launch.settle()
     pid = found(site)  # before its own sockets are found in the way
-    if pid and _serves(pid):
+    if pid and serves(pid):
         raise LedgerError(
             f"{site.name}: runs already, process {pid}: 'flashmirror stop {site.path}' first",
             errno.EBUSY,
@@ -528,17 +528,13 @@ def stop(site: config.SiteConfig) -> bool:
     """Stop the site; returns when its process has ended, or had: whether that was in order, as its
     ledger says.  MirrorError: it has not ended; or, as the line says, it has, and nobody knows."""
     deadline = time.monotonic() + limits.STOP_TIMEOUT_S
-    looks = 0  # one after the other at a process that has the state and is not to be seen from here
-    while is_there(site):
+    for _, handle in processes_of(site, "stop it"):
         if time.monotonic() >= deadline:
             raise hangs(site, f"does not end within {limits.STOP_TIMEOUT_S:g} s")
-        if _end(site, deadline):
-            looks = 0
-            continue
-        looks = looks + 1 if running(site) and holder(site) else 0
-        if looks == _LOOKS:
-            raise _elsewhere(site)
-        time.sleep(0.02)  # it is just starting, or just gone: look again
+        if handle is not None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(handle, signal.SIGTERM)
+            select.select([handle], [], [], max(0.0, deadline - time.monotonic()))
     try:
         return ledger.load(site.state).clean
     except MirrorError as error:
@@ -546,19 +542,31 @@ def stop(site: config.SiteConfig) -> bool:
         raise MirrorError(how, error.code) from error
 
 
-def _end(site: config.SiteConfig, deadline: float) -> bool:
-    """Have the process end that has the state, and wait for it; whether it was to be seen."""
-    pid = found(site)
+def processes_of(site: config.SiteConfig, then: str) -> Iterator[tuple[int, int | None]]:
+    """As long as the site has a process: its number, and a handle for it, which can be no other's
+    (pidfd_open(2)); None: it is not to be seen just now.  MirrorError: it is not to be seen from
+    here at all; `then` is what a person is to do where it is."""
+    looks = 0  # one after the other at a process that has the state and is not to be seen
+    while is_there(site):
+        pid = found(site)
+        handle = _handle_of(pid)
+        try:
+            if handle is not None and pid and found(site) == pid:  # else it has ended
+                looks = 0
+                yield pid, handle
+                continue
+        finally:
+            if handle is not None:
+                os.close(handle)
+        looks = looks + 1 if running(site) and holder(site) else 0
+        if looks == _LOOKS:
+            raise _elsewhere(site, then)
+        yield 0, None
+        time.sleep(0.02)  # it is just starting, or just gone: look again
+
+
+def _handle_of(pid: int | None) -> int | None:
     try:
-        handle = os.pidfd_open(pid or 0)
-    except (OSError, ValueError):
-        return False
-    try:
-        if found(site) != pid:  # so that it is the one of the handle, or that has ended
-            return False
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(handle, signal.SIGTERM)
-        select.select([handle], [], [], max(0.0, deadline - time.monotonic()))
-    finally:
-        os.close(handle)
-    return True
+        return os.pidfd_open(pid or 0)
+    except (OSError, ValueError):  # there is none, or it has ended
+        return None

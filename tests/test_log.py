@@ -20,8 +20,9 @@ import pytest
 from handmade import Handmade, MountedDisk, east, eventually, record, state_of, until_state
 from pair import FLASHMIRROR
 from test_clean_start import HOLDER
+from test_taken_away import called
 
-from mirror_core import process
+from mirror_core import config, limits, process, rotate
 from mirror_core.errors import MirrorError
 from mirror_core.journal import Journal
 from mirror_core.platform import Platform
@@ -148,6 +149,73 @@ def test_a_log_that_was_renamed_goes_on_in_a_new_file(
     finally:
         source.kill()
         source.wait(20)
+
+
+def renamed(log: Path) -> Path:
+    return log.rename(log.with_name("old.log"))
+
+
+def test_reopen_returns_when_the_site_has_left_its_old_log(handmade: Handmade) -> None:
+    """So that the old one can be compressed; said again it does no harm, and of a site that does
+    not run there is nothing to do."""
+    handmade.create()
+    handmade.start("east")
+    log, pid = handmade.folder / "east/state/site.log", state_of(handmade)["pid"]
+    for _ in range(5):
+        old = renamed(log)
+        assert record("reopen", east(handmade)) == {"site": "east", "pid": pid}
+        assert os.path.samestat(log.stat(), os.stat(f"/proc/{pid}/fd/2"))
+        assert not os.path.samestat(log.stat(), old.stat())
+    assert record("reopen", east(handmade))["pid"] == pid
+    assert record("stop", east(handmade))["in_order"]
+    assert record("reopen", east(handmade)) == {"site": "east", "pid": None}
+
+
+def test_reopen_signals_nobody_but_the_site(handmade: Handmade) -> None:
+    """root gives it, and the owner of the folder has written another's number into the lock's
+    file; a process that is not there yet is not signalled before it takes it."""
+    handmade.create()
+    handmade.start("east")
+    pid, lock = state_of(handmade)["pid"], handmade.folder / "east/state/lock"
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as stranger:
+        lock.write_text(f"{stranger.pid}\n")
+        try:
+            assert record("reopen", east(handmade)) == {"site": "east", "pid": pid}
+            handmade.stop("east")
+            lock.write_text(f"{stranger.pid}\n")
+            assert record("reopen", east(handmade)) == {"site": "east", "pid": None}
+            assert stranger.poll() is None, "it was ended"
+        finally:
+            stranger.kill()
+
+
+def test_reopen_leaves_alone_who_only_begins_the_site(
+    handmade: Handmade, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may not take signals yet, and would be ended."""
+    monkeypatch.setattr(limits, "CONTROL_TIMEOUT_S", 0.5)
+    handmade.create()
+    toml = str(handmade.toml("east"))
+    with called(scratch, "flashmirror", "start", "--foreground", toml) as begins:
+        with pytest.raises(MirrorError, match=f"process {begins} does not serve within 0.5 s"):
+            rotate.reopen(config.load(toml))
+        assert "(zombie)" not in Path(f"/proc/{begins}/status").read_text(), "it was ended"
+
+
+def test_reopen_fails_where_the_log_goes_on_as_before(
+    handmade: Handmade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "CONTROL_TIMEOUT_S", 0.5)
+    handmade.create()
+    handmade.start("west")
+    settings = config.load(str(handmade.toml("west")))
+    log, pid = settings.state / "site.log", state_of(handmade, "west")["pid"]
+    renamed(log)
+    log.symlink_to(handmade.folder / "victim")
+    with pytest.raises(MirrorError, match=f"process {pid} has not opened its log again in 0.5 s"):
+        rotate.reopen(settings)
+    log.unlink()
+    assert rotate.reopen(settings) == pid
 
 
 def test_a_holders_log_that_was_renamed_goes_on_in_a_new_file(

@@ -1,4 +1,4 @@
-"""start, stop: a site's process."""
+"""start, stop, reopen: a site's process."""
 
 from __future__ import annotations
 
@@ -59,4 +59,15 @@ def stop(site: str, as_json: bool) -> None:
     show({"site": settings.name, "in_order": in_order}, as_json, lambda: f"{settings.name}: {how}")
 
 
-COMMANDS = [start, stop]
+@click.command()
+@site_argument
+@json_option
+def reopen(site: str, as_json: bool) -> None:
+    """Have a site open its log again (after logrotate); returns when it has."""
+    settings = config.load(site)
+    pid = rotate.reopen(settings)
+    how = f"process {pid} has opened its log again" if pid else "not running: it has no log open"
+    show({"site": settings.name, "pid": pid}, as_json, lambda: f"{settings.name}: {how}")
+
+
+COMMANDS = [start, stop, reopen]

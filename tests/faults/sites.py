@@ -181,7 +181,7 @@ FAULTS = (
         "a start that waits is taken for the process that serves",
         "tests/test_taken_away.py::"
         "test_a_start_that_waits_does_not_hide_the_process_that_serves",
-        (("mirror_core/process.py", "(pid for pid in begun if _serves(pid))", "iter(begun)"),),
+        (("mirror_core/process.py", "(pid for pid in begun if serves(pid))", "iter(begun)"),),
     ),
     Fault(
         "a site of the owner of its state folder is a stranger",
@@ -327,6 +327,25 @@ FAULTS = (
         "log_under_its_old_name",
     ),
     Fault(
+        "reopen believes a number that stands in the lock's file",
+        "tests/test_log.py::test_reopen_signals_nobody_but_the_site",
+        (("mirror_core/rotate.py", "        if handle is not None and process.serves(pid):\n",
+          "        pid = process.holder(site) or pid\n"
+          "        handle = os.pidfd_open(pid)\n"
+          "        if handle is not None:\n"),),
+    ),
+    Fault(
+        "reopen signals who is only to begin the site",
+        "tests/test_log.py::test_reopen_leaves_alone_who_only_begins_the_site",
+        (("mirror_core/rotate.py", "handle is not None and process.serves(pid):",
+          "handle is not None:"),),
+    ),
+    Fault(
+        "reopen returns before the site has left its old log",
+        "tests/test_log.py::test_reopen_fails_where_the_log_goes_on_as_before",
+        (("mirror_core/rotate.py", "                _await_log(site, pid, deadline)\n", ""),),
+    ),
+    Fault(
         "a log that is opened again follows a link",
         "tests/test_log.py::test_a_log_that_cannot_be_opened_again_goes_on_where_it_was",
         (("mirror_core/stderr.py", " | os.O_NOFOLLOW | os.O_NONBLOCK",
@@ -466,6 +485,7 @@ FAULTS = (
         "tests/test_advice.py::test_what_runs_already_is_not_in_the_way_of_itself",
         (("mirror_core/process.py", "if pid and _serves(pid):", "if False:"),),
         "in_its_own_way",
+        (("mirror_core/process.py", "if pid and serves(pid):", "if False:"),),
     ),
     Fault(
         "a refusal does not say that its way out costs the image",
@@ -857,7 +877,7 @@ FAULTS = (
         "a site whose lock was taken away is called stopped",
         "tests/test_taken_away.py",
         (("mirror_core/process.py",
-          "    return next((pid for pid in begun if _serves(pid)), begun[0] if begun else None)",
+          "    return next((pid for pid in begun if serves(pid)), begun[0] if begun else None)",
           "    return None"),),
         "no_lock_is_stopped",
     ),
