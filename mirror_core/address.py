@@ -10,6 +10,7 @@ not hand over its name, so the authority must sign for nobody but the two sites.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import ssl
@@ -18,7 +19,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from mirror_core import limits
-from mirror_core.errors import ConfigError
+from mirror_core.errors import ConfigError, MirrorError
 
 PSK_USER = "flashmirror"  # the name before the colon in a file of a shared key
 CERTIFICATES = ("ca-cert.pem", "server-cert.pem", "client-cert.pem")
@@ -107,6 +108,16 @@ class Tls:
             _refuse_strangers(
                 self.certificates / f"{name}-cert.pem", self.certificates / f"{name}-key.pem"
             )
+        _refuse_foreign(self.certificates)
+
+    def not_in_force(self) -> str | None:
+        """As pki.not_in_force.  One that has expired is no reason to keep a source from its
+        clients: so it is said, and not refused."""
+        from mirror_core import pki  # noqa: PLC0415 (it takes long, and is seldom needed)
+
+        with contextlib.suppress(MirrorError):  # `check` says what is wrong
+            return pki.not_in_force(self.certificates) if self.certificates else None
+        return None
 
 
 @dataclass(frozen=True)
@@ -132,15 +143,66 @@ class Remote:
 def _refuse_strangers(certificate: Path, key: Path) -> None:
     """ConfigError: they do not belong together.  nbdkit says so of the server's when it begins, and
     libnbd of the client's only when it connects."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.set_ciphers("ALL:@SECLEVEL=0")  # which are strong enough is for others to say
     try:
-        context.load_cert_chain(certificate, key, password=lambda: b"")  # nobody is asked for one
+        _shows(ssl.PROTOCOL_TLS_SERVER, certificate, key)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"{key}: is not the key of {certificate.name} beside it, or one of them is damaged: "
             "'flashmirror pki' makes both"
         ) from error
+
+
+def _shows(kind: int, certificate: Path, key: Path) -> ssl.SSLContext:
+    """OSError, ValueError."""
+    context = ssl.SSLContext(kind)
+    context.set_ciphers("ALL:@SECLEVEL=0")  # which are strong enough is for others to say
+    context.load_cert_chain(certificate, key, password=lambda: b"")  # nobody is asked for one
+    return context
+
+
+# Of X509_V_ERR_*: what is wrong with a signature, or with who made it.  All else, such as what a
+# certificate may be used for, is for the libraries that use it: they may take it.
+_FOREIGN = {7, 18, 19, 20, 21}
+_NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME: that is told apart (pki.py)
+_TURNS = 10  # of a handshake, which has 4
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """ConfigError: a certificate is not of the authority beside it, which is the other site's, too:
+    so the two ends of a connection would not find that they belong together.  Each judges the
+    other's, in a handshake in memory."""
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = {}
+    try:
+        for name, kind in (
+            ("client", ssl.PROTOCOL_TLS_CLIENT), ("server", ssl.PROTOCOL_TLS_SERVER),
+        ):  # fmt: skip
+            context = _shows(kind, folder / f"{name}-cert.pem", folder / f"{name}-key.pem")
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | _NO_CHECK_TIME
+            context.load_verify_locations(folder / "ca-cert.pem")
+            ways = (there, back) if name == "server" else (back, there)
+            ends[name] = context.wrap_bio(*ways, server_side=name == "server")
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{folder / 'ca-cert.pem'}: is no certificate: 'flashmirror pki' makes one"
+        ) from error
+    for name in ("client", "server") * _TURNS:
+        try:
+            ends[name].do_handshake()
+        except ssl.SSLWantReadError:
+            continue
+        except ssl.SSLCertVerificationError as error:
+            if error.verify_code not in _FOREIGN:
+                return
+            other = "server" if name == "client" else "client"
+            raise ConfigError(
+                f"{folder / other}-cert.pem: is not of the authority of ca-cert.pem beside it "
+                f"({error.verify_message}): 'flashmirror pki' makes both"
+            ) from error
+        except OSError:
+            return
 
 
 def _read(path: Path, *, secret: bool) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 from mirror_core import ledger, limits
 from mirror_core.config import SiteConfig
@@ -44,11 +45,7 @@ def lock_state(config: SiteConfig, platform: Platform = HERE) -> int:
     try:
         fd = platform.open(path, os.O_RDWR | os.O_CREAT)
     except OSError as error:
-        raise LedgerError(
-            f"{path}: {error.strerror}: of a new site, run 'flashmirror create' first; or mount "
-            "what holds it, or mend the permission",
-            error.errno or 0,
-        ) from error
+        raise _not_lockable(path, error) from error
     try:
         _take(fd, config, platform)
         platform.ftruncate(fd, 0)  # whose it was is nobody to send a signal to
@@ -59,6 +56,14 @@ def lock_state(config: SiteConfig, platform: Platform = HERE) -> int:
         platform.close(fd)
         raise
     return fd
+
+
+def _not_lockable(path: Path, error: OSError) -> LedgerError:
+    return LedgerError(
+        f"{path}: {error.strerror}: of a new site, run 'flashmirror create' first; or mount what "
+        "holds it, or mend the permission",
+        error.errno or 0,
+    )
 
 
 def _take(fd: int, config: SiteConfig, platform: Platform) -> None:
@@ -75,6 +80,24 @@ def _take(fd: int, config: SiteConfig, platform: Platform) -> None:
                     errno.EBUSY,
                 ) from error
             platform.sleep(0.01)
+
+
+def refuse_unusable(config: SiteConfig) -> None:
+    """What a start would meet in the state folder before it has read anything there, and what the
+    site would meet that goes on writing to it; nothing is changed.  LedgerError."""
+    path = config.state / "lock"
+    try:
+        os.close(HERE.open(path, os.O_RDWR))
+    except FileNotFoundError:
+        pass  # it is made
+    except OSError as error:
+        raise _not_lockable(path, error) from error
+    if not os.access(config.state, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
+        raise LedgerError(
+            f"{config.state}: this user may not write there, or it is read-only: run as the user "
+            "that the site belongs to, or mend that",
+            errno.EACCES,
+        )
 
 
 def write_pid(fd: int, config: SiteConfig, platform: Platform) -> None:

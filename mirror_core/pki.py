@@ -63,16 +63,36 @@ def make(folder: Path, sites: dict[str, tuple[str, ...]], days: int) -> None:
 
 def first_to_expire(folder: Path) -> tuple[str, datetime.datetime]:
     """Of a site's certificates: the file's name, and until when it is valid.  MirrorError."""
-    ends = {}
-    for name in CERTIFICATES:
-        try:
-            certificate = x509.load_pem_x509_certificate((folder / name).read_bytes())
-        except (OSError, ValueError) as error:
-            raise MirrorError(
-                f"{folder / name}: is no certificate: 'flashmirror pki' makes one"
-            ) from error
-        ends[name] = certificate.not_valid_after_utc
+    ends = {name: _read(folder / name).not_valid_after_utc for name in CERTIFICATES}
     return min(ends.items(), key=lambda item: item[1])
+
+
+def not_in_force(folder: Path) -> str | None:
+    """Why the other site does not accept one of a site's certificates at this moment, as a line for
+    a person; None: it may.  MirrorError: one cannot be read."""
+    now = datetime.datetime.now(datetime.UTC)
+    for name in CERTIFICATES:
+        certificate = _read(folder / name)
+        begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        if now > end:
+            return (
+                f"{folder / name}: expired on {end:%Y-%m-%d}, so there is no mirroring: have new "
+                "ones made ('flashmirror pki'; docs/network.md)"
+            )
+        if now < begin:
+            return (
+                f"{folder / name}: not valid before {begin:%Y-%m-%d %H:%M} UTC, so there is no "
+                "mirroring until then: is this machine's clock right?"
+            )
+    return None
+
+
+def _read(path: Path) -> x509.Certificate:
+    """MirrorError."""
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise MirrorError(f"{path}: is no certificate: 'flashmirror pki' makes one") from error
 
 
 def _authority(days: int) -> _Signed:

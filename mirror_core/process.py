@@ -32,7 +32,8 @@ from typing import IO, Any, NoReturn
 
 from mirror_core import config, connections, launch, ledger, limits, peer, sockets, stderr
 from mirror_core.errors import LedgerError, MirrorError, PeerError
-from mirror_core.lock import HANDED, check_ledger, lock_state
+from mirror_core.journal import Journal
+from mirror_core.lock import HANDED, check_ledger, lock_state, refuse_unusable
 
 _SAFE_WITH_THREADS = (1, 33, 10)
 _PROGRAMS = ("nbdkit", "flashmirror")  # what a site's process is called: proc_pid_comm(5)
@@ -97,7 +98,8 @@ def running(site: config.SiteConfig) -> bool:
         return False
     except OSError as error:
         raise LedgerError(
-            f"{site.state}/lock: {error.strerror}: run as the user that the site belongs to",
+            f"{site.state}/lock: {error.strerror}: run as the user that the site belongs to, or "
+            "mend that",
             error.errno or 0,
         ) from error
     try:
@@ -260,6 +262,7 @@ def _prepared(site: config.SiteConfig) -> Iterator[tuple[list[int], dict[str, st
     what tells it of them: its sockets and, taken before anything is done to those of another
     process, its state.  MirrorError."""
     check_ledger(site, ledger.load(site.state))
+    refuse_unusable(site)
     connections.refuse_few_descriptors(site)
     if site.tls:
         site.tls.check()
@@ -277,6 +280,9 @@ def _prepared(site: config.SiteConfig) -> Iterator[tuple[list[int], dict[str, st
 def start_foreground(site: config.SiteConfig) -> None:
     """Become the site's process; returns only by raising MirrorError."""
     launch.settle()
+    if site.tls and (lack := site.tls.not_in_force()):
+        stderr.never_wait()
+        Journal().say(lack)
     pid = found(site)  # before its own sockets are found in the way
     if pid and serves(pid):
         raise LedgerError(
@@ -387,12 +393,41 @@ def _append(log: Path) -> IO[bytes]:
     return os.fdopen(stderr.open_log(log), "ab", buffering=0)
 
 
+def log_path(site: config.SiteConfig) -> Path:
+    """Of a site that `start` starts in the background."""
+    return site.state / "site.log"
+
+
+def _log_to_write(log: Path) -> IO[bytes]:
+    """MirrorError."""
+    try:
+        return _append(log)
+    except OSError as error:
+        raise _no_log(log, error) from error
+
+
+def refuse_log(site: config.SiteConfig) -> None:
+    """What a start would meet at the log; nothing is changed.  MirrorError."""
+    try:
+        os.close(stderr.open_log(log_path(site), make=False))
+    except FileNotFoundError:
+        pass  # it is made
+    except OSError as error:
+        raise _no_log(log_path(site), error) from error
+
+
+def _no_log(log: Path, error: OSError) -> MirrorError:
+    return MirrorError(
+        f"{log}: {error.strerror}: mend that, or move it away: a new one is made", error.errno or 0
+    )
+
+
 def _launch(site: config.SiteConfig) -> None:
     """A process of its own, in a session of its own, that writes to the site's log.  MirrorError:
     it ended, with its last words."""
     words, environment = command(site)
-    log = site.state / "site.log"
-    with _prepared(site) as (handed, told), _append(log) as out:
+    log = log_path(site)
+    with _prepared(site) as (handed, told), _log_to_write(log) as out:
         begin = out.tell()
         child = launch.spawn(words, {**environment, **told}, handed, out)
     deadline = time.monotonic() + limits.START_TIMEOUT_S
@@ -496,7 +531,7 @@ class Log:
 
 
 def log_of(site: config.SiteConfig) -> Log:
-    path = site.state / "site.log"
+    path = log_path(site)
     try:
         return Log(path, path.stat().st_size)
     except OSError:  # a site of systemd's writes to the journal

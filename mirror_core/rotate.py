@@ -75,6 +75,6 @@ def _writes_to_log(site: SiteConfig, pid: int) -> bool:
     except OSError:
         return True
     try:
-        return os.path.samestat(info, (site.state / "site.log").lstat())
+        return os.path.samestat(info, process.log_path(site).lstat())
     except FileNotFoundError:
         return False

@@ -127,10 +127,13 @@ def _tcp(family: int, where: Any, *, only: bool) -> socket.socket:
 
 def _replace(path: Path, setting: str) -> socket.socket:
     """With its folder, which is gone from /run after each boot: for its owner only."""
-    with contextlib.suppress(OSError):  # then it is refused below
-        path.parent.mkdir(mode=0o700)
     _refuse_taken(path, setting)
-    path.unlink(missing_ok=True)
+    try:
+        with contextlib.suppress(FileExistsError):
+            path.parent.mkdir(mode=0o700)
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _no_socket(path, setting, error) from error
     return _unix(path, setting)
 
 
@@ -142,24 +145,38 @@ def _unix(path: Path, setting: str) -> socket.socket:
         one.listen(limits.BACKLOG)
     except OSError as error:
         one.close()
-        raise MirrorError(
-            f"{path}: {error.strerror}: mend that, or change '{setting}'", error.errno or 0
-        ) from error
+        raise _no_socket(path, setting, error) from error
     finally:
         os.umask(before)
     return one
 
 
+def _no_socket(path: Path, setting: str, error: OSError) -> MirrorError:
+    return MirrorError(
+        f"{path}: {error.strerror}: mend that, or change '{setting}'", error.errno or 0
+    )
+
+
 def _refuse_taken(path: Path, setting: str) -> None:
-    """The place of the Unix socket is free, or a stale one's.  MirrorError."""
+    """The place of the Unix socket is free, or a stale one's, and this user may make it there.
+    MirrorError."""
     try:
-        if stat.S_ISSOCK(path.lstat().st_mode):
-            _refuse_live(path, setting)
-        else:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
             raise MirrorError(f"{path}: is in the way, and no socket: move it away")
-    except FileNotFoundError:
-        if not path.parent.parent.is_dir() or (path.parent.exists() and not path.parent.is_dir()):
-            raise MirrorError(f"{path.parent}: no such folder for the socket: make it") from None
+        _refuse_live(path, setting)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise _no_socket(path, setting, error) from error
+    folder = path.parent if path.parent.exists() else path.parent.parent
+    if not folder.is_dir() or (path.parent.exists() and not path.parent.is_dir()):
+        raise MirrorError(f"{path.parent}: no such folder for the socket: make it")
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
+        raise MirrorError(
+            f"{path}: this user may not write to {folder}, or that is read-only: mend that, or "
+            f"change '{setting}'",
+            errno.EACCES,
+        )
 
 
 def _refuse_live(path: Path, setting: str) -> None:

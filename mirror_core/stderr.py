@@ -19,11 +19,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def open_log(path: Path) -> int:
-    """A file to append to.  Its owner may have put anything there: a link, which root is not to
-    follow, or a pipe, which nobody is to wait for.  OSError."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    fd = os.open(path, flags, 0o600)
+def open_log(path: Path, *, make: bool = True) -> int:
+    """A file to append to; made if it is not there, unless `make` is False.  Its owner may have put
+    anything there: a link, which root is not to follow, or a pipe, which nobody is to wait for.
+    OSError."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    fd = os.open(path, flags | (os.O_CREAT if make else 0), 0o600)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise OSError(errno.EINVAL, "is no file")

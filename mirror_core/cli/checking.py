@@ -189,6 +189,8 @@ def _check_start(settings: config.SiteConfig) -> list[Row]:
     rows: list[Row] = []
     addresses = ", ".join(map(str, (settings.socket, *settings.tcp)))
     for label, refuse, text in (
+        ("folder", lock.refuse_unusable, str(settings.state)),
+        ("log", process.refuse_log, str(process.log_path(settings))),
         ("open files", connections.refuse_few_descriptors, "as many as the site needs"),
         ("listen", sockets.refuse, addresses),
     ):
@@ -285,11 +287,12 @@ def _check_tls(tls: Tls) -> Row:
         tls.check()
         if not tls.certificates:
             return ("tls", "ok", f"{tls.psk}: a shared key")
+        if lack := tls.not_in_force():
+            return ("tls", "failed", lack)
         name, end = pki.first_to_expire(tls.certificates)
     except MirrorError as error:
         return ("tls", "failed", str(error))
-    left = (end - datetime.now(UTC)).days
-    result = "failed" if left < 0 else "warning" if left < limits.PKI_WARN_DAYS else "ok"
+    result = "warning" if (end - datetime.now(UTC)).days < limits.PKI_WARN_DAYS else "ok"
     return ("tls", result, f"{tls.certificates / name}: valid until {end:%Y-%m-%d}")
 
 

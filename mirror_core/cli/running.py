@@ -27,6 +27,8 @@ def start(site: str, foreground: bool, as_json: bool) -> None:
     settings = config.load(site)
     if foreground:
         process.start_foreground(settings)
+    if settings.tls and (lack := settings.tls.not_in_force()):
+        click.echo(f"flashmirror: {lack}", err=True)  # clients do not need it
     process.start(settings)
     record, words = _look(settings)
     show(record, as_json, lambda: f"{settings.name}: running{words}")

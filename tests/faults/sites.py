@@ -327,6 +327,42 @@ FAULTS = (
         "log_under_its_old_name",
     ),
     Fault(
+        "check looks at no state folder as a start does",
+        "tests/test_refused_alike.py::test_what_a_start_refuses_a_check_refuses_in_the_same_words",
+        (("mirror_core/cli/checking.py",
+          '        ("folder", lock.refuse_unusable, str(settings.state)),\n', ""),),
+    ),
+    Fault(
+        "check does not look at the log that a start opens",
+        "tests/test_refused_alike.py::test_what_a_start_refuses_a_check_refuses_in_the_same_words",
+        (("mirror_core/cli/checking.py",
+          '        ("log", process.refuse_log, str(process.log_path(settings))),\n', ""),),
+    ),
+    Fault(
+        "a start begins a process in a folder that nobody may write to",
+        "tests/test_refused_alike.py::test_what_a_start_refuses_a_check_refuses_in_the_same_words",
+        (("mirror_core/process.py", "    refuse_unusable(site)\n", ""),),
+    ),
+    Fault(
+        "nobody asks whether a socket may be made in its folder",
+        "tests/test_refused_alike.py::test_what_a_start_refuses_a_check_refuses_in_the_same_words",
+        (("mirror_core/sockets.py",
+          "    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):\n",
+          "    if False:\n"),),
+    ),
+    Fault(
+        "certificates of another authority are taken",
+        "tests/test_refused_alike.py::test_what_tls_lacks_is_refused_in_the_same_words",
+        (("mirror_core/address.py", "        _refuse_foreign(self.certificates)\n", ""),),
+    ),
+    Fault(
+        "a start says nothing of a certificate that has expired",
+        "tests/test_refused_alike.py::test_a_source_with_a_certificate_that_is_not_in_force_is_served",
+        (("mirror_core/cli/running.py",
+          '        click.echo(f"flashmirror: {lack}", err=True)  # clients do not need it\n',
+          "        pass\n"),),
+    ),
+    Fault(
         "reopen believes a number that stands in the lock's file",
         "tests/test_log.py::test_reopen_signals_nobody_but_the_site",
         (("mirror_core/rotate.py", "        if handle is not None and process.serves(pid):\n",
