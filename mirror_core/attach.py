@@ -273,13 +273,20 @@ def stay(device: Device) -> None:
     if lack := writeback.prepare():
         journal.say(lack)
     log = stderr.Log(journal.say)
-    signal.signal(signal.SIGHUP, lambda *_: log.reopen())
+    signal.signal(signal.SIGHUP, lambda *_: _beside(log.reopen))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
     holder = Holder(device, journal.say)
     holder.attach()
     journal.say(f"{device.site.name}: {device.volume} is {path_of(holder.index)}")
     _notify_ready()
     holder.hold()
+
+
+def _beside(work: Callable[[], None]) -> None:
+    """For a signal's handler, which may have come in the middle of a line of the journal, and whose
+    errors would be the holder's: it waits for nothing and raises nothing."""
+    with contextlib.suppress(RuntimeError, MemoryError):  # there is no thread to be had
+        threading.Thread(name="beside", target=work, daemon=True).start()
 
 
 def _notify_ready() -> None:

@@ -9,16 +9,18 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import direct
 import pytest
 from handmade import Handmade, MountedDisk, east, eventually, record, state_of, until_state
-from pair import FLASHMIRROR
+from pair import FLASHMIRROR, Pair
+from remote import MakeRemote
 from test_clean_start import HOLDER
 from test_taken_away import called
 
@@ -81,7 +83,12 @@ def log(scratch: Path, request: pytest.FixtureRequest) -> Iterator[int]:
         yield fd
 
 
-@pytest.mark.parametrize("log", ["full disk", "full pipe", "pipe without a reader"], indirect=True)
+LOGS = pytest.mark.parametrize(
+    "log", ["full disk", "full pipe", "pipe without a reader"], indirect=True
+)
+
+
+@LOGS
 def test_a_source_mirrors_on_without_its_log(handmade: Handmade, log: int) -> None:
     handmade.create()
     handmade.start("west")
@@ -106,9 +113,109 @@ def test_a_source_mirrors_on_without_its_log(handmade: Handmade, log: int) -> No
         source.wait(20)
 
 
-def answers(pair: Handmade) -> bool:
+# The real holder, but for the kernel: the test says when a connection dies, by a line, and hears
+# what becomes of it.
+RENEWER = """
+import sys
+from pathlib import Path
+from mirror_core import attach, config, holders, kernel
+site, holders.FOLDER = config.load(sys.argv[1]), Path(sys.argv[2])
+backend = [attach.backend(site, "disk")]
+class Dead:
+    def wait(self, index, timeout_s):
+        print("waits", flush=True)
+        line = sys.stdin.readline()
+        if line == "end\\n":
+            backend.clear()
+        return line == "dead\\n"
+def no_timeout(index, timeout_s):
+    raise OSError(95, "not there")
+kernel.DeadLinks, kernel.find, kernel.set_request_timeout = Dead, lambda _: 0, no_timeout
+kernel.backend_of, kernel.size_of = lambda _: backend[0] if backend else None, lambda _: 1 << 20
+kernel.reconfigure = lambda index, fds, backend: print("renewed", flush=True)
+attach.stay(attach.Device(site, "disk", backend[0]))
+"""
+
+
+@LOGS
+def test_a_holder_renews_connections_without_its_log(
+    handmade: Handmade, log: int, scratch: Path
+) -> None:
+    """The site goes and comes back under a device, of which there is much to say; a holder that
+    ended, or waited, would leave a mounted file system without an answer."""
+    handmade.create()
+    handmade.start()
+    words = [sys.executable, "-c", RENEWER, east(handmade), str(scratch / "holders")]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        words, stdin=pipe, stdout=pipe, stderr=log, text=True, cwd=handmade.folder
+    ) as holder:
+        try:
+
+            def say(line: str, *answers: str) -> None:
+                assert holder.stdin and holder.stdout
+                holder.stdin.write(line)
+                holder.stdin.flush()
+                for answer in answers:
+                    assert holder.stdout.readline() == f"{answer}\n"
+
+            # Two rounds of new connections after a death, and one of who finds the device attached.
+            say("", "waits")
+            say("on\n", "renewed", "waits")
+            for _ in range(2):
+                handmade.stop("east")
+                say("dead\n", "waits")
+                say("on\n", "waits")
+                handmade.start("east")
+                say("on\n", "renewed", "waits")
+                say("on\n", "renewed", "waits")
+            say("end\n")
+            assert holder.wait(20) == 0
+        finally:
+            holder.kill()
+
+
+@LOGS
+def test_a_port_is_guarded_without_the_log(make_remote: MakeRemote, log: int) -> None:
+    """Strangers of all kinds knock, of each of which there is a line to say: the site and its
+    source go on, and of a crowd the oldest are still put out."""
+    pair = make_remote("--size", "1M")
+    pair.start("east")
+    words = [str(FLASHMIRROR), "start", "--foreground", str(pair.toml("west"))]
+    target = subprocess.Popen(words, stderr=log)
     try:
-        return bool(state_of(pair))
+        direct.wait_for(lambda: answers(pair, "west"), "the target answers")
+        direct.sync(pair)
+        with ExitStack() as crowd:
+
+            def stranger() -> socket.socket:
+                return crowd.enter_context(socket.create_connection(at, 20, ("127.0.0.9", 0)))
+
+            at = ("127.0.0.1", pair.port["west"])
+            first = stranger()
+            for said in (b"", b"GET / HTTP/1.0\r\n\r\n", b"\x16\x03\x01" + bytes(600)) * 5:
+                with stranger() as one:
+                    one.sendall(said)
+            for _ in range(limits.STRANGERS_MAX + 10):
+                stranger()
+            first.settimeout(20)
+            with suppress(ConnectionError):
+                while first.recv(65536):
+                    pass
+            with pair.client() as client:
+                client.write(0, b"2" * BLOCK)
+            direct.sync(pair)
+        assert pair.image("west").read_bytes()[:BLOCK] == b"2" * BLOCK
+        pair.stop("west")
+        assert target.wait(20) == 0
+    finally:
+        target.kill()
+        target.wait(20)
+
+
+def answers(pair: Pair, site: str = "east") -> bool:
+    try:
+        return bool(state_of(pair, site))
     except MirrorError:
         return False
 
@@ -234,6 +341,40 @@ def test_a_holders_log_that_was_renamed_goes_on_in_a_new_file(
         eventually(log.exists, "there is a new one")
         holder.communicate(b"on\n", timeout=20)
     assert "says on" in log.read_text()
+
+
+# In the middle of the line that says what it holds comes the signal: and the log cannot be opened
+# again, of which there is a line to say.
+INTERRUPTED = """
+import os, signal, sys
+from mirror_core.platform import Platform
+write, signals = Platform.write_log, [signal.SIGHUP]
+def interrupted(self, line):
+    while signals and " is /dev/nbd" in line:
+        os.rename(sys.argv[2], sys.argv[2] + ".old")
+        os.mkdir(sys.argv[2])
+        os.kill(os.getpid(), signals.pop())
+    write(self, line)
+Platform.write_log = interrupted
+"""
+
+
+def test_a_signal_in_the_middle_of_a_line_holds_up_no_holder(
+    handmade: Handmade, tmp_path: Path
+) -> None:
+    handmade.create()
+    log, old = tmp_path / "log", tmp_path / "log.old"
+    words = [sys.executable, "-c", INTERRUPTED + HOLDER, str(handmade.toml("east")), str(log)]
+    with log.open("wb") as err:
+        holder = subprocess.Popen(words, stdin=subprocess.PIPE, stderr=err, cwd=handmade.folder)
+    with holder:
+        try:
+            eventually(lambda: old.exists() and "holds" in old.read_text(), "it holds")
+            eventually(lambda: f"{log}: Is a directory" in old.read_text(), "it says why")
+            holder.communicate(b"on\n", timeout=20)
+        finally:
+            holder.kill()
+    assert "says on" in old.read_text()
 
 
 def test_a_log_that_cannot_be_opened_again_goes_on_where_it_was(handmade: Handmade) -> None:

@@ -305,6 +305,28 @@ FAULTS = (
         (("mirror_core/attach.py", "    signal.signal(signal.SIGHUP, lambda *_: log.reopen())\n",
           ""),),
         "sighup_ends_a_holder",
+        (("mirror_core/attach.py",
+          "    signal.signal(signal.SIGHUP, lambda *_: _beside(log.reopen))\n", ""),),
+    ),
+    Fault(
+        "a holder waits for ever if a SIGHUP comes while it writes a line",
+        "tests/test_log.py::test_a_signal_in_the_middle_of_a_line_holds_up_no_holder",
+        (("mirror_core/attach.py", "_beside(log.reopen))", "log.reopen())"),),
+    ),
+    Fault(
+        "a holder waits for whoever reads its log, and ends with it",
+        "tests/test_log.py::test_a_holder_renews_connections_without_its_log",
+        (("mirror_core/attach.py", "    stderr.never_wait()\n", ""),
+         ("mirror_core/journal.py", "            except Exception:\n                self.unwritten",
+          "            except ValueError:\n                self.unwritten")),
+    ),
+    Fault(
+        "the port is guarded no more when the log cannot be written",
+        "tests/test_log.py::test_a_port_is_guarded_without_the_log",
+        (("mirror_core/door.py", "            except Exception as error:  # no memory",
+          "            except ValueError as error:  # no memory"),
+         ("mirror_core/journal.py", "            except Exception:\n                self.unwritten",
+          "            except ValueError:\n                self.unwritten")),
     ),
     Fault(
         "a holder hears no SIGHUP",
