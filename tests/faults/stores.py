@@ -6,6 +6,16 @@ from faults.fault import Fault
 
 FAULTS = (
     Fault(
+        "a zero beside the sectors of a block device is an error",
+        "tests/test_block_devices.py",
+        (("native/store_file.c", " || rc == -ENOSYS || rc == -EINVAL;", " || rc == -ENOSYS;"),),
+    ),
+    Fault(
+        "a flush leaves what was written in the cache of a block device",
+        "tests/test_block_devices.py",
+        (("native/store_file.c", "fdatasync (s->fd) < 0 ? -errno : 0;", "0;"),),
+    ),
+    Fault(
         "what is large travels in one request, and is silent until its answer",
         "tests/test_slow.py::test_a_large_block_on_a_slow_store_arrives "
         "tests/test_slow.py::test_a_narrow_line_is_not_a_lost_one "
