@@ -46,6 +46,7 @@ The rooms.
     age.py                 how old a point is, whatever the clocks do
     stores.py              opens stores exclusively and knows them again, by what
     identity.py, partition.py   the kernel says of files and devices;
+    elsewhere.py           which of two names are one store; who else has it open
     below.py               which disks they stand on, and so share the losses of;
     adoption.py            and what a person says of a store
     server_instance.py     whether a store's server is the process that it was before a kill

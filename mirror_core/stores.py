@@ -6,8 +6,9 @@ samples of its bytes: another file, another site's, a swapped or a blank one is 
 the identity leaves a doubt, the fingerprint decides; without one, a person does (adoption.py).
 
 Exclusive means: flock(2) on a file, O_EXCL besides on a block device (open(2)): a second site,
-or a mounted file system, is refused.  A store behind an NBD URI cannot be locked from here; as
-many connections as it needs are opened with it, so that a server which takes fewer is refused.
+or a mounted file system, is refused; so is one that somebody locks otherwise, or has under a loop
+device (elsewhere.py).  A store behind an NBD URI cannot be locked from here; as many connections as
+it needs are opened with it, so that a server which takes fewer is refused.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import stat
 import time
 from dataclasses import dataclass
 
-from mirror_core import config, limits, native
+from mirror_core import config, elsewhere, limits, native
 from mirror_core import identity as identities
 from mirror_core.errors import StoreError
 from mirror_core.identity import Identity, Verdict
@@ -219,7 +220,7 @@ def refuse_twice(site: config.SiteConfig) -> None:
             info = None if config.is_uri(where) else os.stat(where)
         except OSError:
             continue  # who opens it says what is wrong
-        key: object = where
+        key: object = elsewhere.where(where) if info is None else where
         if info is not None:
             key = info.st_rdev if stat.S_ISBLK(info.st_mode) else (info.st_dev, info.st_ino)
         if key in seen:
@@ -276,6 +277,7 @@ def _open_path(where: str) -> Opened:
     fd = _open_fd(where)
     try:
         _lock(fd, where)
+        elsewhere.refuse(fd, where)
         size = os.lseek(fd, 0, os.SEEK_END)
         identity = identities.of_path(fd)
     except BaseException:

@@ -204,6 +204,10 @@ def _check_start(settings: config.SiteConfig) -> list[Row]:
 
 def _check_stores(settings: config.SiteConfig, book: ledger.Ledger | None) -> list[Row]:
     rows: list[Row] = []
+    try:
+        stores.refuse_twice(settings)
+    except MirrorError as error:
+        rows.append(("stores", "failed", str(error)))
     for volume in settings.volumes:
         sizes: dict[str, int] = {}
         for part in ("data", "intermediate"):

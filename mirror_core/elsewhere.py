@@ -1,0 +1,146 @@
+"""Whether two names are one store; whether somebody else has one open, where the kernel tells.
+
+    where(URI)   what is left of a server's URI when its spelling is an accident no more
+    refuse(fd)   a file or device that is under a loop device, or that somebody has locked
+
+flock(2) and O_EXCL (stores.py) keep out other sites, mounted devices, device-mapper and md.  Other
+servers lock in their own way (qemu-nbd: fcntl(2), some bytes), and a loop device not at all.
+
+Left out: whoever locks nothing, such as nbdkit's file plugin or dd; one server under two hosts'
+names; a loop device that is read-only, as of one who looks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import ipaddress
+import os
+import re
+import struct
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from mirror_core import below, identity, limits
+from mirror_core.errors import StoreError
+
+_LOOPS = Path("/sys/block")
+_FLOCK = struct.Struct("hhqqi4x")  # fcntl_locking(2): struct flock
+_HERE = ("127.0.0.1", "::1")
+
+# ---- servers
+
+
+def where(uri: str) -> tuple[object, ...]:
+    """The server and export of a URI that config.py has let through.  TLS or not, its user and how
+    it is written make no other store of it; nor do slashes at the end of an export's name."""
+    try:
+        parts = urlsplit(uri)
+        port = parts.port or limits.PORT
+    except ValueError:  # whoever opens it says what is wrong
+        return (uri,)
+    export = unquote(parts.path).removeprefix("/").rstrip("/")
+    if parts.scheme.endswith("+unix"):
+        sockets = re.findall(r"(?:^|[&;])socket=([^&;]*)", parts.query)
+        return "unix", _socket(unquote(sockets[-1]) if sockets else ""), export
+    kind = "vsock" if parts.scheme.endswith("+vsock") else "tcp"
+    return kind, _host(unquote(parts.hostname or "")), port, export
+
+
+def _socket(path: str) -> object:
+    try:
+        info = os.stat(path)
+        return info.st_dev, info.st_ino
+    except OSError:  # it does not listen yet
+        return os.path.realpath(path)
+
+
+def _host(name: str) -> str:
+    """As it is written in one way only: names have no case, and numbers few zeroes."""
+    name = name.lower().rstrip(".")
+    with contextlib.suppress(ValueError):
+        name = str(ipaddress.ip_address(name))
+    return "localhost" if name in _HERE else name
+
+
+# ---- files and devices
+
+
+def refuse(fd: int, name: str) -> None:
+    """`fd`: it, open to write.  StoreError: somebody else may write to it, and who that is."""
+    who = _loop_over(fd) or _locker(fd)
+    if who:
+        raise StoreError(f"{name}: in use by {who}: stop that first", errno.EBUSY)
+
+
+def _loop_over(fd: int) -> str | None:
+    for disk in _LOOPS.glob("loop*"):
+        if (disk / "loop").is_dir() and _stands_on(disk, fd) and _text(disk / "ro") != "1":
+            mounts = below.mounts_on(_text(disk / "dev"))
+            mounted = f", mounted on {mounts[-1]}" if mounts else ""
+            return f"the loop device /dev/{disk.name}{mounted}"
+    return None
+
+
+def _stands_on(disk: Path, fd: int) -> bool:
+    """Whether a loop device stands on what is open here.  Its file is looked at by its path, and if
+    that may be it, or leads nowhere from here, the device is asked, by who may do that."""
+    ours = os.fstat(fd)
+    try:
+        found = os.stat(_text(disk / "loop/backing_file"))
+        if not _is_same((found.st_dev, found.st_ino, found.st_rdev), ours):
+            return False
+    except OSError:
+        found = None
+    try:
+        loop = os.open(f"/dev/{disk.name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return found is not None
+    try:
+        device, inode, rdev, _, _ = identity.loop_status(loop)
+    except OSError:  # it stands on nothing by now
+        return False
+    finally:
+        os.close(loop)
+    return _is_same((device, inode, rdev), ours)
+
+
+def _is_same(one: tuple[int, int, int], other: os.stat_result) -> bool:
+    """`one`: device, inode and number; the number tells a device, whatever the name of its node."""
+    if one[2] or other.st_rdev:
+        return one[2] == other.st_rdev
+    return one[:2] == (other.st_dev, other.st_ino)
+
+
+def _locker(fd: int) -> str | None:
+    """Who has locked a part of it (F_OFD_GETLK)."""
+    asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    try:
+        kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))
+    except OSError:  # a file system without
+        return None
+    if kind == fcntl.F_UNLCK:
+        return None
+    pid = pid if pid > 0 else _who_locks(fd)  # of an open file, not of a process: nothing tells
+    return f"process {pid} ({_text(Path(f'/proc/{pid}/comm'))})" if pid else "another process"
+
+
+def _who_locks(fd: int) -> int | None:
+    """None: it is not to be seen from here."""
+    ours = os.fstat(fd)
+    for one in Path("/proc").glob("[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):  # it has ended since, or is somebody else's
+            if not os.path.samestat(one.stat(), ours):
+                continue
+            if " OFDLCK " in (one.parents[1] / "fdinfo" / one.name).read_text():
+                return int(one.parts[2])
+    return None
+
+
+def _text(path: Path) -> str:
+    """Empty: there is none."""
+    try:
+        return path.read_text(errors="surrogateescape").strip("\n")
+    except OSError:
+        return ""

@@ -1,0 +1,225 @@
+"""One store under two names is refused, and so is one that somebody else has open, where the kernel
+tells: with who that is."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import stat
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from handmade import Handmade, east, eventually, flashmirror, record, refused
+from loops import Loop, needs_loops
+
+from mirror_core import elsewhere, stores
+from mirror_core.errors import StoreError
+
+# Spellings of one server's export, in lines; each line's is another store.
+SPELLINGS = [
+    "nbd://host nbd://host/ nbd://HOST:10809 NBD://Host.:10809// nbds://host nbd://user@h%6Fst/",
+    "nbd://host:10810",
+    "nbd://host/a nbd://host/%61 nbd://host/a/",
+    "nbd://host/A",
+    "nbd://localhost nbd://127.0.0.1/ nbd://[::1] nbds://[0:0::1]:10809/",
+    "nbd://127.0.0.2",
+    "nbd://[fd00::1]/x nbd://[FD00:0::1]:10809/x",
+    "nbd+unix:///?socket=/r/a.sock nbd+unix://?socket=/r/../r//a.sock "
+    "nbds+unix:///?socket=%2Fr%2Fa%2Esock nbd+unix:///?x=1;socket=/r/a.sock",
+    "nbd+unix:///?socket=/r/b+c.sock",
+    "nbd+unix:///?socket=/r/b%20c.sock",
+    "nbd+unix:///e?socket=/r/a.sock nbd+unix:///%65/?x=y&socket=/r/./a.sock",
+    "nbd+vsock://2 nbd+vsock://2:10809/",
+    "nbd+vsock://3",
+    "nbd://host:1x/",
+]
+
+
+def test_however_a_server_is_written_it_is_one_store() -> None:
+    keys = [{elsewhere.where(one) for one in line.split()} for line in SPELLINGS]
+    assert [len(found) for found in keys] == [1] * len(SPELLINGS), keys
+    assert len(set().union(*keys)) == len(SPELLINGS)
+
+
+def test_a_socket_by_two_names_is_one_store(tmp_path: Path) -> None:
+    one, other = tmp_path / "one.sock", tmp_path / "folder"
+    other.symlink_to(tmp_path)
+    names = [f"nbd+unix:///?socket={path}" for path in (one, other / "one.sock")]
+    assert elsewhere.where(names[0]) == elsewhere.where(names[1])  # before it is there
+    one.touch()
+    os.link(one, tmp_path / "two.sock")
+    names.append(f"nbd+unix:///?socket={tmp_path}/two.sock")
+    assert len({elsewhere.where(name) for name in names}) == 1
+
+
+def test_one_server_for_both_stores_is_refused(handmade: Handmade) -> None:
+    """Before either is opened: nobody listens there."""
+    socket = f"{handmade.folder}/served.sock"
+    handmade.stores["east", "data"] = f"nbd+unix:///?socket={socket}"
+    handmade.stores["east", "intermediate"] = f"nbd+unix://?socket={handmade.folder}/./served.sock"
+    handmade.write("east")
+    line = refused("create", east(handmade), "--role", "source")
+    assert "the same store as nbd+unix:" in line and "each must be its own" in line
+    assert line in flashmirror("check", east(handmade)).stdout
+
+
+# ---- who else has it
+
+
+OFD = """
+import fcntl, os, struct, sys
+fd = os.open(sys.argv[1], os.O_RDWR)
+kind = struct.pack("hhqqi4x", getattr(fcntl, sys.argv[2]), 0, 100, 1, 0)
+fcntl.fcntl(fd, fcntl.F_OFD_SETLK, kind)
+print("locked", flush=True)
+sys.stdin.read()
+"""
+POSIX = OFD.replace("F_OFD_SETLK", "F_SETLK")
+
+
+@contextlib.contextmanager
+def locked(path: Path, script: str, kind: str) -> Iterator[str]:
+    """Another process locks a byte of the file; who it is, as a line says it."""
+    words = [sys.executable, "-c", script, str(path), kind]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True) as one:
+        try:
+            assert one.stdout and one.stdout.readline() == "locked\n"
+            yield rf"process {one.pid} \(python3?(\.\d+)?\)"
+        finally:
+            one.kill()
+
+
+@contextlib.contextmanager
+def by_qemu(path: Path) -> Iterator[str]:
+    """qemu-nbd serves it."""
+    socket = path.with_suffix(".sock")
+    words = ["qemu-nbd", "--format=raw", "--persistent", f"--socket={socket}", str(path)]
+    with subprocess.Popen(words) as one:
+        try:
+            eventually(socket.exists, "qemu-nbd listens")
+            yield rf"process {one.pid} \(qemu-nbd\)"
+        finally:
+            one.kill()
+
+
+@pytest.mark.parametrize(
+    ("how", "part"),
+    [
+        ("OFD write", "data"),
+        ("OFD read", "data"),
+        ("POSIX write", "data"),
+        ("qemu-nbd", "data"),
+        ("qemu-nbd", "intermediate"),
+    ],
+)
+def test_a_file_that_another_server_has_locked_is_refused(
+    handmade: Handmade, how: str, part: str
+) -> None:
+    """By `create`, `check` and `start`, with who has it; a source starts without its intermediate,
+    and says so.  When that server has ended it is as if nothing had been."""
+    handmade.write("east")
+    path = Path(handmade.store("east", part))
+    kind = "F_RDLCK" if "read" in how else "F_WRLCK"
+    script = POSIX if "POSIX" in how else OFD
+    with by_qemu(path) if how == "qemu-nbd" else locked(path, script, kind) as who:
+        line = rf"{re.escape(str(path))}: in use by {who}: stop that first"
+        said = refused("create", east(handmade), "--role", "source")
+        assert re.fullmatch(line, said), said
+    handmade._do("create", east(handmade), "--role", "source")
+    with by_qemu(path) if how == "qemu-nbd" else locked(path, script, kind) as who:
+        line = rf"{re.escape(str(path))}: in use by {who}: stop that first"
+        assert re.search(line, flashmirror("check", east(handmade)).stdout)
+        if part == "data":
+            assert re.fullmatch(line, refused("start", east(handmade)))
+        else:
+            handmade.start("east")
+            volumes = record("status", east(handmade))["volumes"]
+            assert [one["has_intermediate"] for one in volumes] == [False]
+            handmade.stop("east")
+    handmade.start("east")
+    assert [one["has_intermediate"] for one in record("status", east(handmade))["volumes"]] == [
+        True
+    ]
+
+
+def test_what_another_process_only_reads_is_free(tmp_path: Path) -> None:
+    """Nobody locks it."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(4096))
+    with path.open("rb") as file:
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_UNLCK, 0, 0, 0, 0))
+        stores.open_store(str(path), 1.0).store.close()
+
+
+@needs_loops
+def test_what_is_under_a_loop_device_is_refused(handmade: Handmade) -> None:
+    """The file of the site's own other store, too, and whatever name it has by now; a device that
+    is read-only is one of who looks."""
+    handmade.write("east")
+    path = Path(handmade.store("east", "data"))
+    loop = Loop(path, handmade.size)
+    try:
+        line = rf"in use by the loop device /dev/loop{loop.number}: stop that first"
+        assert re.search(line, refused("create", east(handmade), "--role", "source"))
+        path.rename(path.with_suffix(".moved"))
+        with pytest.raises(StoreError, match=line):
+            stores.open_store(str(path.with_suffix(".moved")), 1.0)
+        path.with_suffix(".moved").rename(path)
+        stores.open_store(str(loop.path), 1.0).store.close()  # nobody has that
+        loop.detach()
+        with contextlib.closing(ReadOnly(path)):
+            stores.open_store(str(path), 1.0).store.close()
+    finally:
+        loop.close()
+
+
+class ReadOnly:
+    def __init__(self, path: Path) -> None:
+        words = ["losetup", "--find", "--show", "--read-only", str(path)]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        self._device = done.stdout.strip()
+
+    def close(self) -> None:
+        subprocess.run(["losetup", "--detach", self._device], check=True)
+
+
+@needs_loops
+def test_a_loop_device_that_is_mounted_is_named_with_its_place(scratch: Path) -> None:
+    path, at = scratch / "file", scratch / "mounted"
+    loop = Loop(path, 1 << 20)
+    at.mkdir()
+    try:
+        subprocess.run(["mkfs.ext4", "-q", str(loop.path)], check=True)
+        subprocess.run(["mount", str(loop.path), str(at)], check=True)
+        try:
+            with pytest.raises(StoreError, match=rf"loop{loop.number}, mounted on {at}: stop"):
+                stores.open_store(str(path), 1.0)
+        finally:
+            subprocess.run(["umount", str(at)], check=True)
+    finally:
+        loop.close()
+
+
+@needs_loops
+def test_a_device_under_a_loop_device_is_refused(scratch: Path) -> None:
+    """By its number, whatever its node is called."""
+    below = Loop(scratch / "below", 1 << 20)
+    words = ["losetup", "--find", "--show", f"/dev/loop{below.number}"]
+    above = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    node = Path(f"/dev/flashmirror-test-{os.getpid()}")
+    os.mknod(node, 0o600 | stat.S_IFBLK, below.path.stat().st_rdev)
+    try:
+        for name in (below.path, node):
+            with pytest.raises(StoreError, match=f"in use by the loop device {above}: stop that"):
+                stores.open_store(str(name), 1.0)
+    finally:
+        node.unlink()
+        subprocess.run(["losetup", "--detach", above], check=True)
+        below.close()
