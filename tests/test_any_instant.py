@@ -24,6 +24,7 @@ from nbd_client import NbdClient
 from pair import FLASHMIRROR, SOAK
 
 from mirror_core import config, ledger
+from mirror_core.address import Tls
 
 INSTANTS = 20  # of each, in `make soak`
 SAMPLE = 8  # of all, in CI
@@ -58,8 +59,13 @@ def stopped(pair: Handmade) -> None:
     pair.stop()
 
 
+def untouched(_: Handmade) -> None:
+    """Nothing is there."""
+
+
 # For each state the commands that mean something in it; of a site, or of both.
 COMMANDS: dict[Callable[[Handmade], None], list[str]] = {
+    untouched: ["init new --size 1M", "pki keys"],
     fresh: ["create east --role source", "start east", "stop east", "status east"],
     blank: ["start west", "stop west", "seed west --force", "resync west --full"],
     stopped: [
@@ -81,12 +87,17 @@ COMMANDS: dict[Callable[[Handmade], None], list[str]] = {
         "promote west --force --timeout 20s",
         "check east",
         "status west",
+        "reopen east",
+        "attach east disk",
+        "detach east disk",
     ],
 }
 
 
 NEEDS_MORE = ["start east", "stop east", "status east"]  # in `fresh`: the site is not created
 NEEDS_MORE += ["check west"]  # in `stopped`: its peer does not run
+NEEDS_MORE += ["attach east disk", "detach east disk"]  # where the kernel has no nbd
+WANTS_NEW = ("name another folder", "name a new folder")  # of `init` and `pki`
 
 
 class Case(NamedTuple):
@@ -115,8 +126,9 @@ def some_of(count: int) -> list[Case]:
 
 
 def words_of(pair: Handmade, command: str) -> list[str]:
-    name, site, *rest = command.split()
-    return [name, str(pair.toml(site)), *rest]
+    name, where, *rest = command.split()
+    path = pair.folder / where if name in ("init", "pki") else pair.toml(where)
+    return [name, str(path), *rest]
 
 
 def begin(pair: Handmade, command: str) -> subprocess.Popen[str]:
@@ -149,9 +161,28 @@ def processes_of(toml: Path) -> list[int]:
     return found
 
 
+def check_what_is_made(pair: Handmade, command: str) -> None:
+    """By an `init` or a `pki` that went well: two sites that mirror; what TLS takes."""
+    folder = Path(words_of(pair, command)[1])
+    if command.startswith("pki"):
+        for site in ("east", "west"):
+            Tls(certificates=folder / site).check()
+        return
+    made = Handmade(folder)
+    try:
+        made.start()
+        with made.client() as client:
+            client.write(0, WRITTEN)
+        direct.sync(made)
+        assert made.image("west").read_bytes() == made.image("east").read_bytes()
+        made.stop()
+    finally:
+        made.kill()
+
+
 def check_the_end(pair: Handmade, case: Case) -> None:
     """Both begin, by one process each; all that was written stands, and is mirrored; they end in
-    order."""
+    order, when what was attached is detached."""
     if case.state is fresh:
         done = flashmirror(*words_of(pair, "create east --role source"))
         there = DONE in done.stderr or "east: runs" in done.stderr
@@ -171,6 +202,8 @@ def check_the_end(pair: Handmade, case: Case) -> None:
         direct.resume(pair)
         direct.sync(pair)
         assert pair.image("west").read_bytes() == pair.image("east").read_bytes()
+    if "attach east disk" in case.commands and Path("/sys/module/nbd").exists():
+        assert not flashmirror("detach", str(pair.toml("east"))).returncode
     for site in ("east", "west"):
         said = flashmirror("stop", str(pair.toml(site)), "--json")
         assert json.loads(said.stdout)["in_order"], said
@@ -185,9 +218,15 @@ def test_two_commands_at_once(handmade: Handmade, case: Case) -> None:
     one = begin(handmade, first)
     until(chance.choice([0.0, chance.uniform(0, LONGEST_S)]), one)
     other = begin(handmade, second)
-    for command in (one, other):
-        judge(command)
-    check_the_end(handmade, case)
+    said = [judge(command) for command in (one, other)]
+    if case.state is not untouched:
+        check_the_end(handmade, case)
+        return
+    well = {words for words, line in zip((first, second), said, strict=True) if not line}
+    assert well == set(case.commands), f"none of two alike went well: {said}"
+    assert all(not line or any(words in line for words in WANTS_NEW) for line in said), said
+    for words in well:
+        check_what_is_made(handmade, words)
 
 
 @pytest.mark.parametrize("case", some_of(1), ids=str)
@@ -201,5 +240,13 @@ def test_a_command_that_was_killed_is_run_again(handmade: Handmade, case: Case) 
     killed.communicate(timeout=20)
     again = begin(handmade, command)
     said = judge(again)
+    if case.state is untouched:
+        if again.returncode:
+            assert any(words in said for words in WANTS_NEW), said
+            name, where, *rest = command.split()
+            command = " ".join([name, f"{where}-2", *rest])
+            assert not judge(begin(handmade, command))
+        check_what_is_made(handmade, command)
+        return
     assert again.returncode == 0 or DONE in said or command in NEEDS_MORE, said
     check_the_end(handmade, case)

@@ -33,7 +33,7 @@ from handmade import (
     until_state,
 )
 from nbd_client import NbdClient, NbdError
-from pair import FLASHMIRROR, MakePair, Pair
+from pair import FLASHMIRROR, CommandFailed, MakePair, Pair
 from served import Faulty
 
 from mirror_core import cli, config, limits, process, protocol
@@ -70,6 +70,27 @@ def test_what_init_makes_is_for_its_owner_only(scratch: Path) -> None:
             assert (folder / site).stat().st_mode & 0o777 == 0o700
             for image in (folder / site).glob("*.img"):
                 assert image.stat().st_mode & 0o777 == 0o600, image
+
+
+def test_an_init_that_is_refused_takes_nothing_of_another_one_s(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two at once in one folder the second finds the first's sites only when it makes its own,
+    and what it leaves behind is a pair that works."""
+    monkeypatch.setattr(creating, "_exists_without_pair", lambda _: True)
+    first = Pair(scratch / "p", "--size", "1M")
+    with pytest.raises(CommandFailed, match="name another folder"):
+        Pair(scratch / "p", "--size", "2M")
+    (scratch / "q").mkdir()
+    (scratch / "q/west.toml").touch()
+    with pytest.raises(CommandFailed, match="name another folder"):
+        Pair(scratch / "q", "--size", "1M")
+    assert [path.name for path in (scratch / "q").iterdir()] == ["west.toml"]
+    try:
+        first.start()
+        direct.sync(first)
+    finally:
+        first.kill()
 
 
 def test_create_says_what_it_made(handmade: Handmade) -> None:

@@ -112,11 +112,11 @@ def init(folder: Path, size: int, volumes: int, block_size: int, as_json: bool) 
         )
     if any(character in str(folder) for character in '"\\\n'):
         raise ConfigError(f"{folder}: a folder's name may not hold quotes or backslashes")
-    existed = _exists_without_pair(folder)
+    existed, made = _exists_without_pair(folder), list[Path]()
     try:
-        _make_pair(folder, names, size, block_size)
+        _make_pair(folder, names, size, block_size, made)
     except BaseException:
-        _unmake_pair(folder, existed)
+        _unmake_pair(folder, existed, made)
         raise
     record = {"source": str(folder / "east.toml"), "target": str(folder / "west.toml"),
               "volumes": names}  # fmt: skip
@@ -137,14 +137,20 @@ def _exists_without_pair(folder: Path) -> bool:
         raise MirrorError(f"{error.filename}: {error.strerror}: name another folder") from error
 
 
-def _make_pair(folder: Path, names: list[str], size: int, block_size: int) -> None:
+def _make_pair(
+    folder: Path, names: list[str], size: int, block_size: int, made: list[Path]
+) -> None:
+    """`made`: what was, and is no other call's that is under way.  MirrorError."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for site, other in (("east", "west"), ("west", "east")):
             (folder / site).mkdir(mode=0o700)
+            made.append(folder / site)
             text = _TEMPLATE.format(folder=folder, name=site, peer=other, block_size=block_size)
             text += "".join(_VOLUME.format(folder=folder, name=site, volume=v) for v in names)
-            (folder / f"{site}.toml").write_text(text)
+            with (folder / f"{site}.toml").open("x") as file:
+                made.append(folder / f"{site}.toml")
+                file.write(text)
     except OSError as error:
         raise MirrorError(f"{error.filename}: {error.strerror}: name another folder") from error
     roles: tuple[tuple[str, ledger.Role], ...] = (("east", "source"), ("west", "target"))
@@ -156,12 +162,13 @@ def _make_pair(folder: Path, names: list[str], size: int, block_size: int) -> No
         creation.create(settings, role)
 
 
-def _unmake_pair(folder: Path, existed: bool) -> None:
-    """A refused init leaves nothing behind."""
-    for site in ("east", "west"):
-        shutil.rmtree(folder / site, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            (folder / f"{site}.toml").unlink()
+def _unmake_pair(folder: Path, existed: bool, made: list[Path]) -> None:
+    """A refused init leaves nothing behind, and takes nothing of another one's."""
+    for path in made:
+        if path.suffix == ".toml":
+            path.unlink(missing_ok=True)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
     if not existed:
         with contextlib.suppress(OSError):
             folder.rmdir()

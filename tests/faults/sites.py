@@ -385,6 +385,13 @@ FAULTS = (
           "        pass\n"),),
     ),
     Fault(
+        "an init that is refused removes what another one has made",
+        "tests/test_commands.py::test_an_init_that_is_refused_takes_nothing_of_another_one_s",
+        (("mirror_core/cli/creating.py", "            (folder / site).mkdir(mode=0o700)\n",
+          "            made.append(folder / site)\n"
+          "            (folder / site).mkdir(mode=0o700)\n"),),
+    ),
+    Fault(
         "reopen believes a number that stands in the lock's file",
         "tests/test_log.py::test_reopen_signals_nobody_but_the_site",
         (("mirror_core/rotate.py", "        if handle is not None and process.serves(pid):\n",
