@@ -22,7 +22,7 @@ import struct
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from mirror_core import below, identity, limits
+from mirror_core import identity, limits, mounted
 from mirror_core.errors import StoreError
 
 _LOOPS = Path("/sys/block")
@@ -77,9 +77,9 @@ def refuse(fd: int, name: str) -> None:
 def _loop_over(fd: int) -> str | None:
     for disk in _LOOPS.glob("loop*"):
         if (disk / "loop").is_dir() and _stands_on(disk, fd) and _text(disk / "ro") != "1":
-            mounts = below.mounts_on(_text(disk / "dev"))
-            mounted = f", mounted on {mounts[-1]}" if mounts else ""
-            return f"the loop device /dev/{disk.name}{mounted}"
+            mounts = mounted.on({_text(disk / "dev")})
+            where = f", mounted on {mounts[0].point}" if mounts else ""
+            return f"the loop device /dev/{disk.name}{where}"
     return None
 
 

@@ -21,8 +21,9 @@ from served import Server
 from test_check import row
 from test_hangs import bounded
 
-from mirror_core import config, limits, native, stores
+from mirror_core import config, limits, native, process, stores
 from mirror_core import site as site_
+from mirror_core.cli import checking
 
 WAITS = "writes go on, and mirroring waits for it"
 

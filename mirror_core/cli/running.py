@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from mirror_core import config, process
+from mirror_core import config, process, rotate
 from mirror_core.cli.common import (
     CHANGED,
     NotRunning,

@@ -34,11 +34,9 @@ FAULTS = (
     Fault(
         "what stands on a device by way of another one stays mounted",
         "tests/test_unmounting.py::test_everything_that_stands_on_a_device_is_unmounted",
-        (("mirror_core/below.py",
-          "if device in _Way(platform, mounts).mount(m)", "if device == m.number"),),
-        "device_by_way_of_another",
         (("mirror_core/mounted.py",
           "if wanted & _Certain(mounts, loops, platform).mount(m)", "if wanted & {m.number}"),),
+        "device_by_way_of_another",
     ),
     Fault(
         "what is mounted is unmounted before what is mounted on it",
@@ -88,6 +86,7 @@ FAULTS = (
         "tests/test_attach.py::test_all_devices_of_a_site_are_detached_whichever_refuses",
         (("mirror_core/cli/attaching.py", "            refusals.append(str(error))",
           "            refusals.append(str(error))\n            break"),),
+        "stays_behind_a_refusal",
     ),
     Fault(
         "what an overlay reads does not count",
@@ -99,6 +98,7 @@ FAULTS = (
         f"{UNMOUNTING}::test_a_file_system_that_lives_on_has_written_and_is_not_said_to_be_gone "
         f"{UNMOUNTING}::test_what_was_unmounted_with_files_open_is_waited_for",
         (("mirror_core/mounted.py", "return error.errno == errno.EBUSY", "return False"),),
+        "lives_on_is_unmounted",
     ),
     Fault(
         "a disk is asked whether it is held, and not its partitions",
@@ -110,6 +110,7 @@ FAULTS = (
         f"{UNMOUNTING}::test_a_file_system_that_lives_on_has_written_and_is_not_said_to_be_gone "
         f"{UNMOUNTING}::test_who_uses_what_is_mounted_is_waited_for_and_no_longer_than_said",
         (("mirror_core/unmounting.py", "if write and (away", "if False and (away"),),
+        "unmounted_unsynced",
     ),
     Fault(
         "what another mount namespace has is not waited for",
@@ -134,6 +135,7 @@ FAULTS = (
         "test_what_others_have_mounted_there_is_unmounted_only_when_that_is_asked_for",
         (("mirror_core/mounted.py", "            if one.parent == mount.id\n            or",
           "            if"),),
+        "mounted_below_stays",
     ),
     Fault(
         "what is mounted over a folder above is not in the way",
@@ -147,6 +149,7 @@ FAULTS = (
         (("mirror_core/mounted.py", "        elif number in self._loops:\n",
           "        elif file:\n            self._path(file)\n"
           "        elif number in self._loops:\n"),),
+        "loop_by_path",
     ),
     Fault(
         "an overlay's path is looked up among later mounts",
@@ -158,5 +161,6 @@ FAULTS = (
         "a btrfs whose devices nobody knows is on every device",
         f"{UNMOUNTING}::test_a_file_system_whose_disks_nobody_knows_is_not_the_device_s",
         (("mirror_core/mounted.py", "_doubts = False", "_doubts = True"),),
+        "btrfs_everywhere",
     ),
 )  # fmt: skip

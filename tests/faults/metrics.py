@@ -14,6 +14,7 @@ FAULTS = (
         f"{PORT}::test_a_want_of_memory_where_the_port_is_watched_ends_nothing",
         (("mirror_core/metrics.py", "            except Exception:\n                time.sleep",
           "            except OSError:\n                time.sleep"),),
+        "scrape_ends_the_metrics",
     ),
     Fault(
         "a client of the metrics that does not read writes to the log",
@@ -30,6 +31,7 @@ FAULTS = (
         f"{PORT}::test_a_host_that_is_none_is_refused_in_silence",
         (("mirror_core/metrics.py", "    if not found:\n        return False\n",
           "    if not found:\n        raise ValueError(asked)\n"),),
+        "one_bracket_raises",
     ),
     Fault(
         "who asks for another name has this machine's own looked up, and waits for that",
@@ -54,6 +56,7 @@ FAULTS = (
         "a client of the metrics that has to go is no more counted, though it has not gone",
         f"{PORT}::test_who_cannot_be_answered_yet_takes_few_threads",
         (("mirror_core/metrics.py", "< limits.METRICS_THREADS", "< 10**9"),),
+        "gone_is_not_counted",
     ),
     Fault(
         "a socket of the metrics may have a path of any length",

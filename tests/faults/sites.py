@@ -107,9 +107,8 @@ FAULTS = (
     Fault(
         "metrics are told to a page of any name",
         "tests/test_metrics.py::test_metrics_are_told_to_who_asks_for_this_machine",
-        (("mirror_core/metrics.py", "if asked is None or _is_ours(asked, host):", "if True:"),),
-        "metrics_for_any_page",
         (("mirror_core/metrics.py", "if asked is None or _is_ours(asked, names):", "if True:"),),
+        "metrics_for_any_page",
     ),
     Fault(
         "a target has a session 0 before there is one",
@@ -302,16 +301,15 @@ FAULTS = (
     Fault(
         "a SIGHUP ends a holder",
         "tests/test_clean_start.py::test_signals_that_mean_something_else_end_nothing[a_holder]",
-        (("mirror_core/attach.py", "    signal.signal(signal.SIGHUP, lambda *_: log.reopen())\n",
-          ""),),
-        "sighup_ends_a_holder",
         (("mirror_core/attach.py",
           "    signal.signal(signal.SIGHUP, lambda *_: _beside(log.reopen))\n", ""),),
+        "sighup_ends_a_holder",
     ),
     Fault(
         "a holder waits for ever if a SIGHUP comes while it writes a line",
         "tests/test_log.py::test_a_signal_in_the_middle_of_a_line_holds_up_no_holder",
         (("mirror_core/attach.py", "_beside(log.reopen))", "log.reopen())"),),
+        "sighup_in_a_line",
     ),
     Fault(
         "a holder waits for whoever reads its log, and ends with it",
@@ -319,6 +317,7 @@ FAULTS = (
         (("mirror_core/attach.py", "    stderr.never_wait()\n", ""),
          ("mirror_core/journal.py", "            except Exception:\n                self.unwritten",
           "            except ValueError:\n                self.unwritten")),
+        "holder_ends_with_its_log",
     ),
     Fault(
         "the port is guarded no more when the log cannot be written",
@@ -327,6 +326,7 @@ FAULTS = (
           "            except ValueError as error:  # no memory"),
          ("mirror_core/journal.py", "            except Exception:\n                self.unwritten",
           "            except ValueError:\n                self.unwritten")),
+        "unguarded_without_log",
     ),
     Fault(
         "a holder hears no SIGHUP",
@@ -353,12 +353,14 @@ FAULTS = (
         "tests/test_refused_alike.py::test_what_a_start_refuses_a_check_refuses_in_the_same_words",
         (("mirror_core/cli/checking.py",
           '        ("folder", lock.refuse_unusable, str(settings.state)),\n', ""),),
+        "check_sees_no_state",
     ),
     Fault(
         "check does not look at the log that a start opens",
         "tests/test_refused_alike.py::test_what_a_start_refuses_a_check_refuses_in_the_same_words",
         (("mirror_core/cli/checking.py",
           '        ("log", process.refuse_log, str(process.log_path(settings))),\n', ""),),
+        "check_sees_no_log",
     ),
     Fault(
         "a start begins a process in a folder that nobody may write to",
@@ -376,6 +378,7 @@ FAULTS = (
         "certificates of another authority are taken",
         "tests/test_refused_alike.py::test_what_tls_lacks_is_refused_in_the_same_words",
         (("mirror_core/address.py", "        _refuse_foreign(self.certificates)\n", ""),),
+        "foreign_certificates",
     ),
     Fault(
         "a start says nothing of a certificate that has expired",
@@ -383,6 +386,7 @@ FAULTS = (
         (("mirror_core/cli/running.py",
           '        click.echo(f"flashmirror: {lack}", err=True)  # clients do not need it\n',
           "        pass\n"),),
+        "expired_untold",
     ),
     Fault(
         "an init that is refused removes what another one has made",
@@ -390,6 +394,7 @@ FAULTS = (
         (("mirror_core/cli/creating.py", "            (folder / site).mkdir(mode=0o700)\n",
           "            made.append(folder / site)\n"
           "            (folder / site).mkdir(mode=0o700)\n"),),
+        "refused_init_removes",
     ),
     Fault(
         "reopen believes a number that stands in the lock's file",
@@ -398,17 +403,20 @@ FAULTS = (
           "        pid = process.holder(site) or pid\n"
           "        handle = os.pidfd_open(pid)\n"
           "        if handle is not None:\n"),),
+        "reopen_believes_a_number",
     ),
     Fault(
         "reopen signals who is only to begin the site",
         "tests/test_log.py::test_reopen_leaves_alone_who_only_begins_the_site",
         (("mirror_core/rotate.py", "handle is not None and process.serves(pid):",
           "handle is not None:"),),
+        "reopen_signals_a_beginner",
     ),
     Fault(
         "reopen returns before the site has left its old log",
         "tests/test_log.py::test_reopen_fails_where_the_log_goes_on_as_before",
         (("mirror_core/rotate.py", "                _await_log(site, pid, deadline)\n", ""),),
+        "reopen_returns_early",
     ),
     Fault(
         "a log that is opened again follows a link",
@@ -548,9 +556,8 @@ FAULTS = (
     Fault(
         "a site that runs is in its own way",
         "tests/test_advice.py::test_what_runs_already_is_not_in_the_way_of_itself",
-        (("mirror_core/process.py", "if pid and _serves(pid):", "if False:"),),
-        "in_its_own_way",
         (("mirror_core/process.py", "if pid and serves(pid):", "if False:"),),
+        "in_its_own_way",
     ),
     Fault(
         "a refusal does not say that its way out costs the image",
@@ -996,7 +1003,7 @@ FAULTS = (
     Fault(
         "who waits for a device keeps the output of detach open",
         "tests/test_attach.py::test_who_waits_for_a_device_holds_no_output",
-        (("mirror_core/attach.py", "                    os.dup2(theirs.fileno(), fd)\n",
+        (("mirror_core/exclusive.py", "                    os.dup2(theirs.fileno(), fd)\n",
           "                    pass\n"),),
         "waiter_keeps_the_output",
     ),

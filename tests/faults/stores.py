@@ -9,6 +9,7 @@ FAULTS = (
         "a server that is written in two ways is two stores",
         "tests/test_elsewhere.py::test_one_server_for_both_stores_is_refused",
         (("mirror_core/stores.py", "elsewhere.where(where) if info is None else where", "where"),),
+        "written_in_two_ways",
     ),
     Fault(
         "the same address with its port and without is two servers",
@@ -20,12 +21,14 @@ FAULTS = (
         "a lock that is not flock's means nothing",
         "tests/test_elsewhere.py::test_a_file_that_another_server_has_locked_is_refused",
         (("mirror_core/elsewhere.py", "    if kind == fcntl.F_UNLCK:\n", "    if True:\n"),),
+        "other_locks_mean_nothing",
     ),
     Fault(
         "what is under a loop device is free",
         "tests/test_elsewhere.py::test_what_is_under_a_loop_device_is_refused",
         (("mirror_core/elsewhere.py", "who = _loop_over(fd) or _locker(fd)",
           "who = _locker(fd)"),),
+        "under_a_loop_is_free",
     ),
     Fault(
         "a device under a loop device is known by its node's inode",
@@ -36,11 +39,13 @@ FAULTS = (
         "a zero beside the sectors of a block device is an error",
         "tests/test_block_devices.py::test_a_zero_or_trim_is_over_what_was_not_flushed",
         (("native/store_file.c", " || rc == -ENOSYS || rc == -EINVAL;", " || rc == -ENOSYS;"),),
+        "zero_beside_sectors",
     ),
     Fault(
         "a flush leaves what was written in the cache of a block device",
         "tests/test_block_devices.py::test_a_zero_or_trim_is_over_what_was_not_flushed",
         (("native/store_file.c", "fdatasync (s->fd) < 0 ? -errno : 0;", "0;"),),
+        "flush_leaves_a_cache",
     ),
     Fault(
         "what is large travels in one request, and is silent until its answer",
