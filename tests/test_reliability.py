@@ -1,4 +1,5 @@
-"""docs/reliability.md: the tests and planted faults of its table are there, and belong together."""
+"""docs/reliability.md: the tests and planted faults of its table are there, and belong together;
+and docs/threats.md: so are its tests."""
 
 from __future__ import annotations
 
@@ -55,10 +56,7 @@ def test_each_promise_names_tests_and_faults_that_they_notice(row: tuple[str, st
     one that the simulator finds."""
     promise, cell, plants = row
     tests = shown_by(cell)
-    for file, parts in tests.items():
-        text = (ROOT / file).read_text()
-        for part in parts:
-            assert re.search(rf"^(def |static |)[\w ]*\w*{part}\w*[ (]", text, re.M), (file, part)
+    _are_there(tests)
     if plants.startswith(NONE):
         assert len(plants) > len(NONE) + 20, f"{promise}: says why"
         return
@@ -67,3 +65,21 @@ def test_each_promise_names_tests_and_faults_that_they_notice(row: tuple[str, st
     for name in names:
         fault: Fault = named(name)
         assert any(is_shown_by(check, tests) for check in fault.checks), (promise, name)
+
+
+def _are_there(tests: dict[str, list[str]]) -> None:
+    for file, parts in tests.items():
+        text = (ROOT / file).read_text()
+        for part in parts:
+            assert re.search(rf"^(def |static |)[\w ]*\w*{part}\w*[ (]", text, re.M), (file, part)
+
+
+def test_each_line_on_who_may_do_what_names_its_tests() -> None:
+    """All but root's, who may do everything."""
+    table = (ROOT / "docs/threats.md").read_text().partition("\n| who | ")[2].partition("\n\n")[0]
+    lines = table.splitlines()[2:]
+    assert len(lines) > 5
+    for line in lines:
+        tests = shown_by(line)
+        assert tests or line.startswith("| root |"), line
+        _are_there(tests)

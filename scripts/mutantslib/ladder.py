@@ -141,7 +141,7 @@ WHOLE = "equality full_disk link kill resume store_faults"
 NOT_SIMULATED = (
     "store_file store_nbd late line watch callers pin client wide mapfile exports door address "
     "connections config status metrics process stores units pki attach kernel below "
-    "mounted exclusive unmounting journal"
+    "mounted exclusive unmounting journal elsewhere rotate"
 )
 # Where a fault is a nuisance, and no wrong byte, lost image or hang: only if asked for (--file).
 OUTSIDE = re.compile(
