@@ -85,3 +85,28 @@ def test_a_moved_checkout_is_built_again(scratch: Path) -> None:
     assert subprocess.run(query, cwd=here, check=False).returncode == 0
     moved = here.rename(scratch / "moved")
     assert subprocess.run(query, cwd=moved, check=False).returncode == 1
+
+
+def test_each_part_runs_even_when_one_before_it_has_failed(scratch: Path) -> None:
+    """And one verdict stands at the end, which is also the exit status."""
+    folder = checkout(scratch / "c")
+    (folder / ".venv").mkdir()
+    (folder / ".venv" / ".built").write_text(f"{folder}\n")
+    makefile = folder / "Makefile"
+    makefile.write_text(
+        makefile.read_text() + "\ngood another: ; @echo $@ ran\nbad: ; @echo bad ran; false\n"
+    )
+    for parts, verdict, status in (
+        ("good bad another", "make test: FAILED: bad", 2),
+        ("good another", "make test: all parts passed: good another", 0),
+    ):
+        words = ["make", f"TEST_PARTS={parts}", "RUN_PACKAGES=dpkg", "TEST_PACKAGES=", "test"]
+        done = subprocess.run(
+            words, cwd=folder, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == status, done.stderr
+        lines = done.stdout.splitlines()
+        assert lines[-1] == verdict
+        assert [line for line in lines if line.endswith(" ran")] == [
+            f"{part} ran" for part in parts.split()
+        ]
