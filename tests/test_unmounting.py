@@ -222,7 +222,9 @@ def overlay(folder: Path, lower: str, cwd: Path | None = None) -> tuple[Path, Pa
 def unsynced(mounted: Path) -> bytes:
     """What was written there a moment ago, and is nowhere but in memory."""
     data = os.urandom(MIB)
-    (mounted / "new").write_bytes(data)
+    (mounted / uuid.uuid4().hex).write_bytes(
+        data
+    )  # new: ext4 writes an older one when it is closed
     return data
 
 
