@@ -276,8 +276,8 @@ def refuse_unfit(one: Opened, size: int, block_size: int) -> None:
 def _open_path(where: str) -> Opened:
     fd = _open_fd(where)
     try:
+        elsewhere.refuse(fd, where)  # before our own lock, which is one of those on NFS
         _lock(fd, where)
-        elsewhere.refuse(fd, where)
         size = os.lseek(fd, 0, os.SEEK_END)
         identity = identities.of_path(fd)
     except BaseException:
