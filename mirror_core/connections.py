@@ -34,7 +34,7 @@ _LOOK_AGAIN_S = 0.05
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _TAKEN = (*_ENDING, signal.SIGHUP)
 _RESERVED = 64  # descriptors
-_LOCAL = 32  # of the rest: for clients by the Unix socket
+_LOCAL = 16  # of the rest: for clients by the Unix socket
 # What a site has open with the peer connected: seen 20, and 13 for each volume, of which 8 are the
 # peer's connections; a newer nbdkit takes three descriptors for each client.  And some clients.
 _OF_A_SITE, _OF_A_VOLUME = 48, 32

@@ -161,7 +161,7 @@ class Door(threading.Thread):
         if visitor.guest:
             with self._lock:
                 visitor.guest.intermediates -= intermediate
-                visitor.guest.since = time.monotonic()
+                visitor.guest.session, visitor.guest.since = 0, time.monotonic()
             self._news.set()
 
     def refused(self, visitor: Visitor, error: MirrorError) -> None:

@@ -22,7 +22,7 @@ import struct
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from mirror_core import identity, limits, mounted
+from mirror_core import below, identity, limits, mounted
 from mirror_core.errors import StoreError
 
 _LOOPS = Path("/sys/block")
@@ -75,12 +75,32 @@ def refuse(fd: int, name: str) -> None:
 
 
 def _loop_over(fd: int) -> str | None:
+    mounts, ours = below.mounts_of(), _mount_of(fd)
     for disk in _LOOPS.glob("loop*"):
-        if (disk / "loop").is_dir() and _stands_on(disk, fd) and _text(disk / "ro") != "1":
-            mounts = mounted.on({_text(disk / "dev")})
-            where = f", mounted on {mounts[0].point}" if mounts else ""
+        path = _text(disk / "loop/backing_file")
+        if not path or _text(disk / "ro") == "1":
+            continue
+        if ours in _mounts_on_the_way(path, mounts) and _stands_on(disk, fd):
+            at = mounted.on({_text(disk / "dev")})
+            where = f", mounted on {at[0].point}" if at else ""
             return f"the loop device /dev/{disk.name}{where}"
     return None
+
+
+def _mount_of(fd: int) -> str:
+    """The number of the file system in which it was opened; empty: it is not to be seen."""
+    at = re.search(r"^mnt_id:\s*(\d+)", _text(Path(f"/proc/self/fdinfo/{fd}")), re.MULTILINE)
+    mounts = below.mounts_of() if at else []
+    return next((mount.number for mount in mounts if at and mount.id == at[1]), "")
+
+
+def _mounts_on_the_way(path: str, mounts: list[below.Mount]) -> set[str]:
+    """The numbers of the file systems that a path may lead to: those mounted at the nearest point
+    above it.  What is on another one than ours is not looked at: its server, or disk, may be away,
+    and whoever looks at a file there waits for that."""
+    above = [mount for mount in mounts if mount.holds(path)]
+    nearest = max((len(mount.point) for mount in above), default=0)
+    return {mount.number for mount in above if len(mount.point) == nearest}
 
 
 def _stands_on(disk: Path, fd: int) -> bool:

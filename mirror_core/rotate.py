@@ -32,8 +32,9 @@ def reopen(site: SiteConfig) -> int | None:
         # One that is only to begin nbdkit has its signals as its starter left them.
         if handle is not None and process.serves(pid):
             with contextlib.suppress(ProcessLookupError):  # it has ended
+                ours = _has_its_log_there(site, pid)
                 signal.pidfd_send_signal(handle, signal.SIGHUP)
-                _await_log(site, pid, deadline)
+                _await_log(site, pid, deadline, ours=ours)
                 return pid
         if time.monotonic() >= deadline:
             raise process.hangs(site, f"does not serve within {limits.CONTROL_TIMEOUT_S:g} s")
@@ -41,9 +42,10 @@ def reopen(site: SiteConfig) -> int | None:
     return None
 
 
-def _await_log(site: SiteConfig, pid: int, deadline: float) -> None:
-    """MirrorError: it does not do it; ProcessLookupError: it has ended."""
-    while not (_has_taken(pid, signal.SIGHUP) and _writes_to_log(site, pid)):
+def _await_log(site: SiteConfig, pid: int, deadline: float, *, ours: bool) -> None:
+    """`ours`: its log is the one of the state folder.  MirrorError: it does not do it;
+    ProcessLookupError: it has ended."""
+    while not (_has_taken(pid, signal.SIGHUP) and (not ours or _writes_to_log(site, pid))):
         if time.monotonic() >= deadline:
             raise MirrorError(
                 f"{site.name}: process {pid} has not opened its log again in "
@@ -64,17 +66,23 @@ def _has_taken(pid: int, number: signal.Signals) -> bool:
     return not pending or not int(pending[1], 16) >> (number - 1) & 1
 
 
-def _writes_to_log(site: SiteConfig, pid: int) -> bool:
-    """Whether its log is what is called site.log now; also if that is not in the state folder (it
-    is systemd's, or a redirected stderr), or not to be seen from here."""
+def _has_its_log_there(site: SiteConfig, pid: int) -> bool:
+    """Whether it writes to what is site.log, or was until logrotate has moved it, be it to another
+    folder (`olddir`).  What systemd has opened for it, or a person (`2>FILE`), is not."""
     try:
-        link = Path(f"/proc/{pid}/fd/2")
-        info, name = link.stat(), Path(os.readlink(link))
-        if not stat.S_ISREG(info.st_mode) or not name.parent.samefile(site.state):
-            return True
+        path = Path(os.readlink(f"/proc/{pid}/fd/2"))
+        regular = stat.S_ISREG(os.stat(f"/proc/{pid}/fd/2").st_mode)
+        there = path.parent.samefile(site.state)
     except OSError:
-        return True
+        return False
+    return regular and (there or path.name.startswith(process.log_path(site).name))
+
+
+def _writes_to_log(site: SiteConfig, pid: int) -> bool:
+    """Whether its log is what is called site.log now."""
     try:
-        return os.path.samestat(info, process.log_path(site).lstat())
+        return os.path.samestat(os.stat(f"/proc/{pid}/fd/2"), process.log_path(site).lstat())
     except FileNotFoundError:
         return False
+    except OSError:
+        return True  # it is not to be seen from here

@@ -296,13 +296,13 @@ class Site:
             log = None
             if source:
                 log = self._open_intent(record, current)
-                undo.callback(log.close)
+                undo.callback(log.log.close)
                 self._keep_maps(undo, volume, record, current)
             self._restore(volume, record, current, log)
             members.append(flashcopy.Member(record.name, volume))
         return members
 
-    def _open_intent(self, record: ledger.VolumeRecord, current: ledger.Ledger) -> native.Intent:
+    def _open_intent(self, record: ledger.VolumeRecord, current: ledger.Ledger) -> intent.Opened:
         opened = intent.open_log(
             self.config.state,
             current,
@@ -313,7 +313,7 @@ class Site:
         )
         if opened.lost:
             self.journal.say(f"{opened.lost}: everything is compared")
-        return opened.log
+        return opened
 
     def _keep_maps(
         self,
@@ -337,11 +337,13 @@ class Site:
         volume: native.Volume,
         record: ledger.VolumeRecord,
         current: ledger.Ledger,
-        log: native.Intent | None,
+        opened: intent.Opened | None,
     ) -> None:
-        """The maps as they are on disk; of a source, after an end without order, what was hot."""
+        """The maps as they are on disk; of a source, after an end without order, what was hot.
+        Where its log tells nothing the ledger may be one that was put back, and maps of its run may
+        stand in a folder in which no run since has looked: nor do they."""
         volume.set_returning(limits.COMING_BACK_S)
-        if log is None:
+        if opened is None:
             volume.set_strict()
             pending = current.maps.get(f"{record.name}/pending", BitMap64())
             flashcopy.mark(volume, pending, pending=True)
@@ -350,16 +352,16 @@ class Site:
             volume.set_hold()  # whoever waits for the link waits for ever
         else:
             volume.set_patience(timeouts.patience_s(self.config.link_timeout))
-        volume.set_intent(log)
+        volume.set_intent(opened.log)
         served = not self._opened[record.name, "data"].cached_here
         if current.doubtful_data or (served and not current.clean):
             volume.doubt_front()
         if current.clean:
             changed = current.maps.get(f"{record.name}/next", BitMap64())
             flashcopy.mark(volume, changed)
-        elif not self._maps.restore(current, record, volume):
+        elif opened.lost or not self._maps.restore(current, record, volume):
             self._coarse = True
-            for offset, length in log.runs():
+            for offset, length in opened.log.runs():
                 first = offset // record.block_size
                 volume.mark(first, -(-(offset + length) // record.block_size) - first)
         try:
@@ -411,7 +413,8 @@ class Site:
     # ---- running
 
     def start(self) -> None:
-        """Threads begin here: after nbdkit's fork.  MirrorError: nothing was changed."""
+        """Threads begin here: after nbdkit's fork.  MirrorError: nothing was changed, or, if that
+        came after the ledger had named this run, the site counts as one that was killed."""
         try:
             self._begin()
         except Exception:
@@ -464,9 +467,9 @@ class Site:
             clean=False, run=self._run, runs=runs, volumes=self._in_use(), maps=maps,
             doubtful_before=before,
         )  # fmt: skip
+        self._maps_count = True
         self._maps.remove_others(self.book.current.site, self._run)
         self._remove_files_of_other_runs()
-        self._maps_count = True
         self.servers.start(self.journal)
         self._undo.callback(self._end_looking, limits.JOIN_S)  # if the control does not start
         self.control.start()
@@ -529,13 +532,20 @@ class Site:
         power loss could bring back a log that an older ledger, put back, would believe.
         LedgerError."""
         state, known = self.config.state, self.platform.losses()
+        at, failure = state, None
         try:
             for name, run in self._files_of_runs():
                 if run != self._run or name.endswith(durable.FRESH):
-                    self.platform.unlink(state / name)
+                    try:
+                        self.platform.unlink(state / name)
+                    except OSError as error:
+                        at, failure = state / name, error
             durable.sync_folder(state, known, self.platform)
         except OSError as error:
-            raise LedgerError(f"{state}: {error.strerror}: mend that", error.errno or 0) from error
+            at, failure = state, error
+        if failure:
+            code = failure.errno or 0
+            raise LedgerError(f"{at}: {failure.strerror}: mend that", code) from failure
 
     def _files_of_runs(self) -> list[tuple[str, str]]:
         """Names of files in the state folder that are named by a run, and the run.  What is not is

@@ -158,6 +158,29 @@ def test_what_another_process_only_reads_is_free(tmp_path: Path) -> None:
         stores.open_store(str(path), 1.0).store.close()
 
 
+def test_a_loop_device_on_another_disk_is_not_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file may be on a server that is away, and who looks at it waits for that: only what is on
+    the file system of our store is asked whether it is our store."""
+    loops, ours = tmp_path / "block", tmp_path / "store"
+    ours.touch()
+    looked = []
+    for name, path, read_only in (
+        ("loop1", "/proc/self/nothing", "0"),
+        ("loop2", str(tmp_path / "other"), "0"),
+        ("loop3", str(ours), "1"),
+    ):
+        (loops / name / "loop").mkdir(parents=True)
+        (loops / name / "loop/backing_file").write_text(f"{path}\n")
+        (loops / name / "ro").write_text(f"{read_only}\n")
+    monkeypatch.setattr(elsewhere, "_LOOPS", loops)
+    monkeypatch.setattr(elsewhere, "_stands_on", lambda disk, _fd: looked.append(disk.name))
+    with ours.open("r+b") as file:
+        elsewhere.refuse(file.fileno(), "ours")
+    assert looked == ["loop2"]
+
+
 @needs_loops
 def test_what_is_under_a_loop_device_is_refused(handmade: Handmade) -> None:
     """The file of the site's own other store, too, and whatever name it has by now; a device that

@@ -278,6 +278,25 @@ def test_reopen_returns_when_the_site_has_left_its_old_log(handmade: Handmade) -
     assert record("reopen", east(handmade)) == {"site": "east", "pid": None}
 
 
+def test_reopen_waits_for_a_log_that_was_moved_to_another_folder(
+    handmade: Handmade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As logrotate's `olddir` does: while the old one goes on there, nothing is said to be done."""
+    monkeypatch.setattr(limits, "CONTROL_TIMEOUT_S", 0.5)
+    handmade.create()
+    handmade.start("east")
+    settings = config.load(east(handmade))
+    log, elsewhere = settings.state / "site.log", handmade.folder / "old"
+    elsewhere.mkdir()
+    log.rename(elsewhere / "site.log.1")
+    log.symlink_to(handmade.folder / "victim")  # which it does not open
+    with pytest.raises(MirrorError, match="has not opened its log again"):
+        rotate.reopen(settings)
+    log.unlink()
+    pid = rotate.reopen(settings)
+    assert os.path.samestat(log.stat(), os.stat(f"/proc/{pid}/fd/2"))
+
+
 def test_reopen_signals_nobody_but_the_site(handmade: Handmade) -> None:
     """root gives it, and the owner of the folder has written another's number into the lock's
     file; a process that is not there yet is not signalled before it takes it."""

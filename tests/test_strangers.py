@@ -34,8 +34,9 @@ from remote import (
     undisturbed,
 )
 
-from mirror_core import door, limits, pki, protocol
+from mirror_core import config, connections, door, limits, pki, protocol
 from mirror_core.errors import PeerError, Refused
+from mirror_core.journal import Journal
 
 MIB = 1 << 20
 STRANGER = "127.0.0.9"  # another address of this machine
@@ -263,6 +264,34 @@ def test_who_has_the_peers_certificate_keeps_nobody_out(pair: RemotePair, origin
                 assert time.monotonic() < began + 3 * limits.OPENING_S
         assert asks.exchange(who)["role"] == "target"
     wait_refusal(pair, f"did nothing for {limits.OPENING_S:g} s", origin)
+
+
+def test_who_has_gone_is_forgotten_though_the_session_goes_on(
+    pair: RemotePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A source asks in its session on one connection after another (its pulse hangs up and comes
+    again): those that have ended take no places."""
+
+    class Nobody:
+        def look(self) -> dict[door.Address, int]:
+            return {}
+
+    monkeypatch.setattr(door, "_whole_server", lambda: None)
+    monkeypatch.setattr(connections, "callers", lambda _site: Nobody())
+    monkeypatch.setattr(limits, "DOOR_LOOK_S", 0.0)
+    settings = config.load(str(pair.toml("west")))
+    one = door.Door(settings, Journal(), lambda: 5)
+    address = ("10.0.0.2", 4000)
+    guest = one._guests[address] = door._Guest(one._lock, one._news)
+    visitor = door.Visitor(False, address[0], address, guest)
+    one.entered(visitor, intermediate=False)
+    with guest.asks():
+        guest.session = 5
+    one.look()
+    assert address in one._guests
+    one.left(visitor, intermediate=False)
+    one.look()
+    assert not one._guests
 
 
 def test_no_address_takes_all_places() -> None:

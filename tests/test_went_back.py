@@ -19,7 +19,7 @@ from typing import Any
 
 import direct
 import pytest
-from handmade import Handmade, SlowDisk
+from handmade import Handmade, SlowDisk, flashmirror
 from nbd_client import NbdClient
 from pair import CommandFailed, MakePair, Pair, some
 from test_link import kill
@@ -201,6 +201,51 @@ def test_a_source_s_newer_ledger_put_back_after_a_refused_start_has_its_maps(pai
     before = len(pair.log("east"))
     pair.start("east")
     assert "its maps are whole" in pair.log("east")[before:]
+
+
+def test_maps_of_a_run_whose_log_is_gone_do_not_count(pair: Pair, scratch: Path) -> None:
+    """An older ledger is put back alone, and the maps of its run stand in a folder that no run
+    since has looked in (of systemd, or of a login): all of the data is compared."""
+    (scratch / "run").mkdir(mode=0o700)
+    there = ("env", f"RUNTIME_DIRECTORY={scratch}/run")
+    toml = str(pair.toml("east"))
+    direct.stop(pair, "east")
+    assert flashmirror("start", toml, prefix=there).returncode == 0
+    direct.sync(pair)
+    direct.stop(pair, "west")
+    kill(pair, "east")
+    assert list((scratch / "run").glob("*.maps"))
+    ledger = state_of(pair, "east") / "ledger"
+    older = ledger.read_bytes()
+    pair.start("east")
+    with pair.client() as client:
+        client.write(0, b"later" * 100)
+        client.flush()
+    direct.stop(pair, "east")
+    ledger.write_bytes(older)
+    assert flashmirror("start", toml, prefix=there).returncode == 0
+    pair.start("west")
+    direct.sync(pair)
+    for site in ("east", "west"):
+        direct.stop(pair, site)
+    assert images(pair, "east")[0].read_bytes() == images(pair, "west")[0].read_bytes()
+
+
+def test_a_start_that_is_refused_late_keeps_its_maps(pair: Pair) -> None:
+    """The ledger names this run already, and counts it as killed: what cannot be removed is named,
+    and the next start knows to the block what differs."""
+    direct.stop(pair, "east")
+    state = state_of(pair, "east")
+    count = len(list(state.glob("*.intent.*")))
+    stands = state / f"{next(state.glob('*.intent.*')).name.rpartition('.')[0]}.{'0' * 32}"
+    stands.mkdir()
+    with pytest.raises(CommandFailed, match=f"{stands}: Is a directory: mend that"):
+        pair.run("start", str(pair.toml("east")))
+    stands.rmdir()
+    before = len(pair.log("east"))
+    pair.start("east")
+    assert "its maps are whole" in pair.log("east")[before:]
+    assert len(list(state.glob("*.intent.*"))) == count
 
 
 def test_a_refused_target_that_is_away_holds_no_more_than_before(pair: Pair) -> None:

@@ -415,8 +415,39 @@ FAULTS = (
     Fault(
         "reopen returns before the site has left its old log",
         "tests/test_log.py::test_reopen_fails_where_the_log_goes_on_as_before",
-        (("mirror_core/rotate.py", "                _await_log(site, pid, deadline)\n", ""),),
+        (("mirror_core/rotate.py", "                _await_log(site, pid, deadline, ours=ours)\n",
+          ""),),
         "reopen_returns_early",
+    ),
+    Fault(
+        "reopen waits for no log that was moved to another folder",
+        "tests/test_log.py::test_reopen_waits_for_a_log_that_was_moved_to_another_folder",
+        (("mirror_core/rotate.py", "(there or path.name.startswith(", "(there or str(path) in ("),),
+        "reopen_ignores_olddir",
+    ),
+    Fault(
+        "who has asked in the session counts when he has gone",
+        "tests/test_strangers.py::test_who_has_gone_is_forgotten_though_the_session_goes_on",
+        (("mirror_core/door.py", "visitor.guest.session, visitor.guest.since = 0, time.monotonic()",
+          "visitor.guest.since = time.monotonic()"),),
+        "gone_keeps_its_place",
+    ),
+    Fault(
+        "a start that is refused late removes maps that its ledger names",
+        "tests/test_went_back.py::test_a_start_that_is_refused_late_keeps_its_maps",
+        (("mirror_core/site.py", "= True\n        self._maps.remove_others",
+          "= False\n        self._maps.remove_others"),
+         ("mirror_core/site.py", "        self._remove_files_of_other_runs()\n        self.servers",
+          "        self._remove_files_of_other_runs()\n        self._maps_count = True\n"
+          "        self.servers")),
+        "late_refusal_removes_maps",
+    ),
+    Fault(
+        "any loop device of the machine is looked at",
+        "tests/test_elsewhere.py::test_a_loop_device_on_another_disk_is_not_looked_at",
+        (("mirror_core/elsewhere.py", "if ours in _mounts_on_the_way(path, mounts) and _stands",
+          "if _stands"),),
+        "any_loop_is_looked_at",
     ),
     Fault(
         "a log that is opened again follows a link",
@@ -710,7 +741,7 @@ FAULTS = (
     Fault(
         "after a power loss a source forgets what was hot (I4)",
         "tests/test_intent.py::test_only_what_was_hot_is_looked_at simulate:10000",
-        (("mirror_core/site.py", "for offset, length in log.runs():",
+        (("mirror_core/site.py", "for offset, length in opened.log.runs():",
           "for offset, length in ():"),),
         "hot_forgotten",
     ),

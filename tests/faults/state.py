@@ -266,6 +266,12 @@ FAULTS = (
         "refused_start_removes",
     ),
     Fault(
+        "maps count for a run whose intent log is gone (I4)",
+        "tests/test_went_back.py::test_maps_of_a_run_whose_log_is_gone_do_not_count",
+        (("mirror_core/site.py", "elif opened.lost or not self._maps", "elif not self._maps"),),
+        "maps_without_a_log",
+    ),
+    Fault(
         "a start that is refused with an older ledger removes the maps of the newer one",
         "tests/test_went_back.py::"
         "test_a_source_s_newer_ledger_put_back_after_a_refused_start_has_its_maps",
