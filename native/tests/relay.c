@@ -99,9 +99,9 @@ accept_all (void *arg)
     unsigned i = r->n;
     r->half[i][0] = (struct half){ r, i, client, server, r->rate != 0 };
     r->half[i][1] = (struct half){ r, i, server, client, false };
+    pthread_mutex_lock (&r->lock); /* what it carries already is counted by who asks then */
     for (unsigned k = 0; k < 2; k++)
       pthread_create (&r->thread[i][k], NULL, carry, &r->half[i][k]);
-    pthread_mutex_lock (&r->lock);
     r->n++;
     pthread_mutex_unlock (&r->lock);
   }

@@ -182,7 +182,7 @@ class Copies:
 
     @staticmethod
     def has_maps(machine: Machine, book: ledger.Ledger) -> bool:
-        kept = machine.maps.get(book.run)
+        kept = machine.kept(book)
         return kept is not None and kept.sequence >= book.committed
 
     def holds(self, book: ledger.Ledger) -> bool:

@@ -185,11 +185,12 @@ class FilesOfState:
         return self.copies.run_on(machine, copy)
 
     def _is_short(self, machine: Machine) -> bool:
-        """A run that a power loss ends before much of it is durable."""
+        """A run that ends before much of it is durable, or the peer has met it."""
         self.trouble.until(lambda: bool(machine.life and machine.life.up), 200, 2)
         self.world.turns(self.random.randrange(60))
         if machine.life:
-            self.world.crash(machine, power=True, keep=self.random.choice((0.0, 0.5, 1.0)))
+            power = self.random.random() < 0.6
+            self.world.crash(machine, power=power, keep=self.random.choice((0.0, 0.5, 1.0)))
         return machine.life is None
 
     def _meets_a_loss(self, machine: Machine) -> None:

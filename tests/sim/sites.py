@@ -71,7 +71,8 @@ class SimConfig(config.SiteConfig):
 
 class SimMaps:
     """What a kill leaves of a source's maps, and a power loss takes: Machine.maps.  It is that of
-    all volumes of a life: which commit they have forgotten is one for all."""
+    all volumes of a life: which commit they have forgotten is one for all.  A life after a kill may
+    look in another folder (RUNTIME_DIRECTORY), and one after that in the first again."""
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
@@ -93,7 +94,7 @@ class SimMaps:
     def restore(
         self, book: ledger.Ledger, record: ledger.VolumeRecord, volume: native.Volume
     ) -> bool:
-        kept = self._machine.maps.get(book.run)
+        kept = self._machine.kept(book)
         if kept is None:
             return False
         if kept.commit != mapfile._commit(book):
@@ -106,11 +107,14 @@ class SimMaps:
         return True
 
     def remove(self, site: str, run: str) -> None:
-        self._machine.maps.pop(run, None)
+        if run in self._machine.maps and self._machine.maps[run].folder == self._machine.folder:
+            del self._machine.maps[run]
 
     def remove_others(self, site: str, run: str) -> None:
-        for other in [one for one in self._machine.maps if one != run]:
-            del self._machine.maps[other]
+        folder = self._machine.folder
+        for other, kept in [*self._machine.maps.items()]:
+            if other != run and kept.folder == folder:
+                del self._machine.maps[other]
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,7 @@ class KeptMaps:
     commit: bytes
     sequence: int  # of it
     runs: dict[str, list[tuple[int, int]]]  # by volume
+    folder: int  # in which they stand
 
 
 @dataclass(frozen=True)
@@ -201,6 +206,7 @@ class Machine:
         self.was_slow = False  # a store of it, at any time
         self.bomb: simos.Bomb | None = None  # exceptions at calls of the platform
         self.maps: dict[str, KeptMaps] = {}  # by run
+        self.folder = 0  # in which a life has its maps, and looks for those before
         self.boots = 0  # of the machine itself
         self.was_killed = False  # how its last life has ended
         self.served: dict[tuple[str, str], int] = {}  # by a server: which one of those so far
@@ -440,6 +446,11 @@ class Machine:
 
         self._begin("adopt", work)
 
+    def kept(self, book: ledger.Ledger) -> KeptMaps | None:
+        """The maps that a life with this ledger finds."""
+        found = self.maps.get(book.run)
+        return found if found and found.folder == self.folder else None
+
     def crash(self) -> None:
         """The process ends here; its disks and files stay as they are at this instant."""
         life = self.life
@@ -448,8 +459,10 @@ class Machine:
         if life.site and life.has_volumes and life.site.book.current.role == "source":
             assert isinstance(life.site._maps, SimMaps)
             self.maps[life.site._run] = KeptMaps(
-                life.site._maps.commit, life.site._maps.sequence, self._maps_of(life.site)
-            )
+                life.site._maps.commit, life.site._maps.sequence, self._maps_of(life.site),
+                self.folder,
+            )  # fmt: skip
+            self.folder = int(self.world.random.random() < 0.15)
         for store in life.open_stores():
             lib.sim_store_kill(store._handle)
 
