@@ -106,9 +106,11 @@ class Target:
         self._broken: str | None = None  # why the thread has ended before the site does
         self._promoting_until = 0.0  # monotonic: no session is opened before; inf: in a turn
         self.session = 0
-        # The last one in which something was asked.  One that is only opened, and connected to,
-        # may be given up at once, again and again, by a source that finds that it cannot mirror.
+        # The last one in which something was asked, or written.  One that is only opened, and
+        # connected to, may be given up at once, again and again, by a source that finds that it
+        # cannot mirror.
         self._used = 0
+        self._opened = 0.0  # monotonic: when the session was
         self.source: str | None = None
         self.source_site: str | None = None
         self._began = platform.monotonic()
@@ -178,7 +180,7 @@ class Target:
                 self.source_paused = None
                 self._silence = min(hello.silence, timeouts.silence_s(limits.LINK_TIMEOUT_MAX_S))
                 self._flush_error = None  # of before: all that is not stable is sent again
-                self.heard = self._platform.monotonic()
+                self.heard = self._opened = self._platform.monotonic()
             for member in self._copier.members:
                 member.native.set_patience(timeouts.put_off_s(hello.silence))
             mine = self._book.current
@@ -402,6 +404,9 @@ class Target:
             raise SessionOver("another one was opened since")
         self.look_at_writes()
         self.heard = self._platform.monotonic()
+        self._note_use(session)
+
+    def _note_use(self, session: int) -> None:
         with self.changed:
             if session == self.session and session != self._used:
                 self._used, self._since = session, self._platform.time()
@@ -779,7 +784,15 @@ class Target:
         return self.session != 0 and self.is_there()
 
     def _uses_session(self) -> bool:
-        return self.session != 0 and self._used == self.session
+        with self.changed:
+            if self.session and self._wrote() > self._opened:
+                self._note_use(self.session)
+            return self.session != 0 and self._used == self.session
+
+    def _wrote(self) -> float:
+        """Monotonic: when the source wrote last."""
+        wrote_ns = max(stats.heard_ns for stats in self._copier.stats().values())
+        return wrote_ns / native.NS if wrote_ns else -math.inf
 
     def is_there(self) -> bool:
         """Whether the source was heard of lately, even if no session can be opened."""
@@ -803,12 +816,10 @@ class Target:
         way it sends, and seldom asks; without a session it asks now and then.  Of two sites that
         are set up for links of different patience the more patient one decides: a source that is
         slow and there is never taken for one that is gone."""
-        wrote_ns = max(stats.heard_ns for stats in self._copier.stats().values())
-        wrote = wrote_ns / native.NS if wrote_ns else -math.inf
         recent = self._silence_s()
         if self.trouble or (self.failure and not self.session):  # then it makes pauses
             recent = timeouts.asks_again_s(recent)
-        return max(self.heard, wrote) + recent
+        return max(self.heard, self._wrote()) + recent
 
     def _silence_s(self) -> float:
         return max(timeouts.silence_s(self._config.link_timeout), self._silence)

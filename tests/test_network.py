@@ -355,7 +355,7 @@ def test_a_peer_is_served_what_a_session_needs_only(make_remote: MakeRemote) -> 
     assert answer == {
         "site": "east",
         "role": "source",
-        "volumes": [{"name": "disk", "size": 1 << 20, "block_size": 4096}],
+        "volumes": [{"name": "disk", "size_bytes": 1 << 20, "block_size_bytes": 4096}],
     }
 
 

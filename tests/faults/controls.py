@@ -325,8 +325,8 @@ FAULTS = (
     Fault(
         "a source that was never heard was heard when the machine booted",
         "tests/test_promote.py::test_nobody_is_there_for_a_machine_that_has_just_booted",
-        (("mirror_core/target.py", "wrote = wrote_ns / native.NS if wrote_ns else -math.inf",
-          "wrote = wrote_ns / native.NS"),),
+        (("mirror_core/target.py", "return wrote_ns / native.NS if wrote_ns else -math.inf",
+          "return wrote_ns / native.NS"),),
     ),
     Fault(
         "a target that cannot compare says that all is well",

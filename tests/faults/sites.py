@@ -1261,6 +1261,13 @@ FAULTS = (
           "        return text"),),
     ),
     Fault(
+        "a session that is written in, and not yet asked in, does not count",
+        "tests/test_outlook.py::test_a_cycle_is_named_only_where_there_is_one",
+        (("mirror_core/target.py", "if self.session and self._wrote() > self._opened:",
+          "if False:"),),
+        "written_in_is_unused",
+    ),
+    Fault(
         "a session counts that its source has only connected to",
         "tests/test_away.py::"
         "test_nor_does_it_when_the_intermediate_of_a_source_that_runs_has_gone",
