@@ -6,7 +6,7 @@ PYTHON  := /usr/bin/python3
 VENV    := .venv
 BIN     := $(VENV)/bin
 SOURCES := $(wildcard pyproject.toml native/*.[ch] native/native.cdef native/build.py \
-             mirror_core/*.py mirror_core/cli/*.py plugin/*.py)
+             mirror_core/*.py mirror_core/*.conf mirror_core/cli/*.py plugin/*.py)
 
 RUN_PACKAGES  := nbdkit nbdkit-plugin-python libnbd-dev gcc pkg-config python3-venv python3-dev make
 DEMO_PACKAGES := libnbd-bin fuse3 e2fsprogs nbd-client kmod
