@@ -36,7 +36,7 @@ def answer(site: Site, data: bytes, visitor: Visitor) -> bytes:
         operation = protocol.field(record, "op", str)
         message = _handler(site, operation, visitor)(site, record, version)
         if visitor.guest and isinstance(record.get("session"), int):
-            visitor.guest.session = record["session"]
+            visitor.guest.has_asked_in(record["session"])
         return protocol.encode(protocol.record_of(message, version), version)
     except OtherVersion as error:
         if error.asked < error.known:  # or it goes on in the version of this answer

@@ -65,7 +65,13 @@ class _Guest:
                 self.since = time.monotonic()
             self.news.set()
 
+    def has_asked_in(self, session: int) -> None:
+        """And was answered."""
+        with self.lock:
+            self.session = session
+
     def is_of(self, session: int) -> bool:
+        """With the lock."""
         return bool(self.intermediates or self.asking or (session and self.session == session))
 
 

@@ -75,26 +75,26 @@ def refuse(fd: int, name: str) -> None:
 
 
 def _loop_over(fd: int) -> str | None:
-    mounts, ours = below.mounts_of(), _mount_of(fd)
+    mounts = below.mounts_of()
+    ours = _file_system_of(fd, mounts)
     for disk in _LOOPS.glob("loop*"):
         path = _text(disk / "loop/backing_file")
         if not path or _text(disk / "ro") == "1":
             continue
-        if ours in _mounts_on_the_way(path, mounts) and _stands_on(disk, fd):
+        if ours in _file_systems_of(path, mounts) and _stands_on(disk, fd):
             at = mounted.on({_text(disk / "dev")})
             where = f", mounted on {at[0].point}" if at else ""
             return f"the loop device /dev/{disk.name}{where}"
     return None
 
 
-def _mount_of(fd: int) -> str:
-    """The number of the file system in which it was opened; empty: it is not to be seen."""
+def _file_system_of(fd: int, mounts: list[below.Mount]) -> str:
+    """The number of the one in which it was opened; empty: it is not to be seen."""
     at = re.search(r"^mnt_id:\s*(\d+)", _text(Path(f"/proc/self/fdinfo/{fd}")), re.MULTILINE)
-    mounts = below.mounts_of() if at else []
     return next((mount.number for mount in mounts if at and mount.id == at[1]), "")
 
 
-def _mounts_on_the_way(path: str, mounts: list[below.Mount]) -> set[str]:
+def _file_systems_of(path: str, mounts: list[below.Mount]) -> set[str]:
     """The numbers of the file systems that a path may lead to: those mounted at the nearest point
     above it.  What is on another one than ours is not looked at: its server, or disk, may be away,
     and whoever looks at a file there waits for that."""
