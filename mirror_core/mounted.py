@@ -21,12 +21,11 @@ import contextlib
 import errno
 import json
 import os
-import subprocess
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mirror_core import below, exclusive, identity, limits
+from mirror_core import apart, below, exclusive, identity
 from mirror_core.below import Mount
 from mirror_core.platform import HERE, Platform
 
@@ -193,25 +192,16 @@ class _Tree:
 
 def _files_of_loops(platform: Platform) -> dict[str, str]:
     """The number of each loop device, and that of the file system which its file is on.  Who opens
-    one may wait for its site: that is a process of its own."""
+    one may wait for its site."""
     if platform is not HERE:
         return {}
     words = ["losetup", "--list", "--json", "--output", "MAJ:MIN,BACK-MAJ:MIN"]
     found: dict[str, str] = {}
-    with contextlib.suppress(OSError, ValueError, KeyError, subprocess.SubprocessError):
-        said = _said(words)
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        said = apart.ask(*words).said
         for one in json.loads(said)["loopdevices"] if said else ():
             found[one["maj:min"].strip()] = one["back-maj:min"].strip()
     return found
-
-
-def _said(words: list[str]) -> str:
-    """SubprocessError: it does not end; it is left alone then, as nothing can end it."""
-    child = subprocess.Popen(
-        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        text=True,
-    )  # fmt: skip
-    return child.communicate(timeout=limits.DEVICE_BUSY_S)[0]
 
 
 def _namespace(process: str) -> str:

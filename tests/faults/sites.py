@@ -1034,9 +1034,14 @@ FAULTS = (
     Fault(
         "who waits for a device keeps the output of detach open",
         "tests/test_attach.py::test_who_waits_for_a_device_holds_no_output",
-        (("mirror_core/exclusive.py", "                    os.dup2(theirs.fileno(), fd)\n",
-          "                    pass\n"),),
+        (("mirror_core/apart.py", ", stderr=subprocess.DEVNULL", ""),),
         "waiter_keeps_the_output",
+    ),
+    Fault(
+        "each look at a device that does not answer leaves another process behind",
+        "tests/test_attach.py::test_who_waits_for_a_device_holds_no_output",
+        (("mirror_core/apart.py", "if _left[words].poll() is None:", "if False:"),),
+        "each_look_leaves_one",
     ),
     Fault(
         "a stop signals whoever has the number in the lock file",
