@@ -294,7 +294,7 @@ FAULTS = (
     ),
     Fault(
         "a flush of a file of the state folder that failed is tried again, and believed (I9)",
-        "simulate:20000:folder,append,run_on",
+        "simulate:10000",
         (("mirror_core/durable.py", "            platform.fsync(fd, known)\n        finally:\n"
           "            platform.close(fd)\n        _rename",
           "            try:\n                platform.fsync(fd, known)\n"

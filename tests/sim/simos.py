@@ -97,6 +97,7 @@ class SimFs:
         self.changes: list[Callable[[dict[str, Inode]], None]] = []
         self.failing = 0  # the next so many writes and syncs fail
         self.failing_name = ""  # of this file only
+        self.failing_syncs = False  # and no writes
         self.failing_code = errno.EIO
         self.loses: Literal["", "now", "later"] = ""  # what a sync that fails has covered
         self.losses = 0  # of its disk
@@ -151,11 +152,13 @@ class SimFs:
             return bytes_at(lib.sim_disk_now(inode.disk), len(inode.now))
         return bytes(inode.now)
 
-    def is_failing(self, name: str) -> bool:
+    def is_failing(self, name: str, *, sync: bool = False) -> bool:
+        if self.failing_syncs and not sync:
+            return False
         return self.failing > 0 and name.startswith(self.failing_name)
 
-    def fail_if_told(self, name: str) -> None:
-        if self.is_failing(name):
+    def fail_if_told(self, name: str, *, sync: bool = False) -> None:
+        if self.is_failing(name, sync=sync):
             self.failing -= 1
             raise OSError(self.failing_code, os.strerror(self.failing_code))
 
@@ -338,7 +341,7 @@ class SimPlatform(Platform):
         self._touch()
         name, inode = self._open[fd]
         try:
-            self._fs.fail_if_told(name)
+            self._fs.fail_if_told(name, sync=True)
         except OSError as error:
             self._fs.losses += error.errno == errno.EIO
             self._fs.lose(inode)

@@ -264,7 +264,7 @@ class Machine:
 
     def heal(self) -> None:
         self.away = False
-        self.fs.failing, self.fs.failing_name = 0, ""
+        self.fs.failing, self.fs.failing_name, self.fs.failing_syncs = 0, "", False
         if self.bomb:
             self.bomb.spent = True
         for disk in self.all_disks():

@@ -55,10 +55,10 @@ class Trouble:
         if world.disk_errors:
             self.acts += [
                 (8, self._flush_of_hardening), (4, self._flush), (3, self._folder),
-                (4, self._disk), (2, self._server), (2, self._both_sinks), (4, self._append),
-                (2, self._at_stop), (4, self._beside), (2, self._cooling), (2, self._written),
-                (8, self._forgetful), (7, self._shown), (4, self._comparison), (2, self._away),
-                (8, self._owed), (10, self._server_beside),
+                (6, self._failed_sync), (4, self._disk), (2, self._server), (2, self._both_sinks),
+                (4, self._append), (2, self._at_stop), (4, self._beside), (2, self._cooling),
+                (2, self._written), (8, self._forgetful), (7, self._shown), (4, self._comparison),
+                (2, self._away), (8, self._owed), (10, self._server_beside),
                 (4 * world.shape.exceptions, self._thrown),
             ]  # fmt: skip
 
@@ -547,6 +547,22 @@ class Trouble:
             self._strike(machine)
         if rng.random() < 0.7:
             machine.heal()
+
+    def _failed_sync(self) -> None:
+        """A sync of a file of the state folder fails and loses, and before another one makes good
+        for it, the power."""
+        machine, rng = self.random.choice(self._machines()), self.random
+        fs = machine.fs
+        fs.loses, fs.failing_code = rng.choice(("now", "later")), errno.EIO
+        fs.failing, fs.failing_syncs = rng.choice((1, 1, 2)), True
+        fs.failing_name = rng.choice(("", "ledger", "hardened", "written"))
+        self.world.counts["disk errors"] += 1
+        if rng.random() < 0.2:
+            self.stop(machine)
+        if self.until(lambda: fs is not machine.fs or fs.failing == 0, 300, 1):
+            self.world.turns(rng.choice((0, 0, 1, 2, 5, 20)))
+            self.world.crash(machine, power=True, keep=rng.choice((0.0, 0.0, 0.5)))
+        machine.heal()
 
     def _append(self) -> None:
         """The log of hardenings cannot be written, where a writer waits for it."""
