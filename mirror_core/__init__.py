@@ -39,7 +39,8 @@ The rooms.
     promotion.py, resync.py   a target becomes a source; a person chooses a history
     recovery.py            a target's answer to a source's history; a pure table
     flashcopy.py           the relation of a whole group, for those two threads
-    ledger.py, book.py     the durable record of a site; the one in use
+    ledger.py, book.py     the durable record of a site; the one in use;
+    lastrun.py             whether it is that of the last run, or an older one put back
     platform.py            the seam below all that: clock, chance, threads, files, connections
     durable.py, lock.py    a file replaced whole; who has the state folder
     timeouts.py            every wait that follows from link_timeout, and their sums

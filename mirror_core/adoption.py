@@ -27,7 +27,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from mirror_core import durable, intent, ledger, process, resync, server_instance, stores
+from mirror_core import (
+    durable,
+    intent,
+    lastrun,
+    ledger,
+    process,
+    resync,
+    server_instance,
+    stores,
+)
 from mirror_core import identity as identities
 from mirror_core.config import SiteConfig
 from mirror_core.errors import LedgerError, MirrorError, StoreError
@@ -102,7 +111,7 @@ def _locked(
     process.refuse_running(config, "adopt")
     with contextlib.ExitStack() as undo:
         undo.callback(platform.close, lock_state(config, platform))
-        book = ledger.load(config.state, platform)
+        book = lastrun.load(config.state, platform)
         check_ledger(config, book)
         stores.refuse_twice(config)
         where = getattr(config.volume(volume), part)

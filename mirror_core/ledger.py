@@ -20,7 +20,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -232,12 +232,14 @@ def decode(data: bytes, where: str) -> Ledger:
         raise LedgerError(
             f"{where}: the ledger makes no sense ({line(str(error))}): {_RESTORE}"
         ) from error
-    if words[1] == "1" and not ledger.clean:
+    if words[1] != "1":
+        return ledger
+    if not ledger.clean:
         raise LedgerError(
             f"{where}: of an earlier version, whose site was not stopped in order: start and stop "
             "it once with the program that wrote it"
         )
-    return ledger
+    return replace(ledger, run="")  # whose files had no run in their names
 
 
 def _decode_payload(payload: bytes, version: int) -> Ledger:

@@ -21,7 +21,8 @@ INTENT_COOL_S = 30  # a region that no cycle had a block of for so long is coole
 
 # --- a store's fingerprint: samples of its bytes
 SAMPLE_BYTES = 4 * KIB
-SAMPLES = 64
+SAMPLES = 64  # spread over it
+SAMPLES_FIRST = 16  # beside each other, at its beginning
 
 # --- names
 NAME_PATTERN = r"[A-Za-z0-9_.-]{1,64}"

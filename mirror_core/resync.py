@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from mirror_core import durable, ledger
+from mirror_core import durable, lastrun, ledger
 from mirror_core.config import SiteConfig
 from mirror_core.errors import LedgerError, MirrorError
 from mirror_core.lock import lock_state
@@ -99,7 +99,7 @@ def _changed(
     """The ledger of a stopped site, changed and saved.  MirrorError: as before."""
     lock = lock_state(config, platform)
     try:
-        fresh = change(ledger.load(config.state, platform))
+        fresh = change(lastrun.load(config.state, platform))
         ledger.save(config.state, fresh, platform)
     except OSError as error:
         raise LedgerError(f"{config.state}: {error.strerror}: mend that") from error

@@ -25,6 +25,7 @@ from mirror_core import (
     guard,
     hardlog,
     intent,
+    lastrun,
     ledger,
     limits,
     mapfile,
@@ -108,7 +109,7 @@ class Site:
         with contextlib.ExitStack() as undo:
             self._lock = lock_state(config, platform) if held is None else held
             undo.callback(platform.close, self._lock)
-            current = ledger.load(config.state, platform)
+            current = lastrun.load(config.state, platform)
             check_ledger(config, current)
             if current.role == "target" and not current.clean:
                 current = hardlog.recover(config.state, current, platform)

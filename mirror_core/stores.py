@@ -123,7 +123,9 @@ class Opened:
         of that.  StoreError: it cannot be read."""
         sample, least = limits.SAMPLE_BYTES, self.store.block_sizes.minimum
         spread = (size * i // limits.SAMPLES for i in range(limits.SAMPLES))
-        at = sorted({i for i in (*range(0, 16 * sample, sample), *spread) if i < size})
+        at = sorted(
+            {i for i in (*range(0, limits.SAMPLES_FIRST * sample, sample), *spread) if i < size}
+        )
         ranges = [(i // least * least, -(-min(i + sample, size) // least) * least) for i in at]
         try:  # together: a slow store takes its time for each
             data = self.store.gather_all(

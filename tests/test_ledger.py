@@ -105,7 +105,7 @@ VERSION_1 = (
     b'[{"name": "disk", "size": 8192, "block_size": 4096, "data": {"kind": "file", "identity": "7",'
     b' "fingerprint": "ff"}, "intermediate": {"kind": "file", "identity": "8", "fingerprint": '
     b'null}}], "begun": 0, "committed": 7, "consistency_point": 1234.5, "hardened": 7, "whole": '
-    b'true, "seeded": false, "paused": false, "clean": true, "run": "", "maps": {}}\n'
+    b'true, "seeded": false, "paused": false, "clean": true, "run": "22", "maps": {}}\n'
 )
 
 
@@ -115,6 +115,7 @@ def test_a_ledger_of_the_first_version_is_read() -> None:
     book = ledger.decode(sealed(VERSION_1, version=1), "x")
     assert (book.committed, book.committed_token, book.whole) == (7, "", True)
     assert book.volumes[0].size == 8192 and book.volumes[0].data.fingerprint == "ff"
+    assert book.run == "", "its files had no run in their names"
     assert ledger.decode(ledger.encode(book), "x") == book
     killed = VERSION_1.replace(b'"clean": true', b'"clean": false')
     assert "start and stop it once with the program that wrote it" in refused(

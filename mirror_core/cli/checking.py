@@ -17,7 +17,9 @@ import click
 from mirror_core import (
     config,
     connections,
+    hardlog,
     intent,
+    lastrun,
     ledger,
     limits,
     lock,
@@ -48,8 +50,10 @@ def check(site: str, as_json: bool) -> None:
     book: ledger.Ledger | None = None
     live = process.is_there(settings)
     try:
-        book = ledger.load(settings.state)
+        book = lastrun.load(settings.state)
         lock.check_ledger(settings, book)
+        if not live and book.role == "target" and not book.clean:
+            hardlog.recover(settings.state, book)
         count = len(book.volumes)
         rows.append(("ledger", "ok", f"{book.role}, {count} volume{'s' if count > 1 else ''}"))
     except MirrorError as error:

@@ -237,6 +237,18 @@ FAULTS = (
         "older_ledger_is_an_image",
     ),
     Fault(
+        "an older ledger of an orderly stop, put back alone, tells what is not committed (I1, I4)",
+        "tests/test_went_back.py simulate:20000:old_files,run_on",
+        (("mirror_core/lastrun.py", "if not platform.exists(path):", "if False:"),),
+        "older_end_is_believed",
+    ),
+    Fault(
+        "a ledger of the first version names a run whose files never were",
+        "tests/test_ledger.py",
+        (("mirror_core/ledger.py", 'return replace(ledger, run="")', "return ledger"),),
+        "first_version_has_a_run",
+    ),
+    Fault(
         "a log of hardenings that is lost tells nothing: all of the ledger is pending still (I1)",
         "tests/test_hardlog.py simulate:20000:lost_files,old_files",
         (("mirror_core/hardlog.py", "    if data is None:  # whatever", "    if data is None:\n"

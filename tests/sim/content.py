@@ -131,7 +131,7 @@ class Content:
     def judge(self, disks: Image, *, power: bool) -> None:
         """What stands on the disks after the site was killed, or lost its power."""
         if not power:
-            self._settle(disks)
+            self.settle(disks)
         for volume, disk in enumerate(disks):
             model = self.model[volume]
             for at in range(0, len(disk), SECTOR):
@@ -209,7 +209,7 @@ class Content:
 
     def doubt(self, volume: int, stale: set[int], safe: bytes, disks: Image) -> None:
         """A flush has failed; `safe`: what the disk holds and shows later, in sectors `stale`."""
-        self._settle(disks)
+        self.settle(disks)
         is_news = False
         for sector in stale:
             key, at = (volume, sector), sector * SECTOR
@@ -252,7 +252,7 @@ class Content:
             self._known[key] += 1
             versions.insert(self._known[key], found)
 
-    def _settle(self, disks: Image) -> None:
+    def settle(self, disks: Image) -> None:
         """A cycle has written back what has faded, or not."""
         for key, shown in self._faded.items():
             at = key[1] * SECTOR
@@ -334,7 +334,7 @@ class Content:
             self._known.pop(key, None)
 
     def equals(self, disks: Image, when: str) -> None:
-        self._settle(disks)
+        self.settle(disks)
         for volume, (disk, model) in enumerate(zip(disks, self._done(disks), strict=True)):
             if disk != model:
                 raise Violation(f"{when}: volume {volume} is not what was acknowledged: "

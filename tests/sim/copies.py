@@ -88,8 +88,9 @@ def _seen_by_fingerprint(before: bytes, after: bytes) -> bool:
     """Whether two contents differ where a fingerprint looks (stores.Opened.fingerprint)."""
     size = len(after)
     spread = [size * i // limits.SAMPLES for i in range(limits.SAMPLES)]
-    at = {*range(0, 16 * limits.SAMPLE_BYTES, limits.SAMPLE_BYTES), *spread}
-    return any(before[i : i + SECTOR] != after[i : i + SECTOR] for i in at)
+    first = range(0, limits.SAMPLES_FIRST * limits.SAMPLE_BYTES, limits.SAMPLE_BYTES)
+    at = {*first, *spread}
+    return any(before[i : i + SECTOR] != after[i : i + SECTOR] for i in at if i < size)
 
 
 def is_noticed(book: ledger.Ledger, part: str, before: Image, after: Image) -> list[bool]:

@@ -276,7 +276,11 @@ class FilesOfState:
         old_log = not book.clean and any(kind_of(n) == "intent" and book.run in n for n in put)
         if book.clean:
             before, now = copy.images["data"], machine.images("data")
-            unnoticed = "ledger" in put and not all(is_noticed(book, "data", before, now))
+            alone = not all(
+                f"{name}.intent.{book.run}" in machine.fs.names for name in machine.sizes
+            )
+            seen = alone or all(is_noticed(book, "data", before, now))
+            unnoticed = "ledger" in put and not seen
         else:
             unnoticed = old_log and not has_maps
         if unnoticed and ("ledger" not in put or self.copies.holds(book)):

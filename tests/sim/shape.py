@@ -52,6 +52,7 @@ class Shape:
     served: float = 0.0  # the chance that a store is behind a server (sites.py), not a file
     known: bool = True  # which process that server is (a Unix socket's), not one over TCP
     exposure: bool = True  # its figure is judged (tells.py)
+    sampled: int = 16  # of a store's first sectors, for its fingerprint
 
     @classmethod
     def of(cls, rng: random.Random) -> Shape:
@@ -93,10 +94,11 @@ class Shape:
             one_disk=rng.random() < 0.4,
             served=rng.choice((0.0, 0.5, 1.0)),
             known=rng.random() < 0.6,
+            sampled=rng.choice((16, 16, 1)),
         )
 
     def set_limits(self) -> None:
-        limits.SAMPLE_BYTES, limits.SAMPLES = SECTOR, 3
+        limits.SAMPLE_BYTES, limits.SAMPLES, limits.SAMPLES_FIRST = SECTOR, 3, self.sampled
         limits.HARDEN_SLICE_S = self.slice_s
         limits.PRIORITY_LANES = self.lanes
         limits.COMPARE_UNIT_BYTES, limits.COMPARE_SUMS = self.unit, self.sums

@@ -81,6 +81,7 @@ def _of_source(world: World, machine: Machine, told: dict[str, Any]) -> None:
     # Of the ledger's commit: a thread that stands still may not have said yet that it is made.
     points = history.of(machine.life.site.book.current.committed)
     if world.shape.exposure and len(points) == 1 and machine.content and not machine.is_mixed:
+        machine.content.settle(machine.images("data"))
         model = tuple(bytes(volume) for volume in machine.content.model)
         if model != points[0] and not told["data_exposure_seconds"]:
             raise Violation(f"{machine.name} has unsent bytes, but says that its exposure is "
