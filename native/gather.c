@@ -120,12 +120,13 @@ fm_store_gather (struct fm_store *s, const uint64_t *runs, unsigned n, void *buf
   g.port = fm_port_borrow (s, &rc);
   if (g.port) {
     run (&g, depth, deadline_ns);
+    int failed = g.port->failed; /* which is freed if it has */
     fm_store_give_port (s, g.port);
     unsigned done = 0;
     while (done < g.begun && g.reads[done].op.rc == 0)
       done++;
     unsigned whole = done < g.n ? g.reads[done].run : n;
-    rc = whole ? (int)whole : done < g.begun ? g.reads[done].op.rc : g.port->failed;
+    rc = whole ? (int)whole : done < g.begun ? g.reads[done].op.rc : failed;
     assert (rc);
   }
   if (room)

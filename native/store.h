@@ -130,6 +130,7 @@ struct fm_store {
    * do yet ends with -EAGAIN (fm_volume_set_patience). */
   bool fenced;
   int fd;         /* file */
+  bool knows_holes; /* store_file.c */
   unsigned below; /* what it stands on; this and the next two lines: below.h */
   bool hurries;
   struct fm_store *beside;

@@ -8,8 +8,10 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 static int
@@ -150,9 +152,33 @@ file_pollfd (struct fm_port *p, struct pollfd *fd)
   return false;
 }
 
+/* Whether lseek(2) tells of what was written and is not on the disk yet.  FUSE asks its server, who does
+ * not know what the kernel has cached, and overlayfs what it stands on: only those are asked that are known
+ * to look into the cache.  With others only reading costs: what is read as zeroes is sent as zeroes. */
+static bool
+knows_holes (int fd)
+{
+  struct statfs fs;
+  if (fstatfs (fd, &fs) < 0)
+    return false;
+  switch ((unsigned long)fs.f_type & UINT32_MAX) {
+  case EXT4_SUPER_MAGIC:
+  case XFS_SUPER_MAGIC:
+  case BTRFS_SUPER_MAGIC:
+  case TMPFS_MAGIC:
+    return true;
+  }
+  return false;
+}
+
 static uint64_t
 file_hole (struct fm_store *s, uint64_t offset, uint64_t length, uint64_t *data)
 {
+  if (!s->knows_holes) {
+    if (data)
+      *data = length;
+    return 0;
+  }
   off_t at = lseek (s->fd, (off_t)offset, SEEK_DATA);
   if (data)
     *data = length;
@@ -199,6 +225,7 @@ fm_store_open_file (int fd, uint64_t size, struct fm_store **out)
   }
   fm_store_init (s, &file_ops, size, 0);
   s->fd = fd;
+  s->knows_holes = knows_holes (fd);
   *out = s;
   return 0;
 }

@@ -237,6 +237,38 @@ gather_one (void *arg)
   return NULL;
 }
 
+static void
+ends_after_one (struct fm_port *p, struct fm_op *op)
+{
+  op->rc = 0;
+  op->done = true;
+  p->failed = -ENOTCONN;
+}
+
+static void
+leaves_a_number (struct fm_port *p)
+{
+  fake_ops->port_close (p);
+  p->failed = 1; /* in memory that is free from now on */
+}
+
+/* A connection that ends between two reads of a run has not read it. */
+static void
+a_part_is_not_read (void)
+{
+  char bytes[256];
+  uint64_t run[2] = { 0, sizeof bytes };
+  struct fm_gather_times times;
+  f = fake_open (SIZE, 0);
+  struct fm_store_ops ops = *f->store.ops;
+  fake_ops = f->store.ops;
+  ops.submit = ends_after_one, ops.port_close = leaves_a_number;
+  f->store.ops = &ops;
+  f->store.sizes.maximum = sizeof bytes / 2;
+  CHECK_EQ (fm_store_gather (&f->store, run, 1, bytes, 1, UINT64_MAX, &times), -ENOTCONN);
+  fake_close (f);
+}
+
 /* A file has no deadline, whoever has its ports meanwhile. */
 static void
 a_file_is_waited_for (void)
@@ -368,6 +400,7 @@ main (void)
   RUN (waiting_has_a_bound);
   RUN (a_file_is_waited_for);
   RUN (failed_ones_are_replaced);
+  RUN (a_part_is_not_read);
   RUN (none_is_lent_that_has_ended);
   RUN (nor_after_a_long_wait);
   RUN (own_is_in_line);

@@ -160,6 +160,18 @@ FAULTS = (
         (("native/gather.c", "n, buf, s->sizes.maximum);", "n, buf, UINT32_MAX);"),),
     ),
     Fault(
+        "a file system's word for a hole is taken that does not know what is cached",
+        "tests/test_holes.py",
+        (("native/store_file.c", "if (!s->knows_holes) {", "if (false) {"),),
+        "ANY_HOLE_IS_BELIEVED",
+    ),
+    Fault(
+        "a connection that ended is asked for its error after it was freed",
+        "native:pool",
+        (("native/gather.c", "op.rc : failed;", "op.rc : g.port->failed;"),),
+        "FREED_PORT_IS_ASKED",
+    ),
+    Fault(
         "a fingerprint reads less than a store's server gives",
         "tests/test_block_sizes.py::"
         "test_it_mirrors_between_servers_that_take_whole_blocks_only",

@@ -1,0 +1,76 @@
+"""What a file system takes for a hole, though something was written there, is mirrored.
+
+Which one does: FUSE, where the kernel keeps what was written for a while and its server, who does
+not have it yet, is asked for the holes.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import direct
+import pytest
+from handmade import Handmade
+
+MIB = 1 << 20
+SIZE = 16 * MIB
+SERVER = Path(__file__).with_name("fuse_cache.py")
+
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 or not os.access("/dev/fuse", os.W_OK), reason="needs root and /dev/fuse"
+)
+
+
+@contextmanager
+def cached_file(scratch: Path) -> Iterator[Path]:
+    behind, folder = scratch / "behind", scratch / "fuse"
+    behind.touch()
+    os.truncate(behind, SIZE)
+    folder.mkdir()
+    words = [sys.executable, str(SERVER), str(behind), str(folder)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout and server.stdout.readline() == "mounted\n"
+        try:
+            yield folder / "disk"
+        finally:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
+            server.wait(20)
+
+
+def test_such_a_file_system_is_here(scratch: Path) -> None:
+    """Without it the test below would show nothing."""
+    with cached_file(scratch) as path:
+        fd = os.open(path, os.O_RDWR)
+        os.pwrite(fd, b"A" * MIB, MIB)
+        with pytest.raises(OSError, match="No such device or address"):
+            os.lseek(fd, 0, os.SEEK_DATA)
+        os.fsync(fd)
+        assert os.lseek(fd, 0, os.SEEK_DATA) == MIB
+        os.close(fd)
+
+
+@pytest.mark.parametrize("part", ["data", "intermediate"])
+def test_what_is_in_a_cache_only_is_no_hole(scratch: Path, part: str) -> None:
+    """A source's data, and the intermediate that it copies from (`preserve = "first"`): what was
+    written a moment ago is at the target."""
+    with cached_file(scratch) as path:
+        pair = Handmade(scratch / "pair", SIZE, 'preserve = "first"')
+        pair.stores["east", part] = str(path)
+        try:
+            pair.create()
+            pair.start()
+            direct.sync(pair)
+            with pair.client() as client:
+                client.write(4 * MIB, b"A" * MIB)
+                direct.sync(pair)
+            for site in ("west", "east"):
+                direct.stop(pair, site)
+            data = Path(pair.store("west", "data")).read_bytes()
+            assert data.count(b"A") == MIB
+        finally:
+            pair.kill()
