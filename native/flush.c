@@ -115,6 +115,7 @@ drop_anchor (struct fm_store *s)
   s->anchor = NULL;
   if (atomic_load (&s->writes) > atomic_load (&s->covered))
     fm_store_lose (s);
+  fm_late_server_gone (s);
   fm_pool_drop (s);
 }
 
@@ -147,9 +148,8 @@ fm_store_has_anchor (const struct fm_store *s)
   return !fm_store_is_server (s) || atomic_load (&s->anchored);
 }
 
-/* A connection has ended: with it the server? */
-static void
-look_at_anchor (struct fm_store *s)
+void
+fm_flush_look (struct fm_store *s)
 {
   uint64_t came;
   if (!try_hold_flush (s, &came))
@@ -166,7 +166,7 @@ void
 fm_store_give_port (struct fm_store *s, struct fm_port *p)
 {
   if (p->failed)
-    look_at_anchor (s);
+    fm_flush_look (s);
   fm_port_give (p);
 }
 

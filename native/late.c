@@ -1,6 +1,8 @@
 /* See late.h. */
 #include "late.h"
+#include "flush.h"
 #include "store_nbd.h"
+#include "wait.h"
 
 #include <libnbd.h>
 #include <netinet/in.h>
@@ -8,8 +10,13 @@
 #include <stdlib.h>
 #include <sys/socket.h>
 
+#define PROBE_S 5
+#define PROBES 4
+#define SILENT_MS (1000 * PROBE_S * (1 + PROBES))
+
 struct fm_late {
-  struct nbd_handle *connection;
+  struct nbd_handle *connection; /* NULL: it has ended, ... */
+  uint64_t until_ns;             /* ... and its server may be silent for so long */
   struct fm_late *next;
 };
 
@@ -19,11 +26,10 @@ fm_late_new (void)
   return calloc (1, sizeof (struct fm_late));
 }
 
-/* A machine that is gone says nothing: without a question its connection would stay for ever. */
-static void
-keep_asking (int fd)
+void
+fm_late_keep_asking (int fd)
 {
-  int yes = 1, seconds = 5, times = 4;
+  int yes = 1, seconds = PROBE_S, times = PROBES;
   setsockopt (fd, SOL_SOCKET, SO_KEEPALIVE, &yes, sizeof yes); /* a Unix socket needs it not */
   setsockopt (fd, IPPROTO_TCP, TCP_KEEPIDLE, &seconds, sizeof seconds);
   setsockopt (fd, IPPROTO_TCP, TCP_KEEPINTVL, &seconds, sizeof seconds);
@@ -34,7 +40,7 @@ void
 fm_late_add (struct fm_store *s, struct fm_late *late, struct nbd_handle *connection)
 {
   late->connection = connection;
-  keep_asking (nbd_aio_get_fd (connection));
+  late->until_ns = fm_now_ns () + s->timeout_ns;
   pthread_mutex_lock (&s->lock);
   late->next = s->late;
   s->late = late;
@@ -47,8 +53,29 @@ take_first (struct fm_late **at)
 {
   struct fm_late *late = *at;
   *at = late->next;
-  nbd_close (late->connection);
+  if (late->connection)
+    nbd_close (late->connection);
   free (late);
+}
+
+/* The kernel asks nothing on a connection on which something is unanswered, and sends that again for a quarter
+ * of an hour.  (TCP_USER_TIMEOUT would end one, too, whose server answers, and reads nothing.) */
+static bool
+is_unheard (int fd)
+{
+  struct tcp_info info = { 0 };
+  socklen_t size = sizeof info;
+  return getsockopt (fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 && info.tcpi_unacked
+         && info.tcpi_last_ack_recv > SILENT_MS;
+}
+
+static bool
+may_come (const struct fm_late *late)
+{
+  struct nbd_handle *h = late->connection;
+  if (!h)
+    return fm_now_ns () < late->until_ns;
+  return fm_nbd_turn (h, NULL) && nbd_aio_in_flight (h) > 0 && !is_unheard (nbd_aio_get_fd (h));
 }
 
 bool
@@ -56,10 +83,10 @@ fm_late_settled (struct fm_store *s)
 {
   if (atomic_load (&s->nlate) == 0)
     return true;
+  fm_flush_look (s); /* whether the server lives */
   pthread_mutex_lock (&s->lock);
   for (struct fm_late **at = &s->late; *at;) {
-    struct nbd_handle *h = (*at)->connection;
-    if (fm_nbd_turn (h, NULL) && nbd_aio_in_flight (h) > 0) {
+    if (may_come (*at)) {
       at = &(*at)->next;
       continue;
     }
@@ -70,6 +97,20 @@ fm_late_settled (struct fm_store *s)
   bool settled = s->nlate == 0;
   pthread_mutex_unlock (&s->lock);
   return settled;
+}
+
+void
+fm_late_server_gone (struct fm_store *s)
+{
+  pthread_mutex_lock (&s->lock);
+  for (struct fm_late **at = &s->late; *at;)
+    if ((*at)->connection)
+      at = &(*at)->next;
+    else {
+      take_first (at);
+      s->nlate--;
+    }
+  pthread_mutex_unlock (&s->lock);
 }
 
 void

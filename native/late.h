@@ -5,12 +5,16 @@
  * all, or is dead; until then the store takes no write and no flush: -ETIMEDOUT, at once.  Its end
  * counts as a loss (store.h): who copied in between does so again.
  *
+ * If not the server but something on the way has ended that connection, nobody hears of its writes any more.
+ * That the server lives is known by its anchor (store.h); then it has as long for them as it may be silent.
+ *
  * The bytes of what is under way are libnbd's, not the caller's, who does not wait.  A store that
  * is fenced needs none of this: its server refuses what an older session sent (I8).
  *
- * Left out: a server behind a network that is cut, which has what we sent and is never heard of
- * again; a process of ours that ends meanwhile: the next one does not know.  So a site that stops then
- * has not stopped in order (stores.py), and says which server to restart before the next start.
+ * Left out: a server behind a network that is cut, or behind a proxy that ends all connections at once, which
+ * has what we sent and is never heard of again; one that takes longer for a write whose connection has ended;
+ * a process of ours that ends meanwhile: the next one does not know.  So a site that stops then has not stopped
+ * in order (stores.py), and says which server to restart before the next start.
  */
 #ifndef FM_LATE_H
 #define FM_LATE_H
@@ -21,8 +25,12 @@ struct nbd_handle;
 
 /* Made with the connection, so that it cannot be missing when it is needed; free(3) it, or: */
 struct fm_late *fm_late_new (void);
-/* Both are the store's from now on. */
+/* Both are the store's from now on.  NULL: the connection has ended. */
 void fm_late_add (struct fm_store *s, struct fm_late *late, struct nbd_handle *connection);
+/* The server has gone, and with it the writes of connections that had ended. */
+void fm_late_server_gone (struct fm_store *s);
+/* A machine that is gone says nothing: without a question its connection would stay for ever. */
+void fm_late_keep_asking (int fd);
 /* Whether nothing of the store is late any more. */
 bool fm_late_settled (struct fm_store *s);
 void fm_late_forget (struct fm_store *s); /* the store ends */

@@ -113,6 +113,7 @@ fm_nbd_connect (const char *uri, uint64_t deadline_ns, struct nbd_handle **out, 
   if (rc == -EAGAIN) /* its line is full (unix(7)); of a write this errno says "not yet" */
     rc = -ECONNREFUSED;
   if (rc == 0) {
+    fm_late_keep_asking (nbd_aio_get_fd (h));
     *out = h;
     return 0;
   }
@@ -151,6 +152,23 @@ on_done (void *user, int *error)
   return 1;        /* retire the command */
 }
 
+static bool
+is_write (const struct fm_op *op)
+{
+  return op->kind == FM_WRITE || op->kind == FM_ZERO;
+}
+
+/* Before a write ends whose connection has: late.h.  No server answers with that errno (nbd proto.md). */
+static void
+look_for_late (struct fm_port *p, const struct fm_op *op)
+{
+  bool ended = is_write (op) && op->rc == -ENOTCONN;
+  if (!ended || !p->late || p->store->fenced || !fm_store_has_anchor (p->store))
+    return;
+  fm_late_add (p->store, p->late, NULL);
+  p->late = NULL;
+}
+
 /* Take what is done off the list of what is under way. */
 static void
 reap (struct fm_port *p)
@@ -163,6 +181,7 @@ reap (struct fm_port *p)
     }
     *at = op->link;
     op->done = false;
+    look_for_late (p, op);
     if (op->rc == -EPERM && p->store->fenced)
       op->rc = -EAGAIN; /* the other site: not yet (client.c) */
     fm_op_finish (p->store, op, op->rc);
@@ -175,7 +194,7 @@ leave_late (struct fm_port *p)
 {
   bool writes = false;
   for (const struct fm_op *op = p->under_way; op; op = op->link)
-    writes |= op->kind == FM_WRITE || op->kind == FM_ZERO;
+    writes |= is_write (op);
   if (!writes || p->store->fenced || p->failed != -ETIMEDOUT)
     return false;
   for (struct fm_op *op = p->under_way; op; op = op->link)
@@ -293,7 +312,7 @@ refusal (struct fm_port *p, const struct fm_op *op)
 {
   if (p->failed)
     return p->failed;
-  if ((op->kind == FM_WRITE || op->kind == FM_ZERO) && !fm_late_settled (p->store))
+  if (is_write (op) && !fm_late_settled (p->store))
     return -ETIMEDOUT;
   if (op->kind == FM_ZERO && (op->flags & FM_FAST) && nbd_can_fast_zero (p->nbd) != 1)
     return -EOPNOTSUPP; /* libnbd's own refusal would be EINVAL */

@@ -142,6 +142,13 @@ relay_silence (struct relay *r, unsigned number)
 }
 
 void
+relay_cut (struct relay *r, unsigned number)
+{
+  for (unsigned k = 0; k < 2; k++)
+    shutdown (r->half[number][k].from, SHUT_RDWR);
+}
+
+void
 relay_close (struct relay *r)
 {
   r->ended = true;

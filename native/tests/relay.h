@@ -15,6 +15,7 @@ const char *relay_uri (const struct relay *r);
  * nothing from now on. */
 void relay_silence (struct relay *r, unsigned number);
 unsigned relay_connections (struct relay *r); /* that were opened so far */
+void relay_cut (struct relay *r, unsigned number); /* that one ends, on both sides */
 void relay_close (struct relay *r);           /* ends them all */
 
 #endif

@@ -5,6 +5,7 @@
 #include "lab.h"
 #include "late.h"
 #include "news.h"
+#include "relay.h"
 #include "request.h"
 #include "wait.h"
 
@@ -316,24 +317,33 @@ late_write (void)
   end ();
 }
 
-/* A server that holds back one write only, and does all else: what is written over a connection that
- * is in order could be undone by it, so it is refused, at once, until that write has ended. */
+static char stall[128]; /* while this file is there the server does no write at 0 */
+
+/* A server that holds back one write only, and does all else. */
 static void
-late_write_of_one_connection (void)
+serve_with_a_stall (void)
 {
   static const char script[] /* nbdkit-eval-plugin(3); lab.c splits at commas */
       = "eval,get_size=echo 1M,thread_model=echo parallel,can_write=true,can_flush=true,flush=true,"
         "can_fua=echo native,can_zero=true,zero=true,can_multi_conn=true,"
         "pread=tail -c +$(($4+1)) %1$s | head -c $3,"
-        "pwrite=while [ $4 = 0 ] && [ -e %1$s.stall ]; do sleep 0.01; done; "
+        "pwrite=while [ $4 = 0 ] && [ -e %1$s.stall ]; do : > %1$s.seen; sleep 0.01; done; "
         "dd of=%1$s bs=1 seek=$4 conv=notrunc status=none";
-  char stall[128], long_arguments[1024];
-  uint64_t found;
+  char long_arguments[1024];
   memset (&server, 0, sizeof server);
   disk = lab_file (1 << 20, image);
   snprintf (stall, sizeof stall, "%s.stall", image);
   snprintf (long_arguments, sizeof long_arguments, script, image);
   lab_serve (&server, long_arguments);
+}
+
+/* What is written over a connection that is in order could be undone by it, so it is refused, at once,
+ * until that write has ended. */
+static void
+late_write_of_one_connection (void)
+{
+  uint64_t found;
+  serve_with_a_stall ();
   s = lab_nbd_store (&server);
   CHECK_EQ (write_number (1, 1, 0), 0);
   close (open (stall, O_CREAT | O_WRONLY, 0600));
@@ -351,6 +361,79 @@ late_write_of_one_connection (void)
     usleep (1000);
   CHECK_EQ (write_number (0, 4, 0), 0);
   CHECK (pread (disk, &found, 8, 0) == 8 && found == 4);
+  end ();
+}
+
+/* The server has it. */
+static void
+wait_for_the_write (void)
+{
+  char seen[128];
+  snprintf (seen, sizeof seen, "%s.seen", image);
+  while (unlink (seen) < 0)
+    usleep (1000);
+}
+
+static void *
+write_two (void *arg)
+{
+  *(int *)arg = write_number (0, 2, 0);
+  return NULL;
+}
+
+/* Something on the way ends the connection of such a write, and the server lives: it may do it for as long as it
+ * may be silent, so until then nothing is written or flushed, and then each is told that something was lost. */
+static void
+late_write_whose_connection_has_ended (void)
+{
+  _Atomic uint64_t one = 0;
+  uint64_t found;
+  int rc;
+  pthread_t t;
+  serve_with_a_stall ();
+  struct relay *way = relay_open (&server, 0);
+  CHECK_EQ (fm_store_open_nbd (relay_uri (way), 2000 * FM_MS, &s, NULL, 0), 0);
+  CHECK_EQ (write_number (1, 1, 0), 0); /* over the first connection; the second is the anchor */
+  CHECK_EQ (fm_store_flush (s, &one), 0);
+  CHECK_EQ (relay_connections (way), 2);
+  close (open (stall, O_CREAT | O_WRONLY, 0600));
+  pthread_create (&t, NULL, write_two, &rc);
+  wait_for_the_write ();
+  uint64_t began = fm_now_ns ();
+  relay_cut (way, 0);
+  pthread_join (t, NULL);
+  CHECK_EQ (rc, -ENOTCONN);
+  CHECK_EQ (write_number (1, 3, 0), -ETIMEDOUT);
+  CHECK_EQ (fm_store_flush (s, &one), -ETIMEDOUT);
+  CHECK_EQ (unlink (stall), 0);
+  while (!fm_late_settled (s))
+    usleep (1000);
+  CHECK (fm_now_ns () - began >= s->timeout_ns);
+  CHECK (pread (disk, &found, 8, 0) == 8 && found == 2); /* it came late */
+  CHECK_EQ (write_number (0, 4, 0), 0);
+  CHECK (fm_store_flush (s, &one) < 0);
+  CHECK_EQ (fm_store_flush (s, &one), 0);
+  relay_close (way);
+  end ();
+}
+
+/* But if the server has gone it does none of them, and nobody waits. */
+static void
+no_late_write_of_a_server_that_is_gone (void)
+{
+  int rc;
+  pthread_t t;
+  serve_with_a_stall ();
+  s = lab_nbd_store (&server);
+  CHECK_EQ (write_number (1, 1, 0), 0);
+  close (open (stall, O_CREAT | O_WRONLY, 0600));
+  pthread_create (&t, NULL, write_two, &rc);
+  wait_for_the_write ();
+  lab_kill (&server);
+  pthread_join (t, NULL);
+  CHECK (rc < 0);
+  CHECK (fm_late_settled (s));
+  CHECK_EQ (unlink (stall), 0);
   end ();
 }
 
@@ -824,6 +907,8 @@ main (void)
   RUN (restarts_under_writers);
   RUN (late_write);
   RUN (late_write_of_one_connection);
+  RUN (late_write_whose_connection_has_ended);
+  RUN (no_late_write_of_a_server_that_is_gone);
   RUN (file_tells_all);
   RUN (fua_hears_for_all_of_a_device);
   RUN (fua_tells_for_all);

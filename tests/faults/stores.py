@@ -160,6 +160,30 @@ FAULTS = (
         (("native/gather.c", "n, buf, s->sizes.maximum);", "n, buf, UINT32_MAX);"),),
     ),
     Fault(
+        "a write whose connection has ended is not done later",
+        "native:lost",
+        (("native/store_nbd.c", "is_write (op) && op->rc == -ENOTCONN;", "false;"),),
+        "ENDED_IS_NOT_LATE",
+    ),
+    Fault(
+        "a server that has gone is waited for",
+        "native:lost",
+        (("native/flush.c", "  fm_late_server_gone (s);\n", ""),),
+        "GONE_IS_LATE",
+    ),
+    Fault(
+        "a late write is waited for as long as the kernel sends it again",
+        "tests/test_late_write.py",
+        (("native/late.c", " && !is_unheard (nbd_aio_get_fd (h));", ";"),),
+        "LATE_FOR_A_QUARTER_OF_AN_HOUR",
+    ),
+    Fault(
+        "an idle connection to a store's server is never asked whether it is there",
+        "tests/test_late_write.py",
+        (("native/store_nbd.c", "    fm_late_keep_asking (nbd_aio_get_fd (h));\n", ""),),
+        "IDLE_IS_NOT_ASKED",
+    ),
+    Fault(
         "a file system's word for a hole is taken that does not know what is cached",
         "tests/test_holes.py",
         (("native/store_file.c", "if (!s->knows_holes) {", "if (false) {"),),
@@ -520,8 +544,8 @@ FAULTS = (
     Fault(
         "a write does not wait for a late one of an older connection",
         "native:lost",
-        (("native/store_nbd.c", "op->kind == FM_ZERO) && !fm_late_settled (p->store)",
-          "op->kind == FM_ZERO) && 0"),),
+        (("native/store_nbd.c", "is_write (op) && !fm_late_settled (p->store)",
+          "0"),),
         "LATE_WRITE_OVERTAKEN",
     ),
     Fault(

@@ -1,0 +1,66 @@
+"""A write to a store's server that was given up keeps the store from writing only for as long as
+somebody may still do it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from served import NBDKIT
+
+# In a network of its own, which it can cut.
+ALONE = """
+import fcntl, os, pathlib, socket, struct, subprocess, sys, time
+from mirror_core import native
+
+UP, SET_FLAGS = 1, 0x8914  # linux/if.h, linux/sockios.h: IFF_UP, SIOCSIFFLAGS
+
+def network(flags):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        fcntl.ioctl(one, SET_FLAGS, struct.pack("16sh22x", b"lo", flags))
+
+folder = pathlib.Path({folder!r})
+network(UP)
+subprocess.Popen(
+    [{nbdkit!r}, "-f", "-p", "10809", "-P", folder / "pid", "eval", "get_size=echo 1M",
+     "thread_model=echo parallel", "can_write=true", "can_flush=true", "flush=true",
+     "can_fua=echo native", "can_zero=true", "zero=true", "can_multi_conn=true",
+     "pread=head -c $3 /dev/zero", "pwrite=cat >/dev/null"])
+while not (folder / "pid").exists():
+    time.sleep(0.01)
+store = native.Store.nbd("nbd://127.0.0.1:10809", 0.5)
+client = native.Client(native.Volume(store, None, 1 << 20, 4096, False), 0)
+client.zero(4096, 0, 0)
+lines = [line.split() for line in open("/proc/net/tcp")]
+timers = [one[5] for one in lines if one[2].endswith(":2A39") and one[3] == "01"]  # proc(5)
+print(len(timers), "connections,", sum(timer.startswith("02:") for timer in timers), "asked")
+network(0)
+try:
+    client.zero(4096, 0, 0)
+except OSError as error:
+    print(error)
+assert not store.is_settled()
+began = time.monotonic()
+while not store.is_settled() and time.monotonic() - began < 60:
+    time.sleep(0.1)
+print("settled" if store.is_settled() else "still late", flush=True)
+os.kill(int((folder / "pid").read_text()), 9)
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a network of its own needs root")
+def test_a_late_write_of_a_machine_that_is_gone_ends(tmp_path: Path) -> None:
+    """Its network drops everything without a word: after half a minute the store is used again, not
+    after the quarter of an hour for which the kernel sends again what nobody answers."""
+    script = ALONE.format(folder=str(tmp_path), nbdkit=NBDKIT)
+    done = subprocess.run(
+        ["unshare", "--net", "--pid", "--fork", "--kill-child", sys.executable, "-c", script],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    first, *others = done.stdout.splitlines()
+    assert others == ["[Errno 5] zero: Input/output error", "settled"], done.stderr
+    assert first == "2 connections, 2 asked", "who says nothing is asked"
