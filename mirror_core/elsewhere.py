@@ -7,7 +7,8 @@ flock(2) and O_EXCL (stores.py) keep out other sites, mounted devices, device-ma
 servers lock in their own way (qemu-nbd: fcntl(2), some bytes), and a loop device not at all.
 
 Left out: whoever locks nothing, such as nbdkit's file plugin or dd; one server under two hosts'
-names; a loop device that is read-only, as of one who looks.
+names; a loop device that is read-only, as of one who looks, or that was set up in another mount
+namespace while losetup (package mount) is missing, or some loop device answers nobody.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import fcntl
 import ipaddress
 import os
 import re
+import stat
 import struct
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -75,17 +77,40 @@ def refuse(fd: int, name: str) -> None:
 
 
 def _loop_over(fd: int) -> str | None:
-    mounts = below.mounts_of()
+    """A path tells nothing of what is behind a loop device that was set up in another mount
+    namespace, as in a container.  So each is asked; only one that does not tell is looked at by its
+    path, and only if that may be on the file system of our store."""
+    loops = [
+        disk
+        for disk in _LOOPS.glob("loop*")
+        if _text(disk / "loop/backing_file") and _text(disk / "ro") != "1"
+    ]
+    if not loops:
+        return None
+    told, mounts = mounted.behind_loops(), below.mounts_of()
     ours = _file_system_of(fd, mounts)
-    for disk in _LOOPS.glob("loop*"):
-        path = _text(disk / "loop/backing_file")
-        if not path or _text(disk / "ro") == "1":
-            continue
-        if ours in _file_systems_of(path, mounts) and _stands_on(disk, fd):
-            at = mounted.on({_text(disk / "dev")})
+    for disk in loops:
+        number = _text(disk / "dev")
+        if number in told:
+            found = _is_behind(told[number], disk, fd)
+        else:
+            path = _text(disk / "loop/backing_file")
+            found = ours in _file_systems_of(path, mounts) and _stands_on(disk, fd)
+        if found:
+            at = mounted.on({number})
             where = f", mounted on {at[0].point}" if at else ""
             return f"the loop device /dev/{disk.name}{where}"
     return None
+
+
+def _is_behind(file: mounted.Behind, disk: Path, fd: int) -> bool:
+    """`file`: what the loop device has told, just now.  Of a device that is not its number: that is
+    asked for here, of one that answers."""
+    ours = os.fstat(fd)
+    if stat.S_ISBLK(ours.st_mode):
+        return _asked(disk, ours) is True
+    number = f"{os.major(ours.st_dev)}:{os.minor(ours.st_dev)}"
+    return (file.file_system, file.inode) == (number, ours.st_ino)
 
 
 def _file_system_of(fd: int, mounts: list[below.Mount]) -> str:
@@ -111,12 +136,19 @@ def _stands_on(disk: Path, fd: int) -> bool:
         found = os.stat(_text(disk / "loop/backing_file"))
         if not _is_same((found.st_dev, found.st_ino, found.st_rdev), ours):
             return False
+        known = True
     except OSError:
-        found = None
+        known = False
+    answer = _asked(disk, ours)
+    return known if answer is None else answer
+
+
+def _asked(disk: Path, ours: os.stat_result) -> bool | None:
+    """Whether a loop device says that it stands on ours.  None: it may not be asked."""
     try:
         loop = os.open(f"/dev/{disk.name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
-        return found is not None
+        return None
     try:
         device, inode, rdev, _, _ = identity.loop_status(loop)
     except OSError:  # it stands on nothing by now

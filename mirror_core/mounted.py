@@ -49,6 +49,29 @@ class Elsewhere:
     mount: Mount
 
 
+@dataclass(frozen=True)
+class Behind:
+    """The file behind a loop device: the number of the file system that it is on, and its inode."""
+
+    file_system: str
+    inode: int
+
+
+def behind_loops() -> dict[str, Behind]:
+    """Of each loop device, MAJOR:MINOR, as far as that is told: nothing without losetup (package
+    mount), or while one of them does not answer, whose file may be on a site that is away; and not
+    of those that may not be opened."""
+    words = ["losetup", "--list", "--json", "--output", "MAJ:MIN,BACK-INO,BACK-MAJ:MIN"]
+    found: dict[str, Behind] = {}
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        said = apart.ask(*words).said
+        for one in json.loads(said)["loopdevices"] if said else ():
+            if one["back-ino"] is not None and one["back-maj:min"] is not None:
+                file = Behind(one["back-maj:min"].strip(), int(one["back-ino"]))
+                found[one["maj:min"].strip()] = file
+    return found
+
+
 def on(devices: Collection[str], platform: Platform = HERE) -> list[Mount]:
     """What certainly stands on one of these block devices, MAJOR:MINOR, be it by way of others; in
     the order in which it was mounted."""
@@ -191,17 +214,10 @@ class _Tree:
 
 
 def _files_of_loops(platform: Platform) -> dict[str, str]:
-    """The number of each loop device, and that of the file system which its file is on.  Who opens
-    one may wait for its site."""
+    """The number of each loop device, and that of the file system which its file is on."""
     if platform is not HERE:
         return {}
-    words = ["losetup", "--list", "--json", "--output", "MAJ:MIN,BACK-MAJ:MIN"]
-    found: dict[str, str] = {}
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        said = apart.ask(*words).said
-        for one in json.loads(said)["loopdevices"] if said else ():
-            found[one["maj:min"].strip()] = one["back-maj:min"].strip()
-    return found
+    return {number: file.file_system for number, file in behind_loops().items()}
 
 
 def _namespace(process: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import re
 import stat
@@ -18,7 +19,7 @@ import pytest
 from handmade import Handmade, east, eventually, flashmirror, record, refused
 from loops import Loop, needs_loops
 
-from mirror_core import elsewhere, stores
+from mirror_core import apart, elsewhere, limits, stores
 from mirror_core.errors import StoreError
 
 # Spellings of one server's export, in lines; each line's is another store.
@@ -179,6 +180,85 @@ def test_a_loop_device_on_another_disk_is_not_looked_at(
     with ours.open("r+b") as file:
         elsewhere.refuse(file.fileno(), "ours")
     assert looked == ["loop2"]
+
+
+# In a mount namespace of its own, where /sys/module is another file system.  As in a container, a
+# file is there by a bind mount, and a device has another node.
+ELSEWHERE = """
+at=/sys/module/elsewhere
+mount -t tmpfs none /sys/module && mkdir $at &&
+if test -b "$1/$2"; then cp -a "$1/$2" $at; else mount --bind "$1" $at; fi &&
+losetup --find --show "$at/$2" && read wait
+"""
+
+
+@contextlib.contextmanager
+def loop_elsewhere(path: Path) -> Iterator[str]:
+    """A loop device over it that somebody has set up in another mount namespace, by a path which
+    leads nowhere here, and to no file system where a store may be."""
+    words = ["unshare", "--mount", "--propagation=private", "sh", "-c", ELSEWHERE, "sh"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*words, path.parent, path.name], stdin=pipe, stdout=pipe) as one:
+        assert one.stdout
+        device = one.stdout.readline().decode().strip()
+        try:
+            behind = Path("/sys/block", Path(device).name, "loop/backing_file").read_text().strip()
+            assert behind == f"/sys/module/elsewhere/{path.name}"
+            yield device
+        finally:
+            subprocess.run(["losetup", "--detach", device], check=True)
+            one.kill()
+
+
+@needs_loops
+def test_a_loop_device_of_another_mount_namespace_is_noticed(scratch: Path) -> None:
+    """As of a container, over a file or a device: what is behind it decides, not its path."""
+    path = scratch / "file"
+    below = Loop(scratch / "below", 1 << 20)
+    try:
+        path.write_bytes(bytes(4096))
+        for ours in (path, Path(f"/dev/loop{below.number}")):
+            with (
+                loop_elsewhere(ours) as device,
+                pytest.raises(StoreError, match=f"in use by the loop device {device}: stop that"),
+            ):
+                stores.open_store(str(ours), 1.0)
+            stores.open_store(str(ours), 1.0).store.close()
+    finally:
+        below.close()
+
+
+@needs_loops
+@pytest.mark.parametrize("losetup", ["missing", "silent", "refused"])
+def test_without_an_answer_of_losetup_a_loop_device_is_found_by_its_path(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch, losetup: str
+) -> None:
+    """It is missing, a loop device keeps it waiting whose file is on a site that is away, or it may
+    open none.  For one that does not answer all stores of a start wait but once."""
+    loop = Loop(scratch / "file", 1 << 20)
+    one = {"maj:min": f"7:{loop.number}", "back-ino": None, "back-maj:min": None}
+    does = f"echo '{json.dumps({'loopdevices': [one]})}'"
+    tools, begun = scratch / "tools", scratch / "begun"
+    tools.mkdir()
+    if losetup == "silent":
+        does = "exec sleep 600"
+        monkeypatch.setattr(limits, "DEVICE_BUSY_S", 0.5)
+    if losetup != "missing":
+        (tools / "losetup").write_text(f"#!/bin/sh\necho >> {begun}\n{does}\n")
+        (tools / "losetup").chmod(0o755)
+    path = str(tools) if losetup == "missing" else f"{tools}:{os.environ['PATH']}"
+    try:
+        with monkeypatch.context() as patch:
+            patch.setenv("PATH", path)
+            for _ in range(3):
+                with pytest.raises(StoreError, match=f"the loop device /dev/loop{loop.number}"):
+                    stores.open_store(str(scratch / "file"), 1.0)
+        assert losetup != "silent" or begun.read_text() == "\n"
+    finally:
+        for child in apart._left.values():
+            child.kill()
+            child.wait()
+        loop.close()
 
 
 @needs_loops

@@ -31,6 +31,33 @@ FAULTS = (
         "under_a_loop_is_free",
     ),
     Fault(
+        "of a loop device only the path is looked at, whatever that means here",
+        "tests/test_elsewhere.py::test_a_loop_device_of_another_mount_namespace_is_noticed",
+        (("mirror_core/elsewhere.py", "        if number in told:\n", "        if False:\n"),),
+        "loop_elsewhere_is_free",
+    ),
+    Fault(
+        "of a loop device over a device the inode of a node decides",
+        "tests/test_elsewhere.py::test_a_loop_device_of_another_mount_namespace_is_noticed",
+        (("mirror_core/elsewhere.py", "    if stat.S_ISBLK(ours.st_mode):\n",
+          "    if False:\n"),),
+    ),
+    Fault(
+        "a loop device that tells nothing of its file is free",
+        "tests/test_elsewhere.py::"
+        "test_without_an_answer_of_losetup_a_loop_device_is_found_by_its_path",
+        (("mirror_core/elsewhere.py", "found = ours in _file_systems_of(path, mounts)",
+          "found = 0 in _file_systems_of(path, mounts)"),),
+        "untold_loop_is_free",
+    ),
+    Fault(
+        "what losetup may not open is taken for an answer",
+        "tests/test_elsewhere.py::"
+        "test_without_an_answer_of_losetup_a_loop_device_is_found_by_its_path[refused]",
+        (("mirror_core/mounted.py",
+          'if one["back-ino"] is not None and one["back-maj:min"] is not None:', "if True:"),),
+    ),
+    Fault(
         "a device under a loop device is known by its node's inode",
         "tests/test_elsewhere.py::test_a_device_under_a_loop_device_is_refused",
         (("mirror_core/elsewhere.py", "    if one[2] or other.st_rdev:\n", "    if False:\n"),),
