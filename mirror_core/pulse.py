@@ -44,13 +44,18 @@ class Pulse(beside.Beside):
         self.answers: bool | None = None
 
     def _run(self, is_over: beside.IsOver) -> None:
-        wait_s = limits.PULSE_S
+        of, beaten, wait_s = 0, 0.0, limits.PULSE_S
         while not is_over(wait_s):
             session, asked = self._heard()
-            wait_s = asked + limits.PULSE_S - self._platform.monotonic()
+            if session != of:  # a line of no session, or of another, is put out there (door.py)
+                self._link.hang_up()
+                of = session
+            pause_s = limits.PULSE_S if session else limits.KNOCK_S
+            due = max(asked + limits.PULSE_S, beaten + pause_s)
+            wait_s = min(due - self._platform.monotonic(), limits.PULSE_S)
             if wait_s <= 0:
-                wait_s = limits.PULSE_S if session else limits.KNOCK_S
                 self._beat(session)
+                beaten, wait_s = self._platform.monotonic(), limits.PULSE_S
         self._link.hang_up()
 
     def _beat(self, session: int) -> None:

@@ -298,6 +298,19 @@ FAULTS = (
         "part_equals_a_seed",
     ),
     Fault(
+        "the line of a pulse stays as it is when a session begins",
+        "tests/test_pulse.py::test_the_line_of_a_pulse_is_of_the_session",
+        (("mirror_core/pulse.py", "            if session != of:", "            if False:"),),
+        "line_of_no_session",
+    ),
+    Fault(
+        "a pulse that has just knocked notices a session late",
+        "tests/test_pulse.py::test_the_line_of_a_pulse_is_of_the_session",
+        (("mirror_core/pulse.py", "min(due - self._platform.monotonic(), limits.PULSE_S)",
+          "due - self._platform.monotonic()"),),
+        "session_noticed_late",
+    ),
+    Fault(
         "a source without a session is silent",
         "tests/test_promote.py::test_a_source_that_flushes_for_long_at_its_start_is_there",
         (("mirror_core/pulse.py", "                self._beat(session)\n",
