@@ -106,7 +106,7 @@ class Store:
             os.close(fd)
             raise
         _check(_lib.fm_store_open_file(fd, size, out), "open")
-        return cls(out[0], "file")
+        return cls._of(out, "file")
 
     @classmethod
     def nbd(cls, uri: str, timeout_s: float, *, fenced: bool = False) -> Store:
@@ -115,10 +115,20 @@ class Store:
         out = _ffi.new("struct fm_store **")
         why = _ffi.new(f"char[{_WHY_BYTES}]")
         rc = _lib.fm_store_open_nbd(uri.encode(), int(timeout_s * NS), out, why, _WHY_BYTES)
-        _check(rc, uri, _ffi.string(why).decode(errors="replace"))
+        if rc < 0:
+            _check(rc, uri, _ffi.string(why).decode(errors="replace"))
         if fenced:
             _lib.fm_store_set_fenced(out[0])
-        return cls(out[0], "nbd")
+        return cls._of(out, "nbd")
+
+    @classmethod
+    def _of(cls, out: Any, kind: str) -> Self:
+        """One that was opened just now; closed if this fails."""
+        try:
+            return cls(out[0], kind)
+        except BaseException:
+            _lib.fm_store_close(out[0])
+            raise
 
     def stands_on(self, below: int) -> None:
         """What all stores of this number share (native/below.h), above 0.  Before it is in use."""
@@ -620,12 +630,12 @@ class Line:
 
     def __init__(self, uri: str, answer_bytes: int, timeout_s: float) -> None:
         out, why = _ffi.new("struct fm_line **"), _ffi.new(f"char[{_WHY_BYTES}]")
+        self._answer = bytearray(answer_bytes)  # first: nobody would close the line
         rc = _lib.fm_line_open(uri.encode(), int(timeout_s * NS), out, why, _WHY_BYTES)
         if rc < 0:
             text = cast(bytes, _ffi.string(why)).decode(errors="replace")
             raise NativeError(-rc, text or os.strerror(-rc))
         self._handle: Any = out[0]
-        self._answer = bytearray(answer_bytes)
 
     def ask(self, request: bytes) -> None:
         """Begin to."""

@@ -90,7 +90,12 @@ def _accepted(path: str) -> set[str]:
 
 def identify(fd: int) -> str | None:
     """The process at the other end of this connection, which is closed; None: it is not known."""
-    with socket.socket(fileno=fd) as connection:
+    try:
+        connection = socket.socket(fileno=fd)
+    except BaseException:  # its server may take no other client meanwhile
+        os.close(fd)
+        raise
+    with connection:
         if connection.family != socket.AF_UNIX:
             return None
         try:

@@ -140,7 +140,12 @@ class Session:
         """PeerError; MirrorError: our own intermediate."""
         try:
             for member in self._copier.members:
-                self._stores.append(self._link.intermediate(member.name, self.number))
+                store = self._link.intermediate(member.name, self.number)
+                try:
+                    self._stores.append(store)
+                except BaseException:  # nobody would close it
+                    store.close()
+                    raise
             with self.blaming():
                 self._copier.link(self._stores)
         except OSError as error:

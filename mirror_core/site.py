@@ -225,12 +225,12 @@ class Site:
                 self._opened[member.name, "intermediate"] = one
                 self._mark_new()
                 self.book.update(volumes=self._in_use())
+                self._late.callback(one.store.close)
             except BaseException:
                 for known in (self._opened, self._new):
                     known.pop((member.name, "intermediate"), None)
                 one.store.close()
                 raise
-            self._late.callback(one.store.close)
             member.native.set_first(one.store)
 
     def _mark_new(self) -> None:

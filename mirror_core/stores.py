@@ -285,7 +285,12 @@ def _open_path(where: str) -> Opened:
     except BaseException:
         os.close(fd)
         raise
-    return Opened(where, native.Store.file(fd, size), size, identity, fd)
+    store = native.Store.file(fd, size)
+    try:
+        return Opened(where, store, size, identity, fd)
+    except BaseException:
+        store.close()
+        raise
 
 
 def _open_fd(where: str) -> int:
@@ -301,9 +306,13 @@ def _open_fd(where: str) -> int:
             errno.EISDIR: "name a file or a block device",
         }.get(error.errno or 0, "mend that, then try again")
         raise StoreError(f"{where}: {error.strerror}: {advice}", error.errno or 0) from error
-    if not stat.S_ISBLK(os.fstat(fd).st_mode) and not stat.S_ISREG(os.fstat(fd).st_mode):
+    try:
+        mode = os.fstat(fd).st_mode
+        if not stat.S_ISBLK(mode) and not stat.S_ISREG(mode):
+            raise StoreError(f"{where}: neither a file nor a block device: name one", errno.EINVAL)
+    except BaseException:
         os.close(fd)
-        raise StoreError(f"{where}: neither a file nor a block device: name one", errno.EINVAL)
+        raise
     return fd
 
 

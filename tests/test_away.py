@@ -382,10 +382,15 @@ def test_data_that_is_away_refuses_the_start(handmade: Handmade) -> None:
         assert "No such file or directory" in refused("start", str(handmade.toml(site)))
 
 
+def open_files() -> list[str]:
+    return [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+
+
 @pytest.mark.parametrize(
     ("owner", "step"),
-    [(stores, "refuse_unfit"), (stores, "is_new"), (native.Store, "unflushed"),
-     (site_.Site, "_mark_new"), (site_.Site, "_in_use")],
+    [(os, "fstat"), (stores, "Opened"), (native.Store, "__init__"),
+     (stores, "refuse_unfit"), (stores, "is_new"), (native.Store, "unflushed"),
+     (site_.Site, "_mark_new"), (site_.Site, "_in_use"), (None, "callback")],
 )  # fmt: skip
 def test_a_want_of_memory_while_it_is_taken_in_is_tried_again(
     handmade: Handmade, monkeypatch: pytest.MonkeyPatch, owner: Any, step: str
@@ -401,8 +406,9 @@ def test_a_want_of_memory_while_it_is_taken_in_is_tried_again(
             raise MemoryError
 
         with monkeypatch.context() as once, pytest.raises(MemoryError):
-            once.setattr(owner, step, without)
+            once.setattr(owner or site._late, step, without)
             site._take_intermediates()
+        assert str(intermediate(handmade)) not in open_files()
         assert site.without_intermediate() == {"disk"}
         site._take_intermediates()
         assert not site.without_intermediate()

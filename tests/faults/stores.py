@@ -58,6 +58,60 @@ FAULTS = (
           'if one["back-ino"] is not None and one["back-maj:min"] is not None:', "if True:"),),
     ),
     Fault(
+        "a store that could not be made stays open, and locked",
+        "tests/test_handles.py::test_a_server_keeps_no_connection_of_what_was_not_opened "
+        "tests/test_handles.py::test_a_file_is_free_again_though_its_store_was_not_made "
+        "tests/test_away.py::test_a_want_of_memory_while_it_is_taken_in_is_tried_again",
+        (("mirror_core/native.py", "            _lib.fm_store_close(out[0])\n", ""),),
+        "unmade_store_stays_open",
+    ),
+    Fault(
+        "a file whose store could not be handed on stays locked",
+        "tests/test_away.py::test_a_want_of_memory_while_it_is_taken_in_is_tried_again",
+        (("mirror_core/stores.py",
+          "        return Opened(where, store, size, identity, fd)\n"
+          "    except BaseException:\n        store.close()\n",
+          "        return Opened(where, store, size, identity, fd)\n"
+          "    except BaseException:\n"),),
+        "unopened_store_stays_locked",
+    ),
+    Fault(
+        "an intermediate that could not be taken in at the last stays locked",
+        "tests/test_away.py::test_a_want_of_memory_while_it_is_taken_in_is_tried_again",
+        (("mirror_core/site.py", "                self._late.callback(one.store.close)\n", ""),
+         ("mirror_core/site.py", "            member.native.set_first(one.store)\n",
+          "            self._late.callback(one.store.close)\n"
+          "            member.native.set_first(one.store)\n")),
+        "not_taken_in_stays_locked",
+    ),
+    Fault(
+        "a line whose answer has no room stays connected",
+        "tests/test_handles.py::test_a_server_keeps_no_connection_of_what_was_not_opened[unread]",
+        (("mirror_core/native.py",
+          "        self._answer = bytearray(answer_bytes)  # first: nobody would close the line\n",
+          ""),
+         ("mirror_core/native.py", "        self._handle: Any = out[0]\n",
+          "        self._handle: Any = out[0]\n        self._answer = bytearray(answer_bytes)\n")),
+        "unread_line_stays",
+    ),
+    Fault(
+        "a lane that could not be noted stays connected",
+        "tests/test_handles.py::test_a_server_keeps_no_connection_of_what_was_not_opened[unnoted]",
+        (("mirror_core/session.py",
+          "                except BaseException:  # nobody would close it\n"
+          "                    store.close()\n",
+          "                except BaseException:\n"),),
+        "unnoted_lane_stays",
+    ),
+    Fault(
+        "a connection whose server could not be looked at stays open",
+        "tests/test_handles.py::test_a_connection_that_is_not_looked_at_is_closed",
+        (("mirror_core/server_instance.py",
+          "    except BaseException:  # its server may take no other client meanwhile\n"
+          "        os.close(fd)\n",
+          "    except BaseException:\n"),),
+    ),
+    Fault(
         "a device under a loop device is known by its node's inode",
         "tests/test_elsewhere.py::test_a_device_under_a_loop_device_is_refused",
         (("mirror_core/elsewhere.py", "    if one[2] or other.st_rdev:\n", "    if False:\n"),),
