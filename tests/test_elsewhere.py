@@ -229,6 +229,15 @@ def test_a_loop_device_of_another_mount_namespace_is_noticed(scratch: Path) -> N
 
 
 @needs_loops
+def test_nor_does_a_site_start_on_one(handmade: Handmade) -> None:
+    """It is asked for in the site's own process, too."""
+    handmade.create("east")
+    with loop_elsewhere(Path(handmade.store("east", "data"))) as device:
+        assert f"in use by the loop device {device}: " in refused("start", east(handmade))
+    handmade.start("east")
+
+
+@needs_loops
 @pytest.mark.parametrize("losetup", ["missing", "silent", "refused"])
 def test_without_an_answer_of_losetup_a_loop_device_is_found_by_its_path(
     scratch: Path, monkeypatch: pytest.MonkeyPatch, losetup: str
