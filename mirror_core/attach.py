@@ -42,6 +42,7 @@ from mirror_core import (
     exclusive,
     handshake,
     holders,
+    identity,
     kernel,
     launch,
     ledger,
@@ -52,7 +53,7 @@ from mirror_core import (
     writeback,
 )
 from mirror_core.config import SiteConfig
-from mirror_core.errors import ConfigError, LedgerError, MirrorError, PeerError
+from mirror_core.errors import ConfigError, LedgerError, MirrorError, PeerError, line
 from mirror_core.journal import Journal
 from mirror_core.lock import check_ledger
 from mirror_core.platform import TOKEN
@@ -416,6 +417,6 @@ def _by(index: int) -> str:
     for fd in Path("/proc").glob("[0-9]*/fd/*"):
         with contextlib.suppress(OSError):  # it has ended since
             if ours.fullmatch(os.readlink(fd)) and int(fd.parts[2]) != os.getpid():
-                name = (fd.parents[1] / "comm").read_text(errors="replace").strip()
+                name = line(identity.text(fd.parents[1] / "comm"))
                 return f" (by process {fd.parts[2]}, {name})"
     return ""

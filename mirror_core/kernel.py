@@ -21,7 +21,7 @@ from pyroute2.netlink import NETLINK_GENERIC, NLM_F_ACK, NLM_F_REQUEST, genlmsg,
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.generic import AsyncGenericNetlinkSocket, GenericNetlinkSocket
 
-from mirror_core import limits
+from mirror_core import identity, limits
 from mirror_core.errors import MirrorError
 
 _CONNECT, _DISCONNECT, _RECONFIGURE, _LINK_DEAD = 1, 2, 3, 4
@@ -140,10 +140,7 @@ def disconnect(index: int) -> None:
 
 def backend_of(index: int) -> str | None:
     """What a device was connected with; None: it is not connected, or says nothing."""
-    try:
-        return (_BLOCK_DEVICES / f"nbd{index}" / "backend").read_text().rstrip("\n")
-    except OSError:  # ENODEV: it was being disconnected meanwhile
-        return None
+    return identity.text(_BLOCK_DEVICES / f"nbd{index}" / "backend") or None
 
 
 def is_connected(index: int) -> bool:

@@ -30,7 +30,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from mirror_core import config, connections, launch, ledger, limits, peer, sockets, stderr
+from mirror_core import (
+    config,
+    connections,
+    identity,
+    launch,
+    ledger,
+    limits,
+    peer,
+    sockets,
+    stderr,
+)
 from mirror_core.errors import LedgerError, MirrorError, PeerError
 from mirror_core.journal import Journal
 from mirror_core.lock import HANDED, check_ledger, lock_state, refuse_unusable
@@ -166,10 +176,7 @@ def found(site: config.SiteConfig) -> int | None:
 
 def serves(pid: int) -> bool:
     """Whether it serves, and is not to begin a process that does."""
-    try:
-        return _program_of(pid) == "nbdkit"
-    except OSError:  # it has ended
-        return False
+    return _program_of(pid) == "nbdkit"
 
 
 def _may_be_a_site(site: config.SiteConfig, pid: int | None) -> bool:
@@ -186,8 +193,9 @@ def _may_be_a_site(site: config.SiteConfig, pid: int | None) -> bool:
 
 
 def _program_of(pid: int | None) -> str:
-    """OSError: it has ended."""
-    return Path(f"/proc/{pid}/comm").read_text().rstrip("\n")
+    """Empty: it has ended.  Every process of the machine is asked, and the name of one may be no
+    UTF-8: the kernel cuts it after 15 bytes, be it in the middle of a letter."""
+    return identity.text(Path(f"/proc/{pid}/comm"))
 
 
 def _is_begun_with(site: config.SiteConfig, pid: int, tries: int = 1) -> bool:
@@ -383,7 +391,7 @@ def _locker(folder: Path) -> int | None:
         with contextlib.suppress(OSError):  # it has ended since, or is somebody else's
             if not os.path.samestat(fd.stat(), folder.stat()):
                 continue
-            if "FLOCK" in (fd.parents[1] / "fdinfo" / fd.name).read_text():
+            if "FLOCK" in identity.text(fd.parents[1] / "fdinfo" / fd.name):
                 return int(fd.parts[2])
     return None
 

@@ -244,6 +244,31 @@ def test_a_detach_that_the_kernel_refuses_says_that_the_holder_has_ended(
     assert ended == [BACKEND]
 
 
+@pytest.fixture
+def devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, bytes], None]:
+    """Makes one in a tree like /sys/block: its index, and what it was connected with."""
+    monkeypatch.setattr(kernel, "_BLOCK_DEVICES", tmp_path / "block")
+
+    def make(index: int, name: bytes) -> None:
+        node = tmp_path / "block" / f"nbd{index}"
+        node.mkdir(parents=True)
+        (node / "pid").touch()
+        (node / "backend").write_bytes(name + b"\n")
+
+    return make
+
+
+def test_a_device_of_somebody_elses_whose_name_is_no_text_hides_none(
+    devices: Callable[[int, bytes], None],
+) -> None:
+    """As of another program, which calls it by a path."""
+    devices(0, b"/srv/gr\xfcn")
+    devices(1, BACKEND.encode())
+    assert kernel.find(BACKEND) == 1
+    with pytest.raises(MirrorError, match="not attached by flashmirror"):
+        attaching.detach(0)
+
+
 # ---- the holder's own folder
 
 

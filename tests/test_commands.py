@@ -11,6 +11,7 @@ import pty
 import re
 import socket
 import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from click.testing import CliRunner
 from handmade import (
     Handmade,
     SlowDisk,
+    as_somebody_else,
     east,
     eventually,
     flashmirror,
@@ -670,6 +672,33 @@ def test_a_look_at_a_site_does_not_keep_it_from_starting(make_pair: MakePair) ->
         ended.set()
         for watcher in watchers:
             watcher.join()
+
+
+NAMED = """
+import ctypes, sys
+assert not ctypes.CDLL(None).prctl(15, "резервная".encode()[:15], 0, 0, 0)  # PR_SET_NAME
+print("named", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_process_whose_name_is_no_text_is_in_no_command_s_way(make_pair: MakePair) -> None:
+    """Any user may have one: the kernel cuts a name after 15 bytes, in the middle of a letter."""
+    pair = make_pair("--size", "1M")
+    words, pipe = [*as_somebody_else(), sys.executable, "-c", NAMED], subprocess.PIPE
+    with subprocess.Popen(words, stdin=pipe, stdout=pipe, cwd="/") as stranger:
+        assert stranger.stdout and stranger.stdout.readline() == b"named\n"
+        with pytest.raises(UnicodeDecodeError):
+            Path(f"/proc/{stranger.pid}/comm").read_bytes().decode()
+        east, west = (str(pair.toml(site)) for site in ("east", "west"))
+        for command in (
+            ["start", west], ["start", east], ["sync", east], ["reopen", east], ["stop", east],
+            ["status", east], ["check", east], ["promote", "--force", west], ["start", west],
+            ["stop", west], ["resync", "--full", "--force", east],
+        ):  # fmt: skip
+            done = flashmirror(*command)
+            assert (done.returncode, done.stderr) == (0, ""), (command, done)
+        stranger.kill()
 
 
 @pytest.mark.parametrize("command", ["start", "resume", "promote"])

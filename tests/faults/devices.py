@@ -89,6 +89,13 @@ FAULTS = (
         "stays_behind_a_refusal",
     ),
     Fault(
+        "a device whose name is no text hides all others",
+        "tests/test_attach.py::test_a_device_of_somebody_elses_whose_name_is_no_text_hides_none",
+        (("mirror_core/kernel.py",
+          'identity.text(_BLOCK_DEVICES / f"nbd{index}" / "backend")',
+          '(_BLOCK_DEVICES / f"nbd{index}" / "backend").read_text().strip()'),),
+    ),
+    Fault(
         "what an overlay reads does not count",
         f"{UNMOUNTING}::test_an_overlay_of_a_folder_there_is_unmounted_before_it",
         (("mirror_core/mounted.py", "(*mount.named, *mount.lower)", "mount.named"),),

@@ -1017,6 +1017,13 @@ FAULTS = (
         "known_by_words",
     ),
     Fault(
+        "a process whose name is no text ends every command that looks for a site",
+        "tests/test_commands.py::test_a_process_whose_name_is_no_text_is_in_no_command_s_way",
+        (("mirror_core/process.py", 'return identity.text(Path(f"/proc/{pid}/comm"))',
+          'return Path(f"/proc/{pid}/comm").read_text().rstrip("\\n")'),),
+        "name_is_text",
+    ),
+    Fault(
         "a start begins a second process beside one that does not answer",
         "tests/test_taken_away.py::test_no_second_process_is_begun_beside_the_first",
         (("mirror_core/process.py",
