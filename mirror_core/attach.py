@@ -53,7 +53,7 @@ from mirror_core import (
     writeback,
 )
 from mirror_core.config import SiteConfig
-from mirror_core.errors import ConfigError, LedgerError, MirrorError, PeerError, line
+from mirror_core.errors import ConfigError, LedgerError, MirrorError, PeerError, printable
 from mirror_core.journal import Journal
 from mirror_core.lock import check_ledger
 from mirror_core.platform import TOKEN
@@ -411,12 +411,13 @@ def _by(index: int) -> str:
     ours = re.compile(rf"/dev/nbd{index}(p\d+)?")
     device = {kernel.number_of(index)}
     if where := mounted.on(device):
-        return f" (mounted on {where[0].point})"
+        return f" (mounted on {printable(where[0].point)})"
     for one in mounted.elsewhere(device):
-        return f" (mounted on {one.mount.point}, for process {one.process}, {one.name})"
+        at = f"{one.mount.point}, for process {one.process}, {one.name}"
+        return f" (mounted on {printable(at)})"
     for fd in Path("/proc").glob("[0-9]*/fd/*"):
         with contextlib.suppress(OSError):  # it has ended since
             if ours.fullmatch(os.readlink(fd)) and int(fd.parts[2]) != os.getpid():
-                name = line(identity.text(fd.parents[1] / "comm"))
+                name = printable(identity.text(fd.parents[1] / "comm"))
                 return f" (by process {fd.parts[2]}, {name})"
     return ""

@@ -25,7 +25,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from mirror_core import below, identity, limits, mounted
-from mirror_core.errors import StoreError
+from mirror_core.errors import StoreError, printable
+from mirror_core.identity import text
 
 _LOOPS = Path("/sys/block")
 _FLOCK = struct.Struct("hhqqi4x")  # fcntl_locking(2): struct flock
@@ -115,7 +116,7 @@ def _is_behind(file: mounted.Behind, disk: Path, fd: int) -> bool:
 
 def _file_system_of(fd: int, mounts: list[below.Mount]) -> str:
     """The number of the one in which it was opened; empty: it is not to be seen."""
-    at = re.search(r"^mnt_id:\s*(\d+)", _text(Path(f"/proc/self/fdinfo/{fd}")), re.MULTILINE)
+    at = re.search(r"^mnt_id:\s*(\d+)", text(Path(f"/proc/self/fdinfo/{fd}")), re.MULTILINE)
     return next((mount.number for mount in mounts if at and mount.id == at[1]), "")
 
 
@@ -133,7 +134,7 @@ def _stands_on(disk: Path, fd: int) -> bool:
     that may be it, or leads nowhere from here, the device is asked, by who may do that."""
     ours = os.fstat(fd)
     try:
-        found = os.stat(_text(disk / "loop/backing_file"))
+        found = os.stat(text(disk / "loop/backing_file"))
         if not _is_same((found.st_dev, found.st_ino, found.st_rdev), ours):
             return False
         known = True
@@ -175,7 +176,9 @@ def _locker(fd: int) -> str | None:
     if kind == fcntl.F_UNLCK:
         return None
     pid = pid if pid > 0 else _who_locks(fd)  # of an open file, not of a process: nothing tells
-    return f"process {pid} ({_text(Path(f'/proc/{pid}/comm'))})" if pid else "another process"
+    if not pid:
+        return "another process"
+    return f"process {pid} ({printable(text(Path(f'/proc/{pid}/comm')))})"
 
 
 def _who_locks(fd: int) -> int | None:
@@ -185,14 +188,6 @@ def _who_locks(fd: int) -> int | None:
         with contextlib.suppress(OSError):  # it has ended since, or is somebody else's
             if not os.path.samestat(one.stat(), ours):
                 continue
-            if " OFDLCK " in (one.parents[1] / "fdinfo" / one.name).read_text():
+            if " OFDLCK " in text(one.parents[1] / "fdinfo" / one.name):
                 return int(one.parts[2])
     return None
-
-
-def _text(path: Path) -> str:
-    """Empty: there is none."""
-    try:
-        return path.read_text(errors="surrogateescape").strip("\n")
-    except OSError:
-        return ""

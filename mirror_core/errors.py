@@ -103,6 +103,16 @@ def short(value: object) -> str:
     return text if len(text) <= 80 else text[:80] + "..."
 
 
+def printable(text: str) -> str:
+    """A name that the system or another user has given, as a person can be shown it: what is no
+    text (os.fsdecode), or would do something to a terminal, is written like \\xfc."""
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(c: str) -> str:
+    return f"\\x{os.fsencode(c)[0]:02x}" if "\udc80" <= c <= "\udcff" else ascii(c)[1:-1]
+
+
 def line(value: object) -> str:
     """What somebody else says, as one line that a person can be shown."""
     text = value if isinstance(value, str) else short(value)

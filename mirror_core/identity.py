@@ -110,11 +110,19 @@ def of_path(fd: int) -> Identity:
 
 
 def text(path: Path, platform: Platform = HERE) -> str:
-    """An attribute's text; empty: there is none."""
+    """A file of /sys or /proc without the newline at its end; empty: there is none.  It may hold a
+    path, or another user's name for something: a byte that is no UTF-8 is kept as in every path
+    (os.fsdecode), and so is a blank at the end.  Who shows it to a person takes
+    errors.printable."""
     try:
-        return platform.read(path).decode(errors="replace").strip(" \t\r\n\0")
+        return os.fsdecode(platform.read(path)).removesuffix("\n")
     except OSError:
         return ""
+
+
+def _attribute(path: Path, platform: Platform) -> str:
+    """What a disk says of itself, as it is recorded for ever: padding is nothing of it."""
+    return os.fsencode(text(path, platform)).decode(errors="replace").strip(" \t\r\n\0")
 
 
 def _of_disk(fd: int, node: Path, is_partition: bool) -> list[str]:
@@ -130,7 +138,7 @@ def _of_disk(fd: int, node: Path, is_partition: bool) -> list[str]:
 def lasting_of(disk: Path, platform: Platform = HERE) -> str | None:
     """What a whole disk tells of itself, which is no loop device.  `disk`: its folder in /sys."""
     for kind, names in _ATTRIBUTES:
-        values = [text(disk / name, platform) for name in names]
+        values = [_attribute(disk / name, platform) for name in names]
         if all(values) and values[-1].strip("0"):  # a serial of zeroes is nobody's
             return f"{kind}:{'/'.join(values)}"
     return None

@@ -29,7 +29,7 @@ import time
 from collections.abc import Iterable
 
 from mirror_core import limits, mounted
-from mirror_core.errors import MirrorError
+from mirror_core.errors import MirrorError, printable
 
 
 def everything_on(
@@ -54,8 +54,8 @@ class _Unmounting:
         if stack.strange and not others:
             where = ", ".join(sorted({mount.point for mount in stack.strange}))
             raise MirrorError(
-                f"not unmounted: {where}: mounted below or over what is on the device, and not on "
-                "it: unmount that first"
+                f"not unmounted: {printable(where)}: mounted below or over what is on the device, "
+                "and not on it: unmount that first"
             )
         strange = set(stack.strange)
         said = [
@@ -64,13 +64,14 @@ class _Unmounting:
         reasons = list(dict.fromkeys(filter(None, said)))
         if not stack.order and not reasons:
             if self._lost:
-                raise MirrorError(f"unmounted, and not all was written: {self._what_was_lost()}")
+                lost = printable(self._what_was_lost())
+                raise MirrorError(f"unmounted, and not all was written: {lost}")
             return True
         was_late, self._is_late = self._is_late, time.monotonic() >= self._deadline
         if self._is_late and (reasons or was_late):
             why = "; ".join(reasons) or f"{stack.order[-1].point}: it is mounted again and again"
             lost = f"; not all was written: {self._what_was_lost()}" if self._lost else ""
-            raise MirrorError(f"not unmounted: {why}{lost}")
+            raise MirrorError(f"not unmounted: {printable(why + lost)}")
         return False
 
     def _what_was_lost(self) -> str:
@@ -113,7 +114,7 @@ class _Unmounting:
         """The last line of what it says if it fails; it is for the last of the words."""
         child = subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            text=True, errors="replace", env={**os.environ, "LC_ALL": "C"},
+            text=True, errors="surrogateescape", env={**os.environ, "LC_ALL": "C"},
         )  # fmt: skip
         left_s = max(limits.DEVICE_BUSY_S, self._deadline - time.monotonic())
         try:

@@ -320,6 +320,31 @@ def test_a_loop_device_that_is_mounted_is_named_with_its_place(scratch: Path) ->
 
 
 @needs_loops
+def test_a_loop_device_is_found_whatever_the_folders_above_are_called(scratch: Path) -> None:
+    """The store is on a file system that is mounted at a name which is no text, and the loop device
+    over it is mounted at one that ends in a blank."""
+    disk, over = Loop(scratch / "disk", 8 << 20), None
+    at, there = scratch / os.fsdecode(b"gr\xfcn"), scratch / "\x1b[2J "
+    at.mkdir()
+    there.mkdir()
+    subprocess.run(["mkfs.ext4", "-q", str(disk.path)], check=True)
+    subprocess.run(["mount", str(disk.path), at], check=True)
+    try:
+        over = Loop(at / "file", 2 << 20)
+        subprocess.run(["mkfs.ext4", "-q", str(over.path)], check=True)
+        subprocess.run(["mount", str(over.path), there], check=True)
+        line = rf"loop{over.number}, mounted on {scratch}/\\x1b\[2J : stop"
+        with pytest.raises(StoreError, match=line):
+            stores.open_store(str(at / "file"), 1.0)
+    finally:
+        subprocess.run(["umount", there], check=False)
+        if over:
+            over.close()
+        subprocess.run(["umount", at], check=True)
+        disk.close()
+
+
+@needs_loops
 def test_a_device_under_a_loop_device_is_refused(scratch: Path) -> None:
     """By its number, whatever its node is called."""
     below = Loop(scratch / "below", 1 << 20)

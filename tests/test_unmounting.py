@@ -118,6 +118,44 @@ def test_who_uses_what_is_mounted_is_waited_for_and_no_longer_than_said(
     assert points(loop) == []
 
 
+@pytest.mark.parametrize("name", [b"gr\xfcn", "grün".encode(), b" ", b"a\nb\t\\011", b"\x1b[2Jc\r"])
+def test_whatever_the_folder_is_called_it_is_written_and_unmounted(
+    loop: Loop, tmp_path: Path, name: bytes
+) -> None:
+    """A name is bytes, of any encoding, and what is said of it is harmless to a terminal."""
+    at = tmp_path / os.fsdecode(name)
+    at.mkdir()
+    run("mkfs.ext4", "-q", loop.path)
+    run("mount", loop.path, at)
+    try:
+        with subprocess.Popen(
+            [sys.executable, "-c", USER, at], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as user:
+            assert user.stdin and user.stdout and user.stdout.readline()
+            data = unsynced(at)
+            with pytest.raises(MirrorError, match=r"not unmounted: .* busy") as refusal:
+                unmounting.everything_on([number(loop)], 0.5)
+            assert str(refusal.value).isprintable()
+            assert data in loop.file.read_bytes()
+            ends_while(lambda: unmounting.everything_on([number(loop)], 30), user)
+        assert points(loop) == [] and not os.path.ismount(at)
+    finally:
+        subprocess.run(["umount", at], capture_output=True, check=False)
+
+
+def test_a_folder_whose_name_is_no_text_is_named_as_a_shell_takes_it(
+    loop: Loop, mounted: Path
+) -> None:
+    at = mounted / os.fsdecode(b"gr\xfcn")
+    at.mkdir()
+    run("mount", "-t", "tmpfs", "none", at)
+    try:
+        with pytest.raises(MirrorError, match=r"not unmounted: /\S+/gr\\xfcn: mounted below"):
+            unmounting.everything_on([number(loop)], 10)
+    finally:
+        run("umount", at)
+
+
 def ends_while(waits: Callable[[], None], user: subprocess.Popen[bytes]) -> None:
     """`user` ends half a second after the waiting has begun."""
 

@@ -96,6 +96,28 @@ FAULTS = (
           '(_BLOCK_DEVICES / f"nbd{index}" / "backend").read_text().strip()'),),
     ),
     Fault(
+        "a mount point whose name is no text is neither written nor unmounted",
+        f"{UNMOUNTING}::test_whatever_the_folder_is_called_it_is_written_and_unmounted",
+        (("mirror_core/identity.py", 'os.fsdecode(platform.read(path)).removesuffix("\\n")',
+          'platform.read(path).decode(errors="replace").strip(" \\t\\r\\n\\0")'),),
+        "mount_point_is_text",
+    ),
+    Fault(
+        "what is said of a mount point does something to a terminal",
+        f"{UNMOUNTING}::test_whatever_the_folder_is_called_it_is_written_and_unmounted "
+        f"{UNMOUNTING}::test_a_folder_whose_name_is_no_text_is_named_as_a_shell_takes_it",
+        (("mirror_core/errors.py", "c if c.isprintable() else _escaped(c)", "c"),),
+    ),
+    Fault(
+        "a loop device is not found by a path that is no text",
+        "tests/test_elsewhere.py::"
+        "test_a_loop_device_is_found_whatever_the_folders_above_are_called",
+        (("mirror_core/below.py", 'lines = identity.text(_PROC / process / "mountinfo", platform)',
+          'lines = os.fsencode(identity.text(_PROC / process / "mountinfo", platform)).decode('
+          'errors="replace")'),),
+        "loop_path_is_text",
+    ),
+    Fault(
         "what an overlay reads does not count",
         f"{UNMOUNTING}::test_an_overlay_of_a_folder_there_is_unmounted_before_it",
         (("mirror_core/mounted.py", "(*mount.named, *mount.lower)", "mount.named"),),
