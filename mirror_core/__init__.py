@@ -59,6 +59,7 @@ The rooms.
     process.py, sockets.py the exec of nbdkit with its sockets, readiness, stop
     launch.py              what outlives its starter begins free of it
     attach.py              /dev/nbdN of a volume: attach, hold through restarts, detach; with
+    attached.py            which of them are a site's, of whatever history;
     mounted.py, exclusive.py, apart.py, unmounting.py   what is mounted on it for certain, and is
                            unmounted before the machine goes down;
     kernel.py, handshake.py   netlink and /sys (pyroute2 is there only); sockets for the kernel

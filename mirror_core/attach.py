@@ -39,6 +39,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mirror_core import (
+    attached,
     exclusive,
     handshake,
     holders,
@@ -83,37 +84,15 @@ def index_of(path: str) -> int:
 
 
 def backend(site: SiteConfig, volume: str) -> str:
-    """By what the kernel knows a volume of a source.  MirrorError: it has no device."""
-    history = _history(site)
-    if history is None:
-        raise MirrorError(f"{site.name}: is a target, whose device is refused: attach the source's")
-    return _named(history, volume)
-
-
-def devices_of(site: SiteConfig) -> list[int]:
-    """All that its volumes are attached as; a target has none.  MirrorError."""
-    history = _history(site)
-    if history is None:
-        return []
-    found = (kernel.find(_named(history, volume.name)) for volume in site.volumes)
-    return [index for index in found if index is not None]
-
-
-def _history(site: SiteConfig) -> tuple[str, str] | None:
-    """Name and lineage of a source.  MirrorError: its ledger, which is its owner's and not root's,
-    names it by what is no name."""
+    """By what the kernel knows a volume of a source.  MirrorError: it has no device; or its ledger,
+    which is its owner's and not root's, names it by what is no name."""
     book = ledger.load(site.state)
     check_ledger(site, book)
     if book.role != "source" or book.lineage is None:
-        return None
+        raise MirrorError(f"{site.name}: is a target, whose device is refused: attach the source's")
     if not TOKEN.fullmatch(book.lineage.id):
         raise LedgerError(f"{ledger.path_in(site.state)}: lineage: not 32 digits")
-    return book.name, book.lineage.id
-
-
-def _named(history: tuple[str, str], volume: str) -> str:
-    name, lineage = history
-    return f"flashmirror/{name}/{volume}/{lineage}"
+    return f"{attached.PREFIX}{book.name}/{volume}/{book.lineage.id}"
 
 
 # ---- the holder
@@ -124,7 +103,7 @@ class Holder:
 
     def __init__(self, device: Device, say: Callable[[str], None]) -> None:
         self._device, self._say = device, say
-        self._lock = holders.take(device.backend)
+        self._lock = holders.take(device.backend, device.site.path)
         self._dead = kernel.DeadLinks()
         self._rounds = 0  # of new connections that are due
         self._lost: tuple[float, str] | None = None  # since when, and why last
@@ -347,7 +326,7 @@ def detach(index: int, *, force: bool = False) -> None:
     it has no holder any more.
     """
     name = kernel.backend_of(index)
-    if name is None or not name.startswith("flashmirror/"):
+    if name is None or not name.startswith(attached.PREFIX):
         raise MirrorError(f"{path_of(index)}: is not attached by flashmirror")
     with contextlib.nullcontext() if force else _alone(index):
         holders.end(name)

@@ -1,6 +1,7 @@
 """Which process holds an attached device: a lock for each, and its log, in a folder of root's own.
 
-    RUN/flashmirror-attach/NAME.lock    held by the holder; the number of its process
+    RUN/flashmirror-attach/NAME.lock    held by the holder; the number of its process and, in the
+                                        next line, the path of the configuration of its site
     RUN/flashmirror-attach/NAME.log     what it says, if nobody else takes that (systemd does)
 
 NAME is the device's backend (attach.py): site, volume and lineage.
@@ -55,7 +56,7 @@ def prepare() -> None:
         )
 
 
-def take(name: str) -> int:
+def take(name: str, configuration: Path | None = None) -> int:
     """The lock's descriptor, which holds it.  MirrorError: another holder has it."""
     prepare()
     fd = os.open(lock_path(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -70,7 +71,7 @@ def take(name: str) -> int:
             time.sleep(0.02)
             continue
         os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode() + os.fsencode(configuration or ""), 0)
         return fd
 
 
@@ -82,9 +83,19 @@ def process_of(name: str) -> int | None:
     except FileNotFoundError:
         return None
     except BlockingIOError:
-        text = lock_path(name).read_text().strip()
-        return int(text) if text else None  # it is just beginning
+        number = lock_path(name).read_bytes().partition(b"\n")[0]
+        return int(number) if number else None  # it is just beginning
     return None
+
+
+def configuration_of(name: str) -> Path | None:
+    """Of the site that the device of this backend was attached for, be its holder gone; None: that
+    is not known, as of a holder of an older version."""
+    try:
+        path = lock_path(name).read_bytes().partition(b"\n")[2]
+    except OSError:
+        return None
+    return Path(os.fsdecode(path)) if path else None
 
 
 def end(name: str) -> None:

@@ -160,8 +160,13 @@ def number_of(index: int) -> str:
 
 def find(backend: str) -> int | None:
     """The device that was connected with this."""
+    return next((index for index, name in backends().items() if name == backend), None)
+
+
+def backends() -> dict[int, str]:
+    """Of each device that was connected with one."""
     indices = sorted(int(path.name[3:]) for path in _BLOCK_DEVICES.glob("nbd*"))
-    return next((index for index in indices if backend_of(index) == backend), None)
+    return {index: name for index in indices if (name := backend_of(index)) is not None}
 
 
 def set_request_timeout(index: int, seconds: float) -> None:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
+import shutil
 import socket
 import stat
 import struct
@@ -16,8 +18,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from handmade import as_somebody_else, eventually, refused
+from made_devices import Devices
 from pair import FLASHMIRROR, MakePair, Pair
 from served import NBDKIT
 
@@ -213,7 +216,7 @@ def test_a_device_of_another_history_is_freed_before_it_is_unmounted(
     running: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its requests wait for a history that does not come back, and so would an unmount."""
-    monkeypatch.setattr(holders, "take", lambda _: -1)
+    monkeypatch.setattr(holders, "take", lambda *_: -1)
     monkeypatch.setattr(kernel, "DeadLinks", lambda: None)
     site = config.load(str(running.toml("east")))
     holder = attaching.Holder(attaching.Device(site, "disk", BACKEND), print)
@@ -245,28 +248,176 @@ def test_a_detach_that_the_kernel_refuses_says_that_the_holder_has_ended(
 
 
 @pytest.fixture
-def devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, bytes], None]:
-    """Makes one in a tree like /sys/block: its index, and what it was connected with."""
-    monkeypatch.setattr(kernel, "_BLOCK_DEVICES", tmp_path / "block")
-
-    def make(index: int, name: bytes) -> None:
-        node = tmp_path / "block" / f"nbd{index}"
-        node.mkdir(parents=True)
-        (node / "pid").touch()
-        (node / "backend").write_bytes(name + b"\n")
-
-    return make
+def devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Devices:
+    monkeypatch.setattr(holders, "FOLDER", tmp_path / "holders")
+    return Devices(tmp_path / "block", monkeypatch)
 
 
-def test_a_device_of_somebody_elses_whose_name_is_no_text_hides_none(
-    devices: Callable[[int, bytes], None],
-) -> None:
+def test_a_device_of_somebody_elses_whose_name_is_no_text_hides_none(devices: Devices) -> None:
     """As of another program, which calls it by a path."""
-    devices(0, b"/srv/gr\xfcn")
-    devices(1, BACKEND.encode())
+    devices.make(0, b"/srv/gr\xfcn")
+    devices.make(1, BACKEND)
     assert kernel.find(BACKEND) == 1
-    with pytest.raises(MirrorError, match="not attached by flashmirror"):
-        attaching.detach(0)
+
+
+# ---- which devices are a site's
+
+
+def detach(*words: str) -> Result:
+    return CliRunner().invoke(commands.detach, list(words))
+
+
+def given_another_history(pair: Pair) -> None:
+    pair.run("resync", "--full", "--force", str(pair.toml("east")))
+
+
+def created_anew(pair: Pair, role: str = "source") -> None:
+    """As docs/recovery.md says it."""
+    shutil.rmtree(config.load(str(pair.toml("east"))).state)
+    for store in (pair.folder / "east").glob("*.img"):
+        os.removexattr(store, "user.flashmirror")
+    pair.run("create", str(pair.toml("east")), "--role", role)
+
+
+def created_anew_as_a_target(pair: Pair) -> None:
+    created_anew(pair, "target")
+
+
+def lost_its_ledger(pair: Pair) -> None:
+    (config.load(str(pair.toml("east"))).state / "ledger").unlink()
+
+
+@pytest.mark.parametrize(
+    "become", [given_another_history, created_anew, created_anew_as_a_target, lost_its_ledger]
+)
+@pytest.mark.parametrize("volume", [[], ["disk"]])
+def test_a_device_of_an_earlier_history_is_its_site_s_and_is_named(
+    make_pair: MakePair, devices: Devices, become: Callable[[Pair], None], volume: list[str]
+) -> None:
+    """It is connected still, whatever the site has become since, and what is mounted there would
+    wait for ever; others' devices are not touched."""
+    pair = make_pair("--size", "1M")
+    site = str(pair.toml("east"))
+    before = attaching.backend(config.load(site), "disk")
+    devices.make(0, before)
+    devices.make(1, before.replace("/east/", "/east2/"))
+    devices.make(2, "/east/disk")
+    become(pair)
+    done = detach(site, *volume)
+    assert done.exit_code == 0 and devices.tried == [0], (done.output, done.exception)
+    assert done.output.startswith(
+        f"/dev/nbd0: detached (disk of east, lineage {before.split('/')[3][:8]}"
+    )
+    devices.in_use = {0}
+    assert "/dev/nbd0: in use (disk of east, lineage " in str(detach(site, *volume).exception)
+
+
+def test_a_device_of_another_site_of_the_same_name_is_not_touched(
+    make_pair: MakePair, devices: Devices
+) -> None:
+    """Each pair of `init` has an `east`: whose a device is says the configuration that its holder
+    had, as long as that is there."""
+    one, other = (make_pair("--size", "1M") for _ in range(2))
+    theirs = config.load(str(other.toml("east")))
+    backend = attaching.backend(theirs, "disk")
+    devices.make(0, backend)
+    os.close(holders.take(backend, theirs.path))
+    assert detach(str(one.toml("east"))).output == "was not attached\n"
+    given_another_history(other)
+    assert "/dev/nbd0: detached (disk of east" in detach(str(other.toml("east"))).output
+    theirs.path.unlink()  # it may be this one that has moved
+    assert "/dev/nbd0: detached (disk of east" in detach(str(one.toml("east"))).output
+    assert devices.tried == [0, 0]
+
+
+def as_it_was(_: Path) -> None:
+    pass
+
+
+def misspelt(toml: Path) -> None:
+    toml.write_text('intervall = "5s"\n' + toml.read_text())
+
+
+def no_toml(toml: Path) -> None:
+    toml.write_bytes(toml.read_bytes() + b"\xff[[")
+
+
+def gone(toml: Path) -> None:
+    toml.unlink()
+
+
+def with_a_volume_more(toml: Path) -> None:
+    more = '[[volume]]\nname = "b"\ndata = "b"\nintermediate = "bi"\n'
+    toml.write_text(toml.read_text() + more)
+
+
+def with_other_blocks(toml: Path) -> None:
+    toml.write_text('block_size = "8K"\n' + re.sub("block_size.*\n", "", toml.read_text()))
+
+
+def with_another_name(toml: Path) -> None:
+    toml.write_text(toml.read_text().replace('name = "east"', 'name = "else"', 1))
+
+
+def without_ledger(toml: Path) -> None:
+    (toml.parent / "east/state/ledger").unlink()
+
+
+def with_a_ledger_of_nonsense(toml: Path) -> None:
+    (toml.parent / "east/state/ledger").write_bytes(b"flashmirror-ledger 5 \xff\n{{{")
+
+
+NAME_IS_KNOWN = (as_it_was, with_a_volume_more, with_other_blocks)
+NAME_IS_NOT = (
+    misspelt, no_toml, gone, with_another_name, without_ledger, with_a_ledger_of_nonsense,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("change", [*NAME_IS_KNOWN, *NAME_IS_NOT])
+def test_nothing_in_a_configuration_or_ledger_keeps_a_device_when_the_machine_goes_down(
+    running: Pair, devices: Devices, change: Callable[[Path], None]
+) -> None:
+    """A site that runs needs neither, so what is wrong there shows when it is too late.  Where they
+    do not say what the site is called, all devices of ours are unmounted that may be its, and
+    nobody else's."""
+    site = running.toml("east")
+    devices.make(0, attaching.backend(config.load(str(site)), "disk"))
+    devices.make(1, BACKEND.replace("/east/", "/other/"))
+    devices.make(2, "/east/disk")
+    theirs = BACKEND.replace("/east/", "/west/")
+    devices.make(3, theirs)
+    os.close(holders.take(theirs, running.toml("west")))
+    good, book = site.read_bytes(), (running.folder / "east/state/ledger").read_bytes()
+    change(site)
+    done = detach("--unmount", "--going-down", str(site))
+    site.write_bytes(good)
+    (running.folder / "east/state/ledger").write_bytes(book)
+    assert done.exit_code == 0, (done.output, done.exception)
+    meant = [0] if change in NAME_IS_KNOWN else [0, 1]
+    unmounted = [number for group in devices.unmounted for number in group]
+    assert sorted(unmounted) == [f"43:{index}" for index in meant]
+    assert sorted(devices.tried) == meant
+    assert ("every device is meant" in done.output) == (change in NAME_IS_NOT)
+
+
+def test_a_history_that_nobody_serves_takes_no_time_from_the_one_of_today(
+    make_pair: MakePair, devices: Devices
+) -> None:
+    """Who unmounts what is mounted there may wait for ever: it comes after, with what is left."""
+    pair = make_pair("--size", "1M")
+    site = str(pair.toml("east"))
+    devices.make(0, BACKEND)
+    devices.make(1, BACKEND.replace("a" * 32, "b" * 32))
+    devices.make(2, attaching.backend(config.load(site), "disk"))
+    devices.mounted = {"43:0", "43:2"}
+    done = detach("--unmount", "--going-down", site)
+    assert devices.unmounted == [["43:2"], ["43:0"], ["43:1"]] and devices.tried == [1]
+    full = limits.UNMOUNT_S
+    for patience, most in zip(devices.patience, (full, full / 2, full), strict=True):
+        assert most - SECONDS < patience <= most
+    assert "/dev/nbd1: detached (disk of east, lineage bbbbbbbb; its lineage is " in str(
+        done.exception
+    )
 
 
 # ---- the holder's own folder
@@ -370,22 +521,15 @@ def test_who_waits_for_a_device_holds_no_output(tmp_path: Path) -> None:
 
 
 def test_all_devices_of_a_site_are_detached_whichever_refuses(
-    running: Pair, monkeypatch: pytest.MonkeyPatch
+    running: Pair, devices: Devices
 ) -> None:
     """The line names each that has refused, and those that are detached."""
-    tried: list[int] = []
-
-    def detach(index: int, *, force: bool) -> None:
-        assert not force
-        tried.append(index)
-        if index in (3, 5):
-            raise MirrorError(f"/dev/nbd{index}: in use")
-
-    monkeypatch.setattr(attaching, "devices_of", lambda _: [3, 4, 5, 6])
-    monkeypatch.setattr(attaching, "detach", detach)
-    monkeypatch.setattr(commands, "_may_use_kernel", lambda: None)
+    today = attaching.backend(config.load(str(running.toml("east"))), "disk")
+    for index in (3, 4, 5, 6):
+        devices.make(index, today)
+    devices.in_use = {3, 5}
     done = CliRunner().invoke(commands.detach, [str(running.toml("east"))])
-    assert tried == [3, 4, 5, 6]
+    assert devices.tried == [3, 4, 5, 6]
     assert str(done.exception) == (
         "/dev/nbd3: in use; /dev/nbd5: in use; /dev/nbd4: detached; /dev/nbd6: detached"
     )

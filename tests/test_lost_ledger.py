@@ -93,7 +93,7 @@ def test_the_page_ends_where_a_stop_has_written_the_ledger_again(make_pair: Make
     text = page.partition("## A ledger is lost")[2].partition("\n## ")[0]
     first, second = (part.split("\n\n")[0] for part in text.split("\n\n    ")[1:])
     words = [line.split()[1] for line in first.splitlines()]
-    assert words == ["stop", "check", "start"] and "flashmirror stop" not in second
+    assert words == ["detach", "stop", "check", "start"] and "flashmirror stop" not in second
     assert (
         "flashmirror create" in second
         and "there is no image at the target until everything" in text

@@ -15,10 +15,13 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
+from click.testing import CliRunner
 from loops import SECTOR, Loop, gpt, needs_loops
+from made_devices import Devices
 
 from mirror_core import mounted as mounts
 from mirror_core import unmounting
+from mirror_core.cli import attaching
 from mirror_core.errors import MirrorError
 from mirror_core.platform import Platform
 
@@ -404,6 +407,24 @@ class TwoPools(Platform):
 def test_a_file_system_whose_disks_nobody_knows_is_not_the_device_s() -> None:
     """Or the root of the machine would be in use for ever."""
     assert [mount.point for mount in mounts.on({"43:0"}, TwoPools())] == ["/srv/db"]
+
+
+def test_a_configuration_with_a_mistake_keeps_nothing_mounted_when_the_machine_goes_down(
+    loop: Loop, mounted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loop device stands for the kernel's nbd, of a site that runs and whose file was edited."""
+    unmount = unmounting.everything_on
+    devices = Devices(tmp_path / "block", monkeypatch)
+    monkeypatch.setattr(unmounting, "everything_on", unmount)
+    devices.make(0, "flashmirror/east/disk/" + "a" * 32, number(loop))
+    toml = tmp_path / "east.toml"
+    toml.write_text('name = "east"\nintervall = "5s"\n')
+    data = unsynced(mounted)
+    words = ["--unmount", "--going-down", str(toml)]
+    done = CliRunner().invoke(attaching.detach, words)
+    assert done.exit_code == 0 and "intervall: no such setting" in done.output
+    assert points(loop) == [] and devices.tried == [0]
+    assert data in loop.file.read_bytes()
 
 
 def test_who_has_nothing_mounted_has_nothing_unmounted(loop: Loop, mounted: Path) -> None:

@@ -119,33 +119,66 @@ def detach(
         raise ConfigError("detach: --unmount waits for who uses the device, --force does not")
     if going_down and not unmount:
         raise ConfigError("detach: --going-down says what --unmount unmounts: add that")
-    if site_or_device.startswith("/dev/") and not Path(site_or_device).is_file():
-        if volume is not None:
-            raise ConfigError(f"{site_or_device}: a device has no volume {volume}")
-        indices = [attaching.index_of(site_or_device)]
-    elif volume is None:
-        indices = attaching.devices_of(config.load(site_or_device))
-    else:
-        settings = config.load(site_or_device)
-        found = kernel.find(attaching.backend(settings, one_volume(settings, volume)))
-        indices = [found] if found is not None else []
-    if indices or volume:
+    groups = _meant(site_or_device, volume, going_down=going_down)
+    if any(groups) or (volume and not going_down):
         _may_use_kernel()
-    if unmount:  # of all, before one of them refuses
-        numbers = map(kernel.number_of, indices)
-        unmounting.everything_on(numbers, others=going_down)
-    devices, refusals = [], []
-    for index in indices:
-        try:
-            attaching.detach(index, force=force)
-            devices.append(attaching.path_of(index))
-        except MirrorError as error:
-            refusals.append(str(error))
-    said = [f"{path}: detached" for path in devices]
+    until = time.monotonic() + limits.UNMOUNT_S
+    devices, said, refusals = [], [], []
+    for number, group in enumerate(groups):
+        if unmount and group:  # of all of them, before one refuses
+            left_s = max(0.0, until - time.monotonic()) / (len(groups) - number if number else 1)
+            try:
+                numbers = [kernel.number_of(index) for index in group]
+                unmounting.everything_on(numbers, left_s, others=going_down)
+            except (MirrorError, OSError) as error:
+                refusals.append(f"{error}{', '.join(group.values())}")
+                continue
+        for index, whose in group.items():
+            path = attaching.path_of(index)
+            try:
+                attaching.detach(index, force=force)
+            except MirrorError as error:
+                refusals.append(f"{error}{whose}")
+            else:
+                devices.append(path)
+                said.append(f"{path}: detached{whose}")
     if refusals:
         raise MirrorError("; ".join([*refusals, *said]))
     said = said or ["was not attached"]
     show({"devices": devices}, as_json, lambda: "\n".join(said))
+
+
+def _meant(site_or_device: str, volume: str | None, *, going_down: bool) -> list[dict[int, str]]:
+    """Devices, each with what is to be said of it behind its name.  First those that a site serves
+    today; then those of each other history, which may keep who unmounts them waiting for ever.
+    ConfigError; MirrorError."""
+    from mirror_core import attach as attaching  # noqa: PLC0415
+    from mirror_core import attached  # noqa: PLC0415
+
+    path = Path(site_or_device)
+    if site_or_device.startswith("/dev/") and path.suffix != ".toml" and not path.is_file():
+        if volume is not None:
+            raise ConfigError(f"{site_or_device}: a device has no volume {volume}")
+        return [{attaching.index_of(site_or_device): ""}]
+    if going_down:
+        found = attached.going_down(site_or_device, volume)
+        devices, today = found.devices, found.lineage
+        if found.doubt and devices:
+            say = "so every device is meant that flashmirror has attached, but another site's"
+            click.echo(f"flashmirror: {found.doubt}: {say}", err=True)
+    else:
+        settings = config.load(site_or_device)
+        name = one_volume(settings, volume) if volume is not None else None
+        devices, today = attached.of(settings, name), attached.lineage_of(settings)
+        if name is not None and not devices:
+            attaching.backend(settings, name)  # says why there can be none
+    groups: dict[str, dict[int, str]] = {today or "": {}}
+    for one in devices:
+        whose = f" ({one.volume} of {one.site}, lineage {one.lineage[:8]}"
+        whose += f"; its lineage is {today[:8]} by now)" if today else ")"
+        group = groups.setdefault(one.lineage, {})
+        group[one.index] = "" if one.lineage == today else whose
+    return list(groups.values())
 
 
 COMMANDS = [attach, detach]

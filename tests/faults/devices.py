@@ -5,6 +5,7 @@ from __future__ import annotations
 from faults.fault import Fault
 
 UNMOUNTING = "tests/test_unmounting.py"
+ATTACH = "tests/test_attach.py"
 BOOT = "tests/kernel/test_boot.py"
 
 FAULTS = (
@@ -84,8 +85,8 @@ FAULTS = (
     Fault(
         "of several devices those after one that refuses stay attached",
         "tests/test_attach.py::test_all_devices_of_a_site_are_detached_whichever_refuses",
-        (("mirror_core/cli/attaching.py", "            refusals.append(str(error))",
-          "            refusals.append(str(error))\n            break"),),
+        (("mirror_core/cli/attaching.py", 'refusals.append(f"{error}{whose}")',
+          'refusals.append(f"{error}{whose}")\n                break'),),
         "stays_behind_a_refusal",
     ),
     Fault(
@@ -116,6 +117,59 @@ FAULTS = (
           'lines = os.fsencode(identity.text(_PROC / process / "mountinfo", platform)).decode('
           'errors="replace")'),),
         "loop_path_is_text",
+    ),
+    Fault(
+        "a mistake in a configuration keeps everything mounted when the machine goes down",
+        f"{ATTACH}::"
+        "test_nothing_in_a_configuration_or_ledger_keeps_a_device_when_the_machine_goes_down "
+        f"{UNMOUNTING}::"
+        "test_a_configuration_with_a_mistake_keeps_nothing_mounted_when_the_machine_goes_down",
+        (("mirror_core/attached.py", 'return GoingDown(known, None, f"{error}")', "raise"),),
+        "mistake_keeps_it_mounted",
+    ),
+    Fault(
+        "a ledger of other volumes or blocks keeps everything mounted when the machine goes down",
+        f"{ATTACH}::"
+        "test_nothing_in_a_configuration_or_ledger_keeps_a_device_when_the_machine_goes_down",
+        (("mirror_core/attached.py", "        named = ledger.load(settings.state).name\n",
+          "        from mirror_core.lock import check_ledger\n"
+          "        check_ledger(settings, ledger.load(settings.state))\n"
+          "        named = settings.name\n"),),
+    ),
+    Fault(
+        "a site's name that its file and its ledger give differently is believed",
+        f"{ATTACH}::"
+        "test_nothing_in_a_configuration_or_ledger_keeps_a_device_when_the_machine_goes_down",
+        (("mirror_core/attached.py", "        if named != settings.name:\n",
+          "        named = settings.name\n        if False:\n"),),
+        "edited_name_is_believed",
+    ),
+    Fault(
+        "another site's devices are unmounted for a mistake in this one's configuration",
+        f"{ATTACH}::"
+        "test_nothing_in_a_configuration_or_ledger_keeps_a_device_when_the_machine_goes_down",
+        (("mirror_core/attached.py", "if not _is_of_another(one, path)]", "]"),),
+    ),
+    Fault(
+        "a device of an earlier history is not attached",
+        f"{ATTACH}::test_a_device_of_an_earlier_history_is_its_site_s_and_is_named",
+        (("mirror_core/attached.py", "one.lineage == today or not _is_of_another(one, site.path)",
+          "one.lineage == today"),),
+        "earlier_history_is_not_attached",
+    ),
+    Fault(
+        "a device is any site's that has its name",
+        f"{ATTACH}::test_a_device_of_another_site_of_the_same_name_is_not_touched",
+        (("mirror_core/attached.py", "one.lineage == today or not _is_of_another(one, site.path)",
+          "True"),),
+        "any_site_of_the_name",
+    ),
+    Fault(
+        "a history that nobody serves takes the time of today's",
+        f"{ATTACH}::test_a_history_that_nobody_serves_takes_no_time_from_the_one_of_today",
+        (("mirror_core/cli/attaching.py", 'group = groups.setdefault(one.lineage, {})',
+          'group = groups.setdefault("", {})'),),
+        "nobody_takes_the_time",
     ),
     Fault(
         "what an overlay reads does not count",

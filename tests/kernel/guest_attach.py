@@ -134,7 +134,7 @@ class Guest:
         self.busy(before)
         if holder:
             (lock,) = HOLDERS.glob("*disk*.lock")
-            self.kill(int(lock.read_text()))
+            self.kill(int(lock.read_text().split("\n")[0]))
         self.kill(site)
         self.do("start", EAST)
         if holder:
