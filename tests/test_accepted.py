@@ -259,6 +259,20 @@ def test_any_path_may_hold_blanks_and_what_means_something_elsewhere(
         pair.kill()
 
 
+def test_a_path_that_is_no_utf8_is_refused_before_anything_is_made(scratch: Path) -> None:
+    """A site there could not be started: `init` left it behind, and ended with a traceback."""
+    folder = scratch / os.fsdecode(b"gr\xfcn")
+    shown = f"{scratch}/gr\\xfcn"
+    line = "is no UTF-8: name another folder"
+    assert refused("init", str(folder), "--size", "1M") == f"{shown}: {line}"
+    assert refused("pki", str(folder)) == f"{shown}: {line}"
+    assert not folder.exists()
+    for command in ("create", "check", "start", "status", "stop"):
+        words = ["--role", "source"] if command == "create" else []
+        said = refused(command, str(folder / "east.toml"), *words)
+        assert said == f"{shown}/east.toml: {line}"
+
+
 # ---- volumes
 
 

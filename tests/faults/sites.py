@@ -1366,6 +1366,12 @@ FAULTS = (
           "process {record['pid']}"),),
     ),
     Fault(
+        "a path that is no UTF-8 is taken",
+        "tests/test_accepted.py::test_a_path_that_is_no_utf8_is_refused_before_anything_is_made",
+        (("mirror_core/config.py", "        str(found).encode()\n", "        pass\n"),),
+        "any_path_is_taken",
+    ),
+    Fault(
         "a file that begins with a byte-order mark is no TOML",
         "tests/test_accepted.py::test_a_file_may_begin_with_a_byte_order_mark",
         (("mirror_core/config.py", 'text.decode("utf-8-sig")', "text.decode()"),),
