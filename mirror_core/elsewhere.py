@@ -84,22 +84,22 @@ def _loop_over(fd: int) -> str | None:
     loops = [
         disk
         for disk in _LOOPS.glob("loop*")
-        if _text(disk / "loop/backing_file") and _text(disk / "ro") != "1"
+        if text(disk / "loop/backing_file") and text(disk / "ro") != "1"
     ]
     if not loops:
         return None
     told, mounts = mounted.behind_loops(), below.mounts_of()
     ours = _file_system_of(fd, mounts)
     for disk in loops:
-        number = _text(disk / "dev")
+        number = text(disk / "dev")
         if number in told:
             found = _is_behind(told[number], disk, fd)
         else:
-            path = _text(disk / "loop/backing_file")
+            path = text(disk / "loop/backing_file")
             found = ours in _file_systems_of(path, mounts) and _stands_on(disk, fd)
         if found:
             at = mounted.on({number})
-            where = f", mounted on {at[0].point}" if at else ""
+            where = f", mounted on {printable(at[0].point)}" if at else ""
             return f"the loop device /dev/{disk.name}{where}"
     return None
 
