@@ -5,18 +5,22 @@ which another site's may differ from.  A process counts besides by its monotonic
 never set and goes no further back than the process knows the point.
 
     made here            by the monotonic clock alone
-    read or told of      by the wall clock, but at least for as long as it has been known here
+    read or told of      by the wall clock, but at least for as long as it has been known here, in
+                         this process or in one before it since the machine was started (ledger.py)
 
 Invariants.  An age never decreases while its point stays the same and no clock is set, and never
-goes below what the monotonic clock has counted, whatever is set: so it is never negative, and 0
-only in the instant in which the point is learned.
-Left out: time in which the machine was suspended, which the monotonic clock does not count.
+goes below what has been counted, whatever is set: so it is never negative, and 0 only in the
+instant in which the point is learned.
+Left out: time in which the machine was suspended while the process ran, which the monotonic clock
+does not count; a wall clock that is behind when the machine was started since; and that two sites'
+clocks may differ, by which the age of what the other one has told is wrong.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mirror_core.ledger import Ledger
 from mirror_core.platform import Platform
 
 
@@ -36,5 +40,33 @@ class Moment:
 
 
 def told(wall: float | None, platform: Platform) -> Moment | None:
-    """Of a moment that was read from a record, or that the other site has told; None: of none."""
+    """Of a moment that the other site has told; None: of none."""
     return Moment(wall, platform.monotonic()) if wall else None
+
+
+def of_point(book: Ledger, platform: Platform) -> Moment | None:
+    """Of the ledger's consistency point; None: there is none."""
+    point = book.consistency_point
+    return Moment(point, _known(book, platform)) if point else None
+
+
+def of_history(book: Ledger, platform: Platform) -> Moment:
+    """When the history of the ledger began; if it does not say that: now."""
+    known = platform.monotonic() if book.consistency_point else _known(book, platform)
+    return Moment(book.since or platform.time(), known)
+
+
+def _known(book: Ledger, platform: Platform) -> float:
+    """Monotonic, of this process; perhaps of before it began."""
+    now = platform.monotonic()
+    if not book.known_boot or book.known_boot != boot_of(platform):
+        return now
+    return now - max(0.0, platform.uptime() - book.known_uptime)
+
+
+def boot_of(platform: Platform) -> str:
+    """Empty: it is not known."""
+    try:
+        return platform.boot_id()
+    except OSError:
+        return ""

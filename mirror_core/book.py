@@ -6,6 +6,9 @@ would: the next one reads what stands, and makes that durable before it does any
 Who holds something that counts with one ledger only is told of each change, before anything else
 sees it.
 
+A new consistency point, or history, is stamped with when it became known here, unless who changes
+it knows better.
+
 Guard: `lock` orders changes; a reader takes `current`, which is immutable.
 """
 
@@ -16,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mirror_core import ledger
+from mirror_core import age, ledger
 from mirror_core.durable import Doubt
 from mirror_core.errors import LedgerError
 from mirror_core.journal import Journal
@@ -33,12 +36,13 @@ class Book:
             Callable[[ledger.Ledger], None]
         ] = []  # whatever they raise, the record stands
         self._platform, self._journal = platform, journal
+        self._boot = age.boot_of(platform)
         self._lock = platform.lock()
 
     def update(self, **changes: Any) -> None:
         """Replace the record durably.  LedgerError: the old one stands, here and on disk."""
         with self._lock:
-            fresh = replace(self.current, **changes)
+            fresh = self._stamped(replace(self.current, **changes))
             try:
                 ledger.save(self.state, fresh, self._platform)
             except OSError as error:
@@ -60,3 +64,11 @@ class Book:
                     tell(fresh)
             finally:  # it stands
                 self.current = fresh
+
+    def _stamped(self, fresh: ledger.Ledger) -> ledger.Ledger:
+        before = self.current
+        if (fresh.consistency_point, fresh.since) == (before.consistency_point, before.since):
+            return fresh
+        if fresh.known_uptime != before.known_uptime:
+            return replace(fresh, known_boot=self._boot)
+        return replace(fresh, known_boot=self._boot, known_uptime=self._platform.uptime())

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable
 
-from mirror_core import durable, ledger, stores
+from mirror_core import age, durable, ledger, stores
 from mirror_core.config import SiteConfig
 from mirror_core.errors import LedgerError, StoreError
 from mirror_core.lock import lock_state, no_state
@@ -64,6 +64,8 @@ def create(
             lineage=ledger.Lineage(os.urandom(16).hex()) if role == "source" else None,
             volumes=tuple(records),
             since=time.time(),
+            known_boot=age.boot_of(HERE),
+            known_uptime=HERE.uptime(),
         )
         _write(config, first, opened)
         for one, _ in opened:

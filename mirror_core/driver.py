@@ -61,7 +61,7 @@ class Driver:
         )
         self._pulse = pulse.Pulse(config, book, journal, platform, self._heard)
         self._point = age.Moment(0.0, 0.0)  # of the running cycle
-        self._began = age.Moment(book.current.since or platform.time(), platform.monotonic())
+        self._began = age.of_history(book.current, platform)
         self._held = 0.0  # how long the last freeze held writes, seconds
         self._holds = cycle.Holds(config.freeze_deadline, config.freeze_max)
         self._freeze_at = 0.0  # no sooner: after a missed freeze writes go on for a while
@@ -96,7 +96,7 @@ class Driver:
         self.last_cycle: cycle.LastCycle | None = None
         self.hardened = min(book.current.hardened, book.current.committed)
         self.committed = book.current.committed
-        self._committed_at = age.told(book.current.consistency_point, platform)
+        self._committed_at = age.of_point(book.current, platform)
         # Of `hardened`; None: it is not known.
         self._hardened_at = self._committed_at if self.hardened == self.committed else None
         self.connected = False
@@ -719,6 +719,7 @@ class Driver:
         self._book.update(
             committed=mine.begun, committed_token=mine.begun_token,
             consistency_point=self._point.wall,
+            known_uptime=self._platform.uptime() - self._point.age(self._platform),
         )  # fmt: skip
         self._copier.settle()
         self._coarse, self._comparable, self._seeded = False, True, False

@@ -43,7 +43,7 @@ from mirror_core.fields import (
 )
 from mirror_core.platform import HERE, Platform
 
-VERSION = 5
+VERSION = 6
 _MAGIC = "flashmirror-ledger"
 _RESTORE = (
     "put this very file back if it was moved; an older copy of it knows nothing of later cycles, "
@@ -104,6 +104,10 @@ class Ledger:
     doubtful_before: bool = False
     paused: bool = False
     since: float = 0.0  # when this history began here, Unix seconds; 0: not known
+    # When `consistency_point`, or without one `since`, became known here, whatever the wall clock
+    # does: the boot of this machine, and its seconds (CLOCK_BOOTTIME).
+    known_boot: str = ""
+    known_uptime: float = 0.0
     clean: bool = True
     run: str = ""  # random id of the last run: of the files beside the ledger, and of the maps
     runs: tuple[str, ...] = ()  # source: its runs of which the target may have met the last
@@ -163,6 +167,8 @@ _LEDGER = Table(
     Field("reads_doubtful", "doubtful_data", FLAG, since=3, default=True),
     Field("reads_doubtful_sent", "doubtful_sent", FLAG, since=5, default=True),
     Field("reads_doubtful_before", "doubtful_before", FLAG, since=4, default=True),
+    Field("known_boot", "known_boot", TEXT, since=6, default=""),
+    Field("known_uptime", "known_uptime", SECONDS, since=6, default=0.0),
 )
 
 # Version 1 had the names that its attributes had.
@@ -199,8 +205,10 @@ _LEDGER_1 = Table(
     Field("reads_doubtful", "doubtful_data", FLAG, since=3, default=True),
     Field("reads_doubtful_sent", "doubtful_sent", FLAG, since=5, default=True),
     Field("reads_doubtful_before", "doubtful_before", FLAG, since=4, default=True),
+    Field("known_boot", "known_boot", TEXT, since=6, default=""),
+    Field("known_uptime", "known_uptime", SECONDS, since=6, default=0.0),
 )
-_TABLES = {1: _LEDGER_1, 2: _LEDGER, 3: _LEDGER, 4: _LEDGER, 5: _LEDGER}
+_TABLES = {1: _LEDGER_1, **{version: _LEDGER for version in range(2, VERSION + 1)}}
 
 
 def encode(ledger: Ledger) -> bytes:

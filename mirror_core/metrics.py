@@ -99,7 +99,8 @@ class SiteCollector(Collector):
             _P + "image_age_seconds",
             "Age of the last committed consistency point, at either site; no sample while there "
             "is none.  Where nothing is written it grows, and nothing is wrong: alert on it at "
-            "the target, beside the source's data exposure, which goes with the source.",
+            "the target, beside the source's data exposure, which goes with the source.  The "
+            "target's is wrong by what the two clocks differ.",
             status["image_age_seconds"],
         )
         yield GaugeMetricFamily(

@@ -66,6 +66,10 @@ class Platform:
     def time(self) -> float:
         return time.time()
 
+    def uptime(self) -> float:
+        """Seconds since the machine was started, also those in which it was suspended."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
 
@@ -171,7 +175,7 @@ class Platform:
     # ---- the other site
 
     def boot_id(self) -> str:
-        """Another one after each start of the machine: random(4)."""
+        """Another one after each start of the machine: random(4).  OSError."""
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
     def control_channel(self, uri: str, timeout_s: float) -> native.Line:

@@ -141,7 +141,7 @@ class Target:
         pending = any(stats.pending_blocks for stats in copier.stats().values())
         self.hardened = min(book.current.hardened, book.current.committed - pending)
         self._pending_of = book.current.committed  # whose `pending` is in the maps: the same
-        self._committed_at = age.told(book.current.consistency_point, platform)
+        self._committed_at = age.of_point(book.current, platform)
 
     # ---- requests of the source (nbdkit's threads)
 

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import direct
@@ -21,9 +22,10 @@ from pair import MakePair, Pair
 from served import Faulty, Server
 from test_holds import hung_write, mirror
 from test_injected import Injected
+from test_ledger import sample
 from test_link import frozen, kill, lose_power
 
-from mirror_core import age, config
+from mirror_core import age, config, ledger
 from mirror_core.platform import Platform
 
 MIB = 1 << 20
@@ -371,10 +373,16 @@ class Clocks(Platform):
     """Two clocks that are set by hand."""
 
     def __init__(self) -> None:
-        self.wall, self.counted = 1e9, 50.0
+        self.wall, self.counted, self.up, self.boot = 1e9, 50.0, 70.0, "this"
 
     def time(self) -> float:
         return self.wall
+
+    def uptime(self) -> float:
+        return self.up
+
+    def boot_id(self) -> str:
+        return self.boot
 
     def monotonic(self) -> float:
         return self.counted
@@ -397,3 +405,36 @@ def test_no_clock_that_is_set_makes_an_age_negative_or_nothing(jump: float) -> N
     assert made.age(clocks) == 6
     assert read.age(clocks) == max(6, 106 + jump)
     assert age.told(None, clocks) is None and age.told(0.0, clocks) is None
+
+
+@pytest.mark.parametrize("jump", [-1e8, -3600.0, 0.0, 3600.0])
+def test_a_process_counts_on_from_the_one_before(jump: float) -> None:
+    """Of the same boot: no clock that was set before it began makes less of a point's age, or of a
+    history's without one.  After a start of the machine the wall clock is all there is."""
+    clocks = Clocks()
+    book = sample(consistency_point=clocks.wall - 5, known_boot="this", known_uptime=clocks.up - 5)
+    clocks.wall += 10 + jump
+    clocks.up += 10
+    clocks.counted = 3.0
+    point = age.of_point(book, clocks)
+    assert point and point.age(clocks) == max(15, 15 + jump)
+    young = replace(book, consistency_point=None, since=1e9 - 5)
+    assert age.of_history(young, clocks).age(clocks) == max(15, 15 + jump)
+    clocks.boot = "another"
+    point = age.of_point(book, clocks)
+    assert point and point.age(clocks) == max(0, 15 + jump)
+
+
+def test_a_clock_that_is_set_back_hides_nothing_from_the_next_process(make_pair: MakePair) -> None:
+    """The source is started again after its clock was set back by two hours, as if its ledger were
+    of the future: what waited before waits since then."""
+    pair = synced(make_pair)
+    direct.stop(pair, "west")
+    written = write(pair)
+    direct.stop(pair, "east")
+    state = pair.folder / "east" / "state"
+    book = ledger.load(state)
+    assert book.consistency_point
+    ledger.save(state, replace(book, consistency_point=book.consistency_point + 7200))
+    pair.start("east")
+    check_grows(pair, written)

@@ -96,7 +96,7 @@ def sealed(payload: bytes, version: int = ledger.VERSION) -> bytes:
 
 def test_another_version_is_refused() -> None:
     """A ledger of a later program is refused by its version."""
-    assert "version '6'" in refused(sealed(GOOD.partition(b"\n")[2], version=6))
+    assert "version '7'" in refused(sealed(GOOD.partition(b"\n")[2], version=7))
 
 
 VERSION_1 = (
@@ -125,7 +125,8 @@ def test_a_ledger_of_the_first_version_is_read() -> None:
 
 def test_a_ledger_of_the_second_version_does_not_know_whether_reads_are_doubtful() -> None:
     """It has no word of that, so they are."""
-    head = {key: value for key, value in HEAD.items() if not key.startswith("reads_doubtful")}
+    later = ("reads_doubtful", "known_")
+    head = {key: value for key, value in HEAD.items() if not key.startswith(later)}
     payload = json.dumps(head).encode() + GOOD[-sum(HEAD["maps"].values()) - 1 :]
     book = ledger.decode(sealed(payload, version=2), "x")
     assert book.doubtful_data and not ledger.decode(GOOD, "x").doubtful_data
@@ -134,12 +135,12 @@ def test_a_ledger_of_the_second_version_does_not_know_whether_reads_are_doubtful
 
 
 def test_the_names_of_attributes_are_not_the_format() -> None:
-    """The keys of version 5 are these and none else: a renamed attribute cannot change them."""
+    """The keys of version 6 are these and none else: a renamed attribute cannot change them."""
     assert set(HEAD) == {
         "site", "name", "role", "lineage", "volumes", "begun", "begun_token", "committed",
         "committed_token", "consistency_point", "hardened", "has_image", "seeded", "paused",
         "clean_shutdown", "history_began", "run", "runs", "source_run", "reads_doubtful",
-        "reads_doubtful_sent", "reads_doubtful_before", "maps",
+        "reads_doubtful_sent", "reads_doubtful_before", "known_boot", "known_uptime", "maps",
     }  # fmt: skip
 
 

@@ -739,6 +739,13 @@ FAULTS = (
         "negative_age",
     ),
     Fault(
+        "a process does not count on from the one before it",
+        "tests/test_exposure.py::test_a_clock_that_is_set_back_hides_nothing_from_the_next_process",
+        (("mirror_core/age.py", "if not book.known_boot or book.known_boot != boot_of(platform):",
+          "if True:"),),
+        "each_process_counts_anew",
+    ),
+    Fault(
         "after a power loss a source forgets what was hot (I4)",
         "tests/test_intent.py::test_only_what_was_hot_is_looked_at simulate:10000",
         (("mirror_core/site.py", "for offset, length in opened.log.runs():",

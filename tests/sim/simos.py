@@ -252,6 +252,9 @@ class SimPlatform(Platform):
     def time(self) -> float:
         return float(1e9 + lib.sim_clock_ns / NS)
 
+    def uptime(self) -> float:
+        return float(lib.sim_clock_ns / NS)
+
     def sleep(self, seconds: float) -> None:
         current().wait(lib.sim_clock_ns + int(seconds * NS))
 
