@@ -29,8 +29,8 @@ from sim.sites import Machine
 from sim.world import World
 
 WHAT: tuple[tuple[type, str], ...] = (
-    (simos.SimPlatform, "monotonic time sleep uniform random_bits token spawn exists names read "
-                        "open close pwrite ftruncate fsync fdatasync rename unlink flock "
+    (simos.SimPlatform, "monotonic time uptime sleep uniform random_bits token spawn exists names "
+                        "read open close pwrite ftruncate fsync fdatasync rename unlink flock "
                         "file_store boot_id control_channel peer_store write_log"),
     (native.Store, "reserve flush read gather gather_all extents close"),
     (native.Intent, "heat_all runs close"),
