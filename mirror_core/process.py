@@ -302,6 +302,34 @@ def start_foreground(site: config.SiteConfig) -> None:
         launch.become(words, {**environment, **told}, handed)
 
 
+def refuse_anew(site: config.SiteConfig, book: ledger.Ledger) -> None:
+    """What `begin_anew` would meet at the site's file as it stands by now; nothing is changed.
+    MirrorError.  What only a start can try (an address, a store) is to be what this process has."""
+    try:
+        now = config.load(str(site.path))
+        check_ledger(now, book)
+        for setting, before, after in (
+            ("state", site.state, now.state),
+            ("listen", (site.socket, set(site.tcp)), (now.socket, set(now.tcp))),
+            ("metrics", site.metrics, now.metrics),
+            ("volume", set(site.volumes), set(now.volumes)),
+        ):
+            if before != after:
+                raise MirrorError(
+                    f"{site.path}: {setting}: was changed since the start: put back what it was, "
+                    "or stop the site and start it, then promote it",
+                    errno.EINVAL,
+                )
+        refuse_unusable(now)
+        connections.refuse_few_descriptors(now)
+        if now.tls:
+            now.tls.check()
+    except MirrorError as error:
+        raise MirrorError(
+            f"cannot begin anew, and so is not promoted: {error}", error.code
+        ) from error
+
+
 def begin_anew(site: config.SiteConfig) -> NoReturn:
     """The site's own process starts again from the ledger, under the same process number.  The
     signals that end it stay blocked meanwhile, and so are not lost."""

@@ -11,6 +11,9 @@ told to stop begins neither of the last two steps.  From the record on every sta
 volumes, and the old source is refused by lineage.  What is written is marked in an intent log that
 begins empty, which is exactly what this site and the old history differ by.
 
+So what would keep the process from beginning anew, such as a configuration that was edited since
+the start, is refused before the record.
+
 Left out: failback.  The intermediate keeps what an uncommitted cycle had written; a source never
 reads its intermediate but for blocks that it has put there in the same cycle.
 """
@@ -65,6 +68,7 @@ def _turn(site: Site, takings: int, *, force: bool, wait_s: float) -> protocol.R
     recorded = book.role == "source"  # and the machine has refused to begin anew
     if not recorded:
         _refuse_taken_back(site, takings)
+        site.refuse_anew()  # before the source loses its session
     if recorded or site.control.prepare_promotion(force=force, wait_s=wait_s):
         if not recorded:
             _record(site, takings)
@@ -94,6 +98,7 @@ def _record(site: Site, takings: int) -> None:
     book = site.book.current
     image, at = book.committed, format_time(book.consistency_point)
     volumes = site.records("source")  # it takes its time
+    site.refuse_anew()
     if site.is_ending:
         raise MirrorError("is being stopped: start it and promote it again", _STOPPED)
     _refuse_taken_back(site, takings)

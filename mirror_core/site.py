@@ -77,8 +77,8 @@ class Site:
     """One running site; the constructor opens it.
 
     What it stands on is handed in: the machine, how stores are opened and maps kept, which of them
-    share a disk, which process serves one, the exec at the end of a promotion, and the state folder
-    if it is taken."""
+    share a disk, which process serves one, the exec at the end of a promotion and what would be in
+    its way, and the state folder if it is taken."""
 
     def __init__(
         self,
@@ -89,10 +89,12 @@ class Site:
         maps: Maps = mapfile,
         shares: Shares = below.numbers,
         served_by: Callable[[int], str | None] = server_instance.identify,
+        refuse_anew: Callable[[SiteConfig, ledger.Ledger], None] = process.refuse_anew,
         begin_anew: Callable[[SiteConfig], None] = process.begin_anew,
         held: int | None = None,
     ) -> None:
         self.config, self.platform, self._begin_anew = config, platform, begin_anew
+        self._refuse_anew = refuse_anew
         self._open_store, self._maps, self._shares = open_store, maps, shares
         self.journal = Journal(platform)
         self._run = platform.token()
@@ -571,6 +573,10 @@ class Site:
             self.is_ending = True
         if isinstance(self.control, Driver):
             self.control.stop()
+
+    def refuse_anew(self) -> None:
+        """MirrorError: a process that begins anew would end, with that line."""
+        self._refuse_anew(self.config, self.book.current)
 
     def begin_anew(self) -> bool:
         """The process becomes the one that the ledger says, and this does not return; False: it was

@@ -345,3 +345,67 @@ def test_a_promotion_names_the_point_that_it_was_done_at(handmade: Handmade) -> 
             writer.join(NEVER_ENDED)
     lineage = ledger.load(pair.folder / "west" / "state").lineage
     assert lineage and said["sequence"] == lineage.forked_at
+
+
+def test_a_promotion_that_could_not_begin_anew_is_refused(handmade: Handmade) -> None:
+    """The file of a running target was edited: whatever would end its next start is said before
+    anything is done.  The site goes on, its source has its session, and a good edit is in force
+    with the promotion."""
+    pair = handmade
+    pair.create()
+    pair.start()
+    direct.sync(pair)
+    toml, before = pair.toml("west"), direct.status(pair, "west")
+    good = toml.read_text()
+    volume = '\n[[volume]]\nname = "b"\ndata = "b"\nintermediate = "bi"\n'
+    open_port = 'insecure = true\nlisten = ["tcp:127.0.0.1:1", '
+    tls = f'[tls]\npsk = "{pair.folder}/none"\n[[volume]]'
+    for text, why in (
+        (good + volume, "records other volumes than"),
+        ('block_size = "8K"\n' + good, "set that again"),
+        (good.replace("[[volume]]", tls), "No such file"),
+        (good.replace("listen = [", open_port), "listen: was changed"),
+        (
+            good.replace('metrics = "127.0.0.1:0"', 'metrics = "127.0.0.1:1"'),
+            "metrics: was changed",
+        ),
+        (good.replace("/west/disk.img", "/west/other.img"), "volume: was changed"),
+        (good.replace("/west/state", "/west/other"), "state: was changed"),
+    ):
+        toml.write_text(text)
+        said = refused("promote", str(toml), "--force")
+        assert "is not promoted" in said and why in said, said
+        found = direct.status(pair, "west")
+        assert [found[key] for key in ("pid", "role")] == [before["pid"], "target"]
+        assert found["peer"] == before["peer"]
+    toml.write_text('interval = "1s"\n' + good)
+    pair.stop("east")
+    pair.run("promote", str(toml), "--force")
+    assert direct.status(pair, "west")["role"] == "source"
+
+
+def test_what_was_edited_in_a_promotion_is_refused_before_its_record(handmade: Handmade) -> None:
+    """A promotion may take long; the file is looked at once more in its last step."""
+    handmade.create()
+    handmade.start()
+    direct.sync(handmade)
+    handmade.stop()
+    toml = handmade.toml("west")
+    good = toml.read_text()
+    site = Site(config.load(str(toml)), begin_anew=lambda _: None)
+    site.start()
+    try:
+        records = site.records
+
+        def meanwhile(role: ledger.Role) -> object:
+            toml.write_text("intervall = 1\n" + good)
+            return records(role)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(site, "records", meanwhile)
+            with pytest.raises(MirrorError, match="no such setting"):
+                while True:
+                    promotion.promote(site, force=True)
+        assert site.book.current.role == "target"
+    finally:
+        site.stop()

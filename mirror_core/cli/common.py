@@ -114,7 +114,9 @@ def live_status(site: config.SiteConfig) -> dict[str, Any]:
     return record
 
 
-CHANGED = "changed since the start, and not in force until the site is stopped and started"
+CHANGED = (
+    "changed since the start, and not in force until the site is stopped and started, or promoted"
+)
 
 
 def show(record: Any, as_json: bool, text: Callable[[], str]) -> None:

@@ -1436,4 +1436,18 @@ FAULTS = (
         (("scripts/chaoslib/judge.py", "import bisect\n", "import bisect\nimport mirror_core\n"),),
         "chaos_knows_the_project",
     ),
+    Fault(
+        "a promotion is recorded that cannot begin anew",
+        "tests/test_promotion_fails.py::test_a_promotion_that_could_not_begin_anew_is_refused "
+        "tests/test_promotion_fails.py::test_what_was_edited_in_a_promotion_is_refused_before_its_"
+        "record",
+        (("mirror_core/site.py", "        self._refuse_anew(self.config, self.book.current)\n", ""),),
+        "promoted_and_cannot_begin",
+    ),
+    Fault(
+        "a promotion begins anew with addresses and stores that nobody has tried",
+        "tests/test_promotion_fails.py::test_a_promotion_that_could_not_begin_anew_is_refused",
+        (("mirror_core/process.py", "            if before != after:\n", "            if False:\n"),),
+        "promoted_untried",
+    ),
 )  # fmt: skip

@@ -369,6 +369,7 @@ class Machine:
             maps=SimMaps(self),
             shares=lambda opened: dict.fromkeys(opened, self.below),
             served_by=self.served_by,
+            refuse_anew=lambda _config, _book: None,
             begin_anew=lambda _config: platform.abort(),
         )
         self.world.opened(self, life)
