@@ -195,15 +195,18 @@ class Driver:
             return self._platform.time() + (self._platform.monotonic() - now.began) * left / done
 
     def wait_settled(self, timeout_s: float) -> bool:
-        """Whether no cycle runs and the last one is whole at the target, or one stands still."""
+        """Whether no cycle runs and the last one is whole at the target; or, if the copying is to
+        stop where it is, whether it has."""
         with self.changed:
             self.changed.wait_for(lambda: self.stopping or self._settled(), timeout_s)
             return self._settled()
 
     def _settled(self) -> bool:
         idle = self.progress.phase == "idle"
-        if self.standing or (self.halted and idle and not self.connected):
-            return True  # nothing is copied, nor can be
+        if self.standing or (self.halted and idle):
+            return (
+                True  # nothing is copied from here; what the target hardens yet is not waited for
+            )
         # What was begun last may be committed, and not yet whole: only the target knows.
         known = self.connected or self._book.current.begun == self._book.current.committed
         return known and idle and self.hardened >= self.committed

@@ -523,6 +523,40 @@ def test_pause_now_waits_for_a_commit_that_is_under_way(scratch: Path, handmade:
         server.stop()
 
 
+def test_pause_now_does_not_wait_for_what_the_target_hardens(
+    scratch: Path, handmade: Handmade
+) -> None:
+    """Nothing is copied by the source, and the last point is committed: that is enough for --now,
+    which says that the target's data is not that image yet; a plain pause waits for it."""
+    server = Faulty(scratch / "faulty.img")
+    handmade.stores["west", "data"] = server.store(handmade.size)
+    handmade.more = 'link_timeout = "30s"'  # a server that hangs is not lost
+    handmade.create()
+    try:
+        handmade.start()
+        direct.sync(handmade)
+        server.fail("hang", "flush")
+        before = state_of(handmade)["committed"]["sequence"]
+        with handmade.client() as client:
+            client.write(0, os.urandom(4096))
+        eventually(
+            lambda: (
+                state_of(handmade)["committed"]["sequence"] > before
+                and state_of(handmade)["cycle"]["phase"] == "idle"
+            ),
+            "it is committed",
+        )
+        said = handmade.run("pause", str(east(handmade)), "--now", "--timeout", "10s")
+        assert "not all of them are in its data yet" in said, said
+        assert "still hardens it" in refused("pause", east(handmade), "--timeout", "500ms")
+        server.mend()
+        assert "not all" not in handmade.run("pause", str(east(handmade)))
+    finally:
+        server.mend()
+        handmade.kill()
+        server.stop()
+
+
 def commit_under_way(pair: Handmade, server: Faulty, client: NbdClient) -> None:
     """A cycle waits for its commit, as the target cannot harden the one before."""
     server.fail("hang", "flush")

@@ -56,7 +56,8 @@ def sync(site: str, timeout: float, as_json: bool) -> None:
 @json_option
 def pause(site: str, now: bool, timeout: float | None, as_json: bool) -> None:
     """Make no consistency point by itself; returns when the last one is whole at the target, or
-    with --now when the next one stands still.
+    with --now as soon as this site copies nothing more: what the target has yet to copy to its own
+    data it goes on to copy.
 
     A `sync` still makes one, even a sync that has given up waiting, and restarts the copying that
     --now stopped.  To copy the target's data in a pause, give no sync before `resume`.
@@ -78,7 +79,10 @@ def _point_of(status: dict[str, Any]) -> str:
     if point is None:
         return "and the time of what is whole at the target is not known"
     has = "has" if status["peer"]["state"] == "connected" else "had, when it was connected last,"
-    return f"and the target {has} the writes until {format_time(point)}"
+    # As after --now, which does not wait for it.
+    whole = (status["hardened_sequence"] or 0) >= status["committed"]["sequence"]
+    yet = "" if whole else "; not all of them are in its data yet, as far as this site knows"
+    return f"and the target {has} the writes until {format_time(point)}{yet}"
 
 
 @click.command()

@@ -610,7 +610,7 @@ FAULTS = (
     Fault(
         "a pause that stops the copying does not wait for a commit that is under way",
         "tests/test_commands.py::test_pause_now_waits_for_a_commit_that_is_under_way",
-        (("mirror_core/driver.py", "(self.halted and idle and not self.connected)",
+        (("mirror_core/driver.py", "(self.halted and idle)",
           '(self.halted and self.progress.phase != "copy")'),),
         "pause_waits_for_no_commit",
     ),
@@ -667,5 +667,12 @@ FAULTS = (
           "        if self._book.current.paused:\n            return False\n"
           "        if self.requested > committed:\n            return True\n"),),
         "paused_syncs_nothing",
+    ),
+    Fault(
+        "a pause that stops the copying waits for what the target copies to its data",
+        "tests/test_commands.py::test_pause_now_does_not_wait_for_what_the_target_hardens",
+        (("mirror_core/driver.py", "(self.halted and idle)",
+          "(self.halted and idle and not self.connected)"),),
+        "pause_waits_for_hardening",
     ),
 )  # fmt: skip

@@ -1441,13 +1441,15 @@ FAULTS = (
         "tests/test_promotion_fails.py::test_a_promotion_that_could_not_begin_anew_is_refused "
         "tests/test_promotion_fails.py::test_what_was_edited_in_a_promotion_is_refused_before_its_"
         "record",
-        (("mirror_core/site.py", "        self._refuse_anew(self.config, self.book.current)\n", ""),),
+        (("mirror_core/site.py", "        self._refuse_anew(self.config, self.book.current)\n",
+          ""),),
         "promoted_and_cannot_begin",
     ),
     Fault(
         "a promotion begins anew with addresses and stores that nobody has tried",
         "tests/test_promotion_fails.py::test_a_promotion_that_could_not_begin_anew_is_refused",
-        (("mirror_core/process.py", "            if before != after:\n", "            if False:\n"),),
+        (("mirror_core/process.py", "            if before != after:\n",
+          "            if False:\n"),),
         "promoted_untried",
     ),
 )  # fmt: skip
