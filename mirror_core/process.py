@@ -367,6 +367,8 @@ def _is_begun(site: config.SiteConfig) -> bool:
                 raise
         if _answers(site):  # without its lock
             return False
+        if _listens_elsewhere(site):
+            raise does_not_listen(site)
         if time.monotonic() >= deadline:  # never a second one beside it
             raise hangs(site, "has let go of its state, and does not answer")
         time.sleep(0.02)  # there is no event to wait on but that it has its state
@@ -489,6 +491,35 @@ def _listens(site: config.SiteConfig) -> bool:
     return any(len(row) == 8 and row[7] == path and row[3] == _ACCEPTS for row in rows)
 
 
+def does_not_listen(site: config.SiteConfig) -> MirrorError:
+    """The line for a process that serves, and not on the site's socket."""
+    return MirrorError(
+        f"{site.name}: runs, and does not listen on {site.socket} (was 'listen' changed since the "
+        "start, or the socket taken away?): stop it and start it",
+        errno.ENOENT,
+    )
+
+
+def _listens_elsewhere(site: config.SiteConfig) -> bool:
+    """Whether its process serves on another socket than the file says by now.  One that starts was
+    handed its own, and one that ends has closed it."""
+    if site.socket.exists() or not (pid := found(site)) or not serves(pid):
+        return False
+    rows = [row.split(maxsplit=7) for row in Path("/proc/net/unix").read_bytes().splitlines()]
+    known = {os.fsencode(path) for path in (site.socket, site.metrics) if isinstance(path, Path)}
+    others = {
+        b"socket:[" + row[6] + b"]"
+        for row in rows
+        if len(row) == 8 and row[3] == _ACCEPTS and row[7] not in known
+    }
+    with contextlib.suppress(OSError):  # it has ended, or is somebody else's
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):  # closed since
+                if os.readlink(os.fsencode(f"/proc/{pid}/fd/{fd}")) in others:
+                    return True
+    return False
+
+
 def _answers(site: config.SiteConfig) -> bool:
     with contextlib.suppress(PeerError):
         return bool(status(site))
@@ -511,6 +542,8 @@ def _gets_ready(site: config.SiteConfig) -> bool:
             _ask_once(site, deadline)
             return True
         except PeerError as error:
+            if _listens_elsewhere(site):
+                raise does_not_listen(site) from error
             if not is_there(site):
                 return False
             # One that begins anew makes it again within a moment; one that ends listens no more.

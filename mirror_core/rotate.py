@@ -32,9 +32,9 @@ def reopen(site: SiteConfig) -> int | None:
         # One that is only to begin nbdkit has its signals as its starter left them.
         if handle is not None and process.serves(pid):
             with contextlib.suppress(ProcessLookupError):  # it has ended
-                ours = _has_its_log_there(site, pid)
+                before = _log_there(site, pid)
                 signal.pidfd_send_signal(handle, signal.SIGHUP)
-                _await_log(site, pid, deadline, ours=ours)
+                _await_log(site, pid, deadline, before)
                 return pid
         if time.monotonic() >= deadline:
             raise process.hangs(site, f"does not serve within {limits.CONTROL_TIMEOUT_S:g} s")
@@ -42,10 +42,10 @@ def reopen(site: SiteConfig) -> int | None:
     return None
 
 
-def _await_log(site: SiteConfig, pid: int, deadline: float, *, ours: bool) -> None:
-    """`ours`: its log is the one of the state folder.  MirrorError: it does not do it;
-    ProcessLookupError: it has ended."""
-    while not (_has_taken(pid, signal.SIGHUP) and (not ours or _writes_to_log(site, pid))):
+def _await_log(site: SiteConfig, pid: int, deadline: float, before: os.stat_result | None) -> None:
+    """`before`: its log until now, if that may be the one of the state folder.  MirrorError: it
+    does not do it; ProcessLookupError: it has ended."""
+    while not (_has_taken(pid, signal.SIGHUP) and (not before or _is_new(site, pid, before))):
         if time.monotonic() >= deadline:
             raise MirrorError(
                 f"{site.name}: process {pid} has not opened its log again in "
@@ -66,22 +66,28 @@ def _has_taken(pid: int, number: signal.Signals) -> bool:
     return not pending or not int(pending[1], 16) >> (number - 1) & 1
 
 
-def _has_its_log_there(site: SiteConfig, pid: int) -> bool:
-    """Whether it writes to what is site.log, or was until logrotate has moved it, be it to another
-    folder (`olddir`).  What systemd has opened for it, or a person (`2>FILE`), is not."""
+def _log_there(site: SiteConfig, pid: int) -> os.stat_result | None:
+    """What it writes to, if that is site.log, or was until logrotate has moved it, be it to another
+    folder (`olddir`).  What systemd has opened for it, or a person (`2>FILE`), is not, but for a
+    file that is called site.log, too."""
     try:
         path = Path(os.readlink(f"/proc/{pid}/fd/2"))
-        regular = stat.S_ISREG(os.stat(f"/proc/{pid}/fd/2").st_mode)
+        file = os.stat(f"/proc/{pid}/fd/2")
         there = path.parent.samefile(site.state)
     except OSError:
-        return False
-    return regular and (there or path.name.startswith(process.log_path(site).name))
+        return None
+    named = there or path.name.startswith(process.log_path(site).name)
+    return file if named and stat.S_ISREG(file.st_mode) else None
 
 
-def _writes_to_log(site: SiteConfig, pid: int) -> bool:
-    """Whether its log is what is called site.log now."""
+def _is_new(site: SiteConfig, pid: int, before: os.stat_result) -> bool:
+    """Whether its log is what is called site.log now, or another file than before: a person's own,
+    whose name here nobody knows."""
     try:
-        return os.path.samestat(os.stat(f"/proc/{pid}/fd/2"), process.log_path(site).lstat())
+        now = os.stat(f"/proc/{pid}/fd/2")
+        return not os.path.samestat(now, before) or os.path.samestat(
+            now, process.log_path(site).lstat()
+        )
     except FileNotFoundError:
         return False
     except OSError:

@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import stat
+import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from pair import FLASHMIRROR, MakePair, Pair
 from remote import MakeRemote, RemotePair, free_ports
 from served import Server
 
-from mirror_core import pki, sockets
+from mirror_core import limits, pki, sockets
 from mirror_core.address import Tcp
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount, or take a network away")
@@ -340,7 +341,8 @@ def test_a_limit_of_open_files_that_is_too_low_is_refused(make_pair: MakePair) -
 
 def test_a_file_that_was_changed_under_a_running_site_is_not_in_force(make_pair: MakePair) -> None:
     """`status`, `start` and `check` say so, in one row and one field, until the site is started
-    again; a remark, blanks, and another order are no change."""
+    again; of one that listens elsewhere `start` says so at once; a remark, blanks, and another
+    order are no change."""
     pair = make_pair("--size", "1M", "--volumes", "2")
     pair.start()
     turn_round(pair, "east")
@@ -358,6 +360,9 @@ def test_a_file_that_was_changed_under_a_running_site_is_not_in_force(make_pair:
     assert record("status", str(pair.toml("west")))["configuration_changed"] is False
     edit(pair, "unix:", "unix:elsewhere/")
     assert "was 'listen' changed since the start" in refused("status", east(pair))
+    began = time.monotonic()
+    assert "was 'listen' changed since the start" in refused("start", east(pair))
+    assert time.monotonic() - began < limits.START_TIMEOUT_S / 3
     edit(pair, "unix:elsewhere/", "unix:")
     pair.stop("east")
     assert record("status", east(pair))["configuration_changed"] is None

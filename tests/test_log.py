@@ -297,6 +297,25 @@ def test_reopen_waits_for_a_log_that_was_moved_to_another_folder(
     assert os.path.samestat(log.stat(), os.stat(f"/proc/{pid}/fd/2"))
 
 
+def test_reopen_returns_where_a_person_s_own_file_is_called_alike(
+    handmade: Handmade, tmp_path: Path
+) -> None:
+    """`2>FILE`, or systemd's StandardError=append: it is opened again where it is."""
+    handmade.create()
+    log = tmp_path / "site.log"
+    with log.open("ab") as err:
+        words = [str(FLASHMIRROR), "start", "--foreground", east(handmade)]
+        source = subprocess.Popen(words, stderr=err)
+    try:
+        eventually(lambda: answers(handmade), "the source answers")
+        log.rename(tmp_path / "site.log.1")
+        assert record("reopen", east(handmade)) == {"site": "east", "pid": source.pid}
+        assert os.path.samestat(log.stat(), os.stat(f"/proc/{source.pid}/fd/2"))
+    finally:
+        source.terminate()
+        source.wait(20)
+
+
 def test_reopen_signals_nobody_but_the_site(handmade: Handmade) -> None:
     """root gives it, and the owner of the folder has written another's number into the lock's
     file; a process that is not there yet is not signalled before it takes it."""

@@ -91,11 +91,7 @@ def ask(
             if error.code not in LINK_ERRNOS:
                 raise MirrorError(f"{site.name}: {error}", error.code) from error
             if time.monotonic() >= until and not site.socket.exists():
-                raise MirrorError(
-                    f"{site.name}: runs, and does not listen on {site.socket} (was 'listen' "
-                    "changed since the start, or the socket taken away?): stop it and start it",
-                    error.code,
-                ) from error
+                raise process.does_not_listen(site) from error
             if time.monotonic() >= until:
                 raise MirrorError(
                     f"{site.name}: runs, and cannot be asked ({error}): see "

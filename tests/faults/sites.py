@@ -415,14 +415,14 @@ FAULTS = (
     Fault(
         "reopen returns before the site has left its old log",
         "tests/test_log.py::test_reopen_fails_where_the_log_goes_on_as_before",
-        (("mirror_core/rotate.py", "                _await_log(site, pid, deadline, ours=ours)\n",
+        (("mirror_core/rotate.py", "                _await_log(site, pid, deadline, before)\n",
           ""),),
         "reopen_returns_early",
     ),
     Fault(
         "reopen waits for no log that was moved to another folder",
         "tests/test_log.py::test_reopen_waits_for_a_log_that_was_moved_to_another_folder",
-        (("mirror_core/rotate.py", "(there or path.name.startswith(", "(there or str(path) in ("),),
+        (("mirror_core/rotate.py", "there or path.name.startswith(", "there or str(path) in ("),),
         "reopen_ignores_olddir",
     ),
     Fault(
@@ -1451,5 +1451,19 @@ FAULTS = (
         (("mirror_core/process.py", "            if before != after:\n",
           "            if False:\n"),),
         "promoted_untried",
+    ),
+    Fault(
+        "a start waits for a site that listens elsewhere",
+        "tests/test_accepted.py::test_a_file_that_was_changed_under_a_running_site_is_not_in_force",
+        (("mirror_core/process.py",
+          "            if _listens_elsewhere(site):\n                raise",
+          "            if False:\n                raise"),),
+        "start_waits_for_elsewhere",
+    ),
+    Fault(
+        "reopen takes each file that is called site.log for the state folder's",
+        "tests/test_log.py::test_reopen_returns_where_a_person_s_own_file_is_called_alike",
+        (("mirror_core/rotate.py", "not os.path.samestat(now, before) or ", ""),),
+        "reopen_waits_for_another_log",
     ),
 )  # fmt: skip
