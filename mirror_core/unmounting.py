@@ -52,7 +52,7 @@ class _Unmounting:
         """One round.  False: it is to be tried again, a little later."""
         stack = mounted.stack(self._devices)
         if stack.strange and not others:
-            where = ", ".join(sorted({mount.point for mount in stack.strange}))
+            where = ", ".join(sorted({line(mount.point) for mount in stack.strange}))
             raise MirrorError(
                 f"not unmounted: {printable(where)}: mounted below or over what is on the device, "
                 "and not on it: unmount that first"
@@ -99,8 +99,8 @@ class _Unmounting:
             where = f"/proc/{one.process}/root{one.mount.point}"
             found.append(
                 self._write(where)
-                or f"{one.mount.point}: still mounted for process {one.process} ({one.name}), in a "
-                "mount namespace of its own"
+                or f"{line(one.mount.point)}: still mounted for process {one.process} "
+                f"({one.name}), in a mount namespace of its own"
             )
         if not found:
             found = [

@@ -11,6 +11,7 @@ import os
 import random
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from handmade import (
     MIB,
     Handmade,
     contents,
+    east,
     edit,
     flashmirror,
     nothing_changes,
@@ -33,7 +35,9 @@ from handmade import (
 from pair import MakePair, Pair
 
 from mirror_core import config, native, protocol, stores
-from mirror_core.errors import PeerError, StoreError
+from mirror_core.cli import main
+from mirror_core.cli.common import show
+from mirror_core.errors import MirrorError, PeerError, StoreError
 from mirror_core.identity import Identity
 
 Damage = Callable[[Pair], None]
@@ -381,3 +385,21 @@ def test_noise_on_the_control_export_disturbs_nobody(make_pair: MakePair) -> Non
             assert "error" in protocol.decode(answer)[0]
     pair.sync()
     assert "Traceback" not in pair.log("east") + pair.log("west")
+
+
+def test_a_line_on_a_terminal_is_one_line(
+    handmade: Handmade, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever name is in it: of a file, a mount point, a process.  So are the lines of a table."""
+    handmade.write("east")
+
+    def refuse(_site: str) -> None:
+        raise MirrorError("a\x1b]0;b\nc\udcff")
+
+    monkeypatch.setattr(config, "load", refuse)
+    monkeypatch.setattr(sys, "argv", ["flashmirror", "status", east(handmade)])
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().err == "flashmirror: a?]0;b?c?\n"
+    show({}, as_json=False, text=lambda: "one\x1b\ntwo\udcff")
+    assert capsys.readouterr().out == "one?\ntwo?\n"

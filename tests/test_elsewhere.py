@@ -360,3 +360,24 @@ def test_a_device_under_a_loop_device_is_refused(scratch: Path) -> None:
         node.unlink()
         subprocess.run(["losetup", "--detach", above], check=True)
         below.close()
+
+
+def test_a_name_that_a_terminal_would_obey_is_made_harmless(tmp_path: Path) -> None:
+    """Any user may call a process so, and root reads the line."""
+    path = tmp_path / "store"
+    path.write_bytes(b"x" * 4096)
+    script = (
+        "import fcntl, sys; f = open(sys.argv[1], 'r+b'); fcntl.lockf(f, fcntl.LOCK_EX); "
+        r"open('/proc/self/comm', 'wb').write(b'a\x1b[2J\nb\xd0'); print(flush=True); input()"
+    )
+    words = [sys.executable, "-c", script, str(path)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, stdin=pipe, stdout=pipe) as one, path.open("r+b") as file:
+        try:
+            assert one.stdout and one.stdout.readline() == b"\n"
+            who = rf"in use by process {one.pid} \(a\?\[2J\?b"
+            with pytest.raises(StoreError, match=who) as said:
+                elsewhere.refuse(file.fileno(), "store")
+            assert str(said.value).isprintable()
+        finally:
+            one.kill()

@@ -20,6 +20,7 @@ from mirror_core.cli import (
     securing,
     seeing,
 )
+from mirror_core.cli.common import say
 from mirror_core.errors import ConfigError, MirrorError
 
 
@@ -51,15 +52,15 @@ def main() -> None:
         context: click.Context | None = getattr(error, "ctx", None)
         path = context.command_path if context else "flashmirror"
         text = " ".join(error.format_message().split()).rstrip(".")
-        click.echo(f"flashmirror: {text}: see '{path} --help'", err=True)
+        say(f"{text}: see '{path} --help'")
         sys.exit(2)
     except ConfigError as error:
-        click.echo(f"flashmirror: {error}", err=True)
+        say(str(error))
         sys.exit(2)
     except MirrorError as error:
-        click.echo(f"flashmirror: {error}", err=True)
+        say(str(error))
         sys.exit(1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""  # none: what is printed to
-        click.echo(f"flashmirror: {where}{error.strerror}", err=True)
+        say(f"{where}{error.strerror}")
         sys.exit(1)

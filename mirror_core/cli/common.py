@@ -13,7 +13,14 @@ from typing import Any
 import click
 
 from mirror_core import config, limits, peer, process, protocol
-from mirror_core.errors import LINK_ERRNOS, Answered, ConfigError, MirrorError, PeerError
+from mirror_core.errors import (
+    LINK_ERRNOS,
+    Answered,
+    ConfigError,
+    MirrorError,
+    PeerError,
+    harmless,
+)
 from mirror_core.units import format_size, parse_duration
 
 site_argument = click.argument("site")
@@ -115,8 +122,16 @@ CHANGED = (
 )
 
 
+def say(text: str) -> None:
+    """What is wrong, as the one line on stderr."""
+    click.echo(f"flashmirror: {harmless(text)}", err=True)
+
+
 def show(record: Any, as_json: bool, text: Callable[[], str]) -> None:
-    click.echo(json.dumps(record, indent=2) if as_json else text())
+    if as_json:
+        click.echo(json.dumps(record, indent=2))
+    else:
+        click.echo("\n".join(map(harmless, text().split("\n"))))
 
 
 class Bar:

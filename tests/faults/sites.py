@@ -1466,4 +1466,18 @@ FAULTS = (
         (("mirror_core/rotate.py", "not os.path.samestat(now, before) or ", ""),),
         "reopen_waits_for_another_log",
     ),
+    Fault(
+        "a line on a terminal holds whatever a name does",
+        "tests/test_bad_input.py::test_a_line_on_a_terminal_is_one_line",
+        (("mirror_core/cli/common.py", 'click.echo(f"flashmirror: {harmless(text)}", err=True)',
+          'click.echo(f"flashmirror: {text}", err=True)'),),
+        "terminal_obeys_a_name",
+    ),
+    Fault(
+        "who has locked a store is named as he calls himself",
+        "tests/test_elsewhere.py::test_a_name_that_a_terminal_would_obey_is_made_harmless",
+        (("mirror_core/elsewhere.py", """name = line(_text(Path(f"/proc/{pid}/comm")))""",
+          """name = _text(Path(f"/proc/{pid}/comm"))"""),),
+        "named_as_he_is_called",
+    ),
 )  # fmt: skip
