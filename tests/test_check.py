@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
+import direct
 import pytest
 from handmade import MIB, Handmade, MountedDisk, east, flashmirror, refused
 
@@ -79,3 +80,13 @@ def test_a_full_state_folder_fails_the_check(scratch: Path, handmade: Handmade) 
     finally:
         handmade.kill()
         disk.close()
+
+
+def test_the_other_source_after_a_failover_is_no_wrong_peer(handmade: Handmade) -> None:
+    """The old source is told what has become of its target, and where to read on."""
+    handmade.create()
+    handmade.start()
+    direct.sync(handmade)
+    handmade.run("promote", str(handmade.toml("west")), "--force")
+    said = row(handmade, "peer")
+    assert said.startswith("failed: west is a source too: was one promoted? see 'mirroring' and")

@@ -20,8 +20,8 @@ from served import Faulty
 from test_link import lose_power
 
 from mirror_core import config, ledger, status, timeouts
-from mirror_core.cli import seeing
-from mirror_core.errors import PeerError, Refused
+from mirror_core.cli import cli, seeing
+from mirror_core.errors import MirrorError, PeerError, Refused
 from mirror_core.site import Site
 
 STATUS = {  # section 6 of the design, and block_size_bytes, by which `check` compares the sites
@@ -116,6 +116,27 @@ def test_watch_goes_on_until_ctrl_c(running: Pair) -> None:
         watch.send_signal(signal.SIGINT)
         assert watch.wait(timeout=20) == 0
         assert watch.stderr.read() == b""
+
+
+def test_watch_goes_on_while_a_site_does_not_answer(
+    running: Pair, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That is what one watches for: it is said, and looked at again."""
+    looks: list[BaseException | dict[str, Any]]
+    looks = [MirrorError("east: hangs"), running.status(), KeyboardInterrupt()]
+
+    def look(_settings: config.SiteConfig) -> dict[str, Any]:
+        found = looks.pop(0)
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    monkeypatch.setattr(seeing, "get_status", look)
+    monkeypatch.setattr(time, "sleep", lambda _s: None)
+    cli(["status", east(running), "--watch"], standalone_mode=False)
+    said = capsys.readouterr()
+    assert said.err == "flashmirror: east: hangs\n"
+    assert "east (source)" in said.out
 
 
 def test_a_source_that_has_not_connected_yet_is_not_mirroring(make_pair: MakePair) -> None:

@@ -320,7 +320,9 @@ def _check_peer(settings: config.SiteConfig, book: ledger.Ledger | None) -> Row:
     if book is None:
         return ("peer", "ok", f"{other.site} answers")
     if other.role == book.role:
-        return ("peer", "failed", f"{other.site} is a {other.role} too: check 'peer'")
+        promoted = "was one promoted? see 'mirroring' and docs/recovery.md; else "
+        why = promoted if book.role == "source" else ""
+        return ("peer", "failed", f"{other.site} is a {other.role} too: {why}mend 'peer'")
     own = {v.name: (v.size, v.block_size) for v in book.volumes}
     if own != {v.name: (v.size, v.block_size) for v in other.volumes}:
         return ("peer", "failed", f"{other.site} has other volumes, sizes or block sizes")

@@ -15,6 +15,7 @@ from mirror_core.cli.common import (
     json_option,
     live_status,
     one_volume,
+    say,
     show,
     site_argument,
 )
@@ -160,6 +161,20 @@ def as_text(status: dict[str, Any]) -> str:
     return text
 
 
+def _show_once(settings: config.SiteConfig, *, as_json: bool) -> None:
+    """Of many: a site that does not answer is what one watches for."""
+    try:
+        record, failure = get_status(settings), None
+    except MirrorError as error:
+        failure = error
+    if not as_json:
+        click.clear()
+    if failure:
+        say(str(failure))
+    else:
+        show(record, as_json, lambda: as_text(record))
+
+
 @click.command()
 @site_argument
 @click.option("--watch", is_flag=True, help="Show it again every second, until Ctrl-C.")
@@ -173,10 +188,7 @@ def status(site: str, watch: bool, as_json: bool) -> None:
         return
     with contextlib.suppress(KeyboardInterrupt):  # the regular end
         while True:
-            record = get_status(settings)
-            if not as_json:
-                click.clear()
-            show(record, as_json, lambda record=record: as_text(record))  # type: ignore[misc]
+            _show_once(settings, as_json=as_json)
             time.sleep(1)
 
 

@@ -1480,4 +1480,17 @@ FAULTS = (
           """name = _text(Path(f"/proc/{pid}/comm"))"""),),
         "named_as_he_is_called",
     ),
+    Fault(
+        "a watch ends when the site does not answer",
+        "tests/test_status.py::test_watch_goes_on_while_a_site_does_not_answer",
+        (("mirror_core/cli/seeing.py", "        failure = error\n", "        raise\n"),),
+        "watch_ends_at_a_failure",
+    ),
+    Fault(
+        "check takes a target that was promoted for a wrong peer",
+        "tests/test_check.py::test_the_other_source_after_a_failover_is_no_wrong_peer",
+        (("mirror_core/cli/checking.py", 'why = promoted if book.role == "source" else ""',
+          'why = promoted if not book.role else ""'),),
+        "promoted_is_a_wrong_peer",
+    ),
 )  # fmt: skip
