@@ -86,7 +86,8 @@ class Tls:
         return f"tls-certificates={quote(str(self.certificates))}"
 
     def check(self) -> None:
-        """All that is needed is there, and the keys are a secret.  ConfigError."""
+        """All that is needed is there, and the keys are a secret.  ConfigError; MirrorError: it
+        cannot be read."""
         if self.psk:
             # The first line of that user is the one that both libraries take, as it is.
             lines = _read(self.psk, secret=True).split("\n")
@@ -206,12 +207,15 @@ def _refuse_foreign(folder: Path) -> None:
 
 
 def _read(path: Path, *, secret: bool) -> str:
+    """MirrorError: it cannot be read.  ConfigError: it must not be as it is."""
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             text = file.read(limits.PEM_BYTES_MAX).decode(errors="replace")
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}: {_way_out(path, error)}") from error
+        # No ConfigError: what holds it may be mounted late (systemd tries again).
+        why = f"{path}: {error.strerror}: {_way_out(path, error)}"
+        raise MirrorError(why, error.errno or 0) from error
     if secret and mode & 0o007:
         raise ConfigError(f"{path}: everybody may read this key: chmod 600 it, or make a new one")
     return text
@@ -225,4 +229,6 @@ def _way_out(path: Path, error: OSError) -> str:
     sites = sorted(key.parent for key in path.parent.glob(f"*/{KEYS[0]}"))
     if sites:  # of `flashmirror pki DIR`, DIR is named
         return f"name the folder of this site: {' or '.join(map(str, sites))}"
+    if path.name not in (*CERTIFICATES, *KEYS):
+        return "make the key (docs/network.md), or mount what holds it"
     return "'flashmirror pki' makes what [tls] needs"

@@ -6,6 +6,7 @@ Left out: whether the stores exist, fit and are free (site.py finds that when it
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -24,6 +25,10 @@ from mirror_core.units import parse_duration, parse_rate, parse_size
 
 ETC = Path("/etc/flashmirror")
 T = TypeVar("T", int, float)
+_MISTAKES = {
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP,
+    errno.ENAMETOOLONG, errno.EINVAL,
+}  # fmt: skip
 _NBD_URI = re.compile(r"nbds?(\+unix|\+vsock)?://", re.IGNORECASE)
 _PATHS = re.compile(r"(?<=[?&;])(socket|tls-certificates|tls-psk-file)=([^&;#]+)")  # of an NBD URI
 
@@ -109,15 +114,29 @@ def find(site: str) -> Path:
     path = Path(site)
     if path.suffix == ".toml" or "/" in site:
         return whole(path)
-    return ETC / f"{site}.toml"
+    return _in_utf8(ETC / f"{site}.toml")
+
+
+def _in_utf8(path: Path) -> Path:
+    """ConfigError: neither nbdkit, nor a TOML file, takes any other name."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"{harmless(str(path))}: a path that is not UTF-8: rename it, or name another"
+        ) from error
+    return path
 
 
 def load(site: str) -> SiteConfig:
-    """Read and check one site's configuration.  ConfigError: the one line to show."""
+    """Read and check one site's configuration.  ConfigError: the one line to show.  MirrorError:
+    so it is, and nothing is wrong with what is asked: the machine does not read the file."""
     path = find(site)
     try:
         text = path.read_bytes()
     except OSError as error:
+        if error.errno not in _MISTAKES:  # it may pass
+            raise MirrorError(f"{path}: {error.strerror}: mend that", error.errno or 0) from error
         refused = isinstance(error, PermissionError)
         advice = (
             "run as the user that the site belongs to" if refused else "name a site's TOML file"

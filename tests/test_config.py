@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
+from handmade import refused
 
 from mirror_core import config, limits
 from mirror_core.address import Remote, Tcp, Tls
-from mirror_core.errors import ConfigError
+from mirror_core.errors import ConfigError, MirrorError
 
 GOOD = """\
 name = "east"
@@ -277,6 +280,49 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
             path.mkdir()
         with pytest.raises(ConfigError, match=rf"^{path}: .*{why}.*: name a site's TOML file"):
             config.load(str(path))
+
+
+def test_what_the_machine_does_not_read_is_no_mistake_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may pass, and systemd tries again; of a mistake (exit status 2) it does not."""
+
+    def fail(_path: Path) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", fail)
+        with pytest.raises(MirrorError, match="Input/output error: mend that") as caught:
+            config.load(str(tmp_path / "east.toml"))
+    assert not isinstance(caught.value, ConfigError)
+
+
+def test_a_key_that_comes_late_is_no_mistake_and_a_wrong_one_is(tmp_path: Path) -> None:
+    """What holds it may not be mounted yet, and a site starts when it is."""
+    key = tmp_path / "late" / "key"
+    with pytest.raises(MirrorError, match="No such file or directory: make the key") as caught:
+        Tls(psk=key).check()
+    assert not isinstance(caught.value, ConfigError)
+    with pytest.raises(MirrorError, match="'flashmirror pki' makes what") as caught:
+        Tls(certificates=tmp_path / "late").check()
+    assert not isinstance(caught.value, ConfigError)
+    key.parent.mkdir()
+    key.touch(mode=0o600)
+    with pytest.raises(ConfigError, match="holds no line"):
+        Tls(psk=key).check()
+
+
+@pytest.mark.parametrize(
+    "words", [("init",), ("pki",), ("status",), ("start",), ("check",)], ids=lambda words: words[0]
+)
+def test_a_path_that_is_not_utf_8_is_refused_by_its_name(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """No process of nbdkit's, and no file of a site, could name it."""
+    path = os.fsdecode(bytes(tmp_path) + b"/b\xff" + (b"/x.toml" if len(words[0]) > 4 else b""))
+    said = refused(*words, path)
+    assert f"{tmp_path}/b?" in said and "not UTF-8: rename it, or name another" in said
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -1493,4 +1493,23 @@ FAULTS = (
           'why = promoted if not book.role else ""'),),
         "promoted_is_a_wrong_peer",
     ),
+    Fault(
+        "a key that comes late is a mistake in the configuration",
+        "tests/test_config.py::test_a_key_that_comes_late_is_no_mistake_and_a_wrong_one_is",
+        (("mirror_core/address.py", "raise MirrorError(why, error.errno or 0) from error",
+          "raise ConfigError(why) from error"),),
+        "late_key_is_a_mistake",
+    ),
+    Fault(
+        "a configuration that the machine does not read is a mistake in it",
+        "tests/test_config.py::test_what_the_machine_does_not_read_is_no_mistake_in_the_file",
+        (("mirror_core/config.py", "if error.errno not in _MISTAKES:", "if False:"),),
+        "unread_is_a_mistake",
+    ),
+    Fault(
+        "a path that nbdkit cannot be given is taken",
+        "tests/test_config.py::test_a_path_that_is_not_utf_8_is_refused_by_its_name",
+        (("mirror_core/config.py", "        str(path).encode()\n", "        str(path)\n"),),
+        "any_path_is_taken",
+    ),
 )  # fmt: skip
