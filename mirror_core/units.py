@@ -52,7 +52,10 @@ def format_time(moment: float | None) -> str:
     """Unix seconds -> '2026-11-26 21:46:44+00:00', in the zone of who reads it."""
     if moment is None:
         return "of an unknown time"
-    return datetime.fromtimestamp(moment).astimezone().isoformat(" ", "seconds")
+    try:
+        return datetime.fromtimestamp(moment).astimezone().isoformat(" ", "seconds")
+    except (ValueError, OverflowError, OSError):  # the estimated end of a copy that hardly moves
+        return "a time beyond the calendar"
 
 
 def format_size(count: int) -> str:

@@ -105,3 +105,9 @@ def test_the_last_moment_that_a_record_may_hold_has_a_name(
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+def test_a_time_beyond_the_calendar_is_shown_all_the_same() -> None:
+    """As the estimated end of a copy that hardly moves."""
+    for moment in (1e12, 1e300, math.inf, math.nan, -1e300):
+        assert format_time(moment) == "a time beyond the calendar"
