@@ -67,7 +67,12 @@ def take(name: str, configuration: Path | None = None) -> int:
         except BlockingIOError as error:  # another one, or one whose device has just gone
             if time.monotonic() >= deadline:
                 os.close(fd)
-                raise MirrorError(f"{name}: another process holds it", errno.EBUSY) from error
+                who = process_of(name)
+                raise MirrorError(
+                    f"{name}: {f'process {who}' if who else 'another process'} holds it (was it "
+                    "attached by hand?): 'flashmirror detach SITE VOLUME' first, or leave it so",
+                    errno.EBUSY,
+                ) from error
             time.sleep(0.02)
             continue
         os.ftruncate(fd, 0)
