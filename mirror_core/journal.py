@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mirror_core import limits
+from mirror_core.errors import harmless
 from mirror_core.platform import HERE, Platform
 
 FREEZE_BUCKETS_S = (
@@ -67,9 +68,11 @@ class Journal:
         self.equal: Counter[str] = Counter()  # bytes by volume that needed not be sent
 
     def say(self, text: str) -> None:
-        """One line in the log: stderr, which the starter sends to a file or to the journal."""
+        """One line in the log: stderr, which the starter sends to a file or to the journal.  (The
+        story of an error has several.)"""
         with self._lock:
             try:
+                text = "\n".join(map(harmless, text.split("\n")))
                 if self.unwritten:
                     lines = "line" if self.unwritten == 1 else "lines"
                     self._platform.write_log(

@@ -1512,4 +1512,11 @@ FAULTS = (
         (("mirror_core/config.py", "        str(path).encode()\n", "        str(path)\n"),),
         "any_path_is_taken",
     ),
+    Fault(
+        "a log holds whatever a name does",
+        "tests/test_log.py::test_what_cannot_be_said_is_counted_and_said_later",
+        (("mirror_core/journal.py", 'text = "\\n".join(map(harmless, text.split("\\n")))',
+          "pass"),),
+        "log_as_a_name_is",
+    ),
 )  # fmt: skip
