@@ -20,7 +20,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from mirror_core import limits, protocol
 from mirror_core.address import Remote, Tcp, Tls, no_tls_host
-from mirror_core.errors import ConfigError, printable, short
+from mirror_core.errors import ConfigError, MirrorError, printable, short
 from mirror_core.units import parse_duration, parse_rate, parse_size
 
 ETC = Path("/etc/flashmirror")
@@ -97,16 +97,11 @@ class SiteConfig:
 def whole(path: Path) -> Path:
     """As it is to be taken from the folder that a command is given in.  ConfigError."""
     try:
-        found = path.absolute()
+        return _in_utf8(path.absolute())
     except FileNotFoundError as error:
         raise ConfigError(
             f"{path}: the folder that this command is given in is gone: change to another one"
         ) from error
-    try:
-        str(found).encode()
-    except UnicodeEncodeError as error:  # TOML cannot hold it, nor nbdkit take it
-        raise ConfigError(f"{printable(str(found))}: is no UTF-8: name another folder") from error
-    return found
 
 
 def find(site: str) -> Path:
@@ -123,7 +118,7 @@ def _in_utf8(path: Path) -> Path:
         str(path).encode()
     except UnicodeEncodeError as error:
         raise ConfigError(
-            f"{harmless(str(path))}: a path that is not UTF-8: rename it, or name another"
+            f"{printable(str(path))}: is no UTF-8: rename it, or name another"
         ) from error
     return path
 

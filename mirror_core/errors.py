@@ -116,14 +116,8 @@ def _escaped(c: str) -> str:
 def line(value: object) -> str:
     """What somebody else says, as one line that a person can be shown."""
     text = value if isinstance(value, str) else short(value)
-    shown = harmless(text[: limits.LINE_MAX])
+    shown = printable(text[: limits.LINE_MAX])
     return shown if len(text) <= limits.LINE_MAX else shown + "..."
-
-
-def harmless(text: str) -> str:
-    """Without what a terminal would obey, or could not show: a line end, an escape, half a letter.
-    Such a name may be anybody's: of a process, a mount point, a file."""
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def describe(code: int) -> str:

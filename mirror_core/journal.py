@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from mirror_core import limits
-from mirror_core.errors import harmless
+from mirror_core.errors import printable
 from mirror_core.platform import HERE, Platform
 
 FREEZE_BUCKETS_S = (
@@ -72,7 +72,7 @@ class Journal:
         story of an error has several.)"""
         with self._lock:
             try:
-                text = "\n".join(map(harmless, text.split("\n")))
+                text = "\n".join(map(printable, text.split("\n")))
                 if self.unwritten:
                     lines = "line" if self.unwritten == 1 else "lines"
                     self._platform.write_log(

@@ -52,9 +52,9 @@ class _Unmounting:
         """One round.  False: it is to be tried again, a little later."""
         stack = mounted.stack(self._devices)
         if stack.strange and not others:
-            where = ", ".join(sorted({line(mount.point) for mount in stack.strange}))
+            where = ", ".join(sorted({printable(mount.point) for mount in stack.strange}))
             raise MirrorError(
-                f"not unmounted: {printable(where)}: mounted below or over what is on the device, "
+                f"not unmounted: {where}: mounted below or over what is on the device, "
                 "and not on it: unmount that first"
             )
         strange = set(stack.strange)
@@ -99,7 +99,7 @@ class _Unmounting:
             where = f"/proc/{one.process}/root{one.mount.point}"
             found.append(
                 self._write(where)
-                or f"{line(one.mount.point)}: still mounted for process {one.process} "
+                or f"{printable(one.mount.point)}: still mounted for process {one.process} "
                 f"({one.name}), in a mount namespace of its own"
             )
         if not found:

@@ -264,7 +264,7 @@ def test_a_path_that_is_no_utf8_is_refused_before_anything_is_made(scratch: Path
     """A site there could not be started: `init` left it behind, and ended with a traceback."""
     folder = scratch / os.fsdecode(b"gr\xfcn")
     shown = f"{scratch}/gr\\xfcn"
-    line = "is no UTF-8: name another folder"
+    line = "is no UTF-8: rename it, or name another"
     assert refused("init", str(folder), "--size", "1M") == f"{shown}: {line}"
     assert refused("pki", str(folder)) == f"{shown}: {line}"
     assert not folder.exists()

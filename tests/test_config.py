@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import errno
-import os
 from pathlib import Path
 
 import pytest
-from handmade import refused
 
 from mirror_core import config, limits
 from mirror_core.address import Remote, Tcp, Tls
@@ -310,19 +308,6 @@ def test_a_key_that_comes_late_is_no_mistake_and_a_wrong_one_is(tmp_path: Path) 
     key.touch(mode=0o600)
     with pytest.raises(ConfigError, match="holds no line"):
         Tls(psk=key).check()
-
-
-@pytest.mark.parametrize(
-    "words", [("init",), ("pki",), ("status",), ("start",), ("check",)], ids=lambda words: words[0]
-)
-def test_a_path_that_is_not_utf_8_is_refused_by_its_name(
-    tmp_path: Path, words: tuple[str, ...]
-) -> None:
-    """No process of nbdkit's, and no file of a site, could name it."""
-    path = os.fsdecode(bytes(tmp_path) + b"/b\xff" + (b"/x.toml" if len(words[0]) > 4 else b""))
-    said = refused(*words, path)
-    assert f"{tmp_path}/b?" in said and "not UTF-8: rename it, or name another" in said
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

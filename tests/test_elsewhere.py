@@ -375,7 +375,7 @@ def test_a_name_that_a_terminal_would_obey_is_made_harmless(tmp_path: Path) -> N
     with subprocess.Popen(words, stdin=pipe, stdout=pipe) as one, path.open("r+b") as file:
         try:
             assert one.stdout and one.stdout.readline() == b"\n"
-            who = rf"in use by process {one.pid} \(a\?\[2J\?b"
+            who = rf"in use by process {one.pid} \(a\\x1b\[2J\\nb"
             with pytest.raises(StoreError, match=who) as said:
                 elsewhere.refuse(file.fileno(), "store")
             assert str(said.value).isprintable()

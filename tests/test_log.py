@@ -52,7 +52,7 @@ def test_what_cannot_be_said_is_counted_and_said_later() -> None:
     journal.say("a name that is not text: \udcff\x1b[2J")
     assert platform.lines == [
         "flashmirror: 3 lines before this could not be written",
-        "flashmirror: a name that is not text: ??[2J",
+        "flashmirror: a name that is not text: \\xff\\x1b[2J",
     ]
     journal.say("next")
     assert platform.lines[2:] == ["flashmirror: next"]

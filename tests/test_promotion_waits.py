@@ -222,17 +222,17 @@ def test_a_promotion_whose_process_is_killed_says_what_became_of_the_site(
 
 
 def test_a_promoted_site_that_cannot_begin_anew_was_not_stopped(make_pair: MakePair) -> None:
-    """Its configuration was damaged since its start: the log's last words, and what it is."""
+    """Its store was moved away since its start: the log's last words, and what it is."""
     pair = make_pair("--size", "1M")
     pair.start()
     direct.sync(pair)
     direct.stop(pair, "east")
     settings = config.load(str(pair.toml("west")))
-    right = settings.path.read_text()
-    settings.path.write_text("nonsense = 1\n" + right)
+    data = Path(settings.volumes[0].data)
+    away = data.rename(data.with_suffix(".away"))
     said = promoted(settings)
-    settings.path.write_text(right)
-    assert "has ended, and its last words are: " in said and "nonsense" in said, said
+    away.rename(data)
+    assert "has ended, and its last words are: " in said and f"{data}: No such file" in said, said
     assert "it is promoted, and a source from its next start on" in said, said
     pair.start("west")
     assert direct.status(pair, "west")["role"] == "source"

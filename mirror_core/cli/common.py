@@ -19,7 +19,7 @@ from mirror_core.errors import (
     ConfigError,
     MirrorError,
     PeerError,
-    harmless,
+    printable,
 )
 from mirror_core.units import format_size, parse_duration
 
@@ -124,14 +124,14 @@ CHANGED = (
 
 def say(text: str) -> None:
     """What is wrong, as the one line on stderr."""
-    click.echo(f"flashmirror: {harmless(text)}", err=True)
+    click.echo(f"flashmirror: {printable(text)}", err=True)
 
 
 def show(record: Any, as_json: bool, text: Callable[[], str]) -> None:
     if as_json:
         click.echo(json.dumps(record, indent=2))
     else:
-        click.echo("\n".join(map(harmless, text().split("\n"))))
+        click.echo("\n".join(map(printable, text().split("\n"))))
 
 
 class Bar:
