@@ -148,6 +148,15 @@ fm_store_has_anchor (const struct fm_store *s)
   return !fm_store_is_server (s) || atomic_load (&s->anchored);
 }
 
+bool
+fm_flush_may_live (struct fm_store *s)
+{
+  pthread_mutex_lock (&s->lock);
+  bool known_gone = s->anchors && !atomic_load (&s->anchored);
+  pthread_mutex_unlock (&s->lock);
+  return !known_gone;
+}
+
 void
 fm_flush_look (struct fm_store *s)
 {

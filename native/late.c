@@ -53,8 +53,12 @@ take_first (struct fm_late **at)
 {
   struct fm_late *late = *at;
   *at = late->next;
-  if (late->connection)
+  if (late->connection) {
+    /* Or the kernel would go on sending what was given up: socket(7), SO_LINGER. */
+    struct linger at_once = { .l_onoff = 1 };
+    setsockopt (nbd_aio_get_fd (late->connection), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
     nbd_close (late->connection);
+  }
   free (late);
 }
 

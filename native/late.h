@@ -6,7 +6,7 @@
  * counts as a loss (store.h): who copied in between does so again.
  *
  * If not the server but something on the way has ended that connection, nobody hears of its writes any more.
- * That the server lives is known by its anchor (store.h); then it has as long for them as it may be silent.
+ * Unless its anchor (store.h) tells that the server has gone, it has as long for them as it may be silent.
  *
  * The bytes of what is under way are libnbd's, not the caller's, who does not wait.  A store that
  * is fenced needs none of this: its server refuses what an older session sent (I8).

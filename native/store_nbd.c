@@ -1,5 +1,6 @@
 /* The store that is an NBD server, over libnbd: one connection a port, commands
  * asynchronous, many in flight.  See store.h; libnbd(3) for the calls. */
+#include "flush.h"
 #include "late.h"
 #include "pool.h"
 #include "room.h"
@@ -163,7 +164,7 @@ static void
 look_for_late (struct fm_port *p, const struct fm_op *op)
 {
   bool ended = is_write (op) && op->rc == -ENOTCONN;
-  if (!ended || !p->late || p->store->fenced || !fm_store_has_anchor (p->store))
+  if (!ended || !p->late || p->store->fenced || !fm_flush_may_live (p->store))
     return;
   fm_late_add (p->store, p->late, NULL);
   p->late = NULL;

@@ -403,4 +403,4 @@ def test_a_line_on_a_terminal_is_one_line(
         main()
     assert capsys.readouterr().err == "flashmirror: a\\x1b]0;b\\nc\\xff\n"
     show({}, as_json=False, text=lambda: "one\x1b\ntwo\udcff")
-    assert capsys.readouterr().out == "one?\ntwo?\n"
+    assert capsys.readouterr().out == "one\\x1b\ntwo\\xff\n"

@@ -417,6 +417,56 @@ late_write_whose_connection_has_ended (void)
   end ();
 }
 
+/* As a lane writes to sink 0: over a connection of its own, and this store has no anchor. */
+static int
+write_as_a_lane (uint64_t block, uint64_t number)
+{
+  int rc;
+  uint64_t buf[BLOCK / 8] = { number };
+  struct fm_op op = { .kind = FM_WRITE, .offset = block * BLOCK, .length = BLOCK, .buf = buf };
+  struct fm_port *p = fm_port_own (s, &rc);
+  CHECK (p);
+  rc = fm_port_io (p, &op);
+  fm_port_close (p);
+  return rc;
+}
+
+static void *
+write_two_as_a_lane (void *arg)
+{
+  *(int *)arg = write_as_a_lane (0, 2);
+  return NULL;
+}
+
+/* Where no anchor ever was the server may live, too. */
+static void
+late_write_without_an_anchor (void)
+{
+  uint64_t found;
+  int rc;
+  pthread_t t;
+  serve_with_a_stall ();
+  struct relay *way = relay_open (&server, 0);
+  CHECK_EQ (fm_store_open_nbd (relay_uri (way), 2000 * FM_MS, &s, NULL, 0), 0);
+  close (open (stall, O_CREAT | O_WRONLY, 0600));
+  pthread_create (&t, NULL, write_two_as_a_lane, &rc);
+  wait_for_the_write ();
+  relay_cut (way, relay_connections (way) - 1);
+  pthread_join (t, NULL);
+  CHECK_EQ (rc, -ENOTCONN);
+  CHECK (!fm_store_has_anchor (s));
+  uint64_t losses = fm_store_losses (s);
+  CHECK_EQ (write_as_a_lane (1, 3), -ETIMEDOUT);
+  CHECK_EQ (unlink (stall), 0);
+  while (!fm_late_settled (s))
+    usleep (1000);
+  CHECK_EQ (fm_store_losses (s), losses + 1);
+  CHECK (pread (disk, &found, 8, 0) == 8 && found == 2);
+  CHECK_EQ (write_as_a_lane (0, 4), 0);
+  relay_close (way);
+  end ();
+}
+
 /* But if the server has gone it does none of them, and nobody waits. */
 static void
 no_late_write_of_a_server_that_is_gone (void)
@@ -908,6 +958,7 @@ main (void)
   RUN (late_write);
   RUN (late_write_of_one_connection);
   RUN (late_write_whose_connection_has_ended);
+  RUN (late_write_without_an_anchor);
   RUN (no_late_write_of_a_server_that_is_gone);
   RUN (file_tells_all);
   RUN (fua_hears_for_all_of_a_device);

@@ -247,6 +247,18 @@ FAULTS = (
         "ENDED_IS_NOT_LATE",
     ),
     Fault(
+        "a server of which nobody has an anchor is taken for gone",
+        "native:lost",
+        (("native/flush.c", "known_gone = s->anchors && !", "known_gone = !"),),
+        "NO_ANCHOR_IS_GONE",
+    ),
+    Fault(
+        "what was given up as unheard is sent on",
+        "tests/test_late_write.py",
+        (("native/late.c", "{ .l_onoff = 1 }", "{ .l_onoff = 0 }"),),
+        "GIVEN_UP_AND_SENT",
+    ),
+    Fault(
         "a server that has gone is waited for",
         "native:lost",
         (("native/flush.c", "  fm_late_server_gone (s);\n", ""),),
