@@ -27,9 +27,9 @@ fm_late_new (void)
 }
 
 void
-fm_late_keep_asking (int fd)
+fm_late_keep_asking (int fd, int times)
 {
-  int yes = 1, seconds = PROBE_S, times = PROBES;
+  int yes = 1, seconds = PROBE_S;
   setsockopt (fd, SOL_SOCKET, SO_KEEPALIVE, &yes, sizeof yes); /* a Unix socket needs it not */
   setsockopt (fd, IPPROTO_TCP, TCP_KEEPIDLE, &seconds, sizeof seconds);
   setsockopt (fd, IPPROTO_TCP, TCP_KEEPINTVL, &seconds, sizeof seconds);
@@ -41,6 +41,8 @@ fm_late_add (struct fm_store *s, struct fm_late *late, struct nbd_handle *connec
 {
   late->connection = connection;
   late->until_ns = fm_now_ns () + s->timeout_ns;
+  if (connection)
+    fm_late_keep_asking (nbd_aio_get_fd (connection), PROBES);
   pthread_mutex_lock (&s->lock);
   late->next = s->late;
   s->late = late;

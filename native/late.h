@@ -29,8 +29,10 @@ struct fm_late *fm_late_new (void);
 void fm_late_add (struct fm_store *s, struct fm_late *late, struct nbd_handle *connection);
 /* The server has gone, and with it the writes of connections that had ended. */
 void fm_late_server_gone (struct fm_store *s);
-/* A machine that is gone says nothing: without a question its connection would stay for ever. */
-void fm_late_keep_asking (int fd);
+/* A machine that is gone says nothing: without a question its connection would stay for ever, if nothing in between
+ * forgets it.  After so many times without an answer the connection ends. */
+void fm_late_keep_asking (int fd, int times);
+#define FM_ASK_MOST 127 /* ten minutes: an outage that nobody meets is no loss */
 /* Whether nothing of the store is late any more. */
 bool fm_late_settled (struct fm_store *s);
 void fm_late_forget (struct fm_store *s); /* the store ends */

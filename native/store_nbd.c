@@ -114,7 +114,7 @@ fm_nbd_connect (const char *uri, uint64_t deadline_ns, struct nbd_handle **out, 
   if (rc == -EAGAIN) /* its line is full (unix(7)); of a write this errno says "not yet" */
     rc = -ECONNREFUSED;
   if (rc == 0) {
-    fm_late_keep_asking (nbd_aio_get_fd (h));
+    fm_late_keep_asking (nbd_aio_get_fd (h), FM_ASK_MOST);
     *out = h;
     return 0;
   }

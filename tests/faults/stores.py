@@ -259,6 +259,12 @@ FAULTS = (
         "GIVEN_UP_AND_SENT",
     ),
     Fault(
+        "an outage that nobody meets is a loss",
+        "tests/test_late_write.py",
+        (("native/store_nbd.c", "(nbd_aio_get_fd (h), FM_ASK_MOST)", "(nbd_aio_get_fd (h), 4)"),),
+        "IDLE_OUTAGE_IS_A_LOSS",
+    ),
+    Fault(
         "a server that has gone is waited for",
         "native:lost",
         (("native/flush.c", "  fm_late_server_gone (s);\n", ""),),
@@ -273,7 +279,7 @@ FAULTS = (
     Fault(
         "an idle connection to a store's server is never asked whether it is there",
         "tests/test_late_write.py",
-        (("native/store_nbd.c", "    fm_late_keep_asking (nbd_aio_get_fd (h));\n", ""),),
+        (("native/store_nbd.c", "    fm_late_keep_asking (nbd_aio_get_fd (h), FM_ASK_MOST);\n", ""),),
         "IDLE_IS_NOT_ASKED",
     ),
     Fault(
