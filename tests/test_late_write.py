@@ -37,6 +37,12 @@ client.zero(4096, 0, 0)
 lines = [line.split() for line in open("/proc/net/tcp")]
 timers = [one[5] for one in lines if one[2].endswith(":2A39") and one[3] == "01"]  # proc(5)
 print(len(timers), "connections,", sum(timer.startswith("02:") for timer in timers), "asked")
+for link in pathlib.Path("/proc/self/fd").iterdir():
+    if link.is_socket():
+        with socket.socket(fileno=os.dup(int(link.name))) as one:
+            if one.family == socket.AF_INET:
+                each_s = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL)
+                assert each_s * one.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) > 600
 network(0)
 try:
     client.zero(4096, 0, 0)

@@ -279,7 +279,8 @@ FAULTS = (
     Fault(
         "an idle connection to a store's server is never asked whether it is there",
         "tests/test_late_write.py",
-        (("native/store_nbd.c", "    fm_late_keep_asking (nbd_aio_get_fd (h), FM_ASK_MOST);\n", ""),),
+        (("native/store_nbd.c", "    fm_late_keep_asking (nbd_aio_get_fd (h), FM_ASK_MOST);\n",
+          ""),),
         "IDLE_IS_NOT_ASKED",
     ),
     Fault(
