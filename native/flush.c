@@ -157,17 +157,24 @@ fm_flush_may_live (struct fm_store *s)
   return !known_gone;
 }
 
+/* Held. */
+static void
+look (struct fm_store *s)
+{
+  if (!s->anchor)
+    return;
+  s->ops->step (s->anchor);
+  if (s->anchor->failed)
+    drop_anchor (s);
+}
+
 void
 fm_flush_look (struct fm_store *s)
 {
   uint64_t came;
   if (!try_hold_flush (s, &came))
     return; /* who flushes finds out */
-  if (s->anchor) {
-    s->ops->step (s->anchor);
-    if (s->anchor->failed)
-      drop_anchor (s);
-  }
+  look (s);
   free_flush (s);
 }
 
@@ -204,6 +211,8 @@ fm_flush_run (struct fm_store *s, struct fm_op *op)
   uint64_t mine = atomic_load (&s->writes), came;
   int rc = 0;
   bool held = hold_flush (s, mine, &came);
+  if (held && atomic_load (&s->nlate))
+    look (s); /* as `fm_late_settled` cannot now */
   if (!fm_late_settled (s))
     fm_op_unsent (s, op, -ETIMEDOUT);
   else if (is_done (s, mine)) /* nothing was written, or another's flush has covered it by now */
@@ -230,9 +239,7 @@ fm_store_server_fd (struct fm_store *s)
     return -EBUSY;
   int rc = need_anchor (s, came);
   if (rc == 0) {
-    s->ops->step (s->anchor);
-    if (s->anchor->failed)
-      drop_anchor (s);
+    look (s);
     rc = s->anchor && s->ops->pollfd (s->anchor, &fd) ? fcntl (fd.fd, F_DUPFD_CLOEXEC, 0) : -ENOTCONN;
     if (rc == -1)
       rc = -errno;

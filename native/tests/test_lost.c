@@ -471,6 +471,7 @@ late_write_without_an_anchor (void)
 static void
 no_late_write_of_a_server_that_is_gone (void)
 {
+  _Atomic uint64_t one = 0;
   int rc;
   pthread_t t;
   serve_with_a_stall ();
@@ -482,6 +483,8 @@ no_late_write_of_a_server_that_is_gone (void)
   lab_kill (&server);
   pthread_join (t, NULL);
   CHECK (rc < 0);
+  rc = fm_store_flush (s, &one); /* he who asks first, be it by a flush */
+  CHECK (rc < 0 && rc != -ETIMEDOUT);
   CHECK (fm_late_settled (s));
   CHECK_EQ (unlink (stall), 0);
   end ();
