@@ -213,6 +213,18 @@ class Opened:
         """Nothing but a hole, as far as the store can tell."""
         return all(hole for _, hole in self.store.extents(0, self.size))
 
+    def blank_once_flushed(self) -> bool:
+        """The same of a file, also where a file system takes for a hole what is cached only
+        (native/store_file.c).  StoreError: it cannot be flushed."""
+        if self.fd is None or self.blank():
+            return self.blank()
+        self.flush()
+        try:
+            os.lseek(self.fd, 0, os.SEEK_DATA)
+        except OSError as error:
+            return error.errno == errno.ENXIO
+        return False
+
 
 def refuse_twice(site: config.SiteConfig) -> None:
     """Refuse a store that is named twice, whichever way it is written.  StoreError."""
@@ -349,7 +361,11 @@ def is_new(one: Opened, record: StoreRecord, place: Place, size: int) -> bool:
     try:
         verify(one, record, place, size)
     except StoreError:
-        if one.mark() not in (None, place.mark) or one.identity.kind != "file" or not one.blank():
+        if (
+            one.mark() not in (None, place.mark)
+            or one.identity.kind != "file"
+            or not one.blank_once_flushed()
+        ):
             raise
         return True
     return False

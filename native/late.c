@@ -37,6 +37,13 @@ fm_late_keep_asking (int fd, int times)
 }
 
 void
+fm_late_end_at_once (int fd, bool at_once)
+{
+  struct linger linger = { .l_onoff = at_once };
+  setsockopt (fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger); /* socket(7) */
+}
+
+void
 fm_late_add (struct fm_store *s, struct fm_late *late, struct nbd_handle *connection)
 {
   late->connection = connection;
@@ -55,12 +62,8 @@ take_first (struct fm_late **at)
 {
   struct fm_late *late = *at;
   *at = late->next;
-  if (late->connection) {
-    /* Or the kernel would go on sending what was given up: socket(7), SO_LINGER. */
-    struct linger at_once = { .l_onoff = 1 };
-    setsockopt (nbd_aio_get_fd (late->connection), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+  if (late->connection)
     nbd_close (late->connection);
-  }
   free (late);
 }
 

@@ -115,6 +115,7 @@ fm_nbd_connect (const char *uri, uint64_t deadline_ns, struct nbd_handle **out, 
     rc = -ECONNREFUSED;
   if (rc == 0) {
     fm_late_keep_asking (nbd_aio_get_fd (h), FM_ASK_MOST);
+    fm_late_end_at_once (nbd_aio_get_fd (h), true);
     *out = h;
     return 0;
   }
@@ -302,8 +303,10 @@ nbd_port_close (struct fm_port *p)
   free (p->late);
   if (!p->nbd)
     return;
-  if (!p->failed)
+  if (!p->failed) {
+    fm_late_end_at_once (nbd_aio_get_fd (p->nbd), false);
     nbd_aio_disconnect (p->nbd, 0);
+  }
   nbd_close (p->nbd);
 }
 

@@ -17,6 +17,8 @@ import direct
 import pytest
 from handmade import Handmade
 
+from mirror_core import stores
+
 MIB = 1 << 20
 SIZE = 16 * MIB
 SERVER = Path(__file__).with_name("fuse_cache.py")
@@ -52,6 +54,19 @@ def test_such_a_file_system_is_here(scratch: Path) -> None:
         os.fsync(fd)
         assert os.lseek(fd, 0, os.SEEK_DATA) == MIB
         os.close(fd)
+
+
+def test_a_blank_file_is_known_there_too(scratch: Path) -> None:
+    """It stands in for a source's intermediate that was lost; what is in a cache is not blank."""
+    with cached_file(scratch) as path:
+        one = stores.open_store(str(path), 1.0)
+        try:
+            assert one.blank_once_flushed()
+            with path.open("r+b") as file:
+                os.pwrite(file.fileno(), b"A", MIB)
+                assert not one.blank_once_flushed()
+        finally:
+            one.store.close()
 
 
 @pytest.mark.parametrize("part", ["data", "intermediate"])

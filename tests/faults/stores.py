@@ -196,14 +196,15 @@ FAULTS = (
     Fault(
         "a source writes to whatever stands in the place of its intermediate",
         "tests/test_away.py::test_another_one_is_not_written_to",
-        (("mirror_core/stores.py", ' != "file" or not one.blank():', ' != "file":'),),
+        (("mirror_core/stores.py", "            or not one.blank_once_flushed()\n", ""),),
         "writes_to_whatever_is_there",
     ),
     Fault(
         "a blank store of another site is taken for a source's intermediate",
         "tests/test_away.py::test_another_one_is_not_written_to",
-        (("mirror_core/stores.py", "if one.mark() not in (None, place.mark) or one.identity",
-          "if one.identity"),),
+        (("mirror_core/stores.py",
+          "            one.mark() not in (None, place.mark)\n            or one",
+          "            one"),),
     ),
     Fault(
         "a blank file that is taken for a source's intermediate is not marked as that",
@@ -255,7 +256,7 @@ FAULTS = (
     Fault(
         "what was given up as unheard is sent on",
         "tests/test_late_write.py",
-        (("native/late.c", "{ .l_onoff = 1 }", "{ .l_onoff = 0 }"),),
+        (("native/late.c", "{ .l_onoff = at_once }", "{ .l_onoff = 0 }"),),
         "GIVEN_UP_AND_SENT",
     ),
     Fault(
