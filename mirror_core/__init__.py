@@ -60,8 +60,9 @@ The rooms.
     launch.py              what outlives its starter begins free of it
     attach.py              /dev/nbdN of a volume: attach, hold through restarts, detach; with
     attached.py            which of them are a site's, of whatever history;
-    mounted.py, exclusive.py, apart.py, unmounting.py   what is mounted on it for certain, and is
-                           unmounted before the machine goes down;
+    attached.py            which of them are a site's;
+    mounted.py, exclusive.py, opener.py, apart.py, unmounting.py   what is mounted on it for
+                           certain, and is unmounted before the machine goes down;
     kernel.py, handshake.py   netlink and /sys (pyroute2 is there only); sockets for the kernel
     writeback.py           what a process owes that its own machine writes back to
     guard.py               what becomes of the two control threads when something is raised

@@ -273,7 +273,7 @@ def test_the_largest_handshake_fits() -> None:
 @pytest.mark.parametrize(
     ("answer", "line", "code"),
     [
-        ({"error": "a\nb", "errno": "x"}, "a?b", errno.EIO),
+        ({"error": "a\nb", "errno": "x"}, "a\\nb", errno.EIO),
         ({"error": ["a"], "errno": 10**300}, "['a']", errno.EIO),
         ({"error": "full", "errno": errno.ENOSPC}, "full", errno.ENOSPC),
         ({"refused": "x" * 60_000}, "x" * limits.LINE_MAX + "...", errno.EIO),

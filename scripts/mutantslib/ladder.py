@@ -121,6 +121,10 @@ SITES = {
     "below": "below losing_disk unmounting",
     "mounted": "unmounting attach",
     "exclusive": "attach unmounting",
+    "opener": "attach unmounting",
+    "apart": "attach unmounting elsewhere",
+    "attached": "attach unmounting",
+    "lastrun": "went_back intent adopt recovery",
     "unmounting": "unmounting",
     "journal": "log",
     "connections": "hangs promote strangers",
@@ -141,7 +145,7 @@ WHOLE = "equality full_disk link kill resume store_faults"
 NOT_SIMULATED = (
     "store_file store_nbd late line watch callers pin client wide mapfile exports door address "
     "connections config status metrics process stores units pki attach kernel below "
-    "mounted exclusive unmounting journal elsewhere rotate"
+    "mounted exclusive opener apart attached unmounting journal elsewhere rotate"
 )
 # Where a fault is a nuisance, and no wrong byte, lost image or hang: only if asked for (--file).
 OUTSIDE = re.compile(
