@@ -32,8 +32,9 @@ void fm_late_server_gone (struct fm_store *s);
 /* A machine that is gone says nothing: without a question its connection would stay for ever, if nothing in between
  * forgets it.  After so many times without an answer the connection ends. */
 void fm_late_keep_asking (int fd, int times);
-/* If its end is one in order, what was given to it is sent on.  Else the kernel is not to do that: neither what was
- * given up nor what a process that was killed had not sent is done after what the next one writes. */
+/* Of a connection with writes, to a store that is not fenced.  If its end is one in order, what was given to it is sent
+ * on.  Else the kernel is not to do that: neither what was given up nor what a process that was killed had not sent is
+ * done after what the next one writes. */
 void fm_late_end_at_once (int fd, bool at_once);
 #define FM_ASK_MOST 127 /* ten minutes: an outage that nobody meets is no loss */
 /* Whether nothing of the store is late any more. */

@@ -86,6 +86,7 @@ struct fm_port {
   void *nbd;              /* struct nbd_handle *, for a server */
   struct fm_op *under_way;
   struct fm_late *late;   /* of a server: for writes that are given up (late.h) */
+  bool ends_at_once;      /* late.h */
   struct fm_port *next;   /* in the store's idle list */
   bool stirred;           /* something has moved; this and the next lines: parts.h */
   uint64_t moved_ns, looked_ns, look_ns; /* last; last; next */

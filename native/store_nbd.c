@@ -115,7 +115,6 @@ fm_nbd_connect (const char *uri, uint64_t deadline_ns, struct nbd_handle **out, 
     rc = -ECONNREFUSED;
   if (rc == 0) {
     fm_late_keep_asking (nbd_aio_get_fd (h), FM_ASK_MOST);
-    fm_late_end_at_once (nbd_aio_get_fd (h), true);
     *out = h;
     return 0;
   }
@@ -304,7 +303,8 @@ nbd_port_close (struct fm_port *p)
   if (!p->nbd)
     return;
   if (!p->failed) {
-    fm_late_end_at_once (nbd_aio_get_fd (p->nbd), false);
+    if (p->ends_at_once)
+      fm_late_end_at_once (nbd_aio_get_fd (p->nbd), false);
     nbd_aio_disconnect (p->nbd, 0);
   }
   nbd_close (p->nbd);
@@ -334,6 +334,10 @@ nbd_submit (struct fm_port *p, struct fm_op *op)
     return;
   }
   struct nbd_handle *h = p->nbd;
+  if (is_write (op) && !p->store->fenced && !p->ends_at_once) {
+    fm_late_end_at_once (nbd_aio_get_fd (h), true);
+    p->ends_at_once = true;
+  }
   bool moves = (op->kind == FM_READ || op->kind == FM_WRITE) && !p->store->fenced;
   struct command *c = calloc (1, sizeof *c);
   if (!c || (moves && !(c->bytes = fm_room_take (op->length)))) {
