@@ -24,7 +24,9 @@ class Answer:
             os.close(self.fds.pop())
 
 
-_left: dict[tuple[str, ...], subprocess.Popen[bytes]] = {}  # one at most for the same words
+# One at most for the same words.  No guard: a command has one thread, and of a site's only one at a
+# time opens stores (its start, then the control).
+_left: dict[tuple[str, ...], subprocess.Popen[bytes]] = {}
 
 
 def ask(*words: str) -> Answer:

@@ -204,9 +204,7 @@ class Driver:
     def _settled(self) -> bool:
         idle = self.progress.phase == "idle"
         if self.standing or (self.halted and idle):
-            return (
-                True  # nothing is copied from here; what the target hardens yet is not waited for
-            )
+            return True  # nothing is copied from here; what the target hardens is not waited for
         # What was begun last may be committed, and not yet whole: only the target knows.
         known = self.connected or self._book.current.begun == self._book.current.committed
         return known and idle and self.hardened >= self.committed

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from mirror_core import apart, below, exclusive, identity
 from mirror_core.below import Mount
-from mirror_core.errors import line
+from mirror_core.errors import printable
 from mirror_core.platform import HERE, Platform
 
 _ALL = Path("/proc")
@@ -96,7 +96,7 @@ def elsewhere(devices: Collection[str]) -> Iterator[Elsewhere]:
         if namespace and namespace not in seen:
             seen.add(namespace)
             mounts = below.mounts_of(str(process))
-            name = line(identity.text(_ALL / str(process) / "comm"))  # any user's choice
+            name = printable(identity.text(_ALL / str(process) / "comm"))  # any user's choice
             for mount in _on(devices, mounts, loops, HERE):
                 yield Elsewhere(process, name, mount)
 

@@ -216,8 +216,10 @@ class Opened:
     def blank_once_flushed(self) -> bool:
         """The same of a file, also where a file system takes for a hole what is cached only
         (native/store_file.c).  StoreError: it cannot be flushed."""
-        if self.fd is None or self.blank():
-            return self.blank()
+        if self.blank():
+            return True
+        if self.fd is None:
+            return False
         self.flush()
         try:
             os.lseek(self.fd, 0, os.SEEK_DATA)

@@ -18,6 +18,7 @@ from mirror_core.cli.common import (
     ask,
     json_option,
     one_volume,
+    say,
     show,
     site_argument,
 )
@@ -164,8 +165,8 @@ def _meant(site_or_device: str, volume: str | None, *, going_down: bool) -> list
         found = attached.going_down(site_or_device, volume)
         devices, today = found.devices, found.lineage
         if found.doubt and devices:
-            say = "so every device is meant that flashmirror has attached, but another site's"
-            click.echo(f"flashmirror: {found.doubt}: {say}", err=True)
+            meant = "so every device is meant that flashmirror has attached, but another site's"
+            say(f"{found.doubt}: {meant}")
     else:
         settings = config.load(site_or_device)
         name = one_volume(settings, volume) if volume is not None else None
