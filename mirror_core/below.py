@@ -19,6 +19,12 @@ Invariants
     names in /dev.  A loop device's file is found by where it is mounted, not by a look at it; only
     of one that is open here the kernel is asked, which looks (as identity.py does at each opening).
 
+The way also tells whether our own kernel's cache is the only one that it drops when it is told to:
+what a failed flush has lost may be read from another one for as long as that keeps it.  That is
+certain only on disks, and on the file systems of `_OURS`.  FUSE, NFS and overlay ask somebody else;
+ZFS has a cache of its own; and what a loop device, an NBD or a network file system reads may be in
+the cache of its file or server.  What a disk, a hypervisor or an array keeps is its own matter.
+
 A disk that has a lasting identity (identity.py) is named by that besides: the same disk by two ways
 has two numbers.  A file system in memory stands on nothing; a loop device over a file there is a
 device, which names itself.
@@ -46,6 +52,7 @@ K = TypeVar("K")
 
 _BTRFS = Path("/sys/fs/btrfs")
 _PROC = Path("/proc")
+_OURS = ("ext2", "ext3", "ext4", "xfs", "btrfs")  # their files are cached as pages, and only so
 _IN_MEMORY = ("tmpfs", "ramfs", "rootfs", "devtmpfs")
 _PATHS = ("upperdir", "logdev", "rtdev")  # options of overlay and xfs: what they stand on, besides
 _LOWER = ("lowerdir", "lowerdir+", "datadir+")  # of overlay: what it reads
@@ -58,14 +65,21 @@ def disks(fd: int, platform: Platform = HERE) -> frozenset[str]:
     lies between.  Empty: memory only."""
     way = Way(platform)
     try:
-        info = platform.fstat(fd)
+        way.open(fd)
     except OSError:
         return frozenset({_UNKNOWN})
-    if stat.S_ISBLK(info.st_mode):
-        way.device(_number(info.st_rdev), fd)
-    else:
-        way.file(fd, _number(info.st_dev))
     return frozenset(way.names)
+
+
+def cached_here(fd: int, platform: Platform = HERE) -> bool:
+    """Whether only this machine's kernel caches what is read from this open file or block device,
+    so that it can be dropped (posix_fadvise(2)).  In doubt: no."""
+    way = Way(platform)
+    try:
+        way.open(fd)
+    except OSError:
+        return False
+    return way.cached_here and _UNKNOWN not in way.names
 
 
 def numbers(opened: Mapping[K, int | None]) -> dict[K, int]:
@@ -110,16 +124,26 @@ class Mount:
 
 
 class Way:
-    """The way down from one open file, or from a mount; `names` is what was met on it."""
+    """The way down from one open file, or from a mount; `names` is what was met on it, and
+    `cached_here` whether all of it is certain to have no other cache than our kernel's."""
 
     _doubts = True  # what may be below counts
 
     def __init__(self, platform: Platform = HERE, mounts: list[Mount] | None = None) -> None:
         self.names: set[str] = set()
+        self.cached_here = True
         self._platform = platform
         self.mounts = mounts_of(platform=platform) if mounts is None else mounts
         self._passed: set[str] = set()  # mounts
         self._above: set[str] = set()  # those whose way is not at its end
+
+    def open(self, fd: int) -> None:
+        """From an open file, folder or block device.  OSError."""
+        info = self._platform.fstat(fd)
+        if stat.S_ISBLK(info.st_mode):
+            self.device(_number(info.st_rdev), fd)
+        else:
+            self.file(fd, _number(info.st_dev))
 
     def device(self, number: str, fd: int | None = None) -> None:
         """`fd`: if it is open here."""
@@ -133,7 +157,10 @@ class Way:
         lasting = identity.lasting_of(node, self._platform)
         if lasting:
             self.names.add(lasting)
-        self._devices(self._numbers_in(node / "slaves"))
+        slaves = self._numbers_in(node / "slaves")
+        if not slaves and "device" not in self._listed(node):
+            self.cached_here = False  # no hardware: loop, nbd, a volume of ZFS
+        self._devices(slaves)
         file = self._text(node / "loop/backing_file")
         if file:
             self._loop(number, file, fd)
@@ -187,6 +214,8 @@ class Way:
     def _file_system(self, number: str, mounts: list[Mount]) -> None:
         """`mounts`: the one of it that is meant, if that is known."""
         mounts = mounts or [mount for mount in self.mounts if mount.number == number][:1]
+        if not mounts or any(mount.kind not in _OURS + _IN_MEMORY for mount in mounts):
+            self.cached_here = False
         if not _is_anonymous(number):
             self.device(number)
         elif not mounts:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from mirror_core import durable, lastrun, ledger
+from mirror_core import durable, lastrun, ledger, stores
 from mirror_core.config import SiteConfig
 from mirror_core.errors import LedgerError, MirrorError
 from mirror_core.lock import lock_state
@@ -39,7 +39,6 @@ def give_up(book: ledger.Ledger) -> ledger.Ledger:
     it is in doubt, until it was all written again, for a commit.  So may one of an intermediate,
     and a first cycle that leaves out what the data has writes little there."""
     wrote = book.role == "source" or book.whole
-    served = any(v.intermediate.kind == "nbd" for v in book.volumes)
     sure = book.clean and not any(key.endswith("/pending") for key in book.maps)
     return replace(
         book,
@@ -56,7 +55,7 @@ def give_up(book: ledger.Ledger) -> ledger.Ledger:
         seeded=False,
         doubtful_data=book.doubtful_data or (wrote and not sure),
         doubtful_sent=False,
-        doubtful_before=book.doubtful_before or (served and (book.doubtful_sent or not book.clean)),
+        doubtful_before=book.doubtful_before or book.doubtful_sent or not book.clean,
         maps={},
     )
 
@@ -81,16 +80,23 @@ def seed(config: SiteConfig, *, force: bool) -> ledger.Ledger:
                 f"{book.name} has an image, of sequence {book.committed}: only what changes is "
                 "sent (to give it up: 'flashmirror resync --full')"
             )
-        if book.doubtful_data and not force and any(v.data.kind == "nbd" for v in book.volumes):
+        if book.doubtful_data and not force and not _can_drop_caches(config):
             raise MirrorError(
-                f"{book.name}: the server of its data may show what its disk has lost while this "
-                "site used it: start the site without a seed, and everything is sent; or, if that "
-                "server was restarted since, or all was copied to it since, seed it with --force"
+                f"{book.name}: the server or file system of its data may show what its disk has "
+                "lost while this site used it: start the site without a seed, and everything is "
+                "sent; or, if that server was restarted since (or the machine), or all was copied "
+                "to it since, seed it with --force"
             )
         # What a cycle under way has sent or found equal here was beside another copy.
         return replace(give_up(book), seeded=True)
 
     return _changed(config, seeded, HERE)
+
+
+def _can_drop_caches(config: SiteConfig) -> bool:
+    """Whether the start on the seed drops all that may be read from a data store and is not on its
+    disk.  StoreError."""
+    return all(stores.is_cached_here(volume.data) for volume in config.volumes)
 
 
 def _changed(

@@ -452,7 +452,7 @@ class Site:
             self._flush_holes()
         book = self.book.current
         for name in self.servers.begin(clean=book.clean, run_before=book.run):
-            ours = book.clean or self._opened[name, "data"].cached_here
+            ours = book.clean or self._opened[name, "data"].identity.kind != "nbd"
             words = server_instance.UNTOLD if ours else server_instance.MAY_BE_GONE
             self.journal.say(f"volume {name}: {words}")
         # With the maps as they were recovered: the files of this run stand, those of the one before

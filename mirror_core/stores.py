@@ -22,7 +22,7 @@ import stat
 import time
 from dataclasses import dataclass
 
-from mirror_core import config, elsewhere, limits, native
+from mirror_core import below, config, elsewhere, limits, native
 from mirror_core import identity as identities
 from mirror_core.errors import StoreError
 from mirror_core.identity import Identity, Verdict
@@ -81,6 +81,7 @@ class Opened:
     size: int
     identity: Identity
     fd: int | None
+    cached_here: bool = False  # by this machine's kernel alone (below.py): a server keeps its own
 
     def mark(self) -> str | None:
         """Whose store it is, if it says."""
@@ -148,11 +149,6 @@ class Opened:
         it = self.identity
         instance = it.instance or (identities.MARKED if self.mark() else "")
         return StoreRecord(it.kind, it.name, fingerprint, it.lasting, instance)
-
-    @property
-    def cached_here(self) -> bool:
-        """By this machine's kernel, which drops what is told; not by a server."""
-        return self.fd is not None
 
     def flush(self) -> None:
         """What was put there, by whomever, is on the disk, where this machine's kernel caches it;
@@ -296,12 +292,13 @@ def _open_path(where: str) -> Opened:
         _lock(fd, where)
         size = os.lseek(fd, 0, os.SEEK_END)
         identity = identities.of_path(fd)
+        cached_here = below.cached_here(fd)
     except BaseException:
         os.close(fd)
         raise
     store = native.Store.file(fd, size)
     try:
-        return Opened(where, store, size, identity, fd)
+        return Opened(where, store, size, identity, fd, cached_here)
     except BaseException:
         store.close()
         raise
@@ -353,6 +350,20 @@ def name_of(where: str) -> str:
     fd = os.open(where, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         return identities.of_path(fd).name
+    finally:
+        os.close(fd)
+
+
+def is_cached_here(where: str) -> bool:
+    """As Opened says, of a store that nobody opens now.  StoreError."""
+    if config.is_uri(where):
+        return False
+    try:
+        fd = os.open(where, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise StoreError(f"{where}: {error.strerror}: mend that", error.errno or 0) from error
+    try:
+        return below.cached_here(fd)
     finally:
         os.close(fd)
 

@@ -1,9 +1,12 @@
 """A FUSE file system of one file, over a sparse one, whose writes the kernel keeps for a while.
 
     python fuse_cache.py FILE FOLDER        FOLDER/disk is FILE, until it is unmounted
+    python fuse_cache.py FILE FOLDER CACHE  it is CACHE, a copy, until a flush brings that to FILE
 
 What the kernel asks is passed on to FILE (linux/fuse.h), lseek(2) too, as those do that share a
-folder with a virtual machine.  Left out: everything else that a file system can do.
+folder with a virtual machine.  With a CACHE it may lose what is in there as a kernel does: while a
+file CACHE.fails stands a flush fails, what it covered is not on FILE, and is shown all the same.
+Left out: everything else that a file system can do.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import shutil
 import struct
 import sys
 
@@ -26,8 +30,12 @@ _PAGE = 4096
 
 
 class FileSystem:
-    def __init__(self, file: str) -> None:
-        self._fd = os.open(file, os.O_RDWR)
+    def __init__(self, file: str, cache: str = "") -> None:
+        self._disk = os.open(file, os.O_RDWR)
+        self._cache, self._dirty = cache, list[tuple[int, int]]()  # offset and length
+        if cache:
+            shutil.copyfile(file, cache)
+        self._fd = os.open(cache, os.O_RDWR) if cache else self._disk
         self._libc = ctypes.CDLL(None, use_errno=True)
 
     def serve(self, folder: str) -> None:
@@ -77,9 +85,10 @@ class FileSystem:
         if what == _WRITE:
             _, offset, length = struct.unpack_from("<QQI", body)
             os.pwrite(self._fd, body[40 : 40 + length], offset)
+            self._dirty.append((offset, length))
             return struct.pack("<II", length, 0)
         if what == _FSYNC:
-            os.fsync(self._fd)
+            self._flush()
             return b""
         if what == _LSEEK:
             _, offset, whence = struct.unpack_from("<QQI", body)
@@ -89,8 +98,18 @@ class FileSystem:
             place = ctypes.c_int64(offset), ctypes.c_int64(length)
             if self._libc.fallocate(self._fd, mode, *place) < 0:
                 raise OSError(ctypes.get_errno(), "")
+            self._dirty.append((offset, length))
             return b""
         raise OSError(errno.ENOSYS, "")
+
+    def _flush(self) -> None:
+        """OSError: it failed, and what it covered counts as written."""
+        covered, self._dirty = self._dirty, []
+        if self._cache and os.path.exists(f"{self._cache}.fails"):
+            raise OSError(errno.EIO, "")
+        for offset, length in covered if self._cache else ():
+            os.pwrite(self._disk, os.pread(self._fd, length, offset), offset)
+        os.fsync(self._disk)
 
     def _attributes(self, node: int) -> bytes:
         found = os.fstat(self._fd)
@@ -104,4 +123,4 @@ class FileSystem:
 
 
 if __name__ == "__main__":
-    FileSystem(sys.argv[1]).serve(sys.argv[2])
+    FileSystem(sys.argv[1], *sys.argv[3:]).serve(sys.argv[2])

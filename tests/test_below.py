@@ -276,11 +276,13 @@ MOUNTS = r"""
 39 20 0:60 / /box rw - overlay overlay rw,lowerdir=/lower,upperdir=/box/of/the/host
 40 39 0:60 /etc/hosts /shown rw - overlay overlay rw,lowerdir=/lower,upperdir=/box/of/the/host
 41 20 0:61 / /other rw - overlay overlay rw,lowerdir=l/1:l/2,upperdir=9f/diff
+45 20 7:0 / /on-a-loop rw - ext4 /dev/loop0 rw
 42 20 8:1 / /gone rw - xfs /dev/sda1 rw,logdev=/dev/not-here
 43 20 0:62 / /pool rw - bcachefs /dev/sdc:/dev/sda1 rw
 44 20 0:63 / /joined rw - fuse.mergerfs a:b rw
 """
 SDA, SDB, SDC, SDD, SDE, MD, NVME = "8:0", "8:16", "8:32", "8:48", "8:64", "9:0", "259:0"
+LOOP, NBD, MAPPED = "7:0", "43:0", "252:0"
 BLOCK = "/sys/dev/block"
 UNKNOWN = "unknown"
 FILES = {
@@ -291,6 +293,9 @@ FILES = {
     f"{BLOCK}/8:17/../dev": f"{SDB}\n",
     f"{BLOCK}/{MD}/slaves/sda2/dev": "8:2\n",
     f"{BLOCK}/{MD}/slaves/sdc/dev": f"{SDC}\n",
+    **{f"{BLOCK}/{disk}/device/model": "disk\n" for disk in (SDA, SDB, SDE, "8:80", NVME)},
+    f"{BLOCK}/{LOOP}/loop/backing_file": "/home/image\n",
+    f"{BLOCK}/{MAPPED}/slaves/loop0/dev": f"{LOOP}\n",
     f"{BLOCK}/{SDC}/device/wwid": "naa.5000c500a1b2c3d4\n",
     f"{BLOCK}/{SDD}/device/wwid": "naa.5000c500a1b2c3d4\n",
     "/sys/fs/btrfs/1b3c/devices/sdb1/dev": "8:17\n",
@@ -375,6 +380,42 @@ WAYS: dict[str, tuple[str, int | None, set[str], set[str]]] = {
     "a file of such a mount with a device": ("8:17", 99, {SDB}, set()),
     "a file in memory": ("0:56", 38, set(), set()),
 }  # fmt: skip
+
+
+# Those of them of which only our own kernel keeps anything in memory, and what else there is.
+CACHED_HERE = {
+    "a mirror of a partition and a disk": True,
+    "a disk by its other way": True,
+    "a file": True,
+    "a file of a file system with two devices": True,
+    "one of another subvolume": True,
+    "one of such a file system whose devices nobody names": True,
+    "a file of a file system with its log elsewhere": True,
+    "a file in memory": True,
+}
+ELSEWHERE = {
+    "a loop device": (LOOP, None),
+    "a file of one": (LOOP, 45),
+    "a device over one": (MAPPED, None),
+    "a device of a server": (NBD, None),
+}
+
+
+@pytest.mark.parametrize(
+    ("number", "mount", "here"),
+    [(*way[:2], CACHED_HERE.get(name, False)) for name, way in WAYS.items()]
+    + [(*way, False) for way in ELSEWHERE.values()],
+    ids=[name.replace(" ", "-") for name in (*WAYS, *ELSEWHERE)],
+)  # fmt: skip
+def test_whose_cache_is_read(number: str, mount: int | None, *, here: bool) -> None:
+    """Our own kernel's alone, where the disks and the file system are known; in doubt not.  It is
+    asked of what can drop what a failed flush has lost and still shows."""
+    assert below.cached_here(5, Told(number, mount)) is here
+
+
+def test_an_open_file_that_cannot_be_asked_may_be_cached_anywhere() -> None:
+    """Not even what it is, is known."""
+    assert not below.cached_here(-1)
 
 
 @pytest.mark.parametrize(

@@ -141,13 +141,15 @@ def test_a_comparison_takes_no_cache_for_a_disk(lab: Lab, end: Callable[..., Non
 
 
 @pytest.mark.parametrize(("site", "part"), [("west", "intermediate")])
-@pytest.mark.parametrize("end", [direct.stop, kill])
+@pytest.mark.parametrize(
+    ("end", "mended"), [(direct.stop, False), (kill, False), (direct.stop, True)]
+)
 def test_what_was_lost_before_a_history_is_not_found_equal(
-    lab: Lab, end: Callable[..., None]
+    lab: Lab, end: Callable[..., None], *, mended: bool
 ) -> None:
     """The first cycle of a target with a seed writes little to its intermediate: what its server
-    shows of the history before, and has lost, stays there."""
-    lab.begin(loses="lose-later", mend=False)
+    shows of the history before, and has lost, stays there.  `mended`: it ended in order."""
+    lab.begin(loses="lose-later", mend=mended)
     end(lab.pair, "west")
     direct.stop(lab.pair, "east")
     lab.server.mend()

@@ -65,7 +65,9 @@ def resync(site: str, full: bool, force: bool, as_json: bool) -> None:
 @click.command()
 @site_argument
 @click.option(
-    "--force", is_flag=True, help="Although a server of the data may show what its disk has lost."
+    "--force",
+    is_flag=True,
+    help="Although the server or file system of the data may show what its disk has lost.",
 )
 @json_option
 def seed(site: str, force: bool, as_json: bool) -> None:

@@ -69,9 +69,9 @@ FAULTS = (
         "a file whose store could not be handed on stays locked",
         "tests/test_away.py::test_a_want_of_memory_while_it_is_taken_in_is_tried_again",
         (("mirror_core/stores.py",
-          "        return Opened(where, store, size, identity, fd)\n"
+          "        return Opened(where, store, size, identity, fd, cached_here)\n"
           "    except BaseException:\n        store.close()\n",
-          "        return Opened(where, store, size, identity, fd)\n"
+          "        return Opened(where, store, size, identity, fd, cached_here)\n"
           "    except BaseException:\n"),),
         "unopened_store_stays_locked",
     ),
@@ -773,6 +773,33 @@ FAULTS = (
           'if run and fits and run in (record["run"], record.get("follows")) and shaped:',
           "if run and fits and shaped:")),
         "record_of_any_site",
+    ),
+    Fault(
+        "a start that drops our kernel's cache takes all that it reads for the disk's (I9)",
+        "tests/test_holes.py::test_a_killed_source_brings_to_its_disk_what_its_file_system_shows",
+        (("mirror_core/below.py", "return way.cached_here and _UNKNOWN not in way.names",
+          "return True"),),
+        "every_cache_is_the_kernels",
+    ),
+    Fault(
+        "a file of a server that shows what its disk has lost is a seed (I9)",
+        "tests/test_holes.py::test_what_a_site_wrote_on_such_a_file_system_is_no_seed",
+        (("mirror_core/resync.py", "and not _can_drop_caches(config):", "and False:"),),
+        "file_of_a_server_is_a_seed",
+    ),
+    Fault(
+        "what a loop device reads is in no other cache than its own (I9)",
+        "tests/test_below.py::test_whose_cache_is_read",
+        (("mirror_core/below.py", 'if not slaves and "device" not in self._listed(node):',
+          "if False:"),),
+        "loop_is_a_disk",
+    ),
+    Fault(
+        "every file system has its files in the cache of pages alone (I9)",
+        "tests/test_below.py::test_whose_cache_is_read",
+        (("mirror_core/below.py", "if not mounts or any(mount.kind not in _OURS + _IN_MEMORY for "
+          "mount in mounts):", "if not mounts:"),),
+        "any_file_system_is_ours",
     ),
     Fault(
         "a server that was adopted has lost nothing before (I9)",
