@@ -155,7 +155,7 @@ class Opened:
         what a server caches, the first cycle flushes.  StoreError: it may not be.  The kernel tells
         that once, and takes what it has in memory for what is on the disk then: so the core drops
         that, or whoever tries again would be answered that all is well."""
-        if self.fd is None:
+        if self.store.kind == "nbd":
             return
         try:
             self.store.flush()

@@ -50,6 +50,7 @@ class Shape:
     returning_s: float = 30.0  # a client who comes back so late is told of no loss (news.h)
     wait_s: float = 3.5  # freeze_max + link_timeout are promised (timeouts.py), and looks take time
     served: float = 0.0  # the chance that a store is behind a server (sites.py), not a file
+    local: float = 0.0  # the chance that of a file only the own kernel keeps a cache (below.py)
     known: bool = True  # which process that server is (a Unix socket's), not one over TCP
     exposure: bool = True  # its figure is judged (tells.py)
     sampled: int = 16  # of a store's first sectors, for its fingerprint
@@ -95,6 +96,7 @@ class Shape:
             served=rng.choice((0.0, 0.5, 1.0)),
             known=rng.random() < 0.6,
             sampled=rng.choice((16, 16, 1)),
+            local=rng.choice((0.0, 1.0, 1.0)),
         )
 
     def set_limits(self) -> None:

@@ -17,7 +17,7 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mirror_core import (
     adoption,
@@ -181,6 +181,10 @@ class SimStore(native.Store):
         handle = lib.sim_store_open(machine.disks[key], machine.lazy)
         super().__init__(handle, "nbd" if key in machine.served else "file")
         self._number = list(machine.disks).index(key)
+        self._disk = machine.disks[key]
+
+    def drop_cache(self) -> None:
+        lib.sim_disk_evict(self._disk)
 
     def server_socket(self) -> int:
         """In place of a descriptor: which store it is (Machine.served_by)."""
@@ -190,6 +194,13 @@ class SimStore(native.Store):
             if error.errno != errno.ENOTCONN or not lib.fm_store_has_anchor(self._handle):
                 raise
             return self._number
+
+
+class SimFile(stores.Opened):
+    """One that our own kernel alone caches, and drops when it is told to."""
+
+    def drop_cache(self) -> None:
+        cast(SimStore, self.store).drop_cache()
 
 
 class Machine:
@@ -210,6 +221,7 @@ class Machine:
         self.boots = 0  # of the machine itself
         self.was_killed = False  # how its last life has ended
         self.served: dict[tuple[str, str], int] = {}  # by a server: which one of those so far
+        self.local: set[tuple[str, str]] = set()  # whose cache the own kernel has, and drops
         self.content: Content | None = None  # of a source: what its clients know
         self.follows: History | None = None  # of a target, and of a source that was one
         self.away = False  # its intermediates cannot be opened
@@ -232,6 +244,9 @@ class Machine:
                     lib.sim_disk_emulate(disk)
                 if world.random.random() < world.shape.served:
                     self.served[volume, part] = 1
+                elif world.random.random() < world.shape.local:
+                    self.local.add((volume, part))
+                    lib.sim_disk_ours(disk)
 
     def config_for(self) -> SimConfig:
         volumes = tuple(
@@ -353,7 +368,9 @@ class Machine:
             raise StoreError(f"{where}: No such file or directory", errno.ENOENT)
         store = SimStore(self, volume, part)
         life.stores.append((where, store))
-        return stores.Opened(where, store, self.sizes[volume], Identity("file", where), None)
+        ours = (volume, part) in self.local
+        kind, size = SimFile if ours else stores.Opened, self.sizes[volume]
+        return kind(where, store, size, Identity("file", where), None, cached_here=ours)
 
     def served_by(self, number: int) -> str | None:
         """In place of server_instance.identify."""

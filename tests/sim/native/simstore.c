@@ -19,6 +19,7 @@ struct sim_disk {
   unsigned nstale;
   uint64_t faded; /* sectors that were read from the cache, and then differently from the disk */
   uint64_t op_ns, byte_ns; /* what an operation takes */
+  bool ours;               /* its cache is the machine's kernel's */
   bool emulates;           /* zeroes are written like other bytes */
   unsigned below;          /* not 0: it loses together with those of that number */
   struct sim_disk *beside; /* the next one that does */
@@ -166,6 +167,12 @@ void
 sim_disk_lose (struct sim_disk *d, enum sim_loss loss)
 {
   d->loss = loss;
+}
+
+void
+sim_disk_ours (struct sim_disk *d)
+{
+  d->ours = true;
 }
 
 void
@@ -356,6 +363,8 @@ let_others_run (const struct sim_disk *d, const struct fm_op *op, bool after)
   sim_event ();
 }
 
+static void disk_forget (struct fm_store *store);
+
 /* Whether the port's server is still there. */
 static bool
 connected (struct fm_port *p)
@@ -391,6 +400,8 @@ run (struct fm_port *p, struct fm_op *op)
     if (s->dead || !connected (p))
       rc = s->dead ? -EIO : p->failed; /* it was done, but nobody heard of it */
   }
+  if (op->kind == FM_FLUSH && rc < 0)
+    disk_forget (p->store);
   fm_op_finish (p->store, op, rc);
 }
 
@@ -475,6 +486,14 @@ disk_close (struct fm_store *store)
 }
 
 static void
+disk_forget (struct fm_store *store)
+{
+  struct sim_store *s = (struct sim_store *)store;
+  if (s->disk->ours && !s->dead)
+    sim_disk_evict (s->disk);
+}
+
+static void
 close_nothing (struct fm_store *s)
 {
   (void)s;
@@ -487,6 +506,7 @@ static const struct fm_store_ops disk_ops = {
   .step = disk_step,
   .pollfd = disk_pollfd,
   .hole = disk_hole,
+  .forget = disk_forget,
   .close = disk_close,
 };
 

@@ -9,7 +9,8 @@
  * A flush that fails has lost an arbitrary part of what it covered, as Linux does: those pages
  * are clean, so no later flush writes them, and that one succeeds.  A reader finds older bytes
  * at once (SIM_LOSE_NOW), or the new ones until the cache needs the room (SIM_LOSE_LATER: a server,
- * whose cache is not the site's to drop).
+ * whose cache is not the site's to drop; or our own kernel, until whoever was told of the failure
+ * drops it, unless he is killed before: `sim_disk_ours`).
  * A disk may be slow: an operation takes its time before it has an effect.
  *
  * A store is one site's opening of a disk.  When the site dies its stores are killed: what
@@ -78,6 +79,8 @@ unsigned sim_disk_failing (struct sim_disk *d); /* how many are still to fail */
 /* How many sectors a cache has shown for a while that a failed flush had lost. */
 uint64_t sim_disk_faded (const struct sim_disk *d);
 void sim_disk_lose (struct sim_disk *d, enum sim_loss loss); /* of flushes that fail */
+/* Its cache is the own kernel's (native/store_file.c): who hears of a failed flush drops it. */
+void sim_disk_ours (struct sim_disk *d);
 /* It zeroes no faster than it writes, and says so (FM_FAST). */
 void sim_disk_emulate (struct sim_disk *d);
 /* From now on an operation takes so long, and so much more for each byte. */
