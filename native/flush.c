@@ -110,12 +110,16 @@ need_anchor (struct fm_store *s, uint64_t came)
 static void
 drop_anchor (struct fm_store *s)
 {
+  bool gone = s->anchor->failed == -ENOTCONN; /* else it is silent only, and may do what it has */
   atomic_store (&s->anchored, 0); /* before `writes` is read: fm_store_written */
+  if (gone)
+    atomic_store (&s->gone_ns, fm_now_ns ());
   fm_port_close (s->anchor);
   s->anchor = NULL;
   if (atomic_load (&s->writes) > atomic_load (&s->covered))
     fm_store_lose (s);
-  fm_late_server_gone (s);
+  if (gone)
+    fm_late_server_gone (s);
   fm_pool_drop (s);
 }
 
@@ -149,12 +153,9 @@ fm_store_has_anchor (const struct fm_store *s)
 }
 
 bool
-fm_flush_may_live (struct fm_store *s)
+fm_flush_gone_since (struct fm_store *s, uint64_t opened_ns)
 {
-  pthread_mutex_lock (&s->lock);
-  bool known_gone = s->anchors && !atomic_load (&s->anchored);
-  pthread_mutex_unlock (&s->lock);
-  return !known_gone;
+  return atomic_load (&s->gone_ns) > opened_ns;
 }
 
 /* Held. */

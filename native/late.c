@@ -17,6 +17,8 @@
 struct fm_late {
   struct nbd_handle *connection; /* NULL: it has ended, ... */
   uint64_t until_ns;             /* ... and its server may be silent for so long */
+  uint64_t opened_ns;
+  bool is_cut; /* it has ended, and a write has had no answer */
   struct fm_late *next;
 };
 
@@ -44,9 +46,10 @@ fm_late_end_at_once (int fd, bool at_once)
 }
 
 void
-fm_late_add (struct fm_store *s, struct fm_late *late, struct nbd_handle *connection)
+fm_late_add (struct fm_store *s, struct fm_late *late, struct nbd_handle *connection, uint64_t opened_ns)
 {
   late->connection = connection;
+  late->opened_ns = opened_ns;
   late->until_ns = fm_now_ns () + s->timeout_ns;
   if (connection)
     fm_late_keep_asking (nbd_aio_get_fd (connection), PROBES);
@@ -55,6 +58,12 @@ fm_late_add (struct fm_store *s, struct fm_late *late, struct nbd_handle *connec
   s->late = late;
   s->nlate++;
   pthread_mutex_unlock (&s->lock);
+}
+
+void
+fm_late_is_cut (struct fm_late *late)
+{
+  late->is_cut = true;
 }
 
 static void
@@ -78,13 +87,29 @@ is_unheard (int fd)
          && info.tcpi_last_ack_recv > SILENT_MS;
 }
 
+/* Its connection has ended: whether its server may have it yet.  One that lives has shown that it takes longer than
+ * the store's time; of one that nobody knows to live that would be waited for after each restart. */
 static bool
-may_come (const struct fm_late *late)
+may_be_had (struct fm_store *s, struct fm_late *late)
+{
+  if (!late->is_cut || fm_flush_gone_since (s, late->opened_ns))
+    return false;
+  uint64_t ns = fm_store_has_anchor (s) ? SILENT_MS * FM_MS : 0;
+  late->until_ns = fm_now_ns () + (ns > s->timeout_ns ? ns : s->timeout_ns);
+  nbd_close (late->connection);
+  late->connection = NULL;
+  return true;
+}
+
+static bool
+may_come (struct fm_store *s, struct fm_late *late)
 {
   struct nbd_handle *h = late->connection;
   if (!h)
     return fm_now_ns () < late->until_ns;
-  return fm_nbd_turn (h, NULL) && nbd_aio_in_flight (h) > 0 && !is_unheard (nbd_aio_get_fd (h));
+  if (!fm_nbd_turn (h, NULL))
+    return may_be_had (s, late);
+  return nbd_aio_in_flight (h) > 0 && !is_unheard (nbd_aio_get_fd (h));
 }
 
 bool
@@ -95,7 +120,7 @@ fm_late_settled (struct fm_store *s)
   fm_flush_look (s); /* whether the server lives */
   pthread_mutex_lock (&s->lock);
   for (struct fm_late **at = &s->late; *at;) {
-    if (may_come (*at)) {
+    if (may_come (s, *at)) {
       at = &(*at)->next;
       continue;
     }

@@ -6,7 +6,8 @@
  * counts as a loss (store.h): who copied in between does so again.
  *
  * If not the server but something on the way has ended that connection, nobody hears of its writes any more.
- * Unless its anchor (store.h) tells that the server has gone, it has as long for them as it may be silent.
+ * Unless the end of an anchor (store.h) has told since the connection was made that the server has gone, it has as
+ * long for them as it may be silent; longer, if the write was given up before, and an anchor shows that it lives.
  *
  * The bytes of what is under way are libnbd's, not the caller's, who does not wait.  A store that
  * is fenced needs none of this: its server refuses what an older session sent (I8).
@@ -25,8 +26,10 @@ struct nbd_handle;
 
 /* Made with the connection, so that it cannot be missing when it is needed; free(3) it, or: */
 struct fm_late *fm_late_new (void);
-/* Both are the store's from now on.  NULL: the connection has ended. */
-void fm_late_add (struct fm_store *s, struct fm_late *late, struct nbd_handle *connection);
+/* Both are the store's from now on.  NULL: the connection has ended.  `opened_ns`: of its port. */
+void fm_late_add (struct fm_store *s, struct fm_late *late, struct nbd_handle *connection, uint64_t opened_ns);
+/* A write of it got no answer, and its connection has ended. */
+void fm_late_is_cut (struct fm_late *late);
 /* The server has gone, and with it the writes of connections that had ended. */
 void fm_late_server_gone (struct fm_store *s);
 /* A machine that is gone says nothing: without a question its connection would stay for ever, if nothing in between

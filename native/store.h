@@ -86,6 +86,7 @@ struct fm_port {
   void *nbd;              /* struct nbd_handle *, for a server */
   struct fm_op *under_way;
   struct fm_late *late;   /* of a server: for writes that are given up (late.h) */
+  uint64_t opened_ns;     /* of a server: it was connected by then */
   bool ends_at_once;      /* late.h */
   struct fm_port *next;   /* in the store's idle list */
   bool stirred;           /* something has moved; this and the next lines: parts.h */
@@ -172,6 +173,7 @@ struct fm_store {
   struct fm_port *anchor; /* of a server, or NULL */
   uint64_t anchors;       /* how many there have been */
   _Atomic uint64_t anchored; /* the number of this one, 0: there is none; read by all */
+  _Atomic uint64_t gone_ns; /* when the end of one has told that the server has gone; read by all */
 };
 
 /* Its operations need a connection, which may end. */

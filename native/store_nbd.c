@@ -129,6 +129,7 @@ struct command {
   struct fm_op *op; /* NULL: given up */
   void *bytes;      /* what is sent or received; NULL: libnbd has the caller's (fenced) */
   uint64_t n;
+  struct fm_late *late; /* of a write that was given up */
 };
 
 static void
@@ -144,6 +145,8 @@ on_done (void *user, int *error)
 {
   struct command *c = user;
   struct fm_op *op = c->op;
+  if (c->late && *error == ENOTCONN)
+    fm_late_is_cut (c->late);
   if (!op)
     return 1;
   if (op->kind == FM_READ && c->bytes && !*error)
@@ -159,14 +162,14 @@ is_write (const struct fm_op *op)
   return op->kind == FM_WRITE || op->kind == FM_ZERO;
 }
 
-/* Before a write ends whose connection has: late.h.  No server answers with that errno (nbd proto.md). */
+/* Before a write ends whose connection has: late.h.  No server answers with ENOTCONN (nbd proto.md). */
 static void
 look_for_late (struct fm_port *p, const struct fm_op *op)
 {
   bool ended = is_write (op) && op->rc == -ENOTCONN;
-  if (!ended || !p->late || p->store->fenced || !fm_flush_may_live (p->store))
+  if (!ended || !p->late || p->store->fenced || fm_flush_gone_since (p->store, p->opened_ns))
     return;
-  fm_late_add (p->store, p->late, NULL);
+  fm_late_add (p->store, p->late, NULL, p->opened_ns);
   p->late = NULL;
 }
 
@@ -198,9 +201,12 @@ leave_late (struct fm_port *p)
     writes |= is_write (op);
   if (!writes || p->store->fenced || p->failed != -ETIMEDOUT)
     return false;
-  for (struct fm_op *op = p->under_way; op; op = op->link)
-    ((struct command *)op->command)->op = NULL;
-  fm_late_add (p->store, p->late, p->nbd);
+  for (struct fm_op *op = p->under_way; op; op = op->link) {
+    struct command *c = op->command;
+    c->op = NULL;
+    c->late = is_write (op) ? p->late : NULL;
+  }
+  fm_late_add (p->store, p->late, p->nbd, p->opened_ns);
   p->late = NULL;
   return true;
 }
@@ -289,11 +295,14 @@ nbd_port_open (struct fm_port *p, uint64_t deadline_ns)
   int rc = fm_nbd_connect (p->store->uri, deadline_ns, &h, NULL, 0);
   if (rc == 0 && (rc = examine_again (p->store, h)) < 0)
     nbd_close (h);
-  if (rc == 0)
-    p->nbd = h;
-  else
+  if (rc < 0) {
     free (p->late);
-  return rc;
+    return rc;
+  }
+  p->nbd = h;
+  fm_flush_look (p->store); /* one that has gone before is not this one's server */
+  p->opened_ns = fm_now_ns ();
+  return 0;
 }
 
 static void
@@ -466,7 +475,7 @@ fm_store_open_nbd (const char *uri, uint64_t timeout_ns, struct fm_store **out, 
   s->sizes = sizes;
   s->fd = -1;
   s->uri = copy;
-  *first = (struct fm_port){ .store = s, .nbd = h, .late = late };
+  *first = (struct fm_port){ .store = s, .nbd = h, .late = late, .opened_ns = fm_now_ns () };
   fm_pool_add (s, first); /* closed, it could still count where the server takes only so many */
   *out = s;
   return 0;

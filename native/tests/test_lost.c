@@ -467,6 +467,108 @@ late_write_without_an_anchor (void)
   end ();
 }
 
+/* It has been given up before that: its server has shown that it takes longer than the store's time, and an anchor
+ * that it lives.  Its end tells that nothing comes any more. */
+static void
+late_write_whose_connection_ends_after_it (void)
+{
+  _Atomic uint64_t one = 0;
+  serve_with_a_stall ();
+  struct relay *way = relay_open (&server, 0);
+  CHECK_EQ (fm_store_open_nbd (relay_uri (way), 2000 * FM_MS, &s, NULL, 0), 0);
+  CHECK_EQ (write_number (1, 1, 0), 0);
+  CHECK_EQ (fm_store_flush (s, &one), 0);
+  close (open (stall, O_CREAT | O_WRONLY, 0600));
+  s->timeout_ns = 300 * FM_MS;
+  CHECK_EQ (write_number (0, 2, 0), -ETIMEDOUT);
+  CHECK (!fm_late_settled (s));
+  relay_cut (way, 0);
+  for (uint64_t cut = fm_now_ns (); fm_now_ns () < cut + 3 * s->timeout_ns; usleep (10000))
+    CHECK_EQ (write_number (0, 3, 0), -ETIMEDOUT);
+  CHECK (fm_store_has_anchor (s));
+  relay_cut (way, 1);
+  while (!fm_late_settled (s))
+    usleep (1000);
+  CHECK_EQ (unlink (stall), 0);
+  relay_close (way);
+  end ();
+}
+
+static void *
+flush_it (void *arg)
+{
+  _Atomic uint64_t one = fm_store_losses (s);
+  *(int *)arg = fm_store_flush (s, &one);
+  return NULL;
+}
+
+/* An anchor that was given up because it is silent does not tell that the server has gone. */
+static void
+late_write_after_a_silent_anchor (void)
+{
+  _Atomic uint64_t one = 0;
+  uint64_t found;
+  int rc, flushed;
+  pthread_t writes, flushes;
+  serve_with_a_stall ();
+  struct relay *way = relay_open (&server, 0);
+  CHECK_EQ (fm_store_open_nbd (relay_uri (way), 2000 * FM_MS, &s, NULL, 0), 0);
+  CHECK_EQ (write_number (1, 1, 0), 0);
+  CHECK_EQ (fm_store_flush (s, &one), 0);
+  CHECK_EQ (write_number (1, 1, 0), 0);
+  close (open (stall, O_CREAT | O_WRONLY, 0600));
+  relay_silence (way, 1);
+  pthread_create (&flushes, NULL, flush_it, &flushed);
+  usleep (1000000);
+  pthread_create (&writes, NULL, write_two, &rc);
+  wait_for_the_write ();
+  pthread_join (flushes, NULL);
+  CHECK_EQ (flushed, -ETIMEDOUT);
+  CHECK (!fm_store_has_anchor (s));
+  relay_cut (way, 0);
+  pthread_join (writes, NULL);
+  CHECK_EQ (rc, -ENOTCONN);
+  CHECK_EQ (write_number (0, 3, 0), -ETIMEDOUT);
+  CHECK_EQ (unlink (stall), 0);
+  while (!fm_late_settled (s))
+    usleep (1000);
+  CHECK (pread (disk, &found, 8, 0) == 8 && found == 2);
+  relay_close (way);
+  end ();
+}
+
+/* Nor does one that ended before the write's connection was made: that one's server is another one, or the same. */
+static void
+late_write_after_an_anchor_has_ended (void)
+{
+  _Atomic uint64_t one = 0;
+  uint64_t found;
+  int rc;
+  pthread_t t;
+  serve_with_a_stall ();
+  struct relay *way = relay_open (&server, 0);
+  CHECK_EQ (fm_store_open_nbd (relay_uri (way), 2000 * FM_MS, &s, NULL, 0), 0);
+  CHECK_EQ (write_number (1, 1, 0), 0);
+  CHECK_EQ (fm_store_flush (s, &one), 0);
+  for (unsigned i = 0; i < 2; i++)
+    relay_cut (way, i);
+  while (fm_store_has_anchor (s))
+    fm_store_read (s, &found, 8, 0);
+  close (open (stall, O_CREAT | O_WRONLY, 0600));
+  pthread_create (&t, NULL, write_two_as_a_lane, &rc);
+  wait_for_the_write ();
+  relay_cut (way, relay_connections (way) - 1);
+  pthread_join (t, NULL);
+  CHECK_EQ (rc, -ENOTCONN);
+  CHECK_EQ (write_as_a_lane (0, 3), -ETIMEDOUT);
+  CHECK_EQ (unlink (stall), 0);
+  while (!fm_late_settled (s))
+    usleep (1000);
+  CHECK (pread (disk, &found, 8, 0) == 8 && found == 2);
+  relay_close (way);
+  end ();
+}
+
 /* But if the server has gone it does none of them, and nobody waits. */
 static void
 no_late_write_of_a_server_that_is_gone (void)
@@ -962,6 +1064,9 @@ main (void)
   RUN (late_write_of_one_connection);
   RUN (late_write_whose_connection_has_ended);
   RUN (late_write_without_an_anchor);
+  RUN (late_write_whose_connection_ends_after_it);
+  RUN (late_write_after_a_silent_anchor);
+  RUN (late_write_after_an_anchor_has_ended);
   RUN (no_late_write_of_a_server_that_is_gone);
   RUN (file_tells_all);
   RUN (fua_hears_for_all_of_a_device);

@@ -250,8 +250,28 @@ FAULTS = (
     Fault(
         "a server of which nobody has an anchor is taken for gone",
         "native:lost",
-        (("native/flush.c", "known_gone = s->anchors && !", "known_gone = !"),),
+        (("native/flush.c", "return atomic_load (&s->gone_ns) > opened_ns;",
+          "return !fm_store_has_anchor (s) || atomic_load (&s->gone_ns) > opened_ns;"),),
         "NO_ANCHOR_IS_GONE",
+    ),
+    Fault(
+        "a server that was restarted once has gone for connections made since, too",
+        "native:lost",
+        (("native/flush.c", "return atomic_load (&s->gone_ns) > opened_ns;",
+          "return (void)opened_ns, atomic_load (&s->gone_ns) != 0;"),),
+        "GONE_ONCE_IS_GONE",
+    ),
+    Fault(
+        "a server that does not answer its flush in time has gone",
+        "native:lost",
+        (("native/flush.c", "bool gone = s->anchor->failed == -ENOTCONN;", "bool gone = true;"),),
+        "SILENT_IS_GONE",
+    ),
+    Fault(
+        "a write that was given up is over when its connection ends",
+        "native:lost",
+        (("native/late.c", "if (!late->is_cut || ", "if (true || "),),
+        "CUT_IS_OVER",
     ),
     Fault(
         "what was given up as unheard is sent on",
