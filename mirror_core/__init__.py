@@ -60,7 +60,6 @@ The rooms.
     launch.py              what outlives its starter begins free of it
     attach.py              /dev/nbdN of a volume: attach, hold through restarts, detach; with
     attached.py            which of them are a site's, of whatever history;
-    attached.py            which of them are a site's;
     mounted.py, exclusive.py, opener.py, apart.py, unmounting.py   what is mounted on it for
                            certain, and is unmounted before the machine goes down;
     kernel.py, handshake.py   netlink and /sys (pyroute2 is there only); sockets for the kernel

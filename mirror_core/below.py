@@ -14,7 +14,8 @@ Invariants
     So each device on the way names itself, too: what is below it may not be told, or change.
     And what stands on something that is not to be found here shares with all: a container's overlay
     names a path of the host, which leads back to the overlay there, or nowhere.
-    What cannot be read ends the way there, and is never an error.
+    What cannot be read ends the way there, and is never an error; a device of which /sys says
+    nothing at all may be on any disk.
     Nothing here waits for a disk or a server: it asks /sys, /proc, the open file itself, and for
     names in /dev.  A loop device's file is found by where it is mounted, not by a look at it; only
     of one that is open here the kernel is asked, which looks (as identity.py does at each opening).
@@ -154,6 +155,8 @@ class Way:
         if number in self.names:
             return
         self.names.add(number)
+        if self._text(node / "dev") != number:
+            self.names.add(_UNKNOWN)  # no /sys here, or not this machine's
         lasting = identity.lasting_of(node, self._platform)
         if lasting:
             self.names.add(lasting)
@@ -167,14 +170,10 @@ class Way:
 
     def file(self, fd: int, number: str) -> None:
         """`number`: of its file system, as the file itself says."""
-        found = re.search(
-            r"^mnt_id:\s*(\d+)", self._text(_PROC / f"self/fdinfo/{fd}"), re.MULTILINE
-        )
-        at = found[1] if found else ""
-        mounts = [mount for mount in self.mounts if mount.id == at]
-        if not mounts and _is_anonymous(number):
+        mount = mount_of(fd, self.mounts, self._platform)
+        if not mount and _is_anonymous(number):
             self.names.add(_UNKNOWN)
-        self._file_system(number, mounts)
+        self._file_system(number, [mount] if mount else [])
 
     def mount(self, mount: Mount) -> set[str]:
         self._file_system(mount.number, [mount])
@@ -286,6 +285,22 @@ def _number(device: int) -> str:
 def _is_anonymous(number: str) -> bool:
     """A file system has made it up: there is no such device."""
     return number.startswith("0:")
+
+
+def mount_of(fd: int, mounts: list[Mount], platform: Platform = HERE) -> Mount | None:
+    """The one of these through which it was opened; None: it is not to be seen."""
+    lines = identity.text(_PROC / f"self/fdinfo/{fd}", platform)
+    at = re.search(r"^mnt_id:\s*(\d+)", lines, re.MULTILINE)
+    return next((mount for mount in mounts if at and mount.id == at[1]), None)
+
+
+def is_of_this_machine(fd: int) -> bool:
+    """Whether an open file or block device is one of its own file systems or devices, so that no
+    other machine or server has a part in its locks.  In doubt: no."""
+    if stat.S_ISBLK(os.fstat(fd).st_mode):
+        return True
+    mount = mount_of(fd, mounts_of())
+    return bool(mount and mount.kind in _OURS + _IN_MEMORY)
 
 
 def mounts_of(process: str = "self", platform: Platform = HERE) -> list[Mount]:

@@ -57,6 +57,7 @@ def create(
                     data.record(), intermediate.record(),
                 )
             )  # fmt: skip
+        stores.refuse_one_disk(one for one, _ in opened)
         first = ledger.Ledger(
             site=site,
             name=config.name,

@@ -2,9 +2,10 @@
 
     where(URI)   what is left of a server's URI when its spelling is an accident no more
     refuse(fd)   a file or device that is under a loop device, or that somebody has locked
+    lock(fd)     it is ours: who comes later and asks as QEMU does is kept out
 
 flock(2) and O_EXCL (stores.py) keep out other sites, mounted devices, device-mapper and md.  Other
-servers lock in their own way (qemu-nbd: fcntl(2), some bytes), and a loop device not at all.
+servers lock in their own way (QEMU: fcntl(2), some bytes), and a loop device not at all.
 
 Left out: whoever locks nothing, such as nbdkit's file plugin or dd; one server under two hosts'
 names; a loop device that is read-only, as of one who looks, or that was set up in another mount
@@ -77,6 +78,21 @@ def refuse(fd: int, name: str) -> None:
         raise StoreError(f"{name}: in use by {who}: stop that first", errno.EBUSY)
 
 
+def lock(fd: int, name: str) -> None:
+    """All of it (F_OFD_SETLK), until `fd` is closed.  StoreError: somebody was quicker.  Not where
+    flock(2) is such a lock already, as on NFS: ours would be in the way of ours."""
+    if not below.is_of_this_machine(fd):
+        return
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            raise StoreError(
+                f"{name}: in use by {_locker(fd) or 'another process'}: stop that first",
+                errno.EBUSY,
+            ) from error
+
+
 def _loop_over(fd: int) -> str | None:
     """A path tells nothing of what is behind a loop device that was set up in another mount
     namespace, as in a container.  So each is asked; only one that does not tell is looked at by its
@@ -116,8 +132,8 @@ def _is_behind(file: mounted.Behind, disk: Path, fd: int) -> bool:
 
 def _file_system_of(fd: int, mounts: list[below.Mount]) -> str:
     """The number of the one in which it was opened; empty: it is not to be seen."""
-    at = re.search(r"^mnt_id:\s*(\d+)", text(Path(f"/proc/self/fdinfo/{fd}")), re.MULTILINE)
-    return next((mount.number for mount in mounts if at and mount.id == at[1]), "")
+    mount = below.mount_of(fd, mounts)
+    return mount.number if mount else ""
 
 
 def _file_systems_of(path: str, mounts: list[below.Mount]) -> set[str]:

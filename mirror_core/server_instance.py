@@ -26,7 +26,7 @@ every unflushed write counts on, and only when no loss was counted that may be u
 the instant of a loss, before it is recorded, escapes it.)
 Left out: a kill of a site whose data is a file or a block device, whose cache is the kernel's;
 servers over TCP, which are never known: each kill costs one failed flush; a server that replaces
-itself by exec(2).
+itself by exec(2); a process that only passes on to the server, and counts as it.
 """
 
 from __future__ import annotations

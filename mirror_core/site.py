@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -150,6 +150,7 @@ class Site:
                 if one := self._open_at_start(record, current, part):
                     opened[record.name, part] = one
                     undo.callback(one.store.close)
+        stores.refuse_one_disk(opened.values())
         records = {record.name: record for record in current.volumes}
         self._flush_what_counts(current, records, opened)
         for (name, part), one in opened.items():
@@ -190,11 +191,15 @@ class Site:
         return one
 
     def _open_intermediate(
-        self, record: ledger.VolumeRecord, current: ledger.Ledger
+        self,
+        record: ledger.VolumeRecord,
+        current: ledger.Ledger,
+        beside: Collection[stores.Opened] = (),
     ) -> stores.Opened:
         """A source's.  StoreError."""
         one = self._open_one(record, "intermediate")
         try:
+            stores.refuse_one_disk([*beside, one])
             place = stores.place_of(self.config, current, record.name, "intermediate")
             if stores.is_new(one, record.intermediate, place, record.size):
                 self._new[record.name, "intermediate"] = place.mark
@@ -215,7 +220,7 @@ class Site:
             if self.control.stopping:
                 raise StoreError("stopping", errno.ESHUTDOWN)
             try:
-                one = self._open_intermediate(record, current)
+                one = self._open_intermediate(record, current, self._opened.values())
             except StoreError as error:
                 raise StoreError(
                     f"{error}: writes go on, and mirroring waits for it", error.code

@@ -7,8 +7,9 @@ the identity leaves a doubt, the fingerprint decides; without one, a person does
 
 Exclusive means: flock(2) on a file, O_EXCL besides on a block device (open(2)): a second site,
 or a mounted file system, is refused; so is one that somebody locks otherwise, or has under a loop
-device (elsewhere.py).  A store behind an NBD URI cannot be locked from here; as many connections as
-it needs are opened with it, so that a server which takes fewer is refused.
+device, and who comes later and locks as QEMU does (elsewhere.py); and one disk by two ways.  A
+store behind an NBD URI cannot be locked from here; as many connections as it needs are opened with
+it, so that a server which takes fewer is refused.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import hashlib
 import os
 import stat
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mirror_core import below, config, elsewhere, limits, native
@@ -214,14 +216,17 @@ class Opened:
         (native/store_file.c).  StoreError: it cannot be flushed."""
         if self.blank():
             return True
-        if self.fd is None:
+        if not self._is_hole():  # what shows data has some; to flush another's file takes a while
             return False
         self.flush()
+        return self._is_hole()
+
+    def _is_hole(self) -> bool:
+        """So its file system says."""
         try:
-            os.lseek(self.fd, 0, os.SEEK_DATA)
+            return self.fd is not None and os.lseek(self.fd, 0, os.SEEK_DATA) < 0
         except OSError as error:
             return error.errno == errno.ENXIO
-        return False
 
 
 def refuse_twice(site: config.SiteConfig) -> None:
@@ -238,6 +243,21 @@ def refuse_twice(site: config.SiteConfig) -> None:
         if key in seen:
             raise StoreError(f"{where}: the same store as {seen[key]}: each must be its own")
         seen[key] = where
+
+
+def refuse_one_disk(opened: Iterable[Opened]) -> None:
+    """Refuse two devices that are one disk by two ways, as of a SAN without multipath: what is
+    written by one is not in the cache of the other.  StoreError."""
+    seen: list[Opened] = []
+    for one in opened:
+        for other in seen if one.identity.kind == "device" else ():
+            if identities.judge(other.identity, one.identity, marked=False) is Verdict.SAME:
+                raise StoreError(
+                    f"{one.where}: {' '.join(one.identity.lasting)}, as {other.where} says, too: "
+                    "one disk by two ways, of which each store needs its own; or, if they are two "
+                    "disks that nothing tells apart, use a partition of each (GPT)"
+                )
+        seen.append(one)
 
 
 def open_store(where: str, timeout_s: float) -> Opened:
@@ -290,6 +310,7 @@ def _open_path(where: str) -> Opened:
     try:
         elsewhere.refuse(fd, where)  # before our own lock, which is one of those on NFS
         _lock(fd, where)
+        elsewhere.lock(fd, where)
         size = os.lseek(fd, 0, os.SEEK_END)
         identity = identities.of_path(fd)
         cached_here = below.cached_here(fd)

@@ -277,12 +277,13 @@ shrink (struct fm_volume *v, struct fm_claim *c, uint64_t n)
   pthread_mutex_unlock (&v->lock);
 }
 
-/* A long run to one sink that can share it needs no reading and no writing. */
+/* A long run to one sink that can share it needs no reading and no writing.  A source shares nothing: a client's next
+ * write there would need new space, which its owner may have allocated, and the disk may not have. */
 static bool
 slot_clone (struct fm_lane *l, struct fm_slot *s)
 {
   struct fm_volume *v = l->v;
-  if (s->copy == FM_COPY_FEED || end_sink (l, s) != 1 || bytes_of (v, s->claim) < CLONE_WORTH)
+  if (!v->strict || s->copy == FM_COPY_FEED || end_sink (l, s) != 1 || bytes_of (v, s->claim) < CLONE_WORTH)
     return false;
   shrink (v, s->claim, CLONE_MAX >> v->shift ? CLONE_MAX >> v->shift : 1);
   uint64_t length = bytes_of (v, s->claim), offset = s->claim->first << v->shift;

@@ -5,8 +5,8 @@
 #include "wait.h"
 
 #include <libnbd.h>
+#include <linux/tcp.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 
@@ -19,6 +19,7 @@ struct fm_late {
   uint64_t until_ns;             /* ... and its server may be silent for so long */
   uint64_t opened_ns;
   bool is_cut; /* it has ended, and a write has had no answer */
+  uint64_t probed_ns; /* since then no probe was answered; 0: the last one was */
   struct fm_late *next;
 };
 
@@ -77,14 +78,23 @@ take_first (struct fm_late **at)
 }
 
 /* The kernel asks nothing on a connection on which something is unanswered, and sends that again for a quarter
- * of an hour.  (TCP_USER_TIMEOUT would end one, too, whose server answers, and reads nothing.) */
+ * of an hour.  (TCP_USER_TIMEOUT would end one, too, whose server answers, and reads nothing.)  Where the other side
+ * takes nothing it probes whether it does, less and less often, up to every two minutes. */
 static bool
-is_unheard (int fd)
+is_unheard (struct fm_late *late, int fd)
 {
   struct tcp_info info = { 0 };
   socklen_t size = sizeof info;
-  return getsockopt (fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 && info.tcpi_unacked
-         && info.tcpi_last_ack_recv > SILENT_MS;
+  if (getsockopt (fd, IPPROTO_TCP, TCP_INFO, &info, &size) < 0)
+    return false;
+  if (info.tcpi_unacked)
+    return info.tcpi_last_ack_recv > SILENT_MS;
+  uint64_t now = fm_now_ns ();
+  if (!info.tcpi_probes || !info.tcpi_notsent_bytes)
+    late->probed_ns = 0;
+  else if (!late->probed_ns)
+    late->probed_ns = now;
+  return late->probed_ns && now - late->probed_ns > SILENT_MS * FM_MS;
 }
 
 /* Its connection has ended: whether its server may have it yet.  One that lives has shown that it takes longer than
@@ -109,7 +119,7 @@ may_come (struct fm_store *s, struct fm_late *late)
     return fm_now_ns () < late->until_ns;
   if (!fm_nbd_turn (h, NULL))
     return may_be_had (s, late);
-  return nbd_aio_in_flight (h) > 0 && !is_unheard (nbd_aio_get_fd (h));
+  return nbd_aio_in_flight (h) > 0 && !is_unheard (late, nbd_aio_get_fd (h));
 }
 
 bool

@@ -132,7 +132,8 @@ struct fm_store {
    * do yet ends with -EAGAIN (fm_volume_set_patience). */
   bool fenced;
   int fd;         /* file */
-  bool knows_holes; /* store_file.c */
+  bool knows_holes; /* store_file.c; this, too: */
+  bool tells_of_others; /* a write that fails may be told of what others have written before */
   unsigned below; /* what it stands on; this and the next two lines: below.h */
   bool hurries;
   struct fm_store *beside;

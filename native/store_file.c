@@ -11,6 +11,7 @@
 #include <linux/magic.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -104,16 +105,27 @@ file_zero (int fd, uint64_t n, uint64_t at, unsigned flags)
   return rc;
 }
 
+/* NFS tells whoever writes next that it could not keep what others had written, and nobody after that. */
+static int
+file_wrote (struct fm_store *s, int rc)
+{
+  if (rc < 0 && s->tells_of_others)
+    fm_store_lose (s);
+  return rc;
+}
+
 static int
 file_run (struct fm_store *s, const struct fm_op *op)
 {
+  int rc;
   switch (op->kind) {
   case FM_READ:
     return file_read (s->fd, op->buf, op->length, op->offset);
   case FM_WRITE:
-    return file_write (s->fd, op->buf, op->length, op->offset);
+    return file_wrote (s, file_write (s->fd, op->buf, op->length, op->offset));
   case FM_ZERO:
-    return file_zero (s->fd, op->length, op->offset, op->flags);
+    rc = file_zero (s->fd, op->length, op->offset, op->flags);
+    return rc == -EOPNOTSUPP ? rc : file_wrote (s, rc);
   case FM_FLUSH:
     return file_flush (s);
   }
@@ -171,6 +183,13 @@ knows_holes (int fd)
   return false;
 }
 
+static bool
+is_device (int fd)
+{
+  struct stat info;
+  return fstat (fd, &info) == 0 && S_ISBLK (info.st_mode);
+}
+
 static uint64_t
 file_hole (struct fm_store *s, uint64_t offset, uint64_t length, uint64_t *data)
 {
@@ -226,6 +245,7 @@ fm_store_open_file (int fd, uint64_t size, struct fm_store **out)
   fm_store_init (s, &file_ops, size, 0);
   s->fd = fd;
   s->knows_holes = knows_holes (fd);
+  s->tells_of_others = !s->knows_holes && !is_device (fd);
   *out = s;
   return 0;
 }

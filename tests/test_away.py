@@ -414,3 +414,18 @@ def test_a_want_of_memory_while_it_is_taken_in_is_tried_again(
         assert not site.without_intermediate()
     finally:
         site.stop()
+
+
+def test_a_file_that_shows_data_is_not_flushed(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A source is served only after it has looked whether an intermediate that is not the recorded
+    one is blank: somebody's file of many GB that has just been copied there would take minutes."""
+    path = scratch / "file"
+    path.write_bytes(b"A" * 4096)
+    one = stores.open_store(str(path), 1.0)
+    try:
+        monkeypatch.setattr(stores.Opened, "flush", lambda _: pytest.fail("it is flushed"))
+        assert not one.blank_once_flushed()
+    finally:
+        one.store.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import stat
 import subprocess
 import uuid
@@ -253,9 +254,10 @@ def test_what_cannot_be_read_is_no_error(disks: Disks, hidden: str) -> None:
             if str(path).startswith(hidden):
                 raise PermissionError(hidden)
 
-    first, _ = disks.parts()
+    first, second = disks.parts()
     file = new_file(disks.mounted(first) / "file")
     assert under(first, Blind()) & under(file, Blind())
+    assert under(first, Blind()) & under(second, Blind()), "what is not known is doubt"
     assert below.disks(-1) == below.disks(-1) != frozenset()
 
 
@@ -315,6 +317,8 @@ class Told(Platform):
     def read(self, path: Path) -> bytes:
         if str(path) == "/proc/self/fdinfo/5":
             return f"pos:\t0\nflags:\t02100002\nmnt_id:\t{self._mount}\nino:\t7\n".encode()
+        if number := re.fullmatch(rf"{BLOCK}/(\d+:\d+)/dev", str(path)):
+            return f"{number[1]}\n".encode()
         if str(path) not in FILES:
             raise FileNotFoundError(path)
         return FILES[str(path)].encode()

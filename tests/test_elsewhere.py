@@ -210,6 +210,48 @@ def loop_elsewhere(path: Path) -> Iterator[str]:
             one.kill()
 
 
+@pytest.mark.parametrize("kind", ["file", pytest.param("device", marks=needs_loops)])
+def test_who_comes_later_and_locks_as_qemu_does_is_kept_out(handmade: Handmade, kind: str) -> None:
+    """A virtual machine that is started on the image of a running site: what it wrote there would
+    be known to nobody, and both sites would differ."""
+    handmade.create("east")
+    path = Path(handmade.store("east", "data"))
+    device = Loop(handmade.folder / "disk", handmade.size) if kind == "device" else None
+    try:
+        if device:
+            path = Path(f"/dev/loop{device.number}")
+            stores.open_store(str(path), 1.0).store.close()
+        one = stores.open_store(str(path), 1.0)
+        words = ["qemu-io", "-f", "raw", "-c", "write -P 0xab 0 4096", str(path)]
+        try:
+            done = subprocess.run(words, capture_output=True, text=True, check=False)
+            assert done.returncode and "lock" in done.stderr, done
+        finally:
+            one.store.close()
+        subprocess.run(words, capture_output=True, check=True)
+    finally:
+        if device:
+            device.close()
+
+
+@needs_loops
+def test_one_disk_by_two_ways_is_refused(handmade: Handmade) -> None:
+    """Two paths of a SAN without multipath, or here two loop devices over one file: what goes in by
+    one is not in the cache of the other, and comes out over what went in by that later."""
+    one = Loop(handmade.folder / "disk", handmade.size)
+    words = ["losetup", "--find", "--show", str(one.file)]
+    other = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    try:
+        handmade.stores["east", "data"] = f"/dev/loop{one.number}"
+        handmade.stores["east", "intermediate"] = other
+        handmade.write("east")
+        line = refused("create", east(handmade), "--role", "source")
+        assert f"{other}: loop:" in line and "one disk by two ways" in line
+    finally:
+        subprocess.run(["losetup", "--detach", other], check=True)
+        one.close()
+
+
 @needs_loops
 def test_a_loop_device_of_another_mount_namespace_is_noticed(scratch: Path) -> None:
     """As of a container, over a file or a device: what is behind it decides, not its path."""

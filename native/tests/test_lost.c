@@ -629,6 +629,37 @@ file_tells_all (void)
   close (file);
 }
 
+/* A write that finds the disk full, as at /dev/full. */
+static void
+fill_file (void)
+{
+  int full = open ("/dev/full", O_RDWR | O_CLOEXEC);
+  CHECK (full >= 0 && dup2 (full, s->fd) == s->fd);
+  close (full);
+}
+
+/* Of some file systems such a failure may be another's: what that one wrote, and was told that it is good, is gone,
+ * and no flush says so.  A disk's own is that write's alone. */
+static void
+full_file_tells_of_others (void)
+{
+  for (int others = 0; others < 2; others++) {
+    s = lab_file_store (1 << 20, &file);
+    _Atomic uint64_t one = 0;
+    CHECK (!s->tells_of_others);
+    s->tells_of_others = others;
+    CHECK_EQ (write_at (0, 0), 0);
+    fill_file ();
+    CHECK_EQ (write_at (1, 0), -ENOSPC);
+    CHECK (dup2 (file, s->fd) == s->fd);
+    CHECK_EQ (fm_store_losses (s), (uint64_t)others);
+    CHECK_EQ (fm_store_flush (s, &one), others ? -EIO : 0);
+    CHECK_EQ (fm_store_flush (s, &one), 0);
+    fm_store_close (s);
+    close (file);
+  }
+}
+
 /* A disk whose own cache cannot be flushed says so once, to who asks.  This stands in front of libc's. */
 static bool below_fails;
 static pthread_mutex_t asks = PTHREAD_MUTEX_INITIALIZER; /* guards the next lines */
@@ -1069,6 +1100,7 @@ main (void)
   RUN (late_write_after_an_anchor_has_ended);
   RUN (no_late_write_of_a_server_that_is_gone);
   RUN (file_tells_all);
+  RUN (full_file_tells_of_others);
   RUN (fua_hears_for_all_of_a_device);
   RUN (fua_tells_for_all);
   RUN (failed_write_is_flushed);

@@ -292,9 +292,51 @@ FAULTS = (
         "GONE_IS_LATE",
     ),
     Fault(
+        "a late write is waited for as long as the kernel probes whether more is taken",
+        "tests/test_late_write.py",
+        (("native/late.c", "  else if (!late->probed_ns)\n", "  else if (false)\n"),),
+        "PROBED_FOR_A_QUARTER_OF_AN_HOUR",
+    ),
+    Fault(
+        "a source shares extents, and a client's write finds no space",
+        "tests/test_shared_extents.py",
+        (("native/lane.c", "if (!v->strict || s->copy", "if (s->copy"),),
+        "SOURCE_SHARES",
+    ),
+    Fault(
+        "what NFS tells to the next one who writes concerns him alone",
+        "native:lost",
+        (("native/store_file.c", "if (rc < 0 && s->tells_of_others)", "if (false)"),),
+        "FULL_FOR_HIM_ALONE",
+    ),
+    Fault(
+        "a device of which /sys says nothing shares a disk with nobody",
+        "tests/test_below.py::test_what_cannot_be_read_is_no_error",
+        (("mirror_core/below.py", 'if self._text(node / "dev") != number:', "if False:"),),
+        "unknown_shares_nothing",
+    ),
+    Fault(
+        "QEMU may open the image of a running site",
+        "tests/test_elsewhere.py::test_who_comes_later_and_locks_as_qemu_does_is_kept_out",
+        (("mirror_core/stores.py", "        elsewhere.lock(fd, where)\n", ""),),
+        "qemu_may_write",
+    ),
+    Fault(
+        "one disk by two ways is two stores",
+        "tests/test_elsewhere.py::test_one_disk_by_two_ways_is_refused",
+        (("mirror_core/stores.py", "marked=False) is Verdict.SAME:", "marked=False) is None:"),),
+        "one_disk_twice",
+    ),
+    Fault(
+        "another's file is flushed, though it shows data",
+        "tests/test_away.py::test_a_file_that_shows_data_is_not_flushed",
+        (("mirror_core/stores.py", "if not self._is_hole():", "if False:"),),
+        "anothers_file_is_flushed",
+    ),
+    Fault(
         "a late write is waited for as long as the kernel sends it again",
         "tests/test_late_write.py",
-        (("native/late.c", " && !is_unheard (nbd_aio_get_fd (h));", ";"),),
+        (("native/late.c", " && !is_unheard (late, nbd_aio_get_fd (h));", ";"),),
         "LATE_FOR_A_QUARTER_OF_AN_HOUR",
     ),
     Fault(
