@@ -34,7 +34,16 @@ from mirror_core import (
 )
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig
-from mirror_core.errors import LINK_ERRNOS, NOT_YET, Answered, MirrorError, PeerError, Refused, line
+from mirror_core.errors import (
+    LINK_ERRNOS,
+    NOT_YET,
+    Answered,
+    LedgerError,
+    MirrorError,
+    PeerError,
+    Refused,
+    line,
+)
 from mirror_core.journal import Journal
 from mirror_core.platform import Platform, Thread
 
@@ -103,7 +112,7 @@ class Driver:
         self.connected_since = self._platform.time()
         self.reason: str | None = NOT_YET
         self.refused = False
-        self._unsure = False  # refused since the last session: see `exposure`
+        self.unsure = book.current.unsure  # what the target holds: see `exposure`
         self._met = False  # it had a session
 
     # ---- what commands ask (any thread)
@@ -156,21 +165,24 @@ class Driver:
         return moment.wall if moment else None
 
     def image_age(self) -> float | None:
-        """Of the last committed point, in seconds; None: there is none."""
-        moment = self._committed_at
+        """Of the last committed point, in seconds; None: there is none, or who knows."""
+        moment = None if self.unsure else self._committed_at
         return moment.age(self._platform) if moment else None
 
     def exposure(self) -> float:
         """Age of the oldest acknowledged write that no committed point holds, in seconds; 0: there
         is none.  Of writes of an earlier run, whose time is not known, it is at most the age of
-        the last point; where there is no point all is exposed, since this history began.  A target
-        that was refused may hold less than it has told, or not be ours, until it has a session."""
+        the last point; where there is no point all is exposed, since this history began.  So it is
+        where the target was refused: it may hold any point, or be another one, until one answers
+        that it is of this history."""
         with self.changed:
             point, since = self._committed_at, self._copier.exposed_since()
-            unsure = self._unsure
+            unsure = self.unsure
         if point is None:
             return self._began.age(self._platform)
-        if since == flashcopy.SINCE_UNKNOWN or unsure:
+        if unsure:  # nor is it less if a clock says that the history is younger than its point
+            return max(self._began.age(self._platform), point.age(self._platform))
+        if since == flashcopy.SINCE_UNKNOWN:
             return point.age(self._platform)
         return max(0.0, self._platform.monotonic() - since) if since is not None else 0.0
 
@@ -277,8 +289,10 @@ class Driver:
                 self._open_session()
                 self._mirror()
             except MirrorError as error:
-                if not (self.stopping and error.code == errno.ESHUTDOWN):
-                    self._say(str(error), refused=isinstance(error, Refused))
+                if isinstance(error, Refused):
+                    self._say_refused(error)
+                elif not (self.stopping and error.code == errno.ESHUTDOWN):
+                    self._say(str(error))
             finally:
                 self._end_session(errno.ESHUTDOWN)
             with self.changed:
@@ -303,8 +317,18 @@ class Driver:
                 paused, promoted = self._book.current.paused, self.awaits_target
                 self._journal.say(session.told(reason, paused=paused, promoted=promoted))
             self.reason, self.refused = reason, refused
-            self._unsure |= refused
             self.changed.notify_all()
+
+    def _say_refused(self, error: Refused) -> None:
+        """What the target holds is in doubt first, for the next process too: it may never answer
+        again.  If that cannot be recorded, it can when it is refused again."""
+        self.unsure = True
+        if not self._book.current.unsure:
+            try:
+                self._book.update(unsure=True)
+            except LedgerError as failure:
+                self._journal.say(str(failure))
+        self._say(str(error), refused=True)
 
     def _say_of_peer(self, trouble: str | None) -> None:
         """Take over what holds the target up; nothing does: our own reason stands, if any."""
@@ -334,7 +358,7 @@ class Driver:
         who waits, whatever fails after it.  MirrorError."""
         welcome = self._session.open(resumes, stable)
         with self.changed:
-            self._met = True
+            self._met, self.unsure = True, False
             if self.requested <= self.hardened:
                 self.requested = 0  # nobody waits for it, or a lost image would ask for it again
             if not welcome.whole:
@@ -369,7 +393,7 @@ class Driver:
         self._stable.restart()
         with self.changed:
             self.connected, self.connected_since = True, self._platform.time()
-            self.reason, self.refused, self._unsure = self._stuck, False, False
+            self.reason, self.refused = self._stuck, False
             self.changed.notify_all()
         if not self._stuck:
             self._journal.say(f"mirroring to {welcome.name}")
@@ -551,7 +575,7 @@ class Driver:
         if self.stopping:
             return cycle.Result(error="stopping", code=errno.ESHUTDOWN)
         if isinstance(error, Refused):  # at once: it may be away before it is asked again
-            self._say(str(error), refused=True)
+            self._say_refused(error)
         # Owing: it is not enough for a commit; another cycle, of everything in it, may be.
         lost = isinstance(error, PeerError) and not self._owing
         try:

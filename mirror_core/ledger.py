@@ -26,7 +26,7 @@ from typing import Any, Literal, cast
 
 from pyroaring import BitMap64
 
-from mirror_core import durable, limits
+from mirror_core import durable, limits, timeouts
 from mirror_core.errors import LedgerError, line
 from mirror_core.fields import (
     FLAG,
@@ -43,12 +43,13 @@ from mirror_core.fields import (
 )
 from mirror_core.platform import HERE, Platform
 
-VERSION = 6
+VERSION = 7
 _MAGIC = "flashmirror-ledger"
 _RESTORE = (
     "put this very file back if it was moved; an older copy of it knows nothing of later cycles, "
     "and is no image beside the stores of now; or create the site anew (docs/recovery.md)"
 )
+_MOST_SILENT = timeouts.silence_s(limits.LINK_TIMEOUT_MAX_S)
 Role = Literal["source", "target"]
 
 
@@ -112,6 +113,9 @@ class Ledger:
     run: str = ""  # random id of the last run: of the files beside the ledger, and of the maps
     runs: tuple[str, ...] = ()  # source: its runs of which the target may have met the last
     source_run: str = ""  # target: the run of the source that it has met last
+    source_silence: float = 0.0  # target: how long its source may be silent, as that has said
+    unsure: bool = False  # source: its target was refused, and may not hold `committed`
+    coarse: bool = False  # source: `next` may hold much that does not differ: it is compared
     maps: dict[str, BitMap64] = field(default_factory=dict)  # "VOLUME/next" and so on
 
 
@@ -169,6 +173,9 @@ _LEDGER = Table(
     Field("reads_doubtful_before", "doubtful_before", FLAG, since=4, default=True),
     Field("known_boot", "known_boot", TEXT, since=6, default=""),
     Field("known_uptime", "known_uptime", SECONDS, since=6, default=0.0),
+    Field("source_silence", "source_silence", SECONDS, since=7, default=_MOST_SILENT),
+    Field("target_unsure", "unsure", FLAG, since=7, default=True),
+    Field("next_coarse", "coarse", FLAG, since=7, default=False),
 )
 
 # Version 1 had the names that its attributes had.
@@ -207,6 +214,9 @@ _LEDGER_1 = Table(
     Field("reads_doubtful_before", "doubtful_before", FLAG, since=4, default=True),
     Field("known_boot", "known_boot", TEXT, since=6, default=""),
     Field("known_uptime", "known_uptime", SECONDS, since=6, default=0.0),
+    Field("source_silence", "source_silence", SECONDS, since=7, default=_MOST_SILENT),
+    Field("target_unsure", "unsure", FLAG, since=7, default=True),
+    Field("next_coarse", "coarse", FLAG, since=7, default=False),
 )
 _TABLES = {1: _LEDGER_1, **{version: _LEDGER for version in range(2, VERSION + 1)}}
 

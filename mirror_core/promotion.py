@@ -116,6 +116,8 @@ def _record(site: Site, takings: int) -> None:
         consistency_point=None,
         runs=(),
         source_run="",
+        source_silence=0.0,
+        unsure=False,
         hardened=0,
         whole=False,
         doubtful_sent=False,

@@ -130,8 +130,9 @@ class Session:
         # commit may have been one whose answer was lost.
         runs = (mine.run,) if self._link.version >= protocol.TOKENS else mine.runs
         known = (mine.committed, mine.committed_token, mine.consistency_point)
-        if mine.runs != runs or image[:2] != known[:2]:
+        if mine.unsure or mine.runs != runs or image[:2] != known[:2]:
             self._book.update(
+                unsure=False,
                 runs=runs, committed=image[0], committed_token=image[1],
                 consistency_point=image[2], hardened=min(welcome.hardened, image[0]),
             )  # fmt: skip

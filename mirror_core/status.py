@@ -68,7 +68,7 @@ def _failed_write(site: Site) -> str | None:
 def _of_source(site: Site, control: Driver) -> dict[str, Any]:
     with control.changed:
         progress, last, paused = control.progress, control.last_cycle, site.book.current.paused
-        promoted = control.awaits_target
+        promoted, sure = control.awaits_target, not control.unsure
         reason = control.reason and told(control.reason, paused=paused, promoted=promoted)
         state = (
             "refused" if control.refused
@@ -98,10 +98,10 @@ def _of_source(site: Site, control: Driver) -> dict[str, Any]:
                 "estimated_end": control.estimated_end(),
             },
             "committed": {
-                "sequence": control.committed or None,
-                "consistency_point": control.point,
+                "sequence": control.committed or None if sure else None,
+                "consistency_point": control.point if sure else None,
             },
-            "hardened_sequence": control.hardened or None,
+            "hardened_sequence": control.hardened or None if sure else None,
             "last_cycle": vars(last) if last else None,
         }
 

@@ -445,7 +445,7 @@ def test_what_cannot_be_is_not_said(make_pair: MakePair) -> None:
     `resume` that nothing is mirrored, and why."""
     pair = make_pair("--size", "1M")
     pair.start("east")
-    assert "the target has no image yet" in pair.run("pause", str(east(pair)))
+    assert "no image is known to be at the target" in pair.run("pause", str(east(pair)))
     said = pair.run("resume", str(east(pair)))
     assert "not paused any more, degraded: peer" in said
 

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyroaring import BitMap64
 
-from mirror_core import durable, ledger, native
+from mirror_core import durable, ledger, limits, native, timeouts
 from mirror_core.book import Book
 from mirror_core.errors import LedgerError
 from mirror_core.journal import Journal
@@ -46,6 +46,7 @@ def sample(**changes: object) -> ledger.Ledger:
         run="r" * 32,
         runs=("q" * 32, "r" * 32),
         source_run="u" * 32,
+        source_silence=2.5,
         maps={"disk/next": BitMap64([1, 2, 3, 1 << 33]), "disk/pending": BitMap64(range(5000))},
     )
     return replace(first, **changes)  # type: ignore[arg-type]
@@ -96,7 +97,7 @@ def sealed(payload: bytes, version: int = ledger.VERSION) -> bytes:
 
 def test_another_version_is_refused() -> None:
     """A ledger of a later program is refused by its version."""
-    assert "version '7'" in refused(sealed(GOOD.partition(b"\n")[2], version=7))
+    assert "version '8'" in refused(sealed(GOOD.partition(b"\n")[2], version=8))
 
 
 VERSION_1 = (
@@ -125,7 +126,7 @@ def test_a_ledger_of_the_first_version_is_read() -> None:
 
 def test_a_ledger_of_the_second_version_does_not_know_whether_reads_are_doubtful() -> None:
     """It has no word of that, so they are."""
-    later = ("reads_doubtful", "known_")
+    later = ("reads_doubtful", "known_", *VERSION_7)
     head = {key: value for key, value in HEAD.items() if not key.startswith(later)}
     payload = json.dumps(head).encode() + GOOD[-sum(HEAD["maps"].values()) - 1 :]
     book = ledger.decode(sealed(payload, version=2), "x")
@@ -134,16 +135,29 @@ def test_a_ledger_of_the_second_version_does_not_know_whether_reads_are_doubtful
     assert book.doubtful_before and not ledger.decode(GOOD, "x").doubtful_before
 
 
+def test_a_ledger_of_the_sixth_version_says_what_is_safe() -> None:
+    """Its source's target may have been refused, and its target's source be as patient as one can
+    be; that `next` is coarse costs only the wire."""
+    head = {key: value for key, value in HEAD.items() if key not in VERSION_7}
+    payload = json.dumps(head).encode() + GOOD[-sum(HEAD["maps"].values()) - 1 :]
+    book = ledger.decode(sealed(payload, version=6), "x")
+    most = timeouts.silence_s(limits.LINK_TIMEOUT_MAX_S)
+    assert (book.unsure, book.coarse, book.source_silence) == (True, False, most)
+    assert ledger.decode(ledger.encode(book), "x") == book
+
+
 def test_the_names_of_attributes_are_not_the_format() -> None:
-    """The keys of version 6 are these and none else: a renamed attribute cannot change them."""
+    """The keys of version 7 are these and none else: a renamed attribute cannot change them."""
     assert set(HEAD) == {
         "site", "name", "role", "lineage", "volumes", "begun", "begun_token", "committed",
         "committed_token", "consistency_point", "hardened", "has_image", "seeded", "paused",
         "clean_shutdown", "history_began", "run", "runs", "source_run", "reads_doubtful",
         "reads_doubtful_sent", "reads_doubtful_before", "known_boot", "known_uptime", "maps",
+        *VERSION_7,
     }  # fmt: skip
 
 
+VERSION_7 = {"source_silence", "target_unsure", "next_coarse"}
 HEAD = json.loads(GOOD.split(b"\n")[1])
 
 

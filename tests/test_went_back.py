@@ -300,12 +300,78 @@ def test_a_refused_target_that_is_away_holds_no_more_than_before(pair: Pair) -> 
     direct.wait_status(pair, state="degraded")
     assert direct.status(pair)["data_exposure_seconds"] > 0
     said = pair.run("pause", str(pair.toml("east")))
-    assert "the target had, when it was connected last, the writes until" in said
+    assert "and no image is known to be at the target" in said
     direct.resume(pair)
     pair.start("west")
     refused(pair)
     way_out(pair)
     assert direct.status(pair)["data_exposure_seconds"] == 0
+
+
+def exposes_all(pair: Pair, written: float) -> None:
+    """Exposure is at least the age of a write of before `written` that the target has lost, and no
+    figure claims that the target holds anything."""
+    asked = time.monotonic()
+    found = direct.status(pair)
+    assert found["data_exposure_seconds"] >= asked - written
+    assert found["committed"] == {"sequence": None, "consistency_point": None}
+    assert found["hardened_sequence"] is None and found["image_age_seconds"] is None
+
+
+def write_twice(pair: Pair) -> float:
+    """So that the last point is a second younger than the first write; when that was."""
+    write(pair, b"later")
+    written = time.monotonic()
+    direct.wait_for(lambda: direct.status(pair)["image_age_seconds"] > 1, "a second")
+    write(pair, b"last")
+    return written
+
+
+def test_what_a_refused_target_holds_is_not_known(pair: Pair) -> None:
+    """It went back by more than the last commit, or is another one: all is exposed since history
+    began, and neither a commit nor the age of an image is told, until it has a session again."""
+    with put_back(pair, "west", "state and stores", killed=False):
+        written = write_twice(pair)
+    pair.start("west")
+    refused(pair)
+    exposes_all(pair, written)
+    assert "none known" in pair.run("status", str(pair.toml("east")))
+    way_out(pair)
+    found = direct.status(pair)
+    assert found["data_exposure_seconds"] == 0 and found["committed"]["sequence"]
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["stopped", "killed"])
+def test_a_source_knows_over_a_restart_that_its_target_was_refused(
+    pair: Pair, *, killed: bool
+) -> None:
+    """That target never answers again: the next process tells the same, and so does the status of
+    a site that is stopped.  What could not be recorded at the first refusal is at a later one."""
+    with put_back(pair, "west", "state and stores", killed=False):
+        written = write_twice(pair)
+    in_the_way = state_of(pair, "east") / "ledger.new"
+    in_the_way.mkdir()
+    pair.start("west")
+    refused(pair)
+    exposes_all(pair, written)
+    in_the_way.rmdir()
+    direct.wait_for(lambda: ledger.load(state_of(pair, "east")).unsure, "it is recorded")
+    direct.stop(pair, "west")
+    end(pair, "east", killed=killed)
+    assert pair.status()["committed"]["sequence"] is None
+    for _ in range(2):
+        pair.start("east")
+        exposes_all(pair, written)
+        end(pair, "east", killed=killed)
+    pair.start("east")
+    pair.start("west")
+    refused(pair)
+    way_out(pair)
+    for site in ("west", "east"):
+        direct.stop(pair, site)
+    pair.start("east")
+    found = direct.status(pair)
+    assert found["data_exposure_seconds"] == 0 and found["committed"]["sequence"]
 
 
 def test_of_two_copies_of_a_source_one_is_refused(pair: Pair) -> None:

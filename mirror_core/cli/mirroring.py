@@ -75,7 +75,7 @@ def _point_of(status: dict[str, Any]) -> str:
     not connected may have been put back since."""
     point = status["committed"]["consistency_point"]
     if status["committed"]["sequence"] is None:
-        return "and the target has no image yet"
+        return "and no image is known to be at the target"
     if point is None:
         return "and the time of what is whole at the target is not known"
     has = "has" if status["peer"]["state"] == "connected" else "had, when it was connected last,"

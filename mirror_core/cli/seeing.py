@@ -26,7 +26,7 @@ from mirror_core.units import format_size, format_time
 def stopped_status(settings: config.SiteConfig) -> dict[str, Any]:
     """The status of a site that does not run, from its ledger."""
     book = ledger.load(settings.state)
-    claims = book.role == "source" or book.whole
+    claims = not book.unsure if book.role == "source" else book.whole
     # What is whole at the target is committed: of a source that was killed the one may be older.
     hardened = min(book.hardened, book.committed) if claims else 0
     return {
@@ -138,7 +138,7 @@ def as_text(status: dict[str, Any]) -> str:
         ("state", _state_of(status)),
         ("peer", "is there, without a session" if peer["heard"] and peer["state"] != "connected"
                  else peer["state"]),
-        ("committed", f"{sequence} at {when}" if sequence else "none yet"),
+        ("committed", f"{sequence} at {when}" if sequence else "none known"),
         ("cycle", _cycle_of(status)),
         ("data exposure", _seconds(status["data_exposure_seconds"], unknown)),
         ("image age", _seconds(status["image_age_seconds"], "-")),

@@ -282,15 +282,50 @@ FAULTS = (
     Fault(
         "nothing is exposed at a source whose target is refused",
         "tests/test_went_back.py::test_a_target_that_went_back_is_refused",
-        (("mirror_core/driver.py", "since == flashcopy.SINCE_UNKNOWN or unsure:",
-          "since == flashcopy.SINCE_UNKNOWN:"),),
+        (("mirror_core/driver.py", "if unsure:  # nor", "if False:  # nor"),),
         "refused_exposes_nothing",
     ),
     Fault(
         "a refused target that goes away has again what it had lost",
         "tests/test_went_back.py::test_a_refused_target_that_is_away_holds_no_more_than_before",
-        (("mirror_core/driver.py", "unsure = self._unsure", "unsure = self.refused"),),
+        (("mirror_core/driver.py", "unsure = self.unsure", "unsure = self.refused"),),
         "refused_and_away",
+    ),
+    Fault(
+        "of a target that was refused no more is exposed than since the last commit",
+        "tests/test_went_back.py::test_what_a_refused_target_holds_is_not_known "
+        "simulate:10000:goes_back,run_on",
+        (("mirror_core/driver.py",
+          "            return max(self._began.age(self._platform), point.age(self._platform))\n",
+          "            return point.age(self._platform)\n"),),
+        "refused_exposes_a_cycle",
+    ),
+    Fault(
+        "a target that was refused is told to hold the last commit",
+        "tests/test_went_back.py::test_what_a_refused_target_holds_is_not_known "
+        "simulate:10000:goes_back,run_on",
+        (("mirror_core/status.py", "control.awaits_target, not control.unsure",
+          "control.awaits_target, True"),),
+        "refused_holds_a_commit",
+    ),
+    Fault(
+        "a source that was started again does not know that its target was refused",
+        "tests/test_went_back.py::test_a_source_knows_over_a_restart_that_its_target_was_refused",
+        (("mirror_core/driver.py", "self.unsure = book.current.unsure", "self.unsure = False"),),
+        "refused_until_a_restart",
+    ),
+    Fault(
+        "that a target was refused is recorded once, or never",
+        "tests/test_went_back.py::test_a_source_knows_over_a_restart_that_its_target_was_refused",
+        (("mirror_core/driver.py", "        if not self._book.current.unsure:\n",
+          "        if not self.refused:\n"),),
+        "refused_is_recorded_once",
+    ),
+    Fault(
+        "a target that was refused once is in doubt for good",
+        "tests/test_went_back.py::test_a_source_knows_over_a_restart_that_its_target_was_refused",
+        (("mirror_core/session.py", "                unsure=False,\n", ""),),
+        "refused_for_good",
     ),
     Fault(
         "a block that was written in part counts as equal to a seed, which is not where it is read",

@@ -34,6 +34,7 @@ class History:
         self.points: dict[Point, Image] = {}
         self.fading: dict[Point, Alternatives] = {}  # what an image may hold instead
         self.made_at: dict[int, int] = {}  # of each sequence, the switch at which its swap was made
+        self.named: dict[int, float] = {}  # and the time at which it got its name, seconds
         self.forked = False  # a site went back, or has a copy: numbers may be used again
         self.acknowledged = 0  # the last commit that the source knows of
         self.given_up = 0  # images of points up to this one count for nothing
@@ -42,14 +43,14 @@ class History:
 
     # ---- the source
 
-    def point(self, point: Point, disks: Image, at: int) -> None:
+    def point(self, point: Point, disks: Image, at: int, now: float) -> None:
         """A consistency point, with what stood on the disks when its swap was made; `at`: which
         switch of the schedule that was."""
         sequence = point[0]
         if point in self.points or (not self.forked and self.of(sequence)):
             raise Violation(f"sequence {sequence} was used twice")
         self.points[point] = disks
-        self.made_at[sequence] = at
+        self.made_at[sequence], self.named[sequence] = at, now
 
     def of(self, sequence: int, token: str = "") -> list[Image]:
         """The points of this sequence; of its token, if that is known."""

@@ -269,7 +269,10 @@ class Machine:
             for v, size in self.sizes.items()
         )  # fmt: skip
         history = ledger.Lineage(lineage) if role == "source" else None
-        first = ledger.Ledger(self.name, self.name, role, history, records, seeded=seeded)
+        first = ledger.Ledger(
+            self.name, self.name, role, history, records, seeded=seeded,
+            since=1e9 + lib.sim_clock_ns / NS,
+        )  # fmt: skip
         self.fs.put("ledger", ledger.encode(first))
 
     def all_disks(self) -> list[Any]:

@@ -2,6 +2,8 @@
 
 - A control thread that has ended is never `mirroring` or `initial`, nor without a reason.
 - `committed` and `hardened_sequence` of a source are never ahead of what the target's disk holds.
+- Of a target that was refused a source tells no commit that this one has not, nor less exposure
+  than the age of any point that it lacks.
 - Exposure is never 0 on a source with bytes that no committed point holds; a target, which cannot
   know, says none.
 - The metrics have the figures of `status`, and none where that has none.
@@ -18,6 +20,7 @@ from sim.sites import Machine
 _RECENT_S = 1.0
 
 if TYPE_CHECKING:
+    from sim.oracle import History
     from sim.world import World
 
 
@@ -78,6 +81,8 @@ def _of_source(world: World, machine: Machine, told: dict[str, Any]) -> None:
             raise Violation(f"{machine.name} says that {committed} is committed and {hardened} "
                             f"hardened, but {other.name} has {book.committed} and {book.hardened}"
                             )  # fmt: skip
+    if told["state"] == "refused":
+        _of_refused(machine, other, history, told)
     # Of the ledger's commit: a thread that stands still may not have said yet that it is made.
     points = history.of(machine.life.site.book.current.committed)
     if world.shape.exposure and len(points) == 1 and machine.content and not machine.is_mixed:
@@ -86,3 +91,18 @@ def _of_source(world: World, machine: Machine, told: dict[str, Any]) -> None:
         if model != points[0] and not told["data_exposure_seconds"]:
             raise Violation(f"{machine.name} has unsent bytes, but says that its exposure is "
                             f"{told['data_exposure_seconds']}")  # fmt: skip
+
+
+def _of_refused(machine: Machine, other: Machine, history: History, told: dict[str, Any]) -> None:
+    assert machine.life and machine.life.site
+    now, committed = machine.life.site.platform.monotonic(), told["committed"]["sequence"]
+    book = other.book_on_disk(other.fs)
+    ours = book.lineage is not None and book.lineage.id == told["lineage"]
+    held = book.committed if ours and book.role == "target" and book.whole else 0
+    if (committed or 0) > held:
+        raise Violation(f"{machine.name} says that {committed} is committed at a target that was "
+                        f"refused, and holds {held}")  # fmt: skip
+    lacks = [when for sequence, when in history.named.items() if sequence > held]
+    if committed is None and lacks and told["data_exposure_seconds"] < now - min(lacks):
+        raise Violation(f"{machine.name} says that {told['data_exposure_seconds']} s are exposed, "
+                        f"and its target lacks what was there at {min(lacks)}")  # fmt: skip

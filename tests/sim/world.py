@@ -191,7 +191,7 @@ class World:
         def look_at(book: ledger.Ledger) -> None:
             point, before = (book.begun, book.begun_token), site.book.current
             if made and point != (before.begun, before.begun_token):
-                history.point(point, *made.pop())
+                history.point(point, *made.pop(), site.platform.monotonic())
                 if machine.content:
                     fading = history.fading[point] = machine.content.name_point(point)
                     if fading:
