@@ -122,7 +122,6 @@ class Target:
         self._parted_since = 0.0  # Unix seconds: the first time since `heard`
         # So the source said when it looked last; None: not yet in this session.
         self.source_paused: bool | None = None
-        self._silence = 0.0  # how long this source may be silent, as it says
         self._since = self._platform.time()  # that it is connected, or that it has no session
         self.reason: str | None = None  # why the second flashcopy does not go on
         # Why this site could not do what the source asked for last, by what that was.
@@ -178,7 +177,6 @@ class Target:
                     self._used, self._since = hello.session, since
                 self.source_site, self.failure = hello.site, None
                 self.source_paused = None
-                self._silence = min(hello.silence, timeouts.silence_s(limits.LINK_TIMEOUT_MAX_S))
                 self._flush_error = None  # of before: all that is not stable is sent again
                 self.heard = self._opened = self._platform.monotonic()
             for member in self._copier.members:
@@ -230,13 +228,17 @@ class Target:
             self.heard = self._platform.monotonic()
 
     def _remember_source(self, hello: protocol.Handshake, *, anew: bool) -> None:
-        """Durably, before its session may write: a copy of it that comes later is found out."""
+        """Durably, before its session may write: a copy of it that comes later is found out, and
+        whoever promotes this site after a start knows how long it may be silent."""
         mine = self._book.current
         run = hello.run or mine.source_run
+        silence = min(hello.silence, timeouts.silence_s(limits.LINK_TIMEOUT_MAX_S))
         if anew:
-            self._book.update(lineage=Lineage(hello.lineage), source_run=run)
-        elif run != mine.source_run:
-            self._book.update(source_run=run)
+            self._book.update(
+                lineage=Lineage(hello.lineage), source_run=run, source_silence=silence
+            )
+        elif (run, silence) != (mine.source_run, mine.source_silence):
+            self._book.update(source_run=run, source_silence=silence)
 
     def _refuse_twice(self, session: int) -> None:
         """A handshake that came again, or late, would put an end to the session that runs, or
@@ -822,7 +824,8 @@ class Target:
         return max(self.heard, self._wrote()) + recent
 
     def _silence_s(self) -> float:
-        return max(timeouts.silence_s(self._config.link_timeout), self._silence)
+        theirs = self._book.current.source_silence
+        return max(timeouts.silence_s(self._config.link_timeout), theirs)
 
     def since(self) -> float:
         """Unix seconds: since when the source is connected, or is not."""

@@ -7,6 +7,7 @@ import errno
 import json
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import direct
@@ -168,6 +169,23 @@ def test_a_source_that_flushes_for_long_at_its_start_is_there(
     finally:
         handmade.kill()
         server.stop()
+
+
+@pytest.mark.parametrize("end", [direct.stop, kill])
+def test_a_target_that_was_just_started_knows_how_patient_its_source_is(
+    pair: Pair, end: Callable[[Pair, str], None]
+) -> None:
+    """The source may be silent for longer than the target's own link_timeout says, and is there:
+    whoever promotes waits as long for it as before the restart."""
+    pair.configure("east", 'link_timeout = "60s"')
+    direct.stop(pair, "east")
+    pair.start("east")
+    direct.wait_status(pair, state="mirroring")
+    with frozen(pair, "east"):
+        end(pair, "west")
+        pair.start("west")
+        with pytest.raises(CommandFailed, match=r"promote it again in 6\d s, or with --force"):
+            promote(pair)
 
 
 @pytest.mark.parametrize("history", ["the same", "another"])

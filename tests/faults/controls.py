@@ -174,9 +174,17 @@ FAULTS = (
         "a target does not ask how patient its source is",
         "tests/test_promote.py::"
         "test_a_slow_source_is_connected_for_as_long_as_the_sites_are_patient",
-        (("mirror_core/target.py", "self._config.link_timeout), self._silence)",
+        (("mirror_core/target.py", "self._config.link_timeout), theirs)",
           "self._config.link_timeout), 0.0)"),),
         "patience_not_asked",
+    ),
+    Fault(
+        "a target that was started again has forgotten how patient its source is",
+        "tests/test_promote.py::"
+        "test_a_target_that_was_just_started_knows_how_patient_its_source_is",
+        (("mirror_core/target.py", "theirs = self._book.current.source_silence",
+          "theirs = self._book.current.source_silence if self.heard > 0 else 0.0"),),
+        "patience_forgotten",
     ),
     Fault(
         "a target believes that a cycle holds all that an abandoned one had written",
