@@ -66,7 +66,7 @@ def apart(source: str, begun: Point, committed: Point, target: str, image: Point
     if image.sequence < committed.sequence:
         return (
             f"{target} went back from sequence {committed.sequence} to {image.sequence} (an older "
-            f"copy of it?): put the newer one back, or {_TAKE.format(target)}, "
+            f"copy of it, or another target?): put the newer one back, or {_TAKE.format(target)}, "
             f"which gives up the image that {target} has"
         )
     return (

@@ -127,8 +127,12 @@ class Session:
         if welcome.whole:  # else it lost its image, or is another one: everything is sent
             image = (welcome.committed, welcome.committed_token, welcome.point)
         # The target has met this run, and will ask for none before, if it was told of it; and its
-        # commit may have been one whose answer was lost.
-        runs = (mine.run,) if self._link.version >= protocol.TOKENS else mine.runs
+        # commit may have been one whose answer was lost.  One without an image asks for none, and
+        # may be another one, after which the one before is met again.
+        runs = mine.runs
+        if self._link.version >= protocol.TOKENS:
+            before = () if welcome.whole else (run for run in runs if run != mine.run)
+            runs = (mine.run, *before)
         known = (mine.committed, mine.committed_token, mine.consistency_point)
         if mine.unsure or mine.runs != runs or image[:2] != known[:2]:
             self._book.update(

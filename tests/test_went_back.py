@@ -405,6 +405,51 @@ def test_of_two_copies_of_a_source_one_is_refused(pair: Pair) -> None:
     assert is_equal(pair)
 
 
+@contextmanager
+def elsewhere(pair: Pair) -> Iterator[None]:
+    """The source is led to a fresh target meanwhile, and has a session there."""
+    west = pair.toml("west").read_text()
+    (pair.folder / "north.toml").write_text(west.replace("west", "north"))
+    (pair.folder / "north").mkdir()
+    for image in images(pair, "west"):
+        (pair.folder / "north" / image.name).touch()
+        os.truncate(pair.folder / "north" / image.name, image.stat().st_size)
+    pair.run("create", str(pair.toml("north")), "--role", "target")
+    pair.start("north")
+    direct.stop(pair, "east")
+    east = pair.toml("east").read_text()
+    pair.toml("east").write_text(east.replace("west", "north"))
+    pair.start("east")
+    direct.wait_status_of_peer(pair, "east", "connected")
+    yield
+    direct.stop(pair, "east")
+    direct.stop(pair, "north")
+    pair.toml("east").write_text(east)
+
+
+def test_a_fresh_target_that_has_answered_once_is_no_copy_of_the_source(pair: Pair) -> None:
+    """The old target knows the last run that it has met: as nothing was begun meanwhile mirroring
+    goes on, as often as the source was started since."""
+    direct.pause(pair)
+    with elsewhere(pair):
+        assert direct.status(pair)["committed"]["sequence"] is None
+    pair.start("east")
+    direct.wait_status_of_peer(pair, "east", "connected")
+    write(pair, b"later")
+    assert is_equal(pair)
+
+
+def test_a_target_that_another_one_has_followed_hears_of_no_copy(pair: Pair) -> None:
+    """There is none that could be stopped: the words name what may have happened."""
+    with elsewhere(pair):
+        write(pair, b"of the other")
+    pair.start("east")
+    reason = refused(pair)
+    assert "west went back" in reason and "or another target?" in reason, reason
+    assert "another copy of east" not in reason
+    way_out(pair)
+
+
 def test_a_number_of_the_peer_ends_no_source(pair: Pair) -> None:
     """A target that says it committed 2**63 - 1 is refused; the source takes no number from it,
     and goes on with its own when the target is right again."""

@@ -25,6 +25,14 @@ FAULTS = (
         "neither_told_apart",
     ),
     Fault(
+        "a target without an image makes a source forget the runs that the one before has met",
+        "tests/test_went_back.py::"
+        "test_a_fresh_target_that_has_answered_once_is_no_copy_of_the_source "
+        "tests/test_went_back.py::test_a_target_that_another_one_has_followed_hears_of_no_copy",
+        (("mirror_core/session.py", "before = () if welcome.whole else (", "before = () and ("),),
+        "runs_met_forgotten",
+    ),
+    Fault(
         "a consistency point is known by its number alone (I7)",
         "tests/test_recovery.py::test_a_source_that_has_met_a_wrong_target_did_not_go_back",
         (("mirror_core/recovery.py",
