@@ -58,7 +58,6 @@ class Driver:
         platform: Platform,
         *,
         clean: bool,
-        coarse: bool,
         drop_caches: Callable[[], None],
         take_intermediates: Callable[[], None],
     ) -> None:
@@ -87,7 +86,6 @@ class Driver:
         self._take_intermediates = take_intermediates  # those that were not there at the start
         self._drop_caches = drop_caches  # what a failed flush has lost is not read any more
         self._owing = False  # the target holds what this site does not know to have sent
-        self._coarse = coarse  # until a commit: `next` may hold much that does not differ
         self._comparable = self._seeded = False  # the target holds an image; a copy to begin with
         self._blank = False  # it holds nothing but holes: those of this site are not sent
         self._comparison: compare.Comparison | None = None  # of the running cycle
@@ -347,8 +345,8 @@ class Driver:
         if not welcome.whole:  # what the target was sent may be a hole here
             self._mark_everything(data_only=welcome.blank and not self._owing)
         elif self._owing:
+            self._book.update(coarse=True)  # so that only what differs is sent
             self._mark_everything(data_only=False)
-            self._coarse = True  # so that only what differs is sent
         self._owing = False
         self._connect()
         self._set_connected(welcome)
@@ -639,7 +637,7 @@ class Driver:
         self._holds.made()
         self._point = point
         self._stable.restart()
-        comparing = self._seeded or (self._coarse and self._comparable)
+        comparing = self._seeded or (self._book.current.coarse and self._comparable)
         self._copier.compare(comparing)
         self._comparison = (
             compare.Comparison(self._copier.members, self._reader) if comparing else None
@@ -743,11 +741,11 @@ class Driver:
         mine = self._book.current
         self._book.update(
             committed=mine.begun, committed_token=mine.begun_token,
-            consistency_point=self._point.wall,
+            consistency_point=self._point.wall, coarse=False,
             known_uptime=self._platform.uptime() - self._point.age(self._platform),
         )  # fmt: skip
         self._copier.settle()
-        self._coarse, self._comparable, self._seeded = False, True, False
+        self._comparable, self._seeded = True, False
         self._backoff = limits.BACKOFF_MIN_S
         duration = self._platform.monotonic() - self.progress.began
         with self.changed:

@@ -106,7 +106,6 @@ class Site:
         self.is_ending = False  # nbdkit was told to end.  Guard: `_last`
         self._late = contextlib.ExitStack()  # closes the intermediates that were taken in later
         self._new: dict[tuple[str, str], str] = {}  # stores that are to be marked, and how
-        self._coarse = False  # a source that knows regions which may differ, not blocks
         self._undo = contextlib.ExitStack()
         with contextlib.ExitStack() as undo:
             self._lock = lock_state(config, platform) if held is None else held
@@ -115,6 +114,7 @@ class Site:
             check_ledger(config, current)
             if current.role == "target" and not current.clean:
                 current = hardlog.recover(config.state, current, platform)
+            self._coarse = current.coarse  # a source that knows what may differ, not what does
             self.book = Book(config.state, current, platform, self.journal)
             undo.callback(self._end_maps)
             undo.callback(self._remove_files_of_this_run)
@@ -386,7 +386,7 @@ class Site:
     def _driver(self, current: ledger.Ledger) -> Driver:
         return Driver(
             self.config, self.book, self.copier, self.journal, self.platform,
-            clean=current.clean, coarse=self._coarse, drop_caches=self._drop_data_caches,
+            clean=current.clean, drop_caches=self._drop_data_caches,
             take_intermediates=self._take_intermediates,
         )  # fmt: skip
 
@@ -473,7 +473,7 @@ class Site:
         self._mark_new()
         self.book.update(
             clean=False, run=self._run, runs=runs, volumes=self._in_use(), maps=maps,
-            doubtful_before=before,
+            coarse=self._coarse, doubtful_before=before,
         )  # fmt: skip
         self._maps_count = True
         self._maps.remove_others(self.book.current.site, self._run)

@@ -269,8 +269,8 @@ FAULTS = (
         "a cycle of what has changed goes on for a target that gave up its image (I1)",
         "tests/test_seed.py::test_what_a_cycle_relies_on_is_what_the_target_holds_then",
         (("mirror_core/driver.py",
-          "self._coarse, self._comparable, self._seeded = False, True, False",
-          "self._coarse, self._comparable, self._seeded = False, False, False"),),
+          "self._comparable, self._seeded = True, False",
+          "self._comparable, self._seeded = False, False"),),
         "changes_without_an_image",
     ),
     Fault(
@@ -448,8 +448,8 @@ FAULTS = (
         "what follows the first commit of a seeded target is compared for nothing",
         "tests/test_seed.py::test_only_what_differs_from_a_seed_is_sent",
         (("mirror_core/driver.py",
-          "self._coarse, self._comparable, self._seeded = False, True, False",
-          "self._coarse, self._comparable = False, True"),),
+          "self._comparable, self._seeded = True, False",
+          "self._comparable = True"),),
     ),
     Fault(
         "a commit may have any sequence",

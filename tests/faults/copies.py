@@ -106,8 +106,21 @@ FAULTS = (
     Fault(
         "what a target holds that its source did not send costs a full copy",
         "tests/test_resume.py::test_what_the_target_holds_and_its_source_never_sent_ends_by_itself",
-        (("mirror_core/driver.py", "            self._coarse = True  # so that only what differs",
+        (("mirror_core/driver.py",
+          "            self._book.update(coarse=True)  # so that only what differs",
           "            # only what differs"),),
+    ),
+    Fault(
+        "a source that was started again sends what it was to compare",
+        "tests/test_compare.py::test_what_is_to_be_compared_is_over_a_restart",
+        (("mirror_core/site.py", "self._coarse = current.coarse", "self._coarse = False"),),
+        "coarse_until_a_restart",
+    ),
+    Fault(
+        "what was to be compared once is compared for good",
+        "tests/test_compare.py::test_what_is_to_be_compared_is_over_a_restart",
+        (("mirror_core/driver.py", "self._point.wall, coarse=False,", "self._point.wall,"),),
+        "coarse_for_good",
     ),
     Fault(
         "a lane gives a connection back that has ended, and nobody looks at the anchor",
