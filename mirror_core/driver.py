@@ -683,7 +683,7 @@ class Driver:
                 return False
         if self._limited != self.bandwidth:
             self._limited = self.bandwidth
-            self._copier.limit(self._limited)
+            self._copier.group.limit(self._limited)
         with self._session.blaming():
             short = self._stable.under_way
             done = self._copier.copy(limits.SLICE_SHORT_S if short else limits.SLICE_S)

@@ -146,11 +146,6 @@ class Flashcopy:
             left_s = until - native.now_s()
         return done
 
-    def limit(self, rate: int) -> None:
-        """What the background sends to sink 1, bytes a second; 0: without limit."""
-        for member in self.members:
-            member.native.limit(rate)
-
     def compare(self, on: bool) -> None:
         """Whether what the first sink has is to be compared with the second before it is fed."""
         for member in self.members:

@@ -312,6 +312,7 @@ class Volume:
         self._handle = out[0]
         self.front, self._first, self.size, self.block_size = front, first, size, block_size
         self._intent: Intent | None = None
+        self._bucket: object = None  # of its group, which it keeps for as long as it is used
         self.blocks = -(-size // block_size)
 
     # -- the control: one thread
@@ -368,10 +369,6 @@ class Volume:
         """Copy for a while; True when nothing is left that can be copied now.  OSError: the
         cycle is abandoned."""
         return bool(_check(_lib.fm_volume_copy(self._handle, int(slice_s * NS)), "copy"))
-
-    def limit(self, rate: int) -> None:
-        """What the background sends to the second sink, bytes a second; 0: without limit."""
-        _lib.fm_volume_limit(self._handle, rate)
 
     def compare(self, on: bool) -> None:
         """Whether what is unsent is to be compared before it is sent."""
@@ -549,12 +546,21 @@ class Client(_client.Client):
 
 
 class Group:
-    """The volumes of a site, frozen and fenced together."""
+    """The volumes of a site: frozen and fenced together, with one limit for what they send."""
 
     def __init__(self, volumes: Sequence[Volume]) -> None:
         self._array = _ffi.new("struct fm_volume *[]", [v._handle for v in volumes])
         self._n = len(volumes)
         self.held_s = 0.0  # how long the last freeze held writes, whether it was in time or not
+        self._bucket = _ffi.new("struct fm_bucket *")
+        for volume in volumes:
+            volume._bucket = self._bucket
+            _lib.fm_volume_set_bucket(volume._handle, self._bucket)
+
+    def limit(self, rate: int) -> None:
+        """What the background sends to the second sinks of all, from the thread that copies, bytes
+        a second; 0: without limit."""
+        _lib.fm_bucket_limit(self._bucket, rate, _lib.fm_now_ns())
 
     def next_blocks(self) -> int:
         """Blocks written since the last consistency point, of all volumes."""

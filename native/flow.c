@@ -18,30 +18,36 @@ fm_flow_init (struct fm_flow *f)
 }
 
 static int64_t
-burst (const struct fm_flow *f)
+burst (const struct fm_bucket *b)
 {
-  return (int64_t)(f->rate / (1000 * MS / BURST_NS));
+  return (int64_t)(b->rate / (1000 * MS / BURST_NS));
 }
 
 static void
-refill (struct fm_flow *f, uint64_t now_ns)
+refill (struct fm_bucket *b, uint64_t now_ns)
 {
-  uint64_t passed = now_ns - f->credit_ns;
+  uint64_t passed = now_ns - b->credit_ns;
   if (passed > 1000 * MS)
     passed = 1000 * MS;
-  int64_t more = (int64_t)(f->rate / 1000 * (passed / 1000) / 1000);
+  int64_t more = (int64_t)(b->rate / 1000 * (passed / 1000) / 1000);
   if (more == 0)
     return; /* so little time that the sum would lose it */
-  f->credit = f->credit + more < burst (f) ? f->credit + more : burst (f);
-  f->credit_ns = now_ns;
+  b->credit = b->credit + more < burst (b) ? b->credit + more : burst (b);
+  b->credit_ns = now_ns;
 }
 
 void
-fm_flow_limit (struct fm_flow *f, uint64_t rate, uint64_t now_ns)
+fm_bucket_limit (struct fm_bucket *b, uint64_t rate, uint64_t now_ns)
 {
-  f->rate = rate;
-  f->credit = 0;
-  f->credit_ns = now_ns;
+  *b = (struct fm_bucket){ .rate = rate, .credit_ns = now_ns };
+}
+
+/* Take out so much, or put it back. */
+static void
+take (struct fm_bucket *b, int64_t bytes)
+{
+  if (b && b->rate)
+    b->credit -= bytes; /* into debt, so that a block may be larger than the bucket */
 }
 
 uint64_t
@@ -49,12 +55,13 @@ fm_flow_wait (struct fm_flow *f, uint64_t now_ns)
 {
   if (f->in_flight && f->in_flight >= f->window)
     return UINT64_MAX;
-  if (!f->rate)
+  struct fm_bucket *b = f->bucket;
+  if (!b || !b->rate)
     return 0;
-  refill (f, now_ns);
-  if (f->credit >= 0)
+  refill (b, now_ns);
+  if (b->credit >= 0)
     return 0;
-  return now_ns + (uint64_t)-f->credit * 1000 / f->rate * MS + MS;
+  return now_ns + (uint64_t)-b->credit * 1000 / b->rate * MS + MS;
 }
 
 uint64_t
@@ -67,8 +74,7 @@ void
 fm_flow_begin (struct fm_flow *f, uint64_t bytes)
 {
   f->in_flight += bytes;
-  if (f->rate)
-    f->credit -= (int64_t)bytes; /* into debt, so that a block may be larger than the bucket */
+  take (f->bucket, (int64_t)bytes);
 }
 
 void
@@ -82,8 +88,7 @@ fm_flow_cancel (struct fm_flow *f, uint64_t bytes)
 void
 fm_flow_refund (struct fm_flow *f, uint64_t bytes)
 {
-  if (f->rate)
-    f->credit += (int64_t)bytes;
+  take (f->bucket, -(int64_t)bytes);
 }
 
 uint64_t

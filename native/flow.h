@@ -11,7 +11,8 @@
  * adds a queue to it.  So every ten seconds the window is small for a round trip, until the queue
  * has gone (as in LEDBAT++), and the way is measured anew.
  *
- * A rate limits the bulk besides, as a bucket of bytes that refills.
+ * A rate limits the bulk besides, as a bucket of bytes that refills: one for all the flows that share a
+ * line, which one thread feeds.
  *
  * Invariants: FM_FLOW_LEAST <= window <= most, which is more on a long way; one copy may always be in
  * flight.  Left out: fairness to others on the link; TCP sees to what is lost.
@@ -28,6 +29,12 @@
 #define FM_FLOW_NEAR (8 * 1024 * 1024ULL)  /* at most, ... */
 #define FM_FLOW_FAR (32 * 1024 * 1024ULL)  /* ... where the way itself is long (flow.c) */
 
+struct fm_bucket {
+  uint64_t rate;      /* bytes a second; 0: any */
+  int64_t credit;     /* bytes that may be sent now */
+  uint64_t credit_ns; /* as of then */
+};
+
 struct fm_flow {
   uint64_t window, in_flight; /* bytes */
   bool doubling;
@@ -37,9 +44,7 @@ struct fm_flow {
   uint64_t window_before;     /* while it is measured: the window that comes after; else 0 */
   uint64_t drained_ns;        /* and since when the queue has been gone, 0: not yet */
   uint64_t turned_ns;         /* when the window was last made smaller */
-  uint64_t rate;              /* bytes a second; 0: any */
-  int64_t credit;             /* bytes that may be sent now */
-  uint64_t credit_ns;         /* as of then */
+  struct fm_bucket *bucket;   /* not owned, and others' too; NULL: nothing limits it */
 };
 
 void fm_flow_init (struct fm_flow *f);
@@ -47,8 +52,8 @@ void fm_flow_init (struct fm_flow *f);
 uint64_t fm_flow_way_ns (const struct fm_flow *f);
 /* It is being measured: the way is less busy than it could be. */
 bool fm_flow_is_measuring (const struct fm_flow *f);
-/* Limit it to `rate` bytes a second from now on; 0: to nothing. */
-void fm_flow_limit (struct fm_flow *f, uint64_t rate, uint64_t now_ns);
+/* Limit all its flows together to `rate` bytes a second from now on; 0: to nothing. */
+void fm_bucket_limit (struct fm_bucket *b, uint64_t rate, uint64_t now_ns);
 /* 0: a copy may begin; else when to ask again (UINT64_MAX: after one has ended). */
 uint64_t fm_flow_wait (struct fm_flow *f, uint64_t now_ns);
 /* What so many zeroes count as: they take as long as the longest run, whatever they are (pace.h), and

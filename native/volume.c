@@ -132,9 +132,9 @@ fm_volume_copy (struct fm_volume *v, uint64_t slice_ns)
 }
 
 void
-fm_volume_limit (struct fm_volume *v, uint64_t rate)
+fm_volume_set_bucket (struct fm_volume *v, struct fm_bucket *b)
 {
-  fm_flow_limit (&v->flow, rate, fm_now_ns ());
+  v->flow.bucket = b;
 }
 
 void

@@ -194,8 +194,9 @@ void fm_volume_unlink (struct fm_volume *v);
  * 0: there is; -errno: the cycle is abandoned (-ENOTCONN: or there are no lanes).  No claim of the background is
  * left behind.  One thread a volume. */
 int fm_volume_copy (struct fm_volume *v, uint64_t slice_ns);
-/* Limit what the background sends to sink 1, bytes a second; 0: to nothing. */
-void fm_volume_limit (struct fm_volume *v, uint64_t rate);
+/* What the background sends to sink 1 is taken out of this bucket, which outlives the volume, and out of which
+ * the same thread takes what it copies of others.  Before the volume is in use. */
+void fm_volume_set_bucket (struct fm_volume *v, struct fm_bucket *b);
 /* While it compares the background copies to sink 0 only; what is then unsent is compared
  * with sink 1 by the caller, who takes out what is equal, and the rest is fed after. */
 void fm_volume_compare (struct fm_volume *v, bool comparing);

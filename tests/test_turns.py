@@ -146,3 +146,36 @@ def test_a_writer_of_one_volume_does_not_wait_for_the_copy_of_another(
     finally:
         stop.set()
         thread.join()
+
+
+def test_the_volumes_of_a_group_have_one_limit(scratch: Path) -> None:
+    """What the background sends of all of them together is limited: not of each, however little
+    each has to send."""
+    rate, names = 4 * MIB, "abcdefgh"
+    paths = {name: scratch / name for name in (f"{n}{part}" for n in names for part in "fis")}
+    for path in paths.values():
+        path.write_bytes(os.urandom(MIB // 4))
+    stores = {
+        name: native.Store.file(os.open(path, os.O_RDWR), MIB // 4) for name, path in paths.items()
+    }
+    members = []
+    for name in names:
+        volume = native.Volume(stores[f"{name}f"], stores[f"{name}i"], MIB // 4, BLOCK, False)
+        volume.mark_pending(0, volume.blocks)
+        members.append(flashcopy.Member(name, volume))
+    copier = flashcopy.Flashcopy(members)
+    copier.link([stores[f"{name}s"] for name in names])
+    began = time.monotonic()
+    copier.group.limit(rate)
+    while not copier.copy(limits.SLICE_S):
+        pass
+    took = time.monotonic() - began
+    copier.settle()
+    copier.unlink()
+    for member in members:
+        member.native.close()
+    for store in stores.values():
+        store.close()
+    assert all(paths[f"{n}s"].read_bytes() == paths[f"{n}f"].read_bytes() for n in names)
+    # The last run is sent at once, into debt.
+    assert took >= (len(names) - 1) * (MIB // 4) / rate

@@ -74,17 +74,46 @@ keeps_its_rate (void)
   const struct way fast = { 1000000000, MS };
   for (uint64_t run = 4096; run <= BULK; run *= 64) {
     struct fm_flow f;
+    struct fm_bucket b = { 0 };
     fm_flow_init (&f);
+    f.bucket = &b;
     for (uint64_t rate = 40 << 20; rate >= 1 << 20; rate /= 8) {
-      fm_flow_limit (&f, rate, MS);
+      fm_bucket_limit (&b, rate, MS);
       uint64_t sent = run_for (&f, fast, run, 20000 * MS).bytes;
       CHECK (sent > rate * 10 * 95 / 100 && sent < rate * 10 * 105 / 100);
       while (f.in_flight)
         fm_flow_end (&f, run, 0, MS);
     }
-    fm_flow_limit (&f, 0, MS);
+    fm_bucket_limit (&b, 0, MS);
     CHECK (run_for (&f, fast, run, 2000 * MS).bytes > fast.rate / 100 * (run == BULK ? 80 : 20));
   }
+}
+
+/* Flows of one bucket keep its rate together, also when each has so little to send that the bucket alone
+ * would give it at once. */
+static void
+keep_one_rate_together (void)
+{
+  const uint64_t rate = 1 << 20, run = 4096;
+  struct fm_flow f[8];
+  struct fm_bucket b = { 0 };
+  fm_bucket_limit (&b, rate, MS);
+  for (unsigned i = 0; i < 8; i++) {
+    fm_flow_init (&f[i]);
+    f[i].bucket = &b;
+  }
+  uint64_t now = MS, sent = 0;
+  for (unsigned i = 0; now < 10000 * MS; i = (i + 1) % 8) {
+    uint64_t again = fm_flow_wait (&f[i], now);
+    if (again)
+      now = again;
+    else {
+      fm_flow_begin (&f[i], run);
+      fm_flow_end (&f[i], run, MS, now);
+      sent += run;
+    }
+  }
+  CHECK (sent > rate * 10 * 95 / 100 && sent < rate * 10 * 105 / 100);
 }
 
 /* What was not sent after all costs nothing. */
@@ -92,8 +121,10 @@ static void
 gives_back (void)
 {
   struct fm_flow f;
+  struct fm_bucket b = { 0 };
   fm_flow_init (&f);
-  fm_flow_limit (&f, 1000, MS);
+  f.bucket = &b;
+  fm_bucket_limit (&b, 1000, MS);
   for (unsigned i = 0; i < 100; i++) {
     CHECK_EQ (fm_flow_wait (&f, MS), 0);
     fm_flow_begin (&f, BULK);
@@ -107,6 +138,7 @@ main (void)
 {
   RUN (fills_the_way_with_a_short_queue);
   RUN (keeps_its_rate);
+  RUN (keep_one_rate_together);
   RUN (gives_back);
   return finish ("flow");
 }

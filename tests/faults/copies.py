@@ -222,6 +222,24 @@ FAULTS = (
         "WAY_TAKEN_EVER_LONGER",
     ),
     Fault(
+        "each volume of a group has the whole bandwidth",
+        "tests/test_turns.py::test_the_volumes_of_a_group_have_one_limit",
+        (("mirror_core/native.py",
+          '        self._bucket = _ffi.new("struct fm_bucket *")\n'
+          "        for volume in volumes:\n"
+          "            volume._bucket = self._bucket\n"
+          "            _lib.fm_volume_set_bucket(volume._handle, self._bucket)\n",
+          "        self._volumes = volumes\n"
+          "        for volume in volumes:\n"
+          '            volume._bucket = _ffi.new("struct fm_bucket *")\n'
+          "            _lib.fm_volume_set_bucket(volume._handle, volume._bucket)\n"),
+         ("mirror_core/native.py",
+          "        _lib.fm_bucket_limit(self._bucket, rate, _lib.fm_now_ns())\n",
+          "        for volume in self._volumes:\n"
+          "            _lib.fm_bucket_limit(volume._bucket, rate, _lib.fm_now_ns())\n")),
+        "bandwidth_of_each_volume",
+    ),
+    Fault(
         "what was sent over a lost link and is not stable counts as sent (I9)",
         "native:failure simulate:10000",
         (("native/link.c", "  fm_bitmap_or (&v->unsent, v->sent);", "  "),

@@ -34,11 +34,11 @@ WHAT: tuple[tuple[type, str], ...] = (
                         "file_store boot_id control_channel peer_store write_log"),
     (native.Store, "reserve flush read gather gather_all extents close"),
     (native.Intent, "heat_all runs close"),
-    (native.Volume, "set_first flush_front link part forget_stable all_sent unlink copy limit "
+    (native.Volume, "set_first flush_front link part forget_stable all_sent unlink copy "
                     "compare equal adopt flush_sinks settle set_intent heat_all heat_next cool "
                     "harden_begin harden_end retry forget_next mark mark_pending mark_data "
                     "mark_spans portable runs packed_runs stats close"),
-    (native.Group, "next_blocks harden_wanted freeze closed swap fence"),
+    (native.Group, "limit next_blocks harden_wanted freeze closed swap fence"),
     (network.Line, "ask hear cut close"),
     (sites.SimMaps, "share restore remove close"),
 )  # fmt: skip
