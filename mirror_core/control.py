@@ -34,6 +34,7 @@ def answer(site: Site, data: bytes, visitor: Visitor) -> bytes:
     try:
         record, version = protocol.decode(data, version)
         operation = protocol.field(record, "op", str)
+        _refuse_misled(site, record)
         message = _handler(site, operation, visitor)(site, record, version)
         if visitor.guest and isinstance(record.get("session"), int):
             visitor.guest.has_asked_in(record["session"])
@@ -52,6 +53,13 @@ def answer(site: Site, data: bytes, visitor: Visitor) -> bytes:
         means = {errno.ESTALE: Owed, errno.ESHUTDOWN: SessionOver}.get(error.code, MirrorError)
         code = error.code if isinstance(error, means) else errno.EIO
         return protocol.encode({"error": str(error), "errno": code}, version)
+
+
+def _refuse_misled(site: Site, record: Record) -> None:
+    """PeerError: who asks means another site (a command, whose configuration is a copy)."""
+    name, meant = site.config.name, record.get("to")
+    if meant is not None and meant != name:
+        raise PeerError(f"{name} listens there, not {short(meant)}: mend 'name' or 'listen'")
 
 
 def _refuse(site: Site, visitor: Visitor, error: OtherVersion) -> None:

@@ -109,13 +109,30 @@ def write_pid(fd: int, config: SiteConfig, platform: Platform) -> None:
         raise no_state(config, error) from error
 
 
-def check_ledger(config: SiteConfig, book: ledger.Ledger) -> None:
-    """The ledger is of this configuration.  LedgerError."""
-    where = ledger.path_in(config.state)
+def refuse_other_site(config: SiteConfig) -> None:
+    """To be asked before anything is done to the site that has this state folder, whether it runs
+    or not.  LedgerError: that is another one.  Whether its volumes are others is no matter of this:
+    one that runs has those of its start, and is to be stopped.  A ledger that cannot be read is for
+    who needs it to refuse: a site is stopped without."""
+    try:
+        book = ledger.load(config.state)
+    except LedgerError:
+        return
+    _check_name(config, book)
+
+
+def _check_name(config: SiteConfig, book: ledger.Ledger) -> None:
     if book.name != config.name:
         raise LedgerError(
-            f"{where}: of the site {book.name}, not {config.name}: mend 'name' or 'state'"
+            f"{ledger.path_in(config.state)}: of the site {book.name}, not {config.name}: mend "
+            "'name' or 'state'"
         )
+
+
+def check_ledger(config: SiteConfig, book: ledger.Ledger) -> None:
+    """The ledger is of this configuration.  LedgerError."""
+    _check_name(config, book)
+    where = ledger.path_in(config.state)
     ours, theirs = ({v.name for v in volumes} for volumes in (config.volumes, book.volumes))
     if ours != theirs:
         raise LedgerError(

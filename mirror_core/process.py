@@ -38,6 +38,7 @@ from mirror_core import (
     ledger,
     limits,
     peer,
+    protocol,
     sockets,
     stderr,
 )
@@ -95,9 +96,14 @@ def command(site: config.SiteConfig) -> tuple[list[str], dict[str, str]]:
     return [*words, "python", str(plugin_path()), f"site={site.path}"], environment
 
 
+def ask(site: config.SiteConfig, record: protocol.Record, timeout_s: float) -> protocol.Record:
+    """Ask the running site, which refuses if it is another one that listens there.  PeerError."""
+    return peer.ask(site.control_uri(), {**record, "to": site.name}, timeout_s)
+
+
 def status(site: config.SiteConfig, timeout_s: float = limits.CONTROL_TIMEOUT_S) -> dict[str, Any]:
     """What the running site says of itself.  PeerError: it does not run, or does not answer."""
-    return peer.ask(site.control_uri(), {"op": "status"}, timeout_s)
+    return ask(site, {"op": "status"}, timeout_s)
 
 
 def running(site: config.SiteConfig) -> bool:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from mirror_core import durable, lastrun, ledger, stores
 from mirror_core.config import SiteConfig
 from mirror_core.errors import LedgerError, MirrorError
-from mirror_core.lock import lock_state
+from mirror_core.lock import check_ledger, lock_state
 from mirror_core.platform import HERE, Platform
 
 
@@ -108,7 +108,9 @@ def _changed(
     """The ledger of a stopped site, changed and saved.  MirrorError: as before."""
     lock = lock_state(config, platform)
     try:
-        fresh = change(lastrun.load(config.state, platform))
+        book = lastrun.load(config.state, platform)
+        check_ledger(config, book)
+        fresh = change(book)
         ledger.save(config.state, fresh, platform)
     except OSError as error:
         raise LedgerError(f"{config.state}: {error.strerror}: mend that") from error

@@ -22,6 +22,7 @@ import direct
 import pytest
 from click.testing import CliRunner
 from handmade import (
+    ROLES,
     Handmade,
     SlowDisk,
     as_somebody_else,
@@ -29,6 +30,7 @@ from handmade import (
     eventually,
     flashmirror,
     kill,
+    nothing_changes,
     record,
     refused,
     state_of,
@@ -126,6 +128,83 @@ def test_check_of_a_stopped_site_looks_at_its_stores(make_pair: MakePair) -> Non
     failed = [row["check"] for row in json.loads(done.stdout) if row["result"] == "failed"]
     assert done.returncode == 1 and {"disk data", "peer"} <= {*failed}
     assert re.fullmatch(r"flashmirror: .*: \d+ of \d+ checks failed: .*\n", done.stderr)
+
+
+# ---- which site is meant
+
+
+ALL_BUT_CREATE = (
+    "start", "start --foreground", "stop", "reopen", "status", "uri", "check", "sync", "pause",
+    "resume", "bandwidth 0", "promote --force", "adopt disk data --yes", "seed", "resync --full",
+)  # fmt: skip
+
+
+def copied(pair: Pair, site: str, *mended: str) -> str:
+    """A file for a site `third` that was made from another one's; of its settings only these were
+    mended."""
+    text = pair.toml(site).read_text().replace(f'name = "{site}"', 'name = "third"')
+    for setting, old in (("listen", f"{site}.sock"), ("state", f"{site}/state")):
+        if setting in mended:
+            assert old in text
+            text = text.replace(old, old.replace(site, "third"))
+    path = pair.folder / "third.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def says(words: str, path: str) -> str:
+    """The line with which a command refuses."""
+    name, *options = words.split()
+    with pytest.raises(MirrorError) as raised:
+        cli.cli([name, path, *options], standalone_mode=False)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("runs", [True, False], ids=["running", "stopped"])
+def test_no_command_takes_another_site_s_state_folder_for_its_own(
+    make_pair: MakePair, *, runs: bool
+) -> None:
+    """Whoever copies a site's file and forgets `state` is told so, whether that site runs or not,
+    and nothing was done to it."""
+    pair = make_pair("--size", "1M")
+    pair.start()
+    direct.sync(pair)
+    if not runs:
+        pair.stop()
+    for site in ("east", "west"):
+        path = copied(pair, site, "listen")
+        with nothing_changes(pair.folder) if not runs else contextlib.nullcontext():
+            for words in ALL_BUT_CREATE:
+                said = says(words, path)
+                assert said.endswith(f"of the site {site}, not third: mend 'name' or 'state'"), said
+        if runs:
+            assert direct.status(pair, site)["role"] == ROLES[site]
+            assert direct.status(pair, site)["state"] == "mirroring"
+
+
+def test_a_ledger_is_given_up_by_the_file_of_its_volumes_only(make_pair: MakePair) -> None:
+    """A file of the right name whose volumes are others is another site's."""
+    pair = make_pair("--size", "1M")
+    text = pair.toml("west").read_text()
+    pair.toml("west").write_text(text.replace('name = "disk"', 'name = "other"'))
+    with nothing_changes(pair.folder):
+        for words in ("resync --full", "seed"):
+            assert "records other volumes" in says(words, str(pair.toml("west")))
+
+
+def test_no_command_asks_another_site_that_listens_there(make_pair: MakePair) -> None:
+    """Whoever copies a site's file and forgets `listen` is told so by the site that is asked."""
+    pair = make_pair("--size", "1M")
+    pair.start()
+    direct.sync(pair)
+    for site in ("east", "west"):
+        path = copied(pair, site, "state")
+        for words in ("sync", "pause", "resume", "bandwidth 0", "promote --force"):
+            said = says(words, path)
+            assert said.startswith(f"third: {site} listens there, "), said
+            assert said.endswith("mend 'name' or 'listen'"), said
+        status = direct.status(pair, site)
+        assert (status["role"], status["state"]) == (ROLES[site], "mirroring")
 
 
 # ---- start, stop

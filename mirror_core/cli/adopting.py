@@ -7,8 +7,8 @@ from dataclasses import asdict
 
 import click
 
-from mirror_core import adoption, config, stores
-from mirror_core.cli.common import json_option, one_volume, show, site_argument
+from mirror_core import adoption, stores
+from mirror_core.cli.common import json_option, load_site, one_volume, show, site_argument
 from mirror_core.errors import MirrorError
 
 
@@ -25,7 +25,7 @@ def adopt(site: str, volume: str, part: str, yes: bool, as_json: bool) -> None:
     everything is compared afterwards; a target whose store is not as it was left gives up its
     image.  No store is changed.
     """
-    settings = config.load(site)
+    settings = load_site(site)
     one_volume(settings, volume)
 
     seen = None if yes else _ask(adoption.look(settings, volume, part))

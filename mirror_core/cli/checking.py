@@ -31,7 +31,14 @@ from mirror_core import (
     stores,
 )
 from mirror_core.address import Tls
-from mirror_core.cli.common import CHANGED, json_option, live_status, show, site_argument
+from mirror_core.cli.common import (
+    CHANGED,
+    json_option,
+    live_status,
+    load_site,
+    show,
+    site_argument,
+)
 from mirror_core.errors import NOT_YET, Answered, MirrorError, PeerError
 from mirror_core.units import format_size
 
@@ -45,7 +52,7 @@ _LEDGER_BYTES = 1 << 20  # of a ledger with its maps, and small files beside it
 @json_option
 def check(site: str, as_json: bool) -> None:
     """Check a configuration, this site's stores, and that both sites fit together."""
-    settings = config.load(site)
+    settings = load_site(site)
     rows = [("configuration", "ok", str(settings.path))]
     book: ledger.Ledger | None = None
     live = process.is_there(settings)

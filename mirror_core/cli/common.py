@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from mirror_core import config, limits, peer, process, protocol
+from mirror_core import config, limits, lock, process, protocol
 from mirror_core.errors import (
     LINK_ERRNOS,
     Answered,
@@ -25,6 +25,14 @@ from mirror_core.units import format_size, parse_duration
 
 site_argument = click.argument("site")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def load_site(site: str) -> config.SiteConfig:
+    """What every command begins with that acts on a site that there is.  ConfigError; LedgerError:
+    the state folder is another site's."""
+    settings = config.load(site)
+    lock.refuse_other_site(settings)
+    return settings
 
 
 class Duration(click.ParamType[float]):
@@ -87,7 +95,7 @@ def ask(
     while True:
         try:
             left_s = max(until - time.monotonic(), limits.CONTROL_WAIT_S)
-            return peer.ask(site.control_uri(), record, left_s)
+            return process.ask(site, record, left_s)
         except PeerError as error:
             if isinstance(error, Answered):
                 raise MirrorError(f"{site.name}: {error}", error.code) from error

@@ -13,7 +13,7 @@ import click
 
 from mirror_core import config, creation, ledger, limits, process
 from mirror_core import resync as resyncing
-from mirror_core.cli.common import json_option, show, site_argument
+from mirror_core.cli.common import json_option, load_site, show, site_argument
 from mirror_core.errors import ConfigError, MirrorError
 from mirror_core.units import format_size, parse_size
 
@@ -55,7 +55,7 @@ def create(site: str, role: str, as_json: bool) -> None:
 @json_option
 def resync(site: str, full: bool, force: bool, as_json: bool) -> None:
     """Have a stopped site take everything from its peer, whatever it holds now."""
-    settings = config.load(site)
+    settings = load_site(site)
     process.refuse_running(settings, "resync it")
     fresh = resyncing.resync_full(settings, force=force)
     record = {"site": fresh.name, "role": fresh.role}
@@ -72,7 +72,7 @@ def resync(site: str, full: bool, force: bool, as_json: bool) -> None:
 @json_option
 def seed(site: str, force: bool, as_json: bool) -> None:
     """Have a stopped target take its data stores for a copy: only what differs is sent."""
-    settings = config.load(site)
+    settings = load_site(site)
     process.refuse_running(settings, "seed it")
     fresh = resyncing.seed(settings, force=force)
     record = {"site": fresh.name, "role": fresh.role, "seeded": fresh.seeded}

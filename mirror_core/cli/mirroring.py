@@ -13,13 +13,14 @@ from typing import Any
 
 import click
 
-from mirror_core import config, ledger, limits, peer, process
+from mirror_core import config, ledger, limits, process
 from mirror_core.cli.common import (
     Bar,
     Deadline,
     Duration,
     ask,
     json_option,
+    load_site,
     not_done,
     show,
     site_argument,
@@ -41,7 +42,7 @@ def sync(site: str, timeout: float, as_json: bool) -> None:
     `pause --now` stopped.  A sync that gives up waiting takes nothing back: its point is made as
     soon as possible, even if the source has been paused since.
     """
-    settings = config.load(site)
+    settings = load_site(site)
     deadline = Deadline(timeout)
     sequence = ask(settings, {"op": "sync"}, deadline.patience_s())["sequence"]
     whole = wait_until(settings, {"op": "wait", "sequence": sequence}, deadline, "sync")
@@ -62,7 +63,7 @@ def pause(site: str, now: bool, timeout: float | None, as_json: bool) -> None:
     A `sync` still makes one, even a sync that has given up waiting, and restarts the copying that
     --now stopped.  To copy the target's data in a pause, give no sync before `resume`.
     """
-    settings = config.load(site)
+    settings = load_site(site)
     deadline = Deadline(timeout)
     ask(settings, {"op": "pause", "now": now}, deadline.patience_s())
     status = wait_until(settings, {"op": "settled"}, deadline, "pause")["status"]
@@ -90,7 +91,7 @@ def _point_of(status: dict[str, Any]) -> str:
 @json_option
 def resume(site: str, as_json: bool) -> None:
     """Make consistency points again."""
-    settings = config.load(site)
+    settings = load_site(site)
     answer = ask(settings, {"op": "resume"})
     status = answer.get("status", {})  # a site of an older version does not say
     record = {key: status.get(key) for key in ("state", "reason")}
@@ -118,7 +119,7 @@ class Rate(click.ParamType[int]):
 @json_option
 def bandwidth(site: str, rate: int, as_json: bool) -> None:
     """Limit what the background sends to the peer (20MiB/s; 0: no limit), until SITE stops."""
-    settings = config.load(site)
+    settings = load_site(site)
     ask(settings, {"op": "bandwidth", "rate": rate})
     text = f"{format_size(rate)}/s at most" if rate else "no limit"
     show({"bandwidth": rate}, as_json, lambda: f"{settings.name}: {text}")
@@ -136,7 +137,7 @@ def promote(site: str, force: bool, timeout: float | None, as_json: bool) -> Non
     an interrupt, a site that does not answer) it is taken back, and the site is a target as before,
     unless the ledger says already that it is the source: the line that ends it says which.
     """
-    settings = config.load(site)
+    settings = load_site(site)
     for end in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(end) == signal.SIG_DFL:  # nobody ignores it, as nohup(1) does
             signal.signal(end, signal.default_int_handler)
@@ -198,7 +199,7 @@ def _wait_promoted(
                 raise MirrorError(f"{late}: {_take_back(settings)}", late.code)
             try:
                 asked = {**request, "wait": deadline.wait_s()}
-                answer = peer.ask(settings.control_uri(), asked, deadline.patience_s())
+                answer = process.ask(settings, asked, deadline.patience_s())
                 away_since = None
             except PeerError as error:
                 if isinstance(error, Answered):

@@ -12,6 +12,7 @@ from mirror_core.cli.common import (
     NotRunning,
     json_option,
     live_status,
+    load_site,
     show,
     site_argument,
 )
@@ -24,7 +25,7 @@ from mirror_core.errors import MirrorError
 @json_option
 def start(site: str, foreground: bool, as_json: bool) -> None:
     """Start a site; returns when its device opens, whether the peer is there or not."""
-    settings = config.load(site)
+    settings = load_site(site)
     if foreground:
         process.start_foreground(settings)
     if settings.tls and (lack := settings.tls.not_in_force()):
@@ -53,7 +54,7 @@ def _look(settings: config.SiteConfig) -> tuple[dict[str, Any], str]:
 @json_option
 def stop(site: str, as_json: bool) -> None:
     """Stop a site in order; returns when its process has ended, and says if it was not in order."""
-    settings = config.load(site)
+    settings = load_site(site)
     in_order = process.stop(settings)
     how = "stopped" if in_order else (
         f"stopped, but not in order: see {settings.state}/site.log; the next start recovers it"
@@ -66,7 +67,7 @@ def stop(site: str, as_json: bool) -> None:
 @json_option
 def reopen(site: str, as_json: bool) -> None:
     """Have a site open its log again (after logrotate); returns when it has."""
-    settings = config.load(site)
+    settings = load_site(site)
     pid = rotate.reopen(settings)
     how = f"process {pid} has opened its log again" if pid else "not running: it has no log open"
     show({"site": settings.name, "pid": pid}, as_json, lambda: f"{settings.name}: {how}")

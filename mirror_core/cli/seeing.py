@@ -14,6 +14,7 @@ from mirror_core.cli.common import (
     NotRunning,
     json_option,
     live_status,
+    load_site,
     one_volume,
     say,
     show,
@@ -181,7 +182,7 @@ def _show_once(settings: config.SiteConfig, *, as_json: bool) -> None:
 @json_option
 def status(site: str, watch: bool, as_json: bool) -> None:
     """Say how a site is; a stopped one is `stopped`."""
-    settings = config.load(site)
+    settings = load_site(site)
     if not watch:
         record = get_status(settings)
         show(record, as_json, lambda: as_text(record))
@@ -198,7 +199,7 @@ def status(site: str, watch: bool, as_json: bool) -> None:
 @json_option
 def uri(site: str, volume: str | None, as_json: bool) -> None:
     """Print the NBD URI of a volume's device."""
-    settings = config.load(site)
+    settings = load_site(site)
     name = one_volume(settings, volume)
     if ledger.load(settings.state).role != "source":
         raise MirrorError(

@@ -1521,4 +1521,22 @@ FAULTS = (
           "pass"),),
         "log_as_a_name_is",
     ),
+    Fault(
+        "a command takes another site's state folder for its own",
+        "tests/test_commands.py::test_no_command_takes_another_site_s_state_folder_for_its_own",
+        (("mirror_core/cli/common.py", "    lock.refuse_other_site(settings)\n", ""),),
+        "state_of_another_site",
+    ),
+    Fault(
+        "a ledger is given up by the file of other volumes",
+        "tests/test_commands.py::test_a_ledger_is_given_up_by_the_file_of_its_volumes_only",
+        (("mirror_core/resync.py", "        check_ledger(config, book)\n", ""),),
+        "given_up_by_another_file",
+    ),
+    Fault(
+        "a command asks whoever listens there",
+        "tests/test_commands.py::test_no_command_asks_another_site_that_listens_there",
+        (("mirror_core/control.py", "        _refuse_misled(site, record)\n", ""),),
+        "asks_whoever_listens",
+    ),
 )  # fmt: skip
