@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 from pathlib import Path
 
 from mirror_core import ledger, limits
@@ -40,7 +41,9 @@ def refuse_other(held: int | None, config: SiteConfig) -> None:
 
 
 def lock_state(config: SiteConfig, platform: Platform = HERE) -> int:
-    """Take the state folder for this process; the descriptor holds it.  LedgerError: busy."""
+    """Take the state folder for this process; the descriptor holds it.  LedgerError: busy, or
+    another user's."""
+    _refuse_another_user(config, platform)
     path = config.state / "lock"
     try:
         fd = platform.open(path, os.O_RDWR | os.O_CREAT)
@@ -56,6 +59,30 @@ def lock_state(config: SiteConfig, platform: Platform = HERE) -> int:
         platform.close(fd)
         raise
     return fd
+
+
+def _refuse_another_user(config: SiteConfig, platform: Platform = HERE) -> None:
+    """LedgerError: who has said `sudo` once would lock the site's owner out, who can neither read
+    what root writes there nor connect to root's socket."""
+    try:
+        owner = platform.stat(config.state).st_uid
+    except OSError:
+        return  # who opens the lock says it
+    if os.geteuid() == 0 != owner:
+        name = _user(owner)
+        raise LedgerError(
+            f"{config.state}: belongs to {name}, who could not use what root writes there: run "
+            f"this as that user ('sudo -u {name} flashmirror ...'), or give the folder to root",
+            errno.EPERM,
+        )
+
+
+def _user(number: int) -> str:
+    """As sudo(8) takes it."""
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"#{number}"
 
 
 def _not_lockable(path: Path, error: OSError) -> LedgerError:
@@ -85,6 +112,7 @@ def _take(fd: int, config: SiteConfig, platform: Platform) -> None:
 def refuse_unusable(config: SiteConfig) -> None:
     """What a start would meet in the state folder before it has read anything there, and what the
     site would meet that goes on writing to it; nothing is changed.  LedgerError."""
+    _refuse_another_user(config)
     path = config.state / "lock"
     try:
         os.close(HERE.open(path, os.O_RDWR))

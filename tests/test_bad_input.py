@@ -8,6 +8,7 @@ import errno
 import fcntl
 import json
 import os
+import pwd
 import random
 import shutil
 import socket
@@ -274,6 +275,33 @@ def test_without_permission_a_site_does_not_start(handmade: Handmade, what: str)
     assert str(path) in line and f"Permission denied: {advice}" in line, line
     assert before is None or contents(folder) == before
     path.chmod(0o700)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root is who is refused")
+def test_root_does_not_lock_a_site_s_owner_out(handmade: Handmade) -> None:
+    """What would write to another user's state folder as root is refused with that user's name, and
+    leaves nothing of root's there; root may look, and stop it."""
+    handmade.create("west")
+    state = handmade.folder / "west/state"
+    paths = [state, *state.iterdir()]
+    for path in paths:
+        os.chown(path, 65534, 65534)
+    name, toml = pwd.getpwuid(65534).pw_name, str(handmade.toml("west"))
+    said = f"{state}: belongs to {name}, who could not use what root writes there: run this as"
+    with nothing_changes(handmade.folder):
+        for words in (
+            ("start",),
+            ("start", "--foreground"),
+            ("resync", "--full"),
+            ("seed",),
+            ("adopt", "disk", "data", "--yes"),
+        ):
+            assert refused(words[0], toml, *words[1:]).startswith(said)
+        assert f"failed  folder                 {said}" in flashmirror("check", toml).stdout
+        for command in ("status", "stop"):
+            assert flashmirror(command, toml).returncode == 0
+    assert sorted(state.iterdir()) == sorted(paths[1:])
+    assert {path.stat().st_uid for path in paths} == {65534}
 
 
 # ---- sites that do not fit

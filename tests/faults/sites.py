@@ -1539,4 +1539,10 @@ FAULTS = (
         (("mirror_core/control.py", "        _refuse_misled(site, record)\n", ""),),
         "asks_whoever_listens",
     ),
+    Fault(
+        "root writes to another user's state folder",
+        "tests/test_bad_input.py::test_root_does_not_lock_a_site_s_owner_out",
+        (("mirror_core/lock.py", "    if os.geteuid() == 0 != owner:", "    if False:"),),
+        "root_locks_the_owner_out",
+    ),
 )  # fmt: skip
