@@ -9,12 +9,14 @@ import json
 import os
 import pty
 import re
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,7 @@ from nbd_client import NbdClient, NbdError
 from pair import FLASHMIRROR, CommandFailed, MakePair, Pair
 from served import Faulty
 
-from mirror_core import cli, config, limits, process, protocol
+from mirror_core import cli, config, ledger, limits, process, protocol
 from mirror_core.cli import adopting, attaching, common, creating, mirroring, seeing
 from mirror_core.cli import running as running_
 from mirror_core.errors import MirrorError
@@ -460,6 +462,51 @@ def test_sync_that_takes_too_long_says_why(make_pair: MakePair) -> None:
     line = refused("sync", east(pair), "--timeout", "500ms")
     assert "east: sync not done in 0.5 s: peer at " in line and "start it" in line
     assert 0.5 <= time.monotonic() - begin < 10
+
+
+GOES_ON = {
+    "pause": "it is paused, and stays so until 'flashmirror resume {}'",
+    "sync": "its point is made all the same, as soon as it can be: see 'flashmirror status {}'",
+    "stop": "it goes on stopping: wait with 'flashmirror stop {0}', or have it again with "
+    "'flashmirror start {0}'",
+}
+
+
+def test_who_waits_no_more_is_told_what_goes_on(
+    make_pair: MakePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pause, a sync or a stop that is interrupted, or has had its time, takes nothing back: its
+    line says so, and how to end that."""
+    pair = make_pair("--size", "1M")
+    state = pair.folder / "east/state"
+    book = ledger.load(state)
+    ledger.save(state, replace(book, begun=1, begun_token="e" * 32))  # which nobody knows of yet
+    pair.start("east")
+    until_state(pair, "degraded")
+    path = east(pair)
+    told = {command: text.format(path) for command, text in GOES_ON.items()}
+    for command in ("sync", "pause"):
+        said = says(f"{command} --timeout 100ms", path)
+        assert said.startswith(f"east: {command} not done in 0.1 s: "), said
+        assert said.endswith(f"; {told[command]}"), said
+    assert state_of(pair)["paused"]
+    handle = os.pidfd_open(state_of(pair)["pid"])
+    signal.pidfd_send_signal(handle, signal.SIGSTOP)
+    with monkeypatch.context() as hasty:
+        hasty.setattr(limits, "STOP_TIMEOUT_S", 0.1)
+        assert says("stop", path).endswith(f"; {told['stop']}")
+    signal.pidfd_send_signal(handle, signal.SIGCONT)
+    os.close(handle)
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    pair.start("east")
+    with monkeypatch.context() as hasty:
+        hasty.setattr(mirroring, "wait_until", interrupted)
+        hasty.setattr(process, "stop", interrupted)
+        for command, text in told.items():
+            assert says(command, path) == f"east: interrupted: {text}"
 
 
 def test_a_stopped_site_does_not_sync_pause_or_resume(make_pair: MakePair) -> None:

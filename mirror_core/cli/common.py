@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
@@ -183,6 +184,20 @@ def wait_until(
                 raise not_done(site, status, deadline, what)
     finally:
         bar.end()
+
+
+@contextlib.contextmanager
+def goes_on(site: config.SiteConfig, what: str) -> Iterator[None]:
+    """Whoever waits no more for what was asked is told `what` comes of it without them.
+    MirrorError."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise MirrorError(f"{site.name}: interrupted: {what}", errno.EINTR) from None
+    except MirrorError as error:
+        if error.code != errno.ETIMEDOUT:
+            raise
+        raise MirrorError(f"{error}; {what}", error.code) from error
 
 
 def not_done(

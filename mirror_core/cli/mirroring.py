@@ -19,6 +19,7 @@ from mirror_core.cli.common import (
     Deadline,
     Duration,
     ask,
+    goes_on,
     json_option,
     load_site,
     not_done,
@@ -45,7 +46,9 @@ def sync(site: str, timeout: float, as_json: bool) -> None:
     settings = load_site(site)
     deadline = Deadline(timeout)
     sequence = ask(settings, {"op": "sync"}, deadline.patience_s())["sequence"]
-    whole = wait_until(settings, {"op": "wait", "sequence": sequence}, deadline, "sync")
+    see = f"see 'flashmirror status {settings.path}'"
+    with goes_on(settings, f"its point is made all the same, as soon as it can be: {see}"):
+        whole = wait_until(settings, {"op": "wait", "sequence": sequence}, deadline, "sync")
     record = {key: whole[key] for key in ("sequence", "consistency_point")}
     show(record, as_json, lambda: f"{settings.name}: {record['sequence']} is whole at the target")
 
@@ -66,7 +69,9 @@ def pause(site: str, now: bool, timeout: float | None, as_json: bool) -> None:
     settings = load_site(site)
     deadline = Deadline(timeout)
     ask(settings, {"op": "pause", "now": now}, deadline.patience_s())
-    status = wait_until(settings, {"op": "settled"}, deadline, "pause")["status"]
+    end = f"'flashmirror resume {settings.path}'"
+    with goes_on(settings, f"it is paused, and stays so until {end}"):
+        status = wait_until(settings, {"op": "settled"}, deadline, "pause")["status"]
     record = {"state": "paused", "committed": status["committed"]}
     show(record, as_json, lambda: f"{settings.name}: paused, {_point_of(status)}")
 

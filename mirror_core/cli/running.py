@@ -10,6 +10,7 @@ from mirror_core import config, process, rotate
 from mirror_core.cli.common import (
     CHANGED,
     NotRunning,
+    goes_on,
     json_option,
     live_status,
     load_site,
@@ -55,7 +56,9 @@ def _look(settings: config.SiteConfig) -> tuple[dict[str, Any], str]:
 def stop(site: str, as_json: bool) -> None:
     """Stop a site in order; returns when its process has ended, and says if it was not in order."""
     settings = load_site(site)
-    in_order = process.stop(settings)
+    wait, again = (f"'flashmirror {word} {settings.path}'" for word in ("stop", "start"))
+    with goes_on(settings, f"it goes on stopping: wait with {wait}, or have it again with {again}"):
+        in_order = process.stop(settings)
     how = "stopped" if in_order else (
         f"stopped, but not in order: see {settings.state}/site.log; the next start recovers it"
     )  # fmt: skip

@@ -1545,4 +1545,19 @@ FAULTS = (
         (("mirror_core/lock.py", "    if os.geteuid() == 0 != owner:", "    if False:"),),
         "root_locks_the_owner_out",
     ),
+    Fault(
+        "a pause that has had its time is said to be none",
+        "tests/test_commands.py::test_who_waits_no_more_is_told_what_goes_on",
+        (("mirror_core/cli/common.py", "        if error.code != errno.ETIMEDOUT:\n",
+          "        if True:\n"),),
+        "late_pause_is_none",
+    ),
+    Fault(
+        "who interrupts a stop is not told that it goes on",
+        "tests/test_commands.py::test_who_waits_no_more_is_told_what_goes_on",
+        (("mirror_core/cli/common.py",
+          "raise MirrorError(f\"{site.name}: interrupted: {what}\", errno.EINTR) from None",
+          "raise"),),
+        "interrupted_and_no_more",
+    ),
 )  # fmt: skip
