@@ -398,11 +398,13 @@ end_group (void)
   tear_down ();
 }
 
-/* One moment for the group: not the second write without the first, which it may depend on (I6). */
+/* One moment for the group: not the second write without the first, which it may depend on (I6).  Two
+ * preemptions: one in the middle of the freeze, and one before a request of the writer to its store,
+ * which is a wait that would let the freeze end. */
 static void
 dependent_writes_beside_a_freeze (void)
 {
-  all_orders ((struct interleave){ begin_group, { write_both, freeze_both }, end_group, NULL, 1 });
+  all_orders ((struct interleave){ begin_group, { write_both, freeze_both }, end_group, NULL, 2 });
 }
 
 static void
