@@ -10,12 +10,16 @@ Whoever adopts a store says that it may hold something else than the site left i
     a source's data           everything may differ: the whole volume is hot, and is compared
     a source's intermediate   nobody reads there what an earlier cycle left
     a target's store          if the fingerprint of an orderly stop is that of its bytes, the image
-                              stands; otherwise the image is given up, as by 'resync --full'
+                              stands; so it does if this is a blank intermediate, and nothing is
+                              pending: it is all in data then; otherwise the image is given up, as
+                              by 'resync --full'
 
 Invariants.  No byte of a store is changed, only its mark.  The ledger names a source's adopted
 data together with a run of its own, whose intent logs stand already, durably: all of the volume is
 hot there, and no other map is of that run; who is still to be told of a loss is told by that run,
-too (server_instance.py).  An end before leaves the site as it was.
+too (server_instance.py).  What a cycle had made stable in a target's intermediate is forgotten,
+durably, before the ledger names another one.  An end before leaves the site as it was; or that
+cycle is sent again.
 
 Left out: a store that carries another store's mark, or that this site records in another place.
 """
@@ -36,6 +40,7 @@ from mirror_core import (
     resync,
     server_instance,
     stores,
+    written,
 )
 from mirror_core import identity as identities
 from mirror_core.config import SiteConfig
@@ -118,7 +123,7 @@ def _locked(
         record = next(v for v in book.volumes if v.name == volume)
         one = open_store(where, config.link_timeout)
         undo.callback(one.store.close)
-        place = stores.place_of(config, book, volume, part)
+        place = stores.place_at_rest(config, book, volume, part, platform)
         _refuse(one, book, record, place)
         yield _Found(one, book, place, _look(one, book, record, place))
 
@@ -155,7 +160,7 @@ def _look(
     if book.role == "source":
         effect = "compare" if place.part == "data" else "record"
     elif book.lineage:  # without one nothing was taken from any source yet
-        kept = refusal is None or stores.fits(one, before, record.size)
+        kept = refusal is None or stores.fits(one, before, place, record.size)
         effect = "keep" if kept else "give up"
     return Look(
         book.name, book.role, place.volume, place.part, one.where, str(stores.known(before)),
@@ -184,6 +189,8 @@ def _record(config: SiteConfig, found: _Found, *, platform: Platform) -> None:
     if place.part == "intermediate" and not one.cached_here:
         book = replace(book, doubtful_before=True)  # its server may show what its disk has not
     try:
+        if effect == "keep" and place.part == "intermediate":
+            _forget_stable(config, book, platform)
         if effect == "compare":
             server_instance.goes_on(config.state, book.site, before, run, platform)
         ledger.save(config.state, book, platform)
@@ -199,6 +206,14 @@ def _record(config: SiteConfig, found: _Found, *, platform: Platform) -> None:
             "command again",
             error.code,
         ) from error
+
+
+def _forget_stable(config: SiteConfig, book: ledger.Ledger, platform: Platform) -> None:
+    """The source is told that nothing of its cycle is here, and sends it again.  OSError."""
+    known = platform.losses()
+    with contextlib.suppress(FileNotFoundError):
+        platform.unlink(written.path_in(config.state, book))
+    durable.sync_folder(config.state, known, platform)
 
 
 def _make_logs(

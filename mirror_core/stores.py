@@ -22,13 +22,14 @@ import os
 import stat
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from mirror_core import below, config, elsewhere, limits, native
+from mirror_core import below, config, elsewhere, hardlog, limits, native
 from mirror_core import identity as identities
-from mirror_core.errors import StoreError
+from mirror_core.errors import LedgerError, StoreError
 from mirror_core.identity import Identity, Verdict
 from mirror_core.ledger import Ledger, StoreRecord
+from mirror_core.platform import HERE, Platform
 
 _MARK = "user.flashmirror"
 
@@ -43,23 +44,25 @@ class Place:
     config: str  # the path of the site's configuration, for what a person is told
     counts: bool = True  # what it holds does: not so for a source's intermediate
     image: int = 0  # the sequence of a target's image, part of which it holds; 0: there is none
+    spare: bool = False  # of the image it is known that no byte is in it
 
     @property
     def mark(self) -> str:
         return f"{self.site}/{self.volume}/{self.part}"
 
     def way_out(self, *, fits: bool) -> str:
-        """What a person does about a store that is refused, and what that costs.  `fits`: it holds
-        what an orderly stop left in the recorded one, so that its adoption costs nothing."""
+        """What a person does about a store that is refused, and what that costs.  `fits`: its
+        adoption costs nothing."""
         adopt = (
             "put the right one back, or, if this is the right one, run 'flashmirror adopt "
             f"{self.config} {self.volume} {self.part}'"
         )
         if not self.image or fits:
             return adopt
+        blank = "no byte of it is in this store: a blank file here keeps it; " if self.spare else ""
         return (
             f"{adopt}, which gives up the image of sequence {self.image}: until everything is "
-            f"copied from the source again nothing can be promoted; {SOURCE_LOST}"
+            f"copied from the source again nothing can be promoted; {blank}{SOURCE_LOST}"
         )
 
 
@@ -68,10 +71,30 @@ SOURCE_LOST = "if the source is lost, do not: first copy the state folder and al
 
 def place_of(site: config.SiteConfig, book: Ledger, volume: str, part: str) -> Place:
     """What a source's intermediate holds does not count: nobody reads there what an earlier cycle
-    left, and a power loss may change it."""
+    left, and a power loss may change it.  Of a target that was not stopped in order `book` is as
+    `hardlog.recover` gives it: what it names as pending is all of the image that is not in data."""
     counts = part == "data" or book.role == "target"
-    image = book.committed if book.role == "target" and book.whole else 0
-    return Place(book.site, volume, part, str(site.path), counts, image)
+    has_image = book.role == "target" and book.whole
+    spare = (
+        has_image
+        and part == "intermediate"
+        and book.run != ""
+        and not book.maps.get(f"{volume}/pending")
+    )
+    image = book.committed if has_image else 0
+    return Place(book.site, volume, part, str(site.path), counts, image, spare)
+
+
+def place_at_rest(
+    site: config.SiteConfig, book: Ledger, volume: str, part: str, platform: Platform = HERE
+) -> Place:
+    """The same, of a site that is stopped, whichever way that ended."""
+    if book.role == "target" and not book.clean:
+        try:
+            book = hardlog.recover(site.state, book, platform)
+        except LedgerError:  # what is pending is not known: any block may be
+            return replace(place_of(site, book, volume, part), spare=False)
+    return place_of(site, book, volume, part)
 
 
 @dataclass(frozen=True)
@@ -418,14 +441,18 @@ def verify(opened: Opened, record: StoreRecord, place: Place, size: int) -> None
         )
     reason = refusal(opened, record, place, size)
     if reason:
-        way_out = place.way_out(fits=fits(opened, record, size))
+        way_out = place.way_out(fits=fits(opened, record, place, size))
         raise StoreError(f"{opened.where}: {reason}: {way_out}")
 
 
-def fits(opened: Opened, record: StoreRecord, size: int) -> bool:
-    """Whether a store holds what an orderly stop left in the recorded one.  StoreError."""
+def fits(opened: Opened, record: StoreRecord, place: Place, size: int) -> bool:
+    """Whether a store holds what an orderly stop left in the recorded one; or nothing, in the place
+    of one in which no byte of the image is.  (Other bytes than were left there may tell that not
+    the store went back, but the ledger, which then names the wrong blocks.)  StoreError."""
     known = record.fingerprint if opened.size >= size else None
-    return known is not None and known == opened.fingerprint(size)
+    if known is not None and known == opened.fingerprint(size):
+        return True
+    return place.spare and opened.blank()
 
 
 def refusal(opened: Opened, record: StoreRecord, place: Place, size: int) -> str | None:

@@ -14,6 +14,7 @@ import pty
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import direct
@@ -29,12 +30,15 @@ from handmade import (
     scrape,
     value,
 )
-from nbd_client import NbdError
+from nbd_client import NbdClient, NbdError
 from pair import FLASHMIRROR, MakePair, Pair
+from pyroaring import BitMap64
 from served import Server
 
-from mirror_core import ledger, server_instance
+from mirror_core import config, hardlog, ledger, runlog, server_instance
+from mirror_core.flashcopy import packed_runs_of
 from mirror_core.platform import HERE
+from mirror_core.protocol import Stable, record_of
 
 SIZE = 2 << 20
 
@@ -175,6 +179,108 @@ def test_a_target_with_another_store_gives_its_image_up(pair: Pair, part: str, h
     mirrors(pair)
 
 
+def lose_intermediate(pair: Pair, site: str) -> None:
+    """Its disk has died: a blank file is in its place, without a mark."""
+    path = store(pair, site, "intermediate")
+    path.unlink()
+    path.touch()
+    os.truncate(path, SIZE)
+
+
+def rests(
+    pair: Pair, *, clean: bool, pending: list[int], hardened: list[int] | None = None
+) -> None:
+    """What the stopped target recorded last: its end, what was pending at its commit, or at an
+    orderly stop, and what its log says was hardened since; None: there is no log."""
+    state = pair.folder / "west/state"
+    book = ledger.load(state)
+    maps = {"disk/pending": BitMap64(pending)}
+    ledger.save(state, replace(book, clean=clean, maps=maps))
+    if hardened is None:
+        hardlog.path_in(state, book).unlink()
+        return
+    log = runlog.RunLog(state, hardlog.KIND, book.run)
+    if hardened:
+        log.append(hardlog.history_of(book), {0: packed_runs_of(BitMap64(hardened))})
+    log.close()
+
+
+@pytest.mark.parametrize("then", ["mirrors", "is promoted"])
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+def test_a_target_that_lost_an_intermediate_with_nothing_of_its_image_keeps_that(
+    pair: Pair, how: str, then: str
+) -> None:
+    """It is all in the data store: whether the source is there or lost, a blank intermediate takes
+    the place of the one whose disk has died, and nobody is told of a cost that there is not."""
+    end(pair, "west", how)
+    sequence = ledger.load(pair.folder / "west/state").committed
+    lose_intermediate(pair, "west")
+    said = refused("start", str(pair.toml("west")))
+    shown = flashmirror("check", str(pair.toml("west"))).stdout
+    for text in (said, shown):
+        assert "'flashmirror adopt" in text and COST not in text, text
+    said_of_it = adopt(pair, "west", "intermediate")
+    assert (said_of_it["effect"], said_of_it["sequence"]) == ("keep", sequence)
+    if then == "is promoted":
+        pair.start("west")
+        pair.run("promote", str(pair.toml("west")), "--force")
+        with NbdClient(pair.run("uri", str(pair.toml("west"))).strip()) as client:
+            assert client.read(0, SIZE) == pair.image("east").read_bytes()
+        return
+    pair.start()
+    with pair.client() as client:
+        client.write(4096, b"later" * 1000)
+    direct.sync(pair)
+    assert direct.status(pair, "west")["committed"]["sequence"] > sequence
+    assert pair.image("east").read_bytes() == pair.image("west").read_bytes()
+    assert value(scrape(pair), 'wire_bytes_total{volume="disk"}') < SIZE / 10
+
+
+@pytest.mark.parametrize(
+    ("clean", "pending", "hardened", "effect"),
+    [
+        (True, [], [], "keep"),
+        (True, [7], [], "give up"),
+        (True, [], None, "give up"),  # an older ledger: others came after it
+        (False, [5, 7], [5, 7], "keep"),
+        (False, [5, 7], [5], "give up"),
+        (False, [], None, "give up"),
+    ],
+)
+def test_a_block_of_the_image_that_was_lost_with_the_intermediate_gives_it_up(
+    pair: Pair, *, clean: bool, pending: list[int], hardened: list[int] | None, effect: str
+) -> None:
+    """Or one that may have been: nobody knows without the log of hardenings.  Nothing is promoted
+    then, and the target gets everything."""
+    rests(pair, clean=clean, pending=pending, hardened=hardened)
+    lose_intermediate(pair, "west")
+    assert adopt(pair, "west", "intermediate")["effect"] == effect
+    pair.start("west")
+    if effect == "give up":
+        assert "no image" in refused("promote", str(pair.toml("west")), "--force")
+    mirrors(pair)
+
+
+def test_what_a_cycle_had_made_stable_in_a_lost_intermediate_is_sent_again(pair: Pair) -> None:
+    """The image stands without it; the next one would lack those blocks."""
+    pair.start("west")
+    hello = direct.hello(pair, 5)
+    sequence, token = hello["committed"] + 1, "ab" * 16
+    hello.update(begun=sequence, begun_token=token)
+    direct.ask(pair, hello, "west")
+    west = config.load(str(pair.toml("west")))
+    with NbdClient(west.device_uri("disk/intermediate/5")) as client:
+        client.write(4096, b"stable" * 100)
+    stable = record_of(Stable(5, sequence, 1, token))
+    direct.wait_for(lambda: bool(direct.ask(pair, stable, "west")["done"]), "it is stable")
+    direct.stop(pair, "west")
+    lose_intermediate(pair, "west")
+    assert adopt(pair, "west", "intermediate")["effect"] == "keep"
+    pair.start("west")
+    again = {**hello, "session": 7, "resumes": sequence, "stable": 1}
+    assert not direct.ask(pair, again, "west")["resumed"]
+
+
 COST = "gives up the image of sequence "
 LOST = "if the source is lost, do not: first copy the state folder and all stores elsewhere"
 
@@ -229,22 +335,33 @@ class Snapshot:
             if path not in self._files:
                 path.unlink()
         for path, data in self._files.items():
-            path.write_bytes(data)
+            path.write_bytes(data if any(data) else b"")
+            os.truncate(path, len(data))  # what was blank is a hole again
         with contextlib.suppress(OSError):  # ENODATA: the adoption did not come so far
             os.removexattr(self._adopted, "user.flashmirror")
 
 
-@pytest.mark.parametrize(("site", "part"), [("east", "data"), ("west", "intermediate")])
-def test_an_adoption_may_be_killed_anywhere(pair: Pair, site: str, part: str) -> None:
+@pytest.mark.parametrize(
+    ("site", "part", "effect"),
+    [
+        ("east", "data", "compare"),
+        ("west", "intermediate", "give up"),
+        ("west", "intermediate", "keep"),
+    ],
+)
+def test_an_adoption_may_be_killed_anywhere(pair: Pair, site: str, part: str, effect: str) -> None:
     """Killed after each call that makes something durable: the store is refused as before, or it
     is taken with all that it may differ in."""
     toml = str(pair.toml(site))
-    replace_store(pair, site, part, os.urandom(SIZE))
+    if effect == "keep":
+        lose_intermediate(pair, site)
+    else:
+        replace_store(pair, site, part, os.urandom(SIZE))
     snapshot = Snapshot(pair, store(pair, site, part))
     book = str(pair.folder / site / "state" / "ledger")
     before = contents(pair.folder)[book]
     taken = []
-    for call in ("fdatasync", "fsync", "rename", "fsetxattr"):
+    for call in ("fdatasync", "fsync", "rename", "fsetxattr", "unlink"):
         for n in range(1, 20):
             words = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e",
                      f"inject={call}:signal=KILL:when={n}", str(FLASHMIRROR), "adopt", toml,
@@ -263,7 +380,7 @@ def test_an_adoption_may_be_killed_anywhere(pair: Pair, site: str, part: str) ->
         else:
             pytest.fail(f"{call} without end")
     assert True in taken and False in taken
-    assert adopt(pair, site, part)["effect"] == ("compare" if site == "east" else "give up")
+    assert adopt(pair, site, part)["effect"] == effect
     mirrors(pair)
 
 

@@ -23,7 +23,7 @@ def adopt(site: str, volume: str, part: str, yes: bool, as_json: bool) -> None:
 
     For a store that got another identity (restored, moved, renumbered).  Of a source's data
     everything is compared afterwards; a target whose store is not as it was left gives up its
-    image.  No store is changed.
+    image, but not for a blank intermediate in whose place no byte of it was.  No store is changed.
     """
     settings = load_site(site)
     one_volume(settings, volume)

@@ -250,7 +250,7 @@ def _check_store(
         for record in book.volumes if book else ():
             if book and record.name == volume.name:
                 stores.refuse_unfit(one, record.size, record.block_size)
-                place = stores.place_of(settings, book, volume.name, part)
+                place = stores.place_at_rest(settings, book, volume.name, part)
                 if place.counts:
                     stores.verify(one, getattr(record, part), place, record.size)
                 else:

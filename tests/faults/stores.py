@@ -928,6 +928,45 @@ FAULTS = (
         "adopted_image_stays",
     ),
     Fault(
+        "a lost intermediate costs the image though no byte of that was there",
+        "tests/test_adopt.py::"
+        "test_a_target_that_lost_an_intermediate_with_nothing_of_its_image_keeps_that",
+        (("mirror_core/stores.py", "return place.spare and opened.blank()\n", "return False\n"),),
+        "spare_store_costs_the_image",
+    ),
+    Fault(
+        "a blank intermediate keeps an image whose blocks were lost (I1)",
+        "tests/test_adopt.py::"
+        "test_a_block_of_the_image_that_was_lost_with_the_intermediate_gives_it_up",
+        (("mirror_core/stores.py",
+          '        and not book.maps.get(f"{volume}/pending")\n', ""),),
+        "pending_lost_and_kept",
+    ),
+    Fault(
+        "nothing is pending where no log of hardenings is (I1)",
+        "tests/test_adopt.py::"
+        "test_a_block_of_the_image_that_was_lost_with_the_intermediate_gives_it_up",
+        (("mirror_core/stores.py",
+          "return replace(place_of(site, book, volume, part), spare=False)",
+          "return place_of(site, book, volume, part)"),),
+        "spare_without_a_log",
+    ),
+    Fault(
+        "other bytes than were left in an intermediate are as good as none (I7)",
+        "tests/test_adopt.py::test_a_target_with_another_store_gives_its_image_up",
+        (("mirror_core/stores.py",
+          "return place.spare and opened.blank()\n", "return place.spare\n"),),
+        "any_spare_store_is_good",
+    ),
+    Fault(
+        "what was stable in a lost intermediate counts as written (I3)",
+        "tests/test_adopt.py::"
+        "test_what_a_cycle_had_made_stable_in_a_lost_intermediate_is_sent_again",
+        (("mirror_core/adoption.py",
+          "        platform.unlink(written.path_in(config.state, book))\n", "        pass\n"),),
+        "stable_in_a_lost_store",
+    ),
+    Fault(
         "a refused store does not say what its adoption costs",
         "tests/test_adopt.py::test_what_an_adoption_costs_is_said_before_it_is_done",
         (("mirror_core/stores.py", "if not self.image or fits:", "if not self.image or True:"),),
