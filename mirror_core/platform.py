@@ -106,6 +106,13 @@ class Platform:
             return False
         return True
 
+    def leads_to(self, path: Path, fd: int) -> bool:
+        """Whether a name is still that of an open file.  OSError: that is not known."""
+        try:
+            return os.path.samestat(os.lstat(path), os.fstat(fd))
+        except FileNotFoundError:
+            return False
+
     def names(self, folder: Path) -> list[str]:
         return os.listdir(folder)
 

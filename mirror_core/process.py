@@ -34,6 +34,7 @@ from mirror_core import (
     config,
     connections,
     identity,
+    lastrun,
     launch,
     ledger,
     limits,
@@ -635,8 +636,9 @@ def _last_of_ours(lines: list[str]) -> str | None:
 
 
 def stop(site: config.SiteConfig) -> bool:
-    """Stop the site; returns when its process has ended, or had: whether that was in order, as its
-    ledger says.  MirrorError: it has not ended; or, as the line says, it has, and nobody knows."""
+    """Stop the site; returns when its process has ended, or had: whether that was in order, as the
+    next start finds.  MirrorError: it has not ended; or, as the line says, it has, and nobody
+    knows."""
     deadline = time.monotonic() + limits.STOP_TIMEOUT_S
     for _, handle in processes_of(site, "stop it"):
         if time.monotonic() >= deadline:
@@ -646,7 +648,7 @@ def stop(site: config.SiteConfig) -> bool:
                 signal.pidfd_send_signal(handle, signal.SIGTERM)
             select.select([handle], [], [], max(0.0, deadline - time.monotonic()))
     try:
-        return ledger.load(site.state).clean
+        return lastrun.load(site.state).clean
     except MirrorError as error:
         how = f"{site.name}: is stopped, and whether in order is not known: {error}"
         raise MirrorError(how, error.code) from error

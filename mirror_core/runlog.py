@@ -64,17 +64,33 @@ class RunLog:
     def __init__(self, state: Path, kind: str, run: str, platform: Platform = HERE) -> None:
         """A new file.  OSError: it cannot be made."""
         self._platform = platform
-        path = path_in(state, kind, run)
-        known = platform.losses()
-        self._fd = platform.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-        try:
-            durable.sync_folder(state, known, platform)
-        except OSError:
-            platform.close(self._fd)
-            raise
+        self.path = path_in(state, kind, run)
+        self._fd = self._made()
         self._history: History | None = None
         self._serial = self._end = 0
         self._may_be_whole = False  # on the disk: it was cut, and the flush of that failed
+
+    def _made(self) -> int:
+        """OSError."""
+        known = self._platform.losses()
+        fd = self._platform.open(self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        try:
+            durable.sync_folder(self.path.parent, known, self._platform)
+        except OSError:
+            self._platform.close(fd)
+            raise
+        return fd
+
+    def is_in_place(self) -> bool:
+        """Whether who looks for it finds it, or somebody has taken it away, or put another one
+        there.  OSError: that is not known."""
+        return self._platform.leads_to(self.path, self._fd)
+
+    def put_in_place(self) -> None:
+        """An empty one, if it is not there: of use after a ledger that says all that it has said.
+        OSError."""
+        if not self.is_in_place():
+            self._platform.close(self._made())
 
     def append(self, history: History, sets: Mapping[int, bytes], mark: int = 0) -> None:
         """Make durable that these runs (packed pairs, by number of the set) are in their sets.

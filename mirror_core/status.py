@@ -116,6 +116,7 @@ def _of_target(site: Site, control: Target) -> dict[str, Any]:
     book = site.book.current
     control.look_at_writes()
     connected, since = control.connected() and control.parted() is None, control.since()
+    taken_away = control.taken_away()
     left = site.copier.left_bytes()
     with control.changed:
         refusal = control.refusal
@@ -128,7 +129,7 @@ def _of_target(site: Site, control: Target) -> dict[str, Any]:
             or (control.failure if control.is_there() else None)
             or _silent(control.knocker())
         )  # fmt: skip
-        trouble = control.reason or control.trouble
+        trouble = control.reason or control.trouble or taken_away
         if control.promoting and trouble:
             trouble = f"is being promoted, and waits: {trouble}"
         reason = silent if promoted else trouble or silent

@@ -33,6 +33,7 @@ from mirror_core import (
     compare,
     flashcopy,
     guard,
+    ledger,
     limits,
     native,
     protocol,
@@ -308,6 +309,25 @@ class Target:
                 self._note_trouble(what, f"the target cannot write: {trouble}")
             else:
                 self._end_troubles(what)
+
+    def taken_away(self) -> str | None:
+        """Which file somebody has taken from under this site, without which the next start has no
+        image after a kill, or none at all; None: all are there."""
+        if not self._book.current.whole:
+            return None
+        log, ledger_ = self.second.log, ledger.path_in(self._config.state)
+        try:
+            in_place = log.is_in_place()
+            if in_place and self._platform.exists(ledger_):
+                return None
+        except OSError as error:
+            return f"{self._config.state}: {error.strerror}: mend that"
+        lost = ledger_ if in_place else log.path
+        return (
+            f"{lost}: was taken away, or another one stands there, and a kill would cost the image "
+            "now: stop this site, and start it: a stop in order writes it again (if the whole "
+            "folder is gone: first put it back, or an empty one)"
+        )
 
     @property
     def trouble(self) -> str | None:
@@ -858,6 +878,7 @@ class Target:
             written = flashcopy.bitmap_of(member.native, native.NEXT)
             maps[f"{member.name}/written"] = written | self._owed[member.name]
         self._book.update(maps=maps, doubtful_sent=self._has_lost())
+        self.second.log.put_in_place()  # not before: the ledger says by now what it has said
         self.second.log.close()
         self._written.close()
         return flushed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from handmade import Handmade, flashmirror, nothing_changes, refused
 from pair import MakePair, Pair
 from served import Server
 
-from mirror_core import ledger
+from mirror_core import config, ledger, process
 
 LOST = "west/state/ledger: the ledger is lost: put it back"
 
@@ -84,6 +85,50 @@ def test_a_running_site_writes_its_lost_ledger_again(make_pair: MakePair) -> Non
     direct.sync(pair)
     assert flashmirror("check", str(pair.toml("west"))).returncode == 0
     assert ledger.load(pair.folder / "west/state").whole
+
+
+@pytest.mark.parametrize("lost", ["log", "exchanged log", "ledger", "folder"])
+def test_a_target_says_what_was_taken_of_its_state_and_a_stop_writes_it(
+    make_pair: MakePair, lost: str
+) -> None:
+    """Its image stands and falls with its ledger and its log of hardenings.  If one of them is not
+    where the next start looks for it, the target is degraded, names it and what to do, and so does
+    `check`; a stop makes it again, and the next start has the image."""
+    pair = make_pair("--size", "1M")
+    pair.start()
+    direct.sync(pair)
+    direct.stop(pair, "east")
+    state, image = pair.folder / "west/state", direct.status(pair, "west")["committed"]
+    [log] = state.glob("hardened.*")
+    gone = state / "ledger" if lost == "ledger" else log
+    if lost == "folder":
+        shutil.rmtree(state)
+        state.mkdir(0o700)
+    elif lost == "exchanged log":
+        shutil.copy(log, log.with_suffix(".copy"))
+        log.with_suffix(".copy").rename(log)
+    else:
+        gone.unlink()
+    found = direct.status(pair, "west")
+    assert found["state"] == "degraded" and found["reason"].startswith(f"{gone}: "), found["reason"]
+    assert "a stop in order writes it again" in found["reason"]
+    assert found["reason"] in flashmirror("check", str(pair.toml("west"))).stdout
+    assert process.stop(config.load(str(pair.toml("west"))))
+    pair.start("west")
+    after = direct.status(pair, "west")
+    assert after["committed"] == image and "writes it again" not in after["reason"]
+
+
+def test_a_stopped_target_without_its_log_is_not_called_in_order(make_pair: MakePair) -> None:
+    """`stop` and `status` tell what the next start will find."""
+    pair = make_pair("--size", "1M")
+    pair.start()
+    direct.sync(pair)
+    pair.stop()
+    [log] = (pair.folder / "west/state").glob("hardened.*")
+    log.unlink()
+    assert pair.status("west")["reason"] == "it was not stopped in order"
+    assert not process.stop(config.load(str(pair.toml("west"))))
 
 
 def test_the_page_ends_where_a_stop_has_written_the_ledger_again(make_pair: MakePair) -> None:

@@ -72,8 +72,9 @@ def check(site: str, as_json: bool) -> None:
             )
         elif live and error.code == errno.ENOENT:
             again = (
-                f"{settings.state}: not what the running site has as its state folder: stop it, "
-                "then put the folder back, or mend 'state' in the configuration"
+                f"{settings.state}: not what the running site has as its state folder: mend "
+                "'state' in the configuration, or put the folder back (an empty one, if it is "
+                "lost); only then stop the site, which writes its ledger at the stop"
             )
         rows.append(("ledger", "failed", again or str(error)))
     rows.append(("process", "ok", "running" if live else "stopped"))

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from mirror_core import config, ledger, process
+from mirror_core import config, lastrun, ledger, process
 from mirror_core.cli.common import (
     CHANGED,
     NotRunning,
@@ -26,7 +26,7 @@ from mirror_core.units import format_size, format_time
 
 def stopped_status(settings: config.SiteConfig) -> dict[str, Any]:
     """The status of a site that does not run, from its ledger."""
-    book = ledger.load(settings.state)
+    book = lastrun.load(settings.state)
     claims = not book.unsure if book.role == "source" else book.whole
     # What is whole at the target is committed: of a source that was killed the one may be older.
     hardened = min(book.hardened, book.committed) if claims else 0

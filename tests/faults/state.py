@@ -321,4 +321,30 @@ FAULTS = (
           "        self._may_be_whole = False\n        self._serial += 1\n")),
         "failed_sync_is_believed",
     ),
+    Fault(
+        "a target does not see that its log or ledger was taken away",
+        "tests/test_lost_ledger.py::test_a_target_says_what_was_taken_of_its_state_and_a_stop_writes_it",
+        (("mirror_core/status.py", " or control.trouble or taken_away", " or control.trouble"),),
+        "taken_away_untold",
+    ),
+    Fault(
+        "another log in the place of a target's is taken for its own",
+        "tests/test_lost_ledger.py::test_a_target_says_what_was_taken_of_its_state_and_a_stop_writes_it",
+        (("mirror_core/platform.py", "os.path.samestat(os.lstat(path), os.fstat(fd))",
+          "os.path.exists(path)"),),
+        "any_log_in_the_place",
+    ),
+    Fault(
+        "a stop in order leaves a target without its log of hardenings",
+        "tests/test_lost_ledger.py::test_a_target_says_what_was_taken_of_its_state_and_a_stop_writes_it",
+        (("mirror_core/target.py", "        self.second.log.put_in_place()", "        pass"),),
+        "log_stays_away",
+    ),
+    Fault(
+        "a stop without the log of hardenings is called in order",
+        "tests/test_lost_ledger.py::test_a_stopped_target_without_its_log_is_not_called_in_order",
+        (("mirror_core/process.py", "lastrun.load(site.state).clean",
+          "ledger.load(site.state).clean"),),
+        "in_order_by_the_ledger",
+    ),
 )  # fmt: skip

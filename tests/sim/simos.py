@@ -286,6 +286,9 @@ class SimPlatform(Platform):
     def exists(self, path: Path) -> bool:
         return path.name in self._fs.names
 
+    def leads_to(self, path: Path, fd: int) -> bool:
+        return self._fs.names.get(path.name) is self._open[fd][1]
+
     def names(self, folder: Path) -> list[str]:
         self._touch()
         return list(self._fs.names)
