@@ -18,7 +18,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import direct
 import pytest
@@ -859,6 +859,29 @@ def test_a_process_whose_name_is_no_text_is_in_no_command_s_way(make_pair: MakeP
             done = flashmirror(*command)
             assert (done.returncode, done.stderr) == (0, ""), (command, done)
         stranger.kill()
+
+
+def printing_to(out: int | IO[bytes], *words: str) -> tuple[int, str]:
+    """Exit status, and what stands on stderr."""
+    done = subprocess.run(
+        [str(FLASHMIRROR), *words], stdout=out, stderr=subprocess.PIPE, text=True, timeout=20,
+        check=False,
+    )  # fmt: skip
+    return done.returncode, done.stderr
+
+
+def test_what_is_done_has_not_failed_because_nobody_reads_it(running: Pair) -> None:
+    """A pipe whose reader has gone is no failure of what was asked, and ends a `--watch`; of a
+    full disk behind stdout the line says what is full, and that all was done."""
+    path = east(running)
+    nobody, pipe = os.pipe()
+    os.close(nobody)
+    for words in (("bandwidth", path, "0"), ("status", path), ("status", path, "--watch")):
+        assert printing_to(pipe, *words) == (0, ""), words
+    os.close(pipe)
+    said = "standard output: No space left on device: what was asked is done, and cannot be said"
+    with Path("/dev/full").open("wb") as full:
+        assert printing_to(full, "bandwidth", path, "0") == (1, f"flashmirror: {said}\n")
 
 
 @pytest.mark.parametrize("command", ["start", "resume", "promote"])

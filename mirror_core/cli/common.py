@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -136,11 +137,25 @@ def say(text: str) -> None:
     click.echo(f"flashmirror: {printable(text)}", err=True)
 
 
-def show(record: Any, as_json: bool, text: Callable[[], str]) -> None:
+def show(record: Any, as_json: bool, text: Callable[[], str]) -> bool:
+    """What came of a command; whether somebody reads it.  MirrorError: it cannot be printed, which
+    is no failure of what was asked."""
     if as_json:
-        click.echo(json.dumps(record, indent=2))
+        words = json.dumps(record, indent=2)
     else:
-        click.echo("\n".join(map(printable, text().split("\n"))))
+        words = "\n".join(map(printable, text().split("\n")))
+    try:
+        click.echo(words)
+    except OSError as error:
+        # What is left in the buffer would be tried again at the end of the process, and fail that.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno == errno.EPIPE:  # as `head` leaves it
+            return False
+        raise MirrorError(
+            f"standard output: {error.strerror}: what was asked is done, and cannot be said",
+            error.errno or 0,
+        ) from error
+    return True
 
 
 class Bar:

@@ -162,8 +162,8 @@ def as_text(status: dict[str, Any]) -> str:
     return text
 
 
-def _show_once(settings: config.SiteConfig, *, as_json: bool) -> None:
-    """Of many: a site that does not answer is what one watches for."""
+def _show_once(settings: config.SiteConfig, *, as_json: bool) -> bool:
+    """Of many: a site that does not answer is what one watches for.  Whether somebody watches."""
     try:
         record, failure = get_status(settings), None
     except MirrorError as error:
@@ -172,8 +172,8 @@ def _show_once(settings: config.SiteConfig, *, as_json: bool) -> None:
         click.clear()
     if failure:
         say(str(failure))
-    else:
-        show(record, as_json, lambda: as_text(record))
+        return True
+    return show(record, as_json, lambda: as_text(record))
 
 
 @click.command()
@@ -188,8 +188,7 @@ def status(site: str, watch: bool, as_json: bool) -> None:
         show(record, as_json, lambda: as_text(record))
         return
     with contextlib.suppress(KeyboardInterrupt):  # the regular end
-        while True:
-            _show_once(settings, as_json=as_json)
+        while _show_once(settings, as_json=as_json):
             time.sleep(1)
 
 

@@ -1566,4 +1566,18 @@ FAULTS = (
           "raise"),),
         "interrupted_and_no_more",
     ),
+    Fault(
+        "a command fails because nobody reads what it prints",
+        "tests/test_commands.py::test_what_is_done_has_not_failed_because_nobody_reads_it",
+        (("mirror_core/cli/common.py", "        if error.errno == errno.EPIPE:  # as",
+          "        if False:  # as"),),
+        "unread_is_failed",
+    ),
+    Fault(
+        "a watch goes on when nobody reads it any more",
+        "tests/test_commands.py::test_what_is_done_has_not_failed_because_nobody_reads_it",
+        (("mirror_core/cli/seeing.py", "        while _show_once(settings, as_json=as_json):\n",
+          "        while _show_once(settings, as_json=as_json) or True:\n"),),
+        "watched_by_nobody",
+    ),
 )  # fmt: skip
