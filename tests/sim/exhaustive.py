@@ -5,9 +5,11 @@ of a disk or file is a point), then one or two crashes, each at a point, of one 
 by kill or power loss with nothing, all or some of what was not flushed surviving.  The first
 crash goes over every point
 
-    plain       of about two cycles
+    plain       of the start of both sites and of two cycles
     commanded   of a promotion of the target, of an orderly stop of either site, from its command
                 on; that comes when there is an image
+
+and the last points say so if it was not all of that
     again       the second crash, over every point of the recovery from the first, only with power
                 losses that keep nothing or all
 
@@ -19,12 +21,13 @@ from __future__ import annotations
 from typing import Any
 
 from sim import clients
+from sim.sched import Violation
 from sim.shape import SECTOR, Shape
 from sim.world import World
 
-_POINTS = 110  # of the first crash: about two cycles
-_COMMAND_POINTS = 60  # after a command
-_IMAGE = 90  # turns until there is one
+_POINTS = 310  # of the first crash: the start takes a hundred, and each cycle
+_COMMAND_POINTS = 72  # after a command
+_IMAGE = 1000  # turns, at most, until there is one
 _AGAIN = 50  # of the second: the recovery
 _INTERLEAVINGS = 3
 _FIRST = (None, 0.0, 0.5, 1.0)  # killed; power lost, and how much of what was not flushed stays
@@ -72,10 +75,14 @@ class Small(World):
         self.east.boot()
         self.west.boot()
         if self.command_given:
-            self.turns(_IMAGE)
+            for _ in range(_IMAGE):
+                if self._hardened() < 1:
+                    self.turns(1)
             self._give_command()
-        for point, who, keep in self.crashes:
+        for i, (point, who, keep) in enumerate(self.crashes):
             self.turns(point)
+            if i == 0:
+                self._check_scope(point)
             for name in who:
                 self.crash(getattr(self, name), power=keep is not None, keep=keep or 0.0)
             self.boot_all()
@@ -90,3 +97,20 @@ class Small(World):
         else:
             assert self.west.life
             clients.promote(self, self.west.life, force=True)
+
+    def _hardened(self) -> int:
+        """The cycles that are whole in the target's data."""
+        life = self.west.life
+        return life.target.hardened if life and life.target else 0
+
+    def _check_scope(self, point: int) -> None:
+        """Violation: the last point of the first crash comes too soon."""
+        if self.command_given == "promote":
+            over = self.counts["promotions"] == 1
+        elif self.command_given:
+            over = self.counts["orderly stops"] == 1
+        else:
+            over = self._hardened() >= 2
+        last = _COMMAND_POINTS if self.command_given else _POINTS
+        if point == last - 1 and not over:
+            raise Violation(f"{self.command_given or 'two cycles'}: not over at the last point")
