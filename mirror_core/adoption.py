@@ -172,8 +172,7 @@ def _record(config: SiteConfig, found: _Found, *, platform: Platform) -> None:
     """LedgerError, StoreError: as before, unless the text says otherwise."""
     one, book, place, effect = found.one, found.book, found.place, found.look.effect
     record = next(v for v in book.volumes if v.name == place.volume)
-    if one.cached_here:
-        one.flush()
+    one.flush()
     store = one.stopped(record.size, counts=place.counts)
     fresh = (
         replace(record, data=store) if place.part == "data" else replace(record, intermediate=store)

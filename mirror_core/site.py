@@ -264,9 +264,7 @@ class Site:
             for (name, part), one in opened.items():
                 known = getattr(records[name], part)
                 counts = stores.place_of(self.config, current, name, part).counts
-                # Of what a server caches, too, a failure is to be known to the next start: the
-                # control flushes that.
-                if counts and one.cached_here and (current.clean or known.fingerprint):
+                if counts and (current.clean or known.fingerprint):
                     one.flush()
         except StoreError:
             for one in opened.values():

@@ -176,7 +176,7 @@ class Opened:
         return StoreRecord(it.kind, it.name, fingerprint, it.lasting, instance)
 
     def flush(self) -> None:
-        """What was put there, by whomever, is on the disk, if it is no server's;
+        """What was put there, by whomever, is on the disk, where this machine's kernel caches it;
         what a server caches, the first cycle flushes.  StoreError: it may not be.  The kernel tells
         that once, and takes what it has in memory for what is on the disk then: so the core drops
         that, or whoever tries again would be answered that all is well."""

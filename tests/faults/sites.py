@@ -879,15 +879,9 @@ FAULTS = (
     Fault(
         "what was put back while a site was stopped is only in a cache (I9)",
         "tests/test_identity.py::test_what_a_site_starts_on_is_on_the_disk",
-        (("mirror_core/site.py",
-          "if counts and one.cached_here and (current.clean or known.fingerprint):", "if False:"),),
+        (("mirror_core/site.py", "if counts and (current.clean or known.fingerprint):",
+          "if False:"),),
         "put_back_in_a_cache",
-    ),
-    Fault(
-        "a flush that failed before the seed's counts for nothing, where a server shows it still",
-        "simulate:20000",
-        (("mirror_core/site.py", "if counts and one.cached_here and (", "if counts and ("),),
-        "flushed_before_the_seed",
     ),
     Fault(
         "a second seed counts for what the first one was compared with",
