@@ -259,11 +259,18 @@ class Site:
     ) -> None:
         """After an orderly stop somebody may have put a store back, also if another one was adopted
         since, from which on the site counts as killed.  StoreError: what a disk has lost then may
-        be another's, too, whose cache shows it still."""
+        be another's, too, whose cache shows it still.
+
+        Of a target without an image the data may be a seed, or holes, which are flushed once the
+        ledger says that they are in doubt meanwhile (`_begin`): not before, or who starts it again
+        would be told that all is well.  Without a history its intermediate, which may stand on the
+        same disk, holds nothing that counts."""
         try:
             for (name, part), one in opened.items():
                 known = getattr(records[name], part)
                 counts = stores.place_of(self.config, current, name, part).counts
+                if current.role == "target" and not current.whole:
+                    counts = part == "intermediate" and current.lineage is not None
                 if counts and (current.clean or known.fingerprint):
                     one.flush()
         except StoreError:

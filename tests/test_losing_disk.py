@@ -203,6 +203,37 @@ def test_what_one_store_hears_of_a_disk_all_hear_that_stand_on_it(
 
 
 @needs_loops
+def test_a_seed_that_a_device_has_refused_is_given_up(pair: Handmade, scratch: Path) -> None:
+    """The device of a target says once, to its first start, that it could not flush the copy that
+    is the seed, and shows it still: that start is refused, and the next one has everything sent."""
+    disk = LosingDisk(scratch / "disk", scratch / "space")
+    device = LosingDevice(disk, BLOCKS * BLOCK)
+    pair.size, pair.stores["west", "data"] = BLOCKS * BLOCK, device.path
+    data = random.Random(4).randbytes(pair.size)
+    try:
+        pair.create()
+        pair.run("seed", str(pair.toml("west")))
+        pair.start("east")
+        with pair.client() as client:
+            client.write(0, data)
+        disk.fill()
+        with open(device.path, "r+b", buffering=0) as copy:
+            copy.write(data)
+            device.take()
+        with pytest.raises(CommandFailed, match="the seed cannot be flushed, and is given up"):
+            pair.start("west")
+        disk.empty()
+        pair.start("west")
+        direct.sync(pair)
+        pair.stop("east", "west")
+        assert device.shown(pair.size) == data
+    finally:
+        pair.kill()
+        device.close()
+        disk.close()
+
+
+@needs_loops
 @pytest.mark.parametrize("restarted", [False, True])
 @pytest.mark.parametrize("durably", [False, True])
 def test_what_a_device_has_lost_is_not_copied_from_its_cache(

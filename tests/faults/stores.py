@@ -893,6 +893,14 @@ FAULTS = (
         "REFUSED_COUNTS_LATER",
     ),
     Fault(
+        "a seed is flushed at a start before it is in doubt (I9)",
+        "tests/test_losing_disk.py::test_a_seed_that_a_device_has_refused_is_given_up",
+        (("mirror_core/site.py",
+          '                if current.role == "target" and not current.whole:\n',
+          "                if False:\n"),),
+        "seed_flushed_too_soon",
+    ),
+    Fault(
         "one of a device's lasting identities is enough (I7)",
         "tests/test_identity.py::test_judge",
         (("mirror_core/identity.py", "if all(before[k] == now[k] for k in shared)",
