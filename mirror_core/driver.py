@@ -235,7 +235,7 @@ class Driver:
         with self.changed:
             self.stopping = True
             self.changed.notify_all()
-        self._copier.hang_up(errno.ESHUTDOWN)
+        self._copier.leave()
         self._pulse.stop()
 
     def join(self, timeout_s: float) -> bool:
@@ -348,7 +348,7 @@ class Driver:
             self._book.update(coarse=True)  # so that only what differs is sent
             self._mark_everything(data_only=False)
         self._owing = False
-        self._connect()
+        self._session.connect()
         self._set_connected(welcome)
 
     def _greet(self, resumes: int = 0, stable: int = 0) -> protocol.Welcome:
@@ -368,12 +368,6 @@ class Driver:
             self.changed.notify_all()
         self._session.remember(welcome)
         return welcome
-
-    def _connect(self) -> None:
-        """PeerError; MirrorError: our own intermediate."""
-        self._session.connect()
-        if self.stopping:  # the lanes lead to the target again since it was hung up
-            self._copier.hang_up(errno.ESHUTDOWN)
 
     def _retry_later(self) -> None:
         """Not before a while, which grows as long as sessions do not last."""
@@ -443,7 +437,7 @@ class Driver:
         try:
             welcome = self._greet(sequence, self._stable.done)
             committed = self._go_on_with(sequence, welcome)
-            self._connect()
+            self._session.connect()
             if committed:
                 self._copier.all_sent()
         except PeerError as error:

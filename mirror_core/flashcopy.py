@@ -84,10 +84,10 @@ class Flashcopy:
             raise
         self._parted = False
 
-    def hang_up(self, code: int) -> None:
-        """Sink 1 is lost (any thread)."""
+    def leave(self) -> None:
+        """Sink 1 is lost for good, and is linked to no more (any thread)."""
         for member in self.members:
-            member.native.lose_second(code)
+            member.native.leave_second()
 
     def part(self, code: int) -> None:
         """Sink 1 is lost: end what is under way there, and copy on to sink 0 alone.  CopyError:

@@ -352,6 +352,10 @@ class Volume:
     def lose_second(self, code: int) -> None:
         _lib.fm_volume_lose_second(self._handle, -abs(code))
 
+    def leave_second(self) -> None:
+        """For good: a link to it, also one that is being made, fails with ESHUTDOWN."""
+        _lib.fm_volume_leave_second(self._handle)
+
     def part(self, lanes: int) -> None:
         """The second sink is lost: copy on to the first.  OSError: that cannot be opened."""
         _check(_lib.fm_volume_part(self._handle, lanes), "link")

@@ -11,6 +11,8 @@ Left out: when, and how often (driver.py).  Belongs to the control's thread.
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 from collections.abc import Callable, Generator
 
 from mirror_core import flashcopy, native, peer, protocol, recovery, timeouts
@@ -60,6 +62,7 @@ class Session:
         ending: Callable[[], bool],
     ) -> None:
         self._config, self._book, self._copier = config, book, copier
+        self._ending = ending
         self._platform, self._link = platform, peer.Link(config, platform, ending)
         self._stores: list[native.Store] = []
         self.number = 0
@@ -142,9 +145,12 @@ class Session:
             )  # fmt: skip
 
     def connect(self) -> None:
-        """PeerError; MirrorError: our own intermediate."""
+        """PeerError, with ESHUTDOWN between two connections if this site is to stop; MirrorError:
+        our own intermediate."""
         try:
             for member in self._copier.members:
+                if self._ending():
+                    raise PeerError(os.strerror(errno.ESHUTDOWN), errno.ESHUTDOWN)
                 store = self._link.intermediate(member.name, self.number)
                 try:
                     self._stores.append(store)

@@ -56,9 +56,9 @@ def look_s(link_timeout: float) -> float:
 
 def farewell_s() -> float:
     """A source that is told to stop has left its target within this time, whatever that does: a
-    freeze or a slice goes on, then no answer comes, or no connection comes about, and then none
-    for the lanes.  Its own stores' time comes on top."""
-    return limits.FREEZE_MOST_S + limits.SLICE_S + limits.FAREWELL_S + 2 * limits.CONNECT_S
+    freeze or a slice goes on, then no answer comes, or a connection does not come about, after
+    which none is begun (native/link.c).  Its own stores' time comes on top."""
+    return limits.FREEZE_MOST_S + limits.SLICE_S + limits.FAREWELL_S + limits.CONNECT_S
 
 
 def opened_s() -> float:

@@ -8,6 +8,7 @@
 #include "wait.h"
 
 #include <assert.h>
+#include <errno.h>
 
 static void
 close_all (struct fm_lane *l)
@@ -65,6 +66,19 @@ replace (struct fm_volume *v, struct fm_lane *prio, struct fm_lane *bulk, struct
     close_all (gone[i]);
 }
 
+/* One more, unless it would lead to a sink 1 that is left: each connection takes its time, and who
+ * stops waits for the one under way, not for all. */
+static struct fm_lane *
+open_one (struct fm_volume *v, struct fm_store *second, unsigned nslots, struct fm_port *kept,
+          int *rc)
+{
+  if (!second || !atomic_load (&v->leaves))
+    return fm_lane_open (v, second, nslots, kept, rc);
+  atomic_store (&v->closed_part, 1);
+  *rc = -ESHUTDOWN;
+  return NULL;
+}
+
 /* The lanes to sink 0 and, if given, `second`, in place of those there are. */
 static int
 open_lanes (struct fm_volume *v, struct fm_store *second, unsigned nprio)
@@ -72,9 +86,9 @@ open_lanes (struct fm_volume *v, struct fm_store *second, unsigned nprio)
   assert (nprio > 0 && nprio <= FM_PRIO_MAX);
   int rc = 0;
   struct fm_port *kept = v->bulk && !v->bulk->sink[0]->failed ? v->bulk->sink[0] : NULL;
-  struct fm_lane *prio = NULL, *bulk = fm_lane_open (v, second, FM_BULK_SLOTS, kept, &rc);
+  struct fm_lane *prio = NULL, *bulk = open_one (v, second, FM_BULK_SLOTS, kept, &rc);
   for (unsigned i = 0; rc == 0 && i < nprio; i++) {
-    struct fm_lane *l = fm_lane_open (v, second, 1, NULL, &rc);
+    struct fm_lane *l = open_one (v, second, 1, NULL, &rc);
     if (l) {
       l->next = prio;
       prio = l;
@@ -97,7 +111,10 @@ int
 fm_volume_link (struct fm_volume *v, struct fm_store *second, unsigned nprio)
 {
   assert (!v->bulk || (second && atomic_load (&v->second_lost)));
-  return open_lanes (v, second, nprio);
+  int rc = open_lanes (v, second, nprio);
+  if (rc == 0 && atomic_load (&v->leaves)) /* since the last lane */
+    fm_volume_lose_second (v, -ESHUTDOWN);
+  return rc;
 }
 
 int

@@ -351,6 +351,13 @@ fm_volume_lose_second (struct fm_volume *v, int rc)
 }
 
 void
+fm_volume_leave_second (struct fm_volume *v)
+{
+  atomic_store (&v->leaves, true); /* first: a link that is just made looks after it (link.c) */
+  fm_volume_lose_second (v, -ESHUTDOWN);
+}
+
+void
 fm_volume_forget_stable (struct fm_volume *v)
 {
   assert (atomic_load (&v->second_lost));

@@ -113,6 +113,7 @@ struct fm_volume {
   _Atomic int failed_part; /* of it: -1 front, else the sink's number */
   _Atomic int closed_part; /* the same, of the last lane that could not be opened */
   _Atomic int second_lost; /* 0, or the -errno by which sink 1 went: nobody waits for it */
+  _Atomic bool leaves;     /* this site is to stop: there is no sink 1 any more */
 
   pthread_mutex_t lock;  /* guards all below, to the blank line */
   pthread_cond_t moved;  /* a claim was dropped or a lane given back */
@@ -175,10 +176,13 @@ int fm_volume_mark_shared (struct fm_volume *v, int fd);
 void fm_volume_unshare (struct fm_volume *v); /* of fm_volume_free */
 
 /* Open the lanes to `first` and, if given, `second`; `nprio` for writers.  There may be lanes only
- * if the volume is parted: these take their place.  0 or -errno, of `closed_part`: as before. */
+ * if the volume is parted: these take their place.  0 or -errno, of `closed_part`: as before.
+ * -ESHUTDOWN, between two lanes to `second`: the volume leaves it. */
 int fm_volume_link (struct fm_volume *v, struct fm_store *second, unsigned nprio);
 /* Sink 1 is lost, with this -errno: from now on nobody waits for it, until the next link. */
 void fm_volume_lose_second (struct fm_volume *v, int rc);
+/* The same with -ESHUTDOWN, for good: no link leads there any more. */
+void fm_volume_leave_second (struct fm_volume *v);
 /* After that: end what is under way to sink 1.  What was sent and is not stable is unsent; no request
  * of the old link is answered any more.  0 or -errno of sink 0: as before. */
 int fm_volume_part (struct fm_volume *v, unsigned nprio);

@@ -65,7 +65,7 @@ def unnoted(server: Server) -> None:
         return native.Store.nbd(server.uri, 5.0)
 
     session: Any = object.__new__(Session)
-    session._stores, session.number = Full(), 1
+    session._stores, session.number, session._ending = Full(), 1, lambda: False
     session._copier = SimpleNamespace(members=[SimpleNamespace(name="disk")])
     session._link = SimpleNamespace(intermediate=intermediate)
     session.connect()

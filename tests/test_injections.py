@@ -41,6 +41,7 @@ SPARED = {
     "Volume": {
         "lose_front": _NO_WAY_TO_FAIL,
         "lose_second": _TAKES_BACK,
+        "leave_second": _TAKES_BACK,
         "abandon": _TAKES_BACK,
         "fail": _TAKES_BACK,
         "mark_shared": _TAKES_BACK,

@@ -517,9 +517,22 @@ FAULTS = (
         "a source that ends waits for its target as long as ever",
         "tests/test_ends.py::test_a_stop_does_not_wait_for_a_silent_target",
         (("mirror_core/driver.py", "            self.changed.notify_all()\n"
-          "        self._copier.hang_up(errno.ESHUTDOWN)\n",
+          "        self._copier.leave()\n",
           "            self.changed.notify_all()\n"),),
         "ends_patiently",
+    ),
+    Fault(
+        "a source that is to stop goes on opening the intermediates of its target",
+        "tests/test_ends.py::test_a_stop_waits_for_one_connection_of_a_session_at_most",
+        (("mirror_core/session.py", "                if self._ending():\n",
+          "                if False:\n"),),
+        "opens_on_at_a_stop",
+    ),
+    Fault(
+        "a source that is to stop goes on opening lanes to its target",
+        "tests/test_ends.py::test_a_stop_waits_for_one_connection_of_a_session_at_most",
+        (("native/link.c", "  if (!second || !atomic_load (&v->leaves))\n", "  if (true)\n"),),
+        "links_on_at_a_stop",
     ),
     Fault(
         "a commit without a flush of the intermediate (I3)",
