@@ -237,7 +237,8 @@ class _Failed(Exception):
 def _ask(life: Incarnation, **record: Any) -> dict[str, Any]:
     assert life.site
     began = lib.sim_clock_ns
-    said = control.answer(life.site, protocol.encode(record), LOCAL)
+    request = protocol.encode(record, life.site.config.protocol)
+    said = control.answer(life.site, request, LOCAL)
     if life.promoters < 2:  # one of two may wait for all turns of the other: no lock is fair
         life.machine.world.took(life, f"answer to {record['op']}", began, ANSWER_S)
     answer = protocol.decode(said)[0]

@@ -53,6 +53,7 @@ class Shape:
     local: float = 0.0  # the chance that of a file only the own kernel keeps a cache (below.py)
     known: bool = True  # which process that server is (a Unix socket's), not one over TCP
     exposure: bool = True  # its figure is judged (tells.py)
+    older: float = 0.0  # the chance that a life speaks the older protocol at most
     sampled: int = 16  # of a store's first sectors, for its fingerprint
 
     @classmethod
@@ -97,6 +98,7 @@ class Shape:
             known=rng.random() < 0.6,
             sampled=rng.choice((16, 16, 1)),
             local=rng.choice((0.0, 1.0, 1.0)),
+            older=rng.choice((0.0, 0.0, 0.3, 1.0)),
         )
 
     def set_limits(self) -> None:

@@ -27,6 +27,7 @@ from mirror_core import (
     ledger,
     mapfile,
     native,
+    protocol,
     resync,
     site,
     stores,
@@ -249,6 +250,7 @@ class Machine:
                     lib.sim_disk_ours(disk)
 
     def config_for(self) -> SimConfig:
+        is_older = self.world.shape.older and current().random.random() < self.world.shape.older
         volumes = tuple(
             config.VolumeConfig(v, f"{v}/data", f"{v}/intermediate") for v in self.sizes
         )
@@ -257,6 +259,7 @@ class Machine:
             _PATHS["state"], None, volumes,
             preserve=self.world.shape.preserve, block_size=self.world.block,
             intent_region=REGION, on_link_loss=self.world.shape.on_link_loss,
+            protocol=protocol.OLDEST if is_older else protocol.VERSION,
         )  # fmt: skip
 
     def create(self, role: ledger.Role, *, seeded: bool = False, lineage: str = "1" * 32) -> None:

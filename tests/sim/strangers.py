@@ -200,7 +200,9 @@ class Stranger:
     def _is_as_the_first(book: ledger.Ledger, asked: protocol.Record) -> bool:
         """It asks with the words of the real source, which is let in if the other one is away."""
         ours = book.lineage is not None and asked.get("lineage") == book.lineage.id
-        return ours and book.source_run in asked.get("runs", ())
+        # Who speaks the older protocol tells no run, and who has met nobody else knows none.
+        runs = asked.get("runs", (book.source_run,))
+        return ours and (not book.source_run or book.source_run in runs)
 
     @staticmethod
     def _is_heard(target: Target) -> bool:
