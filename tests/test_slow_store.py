@@ -110,7 +110,12 @@ class Writer:
 
 @pytest.mark.parametrize(
     ("delay", "size"),
-    [("2ms", 64 * MIB), ("50ms", 32 * MIB), *([("1000ms", 4 * MIB)] if SOAK > 1 else [])],
+    [
+        ("2ms", 64 * MIB),
+        ("50ms", 32 * MIB),
+        ("250ms", 16 * MIB),
+        *([("1000ms", 4 * MIB)] if SOAK > 1 else []),
+    ],
 )
 def test_comparing_gets_on_however_long_a_read_takes(
     scratch: Path, handmade: Handmade, delay: str, size: int
