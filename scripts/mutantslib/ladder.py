@@ -256,8 +256,11 @@ class Runner:
     def _fuzz(self, bench: Bench, name: str, limit: float) -> str | None:
         words = ["make", "-s", "-C", "native", "fuzz", f"FUZZERS={name}"]
         done = bench.run([*words, f"FUZZ_SECONDS={_FUZZ_S}"], limit)
-        # By an input, not for a build that failed.
-        return "an input" if "Test unit written to" in done.output else None
+        if "Test unit written to" in done.output:
+            return "an input"
+        if not re.search(r"^\d+ passed, \d+ failed", done.output, re.MULTILINE):
+            raise NotBuilt(done.output[-2000:])  # such as without clang, which says nothing
+        return None
 
     def _pytest(self, bench: Bench, what: str, limit: float) -> str | None:
         words = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
