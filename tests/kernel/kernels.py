@@ -11,12 +11,16 @@ started.
 
 FLASHMIRROR_KERNEL names the one that all tests here boot which do not ask for each.
 
+On a processor with AMX user-mode Linux starts no program without wide_registers.c, which is
+compiled beside them and preloaded.
+
 Left out: the other Debian's programs; the guest has this machine's.
 """
 
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import re
 import shutil
@@ -45,6 +49,20 @@ class Kernel:
 
 
 OWN = Kernel("this machine's", Path("/usr/bin/linux.uml"), Path("/") / _MODULES)
+
+
+@functools.cache
+def for_this_processor() -> Mapping[str, str]:
+    """What a kernel's environment needs besides."""
+    if " amx_tile" not in Path("/proc/cpuinfo").read_text():
+        return {}
+    source, made = Path(__file__).with_name("wide_registers.c"), _BUILD / "wide_registers.so"
+    _BUILD.mkdir(parents=True, exist_ok=True)
+    fresh = made.with_suffix(f".{os.getpid()}")  # another test's process may be making it
+    words = ["gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o"]
+    subprocess.run([*words, str(fresh), str(source)], check=True)
+    fresh.rename(made)
+    return {"LD_PRELOAD": str(made)}
 
 
 def all_kernels() -> list[str]:

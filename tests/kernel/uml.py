@@ -41,7 +41,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernels import OWN, Kernel, usual
+from kernels import OWN, Kernel, for_this_processor, usual
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PACKAGES = {str(OWN.program): "user-mode-linux", "modprobe": "kmod"}  # program: its package
@@ -315,7 +315,7 @@ def _boot(
             stdout=subprocess.PIPE,
             stderr=log,
             cwd=kernel.folder,
-            env={**os.environ, **kernel.environment},
+            env={**os.environ, **for_this_processor(), **kernel.environment},
             pass_fds=fds,
             start_new_session=True,  # or it makes a group of its own, which nobody would know
             text=True,
