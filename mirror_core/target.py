@@ -878,7 +878,10 @@ class Target:
             written = flashcopy.bitmap_of(member.native, native.NEXT)
             maps[f"{member.name}/written"] = written | self._owed[member.name]
         self._book.update(maps=maps, doubtful_sent=self._has_lost())
-        self.second.log.put_in_place()  # not before: the ledger says by now what it has said
+        try:
+            self.second.log.put_in_place()  # not before: the ledger says by now what it has said
+        except OSError as error:
+            self._journal.say(f"{self.second.log.path}: {error.strerror}: it may not be there")
         self.second.log.close()
         self._written.close()
         return flushed

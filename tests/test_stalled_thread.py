@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from handmade import Handmade
 from pyroaring import BitMap64
 
@@ -200,8 +201,10 @@ def test_a_stop_that_comes_while_lanes_are_opened_is_not_forgotten(handmade: Han
     one._session.open = lambda *_: welcome  # type: ignore[method-assign]
     one._session.connect = connect  # type: ignore[method-assign]
     try:
-        one._resume(1)
-        assert copier.stats()["disk"].second_lost == -errno.ESHUTDOWN
+        with pytest.raises(flashcopy.CopyError) as failed:
+            one._resume(1)
+        assert failed.value.code == errno.ESHUTDOWN
+        assert copier.stats()["disk"].second_lost, "no write waits for it"
     finally:
         copier.unlink()
         second.close()

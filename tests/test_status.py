@@ -260,10 +260,10 @@ def alone(make_pair: MakePair) -> Pair:
 def test_a_target_says_what_it_cannot_do_until_it_can_do_that(alone: Pair) -> None:
     """A commit that its state folder refuses is no less of a trouble when another record, in a
     file that is open, was good; and a source that makes a pause then is not gone."""
-    (fresh := alone.folder / "west" / "state" / "ledger.new").mkdir()
     book = direct.hello(alone, 5)
     cycle: dict[str, Any] = {"sequence": book["begun"] + 1, "token": "c" * 32}
     direct.ask(alone, {**book, "begun": cycle["sequence"], "begun_token": "c" * 32}, "west")
+    (fresh := alone.folder / "west" / "state" / "ledger.new").mkdir()
     commit = {"op": "commit", "session": 5, "lineage": book["lineage"], **cycle}
     stable = {"op": "stable", "session": 5, "serial": 1, **cycle}
 

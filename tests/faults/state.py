@@ -337,7 +337,8 @@ FAULTS = (
     Fault(
         "a stop in order leaves a target without its log of hardenings",
         "tests/test_lost_ledger.py::test_a_target_says_what_was_taken_of_its_state_and_a_stop_writes_it",
-        (("mirror_core/target.py", "        self.second.log.put_in_place()", "        pass"),),
+        (("mirror_core/target.py", "            self.second.log.put_in_place()",
+          "            pass"),),
         "log_stays_away",
     ),
     Fault(

@@ -31,7 +31,7 @@ from sim.world import World
 WHAT: tuple[tuple[type, str], ...] = (
     (simos.SimPlatform, "monotonic time uptime sleep uniform random_bits token spawn exists names "
                         "read open close pwrite ftruncate fsync fdatasync rename unlink flock "
-                        "file_store boot_id control_channel peer_store write_log"),
+                        "file_store boot_id control_channel peer_store write_log leads_to"),
     (native.Store, "reserve flush read gather gather_all extents close"),
     (native.Intent, "heat_all runs close"),
     (native.Volume, "set_first flush_front link part forget_stable all_sent unlink copy "
