@@ -320,7 +320,8 @@ class Driver:
     def _say_refused(self, error: Refused) -> None:
         """What the target holds is in doubt first, for the next process too: it may never answer
         again.  If that cannot be recorded, it can when it is refused again."""
-        self.unsure = True
+        with self.changed:
+            self.unsure = True
         if not self._book.current.unsure:
             try:
                 self._book.update(unsure=True)

@@ -234,12 +234,9 @@ class Target:
         mine = self._book.current
         run = hello.run or mine.source_run
         silence = min(hello.silence, timeouts.silence_s(limits.LINK_TIMEOUT_MAX_S))
-        if anew:
-            self._book.update(
-                lineage=Lineage(hello.lineage), source_run=run, source_silence=silence
-            )
-        elif (run, silence) != (mine.source_run, mine.source_silence):
-            self._book.update(source_run=run, source_silence=silence)
+        lineage = Lineage(hello.lineage) if anew else mine.lineage
+        if anew or (run, silence) != (mine.source_run, mine.source_silence):
+            self._book.update(lineage=lineage, source_run=run, source_silence=silence)
 
     def _refuse_twice(self, session: int) -> None:
         """A handshake that came again, or late, would put an end to the session that runs, or

@@ -17,8 +17,8 @@
 struct fm_late {
   struct nbd_handle *connection; /* NULL: it has ended, ... */
   uint64_t until_ns;             /* ... and its server may be silent for so long */
-  uint64_t opened_ns;
-  bool is_cut; /* it has ended, and a write has had no answer */
+  uint64_t opened_ns; /* of its port */
+  bool is_cut;        /* it has ended, and a write has had no answer */
   uint64_t probed_ns; /* since then no probe was answered; 0: the last one was */
   struct fm_late *next;
 };
@@ -62,7 +62,7 @@ fm_late_add (struct fm_store *s, struct fm_late *late, struct nbd_handle *connec
 }
 
 void
-fm_late_is_cut (struct fm_late *late)
+fm_late_cut (struct fm_late *late)
 {
   late->is_cut = true;
 }

@@ -29,7 +29,7 @@ struct fm_late *fm_late_new (void);
 /* Both are the store's from now on.  NULL: the connection has ended.  `opened_ns`: of its port. */
 void fm_late_add (struct fm_store *s, struct fm_late *late, struct nbd_handle *connection, uint64_t opened_ns);
 /* A write of it got no answer, and its connection has ended. */
-void fm_late_is_cut (struct fm_late *late);
+void fm_late_cut (struct fm_late *late);
 /* The server has gone, and with it the writes of connections that had ended. */
 void fm_late_server_gone (struct fm_store *s);
 /* A machine that is gone says nothing: without a question its connection would stay for ever, if nothing in between

@@ -146,7 +146,7 @@ on_done (void *user, int *error)
   struct command *c = user;
   struct fm_op *op = c->op;
   if (c->late && *error == ENOTCONN)
-    fm_late_is_cut (c->late);
+    fm_late_cut (c->late);
   if (!op)
     return 1;
   if (op->kind == FM_READ && c->bytes && !*error)

@@ -381,6 +381,19 @@ write_two (void *arg)
   return NULL;
 }
 
+/* Such a server behind a relay, where something was written and flushed: over the first connection, and the second,
+ * which is the anchor. */
+static struct relay *
+flushed_over_a_way (_Atomic uint64_t *heard)
+{
+  serve_with_a_stall ();
+  struct relay *way = relay_open (&server, 0);
+  CHECK_EQ (fm_store_open_nbd (relay_uri (way), 2000 * FM_MS, &s, NULL, 0), 0);
+  CHECK_EQ (write_number (1, 1, 0), 0);
+  CHECK_EQ (fm_store_flush (s, heard), 0);
+  return way;
+}
+
 /* Something on the way ends the connection of such a write, and the server lives: it may do it for as long as it
  * may be silent, so until then nothing is written or flushed, and then each is told that something was lost. */
 static void
@@ -390,11 +403,7 @@ late_write_whose_connection_has_ended (void)
   uint64_t found;
   int rc;
   pthread_t t;
-  serve_with_a_stall ();
-  struct relay *way = relay_open (&server, 0);
-  CHECK_EQ (fm_store_open_nbd (relay_uri (way), 2000 * FM_MS, &s, NULL, 0), 0);
-  CHECK_EQ (write_number (1, 1, 0), 0); /* over the first connection; the second is the anchor */
-  CHECK_EQ (fm_store_flush (s, &one), 0);
+  struct relay *way = flushed_over_a_way (&one);
   CHECK_EQ (relay_connections (way), 2);
   close (open (stall, O_CREAT | O_WRONLY, 0600));
   pthread_create (&t, NULL, write_two, &rc);
@@ -473,11 +482,7 @@ static void
 late_write_whose_connection_ends_after_it (void)
 {
   _Atomic uint64_t one = 0;
-  serve_with_a_stall ();
-  struct relay *way = relay_open (&server, 0);
-  CHECK_EQ (fm_store_open_nbd (relay_uri (way), 2000 * FM_MS, &s, NULL, 0), 0);
-  CHECK_EQ (write_number (1, 1, 0), 0);
-  CHECK_EQ (fm_store_flush (s, &one), 0);
+  struct relay *way = flushed_over_a_way (&one);
   close (open (stall, O_CREAT | O_WRONLY, 0600));
   s->timeout_ns = 300 * FM_MS;
   CHECK_EQ (write_number (0, 2, 0), -ETIMEDOUT);
@@ -510,11 +515,7 @@ late_write_after_a_silent_anchor (void)
   uint64_t found;
   int rc, flushed;
   pthread_t writes, flushes;
-  serve_with_a_stall ();
-  struct relay *way = relay_open (&server, 0);
-  CHECK_EQ (fm_store_open_nbd (relay_uri (way), 2000 * FM_MS, &s, NULL, 0), 0);
-  CHECK_EQ (write_number (1, 1, 0), 0);
-  CHECK_EQ (fm_store_flush (s, &one), 0);
+  struct relay *way = flushed_over_a_way (&one);
   CHECK_EQ (write_number (1, 1, 0), 0);
   close (open (stall, O_CREAT | O_WRONLY, 0600));
   relay_silence (way, 1);
@@ -545,11 +546,7 @@ late_write_after_an_anchor_has_ended (void)
   uint64_t found;
   int rc;
   pthread_t t;
-  serve_with_a_stall ();
-  struct relay *way = relay_open (&server, 0);
-  CHECK_EQ (fm_store_open_nbd (relay_uri (way), 2000 * FM_MS, &s, NULL, 0), 0);
-  CHECK_EQ (write_number (1, 1, 0), 0);
-  CHECK_EQ (fm_store_flush (s, &one), 0);
+  struct relay *way = flushed_over_a_way (&one);
   for (unsigned i = 0; i < 2; i++)
     relay_cut (way, i);
   while (fm_store_has_anchor (s))
