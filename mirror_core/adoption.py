@@ -29,9 +29,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from mirror_core import (
+    age,
     durable,
     intent,
     lastrun,
@@ -77,9 +78,10 @@ class _Found:
     look: Look
 
 
-def look(config: SiteConfig, volume: str, part: str) -> Look:
-    """MirrorError: the site runs, or the store cannot be this one."""
-    with _locked(config, volume, part, HERE, stores.open_store) as found:
+def look(config: SiteConfig, volume: str, part: str, *, unchanged: bool = False) -> Look:
+    """`unchanged`: a person says that nothing was put there since the site was stopped.
+    MirrorError: the site runs, or the store cannot be this one."""
+    with _locked(config, volume, part, unchanged=unchanged) as found:
         return found.look
 
 
@@ -89,13 +91,16 @@ def adopt(
     part: str,
     agreed: Callable[[Look], bool],
     *,
+    unchanged: bool = False,
     platform: Platform = HERE,
     open_store: Callable[[str, float], stores.Opened] = stores.open_store,
 ) -> Look:
     """`agreed`: whether this is what the person has agreed to; the site and the store are locked
     meanwhile.  MirrorError: it is not, the site runs, or the store cannot be this one; nothing was
     changed, unless the text says otherwise."""
-    with _locked(config, volume, part, platform, open_store) as found:
+    with _locked(
+        config, volume, part, unchanged=unchanged, platform=platform, open_store=open_store
+    ) as found:
         if not agreed(found.look):
             raise MirrorError(
                 f"{found.look.where}: changed meanwhile: nothing was changed: give the command "
@@ -110,20 +115,26 @@ def _locked(
     config: SiteConfig,
     volume: str,
     part: str,
-    platform: Platform,
-    open_store: Callable[[str, float], stores.Opened],
+    *,
+    unchanged: bool,
+    platform: Platform = HERE,
+    open_store: Callable[[str, float], stores.Opened] = stores.open_store,
 ) -> Iterator[_Found]:
     process.refuse_running(config, "adopt")
     with contextlib.ExitStack() as undo:
         undo.callback(platform.close, lock_state(config, platform))
         book = lastrun.load(config.state, platform)
         check_ledger(config, book)
+        book = stores.in_this_boot(book, age.boot_of(platform))
         stores.refuse_twice(config)
         where = getattr(config.volume(volume), part)
         record = next(v for v in book.volumes if v.name == volume)
         one = open_store(where, config.link_timeout)
         undo.callback(one.store.close)
+        one.drop_cache()  # what counts is what its disk has
         place = stores.place_at_rest(config, book, volume, part, platform)
+        if unchanged:  # then no flush of it can have lost anything
+            place = replace(place, unflushed=frozenset(), flushing=frozenset())
         _refuse(one, book, record, place)
         yield _Found(one, book, place, _look(one, book, record, place))
 
@@ -172,7 +183,14 @@ def _record(config: SiteConfig, found: _Found, *, platform: Platform) -> None:
     """LedgerError, StoreError: as before, unless the text says otherwise."""
     one, book, place, effect = found.one, found.book, found.place, found.look.effect
     record = next(v for v in book.volumes if v.name == place.volume)
-    one.flush()
+
+    def save(**changes: Any) -> None:
+        nonlocal book
+        book = replace(book, **changes)
+        with _durably(config):
+            ledger.save(config.state, book, platform)
+
+    stores.flush_put_back([one], [], book, age.boot_of(platform), save)
     store = one.stopped(record.size, counts=place.counts)
     fresh = (
         replace(record, data=store) if place.part == "data" else replace(record, intermediate=store)
@@ -181,23 +199,28 @@ def _record(config: SiteConfig, found: _Found, *, platform: Platform) -> None:
         book, volumes=tuple(fresh if v.name == place.volume else v for v in book.volumes)
     )
     before, run = book.run, platform.token()
+    names = identities.names_of(one.identity)
+    unflushed, flushing = (
+        tuple(name for name in those if name not in names)
+        for those in (book.unflushed, book.flushing)
+    )
+    book = replace(book, unflushed=unflushed, flushing=flushing)
+    doubtful = one.is_one_of(place.unflushed | place.flushing)
+    if doubtful and place.part == "data":  # what is read may be a cache's
+        book = replace(book, doubtful_data=True)
     if effect == "compare":
         _make_logs(config, book, record, run, platform)
         book = replace(book, clean=False, run=run, maps={})
     elif effect == "give up":
         book = resync.give_up(book)
-    if place.part == "intermediate" and not one.cached_here:
+    if place.part == "intermediate" and (doubtful or not one.cached_here):
         book = replace(book, doubtful_before=True)  # its server may show what its disk has not
-    try:
+    with _durably(config):
         if effect == "keep" and place.part == "intermediate":
             _forget_stable(config, book, platform)
         if effect == "compare":
             server_instance.goes_on(config.state, book.site, before, run, platform)
         ledger.save(config.state, book, platform)
-    except OSError as error:
-        raise no_state(config, error) from error
-    except durable.Doubt as doubt:
-        raise LedgerError(f"{doubt}: fix that, and give the command again") from doubt
     try:
         one.set_mark(place.mark)
     except StoreError as error:
@@ -206,6 +229,17 @@ def _record(config: SiteConfig, found: _Found, *, platform: Platform) -> None:
             "command again",
             error.code,
         ) from error
+
+
+@contextlib.contextmanager
+def _durably(config: SiteConfig) -> Iterator[None]:
+    """LedgerError: what was to be made durable is not, or may not be."""
+    try:
+        yield
+    except OSError as error:
+        raise no_state(config, error) from error
+    except durable.Doubt as doubt:
+        raise LedgerError(f"{doubt}: fix that, and give the command again") from doubt
 
 
 def _forget_stable(config: SiteConfig, book: ledger.Ledger, platform: Platform) -> None:

@@ -90,6 +90,11 @@ def judge(known: Identity, found: Identity, *, marked: bool) -> Verdict:
     return Verdict.SAME if exact else Verdict.UNSURE
 
 
+def names_of(identity: Identity) -> set[str]:
+    """What it is called, in every way: of two stores with a name in common one may be the other."""
+    return {f"{identity.kind} {identity.name}", *identity.lasting}
+
+
 def of_server(uri: str) -> Identity:
     return Identity("nbd", uri)
 

@@ -43,7 +43,7 @@ from mirror_core.fields import (
 )
 from mirror_core.platform import HERE, Platform
 
-VERSION = 7
+VERSION = 8
 _MAGIC = "flashmirror-ledger"
 _RESTORE = (
     "put this very file back if it was moved; an older copy of it knows nothing of later cycles, "
@@ -116,6 +116,11 @@ class Ledger:
     source_silence: float = 0.0  # target: how long its source may be silent, as that has said
     unsure: bool = False  # source: its target was refused, and may not hold `committed`
     coarse: bool = False  # source: `next` may hold much that does not differ: it is compared
+    # Stores, as identity.names_of has them, in which a person may have put what is on no disk: a
+    # flush at a start or an adoption has failed; or it is under way, in that boot of the machine.
+    unflushed: tuple[str, ...] = ()
+    flushing: tuple[str, ...] = ()
+    flushing_boot: str = ""
     maps: dict[str, BitMap64] = field(default_factory=dict)  # "VOLUME/next" and so on
 
 
@@ -176,6 +181,9 @@ _LEDGER = Table(
     Field("source_silence", "source_silence", SECONDS, since=7, default=_MOST_SILENT),
     Field("target_unsure", "unsure", FLAG, since=7, default=True),
     Field("next_coarse", "coarse", FLAG, since=7, default=False),
+    Field("unflushed", "unflushed", several(TEXT, limits.UNFLUSHED_MAX), since=8, default=()),
+    Field("flushing", "flushing", several(TEXT, limits.UNFLUSHED_MAX), since=8, default=()),
+    Field("flushing_boot", "flushing_boot", TEXT, since=8, default=""),
 )
 
 # Version 1 had the names that its attributes had.
@@ -217,6 +225,9 @@ _LEDGER_1 = Table(
     Field("source_silence", "source_silence", SECONDS, since=7, default=_MOST_SILENT),
     Field("target_unsure", "unsure", FLAG, since=7, default=True),
     Field("next_coarse", "coarse", FLAG, since=7, default=False),
+    Field("unflushed", "unflushed", several(TEXT, limits.UNFLUSHED_MAX), since=8, default=()),
+    Field("flushing", "flushing", several(TEXT, limits.UNFLUSHED_MAX), since=8, default=()),
+    Field("flushing_boot", "flushing_boot", TEXT, since=8, default=""),
 )
 _TABLES = {1: _LEDGER_1, **{version: _LEDGER for version in range(2, VERSION + 1)}}
 

@@ -36,6 +36,7 @@ LINE_MAX = 1000  # characters of what a peer says that a person is shown
 CONTROL_TIMEOUT_S = 10.0  # how long a command waits for an answer
 
 RUNS_KNOWN = 1024  # of a source, since its target has answered it last
+UNFLUSHED_MAX = 4096  # names of stores that could not be flushed, the last ones
 SESSIONS_KNOWN = 1024  # the last ones, whose handshakes a target does not take again
 
 # --- comparing by checksums: what one request holds

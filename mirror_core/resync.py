@@ -40,6 +40,9 @@ def give_up(book: ledger.Ledger) -> ledger.Ledger:
     and a first cycle that leaves out what the data has writes little there."""
     wrote = book.role == "source" or book.whole
     sure = book.clean and not any(key.endswith("/pending") for key in book.maps)
+    lost = bool(
+        book.unflushed or book.flushing
+    )  # or not known to be flushed, of what a person had put there
     return replace(
         book,
         role="target",
@@ -56,9 +59,11 @@ def give_up(book: ledger.Ledger) -> ledger.Ledger:
         hardened=0,
         whole=False,
         seeded=False,
-        doubtful_data=book.doubtful_data or (wrote and not sure),
+        doubtful_data=book.doubtful_data or (wrote and not sure) or lost,
         doubtful_sent=False,
-        doubtful_before=book.doubtful_before or book.doubtful_sent or not book.clean,
+        doubtful_before=book.doubtful_before or book.doubtful_sent or not book.clean or lost,
+        unflushed=(),
+        flushing=(),
         maps={},
     )
 

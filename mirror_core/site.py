@@ -5,20 +5,22 @@
     start   the control thread runs (source: driver.py, target: target.py)
     stop    the thread is joined, the maps are in the ledger, the stores are flushed
 
-A failed open leaves nothing behind and has changed nothing.
+A failed open leaves nothing behind and has changed nothing, but that the ledger names the stores
+that could not be flushed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from pyroaring import BitMap64
 
 from mirror_core import (
+    age,
     below,
     durable,
     flashcopy,
@@ -112,6 +114,7 @@ class Site:
             undo.callback(platform.close, self._lock)
             current = lastrun.load(config.state, platform)
             check_ledger(config, current)
+            current = stores.in_this_boot(current, age.boot_of(platform))
             if current.role == "target" and not current.clean:
                 current = hardlog.recover(config.state, current, platform)
             self._coarse = current.coarse  # a source that knows what may differ, not what does
@@ -152,7 +155,13 @@ class Site:
                     undo.callback(one.store.close)
         stores.refuse_one_disk(opened.values())
         records = {record.name: record for record in current.volumes}
-        self._flush_what_counts(current, records, opened)
+        stores.flush_put_back(
+            self._put_back(current, records, opened),
+            opened.values(),
+            current,
+            age.boot_of(self.platform),
+            self.book.update,
+        )
         for (name, part), one in opened.items():
             place = stores.place_of(self.config, current, name, part)
             if place.counts:
@@ -251,33 +260,26 @@ class Site:
         """The volumes of a source that wait for theirs."""
         return {m.name for m in self.members if not m.native.has_first}
 
-    def _flush_what_counts(
+    def _put_back(
         self,
         current: ledger.Ledger,
         records: dict[str, ledger.VolumeRecord],
         opened: dict[tuple[str, str], stores.Opened],
-    ) -> None:
-        """After an orderly stop somebody may have put a store back, also if another one was adopted
-        since, from which on the site counts as killed.  StoreError: what a disk has lost then may
-        be another's, too, whose cache shows it still.
+    ) -> Iterator[stores.Opened]:
+        """Those that a person may have put back: after an orderly stop all that count, also if
+        another one was adopted since, from which on the site counts as killed.
 
         Of a target without an image the data may be a seed, or holes, which are flushed once the
         ledger says that they are in doubt meanwhile (`_begin`): not before, or who starts it again
         would be told that all is well.  Without a history its intermediate, which may stand on the
         same disk, holds nothing that counts."""
-        try:
-            for (name, part), one in opened.items():
-                known = getattr(records[name], part)
-                counts = stores.place_of(self.config, current, name, part).counts
-                if current.role == "target" and not current.whole:
-                    counts = part == "intermediate" and current.lineage is not None
-                if counts and (current.clean or known.fingerprint):
-                    one.flush()
-        except StoreError:
-            for one in opened.values():
-                with contextlib.suppress(OSError):
-                    one.drop_cache()
-            raise
+        for (name, part), one in opened.items():
+            known = getattr(records[name], part)
+            counts = stores.place_of(self.config, current, name, part).counts
+            if current.role == "target" and not current.whole:
+                counts = part == "intermediate" and current.lineage is not None
+            if counts and (current.clean or known.fingerprint):
+                yield one
 
     def _say_what_loses_together(self, undo: contextlib.ExitStack) -> None:
         folder = ("", "state")

@@ -21,7 +21,7 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from mirror_core import below, config, elsewhere, hardlog, limits, native
@@ -45,6 +45,8 @@ class Place:
     counts: bool = True  # what it holds does: not so for a source's intermediate
     image: int = 0  # the sequence of a target's image, part of which it holds; 0: there is none
     spare: bool = False  # of the image it is known that no byte is in it
+    unflushed: frozenset[str] = frozenset()  # names of stores (identity.py) whose flush has failed
+    flushing: frozenset[str] = frozenset()  # or has not ended: what a person put there may be lost
 
     @property
     def mark(self) -> str:
@@ -66,7 +68,14 @@ class Place:
         )
 
 
+UNCHANGED = " (was nothing put there? then adopt it with --unchanged, which keeps all)"
 SOURCE_LOST = "if the source is lost, do not: first copy the state folder and all stores elsewhere"
+
+
+def in_this_boot(book: Ledger, boot: str) -> Ledger:
+    """The same, without the flushes of another boot: no cache shows what they have lost, and a
+    power loss that came before them would have done no less."""
+    return book if book.flushing_boot == boot else replace(book, flushing=())
 
 
 def place_of(site: config.SiteConfig, book: Ledger, volume: str, part: str) -> Place:
@@ -82,7 +91,8 @@ def place_of(site: config.SiteConfig, book: Ledger, volume: str, part: str) -> P
         and not book.maps.get(f"{volume}/pending")
     )
     image = book.committed if has_image else 0
-    return Place(book.site, volume, part, str(site.path), counts, image, spare)
+    unflushed, flushing = (frozenset(f if counts else ()) for f in (book.unflushed, book.flushing))
+    return Place(book.site, volume, part, str(site.path), counts, image, spare, unflushed, flushing)
 
 
 def place_at_rest(
@@ -188,6 +198,10 @@ class Opened:
             raise StoreError(
                 f"{self.where}: {error.strerror}: look into that store", error.errno or errno.EIO
             ) from error
+
+    def is_one_of(self, names: frozenset[str]) -> bool:
+        """Or may be."""
+        return not names.isdisjoint(identities.names_of(self.identity))
 
     def drop_cache(self) -> None:
         """Of a process before this one a flush may have failed: what it has lost is not read any
@@ -389,6 +403,45 @@ def _lock(fd: int, where: str) -> None:
         time.sleep(limits.DEVICE_LOCK_S)
 
 
+def flush_put_back(
+    ones: Iterable[Opened],
+    beside: Iterable[Opened],
+    book: Ledger,
+    boot: str,
+    save: Callable[..., None],
+) -> None:
+    """What a person may have put into `ones` while the site was stopped is on their disks.
+
+    A failure is told once, perhaps to a process that is killed then, and whoever tries again in
+    this boot is told that all is well.  So the ledger says before (`save`, of what changes) that it
+    is not known of them, nor of the stores `beside`, which may stand on the same disk; until all
+    are flushed.  StoreError: one is not, and no fingerprint, which is of samples, counts any more.
+    LedgerError.
+    """
+    ones = [one for one in ones if one.store.kind != "nbd"]
+    if not ones:
+        return
+    doubted = [*ones, *(one for one in beside if one.store.kind != "nbd")]
+    names = {name for one in doubted for name in identities.names_of(one.identity)}
+    before = book.flushing if book.flushing_boot == boot else ()
+    save(flushing=tuple(sorted(names.union(before)))[-limits.UNFLUSHED_MAX :], flushing_boot=boot)
+    try:
+        for one in ones:
+            one.flush()
+    except StoreError as error:
+        for one in doubted:
+            with contextlib.suppress(OSError):
+                one.drop_cache()
+        unflushed = (*book.unflushed, *sorted(names.difference(book.unflushed)))
+        save(unflushed=unflushed[-limits.UNFLUSHED_MAX :], flushing=before)
+        raise StoreError(
+            f"{error}; what this flush has lost a later one does not tell: then adopt it "
+            "('flashmirror adopt'), or put the copy into another file or device",
+            error.code,
+        ) from error
+    save(flushing=before)
+
+
 def name_of(where: str) -> str:
     """What a running site calls a file or device of this machine, in its ledger.  OSError."""
     fd = os.open(where, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -450,7 +503,11 @@ def fits(opened: Opened, record: StoreRecord, place: Place, size: int) -> bool:
     of one in which no byte of the image is.  (Other bytes than were left there may tell that not
     the store went back, but the ledger, which then names the wrong blocks.)  StoreError."""
     known = record.fingerprint if opened.size >= size else None
-    if known is not None and known == opened.fingerprint(size):
+    if (
+        known is not None
+        and not opened.is_one_of(place.unflushed | place.flushing)
+        and known == opened.fingerprint(size)
+    ):
         return True
     return place.spare and opened.blank()
 
@@ -461,6 +518,16 @@ def refusal(opened: Opened, record: StoreRecord, place: Place, size: int) -> str
     verdict = identities.judge(known(record), opened.identity, marked=marked)
     if verdict is Verdict.OTHER:
         return f"not the store that was recorded ({known(record)}) but {opened.identity}"
+    if opened.is_one_of(place.unflushed):
+        return (
+            "a flush of what was put there while the site was stopped has failed, so its disk may "
+            f"lack some of it{UNCHANGED}"
+        )
+    if opened.is_one_of(place.flushing):
+        return (
+            "a start was killed while it flushed what was put there, and what that flush has lost, "
+            f"if it lost any, a later one does not tell{UNCHANGED}"
+        )
     if record.fingerprint:
         changed = opened.fingerprint(size) != record.fingerprint
         return "its content changed while the site was stopped" if changed else None

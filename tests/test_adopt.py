@@ -21,7 +21,6 @@ import direct
 import pytest
 from handmade import (
     Handmade,
-    contents,
     flashmirror,
     kill,
     nothing_changes,
@@ -358,9 +357,11 @@ def test_an_adoption_may_be_killed_anywhere(pair: Pair, site: str, part: str, ef
     else:
         replace_store(pair, site, part, os.urandom(SIZE))
     snapshot = Snapshot(pair, store(pair, site, part))
-    book = str(pair.folder / site / "state" / "ledger")
-    before = contents(pair.folder)[book]
-    taken = []
+
+    def recorded() -> tuple[ledger.VolumeRecord, ...]:
+        return ledger.load(pair.folder / site / "state").volumes
+
+    before, taken = recorded(), []
     for call in ("fdatasync", "fsync", "rename", "fsetxattr", "unlink"):
         for n in range(1, 20):
             words = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e",
@@ -370,7 +371,7 @@ def test_an_adoption_may_be_killed_anywhere(pair: Pair, site: str, part: str, ef
             if done.returncode == 0:
                 snapshot.put_back()
                 break  # there is no n-th call
-            taken.append(contents(pair.folder)[book] != before)
+            taken.append(recorded() != before)
             if taken[-1]:
                 mirrors(pair)
                 pair.stop()
@@ -381,6 +382,24 @@ def test_an_adoption_may_be_killed_anywhere(pair: Pair, site: str, part: str, ef
             pytest.fail(f"{call} without end")
     assert True in taken and False in taken
     assert adopt(pair, site, part)["effect"] == effect
+    mirrors(pair)
+
+
+@pytest.mark.parametrize(("site", "effect"), [("east", "compare"), ("west", "keep")])
+def test_a_flush_that_fails_at_a_start_costs_no_image_in_whose_place_nothing_was_put(
+    pair: Pair, site: str, effect: str
+) -> None:
+    """Each start is refused from then on, also when the flush is good again; a person says that
+    nothing was put there since the stop, and all stands."""
+    toml, where = str(pair.toml(site)), store(pair, site, "data")
+    words = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", str(where), "-e",
+             "inject=fdatasync:error=EIO:when=1", str(FLASHMIRROR), "start", toml]  # fmt: skip
+    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "a later one does not tell" in done.stderr, done.stderr
+    assert "then adopt it with --unchanged" in refused("start", toml)
+    for part in ("data",) if site == "east" else ("data", "intermediate"):
+        said = flashmirror("adopt", "--yes", "--json", "--unchanged", toml, "disk", part)
+        assert json.loads(said.stdout)["effect"] == effect
     mirrors(pair)
 
 

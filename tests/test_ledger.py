@@ -97,7 +97,7 @@ def sealed(payload: bytes, version: int = ledger.VERSION) -> bytes:
 
 def test_another_version_is_refused() -> None:
     """A ledger of a later program is refused by its version."""
-    assert "version '8'" in refused(sealed(GOOD.partition(b"\n")[2], version=8))
+    assert "version '9'" in refused(sealed(GOOD.partition(b"\n")[2], version=9))
 
 
 VERSION_1 = (
@@ -126,7 +126,7 @@ def test_a_ledger_of_the_first_version_is_read() -> None:
 
 def test_a_ledger_of_the_second_version_does_not_know_whether_reads_are_doubtful() -> None:
     """It has no word of that, so they are."""
-    later = ("reads_doubtful", "known_", *VERSION_7)
+    later = ("reads_doubtful", "known_", *SINCE_7)
     head = {key: value for key, value in HEAD.items() if not key.startswith(later)}
     payload = json.dumps(head).encode() + GOOD[-sum(HEAD["maps"].values()) - 1 :]
     book = ledger.decode(sealed(payload, version=2), "x")
@@ -138,7 +138,7 @@ def test_a_ledger_of_the_second_version_does_not_know_whether_reads_are_doubtful
 def test_a_ledger_of_the_sixth_version_says_what_is_safe() -> None:
     """Its source's target may have been refused, and its target's source be as patient as one can
     be; that `next` is coarse costs only the wire."""
-    head = {key: value for key, value in HEAD.items() if key not in VERSION_7}
+    head = {key: value for key, value in HEAD.items() if key not in SINCE_7}
     payload = json.dumps(head).encode() + GOOD[-sum(HEAD["maps"].values()) - 1 :]
     book = ledger.decode(sealed(payload, version=6), "x")
     most = timeouts.silence_s(limits.LINK_TIMEOUT_MAX_S)
@@ -147,17 +147,24 @@ def test_a_ledger_of_the_sixth_version_says_what_is_safe() -> None:
 
 
 def test_the_names_of_attributes_are_not_the_format() -> None:
-    """The keys of version 7 are these and none else: a renamed attribute cannot change them."""
+    """The keys of version 8 are these and none else: a renamed attribute cannot change them."""
     assert set(HEAD) == {
         "site", "name", "role", "lineage", "volumes", "begun", "begun_token", "committed",
         "committed_token", "consistency_point", "hardened", "has_image", "seeded", "paused",
         "clean_shutdown", "history_began", "run", "runs", "source_run", "reads_doubtful",
         "reads_doubtful_sent", "reads_doubtful_before", "known_boot", "known_uptime", "maps",
-        *VERSION_7,
+        *SINCE_7,
     }  # fmt: skip
 
 
-VERSION_7 = {"source_silence", "target_unsure", "next_coarse"}
+SINCE_7 = {
+    "source_silence",
+    "target_unsure",
+    "next_coarse",
+    "unflushed",
+    "flushing",
+    "flushing_boot",
+}
 HEAD = json.loads(GOOD.split(b"\n")[1])
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import random
 import subprocess
@@ -163,6 +164,15 @@ class LosingDevice:
             os.close(fd)
         return data
 
+    def punch(self, at: int, size: int) -> None:
+        """A hole, as where a store is restored into a thin volume."""
+        self.shown(1)
+        where = ["-o", str(at), "-l", str(size)]
+        subprocess.run(["fallocate", "-p", *where, str(self._file)], check=True)
+        os.sync()
+        subprocess.run(["fstrim", str(self._file.parent)], check=True)
+        assert self.shown(at + size)[at:] == bytes(size)
+
     def close(self) -> None:
         subprocess.run(["losetup", "-d", self.path], check=True)
 
@@ -224,6 +234,93 @@ def test_a_seed_that_a_device_has_refused_is_given_up(pair: Handmade, scratch: P
             pair.start("west")
         disk.empty()
         pair.start("west")
+        direct.sync(pair)
+        pair.stop("east", "west")
+        assert device.shown(pair.size) == data
+    finally:
+        pair.kill()
+        device.close()
+        disk.close()
+
+
+@needs_loops
+@pytest.mark.parametrize("site", ["west", "east"])
+def test_a_start_whose_flush_failed_is_followed_by_none_that_trusts_the_store(
+    pair: Handmade, scratch: Path, site: str
+) -> None:
+    """A person puts the bytes of a data store back, of which a flush loses some where no sample of
+    the fingerprint looks.  The device tells the first start; the next one, to whose flush it says
+    that all is well, is refused until the store is adopted, and then both sites hold the same."""
+    disk = LosingDisk(scratch / "disk", scratch / "space")
+    pair.size = 4 * MIB
+    device = LosingDevice(disk, pair.size)
+    subprocess.run(["losetup", "--direct-io=on", device.path], check=True)
+    pair.stores[site, "data"] = device.path
+    data = random.Random(4).randbytes(pair.size)
+    try:
+        pair.create()
+        pair.start()
+        with pair.client() as client:
+            client.write(0, data)
+        direct.sync(pair)
+        pair.stop("east", "west")
+        device.punch(1028 * 1024, 56 * 1024)
+        disk.fill()
+        with open(device.path, "r+b", buffering=0) as copy:
+            copy.write(data)
+            with pytest.raises(CommandFailed, match="this flush has lost a later one does not"):
+                pair.start(site)
+        disk.empty()
+        with pytest.raises(CommandFailed, match=r"a flush of what was put there .* has failed"):
+            pair.start(site)
+        pair.run("adopt", "--yes", str(pair.toml(site)), "disk", "data")
+        pair.start("west", "east")
+        direct.sync(pair)
+        pair.stop("east", "west")
+        other = pair.image("west" if site == "east" else "east").read_bytes()
+        assert device.shown(pair.size) == other
+        assert site == "east" or other == data
+    finally:
+        pair.kill()
+        device.close()
+        disk.close()
+
+
+@needs_loops
+@pytest.mark.parametrize("seeded", [False, True], ids=["image", "seed"])
+def test_an_adoption_whose_flush_failed_is_followed_by_none_that_trusts_the_store(
+    pair: Handmade, scratch: Path, seeded: bool
+) -> None:
+    """A copy of a target's data on another device, whose flush fails in the first adoption and not
+    in the second, is no image any more, and no seed: everything is sent."""
+    disk = LosingDisk(scratch / "disk", scratch / "space")
+    pair.size = BLOCKS * BLOCK
+    device = LosingDevice(disk, pair.size)
+    data = random.Random(4).randbytes(pair.size)
+    try:
+        pair.create()
+        pair.start(*(["east"] if seeded else []))
+        with pair.client() as client:
+            client.write(0, data)
+        if not seeded:
+            direct.sync(pair)
+            pair.stop("east", "west")
+        before, toml = pair.store("west", "data"), pair.toml("west")
+        pair.stores["west", "data"] = device.path
+        toml.write_text(toml.read_text().replace(before, device.path))
+        disk.fill()
+        with open(device.path, "r+b", buffering=0) as copy:
+            copy.write(data)
+            device.take()
+        adopt = ("adopt", "--yes", "--json", str(toml), "disk", "data")
+        with pytest.raises(CommandFailed, match="what this flush has lost a later one does not"):
+            pair.run(*adopt)
+        disk.empty()
+        assert json.loads(pair.run(*adopt))["effect"] == ("record" if seeded else "give up")
+        if seeded:
+            with pytest.raises(CommandFailed, match="start the site without a seed"):
+                pair.run("seed", str(toml))
+        pair.start("west", *([] if seeded else ["east"]))
         direct.sync(pair)
         pair.stop("east", "west")
         assert device.shown(pair.size) == data

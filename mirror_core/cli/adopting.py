@@ -17,8 +17,14 @@ from mirror_core.errors import MirrorError
 @click.argument("volume")
 @click.argument("part", type=click.Choice(["data", "intermediate"]))
 @click.option("--yes", is_flag=True, help="Do not ask: a person has looked at the store.")
+@click.option(
+    "--unchanged",
+    is_flag=True,
+    help="Nothing was put there since the site was stopped: a flush "
+    "that failed at a start has lost nothing.",
+)
 @json_option
-def adopt(site: str, volume: str, part: str, yes: bool, as_json: bool) -> None:
+def adopt(site: str, volume: str, part: str, *, yes: bool, unchanged: bool, as_json: bool) -> None:
     """Record the store that is there now as a stopped site's store.
 
     For a store that got another identity (restored, moved, renumbered).  Of a source's data
@@ -28,8 +34,10 @@ def adopt(site: str, volume: str, part: str, yes: bool, as_json: bool) -> None:
     settings = load_site(site)
     one_volume(settings, volume)
 
-    seen = None if yes else _ask(adoption.look(settings, volume, part))
-    look = adoption.adopt(settings, volume, part, lambda found: yes or found == seen)
+    seen = None if yes else _ask(adoption.look(settings, volume, part, unchanged=unchanged))
+    look = adoption.adopt(
+        settings, volume, part, lambda found: yes or found == seen, unchanged=unchanged
+    )
     show(asdict(look), as_json, lambda: f"{look.site}: {look.where} is {part} of {volume}; "
          f"{_then(look)}")  # fmt: skip
 

@@ -853,7 +853,7 @@ FAULTS = (
         "what was lost before a history is found equal in it (I9)",
         "tests/test_lost_flush.py::test_what_was_lost_before_a_history_is_not_found_equal",
         (("mirror_core/resync.py",
-          "book.doubtful_before or book.doubtful_sent or not book.clean",
+          "book.doubtful_before or book.doubtful_sent or not book.clean or lost",
           "book.doubtful_before"),),
         "trusts_before_its_history",
     ),

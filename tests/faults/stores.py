@@ -867,7 +867,7 @@ FAULTS = (
         "a server that was adopted has lost nothing before (I9)",
         "tests/test_doubt.py::test_a_server_that_was_adopted_is_in_doubt",
         (("mirror_core/adoption.py",
-          'if place.part == "intermediate" and not one.cached_here:', "if False:"),),
+          'if place.part == "intermediate" and (doubtful or not one.cached_here):', "if False:"),),
         "adopted_without_doubt",
     ),
     Fault(
@@ -888,16 +888,42 @@ FAULTS = (
         "what a disk has refused counts at the second start, which reads a cache (I9)",
         "tests/test_identity.py::test_what_a_disk_has_refused_never_counts",
         (("native/store_file.c", "  if (rc < 0)\n    file_forget (s);\n", ""),
-         ("mirror_core/site.py", "                    one.drop_cache()\n            raise\n",
-          "                    pass\n            raise\n")),
+         ("mirror_core/stores.py", "                one.drop_cache()\n        unflushed =",
+          "                pass\n        unflushed ="),
+         ("mirror_core/stores.py", "if opened.is_one_of(place.unflushed):", "if False:")),
         "REFUSED_COUNTS_LATER",
+    ),
+    Fault(
+        "what a start or an adoption could not flush is flushed by the next one (I9)",
+        "tests/test_losing_disk.py::"
+        "test_a_start_whose_flush_failed_is_followed_by_none_that_trusts_the_store "
+        "tests/test_losing_disk.py::"
+        "test_an_adoption_whose_flush_failed_is_followed_by_none_that_trusts_the_store "
+        "simulate:2000:restores,run_on,promote",
+        (("mirror_core/stores.py", "unflushed=unflushed[-limits.UNFLUSHED_MAX :], ", ""),),
+        "flushed_at_the_second_start",
+    ),
+    Fault(
+        "the bytes of a store that could not be flushed count if they are as they were left (I9)",
+        "tests/test_losing_disk.py::test_an_adoption_whose_flush_failed_is_followed_by_none_that_trusts_the_store",
+        (("mirror_core/stores.py", "and not opened.is_one_of(place.unflushed | place.flushing)",
+          ""),
+         ("mirror_core/stores.py", "if opened.is_one_of(place.unflushed):", "if False:")),
+        "unflushed_bytes_count",
+    ),
+    Fault(
+        "a copy that could not be flushed is a seed once it is adopted (I9)",
+        "tests/test_losing_disk.py::test_an_adoption_whose_flush_failed_is_followed_by_none_that_trusts_the_store",
+        (("mirror_core/adoption.py", "        book = replace(book, doubtful_data=True)\n",
+          "        pass\n"),),
+        "unflushed_copy_is_a_seed",
     ),
     Fault(
         "a seed is flushed at a start before it is in doubt (I9)",
         "tests/test_losing_disk.py::test_a_seed_that_a_device_has_refused_is_given_up",
         (("mirror_core/site.py",
-          '                if current.role == "target" and not current.whole:\n',
-          "                if False:\n"),),
+          '            if current.role == "target" and not current.whole:\n',
+          "            if False:\n"),),
         "seed_flushed_too_soon",
     ),
     Fault(

@@ -4,6 +4,8 @@
                power loss would leave
     put back   parts of it (state, data, intermediate, or all) when the machine is down, after
                cycles that it does not hold
+    restore    what a target's store holds, after it was away, is copied there again, and its flush,
+               which is the start's, may fail
     clone      a second machine that begins as the copy: of a source, both serve clients; of a
                target, the link leads now to one and now to the other
 
@@ -28,6 +30,7 @@ from typing import TYPE_CHECKING
 from mirror_core import ledger, limits
 from sim import person
 from sim.content import Content, Image, Point
+from sim.core import lib
 from sim.shape import SECTOR
 from sim.simos import SimFs
 from sim.sites import PARTS, Machine
@@ -42,6 +45,7 @@ STATES = (
     "two copies of a source", "two copies of a target", "went back twice",
     "went back, and is not noticed", "went back, and was refused",
     "went back, and its store was refused", "went back, and went on",
+    "what was put back is refused by its disk",
 )  # fmt: skip
 
 
@@ -221,6 +225,44 @@ class Copies:
         self.world.scheduler.trace("*** which is not noticed: a person gives its image up")
         person.give_up(self.world, machine)
         self.trouble.until(lambda: machine.life is None, 300, 5)
+
+    def restores(self) -> None:
+        """A store of a target that was stopped in order was lost, and a person has put what it held
+        there again: it is on the disk when the start has flushed it, and who starts it once more
+        after a failure is told that all is well."""
+        machine = self.trouble.target()
+        if machine is None or not self.is_whole(machine) or self.world.clones:
+            return
+        self.trouble.stop(machine)
+        book = machine.book_on_disk(machine.fs)
+        if machine.life or not book.clean or not book.whole:
+            return
+        part = self.random.choice(PARTS)
+        volumes = [v for v in machine.sizes if (v, part) not in machine.served]
+        if not volumes:  # who puts something behind a server flushes it
+            return
+        for volume, held in zip(machine.sizes, machine.images(part), strict=True):
+            if volume in volumes:
+                disk = machine.disks[volume, part]
+                lib.sim_disk_reset(disk, self.random.randbytes(len(held)))
+                lib.sim_disk_fill(disk, held)
+        self.world.scheduler.trace(f"*** {machine.name}: its {part} is copied there again")
+        machine.lost_copy, machine.unjudged = True, _committed(book)
+        if self.world.disk_errors and self.random.random() < 0.8:
+            self.world.fail_to_flush(machine, self.random.choice(volumes), part)
+        self._starts(machine)
+        if machine.life and machine.life.refused:
+            self.world.reach("what was put back is refused by its disk")
+            self.world.crash(machine, power=False, keep=0.0)
+            machine.heal()
+            self._starts(machine)
+        self.look_on(machine)
+
+    def _starts(self, machine: Machine) -> None:
+        self.world.boot_all()
+        self.trouble.until(
+            lambda: bool(machine.life and (machine.life.up or machine.life.refused)), 1000, 5
+        )
 
     # ---- copies that live
 

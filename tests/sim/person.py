@@ -6,8 +6,8 @@
     mend     a file of the state folder that is gone, or older, is put back, or its image given up
 
 `adopt` and `resync` only in a world in which somebody put something back, or copied it, or in which
-a seed lost something before the site that found out could know the store: otherwise the site that
-needs them never becomes equal to the other, which is a violation.
+what a person put there may be lost before the site that finds out could know the store: otherwise
+the site that needs them never becomes equal to the other, which is a violation.
 """
 
 from __future__ import annotations
@@ -112,19 +112,24 @@ def mend(world: World, machine: Machine) -> bool:
 def adopt(world: World, machine: Machine) -> bool:
     """It does not start because a store is not as it left it."""
     life = machine.life
-    asked = re.search(r"'flashmirror adopt \S+ (\w+) (\w+)'", str(life and life.refused))
+    reason = str(life and life.refused)
+    asked = re.search(r"'flashmirror adopt \S+ (\w+) (\w+)'", reason)
     if not asked:
         return False
+    touched = machine.went_back or machine.lost_copy
+    unchanged = "--unchanged" in reason and not touched
     if machine.went_back:
         world.reach("went back, and its store was refused")
-    elif machine.lost_seed or lib.sim_disk_faded(machine.disks[asked[1], asked[2]]):
+    elif machine.lost_copy or lib.sim_disk_faded(machine.disks[asked[1], asked[2]]):
         world.counts["stores refused that a cache had shown otherwise"] += 1
+    elif unchanged:
+        world.counts["stores that nobody had changed, and could not be flushed"] += 1
     else:
         return False
-    world.scheduler.trace(f"*** a person reads: {life and life.refused}")
+    world.scheduler.trace(f"*** a person reads: {reason}")
     world.crash(machine, power=False, keep=0.0)
-    if machine.content is None:
+    if machine.content is None and not unchanged:
         assert machine.follows
         machine.follows.give_up()
-    machine.adopt(asked[1], asked[2])
+    machine.adopt(asked[1], asked[2], unchanged=unchanged)
     return True

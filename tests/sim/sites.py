@@ -228,7 +228,9 @@ class Machine:
         self.away = False  # its intermediates cannot be opened
         self.went_back = False  # something of it was put back to an older copy, or it is one
         self.forgot_servers = False  # what it knew of its stores' servers was lost, or made older
-        self.lost_seed = False  # a flush of it failed before the site had ever started
+        self.lost_copy = (
+            False  # a flush, at a start, of what a person had put there may have failed
+        )
         self.is_mixed = False  # its state went back without its data, and it does not know
         self.unjudged = NO_POINT  # an image that is a mixture, and known to be (copies.py)
         self.stood: Stood | None = None  # what a person can put back, while it has not been up
@@ -454,13 +456,13 @@ class Machine:
 
         self._begin("resync", work)
 
-    def adopt(self, *stores_of: str) -> None:
+    def adopt(self, *stores_of: str, unchanged: bool = False) -> None:
         """As `flashmirror adopt --yes` of a volume and a part, and perhaps of more."""
 
         def work(life: Incarnation) -> None:
             for volume, part in zip(stores_of[::2], stores_of[1::2], strict=True):
                 look = adoption.adopt(
-                    self.config_for(), volume, part, lambda _: True,
+                    self.config_for(), volume, part, lambda _: True, unchanged=unchanged,
                     platform=simos.SimPlatform(self, life),
                     open_store=functools.partial(self._open_store, life),
                 )  # fmt: skip

@@ -49,6 +49,7 @@ class Trouble:
             (2, self._at_commit), (4, self._link), (2, self._promote), (2, self._resync),
             (2, self._slow), (3, self._drain), (1, self._pause), (5, self._waits),
             (2, self._failback), (7, of_copies.goes_back), (2, of_copies.clone),
+            (3, of_copies.restores),
             (4, of_files.lost_files), (7, of_files.old_files),
             (4, self._second_source),
         ]  # fmt: skip

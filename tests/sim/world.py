@@ -104,7 +104,7 @@ class World:
             zeroes = tuple(bytes(size) for size in self.west.sizes.values())
             self.west.fill("data", zeroes, flushed=False)
             if self.disk_errors and of_zeroes.random() < 0.5:
-                self._fail_to_flush(of_zeroes.choice([*self.west.sizes]))
+                self.fail_to_flush(self.west, of_zeroes.choice([*self.west.sizes]), "data")
         if self.shape.seeded:
             images = tuple(
                 b"differs" + image[7:] if rng.random() < 0.7 else image
@@ -113,15 +113,15 @@ class World:
             flushed = rng.random() < 0.5
             self.west.fill("data", images, flushed=flushed)
             if not flushed and self.disk_errors:
-                self._fail_to_flush(rng.choice([*self.west.sizes]))
+                self.fail_to_flush(self.west, rng.choice([*self.west.sizes]), "data")
 
-    def _fail_to_flush(self, volume: str) -> None:
-        """Whoever flushes the target's data first loses some of it."""
-        disk = self.west.disks[volume, "data"]
+    def fail_to_flush(self, machine: Machine, volume: str, part: str) -> None:
+        """Whoever flushes that store of a target first loses some of what a person put there."""
+        disk = machine.disks[volume, part]
         loss = lib.SIM_LOSE_LATER if self.shape.later else lib.SIM_LOSE_NOW
         lib.sim_disk_lose(disk, loss)
         lib.sim_disk_fail(disk, 1 << lib.FM_FLUSH, 1, -errno.EIO)
-        self.west.lost_seed = True
+        machine.lost_copy = True
 
     @property
     def machines(self) -> tuple[Machine, ...]:
