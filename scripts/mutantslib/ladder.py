@@ -194,8 +194,9 @@ class Runner:
 
     def __init__(self, workshop: Workshop) -> None:
         self.workshop = workshop
-        self._lock = threading.Lock()  # one trial on the base at a time
+        self._lock = threading.Lock()  # guards _trials
         self._took: dict[str, float] = {}  # on the base
+        self._trials: dict[str, threading.Lock] = {}  # of each check, one trial at a time
 
     def catches(self, check: Check, bench: Bench, files: tuple[str, ...]) -> str | None:
         """What the check says against a mutant of these files; None: nothing.  NotBuilt."""
@@ -213,6 +214,8 @@ class Runner:
                 rate = self._trial(Check("simulate", few)) / _STAND_FOR_ALL
                 return rate * (int(last) - int(first) + 1)
         with self._lock:
+            trial = self._trials.setdefault(check.name, threading.Lock())
+        with trial:
             if check.name not in self._took:
                 began = time.monotonic()
                 words = self._run(check, self.workshop.base, (), _BASE_S)
