@@ -3,6 +3,7 @@
     where(URI)   what is left of a server's URI when its spelling is an accident no more
     refuse(fd)   a file or device that is under a loop device, or that somebody has locked
     lock(fd)     it is ours: who comes later and asks as QEMU does is kept out
+    holder(fd)   the process that has a lock on it which is an open file's
 
 flock(2) and O_EXCL (stores.py) keep out other sites, mounted devices, device-mapper and md.  Other
 servers lock in their own way (QEMU: fcntl(2), some bytes), and a loop device not at all.
@@ -191,19 +192,25 @@ def _locker(fd: int) -> str | None:
         return None
     if kind == fcntl.F_UNLCK:
         return None
-    pid = pid if pid > 0 else _who_locks(fd)  # of an open file, not of a process: nothing tells
+    pid = pid if pid > 0 else holder(fd, "OFDLCK")  # of an open file, not of a process
     if not pid:
         return "another process"
     return f"process {pid} ({printable(text(Path(f'/proc/{pid}/comm')))})"
 
 
-def _who_locks(fd: int) -> int | None:
-    """None: it is not to be seen from here."""
-    ours = os.fstat(fd)
-    for one in Path("/proc").glob("[0-9]*/fd/*"):
+def holder(fd: int, kind: str) -> int | None:
+    """The process that has a lock of this kind on what is open here: FLOCK, or OFDLCK, of an open
+    file (proc_pid_fdinfo(5)).  None: it is not to be seen from here.  Nothing that others have open
+    is looked at itself: its server may hang, and is no matter of ours."""
+    mount = below.mount_of(fd, below.mounts_of())
+    if not mount:
+        return None
+    major, minor = map(int, mount.number.split(":"))
+    file = f"{major:02x}:{minor:02x}:{os.fstat(fd).st_ino}"
+    held = re.compile(rf"^lock:.* {kind} .* {file} ", re.MULTILINE)
+    for process in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):  # it has ended since, or is somebody else's
-            if not os.path.samestat(one.stat(), ours):
-                continue
-            if " OFDLCK " in text(one.parents[1] / "fdinfo" / one.name):
-                return int(one.parts[2])
+            folder = Path("/proc", process, "fdinfo")
+            if any(held.search(text(folder / name)) for name in os.listdir(folder)):
+                return int(process)
     return None

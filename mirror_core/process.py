@@ -33,6 +33,7 @@ from typing import IO, Any, NoReturn
 from mirror_core import (
     config,
     connections,
+    elsewhere,
     identity,
     lastrun,
     launch,
@@ -163,7 +164,9 @@ def _has_lock(site: config.SiteConfig, pid: int | None) -> bool:
     with contextlib.suppress(OSError):  # it has ended, or is somebody else's
         for fd in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(FileNotFoundError):  # closed since
-                if os.path.samestat(fd.stat(), lock.lstat()):
+                # What is called otherwise is not looked at: its server may hang.
+                named = os.readlink(fd).removesuffix(" (deleted)").endswith("/lock")
+                if named and os.path.samestat(fd.stat(), lock.lstat()):
                     return True
     return False
 
@@ -406,31 +409,20 @@ def _take_turn(site: config.SiteConfig, fd: int) -> None:
             return
         except BlockingIOError as error:
             if time.monotonic() >= deadline:
-                raise _starts_already(site) from error
+                raise _starts_already(site, fd) from error
         time.sleep(0.02)  # flock(2) has no time-out
 
 
-def _starts_already(site: config.SiteConfig) -> MirrorError:
-    """The line for a start that keeps others waiting.  It may be ended: the site's process is no
-    part of it."""
-    pid = _locker(site.state)
+def _starts_already(site: config.SiteConfig, fd: int) -> MirrorError:
+    """The line for a start that keeps others waiting; `fd`: the state folder.  It may be ended: the
+    site's process is no part of it."""
+    pid = elsewhere.holder(fd, "FLOCK")
     what, end = (f"process {pid}", f"'kill -9 {pid}'") if pid else ("another process", "end it")
     return MirrorError(
         f"{site.name}: {what} starts it, and has not come to an end in {limits.START_TIMEOUT_S:g} "
         f"s (is it stopped?): if it stays so, {end}, then start the site again",
         errno.EBUSY,
     )
-
-
-def _locker(folder: Path) -> int | None:
-    """The process that has a lock on a folder (proc(5), fdinfo); None: it is not to be seen."""
-    for fd in Path("/proc").glob("[0-9]*/fd/*"):
-        with contextlib.suppress(OSError):  # it has ended since, or is somebody else's
-            if not os.path.samestat(fd.stat(), folder.stat()):
-                continue
-            if "FLOCK" in identity.text(fd.parents[1] / "fdinfo" / fd.name):
-                return int(fd.parts[2])
-    return None
 
 
 def _append(log: Path) -> IO[bytes]:

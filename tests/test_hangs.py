@@ -1,19 +1,24 @@
-"""A site whose process hangs: every command is back in its time, and says what to do."""
+"""A site whose process hangs, or a server of somebody else's files: every command is back in its
+time, and says what to do."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import fcntl
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import direct
 import pytest
-from handmade import record, refused
+from handmade import Handmade, east, flashmirror, record, refused
 from pair import MakePair, Pair
 
 from mirror_core import config, limits, process
@@ -111,6 +116,69 @@ def test_a_stop_signals_nobody_but_who_has_the_state(make_pair: MakePair) -> Non
         finally:
             stranger.kill()
     assert process.found(config.load(str(pair.toml("east")))) is None
+
+
+OPEN = """
+import fcntl, os, sys
+hung = os.open(sys.argv[1], os.O_PATH)
+own = os.open(sys.argv[2], os.O_RDWR if os.path.isfile(sys.argv[2]) else 0)
+eval(sys.argv[3])
+open("/proc/self/comm", "w").write(sys.argv[4])
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def beside_a_hung_server(folder: Path, own: Path, lock: str, name: str = "x") -> Iterator[int]:
+    """A process of this name that has a folder open of a file system whose server answers nothing;
+    and `own`, after that, which it locks.  FUSE without a server hangs as one whose server does."""
+    folder.mkdir()
+    device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    how = f"fd={device},rootmode=40000,user_id=0,group_id=0".encode()
+    libc, pipe = ctypes.CDLL(None, use_errno=True), subprocess.PIPE
+    assert libc.mount(b"hung", str(folder).encode(), b"fuse", 0, how) == 0, ctypes.get_errno()
+    try:
+        words = [sys.executable, "-c", OPEN, str(folder), str(own), lock, name]
+        with subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True) as other:
+            assert other.stdout and other.stdout.readline() == "open\n"
+            try:
+                yield other.pid
+            finally:
+                other.kill()
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        os.close(device)  # whoever waits there waits no more
+
+
+def test_a_hung_server_of_others_is_in_no_command_s_way(
+    handmade: Handmade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has locked a store, who keeps a start waiting and who has a site's state is looked for
+    among the open files of others, one of which may be on a server that hangs: that is not asked
+    for it."""
+    if os.geteuid() != 0 or not os.access("/dev/fuse", os.W_OK):
+        pytest.skip("needs root and /dev/fuse")
+    handmade.write("east")
+    path, hung = Path(handmade.store("east", "data")), handmade.folder / "hung"
+    whole = struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0)
+    lock = f"fcntl.fcntl(own, fcntl.F_OFD_SETLK, {whole!r})"
+    with beside_a_hung_server(hung, path, lock) as pid, bounded(10):
+        said = refused("create", east(handmade), "--role", "source")
+        assert f"{path}: in use by process {pid} (x): stop that first" in said
+    handmade.create("east")
+    settings = config.load(east(handmade))
+    hung.rmdir()
+    monkeypatch.setattr(limits, "START_TIMEOUT_S", 0.2)
+    flock = "fcntl.flock(own, 2)"
+    begun = pytest.raises(MirrorError, match=r"process \d+ starts it")
+    with beside_a_hung_server(hung, settings.state, flock), bounded(10), begun:
+        process.start(settings)
+    hung.rmdir()
+    has_state = settings.state / "lock"
+    with beside_a_hung_server(hung, has_state, flock, "nbdkit") as pid, bounded(10):
+        has_state.write_text(f"{pid}\n")
+        assert flashmirror("stop", east(handmade)).stdout == "east: stopped\n"
 
 
 def pid_namespace() -> tuple[str, ...]:

@@ -316,6 +316,20 @@ FAULTS = (
         "unknown_shares_nothing",
     ),
     Fault(
+        "whatever others have open is asked whether it is a store of ours",
+        "tests/test_hangs.py::test_a_hung_server_of_others_is_in_no_command_s_way",
+        (("mirror_core/elsewhere.py", "            if any(held.search(text(folder / name)) for",
+          "            if any(os.stat(folder / f\"../fd/{name}\") and "
+          "held.search(text(folder / name)) for"),),
+        "asks_what_others_have",
+    ),
+    Fault(
+        "whatever a process has open is asked whether it is a site's lock",
+        "tests/test_hangs.py::test_a_hung_server_of_others_is_in_no_command_s_way",
+        (("mirror_core/process.py", "if named and os.path.samestat(", "if os.path.samestat("),),
+        "asks_what_a_site_has",
+    ),
+    Fault(
         "QEMU may open the image of a running site",
         "tests/test_elsewhere.py::test_who_comes_later_and_locks_as_qemu_does_is_kept_out",
         (("mirror_core/stores.py", "        elsewhere.lock(fd, where)\n", ""),),
