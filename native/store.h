@@ -133,7 +133,8 @@ struct fm_store {
   bool fenced;
   int fd;         /* file */
   bool knows_holes; /* store_file.c; this, too: */
-  bool tells_of_others; /* a write that fails may be told of what others have written before */
+  bool tells_of_others; /* a write that fails may be told of what others have written before; */
+  bool full_tells_of_others; /* ... also one that finds no space */
   unsigned below; /* what it stands on; this and the next two lines: below.h */
   bool hurries;
   struct fm_store *beside;

@@ -105,11 +105,17 @@ file_zero (int fd, uint64_t n, uint64_t at, unsigned flags)
   return rc;
 }
 
+static bool
+is_full (int rc)
+{
+  return rc == -ENOSPC || rc == -EDQUOT || rc == -EFBIG;
+}
+
 /* NFS tells whoever writes next that it could not keep what others had written, and nobody after that. */
 static int
 file_wrote (struct fm_store *s, int rc)
 {
-  if (rc < 0 && s->tells_of_others)
+  if (rc < 0 && (is_full (rc) ? s->full_tells_of_others : s->tells_of_others))
     fm_store_lose (s);
   return rc;
 }
@@ -183,6 +189,26 @@ knows_holes (int fd)
   return false;
 }
 
+/* Whether a file system finds space for a write before it takes it, and so has none for that write alone: those
+ * of this machine.  An overlay asks its upper one, which NFS cannot be.  One that is not known may ask a server. */
+static bool
+finds_space_first (int fd)
+{
+  struct statfs fs;
+  if (fstatfs (fd, &fs) < 0)
+    return false;
+  switch ((unsigned long)fs.f_type & UINT32_MAX) {
+  case OVERLAYFS_SUPER_MAGIC:
+  case F2FS_SUPER_MAGIC:
+  case MSDOS_SUPER_MAGIC:
+  case EXFAT_SUPER_MAGIC:
+  case 0x2fc12fc1: /* ZFS */
+  case 0xca451a4e: /* bcachefs */
+    return true;
+  }
+  return false;
+}
+
 static bool
 is_device (int fd)
 {
@@ -246,6 +272,7 @@ fm_store_open_file (int fd, uint64_t size, struct fm_store **out)
   s->fd = fd;
   s->knows_holes = knows_holes (fd);
   s->tells_of_others = !s->knows_holes && !is_device (fd);
+  s->full_tells_of_others = s->tells_of_others && !finds_space_first (fd);
   *out = s;
   return 0;
 }

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from handmade import (
     state_of,
     until_state,
 )
-from nbd_client import NbdClient
+from nbd_client import NbdClient, NbdError
 
 SIZE = 4 * MIB
 Disk = MountedDisk | ServedDisk
@@ -103,3 +104,32 @@ def image(pair: Handmade, disk: Disk, site: str) -> bytes:
     served = pair.store(site, "data").startswith("nbd")
     path = disk.folder / "served.img" if served else Path(pair.store(site, "data"))
     return path.read_bytes()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs mount(2)")
+def test_a_full_disk_is_an_error_for_who_wrote_alone(scratch: Path) -> None:
+    """Also on a file system that is asked for no holes, such as a container's overlay: a client
+    that overwrites what it has flushes it, whoever else finds no space."""
+    top, merged = scratch / "disk", scratch / "merged"
+    disk = MountedDisk(top, 6 * MIB)
+    for folder in (top / "lower", top / "upper", top / "work", merged):
+        folder.mkdir()
+    layers = f"lowerdir={top}/lower,upperdir={top}/upper,workdir={top}/work"
+    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", layers, merged], check=True)
+    pair = Handmade(scratch / "pair", 2 * SIZE)
+    pair.stores["east", "data"] = str(merged / "data")
+    try:
+        pair.create("east")
+        pair.start("east")
+        with pair.client() as one, pair.client() as other:
+            one.write(0, b"a" * MIB)
+            one.flush()
+            disk.fill()
+            one.write(0, b"b" * MIB)
+            with pytest.raises(NbdError, match="Errno 28"):
+                other.write(SIZE, b"c" * MIB)
+            one.flush()
+    finally:
+        pair.kill()
+        subprocess.run(["umount", "--lazy", merged], check=True)
+        disk.close()

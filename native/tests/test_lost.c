@@ -635,22 +635,31 @@ fill_file (void)
   close (full);
 }
 
-/* Of some file systems such a failure may be another's: what that one wrote, and was told that it is good, is gone,
- * and no flush says so.  A disk's own is that write's alone. */
+/* Of some file systems a failure may be another's: what that one wrote, and was told that it is good, is gone, and
+ * no flush says so.  A disk's own is that write's alone; and so is that there is no space, where that is
+ * found before a write is taken. */
 static void
-full_file_tells_of_others (void)
+failed_write_tells_of_others (void)
 {
-  for (int others = 0; others < 2; others++) {
+  for (int of = 0; of < 6; of++) {
+    bool any = of / 2 > 0, full = of / 2 > 1, space = of % 2;
     s = lab_file_store (1 << 20, &file);
     _Atomic uint64_t one = 0;
-    CHECK (!s->tells_of_others);
-    s->tells_of_others = others;
+    CHECK (!s->tells_of_others && !s->full_tells_of_others);
+    s->tells_of_others = any, s->full_tells_of_others = full;
     CHECK_EQ (write_at (0, 0), 0);
-    fill_file ();
-    CHECK_EQ (write_at (1, 0), -ENOSPC);
-    CHECK (dup2 (file, s->fd) == s->fd);
-    CHECK_EQ (fm_store_losses (s), (uint64_t)others);
-    CHECK_EQ (fm_store_flush (s, &one), others ? -EIO : 0);
+    if (space) {
+      break_file ();
+      CHECK_EQ (write_at (1, 0), -ESPIPE);
+      mend_file ();
+    } else {
+      fill_file ();
+      CHECK_EQ (write_at (1, 0), -ENOSPC);
+      CHECK (dup2 (file, s->fd) == s->fd);
+    }
+    bool lost = space ? any : full;
+    CHECK_EQ (fm_store_losses (s), (uint64_t)lost);
+    CHECK_EQ (fm_store_flush (s, &one), lost ? -EIO : 0);
     CHECK_EQ (fm_store_flush (s, &one), 0);
     fm_store_close (s);
     close (file);
@@ -1097,7 +1106,7 @@ main (void)
   RUN (late_write_after_an_anchor_has_ended);
   RUN (no_late_write_of_a_server_that_is_gone);
   RUN (file_tells_all);
-  RUN (full_file_tells_of_others);
+  RUN (failed_write_tells_of_others);
   RUN (fua_hears_for_all_of_a_device);
   RUN (fua_tells_for_all);
   RUN (failed_write_is_flushed);

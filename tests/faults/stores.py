@@ -306,8 +306,22 @@ FAULTS = (
     Fault(
         "what NFS tells to the next one who writes concerns him alone",
         "native:lost",
-        (("native/store_file.c", "if (rc < 0 && s->tells_of_others)", "if (false)"),),
+        (("native/store_file.c", "if (rc < 0 && (is_full (rc)",
+          "if (false && (is_full (rc)"),),
         "FULL_FOR_HIM_ALONE",
+    ),
+    Fault(
+        "of every file system that is asked for no holes a full disk is an error for all",
+        "tests/test_full_disk.py::test_a_full_disk_is_an_error_for_who_wrote_alone",
+        (("native/store_file.c", "s->tells_of_others && !finds_space_first (fd)",
+          "s->tells_of_others"),),
+        "FULL_FOR_ALL",
+    ),
+    Fault(
+        "where space is found first, a failed write of another kind is its own, too",
+        "native:lost",
+        (("native/store_file.c", "(is_full (rc) ? s->full_tells_of_others : s->tells_of_others)",
+          "s->full_tells_of_others"),),
     ),
     Fault(
         "a device of which /sys says nothing shares a disk with nobody",
