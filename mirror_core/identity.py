@@ -95,6 +95,16 @@ def names_of(identity: Identity) -> set[str]:
     return {f"{identity.kind} {identity.name}", *identity.lasting}
 
 
+def overlap(one: Identity, other: Identity) -> bool:
+    """Whether two devices are one disk by two ways, or one is a partition of what the other is."""
+    return judge(one, other, marked=False) is Verdict.SAME or any(
+        part.startswith(f"{whole}#")
+        for a, b in ((one, other), (other, one))
+        for whole in a.lasting
+        for part in b.lasting
+    )
+
+
 def of_server(uri: str) -> Identity:
     return Identity("nbd", uri)
 

@@ -283,14 +283,14 @@ def refuse_twice(site: config.SiteConfig) -> None:
 
 
 def refuse_one_disk(opened: Iterable[Opened]) -> None:
-    """Refuse two devices that are one disk by two ways, as of a SAN without multipath: what is
-    written by one is not in the cache of the other.  StoreError."""
+    """Refuse two devices that are one disk by two ways, or a disk and a partition of it, as of a
+    SAN without multipath: what is written by one is not in the cache of the other.  StoreError."""
     seen: list[Opened] = []
     for one in opened:
         for other in seen if one.identity.kind == "device" else ():
-            if identities.judge(other.identity, one.identity, marked=False) is Verdict.SAME:
+            if identities.overlap(other.identity, one.identity):
                 raise StoreError(
-                    f"{one.where}: {' '.join(one.identity.lasting)}, as {other.where} says, too: "
+                    f"{one.where}: {' '.join(one.identity.lasting)}, of the disk of {other.where}: "
                     "one disk by two ways, of which each store needs its own; or, if they are two "
                     "disks that nothing tells apart, use a partition of each (GPT)"
                 )

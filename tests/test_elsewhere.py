@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import re
@@ -12,12 +13,13 @@ import stat
 import struct
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from handmade import Handmade, east, eventually, flashmirror, record, refused
-from loops import Loop, needs_loops
+from loops import Loop, gpt, needs_loops
 
 from mirror_core import apart, elsewhere, limits, stores
 from mirror_core.errors import StoreError
@@ -250,6 +252,31 @@ def test_one_disk_by_two_ways_is_refused(handmade: Handmade) -> None:
     finally:
         subprocess.run(["losetup", "--detach", other], check=True)
         one.close()
+
+
+@needs_loops
+def test_nor_is_a_disk_a_store_beside_a_partition_of_it(scratch: Path) -> None:
+    """By another way, which knows of no partitions: the one lies in the other."""
+    size = 4 << 20
+    disk = Loop(scratch / "disk", size)
+    disk.detach()
+    parts = [(2048, 4095, uuid.uuid4()), (4096, 6143, uuid.uuid4())]
+    for offset, data in gpt(size, parts).items():
+        disk.write(data, offset)
+    disk.attach()
+    words = ["losetup", "--find", "--show", str(disk.file)]
+    other = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    opened = [stores.open_store(name, 1.0) for name in [*disk.scan(), other]]
+    try:
+        stores.refuse_one_disk(opened[:2])
+        for one, two in itertools.permutations((opened[0], opened[2])):
+            with pytest.raises(StoreError, match="one disk by two ways"):
+                stores.refuse_one_disk([one, two])
+    finally:
+        for each in opened:
+            each.store.close()
+        subprocess.run(["losetup", "--detach", other], check=True)
+        disk.close()
 
 
 @needs_loops

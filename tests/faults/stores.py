@@ -352,8 +352,15 @@ FAULTS = (
     Fault(
         "one disk by two ways is two stores",
         "tests/test_elsewhere.py::test_one_disk_by_two_ways_is_refused",
-        (("mirror_core/stores.py", "marked=False) is Verdict.SAME:", "marked=False) is None:"),),
+        (("mirror_core/identity.py", "judge(one, other, marked=False) is Verdict.SAME or any(",
+          "any("),),
         "one_disk_twice",
+    ),
+    Fault(
+        "a disk is a store beside a partition of it, by another way",
+        "tests/test_elsewhere.py::test_nor_is_a_disk_a_store_beside_a_partition_of_it",
+        (("mirror_core/identity.py", 'part.startswith(f"{whole}#")', "False"),),
+        "disk_beside_its_partition",
     ),
     Fault(
         "another's file is flushed, though it shows data",
