@@ -108,6 +108,7 @@ class Site:
         self.is_ending = False  # nbdkit was told to end.  Guard: `_last`
         self._late = contextlib.ExitStack()  # closes the intermediates that were taken in later
         self._new: dict[tuple[str, str], str] = {}  # stores that are to be marked, and how
+        self._numbers: dict[tuple[str, str], int] = {}  # of what shares a disk
         self._undo = contextlib.ExitStack()
         with contextlib.ExitStack() as undo:
             self._lock = lock_state(config, platform) if held is None else held
@@ -209,6 +210,8 @@ class Site:
         one = self._open_one(record, "intermediate")
         try:
             stores.refuse_one_disk([*beside, one])
+            if number := self._numbers.get((record.name, "intermediate")):  # not yet at the start
+                one.store.stands_on(number)  # before it is flushed, as a blank one is
             place = stores.place_of(self.config, current, record.name, "intermediate")
             if stores.is_new(one, record.intermediate, place, record.size):
                 self._new[record.name, "intermediate"] = place.mark
@@ -235,8 +238,6 @@ class Site:
                     f"{error}: writes go on, and mirroring waits for it", error.code
                 ) from error
             try:
-                if number := self._numbers[member.name, "intermediate"]:
-                    one.store.stands_on(number)
                 one.store.unflushed()
                 self._opened[member.name, "intermediate"] = one
                 self._mark_new()

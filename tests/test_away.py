@@ -24,6 +24,7 @@ from test_hangs import bounded
 from mirror_core import config, limits, native, process, stores
 from mirror_core import site as site_
 from mirror_core.cli import checking
+from mirror_core.errors import StoreError
 
 WAITS = "writes go on, and mirroring waits for it"
 
@@ -410,6 +411,37 @@ def test_a_want_of_memory_while_it_is_taken_in_is_tried_again(
             site._take_intermediates()
         assert str(intermediate(handmade)) not in open_files()
         assert site.without_intermediate() == {"disk"}
+        site._take_intermediates()
+        assert not site.without_intermediate()
+    finally:
+        site.stop()
+
+
+def test_what_a_new_one_is_told_of_its_disk_counts_for_the_data_there(
+    handmade: Handmade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is flushed before it is known to be blank, and that flush may be told what the disk has
+    lost of the data: no client would hear of it."""
+    handmade.create()
+    intermediate(handmade).unlink()
+    settings = config.load(str(handmade.toml("east")))
+    site = site_.Site(settings, shares=lambda parts: dict.fromkeys(parts, 1))
+    try:
+        intermediate(handmade).touch()
+        os.truncate(intermediate(handmade), handmade.size)
+        data = site._opened["disk", "data"].store
+        assert not data.losses
+
+        def fails(one: stores.Opened, *_: Any) -> bool:
+            with Path("/dev/null").open("r+b") as null:
+                os.dup2(null.fileno(), one.fd or 0)
+            one.flush()
+            return True
+
+        with monkeypatch.context() as once, pytest.raises(StoreError, match="Invalid argument"):
+            once.setattr(stores, "is_new", fails)
+            site._take_intermediates()
+        assert data.losses
         site._take_intermediates()
         assert not site.without_intermediate()
     finally:

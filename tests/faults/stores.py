@@ -363,6 +363,12 @@ FAULTS = (
         "disk_beside_its_partition",
     ),
     Fault(
+        "a source's new intermediate is flushed before it is known what stands beside it",
+        "tests/test_away.py::test_what_a_new_one_is_told_of_its_disk_counts_for_the_data_there",
+        (("mirror_core/site.py", 'self._numbers.get((record.name, "intermediate")):', "0:"),),
+        "new_one_flushed_apart",
+    ),
+    Fault(
         "another's file is flushed, though it shows data",
         "tests/test_away.py::test_a_file_that_shows_data_is_not_flushed",
         (("mirror_core/stores.py", "if not self._is_hole():", "if False:"),),
