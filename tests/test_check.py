@@ -12,9 +12,9 @@ import pytest
 from handmade import MIB, Handmade, MountedDisk, east, flashmirror, refused
 
 
-def row(pair: Handmade, check: str) -> str:
-    """Of the source: the result and the detail."""
-    text = flashmirror("check", east(pair)).stdout
+def row(pair: Handmade, check: str, site: str = "east") -> str:
+    """The result and the detail."""
+    text = flashmirror("check", str(pair.toml(site))).stdout
     found = [line.split(None, 1) for line in text.splitlines()]
     (result, rest) = next(one for one in found if one[1].startswith(f"{check} "))
     return f"{result}: {rest.removeprefix(check).strip()}"

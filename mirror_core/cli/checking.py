@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import stat
+import struct
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -44,6 +46,11 @@ from mirror_core.units import format_size
 
 Row = tuple[str, str, str]
 
+_FS_IOC_FIEMAP = 0xC020660B  # linux/fs.h, linux/fiemap.h
+_FIEMAP = struct.Struct("<QQIIII")  # begin, length, flags, found, room for, reserved
+_EXTENT = struct.Struct("<Q8xQ16xI12x")  # begin, length, flags
+_EXTENT_SHARED = 0x2000
+_EXTENTS = 1024  # at a time
 _LEDGER_BYTES = 1 << 20  # of a ledger with its maps, and small files beside it
 
 
@@ -276,24 +283,47 @@ def _known_by(one: stores.Opened) -> tuple[str, str]:
 
 
 def _check_space(settings: config.SiteConfig) -> Row:
-    """Sparse files may grow to their whole size: is there room for that?"""
+    """Sparse files may grow to their whole size: is there room for that?  And for what a target's
+    data shares with its intermediate, or anything else: the next write there needs space anew, also
+    a client's when that site was promoted."""
     need: dict[int, int] = {}
     free: dict[int, int] = {}
+    shared: dict[int, int] = {}
     for volume in settings.volumes:
         for where in (volume.data, volume.intermediate):
             if config.is_uri(where) or not Path(where).is_file():
                 continue
             info, room = os.stat(where), os.statvfs(where)
             grow = max(0, info.st_size - info.st_blocks * 512)
-            need[info.st_dev] = need.get(info.st_dev, 0) + grow
+            both = _shared_bytes(where) if where == volume.data else 0
+            need[info.st_dev] = need.get(info.st_dev, 0) + grow + both
+            shared[info.st_dev] = shared.get(info.st_dev, 0) + both
             free[info.st_dev] = room.f_bavail * room.f_frsize
-    short = [(need[d], free[d]) for d in need if need[d] > free[d]]
+    short = [(need[d], free[d], shared[d]) for d in need if need[d] > free[d]]
     if not short:
         return ("space", "ok", "the stores can grow to their whole size")
-    return (
-        "space", "warning",
-        f"the stores may grow by {format_size(short[0][0])}, {format_size(short[0][1])} are free",
-    )  # fmt: skip
+    most, left, twice = map(format_size, short[0])
+    why = f" ({twice} is shared, and takes space when it is written)" if short[0][2] else ""
+    return ("space", "warning", f"the stores may grow by {most}{why}, {left} are free")
+
+
+def _shared_bytes(where: str) -> int:
+    """Of a file, how much lies in extents that another one has, too (Linux' fiemap.rst); 0: none,
+    or its file system does not tell."""
+    total = at = 0
+    with contextlib.suppress(OSError), Path(where).open("rb") as file:
+        while True:
+            asked = _FIEMAP.pack(at, (1 << 64) - 1 - at, 0, 0, _EXTENTS, 0)
+            buffer = bytearray(asked.ljust(_FIEMAP.size + _EXTENTS * _EXTENT.size, b"\0"))
+            fcntl.ioctl(file, _FS_IOC_FIEMAP, buffer)
+            found = _FIEMAP.unpack_from(buffer)[3]
+            for i in range(found):
+                begin, length, flags = _EXTENT.unpack_from(buffer, _FIEMAP.size + i * _EXTENT.size)
+                total += length if flags & _EXTENT_SHARED else 0
+                at = begin + length
+            if not found:
+                break
+    return total
 
 
 def _check_tls(tls: Tls) -> Row:

@@ -304,6 +304,12 @@ FAULTS = (
         "SOURCE_SHARES",
     ),
     Fault(
+        "what a target's stores share takes no space when it is written",
+        "tests/test_shared_extents.py::test_what_a_target_shares_is_counted_as_what_may_grow",
+        (("mirror_core/cli/checking.py", "total += length if", "total += 0 if"),),
+        "shared_is_not_counted",
+    ),
+    Fault(
         "what NFS tells to the next one who writes concerns him alone",
         "native:lost",
         (("native/store_file.c", "if (rc < 0 && (is_full (rc)",
