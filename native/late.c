@@ -98,7 +98,8 @@ is_unheard (struct fm_late *late, int fd)
 }
 
 /* Its connection has ended: whether its server may have it yet.  One that lives has shown that it takes longer than
- * the store's time; of one that nobody knows to live that would be waited for after each restart. */
+ * the store's time; of one that nobody knows to live that would be waited for after each restart.  (Each connection
+ * looks here before it can be an anchor: store_nbd.c.) */
 static bool
 may_be_had (struct fm_store *s, struct fm_late *late)
 {

@@ -7,7 +7,8 @@
  *
  * If not the server but something on the way has ended that connection, nobody hears of its writes any more.
  * Unless the end of an anchor (store.h) has told since the connection was made that the server has gone, it has as
- * long for them as it may be silent; longer, if the write was given up before, and an anchor shows that it lives.
+ * long for them as it may be silent; longer, if the write was given up before, and an anchor shows that it lives: one
+ * that was connected before that end, for after it another server may have come.
  *
  * The bytes of what is under way are libnbd's, not the caller's, who does not wait.  A store that
  * is fenced needs none of this: its server refuses what an older session sent (I8).

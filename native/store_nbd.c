@@ -300,7 +300,8 @@ nbd_port_open (struct fm_port *p, uint64_t deadline_ns)
     return rc;
   }
   p->nbd = h;
-  fm_flush_look (p->store); /* one that has gone before is not this one's server */
+  fm_flush_look (p->store); /* one that has gone before is not this one's server ... */
+  fm_late_settled (p->store); /* ... and of one whose connection has ended before, this one does not tell */
   p->opened_ns = fm_now_ns ();
   return 0;
 }

@@ -566,6 +566,39 @@ late_write_after_an_anchor_has_ended (void)
   end ();
 }
 
+/* Who has hung in a flush, too, and was restarted has no anchor that tells so.  That the new one answers does not show
+ * that the old one lives, so nobody waits for longer than where nothing is known. */
+static void
+late_write_of_a_server_that_was_restarted (void)
+{
+  _Atomic uint64_t one = 0;
+  int flushed;
+  pthread_t flushes;
+  begin ();
+  CHECK_EQ (write_number (0, 1, 0), 0);
+  CHECK_EQ (fm_store_flush (s, &one), 0);
+  CHECK_EQ (write_number (0, 2, 0), 0);
+  s->timeout_ns = 300 * FM_MS;
+  lab_stop (&server);
+  pthread_create (&flushes, NULL, flush_it, &flushed);
+  CHECK_EQ (write_number (0, 3, 0), -ETIMEDOUT);
+  pthread_join (flushes, NULL);
+  CHECK_EQ (flushed, -ETIMEDOUT);
+  CHECK (!fm_store_has_anchor (s));
+  s->timeout_ns = 1000 * FM_MS;
+  restart ();
+  uint64_t began = fm_now_ns ();
+  CHECK_EQ (write_number (0, 4, 0), -ETIMEDOUT);
+  CHECK (fm_store_has_anchor (s));
+  while (write_number (0, 4, 0) < 0 && fm_now_ns () < began + 3 * s->timeout_ns)
+    usleep (1000);
+  CHECK (fm_late_settled (s));
+  CHECK (fm_now_ns () - began >= s->timeout_ns);
+  CHECK (fm_store_flush (s, &one) < 0);
+  CHECK_EQ (fm_store_flush (s, &one), 0);
+  end ();
+}
+
 /* But if the server has gone it does none of them, and nobody waits. */
 static void
 no_late_write_of_a_server_that_is_gone (void)
@@ -1104,6 +1137,7 @@ main (void)
   RUN (late_write_whose_connection_ends_after_it);
   RUN (late_write_after_a_silent_anchor);
   RUN (late_write_after_an_anchor_has_ended);
+  RUN (late_write_of_a_server_that_was_restarted);
   RUN (no_late_write_of_a_server_that_is_gone);
   RUN (file_tells_all);
   RUN (failed_write_tells_of_others);

@@ -274,6 +274,12 @@ FAULTS = (
         "CUT_IS_OVER",
     ),
     Fault(
+        "a server that was restarted shows that the one before it lives",
+        "native:lost",
+        (("native/store_nbd.c", "  fm_late_settled (p->store); /* ... and", "  /* ... and"),),
+        "THE_NEXT_SHOWS_IT_LIVES",
+    ),
+    Fault(
         "what was given up as unheard is sent on",
         "tests/test_late_write.py",
         (("native/late.c", "{ .l_onoff = at_once }", "{ .l_onoff = 0 }"),),
