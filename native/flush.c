@@ -23,6 +23,7 @@ fm_store_losses (struct fm_store *s)
 /* ---- who may flush, or open the anchor ---- */
 
 #define AN_ANCHOR 0
+#define TOGETHER_NS (1000 * FM_MS) /* the ends of a server's connections are heard of within that */
 
 /* What somebody waits for: a flush of so many writes, or an anchor. */
 static bool
@@ -84,17 +85,27 @@ fail_for (struct fm_store *s, uint64_t comers, int rc)
   return s->failed_rc = rc;
 }
 
+/* `before`: that many writes do not count on it. */
+static void
+take_anchor (struct fm_store *s, struct fm_port *p, uint64_t before)
+{
+  s->anchor = p;
+  s->before = before;
+  pthread_mutex_lock (&s->lock);
+  atomic_store (&s->anchored, ++s->anchors);
+  pthread_cond_broadcast (&s->flush_free);
+  pthread_mutex_unlock (&s->lock);
+}
+
 static int
 open_anchor (struct fm_store *s)
 {
   int rc;
   uint64_t comers = count_comers (s); /* who comes later has a try of his own */
-  if (!(s->anchor = fm_port_own (s, &rc)))
+  struct fm_port *p = fm_port_own (s, &rc);
+  if (!p)
     return fail_for (s, comers, rc);
-  pthread_mutex_lock (&s->lock);
-  atomic_store (&s->anchored, ++s->anchors);
-  pthread_cond_broadcast (&s->flush_free);
-  pthread_mutex_unlock (&s->lock);
+  take_anchor (s, p, 0);
   return 0;
 }
 
@@ -116,7 +127,8 @@ drop_anchor (struct fm_store *s)
     atomic_store (&s->gone_ns, fm_now_ns ());
   fm_port_close (s->anchor);
   s->anchor = NULL;
-  if (atomic_load (&s->writes) > atomic_load (&s->covered))
+  uint64_t writes = atomic_load (&s->writes);
+  if (writes > atomic_load (&s->covered) && writes > s->before)
     fm_store_lose (s);
   if (gone)
     fm_late_server_gone (s);
@@ -146,6 +158,18 @@ fm_store_need_anchor (struct fm_store *s)
   return fm_store_is_server (s) ? fm_flush_anchor (s, &number) : 0;
 }
 
+void
+fm_store_watch (struct fm_store *s)
+{
+  uint64_t came;
+  if (fm_store_has_anchor (s) || !try_hold_flush (s, &came))
+    return;
+  struct fm_port *p = s->anchor ? NULL : fm_pool_spare (s);
+  if (p)
+    take_anchor (s, p, atomic_load (&s->writes));
+  free_flush (s);
+}
+
 bool
 fm_store_has_anchor (const struct fm_store *s)
 {
@@ -153,9 +177,10 @@ fm_store_has_anchor (const struct fm_store *s)
 }
 
 bool
-fm_flush_gone_since (struct fm_store *s, uint64_t opened_ns)
+fm_flush_gone_with (struct fm_store *s, uint64_t opened_ns, uint64_t seen_ns)
 {
-  return atomic_load (&s->gone_ns) > opened_ns;
+  uint64_t gone = atomic_load (&s->gone_ns);
+  return gone > opened_ns && gone + TOGETHER_NS > seen_ns;
 }
 
 /* Held. */

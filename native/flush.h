@@ -20,9 +20,9 @@ int fm_flush_anchor (struct fm_store *s, uint64_t *number);
 int fm_op_unsent (struct fm_store *s, struct fm_op *op, int rc);
 /* A connection has ended: with it the server?  If that is so, its anchor is gone after it. */
 void fm_flush_look (struct fm_store *s);
-/* The server is known to have gone, by the end of an anchor, since a connection was opened.  One that is silent
- * only has not gone. */
-bool fm_flush_gone_since (struct fm_store *s, uint64_t opened_ns);
+/* The server is known to have gone, by the end of an anchor, with a connection that was opened before, and that nobody
+ * has seen to live after it.  One that is silent only has not gone. */
+bool fm_flush_gone_with (struct fm_store *s, uint64_t opened_ns, uint64_t seen_ns);
 /* One flush to its end: its rc. */
 int fm_flush_run (struct fm_store *s, struct fm_op *op);
 

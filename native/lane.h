@@ -18,7 +18,8 @@
  * than the front: so nothing is written back any more, and a writer waits for what is under way.
  *
  * A server of this site's own stores may take few connections (store.h).  So a lane has only one of
- * its own there, that of the background to sink 0, for flushes count on it.  Any other is lent while
+ * its own there, that of the background to sink 0, for flushes count on it; and where one is to spare sink 0 has an
+ * anchor, whose end says that the server has gone (fm_store_watch).  Any other is lent while
  * something is under way on it; and the background reads no more on it when somebody waits for it.
  *
  * Invariants.

@@ -17,7 +17,7 @@
 struct fm_late {
   struct nbd_handle *connection; /* NULL: it has ended, ... */
   uint64_t until_ns;             /* ... and its server may be silent for so long */
-  uint64_t opened_ns; /* of its port */
+  uint64_t opened_ns, seen_ns; /* as of its port */
   bool is_cut;        /* it has ended, and a write has had no answer */
   uint64_t probed_ns; /* since then no probe was answered; 0: the last one was */
   struct fm_late *next;
@@ -47,10 +47,14 @@ fm_late_end_at_once (int fd, bool at_once)
 }
 
 void
-fm_late_add (struct fm_store *s, struct fm_late *late, struct nbd_handle *connection, uint64_t opened_ns)
+fm_late_add (struct fm_port *p, struct nbd_handle *connection)
 {
+  struct fm_store *s = p->store;
+  struct fm_late *late = p->late;
+  p->late = NULL;
   late->connection = connection;
-  late->opened_ns = opened_ns;
+  late->opened_ns = p->opened_ns;
+  late->seen_ns = p->seen_ns;
   late->until_ns = fm_now_ns () + s->timeout_ns;
   if (connection)
     fm_late_keep_asking (nbd_aio_get_fd (connection), PROBES);
@@ -103,7 +107,7 @@ is_unheard (struct fm_late *late, int fd)
 static bool
 may_be_had (struct fm_store *s, struct fm_late *late)
 {
-  if (!late->is_cut || fm_flush_gone_since (s, late->opened_ns))
+  if (!late->is_cut || fm_flush_gone_with (s, late->opened_ns, late->seen_ns))
     return false;
   uint64_t ns = fm_store_has_anchor (s) ? SILENT_MS * FM_MS : 0;
   late->until_ns = fm_now_ns () + (ns > s->timeout_ns ? ns : s->timeout_ns);
@@ -120,6 +124,7 @@ may_come (struct fm_store *s, struct fm_late *late)
     return fm_now_ns () < late->until_ns;
   if (!fm_nbd_turn (h, NULL))
     return may_be_had (s, late);
+  late->seen_ns = fm_now_ns ();
   return nbd_aio_in_flight (h) > 0 && !is_unheard (late, nbd_aio_get_fd (h));
 }
 

@@ -6,9 +6,10 @@
  * counts as a loss (store.h): who copied in between does so again.
  *
  * If not the server but something on the way has ended that connection, nobody hears of its writes any more.
- * Unless the end of an anchor (store.h) has told since the connection was made that the server has gone, it has as
- * long for them as it may be silent; longer, if the write was given up before, and an anchor shows that it lives: one
- * that was connected before that end, for after it another server may have come.
+ * Unless the end of an anchor (store.h) has told since the connection was made that the server has gone, and nobody
+ * has seen the connection to live after that, it has as long for them as it may be silent; longer, if the write was
+ * given up before, and an anchor shows that it lives: one that was connected before the connection ended, for after
+ * that another server may have come.
  *
  * The bytes of what is under way are libnbd's, not the caller's, who does not wait.  A store that
  * is fenced needs none of this: its server refuses what an older session sent (I8).
@@ -27,8 +28,8 @@ struct nbd_handle;
 
 /* Made with the connection, so that it cannot be missing when it is needed; free(3) it, or: */
 struct fm_late *fm_late_new (void);
-/* Both are the store's from now on.  NULL: the connection has ended.  `opened_ns`: of its port. */
-void fm_late_add (struct fm_store *s, struct fm_late *late, struct nbd_handle *connection, uint64_t opened_ns);
+/* The port's one, and its connection, are the store's from now on.  NULL: the connection has ended. */
+void fm_late_add (struct fm_port *p, struct nbd_handle *connection);
 /* A write of it got no answer, and its connection has ended. */
 void fm_late_cut (struct fm_late *late);
 /* The server has gone, and with it the writes of connections that had ended. */

@@ -134,12 +134,12 @@ open_one (void *arg)
   return NULL;
 }
 
-/* Begin to open one more beside, unless that is under way or of no use, or one is free.  With `lock`, which is
- * not held for a while: true. */
+/* Begin to open one more beside, unless that is under way or of no use.  With `lock`, which is not held for a
+ * while: true. */
 static bool
-open_beside (struct fm_store *s)
+open_more (struct fm_store *s)
 {
-  if (s->idle || s->opening || s->npool >= FM_POOL_MAX || fm_now_ns () < s->more_ns)
+  if (s->opening || s->npool >= FM_POOL_MAX || fm_now_ns () < s->more_ns)
     return false;
   s->opening = 2; /* it, and us: until it is 0 nobody else begins another */
   s->npool++;
@@ -152,6 +152,13 @@ open_beside (struct fm_store *s)
   pthread_mutex_lock (&s->lock);
   s->opening--;
   return true;
+}
+
+/* The same, unless one is free. */
+static bool
+open_beside (struct fm_store *s)
+{
+  return !s->idle && open_more (s);
 }
 
 static struct fm_port *
@@ -270,6 +277,25 @@ fm_port_own (struct fm_store *s, int *rc)
     fm_port_close (p); /* it has ended since it was used last */
   }
   return fm_port_open (s, rc);
+}
+
+struct fm_port *
+fm_pool_spare (struct fm_store *s)
+{
+  struct fm_port *p = NULL;
+  pthread_mutex_lock (&s->lock);
+  if (s->npool < 2)
+    open_more (s);
+  else if (!s->askers && !s->opening && (p = pop (s)))
+    s->npool--;
+  pthread_mutex_unlock (&s->lock);
+  if (!p)
+    return NULL;
+  s->ops->step (p);
+  if (!p->failed)
+    return p;
+  fm_port_close (p); /* it has ended since it was used last */
+  return NULL;
 }
 
 void

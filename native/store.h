@@ -40,8 +40,8 @@
  *     reads to where it will count (fm_group_freeze): else that server could go unnoticed.
  *   - Who writes on ports of his own (a lane's sinks) flushes on one of them that was
  *     open before the first write and stays failed if it fails: his own anchor.
- * How many connections a server takes is not known.  Two are needed: the anchor, and one that is
- * lent to each operation in turn (fm_port_borrow); more are opened beside when operations wait, until
+ * How many connections a server takes is not known.  Two are needed: the anchor (of a store that only lanes write to the
+ * background's own), and one that is lent to each operation in turn (fm_port_borrow); more are opened beside when operations wait, until
  * the server refuses one or lets it hang (pool.c).
  * Counted on: at most one process serves a store at a time.
  * A write that was given up may be done by a server later: late.h.
@@ -86,7 +86,8 @@ struct fm_port {
   void *nbd;              /* struct nbd_handle *, for a server */
   struct fm_op *under_way;
   struct fm_late *late;   /* of a server: for writes that are given up (late.h) */
-  uint64_t opened_ns;     /* of a server: it was connected by then */
+  uint64_t opened_ns;     /* of a server: it was connected by then, ... */
+  uint64_t seen_ns;       /* ... and had not ended the last time that somebody looked */
   bool ends_at_once;      /* late.h */
   struct fm_port *next;   /* in the store's idle list */
   bool stirred;           /* something has moved; this and the next lines: parts.h */
@@ -173,6 +174,7 @@ struct fm_store {
   uint64_t failed_for;    /* for those of the comers it has failed, to flush or to have an anchor: none tries again ... */
   int failed_rc;          /* ... and each ends with this */
   struct fm_port *anchor; /* of a server, or NULL */
+  uint64_t before;        /* so many of `writes` do not count on it */
   uint64_t anchors;       /* how many there have been */
   _Atomic uint64_t anchored; /* the number of this one, 0: there is none; read by all */
   _Atomic uint64_t gone_ns; /* when the end of one has told that the server has gone; read by all */
@@ -239,6 +241,9 @@ int fm_store_flush_now (struct fm_store *s);
 /* A server has an anchor from now on, or -errno: what is read from its cache and counted on is told as lost
  * (`lost`) when it goes before it was flushed, as what is written is. */
 int fm_store_need_anchor (struct fm_store *s);
+/* Nobody counts on an anchor of it, for only lanes write to it; but its server has one, which tells when that goes
+ * (late.h), as soon as it is known to take a connection more than all else needs.  For now and then; it never waits. */
+void fm_store_watch (struct fm_store *s);
 bool fm_store_has_anchor (const struct fm_store *s); /* a file needs none */
 /* A duplicate, for the caller to close, of the socket of a server's anchor, which is opened if there is
  * none, and has not ended; or -errno, EBUSY while it is in a flush.  To look who is at the other end. */

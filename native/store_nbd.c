@@ -167,10 +167,9 @@ static void
 look_for_late (struct fm_port *p, const struct fm_op *op)
 {
   bool ended = is_write (op) && op->rc == -ENOTCONN;
-  if (!ended || !p->late || p->store->fenced || fm_flush_gone_since (p->store, p->opened_ns))
+  if (!ended || !p->late || p->store->fenced || fm_flush_gone_with (p->store, p->opened_ns, p->seen_ns))
     return;
-  fm_late_add (p->store, p->late, NULL, p->opened_ns);
-  p->late = NULL;
+  fm_late_add (p, NULL);
 }
 
 /* Take what is done off the list of what is under way. */
@@ -206,8 +205,7 @@ leave_late (struct fm_port *p)
     c->op = NULL;
     c->late = is_write (op) ? p->late : NULL;
   }
-  fm_late_add (p->store, p->late, p->nbd, p->opened_ns);
-  p->late = NULL;
+  fm_late_add (p, p->nbd);
   return true;
 }
 
@@ -302,7 +300,7 @@ nbd_port_open (struct fm_port *p, uint64_t deadline_ns)
   p->nbd = h;
   fm_flush_look (p->store); /* one that has gone before is not this one's server ... */
   fm_late_settled (p->store); /* ... and of one whose connection has ended before, this one does not tell */
-  p->opened_ns = fm_now_ns ();
+  p->opened_ns = p->seen_ns = fm_now_ns ();
   return 0;
 }
 
@@ -401,8 +399,10 @@ nbd_step (struct fm_port *p)
     p->failed = -ENOTCONN;
   if (p->failed)
     fail (p);
-  else
+  else {
+    p->seen_ns = fm_now_ns ();
     reap (p);
+  }
 }
 
 static bool
@@ -476,7 +476,8 @@ fm_store_open_nbd (const char *uri, uint64_t timeout_ns, struct fm_store **out, 
   s->sizes = sizes;
   s->fd = -1;
   s->uri = copy;
-  *first = (struct fm_port){ .store = s, .nbd = h, .late = late, .opened_ns = fm_now_ns () };
+  uint64_t now = fm_now_ns ();
+  *first = (struct fm_port){ .store = s, .nbd = h, .late = late, .opened_ns = now, .seen_ns = now };
   fm_pool_add (s, first); /* closed, it could still count where the server takes only so many */
   *out = s;
   return 0;

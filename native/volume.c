@@ -108,6 +108,7 @@ fm_volume_copy (struct fm_volume *v, uint64_t slice_ns)
   struct fm_lane *l = v->bulk;
   if (!l)
     return -ENOTCONN;
+  fm_store_watch (v->first);
   /* At its end what is in flight comes to its end, too: the longer the way, the seldomer. */
   uint64_t times = fm_flow_way_ns (&v->flow) / LONGER_NS;
   uint64_t deadline = fm_now_ns () + slice_ns * (1 + (times < LONGER_MAX ? times : LONGER_MAX));

@@ -2,6 +2,7 @@
  * that it may be gone, and nobody hears so when it is not. */
 #include "check.h"
 #include "fake.h"
+#include "flush.h"
 #include "lab.h"
 #include "late.h"
 #include "news.h"
@@ -550,7 +551,8 @@ late_write_after_an_anchor_has_ended (void)
   for (unsigned i = 0; i < 2; i++)
     relay_cut (way, i);
   while (fm_store_has_anchor (s))
-    fm_store_read (s, &found, 8, 0);
+    fm_flush_look (s);
+  CHECK (!fm_flush_gone_with (s, fm_now_ns (), fm_now_ns ()));
   close (open (stall, O_CREAT | O_WRONLY, 0600));
   pthread_create (&t, NULL, write_two_as_a_lane, &rc);
   wait_for_the_write ();
@@ -596,6 +598,40 @@ late_write_of_a_server_that_was_restarted (void)
   CHECK (fm_now_ns () - began >= s->timeout_ns);
   CHECK (fm_store_flush (s, &one) < 0);
   CHECK_EQ (fm_store_flush (s, &one), 0);
+  end ();
+}
+
+/* An anchor whose end was something on the way, as what has lived on since shows, tells nothing of a later end. */
+static void
+late_write_long_after_an_anchor_has_ended (void)
+{
+  _Atomic uint64_t one = 0;
+  uint64_t found;
+  int rc;
+  struct relay *way = flushed_over_a_way (&one);
+  struct fm_port *lanes = fm_port_open (s, &rc);
+  CHECK (lanes);
+  relay_cut (way, 1);
+  while (fm_store_has_anchor (s))
+    fm_flush_look (s);
+  for (uint64_t ended = fm_now_ns (); fm_now_ns () < ended + 1100 * FM_MS; usleep (10000))
+    s->ops->step (lanes);
+  close (open (stall, O_CREAT | O_WRONLY, 0600));
+  uint64_t buf[BLOCK / 8] = { 2 };
+  struct fm_op op = { .kind = FM_WRITE, .length = BLOCK, .buf = buf };
+  s->ops->submit (lanes, &op);
+  wait_for_the_write ();
+  relay_cut (way, relay_connections (way) - 1);
+  while (!op.done)
+    s->ops->step (lanes);
+  CHECK_EQ (op.rc, -ENOTCONN);
+  CHECK_EQ (write_as_a_lane (0, 3), -ETIMEDOUT);
+  CHECK_EQ (unlink (stall), 0);
+  while (!fm_late_settled (s))
+    usleep (1000);
+  CHECK (pread (disk, &found, 8, 0) == 8 && found == 2);
+  fm_port_close (lanes);
+  relay_close (way);
   end ();
 }
 
@@ -957,6 +993,62 @@ a_copy_meets_the_end (void)
   end ();
 }
 
+/* One cycle of what is recorded, to its end. */
+static int
+copy_all (struct fm_volume *v)
+{
+  uint64_t held;
+  int rc;
+  CHECK_EQ (fm_group_freeze (&v, 1, 100 * FM_MS, &held), 0);
+  while ((rc = fm_volume_copy (v, FM_MS)) == 0)
+    ;
+  if (rc == 1)
+    CHECK_EQ (rc = fm_volume_flush (v, true), 0);
+  if (rc == 0)
+    fm_volume_settle (v);
+  return rc;
+}
+
+/* A server that only lanes write to ends while a cycle is copied there, and comes back: the next cycle waits for nothing,
+ * for nothing of the one before can come any more; and what was flushed is not called lost. */
+static void
+a_sink_that_comes_back_is_not_waited_for (void)
+{
+  struct fake *front = fake_open (1 << 20, 0);
+  struct fm_volume *v;
+  char buf[BLOCK] = "x";
+  uint64_t held;
+  pthread_t t;
+  begin_with ("--filter=delay,", ",wdelay=100ms");
+  CHECK_EQ (fm_volume_create (&front->store, s, 1 << 20, BLOCK, false, &v), 0);
+  CHECK_EQ (fm_volume_link (v, NULL, 1), 0);
+  for (uint64_t began = fm_now_ns (); !fm_store_has_anchor (s) && fm_now_ns () < began + s->timeout_ns;) {
+    CHECK_EQ (fm_volume_write (v, 0, buf, BLOCK, 0, 0), 0);
+    CHECK_EQ (copy_all (v), 0);
+  }
+  CHECK (fm_store_has_anchor (s));
+  CHECK_EQ (fm_volume_write (v, 0, buf, BLOCK, 0, 0), 0);
+  CHECK_EQ (fm_group_freeze (&v, 1, 100 * FM_MS, &held), 0);
+  pthread_create (&t, NULL, copy_to_its_end, v);
+  for (unsigned writes = 0; !writes; usleep (1000)) {
+    pthread_mutex_lock (&v->lock);
+    writes = v->nclaims;
+    pthread_mutex_unlock (&v->lock);
+  }
+  restart ();
+  uint64_t began = fm_now_ns ();
+  pthread_join (t, NULL);
+  fm_volume_abandon (v);
+  fm_volume_unlink (v);
+  CHECK_EQ (fm_volume_link (v, NULL, 1), 0);
+  CHECK_EQ (copy_all (v), 0);
+  CHECK (fm_now_ns () - began < s->timeout_ns);
+  CHECK_EQ (fm_store_losses (s), 0);
+  fm_volume_free (v);
+  fake_close (front);
+  end ();
+}
+
 /* What a cycle writes back to a front that may have lost something takes no more space there. */
 static void
 a_write_back_fills_no_hole (void)
@@ -1137,6 +1229,7 @@ main (void)
   RUN (late_write_whose_connection_ends_after_it);
   RUN (late_write_after_a_silent_anchor);
   RUN (late_write_after_an_anchor_has_ended);
+  RUN (late_write_long_after_an_anchor_has_ended);
   RUN (late_write_of_a_server_that_was_restarted);
   RUN (no_late_write_of_a_server_that_is_gone);
   RUN (file_tells_all);
@@ -1147,6 +1240,7 @@ main (void)
   RUN (cycle_is_void);
   RUN (what_is_copied_counts_on_an_anchor);
   RUN (a_copy_meets_the_end);
+  RUN (a_sink_that_comes_back_is_not_waited_for);
   RUN (a_write_back_fills_no_hole);
   RUN (each_who_comes_back_is_told);
   RUN (a_new_client_is_not_told);

@@ -250,15 +250,15 @@ FAULTS = (
     Fault(
         "a server of which nobody has an anchor is taken for gone",
         "native:lost",
-        (("native/flush.c", "return atomic_load (&s->gone_ns) > opened_ns;",
-          "return !fm_store_has_anchor (s) || atomic_load (&s->gone_ns) > opened_ns;"),),
+        (("native/flush.c", "  uint64_t gone = atomic_load (&s->gone_ns);\n",
+          "  uint64_t gone = atomic_load (&s->gone_ns);\n"
+          "  if (!fm_store_has_anchor (s))\n    return true;\n"),),
         "NO_ANCHOR_IS_GONE",
     ),
     Fault(
         "a server that was restarted once has gone for connections made since, too",
         "native:lost",
-        (("native/flush.c", "return atomic_load (&s->gone_ns) > opened_ns;",
-          "return (void)opened_ns, atomic_load (&s->gone_ns) != 0;"),),
+        (("native/flush.c", "return gone > opened_ns && ", "return (void)opened_ns, gone && "),),
         "GONE_ONCE_IS_GONE",
     ),
     Fault(
@@ -278,6 +278,25 @@ FAULTS = (
         "native:lost",
         (("native/store_nbd.c", "  fm_late_settled (p->store); /* ... and", "  /* ... and"),),
         "THE_NEXT_SHOWS_IT_LIVES",
+    ),
+    Fault(
+        "nobody hears that a server has gone which only lanes write to",
+        "native:lost",
+        (("native/volume.c", "  fm_store_watch (v->first);\n", ""),),
+        "LANES_HAVE_NO_ANCHOR",
+    ),
+    Fault(
+        "the end of an anchor on which nobody counts is a loss",
+        "native:lost",
+        (("native/flush.c", " && writes > s->before)", ")"),),
+        "WATCHED_IS_LOST",
+    ),
+    Fault(
+        "what has outlived an anchor has ended with it",
+        "native:lost",
+        (("native/flush.c", "return gone > opened_ns && gone + TOGETHER_NS > seen_ns;",
+          "return gone > opened_ns && (gone + TOGETHER_NS > seen_ns || gone);"),),
+        "OUTLIVES_ITS_SERVER",
     ),
     Fault(
         "what was given up as unheard is sent on",
@@ -856,7 +875,7 @@ FAULTS = (
     Fault(
         "a server that went with unflushed writes is just connected to again (I9)",
         "native:lost",
-        (("native/flush.c", "  if (atomic_load (&s->writes) > atomic_load (&s->covered))\n"
+        (("native/flush.c", "  if (writes > atomic_load (&s->covered) && writes > s->before)\n"
           "    fm_store_lose (s);\n", ""),),
         "SERVER_JUST_CONNECTED",
     ),
