@@ -1,6 +1,6 @@
-"""A process of its own for what may wait in the kernel for as long as a site is away, and cannot be
-ended meanwhile.  One that does not answer in time is left alone; until it has ended, nobody begins
-another one for the same."""
+"""A process of its own, or a thread of a site's, for what may wait in the kernel for as long as
+somebody else is away, and cannot be ended meanwhile.  One that does not answer in time is left
+alone; until it has ended, nobody begins another one for the same."""
 
 from __future__ import annotations
 
@@ -8,10 +8,16 @@ import errno
 import os
 import socket
 import subprocess
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from mirror_core import limits
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -29,9 +35,9 @@ class Answer:
 _left: dict[tuple[str, ...], subprocess.Popen[bytes]] = {}
 
 
-def ask(*words: str) -> Answer:
+def ask(*words: str, wait_s: float = limits.DEVICE_BUSY_S) -> Answer:
     """What a process with these words prints, and the descriptors it sends over its output.
-    OSError: ETIMEDOUT, it does not end; or it cannot be begun."""
+    OSError: ETIMEDOUT, it does not end in time; or it cannot be begun."""
     if words in _left:
         if _left[words].poll() is None:
             raise _no_answer()
@@ -43,7 +49,7 @@ def ask(*words: str) -> Answer:
         )
         theirs.close()
         try:
-            answer = _read(ours)
+            answer = _read(ours, wait_s)
         except OSError:
             _left[words] = child
             raise
@@ -51,9 +57,9 @@ def ask(*words: str) -> Answer:
         return answer
 
 
-def _read(ours: socket.socket) -> Answer:
+def _read(ours: socket.socket, wait_s: float) -> Answer:
     """Until it has ended."""
-    deadline = time.monotonic() + limits.DEVICE_BUSY_S
+    deadline = time.monotonic() + wait_s
     answer = Answer()
     try:
         while (left_s := deadline - time.monotonic()) > 0:
@@ -69,5 +75,37 @@ def _read(ours: socket.socket) -> Answer:
         raise _no_answer() if isinstance(error, TimeoutError) else error from None
 
 
+class Look(Generic[T]):
+    """A question that a site is asked again and again, whose threads may share what it knows."""
+
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._work = work
+        self._lock = threading.Lock()  # held while one asks
+        self._left: Future[T] | None = None  # has not answered in time.  Guard: `_lock`
+
+    def ask(self) -> T:
+        """What `work` returns or raises by now.  OSError: ETIMEDOUT, it does not answer; or there
+        can be no thread."""
+        with self._lock:
+            if self._left and not self._left.done():
+                raise _no_answer()
+            answer: Future[T] = Future()
+            try:
+                threading.Thread(target=self._run, args=(answer,), name="look", daemon=True).start()
+            except (RuntimeError, MemoryError):
+                raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
+            try:
+                return answer.result(limits.CONTROL_WAIT_S)
+            except TimeoutError:
+                self._left = answer
+                raise _no_answer() from None
+
+    def _run(self, answer: Future[T]) -> None:
+        try:
+            answer.set_result(self._work())
+        except Exception as error:
+            answer.set_exception(error)
+
+
 def _no_answer() -> OSError:
-    return OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+    return OSError(errno.ETIMEDOUT, "does not answer")

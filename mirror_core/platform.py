@@ -29,11 +29,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, TypeVar
 
-from mirror_core import limits, native
+from mirror_core import apart, limits, native
 
 TOKEN = re.compile("[0-9a-f]{32}")
+T = TypeVar("T")
 
 
 class Thread(Protocol):
@@ -95,6 +96,10 @@ class Platform:
         thread = threading.Thread(name=name, target=work)
         thread.start()
         return thread
+
+    def looker(self, work: Callable[[], T]) -> Callable[[], T]:
+        """What `work` says, asked by a thread that may hang (apart.Look)."""
+        return apart.Look(work).ask
 
     # ---- files of the state folder
 

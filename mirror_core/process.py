@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from mirror_core import (
+    apart,
     config,
     connections,
     elsewhere,
@@ -179,9 +180,12 @@ def found(site: config.SiteConfig) -> int | None:
     own = os.getpid()
     if pid and pid != own and (_has_lock(site, pid) or _is_begun_with(site, pid, tries=10)):
         return pid
-    numbers = (int(name) for name in os.listdir("/proc") if name.isdigit())
-    begun = [pid for pid in numbers if pid != own and _is_begun_with(site, pid)]
+    begun = [pid for pid in _processes() if pid != own and _is_begun_with(site, pid)]
     return next((pid for pid in begun if serves(pid)), begun[0] if begun else None)
+
+
+def _processes() -> Iterator[int]:
+    return (int(name) for name in os.listdir("/proc") if name.isdigit())
 
 
 def serves(pid: int) -> bool:
@@ -209,10 +213,13 @@ def _program_of(pid: int | None) -> str:
 
 
 def _is_begun_with(site: config.SiteConfig, pid: int, tries: int = 1) -> bool:
-    """Whether a site's process was begun with this configuration: its words name the same file
-    there, whatever that is called here (proc_pid_root(5))."""
-    if not _may_be_a_site(site, pid):
-        return False
+    """Whether a site's process was begun with this configuration."""
+    return _may_be_a_site(site, pid) and _names(pid, site, tries)
+
+
+def _names(pid: int, site: config.SiteConfig, tries: int = 1) -> bool:
+    """Whether the words of a process name the configuration's file there, whatever that is called
+    here (proc_pid_root(5))."""
     words = [os.fsdecode(word) for word in _words_of(pid, tries)]
     named = [word.removeprefix("site=") for word in words if word.startswith("site=")]
     if words[2:3] == ["start"] and "--foreground" in words:  # of the interpreter and its script
@@ -244,6 +251,29 @@ def _words_of(pid: int, tries: int) -> list[bytes]:
 def is_there(site: config.SiteConfig) -> bool:
     """Whether a process has the site's state, is to have it again, or serves it without."""
     return running(site) or found(site) is not None or running(site)  # it may have it by now
+
+
+def refuse_hung(site: config.SiteConfig) -> None:
+    """MirrorError: the state folder does not answer, as of a disk that hangs or a server that is
+    away, and who looks into it would wait for as long as that is so."""
+    try:
+        for path in (site.state / "lock", ledger.path_in(site.state)):
+            words = (f"if={path}", "of=/dev/null", "iflag=nofollow,nonblock", "bs=1M")
+            apart.ask("dd", *words, wait_s=limits.CONTROL_TIMEOUT_S)
+    except OSError as error:
+        if error.errno == errno.ETIMEDOUT:  # else whoever looks there says what is wrong
+            raise _hung(site) from error
+
+
+def _hung(site: config.SiteConfig) -> MirrorError:
+    """With the site's process, which is found without its state."""
+    pid = next((pid for pid in _processes() if serves(pid) and _names(pid, site)), None)
+    words = f", or end process {pid}, which goes on ('kill -9 {pid}'): the next start recovers it"
+    return MirrorError(
+        f"{site.name}: {site.state} does not answer (a disk, or a server, that hangs?): mend that"
+        f"{words if pid else ''}",
+        errno.ETIMEDOUT,
+    )
 
 
 def refuse_running(site: config.SiteConfig, then: str) -> None:

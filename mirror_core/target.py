@@ -25,6 +25,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from pathlib import Path
 
 from pyroaring import BitMap64
 
@@ -91,6 +92,7 @@ class Target:
         self._written = written
         self._reader = compare.Reader()
         self.second = second.SecondFlashcopy(config, book, copier, log, platform)
+        self._missing = platform.looker(self._missing_file)  # on a disk that may hang
         self.blank = blank  # without a commit yet, the data stores were holes when the site started
         self._owed = owed
         # The intermediates' disks may lack what is read from them: of what was sent since the last
@@ -312,19 +314,24 @@ class Target:
         image after a kill, or none at all; None: all are there."""
         if not self._book.current.whole:
             return None
-        log, ledger_ = self.second.log, ledger.path_in(self._config.state)
         try:
-            in_place = log.is_in_place()
-            if in_place and self._platform.exists(ledger_):
-                return None
+            lost = self._missing()
         except OSError as error:
             return f"{self._config.state}: {error.strerror}: mend that"
-        lost = ledger_ if in_place else log.path
+        if lost is None:
+            return None
         return (
             f"{lost}: was taken away, or another one stands there, and a kill would cost the image "
             "now: stop this site, and start it: a stop in order writes it again (if the whole "
             "folder is gone: first put it back, or an empty one)"
         )
+
+    def _missing_file(self) -> Path | None:
+        """OSError: that is not known."""
+        log, ledger_ = self.second.log, ledger.path_in(self._config.state)
+        if not log.is_in_place():
+            return log.path
+        return None if self._platform.exists(ledger_) else ledger_
 
     @property
     def trouble(self) -> str | None:

@@ -30,9 +30,10 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 
 def load_site(site: str) -> config.SiteConfig:
-    """What every command begins with that acts on a site that there is.  ConfigError; LedgerError:
-    the state folder is another site's."""
+    """What every command begins with that acts on a site that there is.  ConfigError; MirrorError:
+    the state folder is another site's, or hangs."""
     settings = config.load(site)
+    process.refuse_hung(settings)
     lock.refuse_other_site(settings)
     return settings
 

@@ -128,7 +128,7 @@ SITES = {
     "unmounting": "unmounting",
     "journal": "log",
     "connections": "hangs promote strangers",
-    "process": "hangs taken_away any_instant refused_alike",
+    "process": "hangs hung_state taken_away any_instant refused_alike",
     "rotate": "log",
     "status": "status outlook exposure",
     "metrics": "metrics metrics_port status",

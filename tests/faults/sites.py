@@ -669,6 +669,18 @@ FAULTS = (
         "start_waits_for_ever",
     ),
     Fault(
+        "a state folder that hangs keeps every command",
+        "tests/test_hung_state.py::test_a_hung_state_folder_keeps_no_command",
+        (("mirror_core/cli/common.py", "    process.refuse_hung(settings)\n", ""),),
+        "hung_folder_keeps_a_command",
+    ),
+    Fault(
+        "a state folder that hangs keeps a target's status, and its metrics",
+        "tests/test_hung_state.py::test_a_target_says_that_its_state_folder_hangs",
+        (("mirror_core/target.py", "platform.looker(self._missing_file)", "self._missing_file"),),
+        "hung_folder_keeps_a_status",
+    ),
+    Fault(
         "a hung site keeps a command longer than its time-out",
         "tests/test_hangs.py::test_a_hung_process_keeps_no_command_longer_than_its_time",
         (("mirror_core/cli/common.py",
