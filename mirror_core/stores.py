@@ -138,13 +138,10 @@ class Opened:
             )
 
     def set_mark(self, owner: str) -> None:
-        """Best effort: not every file system keeps attributes."""
+        """Best effort: not every file system keeps attributes, or has room for one."""
         if self.fd is not None:
-            try:
+            with contextlib.suppress(OSError):
                 os.setxattr(self.fd, _MARK, owner.encode())
-            except OSError as error:
-                if error.errno not in (errno.EOPNOTSUPP, errno.ENOSPC, errno.EPERM):
-                    raise StoreError(f"{self.where}: {error.strerror}") from error
 
     def clear_mark(self) -> None:
         """If there is one, and it can be."""

@@ -3,6 +3,7 @@ mirroring waits for the intermediate, and says so; clients do not (I9)."""
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -21,7 +22,7 @@ from served import Server
 from test_check import row
 from test_hangs import bounded
 
-from mirror_core import config, limits, native, process, stores
+from mirror_core import config, ledger, limits, native, process, stores
 from mirror_core import site as site_
 from mirror_core.cli import checking
 from mirror_core.errors import StoreError
@@ -113,6 +114,32 @@ def test_a_blank_file_is_taken_for_it(handmade: Handmade, running: bool) -> None
     kill(handmade, "east")
     handmade.start("east")
     equal(handmade)
+
+
+@pytest.mark.parametrize("code", [errno.EDQUOT, errno.EACCES, errno.EIO])
+def test_a_blank_file_that_takes_no_mark_is_taken_all_the_same(
+    handmade: Handmade, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """As with quotas of btrfs that are used up: the clients have their device.  The file is known
+    again by what else is recorded of it."""
+    handmade.create()
+    fresh = intermediate(handmade).with_suffix(".fresh")
+    with fresh.open("wb") as file:
+        file.truncate(handmade.size)
+    fresh.rename(intermediate(handmade))
+
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "setxattr", refuse)
+    settings = config.load(east(handmade))
+    for _ in range(2):
+        site = site_.Site(settings)
+        site.start()
+        waits = site.without_intermediate()
+        site.stop()
+        assert not waits
+    assert ledger.load(settings.state).clean
 
 
 def somebody_s(pair: Handmade) -> None:

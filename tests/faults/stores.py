@@ -214,6 +214,14 @@ FAULTS = (
         "taken_and_not_marked",
     ),
     Fault(
+        "a source whose intermediate takes no mark, as with a quota used up, is not served",
+        "tests/test_away.py::test_a_blank_file_that_takes_no_mark_is_taken_all_the_same",
+        (("mirror_core/stores.py",
+          "            with contextlib.suppress(OSError):\n                os.setxattr(",
+          "            if True:\n                os.setxattr("),),
+        "not_served_unmarked",
+    ),
+    Fault(
         "a device that udev looks at is another site's",
         "tests/test_identity.py::test_a_device_that_udev_looks_at_is_waited_for",
         (("mirror_core/stores.py", "        until += limits.DEVICE_BUSY_S\n",
