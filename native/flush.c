@@ -117,7 +117,7 @@ need_anchor (struct fm_store *s, uint64_t came)
   return came <= s->failed_for ? s->failed_rc : open_anchor (s);
 }
 
-/* Its connection has ended, so the idle ones most likely did. */
+/* Its connection has ended, so the idle ones most likely did; or its server cannot flush. */
 static void
 drop_anchor (struct fm_store *s)
 {
@@ -227,7 +227,8 @@ flush (struct fm_store *s, struct fm_op *op)
     atomic_store (&s->covered, covers);
   else
     fail_for (s, count_comers (s), op->rc); /* it is a loss, of which all of them are to hear */
-  if (s->anchor && s->anchor->failed)
+  /* Who only passes on to a server that has gone may answer so for ever on the connections that there are. */
+  if (s->anchor && (s->anchor->failed || op->rc < 0))
     drop_anchor (s);
 }
 

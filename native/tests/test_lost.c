@@ -242,6 +242,39 @@ flush_while_away (void)
   end ();
 }
 
+/* What only passes on to the server behind it keeps our connections when that one has gone, and answers each request
+ * on them with an error, for ever, and on a new one as it should: one flush that fails, and all are new. */
+static void
+errors_on_connections_that_stay (void)
+{
+  struct lab_server behind = { 0 };
+  char passes_on[128], byte;
+  _Atomic uint64_t one = 0, other = 0;
+  int rc;
+  memset (&server, 0, sizeof server);
+  disk = lab_file (1 << 20, image);
+  snprintf (arguments, sizeof arguments, "file,%s", image);
+  lab_serve (&behind, arguments);
+  snprintf (passes_on, sizeof passes_on, "nbd,socket=%s", behind.socket);
+  lab_serve (&server, passes_on);
+  s = lab_nbd_store (&server);
+  CHECK_EQ (fm_store_reserve (s, 3, &rc), 3);
+  CHECK_EQ (write_at (0, 0), 0);
+  CHECK_EQ (fm_store_flush (s, &one), 0);
+  CHECK_EQ (fm_store_flush (s, &other), 0);
+  lab_kill (&behind);
+  lab_serve (&behind, arguments);
+  CHECK (write_at (0, 0) < 0);
+  CHECK (fm_store_flush (s, &one) < 0);
+  CHECK_EQ (write_at (0, 0), 0);
+  CHECK_EQ (fm_store_read (s, &byte, 1, 0), 0);
+  CHECK_EQ (fm_store_flush (s, &one), 0);
+  CHECK_EQ (fm_store_flush (s, &other), -EIO);
+  CHECK_EQ (fm_store_flush (s, &other), 0);
+  end ();
+  lab_kill (&behind);
+}
+
 static _Atomic unsigned told, good;
 static _Atomic bool stop;
 
@@ -1221,6 +1254,7 @@ main (void)
   RUN (nothing_to_lose);
   RUN (a_restart_between_requests);
   RUN (flush_while_away);
+  RUN (errors_on_connections_that_stay);
   RUN (restarts_under_writers);
   RUN (late_write);
   RUN (late_write_of_one_connection);

@@ -256,6 +256,12 @@ FAULTS = (
         "ENDED_IS_NOT_LATE",
     ),
     Fault(
+        "connections on which a flush has failed stay in use",
+        "native:lost",
+        (("native/flush.c", "(s->anchor->failed || op->rc < 0)", "s->anchor->failed"),),
+        "ERRORS_STAY",
+    ),
+    Fault(
         "a server of which nobody has an anchor is taken for gone",
         "native:lost",
         (("native/flush.c", "  uint64_t gone = atomic_load (&s->gone_ns);\n",
