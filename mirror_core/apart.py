@@ -78,8 +78,8 @@ def _read(ours: socket.socket, wait_s: float) -> Answer:
 class Look(Generic[T]):
     """A question that a site is asked again and again, whose threads may share what it knows."""
 
-    def __init__(self, work: Callable[[], T]) -> None:
-        self._work = work
+    def __init__(self, work: Callable[[], T], wait_s: float) -> None:
+        self._work, self._wait_s = work, wait_s
         self._lock = threading.Lock()  # held while one asks
         self._left: Future[T] | None = None  # has not answered in time.  Guard: `_lock`
 
@@ -95,7 +95,7 @@ class Look(Generic[T]):
             except (RuntimeError, MemoryError):
                 raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
             try:
-                return answer.result(limits.CONTROL_WAIT_S)
+                return answer.result(self._wait_s)
             except TimeoutError:
                 self._left = answer
                 raise _no_answer() from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import socket
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import cast
@@ -34,6 +35,7 @@ class Link:
         self._line: native.Line | None = None
         self._asked: protocol.Request | None = None
         self.version = config.protocol
+        self._find = platform.looker(self._look_up, limits.CONNECT_S)
 
     def ask(self, request: protocol.Request, patience_s: float | None = None) -> protocol.Record:
         """Refused, PeerError as of `ask` below."""
@@ -54,7 +56,7 @@ class Link:
             self.hang_up()
         with self._failing():
             if self._line is None:
-                uri = self._config.peer_uri("/control")
+                uri = self._uri("/control")
                 self._line = self._platform.control_channel(uri, self._timeout)
             record = protocol.record_of(request, self.version)
             self._line.ask(protocol.encode(record, self.version))
@@ -90,8 +92,25 @@ class Link:
 
     def intermediate(self, volume: str, session: int) -> native.Store:
         """The peer's intermediate as this session may write it.  OSError."""
-        uri = self._config.peer_uri(f"{volume}/intermediate/{session:x}")
+        uri = self._uri(f"{volume}/intermediate/{session:x}")
         return self._platform.peer_store(uri, timeouts.lane_s(self._config.link_timeout))
+
+    def _uri(self, export: str) -> str:
+        """OSError: nobody says where the peer is.  libnbd asks that in its caller's thread, for as
+        long as the system's resolver likes, and so only after somebody has answered."""
+        if isinstance(self.peer, Remote):
+            try:
+                self._find()
+            except socket.gaierror as error:
+                raise OSError(errno.ENOTCONN, error.strerror) from error
+            except TimeoutError as error:
+                words = f"no name server says where {self.peer.at.host} is"
+                raise OSError(errno.ETIMEDOUT, words) from error
+        return self._config.peer_uri(export)
+
+    def _look_up(self) -> None:
+        assert isinstance(self.peer, Remote)
+        socket.getaddrinfo(self.peer.at.host, self.peer.at.port, type=socket.SOCK_STREAM)
 
 
 def ask(uri: str, record: protocol.Record, timeout_s: float) -> protocol.Record:

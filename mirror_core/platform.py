@@ -97,9 +97,9 @@ class Platform:
         thread.start()
         return thread
 
-    def looker(self, work: Callable[[], T]) -> Callable[[], T]:
+    def looker(self, work: Callable[[], T], wait_s: float) -> Callable[[], T]:
         """What `work` says, asked by a thread that may hang (apart.Look)."""
-        return apart.Look(work).ask
+        return apart.Look(work, wait_s).ask
 
     # ---- files of the state folder
 

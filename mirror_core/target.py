@@ -92,7 +92,8 @@ class Target:
         self._written = written
         self._reader = compare.Reader()
         self.second = second.SecondFlashcopy(config, book, copier, log, platform)
-        self._missing = platform.looker(self._missing_file)  # on a disk that may hang
+        # On a disk that may hang.
+        self._missing = platform.looker(self._missing_file, limits.CONTROL_WAIT_S)
         self.blank = blank  # without a commit yet, the data stores were holes when the site started
         self._owed = owed
         # The intermediates' disks may lack what is read from them: of what was sent since the last

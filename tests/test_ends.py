@@ -10,15 +10,25 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
-from handmade import Handmade, MountedDisk, edit, eventually, kill, refused, state_of, until_state
+from handmade import (
+    Handmade,
+    MountedDisk,
+    east,
+    edit,
+    eventually,
+    kill,
+    refused,
+    state_of,
+    until_state,
+)
 from pair import CommandFailed, MakePair
 from prometheus_client import CollectorRegistry, generate_latest
 from test_link import frozen
 
-from mirror_core import config, ledger, limits, stores, timeouts
+from mirror_core import config, ledger, limits, status, stores, timeouts
 from mirror_core.errors import LedgerError
 from mirror_core.metrics import SiteCollector
 from mirror_core.platform import Platform, Thread
@@ -190,6 +200,45 @@ def test_a_stop_waits_for_one_connection_of_a_session_at_most(
     site.stop()
     assert line.seen <= slow + 1, "and one of the pulse, perhaps"
     assert ledger.load(path.state).clean
+
+
+def test_a_stop_does_not_wait_for_a_name_server(
+    handmade: Handmade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor for another resolver, such as systemd-resolved, which may take minutes to find that it
+    has no answer: the control gives it up in its time, says so, and the stop is in order."""
+    handmade.create("east")
+    edit(handmade, f"unix:{handmade.folder}/west.sock", "nbd://hung.test:10809")
+    edit(handmade, 'name = "east"', 'insecure = true\nname = "east"')
+    asked, answers, real = threading.Event(), threading.Event(), socket.getaddrinfo
+
+    def find(host: str, *rest: Any, **named: Any) -> Any:
+        if host == "hung.test":
+            asked.set()
+            assert answers.wait(60)
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return real(host, *rest, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", find)
+    monkeypatch.setattr(limits, "CONNECT_S", 0.5)
+    settings = config.load(east(handmade))
+    site = Site(settings)
+    site.start()
+    late = threading.Timer(15, answers.set)
+    try:
+        assert asked.wait(20)
+        words = "where hung.test is"
+        eventually(lambda: words in str(status.of(site)["reason"]), "a reason", timeout_s=5)
+    finally:
+        late.start()
+        began = time.monotonic()
+        site.ending()
+        site.stop()
+        took = time.monotonic() - began
+        late.cancel()
+        answers.set()
+    assert took < 10, f"the stop took {took:.1f} s"
+    assert ledger.load(settings.state).clean
 
 
 def test_a_scrape_at_the_end_touches_nothing_that_is_gone(handmade: Handmade) -> None:

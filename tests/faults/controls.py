@@ -522,6 +522,13 @@ FAULTS = (
         "ends_patiently",
     ),
     Fault(
+        "a name server that is silent holds the control of a source",
+        "tests/test_ends.py::test_a_stop_does_not_wait_for_a_name_server",
+        (("mirror_core/peer.py", "platform.looker(self._look_up, limits.CONNECT_S)",
+          "self._look_up"),),
+        "name_server_holds_a_stop",
+    ),
+    Fault(
         "a source that is to stop goes on opening the intermediates of its target",
         "tests/test_ends.py::test_a_stop_waits_for_one_connection_of_a_session_at_most",
         (("mirror_core/session.py", "                if self._ending():\n",

@@ -677,7 +677,8 @@ FAULTS = (
     Fault(
         "a state folder that hangs keeps a target's status, and its metrics",
         "tests/test_hung_state.py::test_a_target_says_that_its_state_folder_hangs",
-        (("mirror_core/target.py", "platform.looker(self._missing_file)", "self._missing_file"),),
+        (("mirror_core/target.py",
+          "platform.looker(self._missing_file, limits.CONTROL_WAIT_S)", "self._missing_file"),),
         "hung_folder_keeps_a_status",
     ),
     Fault(

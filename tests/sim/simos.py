@@ -282,7 +282,7 @@ class SimPlatform(Platform):
             self._machine.is_up(self._life)
         return SimThread(task)
 
-    def looker(self, work: Callable[[], T]) -> Callable[[], T]:
+    def looker(self, work: Callable[[], T], wait_s: float) -> Callable[[], T]:
         return work  # nothing hangs here for whoever looks at a name
 
     # ---- files
