@@ -141,6 +141,12 @@ class SiteCollector(Collector):
             "Writes that failed at the store behind the gate; any at all: look at that store.",
             labels=["volume"],
         )
+        unread = CounterMetricFamily(
+            _P + "read_errors",
+            "Reads of clients that failed at the store behind the gate; any at all: look at that "
+            "store.",
+            labels=["volume"],
+        )
         pending = GaugeMetricFamily(
             _P + "pending_bytes",
             "Still to be copied by the flashcopy that runs; should reach 0 in every cycle.",
@@ -157,9 +163,10 @@ class SiteCollector(Collector):
             equal.add_metric([name], self._site.journal.equal[name])
             before.add_metric([name], s.copies_before_write)
             errors.add_metric([name], s.write_errors)
+            unread.add_metric([name], s.read_errors)
             pending.add_metric([name], (s.pending_blocks + s.unsent_blocks) * sizes[name])
             following.add_metric([name], s.next_blocks * sizes[name])
-        yield from (copied, wire, equal, before, errors, pending, following)
+        yield from (copied, wire, equal, before, errors, unread, pending, following)
 
     def _histograms(self) -> Iterator[Metric]:
         counts, freezes, durations = self._site.journal.snapshot()

@@ -289,6 +289,7 @@ class Stats(NamedTuple):
     wire_bytes: int
     copies_before_write: int
     write_errors: int
+    read_errors: int
     wait_us_sum: int
     wait_us: tuple[int, ...]
     abandoned: int
@@ -296,6 +297,7 @@ class Stats(NamedTuple):
     closed_part: int
     second_lost: int
     write_error: int
+    read_error: int
 
 
 class Volume:
@@ -519,8 +521,9 @@ class Volume:
             s.next_blocks, s.pending_blocks, s.unsent_blocks, s.sent_blocks,
             s.next_since_ns, s.cycle_since_ns, s.heard_ns,
             (s.copied_bytes[0], s.copied_bytes[1]), s.wire_bytes, s.copies_before_write,
-            s.write_errors, s.wait_us_sum, tuple(s.wait_us),
+            s.write_errors, s.read_errors, s.wait_us_sum, tuple(s.wait_us),
             s.abandoned, s.failed_part, s.closed_part, s.second_lost, s.write_error,
+            s.read_error,
         )  # fmt: skip
 
     def close(self) -> None:

@@ -50,18 +50,22 @@ def _volumes(site: Site) -> list[dict[str, Any]]:
             "pending_bytes": (s.pending_blocks + s.unsent_blocks) * record.block_size,
             "copies_before_write": s.copies_before_write,
             "write_error": describe(s.write_error) if s.write_error else None,
+            "read_error": describe(s.read_error) if s.read_error else None,
             "has_intermediate": name not in waiting,
         })  # fmt: skip
     return rows
 
 
-def _failed_write(site: Site) -> str | None:
-    """What a client's write met at this source, though mirroring goes on; None: nothing."""
+def _failed_for_clients(site: Site) -> str | None:
+    """What a client's write or read met at this source, though mirroring goes on; None: nothing."""
     stats = site.statistics()
     for volume in site.config.volumes:
-        if (found := stats.get(volume.name)) and found.write_error:
-            error = CopyError(volume.name, FRONT, found.write_error)
-            return "a write failed: " + explain(error, {FRONT: f"data store {volume.data}"})
+        found = stats[volume.name]
+        for what, code in (("write", found.write_error), ("read", found.read_error)):
+            if code:
+                error = CopyError(volume.name, FRONT, code)
+                where = {FRONT: f"data store {volume.data}"}
+                return f"a {what} failed: {explain(error, where)}"
     return None
 
 
@@ -81,7 +85,7 @@ def _of_source(site: Site, control: Driver) -> dict[str, Any]:
         )  # fmt: skip
         return {
             "state": state,
-            "reason": reason or _failed_write(site),
+            "reason": reason or _failed_for_clients(site),
             "paused": paused,
             "peer": {
                 "state": "connected" if control.connected else "disconnected",

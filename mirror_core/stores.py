@@ -439,11 +439,12 @@ def flush_put_back(
     save(flushing=before)
 
 
-def name_of(where: str) -> str:
-    """What a running site calls a file or device of this machine, in its ledger.  OSError."""
+def seen(where: str) -> tuple[str, int]:
+    """What a running site calls a file or device of this machine, in its ledger; and its size in
+    bytes, as it is now.  OSError."""
     fd = os.open(where, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        return identities.of_path(fd).name
+        return identities.of_path(fd).name, os.lseek(fd, 0, os.SEEK_END)
     finally:
         os.close(fd)
 

@@ -27,7 +27,11 @@ fm_volume_read (struct fm_volume *v, void *buf, uint64_t n, uint64_t offset)
   if (outside (v, n, offset))
     return -EINVAL;
   struct fm_op op = { .kind = FM_READ, .offset = offset, .length = n, .buf = buf };
-  return n ? fm_store_io (v->front, &op) : 0;
+  int rc = n ? fm_store_io (v->front, &op) : 0;
+  if (rc < 0)
+    atomic_fetch_add (&v->read_errors, 1);
+  fm_request_note (&v->failed_read, &op, rc);
+  return rc;
 }
 
 int

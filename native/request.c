@@ -307,18 +307,16 @@ fm_request_step (struct fm_volume *v, struct fm_request *r)
   return rc < 0 ? leave (v, r, rc) : rc;
 }
 
-/* A full or broken disk may take other writes well, so one that failed stands until there is a good one
- * where it was. */
-static void
-note_result (struct fm_volume *v, const struct fm_op *op, int rc)
+void
+fm_request_note (struct fm_failed *f, const struct fm_op *op, int rc)
 {
   if (rc < 0) {
-    atomic_store (&v->failed_at, op->offset);
-    atomic_store (&v->write_error, rc);
-  } else if (atomic_load_explicit (&v->write_error, memory_order_relaxed)) {
-    uint64_t at = atomic_load (&v->failed_at);
+    atomic_store (&f->at, op->offset);
+    atomic_store (&f->rc, rc);
+  } else if (atomic_load_explicit (&f->rc, memory_order_relaxed)) {
+    uint64_t at = atomic_load (&f->at);
     if (op->offset <= at && at - op->offset < op->length)
-      atomic_store (&v->write_error, 0);
+      atomic_store (&f->rc, 0);
   }
 }
 
@@ -334,7 +332,9 @@ fm_request_finish (struct fm_volume *v, struct fm_request *r)
     rc = fm_request_flush (v, &heard);
   else if (rc < 0)
     atomic_fetch_add (&v->write_errors, 1);
-  note_result (v, &r->op, rc); /* of the front: not of the log */
+  fm_request_note (&v->failed_write, &r->op, rc); /* of the front: not of the log */
+  if (rc == 0)
+    fm_request_note (&v->failed_read, &r->op, 0); /* who reads there now reads this */
   return rc == 0 && durable ? fm_volume_seal_intent (v) : rc;
 }
 

@@ -48,6 +48,9 @@ int fm_request_step (struct fm_volume *v, struct fm_request *r);
 void fm_request_wait (struct fm_volume *v, struct fm_request *r);
 /* The client's answer: 0 or -errno. */
 int fm_request_finish (struct fm_volume *v, struct fm_request *r);
+/* The answer of the front.  A full or broken disk may do others well, so one that failed stands until there is a
+ * good one where it was. */
+void fm_request_note (struct fm_failed *f, const struct fm_op *op, int rc);
 /* What is written, and has left the gate, is to be durable; for who has heard of *heard.  0 or -errno. */
 int fm_request_flush (struct fm_volume *v, _Atomic uint64_t *heard);
 

@@ -493,6 +493,7 @@ fm_volume_read_stats (struct fm_volume *v, struct fm_volume_stats *s)
   pthread_mutex_unlock (&v->lock);
   s->copies_before_write = atomic_load (&v->copies_before_write);
   s->write_errors = atomic_load (&v->write_errors);
+  s->read_errors = atomic_load (&v->read_errors);
   s->wait_us_sum = atomic_load (&v->wait_us_sum);
   for (unsigned i = 0; i < FM_HISTOGRAM; i++)
     s->wait_us[i] = atomic_load (&v->wait_us[i]);
@@ -500,7 +501,8 @@ fm_volume_read_stats (struct fm_volume *v, struct fm_volume_stats *s)
   s->failed_part = atomic_load (&v->failed_part);
   s->closed_part = atomic_load (&v->closed_part);
   s->second_lost = atomic_load (&v->second_lost);
-  s->write_error = atomic_load (&v->write_error);
+  s->write_error = atomic_load (&v->failed_write.rc);
+  s->read_error = atomic_load (&v->failed_read.rc);
 }
 
 /* ---- the group ---- */

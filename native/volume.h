@@ -64,6 +64,12 @@
 struct fm_lane;
 struct fm_news;
 
+/* What a client was answered last that failed. */
+struct fm_failed {
+  _Atomic int rc;      /* 0, or -errno: and none has succeeded since */
+  _Atomic uint64_t at; /* here */
+};
+
 struct fm_volume {
   /* Fixed at creation. */
   uint64_t size, nblocks;
@@ -138,10 +144,9 @@ struct fm_volume {
    * this process.  Never 0 while the map holds a block (a write is acknowledged after it was set). */
   _Atomic uint64_t next_since_ns, cycle_since_ns, heard_ns;
   uint64_t wire_bytes_before; /* by links that ended; guarded by lock */
-  _Atomic uint64_t copied_bytes[FM_SINKS], copies_before_write, write_errors;
+  _Atomic uint64_t copied_bytes[FM_SINKS], copies_before_write, write_errors, read_errors;
   _Atomic uint64_t wait_us_sum, wait_us[FM_HISTOGRAM];
-  _Atomic int write_error;    /* 0, or -errno: the front refused a write (request.c: note_result), */
-  _Atomic uint64_t failed_at; /* here, and none has succeeded here since */
+  struct fm_failed failed_write, failed_read;
 };
 
 struct fm_volume_stats {
@@ -150,9 +155,9 @@ struct fm_volume_stats {
   uint64_t heard_ns; /* monotonic: the last write of a session, done or put off; 0: none yet */
   uint64_t copied_bytes[2];
   uint64_t wire_bytes; /* NBD payload sent to sinks that are servers */
-  uint64_t copies_before_write, write_errors;
+  uint64_t copies_before_write, write_errors, read_errors;
   uint64_t wait_us_sum, wait_us[24];
-  int abandoned, failed_part, closed_part, second_lost, write_error;
+  int abandoned, failed_part, closed_part, second_lost, write_error, read_error;
 };
 
 /* `front` and `first` (sink 0) stay the caller's and must outlive the volume.  `first` may be NULL: then no cycle may

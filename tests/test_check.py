@@ -47,6 +47,21 @@ def test_a_running_site_s_next_start_is_checked(handmade: Handmade) -> None:
     assert flashmirror("check", east(handmade)).returncode == 1
 
 
+@pytest.mark.parametrize("part", ["data", "intermediate"])
+def test_a_store_that_was_made_smaller_under_a_running_site_is_noticed(
+    handmade: Handmade, part: str
+) -> None:
+    """The next start refuses it, so that check must not be content with it."""
+    handmade.create()
+    handmade.start()
+    store = handmade.store("east", part)
+    os.truncate(store, MIB // 2)
+    said = row(handmade, f"disk {part}")
+    assert said.startswith(f"failed: {store}: {MIB // 2} bytes, but the volume has {MIB}: "), said
+    os.truncate(store, 2 * MIB)
+    assert row(handmade, f"disk {part}") == f"ok: {store}: in use by this site"
+
+
 def test_a_store_that_is_larger_than_its_volume_is_no_fault(handmade: Handmade) -> None:
     """As `start` finds; before there is a volume it is one, with both sizes."""
     handmade.write("east")

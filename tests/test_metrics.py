@@ -39,7 +39,7 @@ GAUGES = (
 )  # fmt: skip
 COUNTERS = (
     "cycles_total", "copied_bytes_total", "wire_bytes_total", "copies_before_write_total",
-    "write_errors_total",
+    "write_errors_total", "read_errors_total",
 )  # fmt: skip
 HISTOGRAMS = ("cycle_duration_seconds", "cycle_freeze_seconds", "copy_before_write_wait_seconds")
 BLOCK = 4096

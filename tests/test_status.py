@@ -36,7 +36,7 @@ INSIDE: dict[str, set[str]] = {
     "last_cycle": {"duration_seconds", "bytes", "freeze_seconds"},
     "volumes": {
         "name", "size_bytes", "block_size_bytes", "next_bytes", "pending_bytes",
-        "copies_before_write", "write_error", "has_intermediate",
+        "copies_before_write", "write_error", "read_error", "has_intermediate",
     },
 }  # fmt: skip
 STATES = {"initial", "mirroring", "paused", "degraded", "stopped", "refused"}

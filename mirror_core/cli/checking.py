@@ -143,8 +143,8 @@ def _check_in_use(
                 said = why if why.startswith(where) else f"{where}: the site waits for it"
                 rows.append((f"{volume.name} {part}", "failed", said))
             elif not config.is_uri(where):
-                record = getattr(records.get(volume.name), part, None)
-                rows.append((f"{volume.name} {part}", *_is_open(where, opened, record)))
+                row = _is_open(where, opened, records.get(volume.name), part)
+                rows.append((f"{volume.name} {part}", *row))
     return rows
 
 
@@ -158,12 +158,13 @@ def _opened_by(pid: int | None) -> list[os.stat_result]:
 
 
 def _is_open(
-    where: str, opened: list[os.stat_result], record: ledger.StoreRecord | None
+    where: str, opened: list[os.stat_result], record: ledger.VolumeRecord | None, part: str
 ) -> tuple[str, str]:
-    """`record`: what the running site calls the store that it has open in this place."""
+    """`record`: of a volume of the running site, which says what that calls the store that it has
+    open in this place."""
     try:
         found = os.stat(where)
-        name = stores.name_of(where) if record else ""
+        name, size = stores.seen(where) if record else ("", 0)
     except OSError as error:
         return (
             "failed",
@@ -173,7 +174,14 @@ def _is_open(
     device = found.st_rdev if stat.S_ISBLK(found.st_mode) else None
     devices = {one.st_rdev for one in opened if stat.S_ISBLK(one.st_mode)}
     is_open = device in devices or any(os.path.samestat(one, found) for one in opened)
-    if is_open and (not record or record.identity == name):
+    if is_open and record and size < record.size:
+        return (
+            "failed",
+            f"{where}: {size} bytes, but the volume has {record.size}: it was made smaller under "
+            "the running site, what stood behind is gone, and the next start refuses it: see "
+            "docs/recovery.md, 'A store was deleted or made smaller under a running site'",
+        )
+    if is_open and (not record or getattr(record, part).identity == name):
         return "ok", f"{where}: in use by this site"
     return (
         "failed",

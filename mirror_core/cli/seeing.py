@@ -48,6 +48,7 @@ def stopped_status(settings: config.SiteConfig) -> dict[str, Any]:
                 "pending_bytes": None,
                 "copies_before_write": None,
                 "write_error": None,
+                "read_error": None,
                 "has_intermediate": None,
             }
             for v in book.volumes

@@ -28,6 +28,8 @@ fake_run (struct fake *f, struct fm_op *op)
     return -EINVAL;
   if (changes && f->fail_rc && (f->fail_after == 0 || f->fail_after-- == 0))
     return f->fail_rc;
+  if (op->kind == FM_READ && f->read_rc)
+    return f->read_rc;
   pthread_mutex_lock (&f->lock);
   if (op->kind == FM_READ)
     memcpy (op->buf, at, op->length);

@@ -20,7 +20,7 @@ struct fake {
   bool beyond_hangs;         /* ... or waits for another to be closed */
   _Atomic int fail_rc;       /* 0, or what writes and zeroes (of sinks) end with */
   _Atomic unsigned fail_after; /* ... after this many more that go well */
-  int flush_rc;
+  int flush_rc, read_rc;     /* 0, or what these end with */
   _Atomic unsigned long writes, flushes;
   /* Asked of each write and zero as it is submitted. */
   void (*on_write) (struct fake *f, const struct fm_op *op);

@@ -189,6 +189,20 @@ answers (void)
   CHECK_EQ (stats ().write_error, 0);
   CHECK_EQ (fm_volume_flush_front (v), 0);
   CHECK_EQ (front->flushes, 1);
+  front->read_rc = -EIO;
+  CHECK_EQ (fm_volume_read (v, buf, 2, 4), -EIO);
+  CHECK_EQ (fm_volume_read (v, buf, 2, 4), -EIO);
+  CHECK_EQ (stats ().read_errors, 2);
+  front->read_rc = 0;
+  CHECK_EQ (fm_volume_read (v, buf, 4, 0), 0);
+  CHECK_EQ (stats ().read_error, -EIO);
+  CHECK_EQ (fm_volume_read (v, buf, 5, 0), 0);
+  CHECK (stats ().read_error == 0 && stats ().write_errors == 1);
+  front->read_rc = -EIO;
+  CHECK_EQ (fm_volume_read (v, buf, 2, 4), -EIO);
+  front->read_rc = 0;
+  CHECK_EQ (fm_volume_write (v, 0, new_bytes, 1, 4, 0), 0);
+  CHECK_EQ (stats ().read_error, 0);
   tear_down ();
 }
 

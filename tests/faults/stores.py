@@ -573,6 +573,20 @@ FAULTS = (
         "GOOD_WRITE_HIDES_A_BAD_ONE",
     ),
     Fault(
+        "reads of clients that fail are nobody's matter",
+        "native:request "
+        "tests/test_failed_writes.py::"
+        "test_a_source_whose_data_store_cannot_be_read_says_that_reads_fail",
+        (("native/access.c", "  fm_request_note (&v->failed_read, &op, rc);\n", ""),),
+        "FAILED_READS_UNTOLD",
+    ),
+    Fault(
+        "check of a running site is content with a store that is too small by now",
+        "tests/test_check.py::test_a_store_that_was_made_smaller_under_a_running_site_is_noticed",
+        (("mirror_core/cli/checking.py", "record and size < record.size", "False"),),
+        "made_smaller_is_well",
+    ),
+    Fault(
         "a target does not tell of what its source could not write",
         "tests/test_failed_writes.py::"
         "test_a_target_whose_intermediate_is_full_says_so_until_it_is_written",
