@@ -682,7 +682,17 @@ class Site:
         except StoreError as error:
             self.journal.say(f"at stop: {error}")
             clean = False
+            if isinstance(error, stores.Harmed) and self.book.current.role == "source":
+                self._tried(self._doubt_all)
         self.book.update(clean=clean, volumes=volumes)
+
+    def _doubt_all(self) -> None:
+        """Of a source: anything may differ from what the target holds, and the next start compares
+        it.  Its intent logs say so; its maps do not, and go."""
+        for member in self.members:
+            member.native.heat_all()
+        self._maps.remove(self.book.current.site, self._run)
+        self.journal.say("at stop: the next start compares everything with the target")
 
     def _end_maps(self) -> None:
         """Of this run, which was stopped in order or did not begin.  Those of others may be of the

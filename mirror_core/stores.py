@@ -34,6 +34,10 @@ from mirror_core.platform import HERE, Platform
 _MARK = "user.flashmirror"
 
 
+class Harmed(StoreError):
+    """Bytes of a store are gone, or cannot be read where it is looked at; nobody knows which."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Which store of which site is meant."""
@@ -165,7 +169,7 @@ class Opened:
                 [(first, end - first) for first, end in ranges], limits.COMPARE_DEPTH
             )
         except OSError as error:
-            raise StoreError(
+            raise Harmed(
                 f"{self.where}: {error.strerror}: look into that store", error.errno or errno.EIO
             ) from error
         found, before = hashlib.sha256(), 0
@@ -174,6 +178,17 @@ class Opened:
             found.update(data[start : before + min(i + sample, size) - first])
             before += end - first
         return found.hexdigest()
+
+    def refuse_smaller(self, size: int) -> None:
+        """Harmed: somebody has made it smaller than its volume since it was opened.  Of a server
+        that is not to be seen."""
+        left = size if self.fd is None else os.lseek(self.fd, 0, os.SEEK_END)
+        if left < size:
+            raise Harmed(
+                f"{self.where}: was made smaller, {left} bytes, but the volume has {size}: what "
+                "stood behind is gone",
+                errno.EIO,
+            )
 
     def record(self, fingerprint_of: int = 0) -> StoreRecord:
         """What to know it again by; with a fingerprint of that many bytes, if not 0."""
@@ -212,8 +227,10 @@ class Opened:
         bytes are flushed before.  A store that has lost something in this run has none: what is
         read from it now may be a cache's, and other bytes come back later.  (One that has lost it
         in a run before, and shows it still, is refused later: not to notice one that was put back
-        would be worse.)  StoreError: that fails, or its server may still do a write that was given
-        up (native/late.h)."""
+        would be worse.)  StoreError: its server may still do a write that was given up
+        (native/late.h).  Harmed: what counts cannot be read, or is not there any more."""
+        if counts:
+            self.refuse_smaller(size)
         if not self.store.is_settled():
             raise StoreError(
                 f"{self.where}: a write to it that was given up may still be done: restart its "

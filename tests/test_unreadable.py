@@ -1,4 +1,5 @@
-"""What a target cannot read is not equal to anything: it is sent, and so written anew."""
+"""What a target cannot read is not equal to anything: it is sent, and so written anew; and what a
+source cannot read at its stop says that anything may have changed."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import direct
 import pytest
-from handmade import Handmade
+from handmade import MIB, Handmade
+from served import Server
 from test_link import lose_power
 
 BLOCK = 4096
@@ -41,3 +43,44 @@ def test_a_place_that_cannot_be_read_is_sent(handmade: Handmade, part: str) -> N
     assert os.stat(handmade.store("west", part)).st_size == handmade.size
     said = (handmade.folder / "west" / "state" / "site.log").read_text()
     assert f"cannot compare: {part} store {handmade.store('west', part)}" in said
+
+
+@pytest.mark.parametrize("harm", ["smaller", "unreadable"])
+def test_a_source_whose_store_was_harmed_compares_everything_at_its_next_start(
+    scratch: Path, handmade: Handmade, request: pytest.FixtureRequest, harm: str
+) -> None:
+    """Its end is cut off while it runs, or a sample of it cannot be read at the stop: the maps of
+    the run that ends know nothing of what else has changed, so that nothing rests on them."""
+    server, trigger = Server(scratch / "served.img"), scratch / "trigger"
+    request.addfinalizer(server.stop)
+    handmade.size = 4 * MIB
+    data = Path(handmade.store("east", "data"))
+    if harm == "unreadable":
+        data = server.image
+        data.touch()
+        os.truncate(data, handmade.size)
+        rules = ("error-pread=EIO", "error-pread-rate=100%", f"error-pread-file={trigger}")
+        server.start("error", parameters=rules)
+        handmade.stores["east", "data"] = server.uri
+    handmade.create()
+    handmade.start()
+    with handmade.client() as client:
+        client.write(0, b"x" * BLOCK)
+    direct.sync(handmade)
+    direct.stop(handmade, "east")
+    handmade.start("east")  # nothing is hot any more
+    if harm == "smaller":
+        os.truncate(data, handmade.size - BLOCK)
+    trigger.touch()
+    direct.stop(handmade, "east")
+    trigger.unlink()
+    with data.open("r+b") as file:
+        file.truncate(handmade.size)
+        file.seek(2 * MIB + BLOCK)
+        file.write(b"y" * BLOCK)
+    handmade.start("east")
+    direct.sync(handmade)
+    direct.stop(handmade, "west")
+    assert handmade.image("west").read_bytes() == data.read_bytes()
+    said = (handmade.folder / "east" / "state" / "site.log").read_text()
+    assert "at stop: the next start compares everything with the target" in said

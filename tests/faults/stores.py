@@ -587,6 +587,37 @@ FAULTS = (
         "made_smaller_is_well",
     ),
     Fault(
+        "what a source cannot read at its stop is as it was left",
+        "tests/test_unreadable.py::"
+        "test_a_source_whose_store_was_harmed_compares_everything_at_its_next_start",
+        (("mirror_core/site.py", "if isinstance(error, stores.Harmed) and ", "if False and "),),
+        "harmed_is_as_left",
+    ),
+    Fault(
+        "after a store was harmed the maps of the run before still count",
+        "tests/test_unreadable.py::"
+        "test_a_source_whose_store_was_harmed_compares_everything_at_its_next_start",
+        (("mirror_core/site.py", "            member.native.heat_all()\n"
+          "        self._maps.remove(self.book.current.site, self._run)\n",
+          "            member.native.heat_all()\n"),),
+    ),
+    Fault(
+        "after a store was harmed only what was written is compared",
+        "tests/test_unreadable.py::"
+        "test_a_source_whose_store_was_harmed_compares_everything_at_its_next_start",
+        (("mirror_core/site.py", "            member.native.heat_all()\n"
+          "        self._maps.remove(self.book.current.site, self._run)\n",
+          "            member.native.stats()\n"
+          "        self._maps.remove(self.book.current.site, self._run)\n"),),
+    ),
+    Fault(
+        "a store that was harmed in its end only is as it was left",
+        "tests/test_unreadable.py::"
+        "test_a_source_whose_store_was_harmed_compares_everything_at_its_next_start[smaller]",
+        (("mirror_core/stores.py", "            self.refuse_smaller(size)\n", "            pass\n"),
+        ),
+    ),
+    Fault(
         "a target does not tell of what its source could not write",
         "tests/test_failed_writes.py::"
         "test_a_target_whose_intermediate_is_full_says_so_until_it_is_written",
