@@ -591,6 +591,8 @@ class Site:
 
     def refuse_anew(self) -> None:
         """MirrorError: a process that begins anew would end, with that line."""
+        if lost := self.taken_away():
+            raise StoreError(f"cannot begin anew, and so is not promoted: {lost}")
         self._refuse_anew(self.config, self.book.current)
 
     def begin_anew(self) -> bool:
@@ -737,6 +739,18 @@ class Site:
         return look(one, record.size) if one else record.intermediate
 
     # ---- how it is
+
+    def taken_away(self) -> str | None:
+        """Which store that counts somebody has deleted or made smaller; None: none.  A source needs
+        no intermediate, and a blank one is as good."""
+        records = {record.name: record for record in self.book.current.volumes}
+        source = self.book.current.role == "source"
+        for (name, part), one in list(self._opened.items()):
+            if part == "data" or not source:
+                with contextlib.suppress(OSError):  # the site ends
+                    if lost := one.taken_away(records[name].size):
+                        return lost
+        return None
 
     def statistics(self) -> dict[str, native.Stats]:
         return self.copier.stats()

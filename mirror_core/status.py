@@ -85,7 +85,7 @@ def _of_source(site: Site, control: Driver) -> dict[str, Any]:
         )  # fmt: skip
         return {
             "state": state,
-            "reason": reason or _failed_for_clients(site),
+            "reason": reason or site.taken_away() or _failed_for_clients(site),
             "paused": paused,
             "peer": {
                 "state": "connected" if control.connected else "disconnected",
@@ -120,7 +120,7 @@ def _of_target(site: Site, control: Target) -> dict[str, Any]:
     book = site.book.current
     control.look_at_writes()
     connected, since = control.connected() and control.parted() is None, control.since()
-    taken_away = control.taken_away()
+    taken_away = site.taken_away() or control.taken_away()
     left = site.copier.left_bytes()
     with control.changed:
         refusal = control.refusal

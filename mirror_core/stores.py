@@ -190,6 +190,19 @@ class Opened:
                 errno.EIO,
             )
 
+    def taken_away(self, size: int) -> str | None:
+        """What somebody has done to it under this site, and the next start would refuse; None:
+        nothing.  OSError: it is closed."""
+        if self.fd is not None:
+            info = os.fstat(self.fd)
+            if stat.S_ISREG(info.st_mode) and not info.st_nlink:
+                return deleted(self.where, os.getpid(), self.fd)
+        try:
+            self.refuse_smaller(size)
+        except Harmed as error:
+            return str(error)
+        return None
+
     def record(self, fingerprint_of: int = 0) -> StoreRecord:
         """What to know it again by; with a fingerprint of that many bytes, if not 0."""
         fingerprint = self.fingerprint(fingerprint_of) if fingerprint_of else None
@@ -454,6 +467,15 @@ def flush_put_back(
             error.code,
         ) from error
     save(flushing=before)
+
+
+def deleted(where: str, pid: int, fd: object) -> str:
+    """The line for a file that has no name any more."""
+    return (
+        f"{where}: was deleted, and only process {pid} still has it: a stop, or a kill, is its "
+        f"end: first copy it from /proc/{pid}/fd/{fd} (docs/recovery.md, 'A store was deleted or "
+        "made smaller under a running site')"
+    )
 
 
 def seen(where: str) -> tuple[str, int]:

@@ -1,7 +1,7 @@
 """What a running site is known by can be taken away: it is found and stopped all the same.
 
 A cleaner of /run or /tmp removes a lock or a socket; somebody empties a state folder, moves it, or
-edits the configuration.
+edits the configuration; or deletes a store, which only the site's process has then.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import direct
 import pytest
 from handmade import Handmade, as_somebody_else, east, flashmirror, record, refused
 from test_hangs import bounded
@@ -247,3 +249,48 @@ def test_a_state_that_is_exchanged_during_a_start_is_refused(
         )  # fmt: skip
     assert done.returncode == 1
     assert "'state' was changed while the site started: start it again" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("site", "part"), [("east", "data"), ("west", "data"), ("west", "intermediate")]
+)
+def test_a_store_that_was_deleted_is_not_lost_by_a_stop_or_a_promotion(
+    handmade: Handmade, site: str, part: str
+) -> None:
+    """Only the process still has it: status says so, and where it can be copied from; `stop` and
+    `promote` refuse.  What was copied so is taken for the store, and the sites are equal."""
+    handmade.create()
+    handmade.start()
+    toml, store = str(handmade.toml(site)), handmade.store(site, part)
+    with handmade.client() as client:
+        client.write(0, os.urandom(handmade.size))
+        held = client.read(0, handmade.size)
+    direct.pause(handmade)
+    os.unlink(store)
+    found = direct.status(handmade, site)
+    only = f"{store}: was deleted, and only process {found['pid']} still has it: "
+    assert found["reason"].startswith(only), found
+    assert found["state"] == ("paused" if site == "east" else "degraded")
+    said = refused("stop", toml)
+    assert said.startswith(only) and f"flashmirror stop --force {toml}" in said
+    if site == "west":
+        assert only in refused("promote", "--force", toml)
+    kept = re.search(r"/proc/[0-9]+/fd/[0-9]+", said)
+    assert kept
+    words = ["cp", "--sparse=always", "--preserve=all", kept[0], store]
+    subprocess.run(words, check=True)
+    handmade.run("stop", "--force", toml)
+    handmade.start(site)
+    direct.resume(handmade)
+    direct.sync(handmade)
+    handmade.stop()
+    for name in ("east", "west"):
+        assert handmade.image(name).read_bytes() == held
+
+
+def test_a_source_s_deleted_intermediate_does_not_keep_it_from_stopping(handmade: Handmade) -> None:
+    """Nobody needs what it holds: a blank one is as good."""
+    handmade.create()
+    handmade.start("east")
+    os.unlink(handmade.store("east", "intermediate"))
+    assert flashmirror("stop", east(handmade)).returncode == 0

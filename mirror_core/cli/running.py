@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import stat
+from pathlib import Path
 from typing import Any
 
 import click
 
-from mirror_core import config, process, rotate
+from mirror_core import config, ledger, process, rotate, stores
 from mirror_core.cli.common import (
     CHANGED,
     NotRunning,
@@ -17,7 +20,7 @@ from mirror_core.cli.common import (
     show,
     site_argument,
 )
-from mirror_core.errors import MirrorError
+from mirror_core.errors import LedgerError, MirrorError
 
 
 @click.command()
@@ -50,12 +53,46 @@ def _look(settings: config.SiteConfig) -> tuple[dict[str, Any], str]:
     return record, f", process {record['pid']}{changed}"
 
 
+def _refuse_deleted(settings: config.SiteConfig) -> None:
+    """MirrorError: the end of its process would be the end of a store that counts.  The process is
+    looked at, and not asked: it may hang."""
+    pid = process.found(settings)
+    try:
+        book, links = ledger.load(settings.state), list(Path(f"/proc/{pid}/fd").iterdir())
+    except (LedgerError, OSError):
+        return  # nothing is known, or nothing is to be seen
+    records = {record.name: record for record in book.volumes}
+    counts = {
+        getattr(records[volume.name], part).identity: getattr(volume, part)
+        for volume in settings.volumes
+        for part in (("data",) if book.role == "source" else ("data", "intermediate"))
+        if volume.name in records
+    }
+    for link in links:
+        if where := counts.get(_name_of_deleted(link)):
+            lost = stores.deleted(where, pid or 0, link.name)
+            force = f"'flashmirror stop --force {settings.path}'"
+            raise MirrorError(f"{lost}; to lose it: {force}")
+
+
+def _name_of_deleted(link: Path) -> str:
+    """What a site calls a file that has no name any more; empty: it has one, or is no file."""
+    with contextlib.suppress(OSError):  # it was closed since
+        info = link.stat()
+        if stat.S_ISREG(info.st_mode) and not info.st_nlink:
+            return stores.seen(str(link))[0]
+    return ""
+
+
 @click.command()
 @site_argument
+@click.option("--force", is_flag=True, help="Even if a store was deleted, and is lost by that.")
 @json_option
-def stop(site: str, as_json: bool) -> None:
+def stop(site: str, force: bool, as_json: bool) -> None:
     """Stop a site in order; returns when its process has ended, and says if it was not in order."""
     settings = load_site(site)
+    if not force:
+        _refuse_deleted(settings)
     wait, again = (f"'flashmirror {word} {settings.path}'" for word in ("stop", "start"))
     with goes_on(settings, f"it goes on stopping: wait with {wait}, or have it again with {again}"):
         in_order = process.stop(settings)

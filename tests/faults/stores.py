@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from faults.fault import Fault
 
+DELETED = "tests/test_taken_away.py::test_a_store_that_was_deleted"
+
 FAULTS = (
     Fault(
         "a server that is written in two ways is two stores",
@@ -616,6 +618,33 @@ FAULTS = (
         "test_a_source_whose_store_was_harmed_compares_everything_at_its_next_start[smaller]",
         (("mirror_core/stores.py", "            self.refuse_smaller(size)\n", "            pass\n"),
         ),
+    ),
+    Fault(
+        "status says nothing of a store that was deleted",
+        f"{DELETED}_is_not_lost_by_a_stop_or_a_promotion",
+        (("mirror_core/stores.py",
+          "            if stat.S_ISREG(info.st_mode) and not info.st_nlink:\n",
+          "            if False:\n"),),
+        "deleted_untold",
+    ),
+    Fault(
+        "stop does not look whether a store was deleted",
+        f"{DELETED}_is_not_lost_by_a_stop_or_a_promotion",
+        (("mirror_core/cli/running.py", "    if not force:\n", "    if False:\n"),),
+        "stop_ends_a_deleted_store",
+    ),
+    Fault(
+        "a promotion does not look whether a store was deleted",
+        f"{DELETED}_is_not_lost_by_a_stop_or_a_promotion[west-data]",
+        (("mirror_core/site.py", "        if lost := self.taken_away():\n",
+          "        if False and (lost := self.taken_away()):\n"),),
+        "promotion_ends_a_deleted_store",
+    ),
+    Fault(
+        "a source is not stopped while its intermediate is deleted",
+        "tests/test_taken_away.py::"
+        "test_a_source_s_deleted_intermediate_does_not_keep_it_from_stopping",
+        (("mirror_core/cli/running.py", '("data",) if book.role == "source" else ', ""),),
     ),
     Fault(
         "a target does not tell of what its source could not write",
