@@ -42,7 +42,7 @@ from nbd_client import NbdClient, NbdError
 from pair import FLASHMIRROR, CommandFailed, MakePair, Pair
 from served import Faulty
 
-from mirror_core import cli, config, ledger, limits, process, protocol
+from mirror_core import cli, config, ledger, limits, process, protocol, timeouts
 from mirror_core.cli import adopting, attaching, common, creating, mirroring, seeing
 from mirror_core.cli import running as running_
 from mirror_core.errors import MirrorError
@@ -507,6 +507,33 @@ def test_who_waits_no_more_is_told_what_goes_on(
         hasty.setattr(process, "stop", interrupted)
         for command, text in told.items():
             assert says(command, path) == f"east: interrupted: {text}"
+
+
+def test_nobody_waits_for_a_source_that_is_refused(
+    make_pair: MakePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which a person ends: a pause without a time-out would wait for ever, and say nothing.  But
+    one that was refused before the command is given the time to ask its target again."""
+    pair = make_pair("--size", "1M")
+    pair.start()
+    pair.sync()
+    pair.stop("east")
+    state = pair.folder / "east/state"
+    book = ledger.load(state)
+    ledger.save(state, replace(book, begun=book.begun + 1, begun_token="e" * 32))
+    pair.run("promote", "--force", str(pair.toml("west")))
+    pair.start("east")
+    why = until_state(pair, "refused")["reason"]
+    monkeypatch.setattr(timeouts, "asks_again_s", lambda _: 0.2)
+    for command in ("pause", "sync"):
+        told = GOES_ON[command].format(east(pair))
+        assert says(command, east(pair)) == f"east: {command} not done: {why}; {told}"
+    monkeypatch.undo()
+    status = state_of(pair)
+    answers = [{"done": done, "status": status} for done in (False, True)]
+    monkeypatch.setattr(common, "ask", lambda *_: answers.pop(0))
+    settings, deadline = config.load(east(pair)), common.Deadline(None)
+    assert common.wait_until(settings, {"op": "settled"}, deadline, "pause")["done"]
 
 
 def test_a_stopped_site_does_not_sync_pause_or_resume(make_pair: MakePair) -> None:

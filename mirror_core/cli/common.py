@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from mirror_core import config, limits, lock, process, protocol
+from mirror_core import config, limits, lock, process, protocol, timeouts
 from mirror_core.errors import (
     LINK_ERRNOS,
     Answered,
@@ -187,8 +187,11 @@ class Bar:
 def wait_until(
     site: config.SiteConfig, record: protocol.Record, deadline: Deadline, what: str
 ) -> dict[str, Any]:
-    """Ask until the answer is done, which has a status.  MirrorError: timeout."""
+    """Ask until the answer is done, which has a status.  MirrorError: timeout, or the source is
+    refused, which a person ends: not only by an answer of before this command, since when its
+    target may have been told to take it."""
     bar = Bar()
+    again = time.monotonic() + timeouts.asks_again_s(timeouts.silence_s(site.link_timeout))
     try:
         while True:
             answer = ask(site, {**record, "wait": deadline.wait_s()}, deadline.patience_s())
@@ -198,6 +201,9 @@ def wait_until(
             bar.update(status)
             if not deadline.left_s():
                 raise not_done(site, status, deadline, what)
+            if status["state"] == "refused" and time.monotonic() >= again:
+                why = f"{site.name}: {what} not done: {status['reason']}"
+                raise MirrorError(why, errno.ETIMEDOUT)  # nor will it be, for as long as one waits
     finally:
         bar.end()
 

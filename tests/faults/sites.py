@@ -1566,6 +1566,18 @@ FAULTS = (
         "late_pause_is_none",
     ),
     Fault(
+        "a pause of a refused source waits for ever",
+        "tests/test_commands.py::test_nobody_waits_for_a_source_that_is_refused",
+        (("mirror_core/cli/common.py", 'status["state"] == "refused" and time', "False and time"),),
+        "refused_is_waited_for",
+    ),
+    Fault(
+        "a source that was refused before a command has no time to ask again",
+        "tests/test_commands.py::test_nobody_waits_for_a_source_that_is_refused",
+        (("mirror_core/cli/common.py", " and time.monotonic() >= again:", ":"),),
+        "refused_once_for_all",
+    ),
+    Fault(
         "who interrupts a stop is not told that it goes on",
         "tests/test_commands.py::test_who_waits_no_more_is_told_what_goes_on",
         (("mirror_core/cli/common.py",
