@@ -130,6 +130,13 @@ def image(ledger: Ledger, volume: str, block: int) -> Literal["intermediate", "d
     return "intermediate" if pending is not None and block in pending else "data"
 
 
+def is_adopted(ledger: Ledger) -> bool:
+    """Of a source whether a person has adopted its data since its last run: so it is not clean, for
+    all of that is compared, however that run ended.  It names a run that no process has begun yet
+    (adoption.py)."""
+    return ledger.role == "source" and not ledger.clean and ledger.run not in ledger.runs
+
+
 _STORE = Table(
     StoreRecord,
     Field("kind", "kind", TEXT),

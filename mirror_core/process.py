@@ -670,7 +670,8 @@ def stop(site: config.SiteConfig) -> bool:
                 signal.pidfd_send_signal(handle, signal.SIGTERM)
             select.select([handle], [], [], max(0.0, deadline - time.monotonic()))
     try:
-        return lastrun.load(site.state).clean
+        book = lastrun.load(site.state)
+        return book.clean or ledger.is_adopted(book)
     except MirrorError as error:
         how = f"{site.name}: is stopped, and whether in order is not known: {error}"
         raise MirrorError(how, error.code) from error

@@ -446,7 +446,9 @@ class Site:
             self.metrics.start()  # first: a busy port is a refusal
         write_pid(self._lock, self.config, self.platform)
         source = self.book.current.role == "source"
-        if not self.book.current.clean:
+        if ledger.is_adopted(self.book.current):
+            self.journal.say("its data was adopted: what may differ is compared")
+        elif not self.book.current.clean:
             self.journal.say(
                 "was not stopped in order: "
                 + (

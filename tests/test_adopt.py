@@ -124,6 +124,20 @@ def test_what_an_adopted_source_shares_with_the_target_is_not_sent(pair: Pair) -
     assert value(figures, 'wire_bytes_total{volume="disk"}') < SIZE / 10
 
 
+def test_an_adopted_source_is_not_said_to_have_ended_without_order(pair: Pair) -> None:
+    """It was stopped in order; that all is compared after an adoption is told as what it is, by
+    `status`, by `stop` of the stopped site and in the log, until it has run."""
+    replace_store(pair, "east", "data")
+    adopt(pair, "east", "data")
+    why = "its data was adopted: what may differ is compared"
+    assert pair.status()["reason"] == f"{why} after the next start"
+    assert json.loads(pair.run("stop", str(pair.toml("east")), "--json"))["in_order"]
+    pair.start("east")
+    kill(pair, "east")
+    assert why in pair.log("east") and "not stopped in order" not in pair.log("east")
+    assert pair.status()["reason"] == "it was not stopped in order"
+
+
 def test_an_adoption_forgets_no_loss(pair: Pair) -> None:
     """Of which a client was still to be told: the next process tells him."""
     state = pair.folder / "east" / "state"

@@ -54,7 +54,7 @@ def stopped_status(settings: config.SiteConfig) -> dict[str, Any]:
             for v in book.volumes
         ],
         "state": "stopped",
-        "reason": None if book.clean else "it was not stopped in order",
+        "reason": _how_it_ended(book),
         "paused": book.paused if book.role == "source" else None,
         "peer": {
             "state": "disconnected",
@@ -77,6 +77,13 @@ def stopped_status(settings: config.SiteConfig) -> dict[str, Any]:
         "hardened_sequence": hardened or None,
         "last_cycle": None,
     }
+
+
+def _how_it_ended(book: ledger.Ledger) -> str | None:
+    """None: in order, and nothing was done to it since."""
+    if ledger.is_adopted(book):
+        return "its data was adopted: what may differ is compared after the next start"
+    return None if book.clean else "it was not stopped in order"
 
 
 def _age(point: float | None) -> float | None:

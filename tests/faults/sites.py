@@ -1566,6 +1566,20 @@ FAULTS = (
         "late_pause_is_none",
     ),
     Fault(
+        "an adopted source is said to have ended without order",
+        "tests/test_adopt.py::test_an_adopted_source_is_not_said_to_have_ended_without_order",
+        (("mirror_core/ledger.py", " and not ledger.clean and ledger.run not in ledger.runs",
+          " and not ledger.clean and False"),),
+        "adopted_without_order",
+    ),
+    Fault(
+        "an adopted source that has run and was killed is said to be adopted",
+        "tests/test_adopt.py::test_an_adopted_source_is_not_said_to_have_ended_without_order",
+        (("mirror_core/ledger.py", " and not ledger.clean and ledger.run not in ledger.runs",
+          " and not ledger.clean"),),
+        "adopted_for_ever",
+    ),
+    Fault(
         "a pause of a refused source waits for ever",
         "tests/test_commands.py::test_nobody_waits_for_a_source_that_is_refused",
         (("mirror_core/cli/common.py", 'status["state"] == "refused" and time', "False and time"),),
