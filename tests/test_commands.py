@@ -11,8 +11,10 @@ import pty
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -738,12 +740,14 @@ def test_interval_paces_the_cycles(make_pair: MakePair) -> None:
 
 
 def test_progress_is_shown_on_a_terminal_only(make_pair: MakePair) -> None:
-    """sync draws one line on a terminal, wiped at the end; elsewhere it is silent."""
+    """sync draws one line on a terminal, as long as that is wide, wiped at the end; what is in the
+    way is told above it, once and to its end; elsewhere it is silent."""
     pair = make_pair("--size", "1M")
     pair.start("east")
     until_state(pair, "degraded")
-    words = [str(FLASHMIRROR), "sync", east(pair), "--timeout", "1s"]
+    words = [str(FLASHMIRROR), "sync", east(pair), "--timeout", "2500ms"]
     terminal, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 60, 0, 0))
     with subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs) as sync:
         os.close(theirs)
         shown = b""
@@ -753,8 +757,10 @@ def test_progress_is_shown_on_a_terminal_only(make_pair: MakePair) -> None:
         assert sync.wait(timeout=20) == 1
     os.close(terminal)
     text = shown.decode()
-    assert re.search(r"\r\x1b\[Kcycle \d+ \w+ +\[[# ]{30}\] \d", text), text
-    assert "degraded: peer at" in text
+    drawn = re.findall(r"\r\x1b\[K(cycle \d+ \w+ +\[[# ]{30}\] \d[^\r\n]*)", text)
+    assert len(drawn) > 1 and max(map(len, drawn)) < 60, text
+    (told,) = re.findall(r"\r\x1b\[Kdegraded: (peer at [^\r\n]*)\r?\n", text)
+    assert told == state_of(pair)["reason"]
     assert re.search(r"\r\x1b\[Kflashmirror: east: sync not done", text), text
     assert len(refused(*words[1:-1], "100ms").splitlines()) == 1
 

@@ -160,10 +160,12 @@ def show(record: Any, as_json: bool, text: Callable[[], str]) -> bool:
 
 
 class Bar:
-    """One line on a terminal that says what is being waited for; nothing elsewhere."""
+    """One line on a terminal that says what is being waited for, and above it what is in the way,
+    when that changes; nothing elsewhere."""
 
     def __init__(self) -> None:
         self._shown = sys.stderr.isatty()
+        self._reason = ""  # that stands above
 
     def update(self, status: dict[str, Any]) -> None:
         if not self._shown:
@@ -172,12 +174,16 @@ class Bar:
         total, copied = cycle["total_bytes"], cycle["copied_bytes"]
         share = copied / total if total else 0.0
         filled = "#" * round(share * 30)
+        reason = f"{status['state']}: {status['reason']}" if status["reason"] else ""
+        if reason not in ("", self._reason):
+            click.echo(f"\r\033[K{printable(reason)}", err=True)
+        self._reason = reason
         line = (
-            f"\r\033[Kcycle {cycle['sequence']} {cycle['phase']:6} [{filled:30}] "
+            f"cycle {cycle['sequence']} {cycle['phase']:6} [{filled:30}] "
             f"{format_size(copied)} of {format_size(total)}"
         )
-        reason = f"  {status['state']}: {status['reason']}" if status["reason"] else ""
-        click.echo((line + reason)[:200], nl=False, err=True)
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns or 80
+        click.echo(f"\r\033[K{line[: columns - 1]}", nl=False, err=True)
 
     def end(self) -> None:
         if self._shown:

@@ -1580,6 +1580,18 @@ FAULTS = (
         "adopted_for_ever",
     ),
     Fault(
+        "what is in the way is told at each look",
+        "tests/test_commands.py::test_progress_is_shown_on_a_terminal_only",
+        (("mirror_core/cli/common.py", "if reason not in (\"\", self._reason):", "if reason:"),),
+        "told_at_each_look",
+    ),
+    Fault(
+        "the line of progress is wider than the terminal",
+        "tests/test_commands.py::test_progress_is_shown_on_a_terminal_only",
+        (("mirror_core/cli/common.py", "{line[: columns - 1]}", "{line:60}"),),
+        "wider_than_the_terminal",
+    ),
+    Fault(
         "a pause of a refused source waits for ever",
         "tests/test_commands.py::test_nobody_waits_for_a_source_that_is_refused",
         (("mirror_core/cli/common.py", 'status["state"] == "refused" and time', "False and time"),),
