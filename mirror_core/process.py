@@ -296,10 +296,18 @@ def hangs(site: config.SiteConfig, what: str) -> MirrorError:
 
 
 def _elsewhere(site: config.SiteConfig, then: str) -> MirrorError:
+    """Into a process that has capabilities of its own the kernel lets nobody look but root."""
+    pid = holder(site)
+    ours = (
+        "; or, if that nbdkit is yours, and is not to be looked into because it has capabilities "
+        f"of its own (setcap): 'kill {pid}' stops it in order"
+        if pid and _program_of(pid) in _PROGRAMS
+        else ""
+    )
     return MirrorError(
         f"{site.name}: runs, but its process is not to be seen from here (is it in a container, "
         f"another user's, or on another machine?): {then} there: it says that it is process "
-        f"{holder(site)}",
+        f"{pid}{ours}",
         errno.ESRCH,
     )
 

@@ -181,6 +181,26 @@ def test_a_hung_server_of_others_is_in_no_command_s_way(
         assert flashmirror("stop", east(handmade)).stdout == "east: stopped\n"
 
 
+def test_a_site_whose_nbdkit_has_capabilities_of_its_own_is_no_riddle(
+    make_pair: MakePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel lets its user see that it is there, and not what it has open: so `stop` says what
+    may be so, and what stops it.  It was "another user's, or on another machine", which it was not.
+    """
+    pair = make_pair("--size", "1M")
+    pair.start("east")
+    settings = config.load(str(pair.toml("east")))
+    pid = process.holder(settings)
+    with monkeypatch.context() as closed:
+        closed.setattr(process, "_has_lock", lambda *_: False)
+        closed.setattr(process, "_is_begun_with", lambda *_, **__: False)
+        with bounded(20), pytest.raises(MirrorError, match=rf"\(setcap\): 'kill {pid}' stops it"):
+            process.stop(settings)
+    assert pid
+    os.kill(pid, signal.SIGTERM)
+    assert process.stop(settings)  # waits for the end
+
+
 def pid_namespace() -> tuple[str, ...]:
     return ("unshare", "--pid", "--fork", "--mount-proc")
 

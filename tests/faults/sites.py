@@ -1580,6 +1580,13 @@ FAULTS = (
         "adopted_for_ever",
     ),
     Fault(
+        "nobody is told that an nbdkit with capabilities is not to be looked into",
+        "tests/test_hangs.py::test_a_site_whose_nbdkit_has_capabilities_of_its_own_is_no_riddle",
+        (("mirror_core/process.py", "        if pid and _program_of(pid) in _PROGRAMS\n",
+          "        if False\n"),),
+        "capabilities_are_a_riddle",
+    ),
+    Fault(
         "what is in the way is told at each look",
         "tests/test_commands.py::test_progress_is_shown_on_a_terminal_only",
         (("mirror_core/cli/common.py", "if reason not in (\"\", self._reason):", "if reason:"),),
