@@ -21,7 +21,7 @@ from typing import Any
 
 from mirror_core import age, ledger
 from mirror_core.durable import Doubt
-from mirror_core.errors import LedgerError
+from mirror_core.errors import LedgerError, mend
 from mirror_core.journal import Journal
 from mirror_core.platform import Platform
 
@@ -48,7 +48,7 @@ class Book:
             except OSError as error:
                 raise LedgerError(
                     f"{ledger.path_in(self.state)}: {error.strerror}: the ledger cannot be "
-                    "written, mirroring stops until it can",
+                    f"written, mirroring stops until it can: {mend(error)}",
                     error.errno or 0,
                 ) from error
             except Doubt as doubt:

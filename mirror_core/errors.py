@@ -120,6 +120,12 @@ def line(value: object) -> str:
     return shown if len(text) <= limits.LINE_MAX else shown + "..."
 
 
+def mend(error: OSError) -> str:
+    """What to do about a file that cannot be written."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return "make room there" if full else "mend that"
+
+
 def describe(code: int) -> str:
     """The system's words for an errno, positive or negative."""
     return os.strerror(abs(code))

@@ -25,7 +25,7 @@ from pathlib import Path
 from pyroaring import BitMap64
 
 from mirror_core import durable, flashcopy, limits, native, runlog
-from mirror_core.errors import LedgerError
+from mirror_core.errors import LedgerError, mend
 from mirror_core.ledger import Ledger, VolumeRecord
 from mirror_core.platform import HERE, Platform
 
@@ -83,7 +83,7 @@ def open_log(
         store = platform.file_store(fd, _PAGE + size)
         return Opened(native.Intent(store, _PAGE, record.size, shift), lost)
     except OSError as error:
-        raise LedgerError(f"{path}: {error.strerror}: mend that", error.errno or 0) from error
+        raise LedgerError(f"{path}: {error.strerror}: {mend(error)}", error.errno or 0) from error
     except durable.Doubt as doubt:
         raise LedgerError(f"{doubt}: mend that") from doubt
 

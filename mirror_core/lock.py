@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mirror_core import ledger, limits
 from mirror_core.config import SiteConfig
-from mirror_core.errors import LedgerError
+from mirror_core.errors import LedgerError, mend
 from mirror_core.platform import HERE, Platform
 
 HANDED = "FLASHMIRROR_LOCK"  # in the environment: the number of the descriptor
@@ -115,6 +115,16 @@ def refuse_unusable(config: SiteConfig) -> None:
     _refuse_another_user(config)
     path = config.state / "lock"
     try:
+        config.state.stat()
+    except FileNotFoundError as error:
+        raise LedgerError(
+            f"{config.state}: is not there: of a new site, run 'flashmirror create' first; of one "
+            "that was here, mount or put back what holds it",
+            errno.ENOENT,
+        ) from error
+    except OSError as error:
+        raise _not_lockable(path, error) from error
+    try:
         os.close(HERE.open(path, os.O_RDWR))
     except FileNotFoundError:
         pass  # it is made
@@ -177,5 +187,6 @@ def check_ledger(config: SiteConfig, book: ledger.Ledger) -> None:
 
 def no_state(config: SiteConfig, error: OSError) -> LedgerError:
     return LedgerError(
-        f"{config.state}: {error.strerror}: mend that, or name another 'state'", error.errno or 0
+        f"{config.state}: {error.strerror}: {mend(error)}, or name another 'state'",
+        error.errno or 0,
     )

@@ -45,7 +45,7 @@ from mirror_core import (
     sockets,
     stderr,
 )
-from mirror_core.errors import LedgerError, MirrorError, PeerError
+from mirror_core.errors import LedgerError, MirrorError, PeerError, mend
 from mirror_core.journal import Journal
 from mirror_core.lock import HANDED, check_ledger, lock_state, refuse_unusable
 
@@ -623,7 +623,7 @@ def last_words(log: Path, begin: int) -> str:
         with _append(log) as out:
             out.write(f"flashmirror: {_GIVEN_UP}\n".encode())
     except OSError as error:
-        return f"{log}: {error.strerror}: mend that, and start again: it ended without a word"
+        return f"{log}: {error.strerror}: {mend(error)}, and start again: it ended without a word"
     lines = _lines(log, begin)
     return _last_of_ours(lines) or f"{log}: nbdkit ended: {lines[-1] if lines else 'no message'}"
 

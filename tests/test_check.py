@@ -87,7 +87,7 @@ def test_a_full_state_folder_fails_the_check(scratch: Path, handmade: Handmade) 
         handmade.run("create", east(handmade), "--role", "source")
         disk.fill()
         assert "failed" in (said := row(handmade, "state")) and "make room" in said
-        assert "No space left" in refused("start", east(handmade))
+        assert "No space left on device: make room there" in refused("start", east(handmade))
         disk.empty()
         assert row(handmade, "state").startswith("ok")
         handmade.start("east")
@@ -95,6 +95,18 @@ def test_a_full_state_folder_fails_the_check(scratch: Path, handmade: Handmade) 
     finally:
         handmade.kill()
         disk.close()
+
+
+def test_a_state_folder_that_is_not_there_is_told_as_that(handmade: Handmade) -> None:
+    """Of a site that is not created yet, or whose `state` is mistyped: not as one that this user
+    may not write to, of which there is free space."""
+    handmade.write("east")
+    state = handmade.folder / "east/state"
+    said = row(handmade, "folder")
+    assert said.startswith(
+        f"failed: {state}: is not there: of a new site, run 'flashmirror create'"
+    )
+    assert row(handmade, "state").startswith(f"ok: {state.parent}: ")
 
 
 def test_the_other_source_after_a_failover_is_no_wrong_peer(handmade: Handmade) -> None:

@@ -67,6 +67,12 @@ def test_init_makes_a_pair_that_is_ready_to_start(scratch: Path) -> None:
                 assert (scratch / "p" / site / f"{name}.{suffix}").stat().st_size == 3 << 20
 
 
+def test_init_says_how_large_its_volumes_are(scratch: Path) -> None:
+    """A size without a unit is one of bytes, which nobody means by 10."""
+    said = flashmirror("init", str(scratch / "p"), "--size", "10", "--volumes", "2").stdout
+    assert "\nvolumes disk, disk2: 10 B each\n" in said
+
+
 def test_what_init_makes_is_for_its_owner_only(scratch: Path) -> None:
     """The images hold what a source's clients write, whatever the umask; a folder that was there
     keeps its mode."""

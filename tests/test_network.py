@@ -253,6 +253,7 @@ def test_a_strict_verifier_accepts_both_sites_certificates(scratch: Path) -> Non
         (("--site", "a/b", "--site", "west"), "name of a site"),
         (("--site", "ca", "--site", "west"), "name of a site"),
         (("--site", "east=a b", "--site", "west"), "is no host"),
+        (("--site", "east=a_b", "--site", "west"), "a_b: TLS takes no host but"),
         (("--days", "0"), "--help"),
     ],
 )

@@ -203,10 +203,10 @@ def _check_state(settings: config.SiteConfig, book: ledger.Ledger | None) -> Row
     room = os.statvfs(at)
     free = (room.f_bavail if os.geteuid() else room.f_bfree) * room.f_frsize
     if free >= need:
-        return ("state", "ok", f"{settings.state}: {format_size(free)} free")
+        return ("state", "ok", f"{at}: {format_size(free)} free")
     return (
         "state", "failed",
-        f"{settings.state}: {format_size(free)} are free, and a start needs {format_size(need)}: "
+        f"{at}: {format_size(free)} are free, and a start needs {format_size(need)}: "
         "make room",
     )  # fmt: skip
 

@@ -124,6 +124,7 @@ def init(folder: Path, size: int, volumes: int, block_size: int, as_json: bool) 
               "volumes": names}  # fmt: skip
     show(record, as_json, lambda: (
         f"source {record['source']}\ntarget {record['target']}\n"
+        f"volumes {', '.join(names)}: {format_size(size)} each\n"
         f"start them with: flashmirror start {shlex.quote(str(record['target']))} && "
         f"flashmirror start {shlex.quote(str(record['source']))}"))  # fmt: skip
 

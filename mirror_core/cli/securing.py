@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from mirror_core import limits
-from mirror_core.address import HOST_PATTERN
+from mirror_core.address import HOST_PATTERN, no_tls_host
 from mirror_core.cli.common import json_option, show
 from mirror_core.config import whole
 from mirror_core.errors import ConfigError
@@ -25,6 +25,8 @@ def _site(text: str) -> tuple[str, tuple[str, ...]]:
     for host in found:
         if not re.fullmatch(HOST_PATTERN, host):
             raise ConfigError(f"--site: {host!r} is no host: write NAME=west.example.com,10.0.0.2")
+        if hosts and (why := no_tls_host(host)):
+            raise ConfigError(f"--site: {why}")
     return name, found
 
 

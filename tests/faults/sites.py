@@ -1587,6 +1587,24 @@ FAULTS = (
         "capabilities_are_a_riddle",
     ),
     Fault(
+        "check takes a state folder that is not there for one of somebody else's",
+        "tests/test_check.py::test_a_state_folder_that_is_not_there_is_told_as_that",
+        (("mirror_core/lock.py", "        config.state.stat()\n", "        pass\n"),),
+        "absent_is_not_writable",
+    ),
+    Fault(
+        "a start that finds no room does not say that it needs some",
+        "tests/test_check.py::test_a_full_state_folder_fails_the_check",
+        (("mirror_core/errors.py", "error.errno in (errno.ENOSPC, errno.EDQUOT)", "False"),),
+        "room_is_not_asked_for",
+    ),
+    Fault(
+        "a certificate is made for a host that TLS does not take",
+        "tests/test_network.py::test_pki_refuses_what_makes_no_mirror",
+        (("mirror_core/cli/securing.py", "if hosts and (why := no_tls_host(host)):",
+          "if False and (why := no_tls_host(host)):"),),
+    ),
+    Fault(
         "what is in the way is told at each look",
         "tests/test_commands.py::test_progress_is_shown_on_a_terminal_only",
         (("mirror_core/cli/common.py", "if reason not in (\"\", self._reason):", "if reason:"),),
