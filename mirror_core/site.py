@@ -688,7 +688,18 @@ class Site:
             clean = False
             if isinstance(error, stores.Harmed) and self.book.current.role == "source":
                 self._tried(self._doubt_all)
+            elif isinstance(error, stores.Harmed):
+                volumes = tuple(map(self._harmed, volumes))
         self.book.update(clean=clean, volumes=volumes)
+
+    def _harmed(self, record: ledger.VolumeRecord) -> ledger.VolumeRecord:
+        """Of a target: bytes of its image may be gone, which a person has to know of."""
+        size = record.size
+        return replace(
+            record,
+            data=self._opened[record.name, "data"].harmed(size),
+            intermediate=self._opened[record.name, "intermediate"].harmed(size),
+        )
 
     def _doubt_all(self) -> None:
         """Of a source: anything may differ from what the target holds, and the next start compares

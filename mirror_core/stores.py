@@ -32,6 +32,7 @@ from mirror_core.ledger import Ledger, StoreRecord
 from mirror_core.platform import HERE, Platform
 
 _MARK = "user.flashmirror"
+_SMALLER = "made smaller"  # in place of a fingerprint: it is that of no store
 
 
 class Harmed(StoreError):
@@ -179,11 +180,20 @@ class Opened:
             before += end - first
         return found.hexdigest()
 
+    def _left(self, size: int) -> int:
+        """How many bytes somebody has left of it since it was opened; of a server `size`, as that
+        is not to be seen."""
+        return size if self.fd is None else os.lseek(self.fd, 0, os.SEEK_END)
+
+    def harmed(self, size: int) -> StoreRecord:
+        """What to know a target's by at an end without order: one that was made smaller is refused
+        by the next start, though it has its size again by then."""
+        record = self.record()
+        return replace(record, fingerprint=_SMALLER) if self._left(size) < size else record
+
     def refuse_smaller(self, size: int) -> None:
-        """Harmed: somebody has made it smaller than its volume since it was opened.  Of a server
-        that is not to be seen."""
-        left = size if self.fd is None else os.lseek(self.fd, 0, os.SEEK_END)
-        if left < size:
+        """Harmed: somebody has made it smaller than its volume."""
+        if (left := self._left(size)) < size:
             raise Harmed(
                 f"{self.where}: was made smaller, {left} bytes, but the volume has {size}: what "
                 "stood behind is gone",
@@ -565,6 +575,8 @@ def refusal(opened: Opened, record: StoreRecord, place: Place, size: int) -> str
             "a start was killed while it flushed what was put there, and what that flush has lost, "
             f"if it lost any, a later one does not tell{UNCHANGED}"
         )
+    if record.fingerprint == _SMALLER:
+        return "smaller than its volume when the site was stopped: what stood behind is gone"
     if record.fingerprint:
         changed = opened.fingerprint(size) != record.fingerprint
         return "its content changed while the site was stopped" if changed else None

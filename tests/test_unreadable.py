@@ -1,5 +1,6 @@
 """What a target cannot read is not equal to anything: it is sent, and so written anew; and what a
-source cannot read at its stop says that anything may have changed."""
+source cannot read at its stop says that anything may have changed.  A target of which a store was
+made smaller has no image, whatever size that has later."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import direct
 import pytest
-from handmade import MIB, Handmade
+from handmade import MIB, Handmade, refused
 from served import Server
 from test_link import lose_power
 
@@ -84,3 +85,29 @@ def test_a_source_whose_store_was_harmed_compares_everything_at_its_next_start(
     assert handmade.image("west").read_bytes() == data.read_bytes()
     said = (handmade.folder / "east" / "state" / "site.log").read_text()
     assert "at stop: the next start compares everything with the target" in said
+
+
+@pytest.mark.parametrize("part", ["data", "intermediate"])
+def test_a_target_whose_store_was_made_smaller_has_no_image_when_it_is_large_again(
+    handmade: Handmade, part: str
+) -> None:
+    """Zeroes stand where the image had bytes: the next start refuses the store, a person gives the
+    image up, and everything is sent."""
+    handmade.create()
+    handmade.start()
+    with handmade.client() as client:
+        client.write(0, os.urandom(handmade.size))
+    direct.sync(handmade)
+    direct.pause(handmade)
+    store, west = handmade.store("west", part), str(handmade.toml("west"))
+    os.truncate(store, handmade.size - BLOCK)
+    assert f"{store}: was made smaller" in direct.status(handmade, "west")["reason"]
+    direct.stop(handmade, "west")
+    os.truncate(store, handmade.size)
+    assert f"{store}: smaller than its volume when the site was" in refused("start", west)
+    assert "is given up" in handmade.run("adopt", west, "disk", part, "--yes")
+    handmade.start("west")
+    direct.resume(handmade)
+    direct.sync(handmade)
+    direct.stop(handmade, "west")
+    assert handmade.image("west").read_bytes() == handmade.image("east").read_bytes()

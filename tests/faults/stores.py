@@ -620,6 +620,13 @@ FAULTS = (
         ),
     ),
     Fault(
+        "a target's store that was made smaller holds its image when it is large again",
+        "tests/test_unreadable.py::"
+        "test_a_target_whose_store_was_made_smaller_has_no_image_when_it_is_large_again",
+        (("mirror_core/site.py", "volumes = tuple(map(self._harmed, volumes))", "pass"),),
+        "large_again_is_an_image",
+    ),
+    Fault(
         "status says nothing of a store that was deleted",
         f"{DELETED}_is_not_lost_by_a_stop_or_a_promotion",
         (("mirror_core/stores.py",
