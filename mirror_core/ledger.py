@@ -68,7 +68,8 @@ class StoreRecord:
 
     kind: str  # file, device or nbd
     identity: str  # inode and generation, device number, or URI: what it is called now
-    fingerprint: str | None = None  # of samples of its bytes; from an orderly stop to a start
+    # Of samples of its bytes, from an orderly stop to a start; or a word that fits none (stores.py)
+    fingerprint: str | None = None
     lasting: tuple[str, ...] = ()  # KIND:VALUE: identities that outlive a reboot (identity.py)
     instance: str = ""  # what else tells it apart (identity.py); empty: not known
 
