@@ -13,6 +13,7 @@ import pytest
 from handmade import MIB, Handmade, MountedDisk, ServedDisk, scrape, value
 from nbd_client import NbdError
 from pair import CommandFailed
+from served import Server
 
 from mirror_core import timeouts
 
@@ -105,30 +106,38 @@ def test_a_source_whose_data_store_is_full_says_that_writes_fail(
         assert found["volumes"][0]["write_error"] is None
 
 
-def test_a_source_whose_data_store_cannot_be_read_says_that_reads_fail(pair: Handmade) -> None:
+def test_a_source_whose_data_store_cannot_be_read_says_that_reads_fail(
+    scratch: Path, pair: Handmade, request: pytest.FixtureRequest
+) -> None:
     """As of a disk with a bad sector, while nothing is copied from there: what clients meet is in
     `status`, in the metrics and in `check`, until there is a good read, or write, where one failed.
     """
+    server, trigger = Server(scratch / "served.img"), scratch / "trigger"
+    request.addfinalizer(server.stop)
+    server.image.touch()
+    os.truncate(server.image, SIZE)
+    rules = ("error-pread=EIO", "error-pread-rate=100%", f"error-pread-file={trigger}")
+    server.start("error", parameters=rules)
+    pair.stores["east", "data"] = server.uri
     pair.create()
     pair.start()
-    data = Path(pair.store("east", "data"))
     with pair.client() as client:
         client.write(0, b"before" * 1000)
         direct.sync(pair)
-        os.truncate(data, MIB)
+        trigger.touch()
         for _ in range(2):
             with pytest.raises(NbdError) as caught:
                 client.read(3 * MIB, 512)
             assert caught.value.errno == errno.EIO
+        trigger.unlink()
         assert value(scrape(pair), 'read_errors_total{volume="disk"}') == 2
         client.read(0, 4096)
         found = direct.status(pair)
-        reason = f"a read failed: data store {data}: volume disk: Input/output error"
+        reason = f"a read failed: data store {server.uri}: volume disk: Input/output error"
         assert found["state"] == "mirroring" and found["reason"].startswith(reason), found
         assert found["volumes"][0]["read_error"] == "Input/output error"
         with pytest.raises(CommandFailed, match="mirroring: a read failed"):
             pair.run("check", str(pair.toml("east")))
-        os.truncate(data, SIZE)
         client.read(3 * MIB, 512)
         found = direct.status(pair)
         assert (found["reason"], found["volumes"][0]["read_error"]) == (None, None), found
