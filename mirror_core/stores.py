@@ -565,6 +565,20 @@ def refusal(opened: Opened, record: StoreRecord, place: Place, size: int) -> str
     verdict = identities.judge(known(record), opened.identity, marked=marked)
     if verdict is Verdict.OTHER:
         return f"not the store that was recorded ({known(record)}) but {opened.identity}"
+    if lost := _may_be_lost(opened, place):
+        return lost
+    if record.fingerprint == _SMALLER:
+        return "smaller than its volume when the site was stopped: what stood behind is gone"
+    if record.fingerprint:
+        changed = opened.fingerprint(size) != record.fingerprint
+        return "its content changed while the site was stopped" if changed else None
+    if verdict is Verdict.UNSURE and (place.counts or not marked):
+        return _doubt(record, marked=marked)
+    return None
+
+
+def _may_be_lost(opened: Opened, place: Place) -> str | None:
+    """What a person put there, since a flush of it has failed, or did not end in this boot."""
     if opened.is_one_of(place.unflushed):
         return (
             "a flush of what was put there while the site was stopped has failed, so its disk may "
@@ -575,13 +589,6 @@ def refusal(opened: Opened, record: StoreRecord, place: Place, size: int) -> str
             "a start was killed while it flushed what was put there, and what that flush has lost, "
             f"if it lost any, a later one does not tell{UNCHANGED}"
         )
-    if record.fingerprint == _SMALLER:
-        return "smaller than its volume when the site was stopped: what stood behind is gone"
-    if record.fingerprint:
-        changed = opened.fingerprint(size) != record.fingerprint
-        return "its content changed while the site was stopped" if changed else None
-    if verdict is Verdict.UNSURE and (place.counts or not marked):
-        return _doubt(record, marked=marked)
     return None
 
 
