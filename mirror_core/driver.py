@@ -344,6 +344,7 @@ class Driver:
         welcome = self._greet()
         self._take_intermediates()  # after it: what the target has become is said in any case
         if not welcome.whole:  # what the target was sent may be a hole here
+            self._book.update(coarse=True)  # it holds, if the old one comes back: that has it all
             self._mark_everything(data_only=welcome.blank and not self._owing)
         elif self._owing:
             self._book.update(coarse=True)  # so that only what differs is sent

@@ -6,6 +6,14 @@ from faults.fault import Fault
 
 FAULTS = (
     Fault(
+        "a source that was led to a fresh target and back sends all of it again",
+        "tests/test_went_back.py::test_a_fresh_target_that_has_answered_once_is_no_copy_of_the_source",
+        (("mirror_core/driver.py",
+          "self._book.update(coarse=True)  # it holds, if the old one comes back: that has it all",
+          "pass"),),
+        "led_astray_sends_all",
+    ),
+    Fault(
         "the metrics of a target say 0 of what only its source can know",
         "tests/test_exposure.py::test_a_target_does_not_know",
         (("mirror_core/metrics.py",
