@@ -66,7 +66,12 @@ class Place:
         )
         if not self.image or fits:
             return adopt
-        blank = "no byte of it is in this store: a blank file here keeps it; " if self.spare else ""
+        blank = (
+            "no byte of it is in this store, unless the state folder was put back from a backup: a "
+            "blank file here keeps it; "
+            if self.spare
+            else ""
+        )
         return (
             f"{adopt}, which gives up the image of sequence {self.image}: until everything is "
             f"copied from the source again nothing can be promoted; {blank}{SOURCE_LOST}"
