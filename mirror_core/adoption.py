@@ -221,14 +221,7 @@ def _record(config: SiteConfig, found: _Found, *, platform: Platform) -> None:
         if effect == "compare":
             server_instance.goes_on(config.state, book.site, before, run, platform)
         ledger.save(config.state, book, platform)
-    try:
-        one.set_mark(place.mark)
-    except StoreError as error:
-        raise StoreError(
-            f"{config.name}: it is adopted, but not marked: {error}: mend that, and give the "
-            "command again",
-            error.code,
-        ) from error
+    one.set_mark(place.mark)
 
 
 @contextlib.contextmanager

@@ -78,7 +78,7 @@ def test_a_hung_state_folder_keeps_no_command(
     pair.start("east")
     pid, site = direct.status(pair)["pid"], str(pair.toml("east"))
     commands: list[Callable[[], object]] = [
-        lambda: running.stop.callback(site, as_json=True),  # type: ignore[misc]
+        lambda: running.stop.callback(site, force=False, as_json=True),  # type: ignore[misc]
         lambda: seeing.status.callback(site, watch=False, as_json=True),  # type: ignore[misc]
         lambda: mirroring.resume.callback(site, as_json=True),  # type: ignore[misc]
     ]

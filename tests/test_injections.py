@@ -27,6 +27,7 @@ SPARED = {
         "stat": _MEANS_UNKNOWN,
         "ioctl": _MEANS_UNKNOWN,
         "abort": "the process ends there",
+        "looker": "it asks nothing itself, and who asks takes what fails for unknown",
     },
     "Store": {
         "file": _BUILDS,

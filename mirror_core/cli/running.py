@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import stat
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,11 @@ def _refuse_deleted(settings: config.SiteConfig) -> None:
 
 
 def _name_of_deleted(link: Path) -> str:
-    """What a site calls a file that has no name any more; empty: it has one, or is no file."""
+    """What a site calls a file that has no name any more; empty: it has one, or is no file.  Only
+    such a one is asked for: the server of another may hang."""
     with contextlib.suppress(OSError):  # it was closed since
+        if not os.readlink(link).endswith(" (deleted)"):
+            return ""
         info = link.stat()
         if stat.S_ISREG(info.st_mode) and not info.st_nlink:
             return stores.seen(str(link))[0]

@@ -1112,11 +1112,6 @@ FAULTS = (
         (("mirror_core/cli/adopting.py", "yes or found == seen", "yes or bool(found and seen)"),),
     ),
     Fault(
-        "an adoption whose mark fails reads as if nothing was done",
-        "tests/test_adopt.py::test_a_store_that_cannot_be_marked_is_adopted_all_the_same",
-        (("mirror_core/adoption.py", "it is adopted, but not marked: ", ""),),
-    ),
-    Fault(
         "of an adopted source the maps in memory count (I4)",
         "tests/test_adopt.py::test_everything_in_an_adopted_source_reaches_the_target",
         (("mirror_core/adoption.py", 'replace(book, clean=False, run=run, maps={})', "book"),),
