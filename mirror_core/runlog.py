@@ -90,7 +90,10 @@ class RunLog:
         """An empty one, if it is not there: of use after a ledger that says all that it has said.
         OSError."""
         if not self.is_in_place():
-            self._platform.close(self._made())
+            fresh = self._made()
+            self._platform.close(self._fd)
+            self._fd, self._may_be_whole = fresh, True  # another one stood there, perhaps a copy
+            self._history, self._serial, self._end = None, 0, 0
 
     def append(self, history: History, sets: Mapping[int, bytes], mark: int = 0) -> None:
         """Make durable that these runs (packed pairs, by number of the set) are in their sets.
@@ -110,9 +113,12 @@ class RunLog:
         self._end += len(record)
 
     def restart(self, history: History) -> None:
-        """Forget everything, and begin anew.  OSError.  Records of the same history are gone
-        durably before: if a power loss took the cut back, but not the first record behind it, they
-        would tell of a damage that there is not."""
+        """Forget everything, and begin anew, in a file that the next start finds.  OSError.
+
+        Records of the same history are gone durably before: if a power loss took the cut back, but
+        not the first record behind it, they would tell of a damage that there is not.  So are those
+        of a copy that somebody has put in the place."""
+        self.put_in_place()
         if history == self._history or self._may_be_whole:
             self.forget()
         else:

@@ -96,6 +96,10 @@ class SecondFlashcopy:
         """The durable pending maps are empty.  MirrorError: they may or may not be."""
         # `written` of before a clean stop is of no more use: `owed` has it.
         self._book.update(hardened=self._book.current.committed, maps={})
+        try:
+            self.log.put_in_place()
+        except OSError as error:
+            raise self._no_state(error) from error
 
     def _record_batch(self) -> None:
         """What is being hardened leaves the durable pending maps.  MirrorError: it may or may
@@ -103,17 +107,18 @@ class SecondFlashcopy:
         members = self._copier.members
         whole, self._log_is_whole = self._log_is_whole, False  # until all of this was right
         try:
-            if whole:
+            if whole and self.log.is_in_place():  # or what it says is not found
                 runs = {i: m.native.packed_runs(native.HARDENING) for i, m in enumerate(members)}
                 self.log.append(hardlog.history_of(self._book.current), runs)
             else:
                 self._book.update(maps=self._not_hardened())
                 self.log.restart(hardlog.history_of(self._book.current))
         except OSError as error:
-            raise MirrorError(
-                f"{self._config.state}: {error.strerror}: mend that", error.errno or 0
-            ) from error
+            raise self._no_state(error) from error
         self._log_is_whole = True
+
+    def _no_state(self, error: OSError) -> MirrorError:
+        return MirrorError(f"{self._config.state}: {error.strerror}: mend that", error.errno or 0)
 
     def _not_hardened(self) -> dict[str, BitMap64]:
         return {

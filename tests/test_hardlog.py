@@ -152,3 +152,20 @@ def test_a_log_that_is_missing_is_refused(tmp_path: Path) -> None:
             recover(tmp_path, book)
     for other in (replace(BOOK, whole=False), replace(BOOK, run="")):
         assert recover(tmp_path, other) == other
+
+
+def test_a_log_begins_anew_in_a_file_that_is_found(tmp_path: Path) -> None:
+    """If a copy was put in its place, which holds records of the same history, none of them counts
+    any more, and what is appended from then on is found."""
+    written(tmp_path, [{0: [(1, 1)]}])
+    old = path_in(tmp_path).read_bytes()
+    log = RunLog(tmp_path, KIND, RUN)
+    log.append(SEVEN, {0: struct.pack("<QQ", 1, 1)})
+    (tmp_path / "copy").write_bytes(old)
+    (tmp_path / "copy").rename(path_in(tmp_path))
+    assert not log.is_in_place()
+    log.restart(SEVEN)
+    assert log.is_in_place() and replay(path_in(tmp_path)) == []
+    log.append(SEVEN, {0: struct.pack("<QQ", 5, 1)})
+    assert replay(path_in(tmp_path)) == [(0, 5, 1)]
+    log.close()

@@ -121,6 +121,28 @@ def test_what_is_copied_beside_a_hardening_stays_pending(
     assert not late & target.pending()
 
 
+def test_a_copy_in_the_place_of_the_log_costs_no_more_than_a_hardening(target: Target) -> None:
+    """Somebody has put an older copy where the log of a running target was.  A target that is
+    killed after the next hardening finds pending what is not hardened, and nothing else: what the
+    next cycle writes over in the intermediate is not taken for the image."""
+    record, path = target.second._record_batch, target.log.path
+    target.copy_some()
+    target.copier.harden(record)
+    older = path.read_bytes()
+    target.copy_some()
+    target.copier.harden(record)
+    path.with_name("copy").write_bytes(older)
+    path.with_name("copy").rename(path)
+    target.copy_some()
+    target.copier.harden(record)
+    left = flashcopy.bitmap_of(target.volume, native.PENDING, native.SENT)
+    assert target.pending() == left < OWED
+    target.copy_some()
+    target.copier.harden(record)
+    left = flashcopy.bitmap_of(target.volume, native.PENDING, native.SENT)
+    assert target.pending() == left
+
+
 @pytest.fixture
 def slow_target(handmade: Handmade, scratch: Path) -> Iterator[Target]:
     """It takes 14 seconds and more to copy what is owed."""

@@ -6,6 +6,19 @@ from faults.fault import Fault
 
 FAULTS = (
     Fault(
+        "what is hardened goes into a log that nobody finds any more (I1)",
+        "tests/test_second.py::test_a_copy_in_the_place_of_the_log_costs_no_more_than_a_hardening",
+        (("mirror_core/second.py", "if whole and self.log.is_in_place():", "if whole:"),),
+        "appends_to_a_lost_log",
+    ),
+    Fault(
+        "a log begins anew in a file that nobody finds any more (I1)",
+        "tests/test_hardlog.py::test_a_log_begins_anew_in_a_file_that_is_found",
+        (("mirror_core/runlog.py", "        self.put_in_place()\n        if history",
+          "        if history"),),
+        "begins_anew_in_a_lost_log",
+    ),
+    Fault(
         "hardenings of the commit before count for the next one (I1)",
         "tests/test_hardlog.py::test_a_record_of_another_history_counts_for_nothing "
         "simulate:10000",
