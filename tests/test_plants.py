@@ -18,7 +18,7 @@ FOUND = {
 }
 
 
-@pytest.mark.parametrize("name", some(FOUND, 4))
+@pytest.mark.parametrize("name", some(FOUND, 6))
 def test_planted_fault_is_caught(name: str) -> None:
     """It is a violation within some schedules."""
     count, acts = FOUND[name]

@@ -15,7 +15,7 @@ import tree
 from pair import SOAK
 from simulated import counter, simulate
 
-COUNT = 1_000
+COUNT = 700
 # Of the schedules come to each state: it is 0.01 in a hundred thousand, and few in these.
 LEAST = 0.007 if SOAK > 1 else 0.002
 

@@ -17,7 +17,6 @@ import pytest
 import uml
 from guest_boot import NAMES
 from kernels import Kernel
-from pair import SOAK
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 GUEST_SCRIPT = Path(__file__).with_name("guest_boot.py")
@@ -82,11 +81,6 @@ def machine(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     yield Machine(kernel, tmp_path_factory.mktemp("boot"))
 
 
-def needs_all_scenes(kernel: Kernel) -> None:
-    if kernel.name != "this machine's" and SOAK == 1:
-        pytest.skip("with this kernel in make soak")
-
-
 def in_order(facts: dict[str, Any]) -> None:
     """The shutdown was quick, has lost nothing and left nothing attached, and the kernel has no
     complaint but of the site that a scene has killed."""
@@ -98,31 +92,28 @@ def in_order(facts: dict[str, Any]) -> None:
 
 
 def test_a_volume_that_was_mounted_by_hand_is_unmounted_before_its_site_stops(
-    machine: Machine, kernel: Kernel
+    machine: Machine,
 ) -> None:
     """An application uses it until the shutdown, and a tmpfs is mounted below it; nobody has
     synced.  The next boot, which mounts it by fstab, finds what was written."""
     first = machine.facts("hand")
     in_order(first)
-    needs_all_scenes(kernel)
     assert machine.facts("fstab")["read"] == first["first"]
 
 
 def test_a_volume_of_fstab_is_mounted_and_outlives_a_killed_site(
-    machine: Machine, kernel: Kernel
+    machine: Machine,
 ) -> None:
     """Its site is killed under it and begun anew by systemd: nothing is lost, not then, and not
     when the machine goes down."""
-    needs_all_scenes(kernel)
     facts = machine.facts("fstab")
     in_order(facts)
     assert (facts["restarts"], facts["holder_restarts"]) == (1, 0)
     assert machine.facts("late")["read"] == facts["third"]
 
 
-def test_a_site_that_comes_late_is_mounted_when_it_comes(machine: Machine, kernel: Kernel) -> None:
+def test_a_site_that_comes_late_is_mounted_when_it_comes(machine: Machine) -> None:
     """Until then its application waits, and writes nothing where the volume is not mounted."""
-    needs_all_scenes(kernel)
     facts = machine.facts("late")
     assert (facts["mounted_early"], facts["application_early"]) == (False, False)
     assert facts["below"] == []
