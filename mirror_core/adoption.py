@@ -14,6 +14,9 @@ Whoever adopts a store says that it may hold something else than the site left i
                               pending: it is all in data then; otherwise the image is given up, as
                               by 'resync --full'
 
+One whose flush has failed (stores.py) fits no fingerprint, unless the person says besides that
+nothing was put there (`unchanged`).
+
 Invariants.  No byte of a store is changed, only its mark.  The ledger names a source's adopted
 data together with a run of its own, whose intent logs stand already, durably: all of the volume is
 hot there, and no other map is of that run; who is still to be told of a loss is told by that run,

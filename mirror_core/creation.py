@@ -78,7 +78,7 @@ def create(
 def _write(
     config: SiteConfig, first: ledger.Ledger, opened: list[tuple[stores.Opened, str]]
 ) -> None:
-    """The ledger, and the marks of the stores; or neither.  LedgerError, StoreError."""
+    """The ledger, and the marks of the stores; or neither.  LedgerError."""
     try:
         ledger.save(config.state, first)
         for one, mark in opened:

@@ -251,8 +251,7 @@ class Site:
             member.native.set_first(one.store)
 
     def _mark_new(self) -> None:
-        """Just before the ledger names them: a start that is refused changes no store.
-        StoreError."""
+        """Just before the ledger names them: a start that is refused changes no store."""
         while self._new:
             key, mark = self._new.popitem()
             self._opened[key].set_mark(mark)
