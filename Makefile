@@ -54,7 +54,7 @@ test-faults: build
 	$(BIN)/python scripts/mutants --jobs 2 --native --only 'I5|I8'
 # Without a restart of workers: pytest-xdist waits for ever after one that died (loadfile).
 test-python: build
-	$(BIN)/pytest -n 5 --dist loadfile --max-worker-restart=0 $(if $(TESTS),$(TESTS),-m 'not alone')
+	$(BIN)/pytest -n 5 --dist loadfile --max-worker-restart=0 $(if $(TESTS),$(TESTS),-m 'not alone and not soak')
 test-alone: build
 	$(BIN)/pytest -m alone
 

@@ -30,7 +30,7 @@ from handmade import (
     value,
 )
 from nbd_client import NbdClient, NbdError
-from pair import FLASHMIRROR, MakePair, Pair
+from pair import FLASHMIRROR, MakePair, Pair, some
 from pyroaring import BitMap64
 from served import Server
 
@@ -90,7 +90,7 @@ def mirrors(pair: Pair) -> None:
     assert east == west
 
 
-@pytest.mark.parametrize("then", ["mirrors", "loses its memory"])
+@pytest.mark.parametrize("then", some(["loses its memory", "mirrors"]))
 @pytest.mark.parametrize("how", ["stopped", "killed"])
 def test_everything_in_an_adopted_source_reaches_the_target(
     pair: Pair, how: str, then: str
@@ -153,7 +153,7 @@ def test_an_adoption_forgets_no_loss(pair: Pair) -> None:
         client.flush()
 
 
-@pytest.mark.parametrize("how", ["stopped", "killed"])
+@pytest.mark.parametrize("how", some(["killed", "stopped"]))
 def test_a_source_s_intermediate_is_only_recorded(pair: Pair, how: str) -> None:
     """Nobody reads what another file in its place holds; the exact maps stay."""
     end(pair, "east", how)
@@ -179,7 +179,7 @@ def test_a_target_that_was_stopped_keeps_its_image_in_a_copy_of_its_store(
 
 
 @pytest.mark.parametrize("part", ["data", "intermediate"])
-@pytest.mark.parametrize("how", ["stopped", "killed"])
+@pytest.mark.parametrize("how", some(["killed", "stopped"]))
 def test_a_target_with_another_store_gives_its_image_up(pair: Pair, part: str, how: str) -> None:
     """Its image is not known to be whole: it has none until everything was taken again."""
     end(pair, "west", how)
@@ -219,7 +219,7 @@ def rests(
 
 
 @pytest.mark.parametrize("then", ["mirrors", "is promoted"])
-@pytest.mark.parametrize("how", ["stopped", "killed"])
+@pytest.mark.parametrize("how", some(["killed", "stopped"]))
 def test_a_target_that_lost_an_intermediate_with_nothing_of_its_image_keeps_that(
     pair: Pair, how: str, then: str
 ) -> None:
@@ -251,14 +251,16 @@ def test_a_target_that_lost_an_intermediate_with_nothing_of_its_image_keeps_that
 
 @pytest.mark.parametrize(
     ("clean", "pending", "hardened", "effect"),
-    [
-        (True, [], [], "keep"),
-        (True, [7], [], "give up"),
-        (True, [], None, "give up"),  # an older ledger: others came after it
-        (False, [5, 7], [5, 7], "keep"),
-        (False, [5, 7], [5], "give up"),
-        (False, [], None, "give up"),
-    ],
+    some(
+        [
+            (False, [5, 7], [5, 7], "keep"),
+            (True, [7], [], "give up"),
+            (True, [], None, "give up"),  # an older ledger: others came after it
+            (True, [], [], "keep"),
+            (False, [5, 7], [5], "give up"),
+            (False, [], None, "give up"),
+        ]
+    ),
 )
 def test_a_block_of_the_image_that_was_lost_with_the_intermediate_gives_it_up(
     pair: Pair, *, clean: bool, pending: list[int], hardened: list[int] | None, effect: str
@@ -356,11 +358,14 @@ class Snapshot:
 
 @pytest.mark.parametrize(
     ("site", "part", "effect"),
-    [
-        ("east", "data", "compare"),
-        ("west", "intermediate", "give up"),
-        ("west", "intermediate", "keep"),
-    ],
+    some(
+        [
+            ("west", "intermediate", "keep"),
+            ("east", "data", "compare"),
+            ("west", "intermediate", "give up"),
+        ],
+        3,
+    ),
 )
 def test_an_adoption_may_be_killed_anywhere(pair: Pair, site: str, part: str, effect: str) -> None:
     """Killed after each call that makes something durable: the store is refused as before, or it

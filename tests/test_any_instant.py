@@ -27,7 +27,7 @@ from mirror_core import config, ledger
 from mirror_core.address import Tls
 
 INSTANTS = 20  # of each, in `make soak`
-SAMPLE = 8  # of all, in CI
+SAMPLE = 4  # of all, in CI
 LONGEST_S = 0.9  # of most commands
 WRITTEN = b"before"
 DONE = "holds a site already"  # what a `create` says that was done before

@@ -237,6 +237,7 @@ def test_its_target_never_calls_it_connected(handmade: Handmade) -> None:
     assert "is there, and has no session" in found["reason"]
 
 
+@pytest.mark.soak
 def test_nor_does_it_when_the_intermediate_of_a_source_that_runs_has_gone(
     handmade: Handmade, scratch: Path
 ) -> None:

@@ -147,6 +147,7 @@ def test_a_wrong_image_is_noticed() -> None:
 
 
 @can_mount
+@pytest.mark.soak
 def test_it_serves_until_interrupted() -> None:
     """Without --once it goes on, as it says, until Ctrl-C, which is no failure."""
     with demo("--seconds", "1") as run:

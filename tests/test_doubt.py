@@ -103,6 +103,7 @@ def test_a_loss_in_a_first_cycle_may_be_of_what_was_there_before(
     assert lacks_after_a_comparison(lab, "east", "west") == []
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("site", ["east"])
 def test_a_run_in_order_after_a_kill_forgets_no_doubt(lab: Lab) -> None:
     """A source that was killed does not know what its first intermediate has lost; it runs and

@@ -237,6 +237,7 @@ def test_it_grows_over_cycles_that_are_abandoned(scratch: Path, handmade: Handma
         full.close()
 
 
+@pytest.mark.soak
 def test_it_grows_in_a_cycle_that_stands_still(scratch: Path, handmade: Handmade) -> None:
     """`pause --now`: of what the cycle holds, and of what was written since, nothing is
     committed."""

@@ -40,6 +40,7 @@ def pair(scratch: Path) -> Iterator[Handmade]:
     one.kill()
 
 
+@pytest.mark.soak
 def test_a_target_whose_intermediate_is_full_says_so_until_it_is_written(
     pair: Handmade, disk: Disk
 ) -> None:

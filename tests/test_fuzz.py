@@ -323,6 +323,7 @@ class Anew(Exception):
     """The process would begin again here."""
 
 
+@pytest.mark.soak
 @pytest.mark.filterwarnings("ignore:Do not use the `random` module")
 def test_a_target_answers_every_control_record_in_any_order(
     scratch: Path, monkeypatch: pytest.MonkeyPatch

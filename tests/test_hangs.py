@@ -53,6 +53,7 @@ def bounded(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+@pytest.mark.soak
 def test_a_hung_process_keeps_no_command_longer_than_its_time(
     make_pair: MakePair, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ import direct
 import pytest
 from handmade import Handmade, eventually, flashmirror, kill, record, refused
 from nbd_client import NbdClient
+from pair import some
 from served import Limited, Server
 
 SIZE = 8 << 20
@@ -82,7 +83,7 @@ class Writers:
         assert self.failure is None, self.failure
 
 
-@pytest.mark.parametrize("clients", [2, 3, 16])
+@pytest.mark.parametrize("clients", some([2, 3, 16]))
 def test_it_mirrors_over_as_many_connections_as_there_are(
     handmade: Handmade, scratch: Path, clients: int
 ) -> None:

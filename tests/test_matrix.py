@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 HERE = Path(__file__).resolve().parent
 
 
@@ -33,6 +35,7 @@ def test_all_that_is_slow_gets_on() -> None:
     assert "60 cells, 0 violations" in output
 
 
+@pytest.mark.soak
 def test_the_matrix_can_fail() -> None:
     """A target that says nothing while it hardens loses the link, and a write that waits for all
     before it waits too long, a seed of which all is sent: each is found."""

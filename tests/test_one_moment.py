@@ -9,7 +9,7 @@ from pathlib import Path
 import direct
 import pytest
 from dependent import REGION, Judge, Load, NotOneMoment, read_images
-from pair import SOAK, MakePair, Pair
+from pair import SOAK, MakePair, Pair, some
 from planted import loaded_core, plant
 
 pytestmark = pytest.mark.timeout(300 * SOAK)
@@ -76,7 +76,8 @@ def test_preserve_first_is_of_one_moment_too(make_pair: MakePair) -> None:
     check_end(pair, load)
 
 
-@pytest.mark.parametrize("fault", ["NO_FREEZE", "NO_COPY_BEFORE_WRITE"])
+@pytest.mark.soak
+@pytest.mark.parametrize("fault", some(["NO_FREEZE", "NO_COPY_BEFORE_WRITE"]))
 def test_the_check_notices_a_planted_fault(make_pair: MakePair, scratch: Path, fault: str) -> None:
     """The same check fails within 60 instants when the freeze, or copy before write, is left
     out of the program: it would notice their loss."""

@@ -74,6 +74,7 @@ def test_image_stays_right_while_the_next_cycle_arrives(slow: SlowPair) -> None:
     assert images == read_images(pair.folder / "east", load)
 
 
+@pytest.mark.soak
 def test_the_check_notices_a_target_without_copy_before_write(
     slow: SlowPair, scratch: Path
 ) -> None:

@@ -56,6 +56,7 @@ def test_a_request_does_not_make_a_thread_state(make_pair: MakePair) -> None:
     assert faults_of_requests(pair) <= REQUESTS / 10
 
 
+@pytest.mark.soak
 def test_the_test_above_sees_a_missing_pin(
     make_pair: MakePair, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -194,7 +195,7 @@ def mirrored() -> Iterator[Pair]:
         shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("turn", range(20 * SOAK))
+@pytest.mark.parametrize("turn", range(10 * SOAK))
 def test_shutdown_under_load_never_hangs(mirrored: Pair, turn: int) -> None:
     """While four clients write pipelined and cycles run: stop returns within 10 s, the process is
     gone, and the ledger says that it ended in order."""

@@ -133,6 +133,7 @@ def test_a_target_that_was_just_started_does_not_know_that_its_source_is_gone(pa
     direct.wait_for(promoted, "it knows")
 
 
+@pytest.mark.soak
 def test_a_source_that_flushes_for_long_at_its_start_is_there(
     scratch: Path, handmade: Handmade
 ) -> None:

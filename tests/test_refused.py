@@ -19,6 +19,7 @@ from test_went_back import BLOCK, BLOCKS, images, state_of, write
 from mirror_core.errors import Refused
 
 
+@pytest.mark.soak
 def test_a_target_that_is_refused_in_a_cycle_leaves_an_exposure(make_pair: MakePair) -> None:
     """The cycle (here an empty one, which `sync` has asked for) has lost its link, and the target
     that comes back was put back by one commit: from the refusal on something is exposed."""

@@ -101,6 +101,7 @@ def test_a_cycle_without_a_link_goes_on_into_the_first_intermediate(
     assert pair.image("east").read_bytes() == pair.image("west").read_bytes()
 
 
+@pytest.mark.soak
 def test_a_target_that_was_given_up_gets_everything(slow: tuple[Pair, Server]) -> None:
     """Its history was dropped while it was away: what was stable there counts no more."""
     pair, _ = slow

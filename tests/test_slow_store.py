@@ -146,6 +146,7 @@ def test_comparing_gets_on_however_long_a_read_takes(
         assert handmade.image("east").read_bytes() == handmade.image("west").read_bytes()
 
 
+@pytest.mark.soak
 def test_a_comparison_that_loses_its_link_goes_on_where_it_was(
     scratch: Path, handmade: Handmade
 ) -> None:

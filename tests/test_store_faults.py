@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 from handmade import Handmade, eventually, state_of, until_state
 from nbd_client import NbdClient, NbdError
+from pair import some
 from served import Faulty
 
 from mirror_core import limits
@@ -173,7 +174,7 @@ def tries_at_most(seconds: float) -> float:
     return 2 + math.log2(1 + 2 * seconds / limits.BACKOFF_MIN_S)
 
 
-@pytest.mark.parametrize(("site", "part"), STORES)
+@pytest.mark.parametrize(("site", "part"), some(STORES))
 def test_a_fault_of_a_store_passes(lab: Lab) -> None:
     """Whatever the fault: a client hears of it exactly if the data is its own, with the right
     errno; mirroring is degraded with a reason that names the store, tries with back-off, and when

@@ -50,8 +50,9 @@ def run_alone(words: list[str], cwd: Path, seconds: float, **environment: str) -
     try:
         done = subprocess.run(
             [*alone, "sh", "-c", _ALONE, "sh", *words], cwd=cwd, timeout=seconds, check=False,
-            env={**os.environ, **environment}, stdin=subprocess.DEVNULL, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace",
+            env={**os.environ, "FLASHMIRROR_EVERY_CASE": "1", **environment}, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            errors="replace",
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         said = error.stdout or b""

@@ -118,7 +118,7 @@ FAULTS = (
     ),
     Fault(
         "nothing is exposed of what was written before a restart, as nobody knows since when",
-        "simulate:10000 "
+        "simulate:1000 "
         "tests/test_exposure.py::test_a_source_that_was_restarted_goes_on_counting",
         (("mirror_core/driver.py",
           "            return point.age(self._platform)\n        return max(",
@@ -136,7 +136,7 @@ FAULTS = (
     ),
     Fault(
         "what is committed is told to the source as whole in the data",
-        "simulate:10000",
+        "simulate:1000",
         (("mirror_core/target.py", "return protocol.Progress(done, self.hardened, self.reason)",
           "return protocol.Progress(done, self._book.current.committed, self.reason)"),),
         "committed_is_hardened",
@@ -309,7 +309,7 @@ FAULTS = (
     Fault(
         "of a target that was refused no more is exposed than since the last commit",
         "tests/test_went_back.py::test_what_a_refused_target_holds_is_not_known "
-        "simulate:10000:goes_back,run_on",
+        "simulate:1000:goes_back,run_on",
         (("mirror_core/driver.py",
           "            return max(self._began.age(self._platform), point.age(self._platform))\n",
           "            return point.age(self._platform)\n"),),
@@ -551,7 +551,7 @@ FAULTS = (
     ),
     Fault(
         "a commit without a flush of the intermediate (I3)",
-        "simulate:10000",
+        "simulate:1000",
         (("mirror_core/target.py", "                member.native.flush_front()\n",
           "                flush.wanted[0] == 'commit' or member.native.flush_front()\n"),),
         "commit_without_flush",
@@ -572,7 +572,7 @@ FAULTS = (
     ),
     Fault(
         "a target becomes a source while blocks of its image are in the intermediate only",
-        "simulate:10000",
+        "simulate:1000",
         (("mirror_core/target.py",
           "        hardened = self.wait_hardened(wait_s)\n",
           "        hardened = True\n"),
@@ -588,7 +588,7 @@ FAULTS = (
     ),
     Fault(
         "what is sent because the target has no image is not in the intent log (I4)",
-        "simulate:10000",
+        "simulate:1000",
         (("mirror_core/driver.py", "                member.native.heat_all()\n",
           "                pass\n"),),
         "marked_not_heated",
@@ -610,7 +610,7 @@ FAULTS = (
     ),
     Fault(
         "at a target's stop a flush that succeeds counts for what one that failed had covered (I9)",
-        "simulate:10000 "
+        "simulate:1000 "
         "tests/test_lost_flush.py::test_what_a_failed_flush_lost_is_copied_again",
         (("mirror_core/target.py",
           "            self._copier.retry()  # of a failed flush",

@@ -98,7 +98,7 @@ FAULTS = (
     Fault(
         "a source never learns that its target holds what it did not send",
         "tests/test_resume.py::test_what_the_target_holds_and_its_source_never_sent_ends_by_itself "
-        "simulate:10000:owed,run_on",
+        "simulate:1000:owed,run_on",
         (("mirror_core/driver.py", "self._owing = error.code == errno.ESTALE",
           "self._owing = False"),),
         "owed_for_ever",
@@ -357,7 +357,7 @@ FAULTS = (
     ),
     Fault(
         "a hardening's record before the flush of what it asserts (I2)",
-        "simulate:10000",
+        "simulate:1000",
         (("mirror_core/flashcopy.py",
           "        self.flush(front_too=False)\n        record()\n",
           "        record()\n        self.flush(front_too=False)\n"),),

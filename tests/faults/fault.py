@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-SOON = 10_000  # CI looks for the faults that the simulator finds within so many schedules
+SOON = 1_000  # CI looks for the faults that the simulator finds within so many schedules
 RARE = 20_000  # `make soak` also for those that it finds within so many: no fault may take more
 
 

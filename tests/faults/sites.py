@@ -794,7 +794,7 @@ FAULTS = (
     ),
     Fault(
         "another history is admitted (I7)",
-        "tests/test_recovery.py simulate:10000:second_source,run_on",
+        "tests/test_recovery.py simulate:1000:second_source,run_on",
         (("mirror_core/recovery.py", "if mine.lineage is None or mine.lineage.id == hello.lineage:",
           "if True:"),),
         "another_history",
@@ -809,7 +809,7 @@ FAULTS = (
     ),
     Fault(
         "a source that is refused has ended the session of another one all the same",
-        "simulate:10000:second_source,run_on",
+        "simulate:1000:second_source,run_on",
         (("mirror_core/target.py", "                self.note_refusal(decision.refused)\n",
           "                self._end_session()\n"
           "                self.note_refusal(decision.refused)\n"),),
@@ -1152,7 +1152,7 @@ FAULTS = (
     ),
     Fault(
         "a source that was stopped knows its intermediate by its bytes, which nobody flushed",
-        "simulate:10000",
+        "simulate:1000",
         (("mirror_core/site.py", 'counts=role == "target"', "counts=True"),),
         "kept_intermediate",
     ),
@@ -1164,7 +1164,7 @@ FAULTS = (
     ),
     Fault(
         "a site that went back is mirrored to, or from (I7)",
-        "simulate:10000:goes_back,clone,promote,run_on "
+        "simulate:1000:goes_back,clone,promote,run_on "
         "tests/test_went_back.py::test_a_snapshot_of_an_idle_source_is_refused_after_one_commit "
         "tests/test_went_back.py::test_a_number_of_the_peer_ends_no_source",
         (("mirror_core/recovery.py", "if image.same(committed) or image.same(begun):",

@@ -21,7 +21,7 @@ FAULTS = (
     Fault(
         "hardenings of the commit before count for the next one (I1)",
         "tests/test_hardlog.py::test_a_record_of_another_history_counts_for_nothing "
-        "simulate:10000",
+        "simulate:1000",
         (("mirror_core/runlog.py",
           "        history.sequence, history.token.encode(), serial, mark, length,\n",
           "        0, b\"\", serial, mark, length,\n"),),
@@ -222,7 +222,7 @@ FAULTS = (
     ),
     Fault(
         "a commit is acknowledged while the new ledger's name is not on the disk",
-        "simulate:10000",
+        "simulate:1000",
         (("mirror_core/durable.py", "    try:\n        platform.fsync(fd, known)\n",
           "    try:\n        pass\n"),),
         "folder_not_synced",

@@ -78,6 +78,7 @@ def test_the_cuts_lose_what_was_not_flushed(rounds: list[Round]) -> None:
     assert not any(r.lost_unflushed_sectors for r in rounds if r.cut == "target")
 
 
+@pytest.mark.soak
 def test_the_checks_notice_stores_that_forget_what_they_flushed() -> None:
     """The same round, on stores whose flush does nothing: flushed writes are missing on the
     source, and the target has no image of one moment.  Both checks say so."""
