@@ -212,8 +212,8 @@ def _record(config: SiteConfig, found: _Found, *, platform: Platform) -> None:
     if doubtful and place.part == "data":  # what is read may be a cache's
         book = replace(book, doubtful_data=True)
     if effect == "compare":
-        _make_logs(config, book, record, run, platform)
-        book = replace(book, clean=False, run=run, maps={})
+        logs = _make_logs(config, book, record, run, platform)
+        book = replace(book, clean=False, run=run, logs=logs, maps={})
     elif effect == "give up":
         book = resync.give_up(book)
     if place.part == "intermediate" and (doubtful or not one.cached_here):
@@ -252,9 +252,10 @@ def _make_logs(
     adopted: ledger.VolumeRecord,
     run: str,
     platform: Platform,
-) -> None:
+) -> tuple[str, ...]:
     """The intent logs of a run in which all of the adopted volume may differ, and of the others
-    what may differ now.  LedgerError."""
+    what may differ now; what the ledger is to know them again by.  LedgerError."""
+    logs: list[str] = []
     for record in book.volumes:
         opened = intent.open_log(
             config.state, book, record, run, region=config.intent_region, platform=platform
@@ -268,3 +269,5 @@ def _make_logs(
             raise no_state(config, error) from error
         finally:
             opened.log.close()
+        logs += filter(None, [opened.id])
+    return tuple(logs)

@@ -294,6 +294,19 @@ def mount_of(fd: int, mounts: list[Mount], platform: Platform = HERE) -> Mount |
     return next((mount for mount in mounts if at and mount.id == at[1]), None)
 
 
+def file_id(fd: int, platform: Platform = HERE) -> str:
+    """What tells an open file from every copy of it, also after a reboot; empty: nothing here does,
+    or it is not to be seen."""
+    try:
+        name = identity.of_file(fd, platform)
+    except OSError:
+        return ""
+    if "." in name:
+        return name
+    mount = mount_of(fd, mounts_of(platform=platform), platform)
+    return name if mount and mount.kind in _IN_MEMORY else ""  # where no number is used twice
+
+
 def is_of_this_machine(fd: int) -> bool:
     """Whether an open file or block device is one of its own file systems or devices, so that no
     other machine or server has a part in its locks.  In doubt: no."""

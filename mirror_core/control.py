@@ -166,7 +166,8 @@ def _hardened(site: Site, record: Record, version: int) -> protocol.Progress:
 
 def _promote(site: Site, record: Record, _version: int) -> Record:
     force = protocol.field(record, "force", bool)
-    return promotion.promote(site, force=force, wait_s=_wait_s(record))
+    newest = "newest" in record and protocol.field(record, "newest", bool)
+    return promotion.promote(site, force=force, newest=newest, wait_s=_wait_s(record))
 
 
 def _take_back(site: Site, _record: Record, _version: int) -> Record:

@@ -113,7 +113,7 @@ def of_path(fd: int) -> Identity:
     """Of an open file or block device."""
     info = os.fstat(fd)
     if not stat.S_ISBLK(info.st_mode):
-        return Identity("file", _file(fd))
+        return Identity("file", of_file(fd))
     number = f"{os.major(info.st_rdev)}:{os.minor(info.st_rdev)}"
     node = SYS / number
     start = text(node / "start") if (node / "partition").exists() else ""
@@ -182,7 +182,7 @@ def _behind_loop(fd: int, disk: Path) -> str | None:
         info = os.fstat(file)
         if (info.st_dev, info.st_ino) != (device, inode):
             return None  # the path means another file by now, or in this mount namespace
-        name = _file(file)
+        name = of_file(file)
         if "." not in name:  # the first files of two tmpfs have one inode number
             name += f"-{os.fstatvfs(file).f_fsid:x}"
         return f"{name}@{offset}+{limit}"
@@ -190,13 +190,13 @@ def _behind_loop(fd: int, disk: Path) -> str | None:
         os.close(file)
 
 
-def _file(fd: int) -> str:
+def of_file(fd: int, platform: Platform = HERE) -> str:
     """Inode, and the generation where the file system keeps one: it tells a file from a later
-    one that was given the same inode."""
-    inode = os.fstat(fd).st_ino
+    one that was given the same inode.  OSError."""
+    inode = platform.fstat(fd).st_ino
     buffer = bytearray(8)
     try:
-        fcntl.ioctl(fd, _FS_IOC_GETVERSION, buffer)
+        platform.ioctl(fd, _FS_IOC_GETVERSION, buffer)
     except OSError:
         return str(inode)
     return f"{inode}.{int.from_bytes(buffer[:4], 'little')}"

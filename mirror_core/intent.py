@@ -10,7 +10,8 @@ Invariants.  A log stands whole and durable before the ledger names its run (dur
 is within what is hot: a write that is not committed is never in a cold region (I4).
 
 Left out: checksums of the bits.  They are written in place, a page at a time, and a torn page
-has a bit too many at most.  Not noticed: a log that is put back to an older state of the same run.
+has a bit too many at most.  Not noticed: a log that is put back to an older state of the same run
+by other means than a copy of the file (runlog.py).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pathlib import Path
 
 from pyroaring import BitMap64
 
-from mirror_core import durable, flashcopy, limits, native, runlog
+from mirror_core import below, durable, flashcopy, limits, native, runlog
 from mirror_core.errors import LedgerError, mend
 from mirror_core.ledger import Ledger, VolumeRecord
 from mirror_core.platform import HERE, Platform
@@ -39,9 +40,11 @@ _VERSION = 2
 
 @dataclass(frozen=True)
 class Opened:
-    """A log in use.  lost: why the log of the run before told nothing, so that all is hot."""
+    """A log in use.  id: what it is known again by (below.file_id).  lost: why the log of the run
+    before told nothing, so that all is hot."""
 
     log: native.Intent
+    id: str
     lost: str | None
 
 
@@ -76,12 +79,15 @@ def open_log(
         before = path_in(state, record.name, book.run)
         data = runlog.read(before, platform)
         lost = _unfit(before, data, _head(book, record, book.run, shift), size)
+        if not lost and runlog.is_copy(before, book.logs, platform):
+            lost = f"{before}: a copy of the intent log, which may be an older one"
         bits = b"\xff" * size if lost or not data else data[_PAGE:]
     try:
         durable.replace(path, _head(book, record, run, shift) + bits, platform)
         fd = platform.open(path, os.O_RDWR)
+        name = below.file_id(fd, platform)
         store = platform.file_store(fd, _PAGE + size)
-        return Opened(native.Intent(store, _PAGE, record.size, shift), lost)
+        return Opened(native.Intent(store, _PAGE, record.size, shift), name, lost)
     except OSError as error:
         raise LedgerError(f"{path}: {error.strerror}: {mend(error)}", error.errno or 0) from error
     except durable.Doubt as doubt:

@@ -6,8 +6,14 @@ files of the run that a ledger names stand beside it, unless they were lost, or 
 ledger, which was put back: then other runs came after the one that it names, and that this one was
 stopped in order says nothing of them.
 
-Not noticed: a ledger that was put back with the files beside it; one that no run has made yet, or
-a promotion has just made, which names no commit of its history.
+Where the files were put back with it they are copies, which the ledger tells from those that the
+run has made (runlog.py).  It may be the newest all the same: somebody may have moved the folder to
+another disk.  Of a source everything is compared then.  A target mirrors on, for its source knows
+which commit is the last one; but until the next its image is not known to be of one moment.
+
+Not noticed: a folder that comes back with its whole file system, or where no file is known from
+its copy; a ledger that no run has made yet, or a promotion has just made, which names no commit of
+its history.
 """
 
 from __future__ import annotations
@@ -15,10 +21,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from mirror_core import hardlog, intent, ledger
+from mirror_core import hardlog, intent, ledger, runlog
 from mirror_core.errors import LedgerError
 from mirror_core.ledger import Ledger
 from mirror_core.platform import HERE, Platform
+
+COPIED = (
+    "its state folder was put back, or copied, since its last run: if that is not the newest one, "
+    "the image is a mixture of two points"
+)
 
 
 def load(state: Path, platform: Platform = HERE) -> Ledger:
@@ -31,7 +42,22 @@ def load(state: Path, platform: Platform = HERE) -> Ledger:
                 return replace(book, clean=False)
         except OSError as error:
             raise LedgerError(f"{path}: {error.strerror}: mend that", error.errno or 0) from error
+        if runlog.is_copy(path, book.logs, platform):
+            return (
+                replace(book, clean=False) if book.role == "source" else replace(book, copied=True)
+            )
     return book
+
+
+def taken_away(state: Path, book: Ledger, platform: Platform = HERE) -> Path | None:
+    """Which file somebody has taken from under a site that runs, or put another one in its place;
+    None: all are there.  OSError, LedgerError: that is not known."""
+    if not platform.exists(ledger.path_in(state)):
+        return ledger.path_in(state)
+    for path in _files(state, book):
+        if not platform.exists(path) or runlog.is_copy(path, book.logs, platform):
+            return path
+    return None
 
 
 def _files(state: Path, book: Ledger) -> list[Path]:

@@ -43,7 +43,7 @@ from mirror_core.fields import (
 )
 from mirror_core.platform import HERE, Platform
 
-VERSION = 8
+VERSION = 9
 _MAGIC = "flashmirror-ledger"
 _RESTORE = (
     "put this very file back if it was moved; an older copy of it knows nothing of later cycles, "
@@ -122,6 +122,10 @@ class Ledger:
     unflushed: tuple[str, ...] = ()
     flushing: tuple[str, ...] = ()
     flushing_boot: str = ""
+    # What the logs of `run` are known again by (below.file_id): a copy of one may be older.  Empty:
+    # not known.
+    logs: tuple[str, ...] = ()
+    copied: bool = False  # target: its log was a copy, and may be older than what its stores hold
     maps: dict[str, BitMap64] = field(default_factory=dict)  # "VOLUME/next" and so on
 
 
@@ -192,6 +196,8 @@ _LEDGER = Table(
     Field("unflushed", "unflushed", several(TEXT, limits.UNFLUSHED_MAX), since=8, default=()),
     Field("flushing", "flushing", several(TEXT, limits.UNFLUSHED_MAX), since=8, default=()),
     Field("flushing_boot", "flushing_boot", TEXT, since=8, default=""),
+    Field("logs", "logs", several(TEXT, limits.VOLUMES_MAX), since=9, default=()),
+    Field("logs_copied", "copied", FLAG, since=9, default=False),
 )
 
 # Version 1 had the names that its attributes had.
@@ -236,6 +242,8 @@ _LEDGER_1 = Table(
     Field("unflushed", "unflushed", several(TEXT, limits.UNFLUSHED_MAX), since=8, default=()),
     Field("flushing", "flushing", several(TEXT, limits.UNFLUSHED_MAX), since=8, default=()),
     Field("flushing_boot", "flushing_boot", TEXT, since=8, default=""),
+    Field("logs", "logs", several(TEXT, limits.VOLUMES_MAX), since=9, default=()),
+    Field("logs_copied", "copied", FLAG, since=9, default=False),
 )
 _TABLES = {1: _LEDGER_1, **{version: _LEDGER for version in range(2, VERSION + 1)}}
 

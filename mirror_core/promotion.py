@@ -32,14 +32,16 @@ from mirror_core.units import format_time
 _STOPPED = errno.ECANCELED  # the site, before the promotion was done
 
 
-def promote(site: Site, *, force: bool, wait_s: float = limits.CONTROL_WAIT_S) -> protocol.Record:
+def promote(
+    site: Site, *, force: bool, newest: bool = False, wait_s: float = limits.CONTROL_WAIT_S
+) -> protocol.Record:
     """One turn, to be asked again until `done`.  MirrorError: refused, or it failed: unless the
     record stands, this is a target as before.  So it is if nobody asks again."""
     takings = site.takings  # before it waits for its turn
     with site.promotion:
         patience_s = 0.0
         try:
-            answer = _turn(site, takings, force=force, wait_s=wait_s)
+            answer = _turn(site, takings, force=force, newest=newest, wait_s=wait_s)
             patience_s = limits.CONTROL_TIMEOUT_S
             return answer
         finally:
@@ -59,7 +61,7 @@ def take_back(site: Site) -> protocol.Record:
         return {"role": site.book.current.role}
 
 
-def _turn(site: Site, takings: int, *, force: bool, wait_s: float) -> protocol.Record:
+def _turn(site: Site, takings: int, *, force: bool, newest: bool, wait_s: float) -> protocol.Record:
     book = site.book.current
     if not isinstance(site.control, Target):
         if book.lineage is None or book.lineage.parent is None:
@@ -69,7 +71,7 @@ def _turn(site: Site, takings: int, *, force: bool, wait_s: float) -> protocol.R
     if not recorded:
         _refuse_taken_back(site, takings)
         site.refuse_anew()  # before the source loses its session
-    if recorded or site.control.prepare_promotion(force=force, wait_s=wait_s):
+    if recorded or site.control.prepare_promotion(force=force, newest=newest, wait_s=wait_s):
         if not recorded:
             _record(site, takings)
         _begin_anew(site)
@@ -121,6 +123,7 @@ def _record(site: Site, takings: int) -> None:
         hardened=0,
         whole=False,
         doubtful_sent=False,
+        copied=False,
         doubtful_before=doubtful,  # its intermediate is a target's again some day
         paused=False,
         clean=True,  # nothing is left in memory that counts

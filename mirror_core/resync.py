@@ -64,6 +64,7 @@ def give_up(book: ledger.Ledger) -> ledger.Ledger:
         doubtful_before=book.doubtful_before or book.doubtful_sent or not book.clean or lost,
         unflushed=(),
         flushing=(),
+        copied=False,
         maps={},
     )
 

@@ -16,8 +16,11 @@ nothing: the log begins anew with the first record of the next.  A torn record c
 last (nothing was promised for it); one that is damaged, or missing, before a good one of this
 history is refused (I7).
 
-Left out: recording one block twice, which is harmless, and compaction.  Not noticed: a file that
-is put back to an older state of the same run.
+A copy of the file, put back in its place, may be older than what it stands for: the ledger has what
+the file is known again by (below.file_id), and a copy has another one.
+
+Left out: recording one block twice, which is harmless, and compaction.  Not noticed: older bytes
+that are written into the file itself, or come back with its whole file system.
 """
 
 from __future__ import annotations
@@ -25,11 +28,11 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mirror_core import durable
+from mirror_core import below, durable
 from mirror_core.errors import LedgerError
 from mirror_core.platform import HERE, Platform
 
@@ -66,6 +69,7 @@ class RunLog:
         self._platform = platform
         self.path = path_in(state, kind, run)
         self._fd = self._made()
+        self._id = below.file_id(self._fd, platform)
         self._history: History | None = None
         self._serial = self._end = 0
         self._may_be_whole = False  # on the disk: it was cut, and the flush of that failed
@@ -81,6 +85,11 @@ class RunLog:
             raise
         return fd
 
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """What a ledger is to know it again by; empty: nothing tells it from a copy."""
+        return (self._id,) if self._id else ()
+
     def is_in_place(self) -> bool:
         """Whether who looks for it finds it, or somebody has taken it away, or put another one
         there.  OSError: that is not known."""
@@ -93,6 +102,7 @@ class RunLog:
             fresh = self._made()
             self._platform.close(self._fd)
             self._fd, self._may_be_whole = fresh, True  # another one stood there, perhaps a copy
+            self._id = below.file_id(fresh, self._platform)
             self._history, self._serial, self._end = None, 0, 0
 
     def append(self, history: History, sets: Mapping[int, bytes], mark: int = 0) -> None:
@@ -162,6 +172,24 @@ def read(path: Path, platform: Platform = HERE) -> bytes | None:
         return None
     except OSError as error:
         raise LedgerError(f"{path}: {error.strerror}: mend that", error.errno or 0) from error
+
+
+def is_copy(path: Path, known: Sequence[str], platform: Platform = HERE) -> bool:
+    """Whether another file stands there than one of those that a ledger knows; no: that is not to
+    be told, or there is none.  LedgerError: it cannot be opened."""
+    if not known:
+        return False
+    try:
+        fd = platform.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise LedgerError(f"{path}: {error.strerror}: mend that", error.errno or 0) from error
+    try:
+        found = below.file_id(fd, platform)
+    finally:
+        platform.close(fd)
+    return found != "" and found not in known
 
 
 def history_of(data: bytes) -> History | None:

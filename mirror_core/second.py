@@ -97,9 +97,19 @@ class SecondFlashcopy:
         # `written` of before a clean stop is of no more use: `owed` has it.
         self._book.update(hardened=self._book.current.committed, maps={})
         try:
-            self.log.put_in_place()
+            self.put_in_place()
         except OSError as error:
             raise self._no_state(error) from error
+
+    def put_in_place(self) -> None:
+        """The log, of use after a ledger that says all that it has said.  OSError; LedgerError."""
+        self.log.put_in_place()
+        self._name_log()
+
+    def _name_log(self) -> None:
+        """The next start is to know it from a copy.  LedgerError."""
+        if self.log.ids != self._book.current.logs:
+            self._book.update(logs=self.log.ids)
 
     def _record_batch(self) -> None:
         """What is being hardened leaves the durable pending maps.  MirrorError: it may or may
@@ -113,6 +123,7 @@ class SecondFlashcopy:
             else:
                 self._book.update(maps=self._not_hardened())
                 self.log.restart(hardlog.history_of(self._book.current))
+                self._name_log()
         except OSError as error:
             raise self._no_state(error) from error
         self._log_is_whole = True

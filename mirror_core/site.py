@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import pathlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
@@ -100,12 +101,14 @@ class Site:
         self._open_store, self._maps, self._shares = open_store, maps, shares
         self.journal = Journal(platform)
         self._run = platform.token()
+        self._logs: list[str] = []  # of this run, as the ledger knows them again
         self._maps_count = False  # the maps in memory outlive this process
         self.promotion = platform.lock()  # one turn at a time
         self.takings = 0  # how often one was taken back: no turn asked for before goes on
         self.taking = platform.lock()  # guards `takings`: `promotion` may be held for long
         self._last = platform.lock()  # of an end and a beginning anew, one comes first
         self.is_ending = False  # nbdkit was told to end.  Guard: `_last`
+        self._missing = platform.looker(self._missing_file, limits.CONTROL_WAIT_S)  # may hang
         self._late = contextlib.ExitStack()  # closes the intermediates that were taken in later
         self._new: dict[tuple[str, str], str] = {}  # stores that are to be marked, and how
         self._numbers: dict[tuple[str, str], int] = {}  # of what shares a disk
@@ -330,6 +333,7 @@ class Site:
         )
         if opened.lost:
             self.journal.say(f"{opened.lost}: everything is compared")
+        self._logs += filter(None, [opened.id])
         return opened
 
     def _keep_maps(
@@ -413,6 +417,7 @@ class Site:
         cycle = runlog.History(written.KIND, current.site, lineage, found.sequence, found.token)
         try:
             log = runlog.RunLog(self.config.state, hardlog.KIND, self._run, self.platform)
+            self._logs += log.ids
             written_log = written.WrittenLog(
                 self.config.state, self._run, names, found, self.platform
             )
@@ -484,7 +489,7 @@ class Site:
         self._mark_new()
         self.book.update(
             clean=False, run=self._run, runs=runs, volumes=self._in_use(), maps=maps,
-            coarse=self._coarse, doubtful_before=before,
+            coarse=self._coarse, doubtful_before=before, logs=tuple(self._logs),
         )  # fmt: skip
         self._maps_count = True
         self._maps.remove_others(self.book.current.site, self._run)
@@ -763,6 +768,25 @@ class Site:
                     if lost := one.taken_away(records[name].size):
                         return lost
         return None
+
+    def file_taken_away(self) -> str | None:
+        """Of a source: which file of its state folder is not its own any more, and what to do."""
+        try:
+            lost = self._missing()
+        except OSError as error:
+            return f"{self.config.state}: {error.strerror}: mend that"
+        except LedgerError as error:
+            return str(error)
+        if lost is None:
+            return None
+        cost = "cost this history" if lost.name == "ledger" else "have all of it compared"
+        return (
+            f"{lost}: was taken away, or another one stands there, and a kill would {cost} now: "
+            "stop this site, and start it: a stop in order writes it again"
+        )
+
+    def _missing_file(self) -> pathlib.Path | None:
+        return lastrun.taken_away(self.config.state, self.book.current, self.platform)
 
     def statistics(self) -> dict[str, native.Stats]:
         return self.copier.stats()

@@ -70,6 +70,7 @@ def _failed_for_clients(site: Site) -> str | None:
 
 
 def _of_source(site: Site, control: Driver) -> dict[str, Any]:
+    lost = site.taken_away() or site.file_taken_away()
     with control.changed:
         progress, last, paused = control.progress, control.last_cycle, site.book.current.paused
         promoted, sure = control.awaits_target, not control.unsure
@@ -85,7 +86,7 @@ def _of_source(site: Site, control: Driver) -> dict[str, Any]:
         )  # fmt: skip
         return {
             "state": state,
-            "reason": reason or site.taken_away() or _failed_for_clients(site),
+            "reason": reason or lost or _failed_for_clients(site),
             "paused": paused,
             "peer": {
                 "state": "connected" if control.connected else "disconnected",
@@ -133,7 +134,7 @@ def _of_target(site: Site, control: Target) -> dict[str, Any]:
             or (control.failure if control.is_there() else None)
             or _silent(control.knocker())
         )  # fmt: skip
-        trouble = control.reason or control.trouble or taken_away
+        trouble = control.reason or control.trouble or taken_away or control.doubt()
         if control.promoting and trouble:
             trouble = f"is being promoted, and waits: {trouble}"
         reason = silent if promoted else trouble or silent

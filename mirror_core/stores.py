@@ -98,6 +98,7 @@ def place_of(site: config.SiteConfig, book: Ledger, volume: str, part: str) -> P
         has_image
         and part == "intermediate"
         and book.run != ""
+        and not book.copied  # which may not know what came later
         and not book.maps.get(f"{volume}/pending")
     )
     image = book.committed if has_image else 0

@@ -34,6 +34,7 @@ from mirror_core import (
     compare,
     flashcopy,
     guard,
+    lastrun,
     ledger,
     limits,
     native,
@@ -312,25 +313,28 @@ class Target:
 
     def taken_away(self) -> str | None:
         """Which file somebody has taken from under this site, without which the next start has no
-        image after a kill, or none at all; None: all are there."""
-        if not self._book.current.whole:
-            return None
+        image after a kill, or no ledger at all; None: all are there."""
         try:
             lost = self._missing()
         except OSError as error:
             return f"{self._config.state}: {error.strerror}: mend that"
         if lost is None:
             return None
+        cost = "the image" if self._book.current.whole else "what is copied"
         return (
-            f"{lost}: was taken away, or another one stands there, and a kill would cost the image "
+            f"{lost}: was taken away, or another one stands there, and a kill would cost {cost} "
             "now: stop this site, and start it: a stop in order writes it again (if the whole "
             "folder is gone: first put it back, or an empty one)"
         )
 
+    def doubt(self) -> str | None:
+        """Why its image is not known to be of one moment; None: it is."""
+        return f"{lastrun.COPIED}: the next commit ends that" if self._book.current.copied else None
+
     def _missing_file(self) -> Path | None:
         """OSError: that is not known."""
         log, ledger_ = self.second.log, ledger.path_in(self._config.state)
-        if not log.is_in_place():
+        if self._book.current.whole and not log.is_in_place():
             return log.path
         return None if self._platform.exists(ledger_) else ledger_
 
@@ -352,7 +356,7 @@ class Target:
         """Why a source that still asks for a session gets none."""
         return self._refusal if self._platform.monotonic() < self._refused_until else None
 
-    def prepare_promotion(self, *, force: bool, wait_s: float) -> bool:
+    def prepare_promotion(self, *, force: bool, newest: bool, wait_s: float) -> bool:
         """End the source's session; asked again, say whether the image is whole in `data`.  No
         session is opened until `end_turn` has said so.  MirrorError: refused, or it cannot be."""
         with self.serial:
@@ -362,6 +366,12 @@ class Target:
                     "has no image yet: nothing to promote before the first commit of a source: "
                     "start its source and wait for it",
                     errno.ENODATA,
+                )
+            if mine.copied and not newest:
+                raise MirrorError(
+                    f"{lastrun.COPIED}: put back the newest one that there is, or wait for the "
+                    "next commit of its source; of the newest, 'flashmirror promote --newest'",
+                    errno.ESTALE,
                 )
             if not self.promoting:
                 if not force:
@@ -644,6 +654,7 @@ class Target:
                 doubtful_data=False,
                 doubtful_sent=False,
                 doubtful_before=before,
+                copied=False,
                 maps={f"{name}/pending": bitmap for name, bitmap in written.items()},
             )
             self._copier.group.swap()
@@ -884,7 +895,7 @@ class Target:
             maps[f"{member.name}/written"] = written | self._owed[member.name]
         self._book.update(maps=maps, doubtful_sent=self._has_lost())
         try:
-            self.second.log.put_in_place()  # not before: the ledger says by now what it has said
+            self.second.put_in_place()  # not before: the ledger says by now what it has said
         except OSError as error:
             self._journal.say(f"{self.second.log.path}: {error.strerror}: it may not be there")
         self.second.log.close()

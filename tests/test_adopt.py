@@ -336,6 +336,9 @@ class Snapshot:
     def __init__(self, pair: Pair, adopted: Path) -> None:
         self._folder, self._adopted = pair.folder, adopted
         self._files = {path: path.read_bytes() for path in self._all()}
+        self._kept = {path: pair.folder / f"kept-{i}" for i, path in enumerate(self._files)}
+        for path, kept in self._kept.items():
+            kept.hardlink_to(path)
 
     def _all(self) -> list[Path]:
         return [
@@ -350,6 +353,8 @@ class Snapshot:
             if path not in self._files:
                 path.unlink()
         for path, data in self._files.items():
+            path.unlink(missing_ok=True)
+            path.hardlink_to(self._kept[path])
             path.write_bytes(data if any(data) else b"")
             os.truncate(path, len(data))  # what was blank is a hole again
         with contextlib.suppress(OSError):  # ENODATA: the adoption did not come so far

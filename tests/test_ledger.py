@@ -97,7 +97,7 @@ def sealed(payload: bytes, version: int = ledger.VERSION) -> bytes:
 
 def test_another_version_is_refused() -> None:
     """A ledger of a later program is refused by its version."""
-    assert "version '9'" in refused(sealed(GOOD.partition(b"\n")[2], version=9))
+    assert "version '10'" in refused(sealed(GOOD.partition(b"\n")[2], version=10))
 
 
 VERSION_1 = (
@@ -147,7 +147,7 @@ def test_a_ledger_of_the_sixth_version_says_what_is_safe() -> None:
 
 
 def test_the_names_of_attributes_are_not_the_format() -> None:
-    """The keys of version 8 are these and none else: a renamed attribute cannot change them."""
+    """The keys of version 9 are these and none else: a renamed attribute cannot change them."""
     assert set(HEAD) == {
         "site", "name", "role", "lineage", "volumes", "begun", "begun_token", "committed",
         "committed_token", "consistency_point", "hardened", "has_image", "seeded", "paused",
@@ -164,6 +164,8 @@ SINCE_7 = {
     "unflushed",
     "flushing",
     "flushing_boot",
+    "logs",
+    "logs_copied",
 }
 HEAD = json.loads(GOOD.split(b"\n")[1])
 

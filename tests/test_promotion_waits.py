@@ -199,7 +199,7 @@ def test_a_start_that_is_stopped_meanwhile_says_so(make_pair: MakePair) -> None:
 def promoted(settings: config.SiteConfig) -> str:
     """What the command says in the end, which fails."""
     with pytest.raises(MirrorError) as refusal:
-        _wait_promoted(settings, force=True, deadline=Deadline(None))
+        _wait_promoted(settings, {"op": "promote", "force": True}, Deadline(None))
     return str(refusal.value)
 
 

@@ -69,7 +69,11 @@ def check(site: str, as_json: bool) -> None:
         if not live and book.role == "target" and not book.clean:
             hardlog.recover(settings.state, book)
         count = len(book.volumes)
-        rows.append(("ledger", "ok", f"{book.role}, {count} volume{'s' if count > 1 else ''}"))
+        what = f"{book.role}, {count} volume{'s' if count > 1 else ''}"
+        if book.copied:
+            rows.append(("ledger", "warning", f"{what}: {lastrun.COPIED}"))
+        else:
+            rows.append(("ledger", "ok", what))
     except MirrorError as error:
         again = ""
         if live and error.code == errno.ENOENT and process.running(settings):

@@ -133,9 +133,10 @@ def bandwidth(site: str, rate: int, as_json: bool) -> None:
 @click.command()
 @site_argument
 @click.option("--force", is_flag=True, help="Even if its source is connected and healthy.")
+@click.option("--newest", is_flag=True, help="Its state folder was copied, and is the newest.")
 @click.option("--timeout", type=Duration(), help="Give up waiting.")
 @json_option
-def promote(site: str, force: bool, timeout: float | None, as_json: bool) -> None:
+def promote(site: str, force: bool, newest: bool, timeout: float | None, as_json: bool) -> None:
     """Make a target the source: its image, read and write.  The old source is refused then.
 
     It waits until the image is whole in the target's data stores.  If it is given up (a time-out,
@@ -147,7 +148,8 @@ def promote(site: str, force: bool, timeout: float | None, as_json: bool) -> Non
         if signal.getsignal(end) == signal.SIG_DFL:  # nobody ignores it, as nohup(1) does
             signal.signal(end, signal.default_int_handler)
     try:
-        moment, status = _wait_promoted(settings, force=force, deadline=Deadline(timeout))
+        request = {"op": "promote", "force": force, **({"newest": True} if newest else {})}
+        moment, status = _wait_promoted(settings, request, Deadline(timeout))
         # It was done before this command began: what it has committed since is another history's.
         point = moment or {"sequence": _forked_at(settings), "consistency_point": None}
     except KeyboardInterrupt:
@@ -174,14 +176,13 @@ def _take_back(settings: config.SiteConfig) -> str:
 
 
 def _wait_promoted(
-    settings: config.SiteConfig, *, force: bool, deadline: Deadline
+    settings: config.SiteConfig, request: dict[str, Any], deadline: Deadline
 ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     """Until the site has begun anew as a source; meanwhile it is away for a moment.  The point that
     it is promoted at: the last one before, as no source has a session; None: it was one already.
     And its status."""
     bar, away_since, pid = Bar(), None, 0
     log = process.log_of(settings)
-    request = {"op": "promote", "force": force}
     try:
         answer = ask(settings, {**request, "wait": deadline.wait_s()}, deadline.patience_s())
     except MirrorError as error:

@@ -350,9 +350,60 @@ FAULTS = (
         "any_log_in_the_place",
     ),
     Fault(
+        "a copy of an intent log is believed, which may be an older one (I4)",
+        "tests/test_copied_state.py::"
+        "test_what_became_hot_since_a_source_s_log_was_put_back_is_compared "
+        "simulate:10000:goes_back,old_files,run_on",
+        (("mirror_core/intent.py", "not lost and runlog.is_copy(before, book.logs, platform)",
+          "False"),),
+        "copied_log_believed",
+    ),
+    Fault(
+        "what may be a mixture is promoted, as it was restored from a backup (I1)",
+        "tests/test_copied_state.py::test_an_older_state_folder_of_a_target_is_no_image "
+        "simulate:10000:goes_back,old_files,run_on,promote",
+        (("mirror_core/target.py", "if mine.copied and not newest:", "if False:"),),
+        "mixture_promoted",
+    ),
+    Fault(
+        "a start does not look whether the log of its last run is a copy (I1)",
+        "tests/test_copied_state.py::test_an_older_state_folder_of_a_target_is_no_image "
+        "simulate:10000:goes_back,old_files,run_on,promote",
+        (("mirror_core/lastrun.py", "        if runlog.is_copy(path, book.logs, platform):\n",
+          "        if False:\n"),),
+        "copied_folder_believed",
+    ),
+    Fault(
+        "a target's log that was made anew counts as a copy at the next start",
+        "tests/test_copied_state.py::test_a_log_that_was_made_anew_is_no_copy",
+        (("mirror_core/second.py", "if self.log.ids != self._book.current.logs:", "if False:"),),
+        "log_not_named",
+    ),
+    Fault(
+        "a commit does not end the doubt in a state folder that was copied",
+        "tests/test_copied_state.py::test_a_target_whose_folder_was_moved_in_order_goes_on",
+        (("mirror_core/target.py", "                copied=False,\n", ""),),
+        "copied_for_ever",
+    ),
+    Fault(
+        "a state folder from a backup is believed where it says that a store holds nothing (I1)",
+        "tests/test_copied_state.py::"
+        "test_a_blank_intermediate_beside_an_older_state_folder_keeps_no_image",
+        (("mirror_core/stores.py",
+          "        and not book.copied  # which may not know what came later\n", ""),),
+        "backup_says_spare",
+    ),
+    Fault(
+        "a source does not see that its log or ledger was taken away",
+        "tests/test_copied_state.py::test_a_source_says_that_its_ledger_was_taken_away",
+        (("mirror_core/status.py", "site.taken_away() or site.file_taken_away()",
+          "site.taken_away()"),),
+        "source_s_file_taken_away_untold",
+    ),
+    Fault(
         "a stop in order leaves a target without its log of hardenings",
         "tests/test_lost_ledger.py::test_a_target_says_what_was_taken_of_its_state_and_a_stop_writes_it",
-        (("mirror_core/target.py", "            self.second.log.put_in_place()",
+        (("mirror_core/target.py", "            self.second.put_in_place()",
           "            pass"),),
         "log_stays_away",
     ),

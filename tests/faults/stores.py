@@ -1114,7 +1114,8 @@ FAULTS = (
     Fault(
         "of an adopted source the maps in memory count (I4)",
         "tests/test_adopt.py::test_everything_in_an_adopted_source_reaches_the_target",
-        (("mirror_core/adoption.py", 'replace(book, clean=False, run=run, maps={})', "book"),),
+        (("mirror_core/adoption.py", 'replace(book, clean=False, run=run, logs=logs, maps={})',
+          "book"),),
         "adopted_maps_count",
     ),
     Fault(

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 ALL = ("state", *PARTS)
 STATES = (
-    *(f"{role} went back: {part}" for role in ("source", "target") for part in (*ALL, "all")),
+    *(f"{role} went back: {part}"
+      for role in ("source", "target") for part in (*ALL, "all", "files of its state")),
     "two copies of a source", "two copies of a target", "went back twice",
     "went back, and is not noticed", "went back, and was refused",
     "went back, and its store was refused", "went back, and went on",
@@ -66,13 +67,17 @@ def take(world: World, machine: Machine, keep: float) -> Copy:
     return Copy(fs, images, book)
 
 
-def put_back(world: World, machine: Machine, copy: Copy, parts: tuple[str, ...]) -> None:
-    """Of a machine that is down."""
+def put_back(
+    world: World, machine: Machine, copy: Copy, parts: tuple[str, ...], *, as_files: bool = False
+) -> None:
+    """Of a machine that is down; its state as a snapshot, or file by file."""
     assert machine.life is None
     world.scheduler.trace(f"*** {machine.name}: {', '.join(parts)} put back to {copy.book.begun}")
     machine.went_back = True
     if "state" in parts:
         machine.fs, _ = copy.fs.survivors(world.scheduler.random, 1.0)
+        if as_files:
+            machine.fs.copy_files()
     for part in PARTS:
         if part in parts:
             machine.fill(part, copy.images[part])
@@ -144,18 +149,24 @@ class Copies:
         history = self.world.history(copy.book.lineage)
         history.forked = True
         before = {part: machine.images(part) for part in PARTS}
-        put_back(self.world, machine, copy, parts)
+        as_files = "state" in parts and self.random.random() < 0.5
+        put_back(self.world, machine, copy, parts, as_files=as_files)
+        if as_files:
+            self.world.reach(f"{role} went back: files of its state")
         if "state" in parts and self.random.random() < 0.5:
             machine.maps.clear()  # and the machine was booted
         if role == "source":
-            self._source_is_back(machine, copy, parts, before["data"])
+            self._source_is_back(machine, copy, parts, before["data"], as_files=as_files)
         else:
             self._target_is_back(machine, parts, before)
+            machine.is_copy = as_files
 
     def _source_is_back(
-        self, machine: Machine, copy: Copy, parts: tuple[str, ...], before: Image
+        self, machine: Machine, copy: Copy, parts: tuple[str, ...], before: Image, *, as_files: bool
     ) -> None:
         """What is not noticed, a person says: all of the data is to be compared."""
+        if as_files and copy.book.run in copy.book.runs:
+            return  # its logs are copies, so that is what it does itself
         if "state" in parts and "data" not in parts:
             machine.is_mixed = not self.has_maps(machine, copy.book)
             before = copy.images["data"]
@@ -248,6 +259,7 @@ class Copies:
                 lib.sim_disk_fill(disk, held)
         self.world.scheduler.trace(f"*** {machine.name}: its {part} is copied there again")
         machine.lost_copy, machine.unjudged = True, _committed(book)
+        machine.is_copy = False
         if self.world.disk_errors and self.random.random() < 0.8:
             self.world.fail_to_flush(machine, self.random.choice(volumes), part)
         self._starts(machine)

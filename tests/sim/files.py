@@ -111,16 +111,19 @@ class FilesOfState:
         self.world.scheduler.trace(f"*** {machine.name} has older {', '.join(names)}")
         machine.forgot_servers |= not {"servers", "ledger"}.isdisjoint(map(kind_of, names))
         newest = load(machine.fs.read("ledger"))
-        stood = self._take_away(machine, names)
+        into = self.random.random() < 0.5  # the files themselves, or copies in their place
+        numbers = {name: inode.number for name, inode in machine.fs.names.items()}
+        stood = {name: machine.fs.read(name) for name in names if name in machine.fs.names}
         for name in names:
-            machine.fs.put(name, old[name])
+            machine.fs.put(name, old[name], into=into)
             if name in stood or "ledger" in names:
                 self.world.reach(f"{role} with an older {kind_of(name)}")
         put = {name: old[name] for name in names}
+        same = {n for n, inode in machine.fs.names.items() if inode.number == numbers.get(n)}
         if role == "source":
-            self._of_source(machine, copy, put, stood)
+            self._of_source(machine, copy, put, stood, same)
         else:
-            self._of_target(machine, newest, put, stood)
+            self._of_target(machine, newest, put, stood, same)
 
     # ---- which, and when
 
@@ -262,7 +265,10 @@ class FilesOfState:
 
     # ---- what comes of older ones
 
-    def _of_source(self, machine: Machine, copy: Copy, put: Files, stood: Files) -> None:
+    def _of_source(
+        self, machine: Machine, copy: Copy, put: Files, stood: Files, same: set[str]
+    ) -> None:
+        """`same`: the files that are no copies."""
         book = load(machine.fs.read("ledger"))
         has_maps = self.copies.has_maps(machine, book)
         if "ledger" in put:
@@ -273,13 +279,11 @@ class FilesOfState:
             machine.is_mixed = False
 
         machine.stood = Stood(stood, as_before)
-        old_log = not book.clean and any(kind_of(n) == "intent" and book.run in n for n in put)
+        logs = {f"{name}.intent.{book.run}" for name in machine.sizes}
+        old_log = not book.clean and not logs.isdisjoint(put) and logs <= same
         if book.clean:
             before, now = copy.images["data"], machine.images("data")
-            alone = not all(
-                f"{name}.intent.{book.run}" in machine.fs.names for name in machine.sizes
-            )
-            seen = alone or all(is_noticed(book, "data", before, now))
+            seen = not logs <= same or all(is_noticed(book, "data", before, now))
             unnoticed = "ledger" in put and not seen
         else:
             unnoticed = old_log and not has_maps
@@ -296,7 +300,9 @@ class FilesOfState:
         self.world.reach("an older file is not noticed")
         self.copies.adopts(machine)
 
-    def _of_target(self, machine: Machine, newest: ledger.Ledger, put: Files, stood: Files) -> None:
+    def _of_target(
+        self, machine: Machine, newest: ledger.Ledger, put: Files, stood: Files, same: set[str]
+    ) -> None:
         assert machine.follows
         history, book = machine.follows, load(machine.fs.read("ledger"))
         given_up, seen, acknowledged = history.given_up, history.seen, history.acknowledged
@@ -305,8 +311,10 @@ class FilesOfState:
             self._goes_back(machine, book)
             machine.unjudged = _point(book)
         elif f"hardened.{book.run}" in put and book.whole and not book.clean:
-            self.world.reach("an older file is not noticed")
             machine.unjudged = _point(newest)
+        machine.is_copy = f"hardened.{book.run}" not in same
+        if machine.unjudged != NO_POINT and not machine.is_copy:
+            self.world.reach("an older file is not noticed")
 
         def as_before() -> None:
             machine.unjudged, history.given_up = NO_POINT, given_up

@@ -232,6 +232,7 @@ class Machine:
             False  # a flush, at a start, of what a person had put there may have failed
         )
         self.is_mixed = False  # its state went back without its data, and it does not know
+        self.is_copy = False  # its state folder came back file by file, and it knows that
         self.unjudged = NO_POINT  # an image that is a mixture, and known to be (copies.py)
         self.stood: Stood | None = None  # what a person can put back, while it has not been up
         # Not 0: its disks, and its state folder's, are one, which loses as one.
@@ -545,9 +546,9 @@ class Machine:
         return lost
 
     def holds_mixture(self) -> bool:
-        """A target whose image is of two moments (copies.py)."""
+        """A target whose image is of two moments (copies.py), and which does not know that."""
         book = self.book_on_disk(self.fs)
-        return (book.committed, book.committed_token) == self.unjudged
+        return not self.is_copy and (book.committed, book.committed_token) == self.unjudged
 
     def book_on_disk(self, fs: simos.SimFs) -> ledger.Ledger:
         """What a boot now would find; of files that are lost, once they are put back.

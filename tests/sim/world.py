@@ -237,6 +237,8 @@ class World:
         data = machine.images("data")
         if machine.unjudged[0] != book.lineage.forked_at:
             machine.follows.promoted(book.lineage.forked_at, data)
+        elif machine.is_copy:
+            raise Violation(f"{machine.name} is promoted, and its image is of two moments")
         machine.follows.end = book.lineage.forked_at
         machine.content = Content(data)
         self.counts["promotions"] += 1
