@@ -4,7 +4,8 @@
 
 Each run of the site begins with a log of its own, in which everything is hot that may not be
 committed: after an orderly stop the regions of `next`; after any other end what the log of the run
-before says, and if that is missing, damaged or of another history, everything.
+before says, and if that is missing, damaged, a copy or of another history, everything.  So is
+everything of a volume whose data store was made smaller, or could not be read, at whatever end.
 
 Invariants.  A log stands whole and durable before the ledger names its run (durable.py).  `next`
 is within what is hot: a write that is not committed is never in a cold region (I4).
@@ -27,7 +28,7 @@ from pyroaring import BitMap64
 
 from mirror_core import below, durable, flashcopy, limits, native, runlog
 from mirror_core.errors import LedgerError, mend
-from mirror_core.ledger import Ledger, VolumeRecord
+from mirror_core.ledger import HARMED, Ledger, VolumeRecord
 from mirror_core.platform import HERE, Platform
 
 _PAGE = 4096
@@ -73,7 +74,9 @@ def open_log(
     shift = region_shift(record, region)
     size = native.Intent.log_bytes(record.size, shift)
     path, lost = path_in(state, record.name, run), None
-    if book.clean:
+    if record.data.fingerprint == HARMED:
+        lost, bits = f"volume {record.name}: its data store was harmed", b"\xff" * size
+    elif book.clean:
         bits = _bits(_regions(book, record, shift), size)
     else:
         before = path_in(state, record.name, book.run)

@@ -20,6 +20,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -51,6 +52,7 @@ _RESTORE = (
 )
 _MOST_SILENT = timeouts.silence_s(limits.LINK_TIMEOUT_MAX_S)
 Role = Literal["source", "target"]
+HARMED = "made smaller"  # a store, since this site has had it: bytes that counted are gone
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class StoreRecord:
 
     kind: str  # file, device or nbd
     identity: str  # inode and generation, device number, or URI: what it is called now
-    # Of samples of its bytes, from an orderly stop to a start; or a word that fits none (stores.py)
+    # Of samples of its bytes, from an orderly stop to a start; or HARMED, which fits none
     fingerprint: str | None = None
     lasting: tuple[str, ...] = ()  # KIND:VALUE: identities that outlive a reboot (identity.py)
     instance: str = ""  # what else tells it apart (identity.py); empty: not known
@@ -133,6 +135,23 @@ def image(ledger: Ledger, volume: str, block: int) -> Literal["intermediate", "d
     """Which store of a target holds a block of image(committed): invariant I1."""
     pending = ledger.maps.get(f"{volume}/pending")
     return "intermediate" if pending is not None and block in pending else "data"
+
+
+def with_harmed(
+    volumes: tuple[VolumeRecord, ...], harmed: Collection[tuple[str, str]]
+) -> tuple[VolumeRecord, ...]:
+    """The same, of which bytes of these stores (volume, part) are gone."""
+    return tuple(
+        replace(
+            volume,
+            **{
+                part: replace(getattr(volume, part), fingerprint=HARMED)
+                for part in ("data", "intermediate")
+                if (volume.name, part) in harmed
+            },
+        )
+        for volume in volumes
+    )
 
 
 def is_adopted(ledger: Ledger) -> bool:

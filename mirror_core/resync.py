@@ -72,7 +72,11 @@ def give_up(book: ledger.Ledger) -> ledger.Ledger:
 def _may_change(volume: ledger.VolumeRecord) -> ledger.VolumeRecord:
     """Other bytes in its data store are none of another store's: a copy may be brought into it.
     But where nothing else tells the store from another one, its bytes have to."""
-    data = volume.data
+    data, intermediate = (
+        replace(one, fingerprint=None if one.fingerprint == ledger.HARMED else one.fingerprint)
+        for one in (volume.data, volume.intermediate)  # what is gone counts no more
+    )
+    volume = replace(volume, data=data, intermediate=intermediate)
     known = data.kind == "nbd" or data.lasting or data.instance
     return replace(volume, data=replace(data, fingerprint=None)) if known else volume
 

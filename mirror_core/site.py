@@ -101,6 +101,9 @@ class Site:
         self._open_store, self._maps, self._shares = open_store, maps, shares
         self.journal = Journal(platform)
         self._run = platform.token()
+        self._lost_stores = platform.looker(self._look_at_stores, limits.CONTROL_WAIT_S)
+        # Of which bytes that counted are gone, and how that was seen.  Guard: none, it only grows
+        self._harmed: dict[tuple[str, str], str] = {}
         self._logs: list[str] = []  # of this run, as the ledger knows them again
         self._maps_count = False  # the maps in memory outlive this process
         self.promotion = platform.lock()  # one turn at a time
@@ -197,11 +200,26 @@ class Site:
         where = getattr(self.config.volume(record.name), part)
         one = self._open_store(where, timeouts.lane_s(self.config.link_timeout))
         try:
-            stores.refuse_unfit(one, record.size, record.block_size)
+            try:
+                stores.refuse_unfit(one, record.size, record.block_size)
+            except stores.Harmed:
+                self._note_harmed(record, one, part)
+                raise
         except BaseException:  # whoever tries again would find it in use
             one.store.close()
             raise
         return one
+
+    def _note_harmed(self, record: ledger.VolumeRecord, one: stores.Opened, part: str) -> None:
+        """That is gone for good what stood behind its end, whatever size it has by the next start:
+        unless a fingerprint tells, or it is another store, or a server's.  LedgerError."""
+        book, known = self.book.current, getattr(record, part)
+        place = stores.place_of(self.config, book, record.name, part)
+        if one.fd is None or not place.counts or known.fingerprint:
+            return
+        if stores.refusal(one, known, place, record.size) is None:
+            harmed = ledger.with_harmed(book.volumes, {(record.name, part)})
+            self.book.update(volumes=harmed, clean=book.clean and book.role == "target")
 
     def _open_intermediate(
         self,
@@ -683,35 +701,23 @@ class Site:
         return [*right, self._tried(self.copier.unlink)]
 
     def _book_of_end(self, *, clean: bool) -> None:
-        volumes = self._in_use()
+        """Which stores were harmed is said whatever else was not right.  Of a source all of that is
+        compared at the next start; of a target it may be bytes of the image, which a person has to
+        know of."""
+        source, volumes = self.book.current.role == "source", self._in_use()
+        self._look_at_stores()
+        harmed = set(self._harmed)
         try:
             if clean:
                 volumes = self.records(self.book.current.role)
         except StoreError as error:
             self.journal.say(f"at stop: {error}")
             clean = False
-            if isinstance(error, stores.Harmed) and self.book.current.role == "source":
-                self._tried(self._doubt_all)
-            elif isinstance(error, stores.Harmed):
-                volumes = tuple(map(self._harmed, volumes))
-        self.book.update(clean=clean, volumes=volumes)
-
-    def _harmed(self, record: ledger.VolumeRecord) -> ledger.VolumeRecord:
-        """Of a target: bytes of its image may be gone, which a person has to know of."""
-        size = record.size
-        return replace(
-            record,
-            data=self._opened[record.name, "data"].harmed(size),
-            intermediate=self._opened[record.name, "intermediate"].harmed(size),
-        )
-
-    def _doubt_all(self) -> None:
-        """Of a source: anything may differ from what the target holds, and the next start compares
-        it.  Its intent logs say so; its maps do not, and go."""
-        for member in self.members:
-            member.native.heat_all()
-        self._maps.remove(self.book.current.site, self._run)
-        self.journal.say("at stop: the next start compares everything with the target")
+            if isinstance(error, stores.Harmed) and source:
+                harmed |= {(record.name, "data") for record in volumes}
+        if harmed and source:
+            self.journal.say("at stop: the next start compares everything with the target")
+        self.book.update(clean=clean and not harmed, volumes=ledger.with_harmed(volumes, harmed))
 
     def _end_maps(self) -> None:
         """Of this run, which was stopped in order or did not begin.  Those of others may be of the
@@ -758,16 +764,29 @@ class Site:
     # ---- how it is
 
     def taken_away(self) -> str | None:
-        """Which store that counts somebody has deleted or made smaller; None: none.  A source needs
-        no intermediate, and a blank one is as good."""
+        """Which store that counts somebody has deleted or made smaller, though it may be large
+        again; None: none.  A source needs no intermediate, and a blank one is as good."""
+        try:
+            return self._lost_stores()
+        except OSError as error:  # what they stand on hangs
+            return (
+                f"a look at its stores has no answer ({error.strerror}): look at what they stand on"
+            )
+
+    def _look_at_stores(self) -> str | None:
         records = {record.name: record for record in self.book.current.volumes}
         source = self.book.current.role == "source"
+        deleted: list[str] = []
         for (name, part), one in list(self._opened.items()):
             if part == "data" or not source:
-                with contextlib.suppress(OSError):  # the site ends
-                    if lost := one.taken_away(records[name].size):
-                        return lost
-        return None
+                try:
+                    deleted += filter(None, [one.deleted()])
+                    one.refuse_smaller(records[name].size)
+                except stores.Harmed as error:
+                    self._harmed.setdefault((name, part), str(error))
+                except OSError:
+                    pass  # it is closed: the site ends
+        return next(iter([*deleted, *self._harmed.values()]), None)
 
     def file_taken_away(self) -> str | None:
         """Of a source: which file of its state folder is not its own any more, and what to do."""

@@ -28,11 +28,10 @@ from mirror_core import below, config, elsewhere, hardlog, limits, native
 from mirror_core import identity as identities
 from mirror_core.errors import LedgerError, StoreError
 from mirror_core.identity import Identity, Verdict
-from mirror_core.ledger import Ledger, StoreRecord
+from mirror_core.ledger import HARMED, Ledger, StoreRecord
 from mirror_core.platform import HERE, Platform
 
 _MARK = "user.flashmirror"
-_SMALLER = "made smaller"  # in place of a fingerprint: it is that of no store
 
 
 class Harmed(StoreError):
@@ -48,6 +47,7 @@ class Place:
     part: str  # data or intermediate
     config: str  # the path of the site's configuration, for what a person is told
     counts: bool = True  # what it holds does: not so for a source's intermediate
+    heals: bool = False  # what it lacks is compared, whatever that is: a source's data
     image: int = 0  # the sequence of a target's image, part of which it holds; 0: there is none
     spare: bool = False  # of the image it is known that no byte is in it
     unflushed: frozenset[str] = frozenset()  # names of stores (identity.py) whose flush has failed
@@ -103,7 +103,10 @@ def place_of(site: config.SiteConfig, book: Ledger, volume: str, part: str) -> P
     )
     image = book.committed if has_image else 0
     unflushed, flushing = (frozenset(f if counts else ()) for f in (book.unflushed, book.flushing))
-    return Place(book.site, volume, part, str(site.path), counts, image, spare, unflushed, flushing)
+    heals = part == "data" and book.role == "source"
+    return Place(
+        book.site, volume, part, str(site.path), counts, heals, image, spare, unflushed, flushing
+    )
 
 
 def place_at_rest(
@@ -191,12 +194,6 @@ class Opened:
         is not to be seen."""
         return size if self.fd is None else os.lseek(self.fd, 0, os.SEEK_END)
 
-    def harmed(self, size: int) -> StoreRecord:
-        """What to know a target's by at an end without order: one that was made smaller is refused
-        by the next start, though it has its size again by then."""
-        record = self.record()
-        return replace(record, fingerprint=_SMALLER) if self._left(size) < size else record
-
     def refuse_smaller(self, size: int) -> None:
         """Harmed: somebody has made it smaller than its volume."""
         if (left := self._left(size)) < size:
@@ -206,18 +203,13 @@ class Opened:
                 errno.EIO,
             )
 
-    def taken_away(self, size: int) -> str | None:
-        """What somebody has done to it under this site, and the next start would refuse; None:
-        nothing.  OSError: it is closed."""
-        if self.fd is not None:
-            info = os.fstat(self.fd)
-            if stat.S_ISREG(info.st_mode) and not info.st_nlink:
-                return deleted(self.where, os.getpid(), self.fd)
-        try:
-            self.refuse_smaller(size)
-        except Harmed as error:
-            return str(error)
-        return None
+    def deleted(self) -> str | None:
+        """That somebody has, under this site; None: nobody.  OSError: it is closed."""
+        if self.fd is None:
+            return None
+        info = os.fstat(self.fd)
+        gone = stat.S_ISREG(info.st_mode) and not info.st_nlink
+        return deleted(self.where, os.getpid(), self.fd) if gone else None
 
     def record(self, fingerprint_of: int = 0) -> StoreRecord:
         """What to know it again by; with a fingerprint of that many bytes, if not 0."""
@@ -258,8 +250,6 @@ class Opened:
         in a run before, and shows it still, is refused later: not to notice one that was put back
         would be worse.)  StoreError: its server may still do a write that was given up
         (native/late.h).  Harmed: what counts cannot be read, or is not there any more."""
-        if counts:
-            self.refuse_smaller(size)
         if not self.store.is_settled():
             raise StoreError(
                 f"{self.where}: a write to it that was given up may still be done: restart its "
@@ -366,9 +356,9 @@ def _open_server(uri: str, timeout_s: float) -> Opened:
 
 
 def refuse_unfit(one: Opened, size: int, block_size: int) -> None:
-    """StoreError: it cannot hold a volume of so many bytes, in such blocks."""
+    """StoreError: it cannot hold a volume of so many bytes (Harmed), in such blocks."""
     if one.size < size:
-        raise StoreError(
+        raise Harmed(
             f"{one.where}: {one.size} bytes, but the volume has {size}: put the right store back"
         )
     least = one.store.block_sizes.minimum
@@ -557,7 +547,7 @@ def fits(opened: Opened, record: StoreRecord, place: Place, size: int) -> bool:
     the store went back, but the ledger, which then names the wrong blocks.)  StoreError."""
     known = record.fingerprint if opened.size >= size else None
     if (
-        known is not None
+        known not in (None, HARMED)
         and not opened.is_one_of(place.unflushed | place.flushing)
         and known == opened.fingerprint(size)
     ):
@@ -573,8 +563,12 @@ def refusal(opened: Opened, record: StoreRecord, place: Place, size: int) -> str
         return f"not the store that was recorded ({known(record)}) but {opened.identity}"
     if lost := _may_be_lost(opened, place):
         return lost
-    if record.fingerprint == _SMALLER:
-        return "smaller than its volume when the site was stopped: what stood behind is gone"
+    if record.fingerprint == HARMED:
+        if not place.heals:
+            return (
+                "was made smaller than its volume: what stood behind is gone, whatever is there now"
+            )
+        record = replace(record, fingerprint=None)  # all of it is compared
     if record.fingerprint:
         changed = opened.fingerprint(size) != record.fingerprint
         return "its content changed while the site was stopped" if changed else None

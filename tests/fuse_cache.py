@@ -25,7 +25,7 @@ _LOOKUP, _FORGET, _GETATTR, _SETATTR, _OPEN, _READ, _WRITE = 1, 2, 3, 4, 14, 15,
 _RELEASE, _FSYNC, _FLUSH, _INIT, _INTERRUPT, _DESTROY = 18, 20, 25, 26, 36, 38
 _FALLOCATE, _LSEEK = 43, 46
 _BIG_WRITES, _WRITEBACK_CACHE = 1 << 5, 1 << 16
-_NEVER_S = 3600  # attributes count for so long
+_COUNT_S = int(os.environ.get("FUSE_ATTRIBUTES_S", "3600"))  # attributes do for so long
 _PAGE = 4096
 
 
@@ -69,9 +69,9 @@ class FileSystem:
         if what == _LOOKUP:
             if body.rstrip(b"\0") != b"disk":
                 raise OSError(errno.ENOENT, "")
-            return struct.pack("<QQQQII", _DISK, 0, _NEVER_S, _NEVER_S, 0, 0) + self._attributes(2)
+            return struct.pack("<QQQQII", _DISK, 0, _COUNT_S, _COUNT_S, 0, 0) + self._attributes(2)
         if what in (_GETATTR, _SETATTR):
-            return struct.pack("<QII", _NEVER_S, 0, 0) + self._attributes(node)
+            return struct.pack("<QII", _COUNT_S, 0, 0) + self._attributes(node)
         if what == _OPEN:
             return struct.pack("<QII", 1, 0, 0)
         if what in (_RELEASE, _FLUSH, _DESTROY):

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import direct
 import pytest
-from handmade import eventually, record, scrape
+from handmade import Handmade, eventually, record, scrape
 from pair import MakePair
 from test_hangs import bounded
 
@@ -52,6 +52,41 @@ def hung(folder: Path) -> Iterator[None]:
             server.kill()
             server.wait(20)
             subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("site", ["east", "west"])
+def test_a_store_that_hangs_holds_up_no_question(handmade: Handmade, site: str) -> None:
+    """Its file server does not even answer how large it is: status and metrics come in their time
+    all the same, and say so; the other site hears of this one, and once the server answers a pause
+    and a stop come to their end."""
+    folder, behind = handmade.folder / "served", handmade.folder / "behind"
+    folder.mkdir()
+    behind.touch()
+    os.truncate(behind, handmade.size)
+    other = "west" if site == "east" else "east"
+    words = [sys.executable, str(SERVER), str(behind), str(folder)]
+    always = {**os.environ, "FUSE_ATTRIBUTES_S": "0"}
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=always) as server:
+        assert server.stdout and server.stdout.readline() == "mounted\n"
+        try:
+            handmade.stores[site, "data"] = str(folder / "disk")
+            handmade.create()
+            handmade.start()
+            direct.sync(handmade)
+            with bounded(20):
+                server.send_signal(signal.SIGSTOP)
+                for _ in range(2):
+                    assert "has no answer" in (direct.status(handmade, site)["reason"] or "")
+                assert direct.status(handmade, other)["peer"]["state"] == "connected"
+                server.send_signal(signal.SIGCONT)
+                direct.pause(handmade)
+                eventually(lambda: "answer" not in str(direct.status(handmade, site)), "well")
+                handmade.stop()
+        finally:
+            server.send_signal(signal.SIGCONT)
+            handmade.kill()
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
+            server.kill()
 
 
 def test_a_target_says_that_its_state_folder_hangs(make_pair: MakePair) -> None:

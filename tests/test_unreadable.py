@@ -10,7 +10,7 @@ from pathlib import Path
 
 import direct
 import pytest
-from handmade import MIB, Handmade, refused
+from handmade import MIB, Handmade, kill, refused
 from served import Server
 from test_link import lose_power
 
@@ -85,6 +85,7 @@ def test_a_source_whose_store_was_harmed_compares_everything_at_its_next_start(
     assert handmade.image("west").read_bytes() == data.read_bytes()
     said = (handmade.folder / "east" / "state" / "site.log").read_text()
     assert "at stop: the next start compares everything with the target" in said
+    assert "its data store was harmed: everything is compared" in said
 
 
 @pytest.mark.parametrize("part", ["data", "intermediate"])
@@ -104,10 +105,90 @@ def test_a_target_whose_store_was_made_smaller_has_no_image_when_it_is_large_aga
     assert f"{store}: was made smaller" in direct.status(handmade, "west")["reason"]
     direct.stop(handmade, "west")
     os.truncate(store, handmade.size)
-    assert f"{store}: smaller than its volume when the site was" in refused("start", west)
+    assert f"{store}: was made smaller than its volume" in refused("start", west)
     assert "is given up" in handmade.run("adopt", west, "disk", part, "--yes")
     handmade.start("west")
     direct.resume(handmade)
     direct.sync(handmade)
     direct.stop(handmade, "west")
     assert handmade.image("west").read_bytes() == handmade.image("east").read_bytes()
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["while-it-runs", "found-by-a-start"])
+def test_a_source_s_store_that_is_large_again_is_not_as_it_was(
+    handmade: Handmade, *, killed: bool
+) -> None:
+    """It was made smaller under the running site, which somebody was told, or a start found it so
+    after a kill; and it has its size again by the next start, which compares everything."""
+    handmade.create()
+    written(handmade)
+    store = handmade.store("east", "data")
+    os.truncate(store, handmade.size // 4)
+    if killed:
+        kill(handmade, "east")
+        assert "put the right store back" in refused("start", str(handmade.toml("east")))
+    else:
+        assert "was made smaller" in direct.status(handmade)["reason"]
+    os.truncate(store, handmade.size)
+    if not killed:
+        assert "was made smaller" in direct.status(handmade)["reason"]
+        direct.stop(handmade, "east")
+    handmade.start("east")
+    direct.sync(handmade)
+    direct.stop(handmade, "west")
+    assert handmade.image("west").read_bytes() == Path(store).read_bytes()
+
+
+@pytest.mark.parametrize("part", ["data", "intermediate"])
+@pytest.mark.parametrize("killed", [False, True], ids=["while-it-runs", "found-by-a-start"])
+def test_a_target_s_store_that_is_large_again_is_no_image(
+    handmade: Handmade, part: str, *, killed: bool
+) -> None:
+    """The same; and no image is promoted that has zeroes where there were bytes."""
+    handmade.create()
+    written(handmade)
+    store, west = handmade.store("west", part), str(handmade.toml("west"))
+    direct.pause(handmade)
+    os.truncate(store, handmade.size // 4)
+    if killed:
+        kill(handmade, "west")
+        assert "put the right store back" in refused("start", west)
+        os.truncate(store, handmade.size)
+    else:
+        assert "was made smaller" in direct.status(handmade, "west")["reason"]
+        os.truncate(store, handmade.size)
+        assert "was made smaller" in refused("promote", west, "--force")
+        direct.stop(handmade, "west")
+    assert f"{store}: was made smaller than its volume" in refused("start", west)
+    handmade.run("resync", "--full", west)
+    handmade.start("west")
+    direct.resume(handmade)
+    direct.sync(handmade)
+    direct.stop(handmade, "west")
+    assert handmade.image("west").read_bytes() == handmade.image("east").read_bytes()
+
+
+def test_another_store_that_is_too_small_harms_nothing(handmade: Handmade) -> None:
+    """A path that was mistyped: the right store, named again, is as it was."""
+    handmade.create()
+    written(handmade)
+    kill(handmade, "west")
+    other, toml = handmade.folder / "other.img", handmade.toml("west")
+    other.write_bytes(b"x" * BLOCK)
+    right = toml.read_text()
+    toml.write_text(right.replace(handmade.store("west", "data"), str(other)))
+    assert "put the right store back" in refused("start", str(toml))
+    toml.write_text(right)
+    handmade.start("west")
+    assert direct.status(handmade, "west")["committed"]["sequence"]
+
+
+def written(handmade: Handmade) -> None:
+    """Both hold what a client has written, and nothing of it is hot at the source."""
+    handmade.start()
+    with handmade.client() as client:
+        client.write(0, os.urandom(handmade.size))
+    direct.sync(handmade)
+    direct.stop(handmade, "east")
+    handmade.start("east")
+    direct.sync(handmade)
