@@ -136,10 +136,21 @@ def _locked(
         undo.callback(one.store.close)
         one.drop_cache()  # what counts is what its disk has
         place = stores.place_at_rest(config, book, volume, part, platform)
-        if unchanged:  # then no flush of it can have lost anything
-            place = replace(place, unflushed=frozenset(), flushing=frozenset())
+        if unchanged:
+            place = _unchanged(one, record, place)
         _refuse(one, book, record, place)
         yield _Found(one, book, place, _look(one, book, record, place))
+
+
+def _unchanged(
+    one: stores.Opened, record: ledger.VolumeRecord, place: stores.Place
+) -> stores.Place:
+    """Nothing was put there, a person says: then no flush of it can have lost anything, and what
+    could not be read is what it was.  Unless its bytes say otherwise.  StoreError."""
+    said = replace(place, unflushed=frozenset(), flushing=frozenset(), unchanged=True)
+    known: ledger.StoreRecord = getattr(record, place.part)
+    contradicted = stores.refusal(one, known, said, record.size)
+    return place if contradicted else said
 
 
 def _refuse(

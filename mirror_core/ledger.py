@@ -20,7 +20,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -53,6 +53,7 @@ _RESTORE = (
 _MOST_SILENT = timeouts.silence_s(limits.LINK_TIMEOUT_MAX_S)
 Role = Literal["source", "target"]
 HARMED = "made smaller"  # a store, since this site has had it: bytes that counted are gone
+UNREADABLE = "unreadable"  # where it was looked at, at its stop: who mends that may change bytes
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class StoreRecord:
 
     kind: str  # file, device or nbd
     identity: str  # inode and generation, device number, or URI: what it is called now
-    # Of samples of its bytes, from an orderly stop to a start; or HARMED, which fits none
+    # Of samples of its bytes, from an orderly stop to a start; or one of those words: they fit none
     fingerprint: str | None = None
     lasting: tuple[str, ...] = ()  # KIND:VALUE: identities that outlive a reboot (identity.py)
     instance: str = ""  # what else tells it apart (identity.py); empty: not known
@@ -138,14 +139,14 @@ def image(ledger: Ledger, volume: str, block: int) -> Literal["intermediate", "d
 
 
 def with_harmed(
-    volumes: tuple[VolumeRecord, ...], harmed: Collection[tuple[str, str]]
+    volumes: tuple[VolumeRecord, ...], harmed: Mapping[tuple[str, str], str]
 ) -> tuple[VolumeRecord, ...]:
-    """The same, of which bytes of these stores (volume, part) are gone."""
+    """The same, with a word (HARMED, UNREADABLE) for these stores (volume, part)."""
     return tuple(
         replace(
             volume,
             **{
-                part: replace(getattr(volume, part), fingerprint=HARMED)
+                part: replace(getattr(volume, part), fingerprint=harmed[volume.name, part])
                 for part in ("data", "intermediate")
                 if (volume.name, part) in harmed
             },

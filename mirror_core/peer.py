@@ -103,6 +103,8 @@ class Link:
                 self._find()
             except socket.gaierror as error:
                 raise OSError(errno.ENOTCONN, error.strerror) from error
+            except UnicodeError as error:  # of its encoding (idna)
+                raise OSError(errno.ENOTCONN, f"{self.peer.at.host} is no host's name") from error
             except TimeoutError as error:
                 words = f"no name server says where {self.peer.at.host} is"
                 raise OSError(errno.ETIMEDOUT, words) from error

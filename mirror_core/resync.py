@@ -73,7 +73,12 @@ def _may_change(volume: ledger.VolumeRecord) -> ledger.VolumeRecord:
     """Other bytes in its data store are none of another store's: a copy may be brought into it.
     But where nothing else tells the store from another one, its bytes have to."""
     data, intermediate = (
-        replace(one, fingerprint=None if one.fingerprint == ledger.HARMED else one.fingerprint)
+        replace(
+            one,
+            fingerprint=None
+            if one.fingerprint in (ledger.HARMED, ledger.UNREADABLE)
+            else one.fingerprint,
+        )
         for one in (volume.data, volume.intermediate)  # what is gone counts no more
     )
     volume = replace(volume, data=data, intermediate=intermediate)

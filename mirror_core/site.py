@@ -43,7 +43,7 @@ from mirror_core import (
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig, is_uri
 from mirror_core.driver import Driver
-from mirror_core.errors import LedgerError, StoreError
+from mirror_core.errors import LINK_ERRNOS, LedgerError, StoreError
 from mirror_core.journal import Journal
 from mirror_core.lock import check_ledger, lock_state, no_state, write_pid
 from mirror_core.platform import HERE, TOKEN, Platform
@@ -218,7 +218,7 @@ class Site:
         if one.fd is None or not place.counts or known.fingerprint:
             return
         if stores.refusal(one, known, place, record.size) is None:
-            harmed = ledger.with_harmed(book.volumes, {(record.name, part)})
+            harmed = ledger.with_harmed(book.volumes, {(record.name, part): ledger.HARMED})
             self.book.update(volumes=harmed, clean=book.clean and book.role == "target")
 
     def _open_intermediate(
@@ -706,15 +706,16 @@ class Site:
         know of."""
         source, volumes = self.book.current.role == "source", self._in_use()
         self._look_at_stores()
-        harmed = set(self._harmed)
+        harmed = dict.fromkeys(self._harmed, ledger.HARMED)
         try:
             if clean:
                 volumes = self.records(self.book.current.role)
         except StoreError as error:
             self.journal.say(f"at stop: {error}")
             clean = False
-            if isinstance(error, stores.Harmed) and source:
-                harmed |= {(record.name, "data") for record in volumes}
+            if isinstance(error, stores.Unreadable) and error.code not in LINK_ERRNOS:
+                unread = [key for key, one in self._opened.items() if one.where == error.where]
+                harmed = dict.fromkeys(unread, ledger.UNREADABLE) | harmed
         if harmed and source:
             self.journal.say("at stop: the next start compares everything with the target")
         self.book.update(clean=clean and not harmed, volumes=ledger.with_harmed(volumes, harmed))

@@ -19,23 +19,33 @@ import errno
 import fcntl
 import hashlib
 import os
+import signal
 import stat
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from mirror_core import below, config, elsewhere, hardlog, limits, native
 from mirror_core import identity as identities
 from mirror_core.errors import LedgerError, StoreError
 from mirror_core.identity import Identity, Verdict
-from mirror_core.ledger import HARMED, Ledger, StoreRecord
+from mirror_core.ledger import HARMED, UNREADABLE, Ledger, StoreRecord
 from mirror_core.platform import HERE, Platform
 
 _MARK = "user.flashmirror"
 
 
 class Harmed(StoreError):
-    """Bytes of a store are gone, or cannot be read where it is looked at; nobody knows which."""
+    """Bytes of a store are gone, or (Unreadable) cannot be read where it is looked at; nobody knows
+    which."""
+
+
+class Unreadable(Harmed):
+    def __init__(self, where: str, error: OSError) -> None:
+        super().__init__(
+            f"{where}: {error.strerror}: look into that store", error.errno or errno.EIO
+        )
+        self.where = where
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,7 @@ class Place:
     spare: bool = False  # of the image it is known that no byte is in it
     unflushed: frozenset[str] = frozenset()  # names of stores (identity.py) whose flush has failed
     flushing: frozenset[str] = frozenset()  # or has not ended: what a person put there may be lost
+    unchanged: bool = False  # a person says that nothing was put there
 
     @property
     def mark(self) -> str:
@@ -179,9 +190,7 @@ class Opened:
                 [(first, end - first) for first, end in ranges], limits.COMPARE_DEPTH
             )
         except OSError as error:
-            raise Harmed(
-                f"{self.where}: {error.strerror}: look into that store", error.errno or errno.EIO
-            ) from error
+            raise Unreadable(self.where, error) from error
         found, before = hashlib.sha256(), 0
         for i, (first, end) in zip(at, ranges, strict=True):
             start = before + i - first
@@ -457,22 +466,38 @@ def flush_put_back(
     doubted = [*ones, *(one for one in beside if one.store.kind != "nbd")]
     names = {name for one in doubted for name in identities.names_of(one.identity)}
     before = book.flushing if book.flushing_boot == boot else ()
-    save(flushing=tuple(sorted(names.union(before)))[-limits.UNFLUSHED_MAX :], flushing_boot=boot)
+    with _told_to_end_later():
+        save(
+            flushing=tuple(sorted(names.union(before)))[-limits.UNFLUSHED_MAX :], flushing_boot=boot
+        )
+        try:
+            for one in ones:
+                one.flush()
+        except StoreError as error:
+            for one in doubted:
+                with contextlib.suppress(OSError):
+                    one.drop_cache()
+            unflushed = (*book.unflushed, *sorted(names.difference(book.unflushed)))
+            save(unflushed=unflushed[-limits.UNFLUSHED_MAX :], flushing=before)
+            raise StoreError(
+                f"{error}; what this flush has lost a later one does not tell: then adopt it "
+                "('flashmirror adopt'), or put the copy into another file or device",
+                error.code,
+            ) from error
+        save(flushing=before)
+
+
+@contextlib.contextmanager
+def _told_to_end_later() -> Iterator[None]:
+    """A stop of a site that is starting, or an interrupt, waits for the disk as the flush does, and
+    then for the ledger too: after a kill in here each of these stores is refused."""
+    before = signal.pthread_sigmask(
+        signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    )
     try:
-        for one in ones:
-            one.flush()
-    except StoreError as error:
-        for one in doubted:
-            with contextlib.suppress(OSError):
-                one.drop_cache()
-        unflushed = (*book.unflushed, *sorted(names.difference(book.unflushed)))
-        save(unflushed=unflushed[-limits.UNFLUSHED_MAX :], flushing=before)
-        raise StoreError(
-            f"{error}; what this flush has lost a later one does not tell: then adopt it "
-            "('flashmirror adopt'), or put the copy into another file or device",
-            error.code,
-        ) from error
-    save(flushing=before)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def deleted(where: str, pid: int, fd: object) -> str:
@@ -547,7 +572,7 @@ def fits(opened: Opened, record: StoreRecord, place: Place, size: int) -> bool:
     the store went back, but the ledger, which then names the wrong blocks.)  StoreError."""
     known = record.fingerprint if opened.size >= size else None
     if (
-        known not in (None, HARMED)
+        known not in (None, HARMED, UNREADABLE)
         and not opened.is_one_of(place.unflushed | place.flushing)
         and known == opened.fingerprint(size)
     ):
@@ -561,19 +586,22 @@ def refusal(opened: Opened, record: StoreRecord, place: Place, size: int) -> str
     verdict = identities.judge(known(record), opened.identity, marked=marked)
     if verdict is Verdict.OTHER:
         return f"not the store that was recorded ({known(record)}) but {opened.identity}"
-    if lost := _may_be_lost(opened, place):
+    if lost := _may_be_lost(opened, place) or _gone(record, place):
         return lost
-    if record.fingerprint == HARMED:
-        if not place.heals:
-            return (
-                "was made smaller than its volume: what stood behind is gone, whatever is there now"
-            )
-        record = replace(record, fingerprint=None)  # all of it is compared
-    if record.fingerprint:
+    if record.fingerprint and record.fingerprint not in (HARMED, UNREADABLE):
         changed = opened.fingerprint(size) != record.fingerprint
         return "its content changed while the site was stopped" if changed else None
     if verdict is Verdict.UNSURE and (place.counts or not marked):
         return _doubt(record, marked=marked)
+    return None
+
+
+def _gone(record: StoreRecord, place: Place) -> str | None:
+    """What of it is not what it was, whatever is there now; of a source's data all is compared."""
+    if record.fingerprint == HARMED and not place.heals:
+        return "was made smaller than its volume: what stood behind is gone, whatever is there now"
+    if record.fingerprint == UNREADABLE and not (place.heals or place.unchanged):
+        return f"it could not be read when the site was stopped, and may have changed{UNCHANGED}"
     return None
 
 

@@ -2,6 +2,7 @@
 #include "wait.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <time.h>
 
 uint64_t
@@ -54,7 +55,12 @@ fm_poll_until (struct pollfd *fds, nfds_t n, uint64_t deadline_ns)
 int
 fm_thread_begin (pthread_t *t, void *(*work) (void *), void *arg)
 {
-  return -pthread_create (t, NULL, work, arg);
+  sigset_t all, before;
+  sigfillset (&all);
+  pthread_sigmask (SIG_SETMASK, &all, &before); /* the process's are for threads of its own choice */
+  int rc = -pthread_create (t, NULL, work, arg);
+  pthread_sigmask (SIG_SETMASK, &before, NULL);
+  return rc;
 }
 
 void

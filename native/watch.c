@@ -39,7 +39,7 @@ fm_watch_begin (struct fm_watch *w, int fd, uint64_t deadline_ns)
   w->done = false;
   pthread_mutex_init (&w->lock, NULL);
   fm_cond_init (&w->ended);
-  int rc = -pthread_create (&w->thread, NULL, watch, w);
+  int rc = fm_thread_begin (&w->thread, watch, w);
   if (rc < 0) {
     pthread_cond_destroy (&w->ended);
     pthread_mutex_destroy (&w->lock);

@@ -6,6 +6,7 @@
 What the kernel asks is passed on to FILE (linux/fuse.h), lseek(2) too, as those do that share a
 folder with a virtual machine.  With a CACHE it may lose what is in there as a kernel does: while a
 file CACHE.fails stands a flush fails, what it covered is not on FILE, and is shown all the same.
+While a file FILE.hangs stands a flush has no answer.
 Left out: everything else that a file system can do.
 """
 
@@ -17,6 +18,7 @@ import os
 import shutil
 import struct
 import sys
+import time
 
 _HEAD = struct.Struct("<IIQQIIIHH")  # length, what, number, node, whose
 _ANSWER = struct.Struct("<IiQ")
@@ -31,7 +33,7 @@ _PAGE = 4096
 
 class FileSystem:
     def __init__(self, file: str, cache: str = "") -> None:
-        self._disk = os.open(file, os.O_RDWR)
+        self._file, self._disk = file, os.open(file, os.O_RDWR)
         self._cache, self._dirty = cache, list[tuple[int, int]]()  # offset and length
         if cache:
             shutil.copyfile(file, cache)
@@ -104,6 +106,8 @@ class FileSystem:
 
     def _flush(self) -> None:
         """OSError: it failed, and what it covered counts as written."""
+        while os.path.exists(f"{self._file}.hangs"):
+            time.sleep(0.01)
         covered, self._dirty = self._dirty, []
         if self._cache and os.path.exists(f"{self._cache}.fails"):
             raise OSError(errno.EIO, "")

@@ -427,6 +427,21 @@ def test_a_flush_that_fails_at_a_start_costs_no_image_in_whose_place_nothing_was
     mirrors(pair)
 
 
+def test_a_person_s_word_that_nothing_was_put_there_does_not_stand_against_the_bytes(
+    pair: Pair,
+) -> None:
+    """A copy was, and the start's flush of it has failed: what the cache shows of it is no seed."""
+    toml, where = str(pair.toml("west")), store(pair, "west", "data")
+    Path(where).write_bytes(os.urandom(SIZE))
+    words = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", str(where), "-e",
+             "inject=fdatasync:error=EIO:when=1", str(FLASHMIRROR), "start", toml]  # fmt: skip
+    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "a later one does not tell" in done.stderr, done.stderr
+    said = flashmirror("adopt", "--yes", "--json", "--unchanged", toml, "disk", "data")
+    assert json.loads(said.stdout)["effect"] == "give up"
+    assert ledger.load(pair.folder / "west/state").doubtful_data
+
+
 def on_a_terminal(
     *words: str, answer: bytes, meanwhile: Callable[[], object] = lambda: None
 ) -> tuple[int, str]:

@@ -202,6 +202,22 @@ def test_a_stop_waits_for_one_connection_of_a_session_at_most(
     assert ledger.load(path.state).clean
 
 
+@pytest.mark.parametrize("host", ["a..b", "x" * 64 + ".test"])
+def test_what_is_no_name_of_a_host_is_no_error_of_ours(handmade: Handmade, host: str) -> None:
+    """A typing error in `peer`: the reason says so, and the source goes on trying."""
+    handmade.create("east")
+    edit(handmade, f"unix:{handmade.folder}/west.sock", f"nbd://{host}:10809")
+    edit(handmade, 'name = "east"', 'insecure = true\nname = "east"')
+    site = Site(config.load(east(handmade)))
+    site.start()
+    try:
+        words = f"{host} is no host's name"
+        eventually(lambda: words in str(status.of(site)["reason"]), "a reason", timeout_s=5)
+    finally:
+        site.ending()
+        site.stop()
+
+
 def test_a_stop_does_not_wait_for_a_name_server(
     handmade: Handmade, monkeypatch: pytest.MonkeyPatch
 ) -> None:

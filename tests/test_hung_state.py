@@ -19,10 +19,10 @@ from pathlib import Path
 import direct
 import pytest
 from handmade import Handmade, eventually, record, scrape
-from pair import MakePair
+from pair import FLASHMIRROR, MakePair
 from test_hangs import bounded
 
-from mirror_core import limits
+from mirror_core import config, ledger, limits, process
 from mirror_core.cli import mirroring, running, seeing
 from mirror_core.errors import MirrorError
 
@@ -59,32 +59,76 @@ def test_a_store_that_hangs_holds_up_no_question(handmade: Handmade, site: str) 
     """Its file server does not even answer how large it is: status and metrics come in their time
     all the same, and say so; the other site hears of this one, and once the server answers a pause
     and a stop come to their end."""
-    folder, behind = handmade.folder / "served", handmade.folder / "behind"
+    other = "west" if site == "east" else "east"
+    with served(handmade, site) as (server, _):
+        handmade.create()
+        handmade.start()
+        direct.sync(handmade)
+        with bounded(20):
+            server.send_signal(signal.SIGSTOP)
+            for _ in range(2):
+                assert "has no answer" in (direct.status(handmade, site)["reason"] or "")
+            assert direct.status(handmade, other)["peer"]["state"] == "connected"
+            server.send_signal(signal.SIGCONT)
+            direct.pause(handmade)
+            eventually(lambda: "answer" not in str(direct.status(handmade, site)), "well")
+            handmade.stop()
+
+
+@pytest.mark.parametrize("site", ["east", "west"])
+def test_a_stop_of_a_start_that_flushes_costs_no_store(handmade: Handmade, site: str) -> None:
+    """The disk takes its time for a flush of what was put there while the site was stopped.  Who
+    ends that start ends it behind the flush, and the next one finds all as it was."""
+    with served(handmade, site) as (_, behind):
+        handmade.create()
+        handmade.start()
+        direct.sync(handmade)
+        handmade.stop(site)
+        hangs, toml = behind.with_name(f"{behind.name}.hangs"), str(handmade.toml(site))
+        hangs.touch()
+        with bounded(30), subprocess.Popen([FLASHMIRROR, "start", toml], stderr=-1) as starts:
+            book = handmade.folder / site / "state"
+            eventually(lambda: bool(ledger.load(book).flushing), "a flush")
+            with subprocess.Popen([FLASHMIRROR, "stop", toml]) as stops:
+                eventually(lambda: told_to_end(site, handmade), "a signal")
+                hangs.unlink()
+                assert stops.wait(20) == 0
+            starts.communicate()
+        handmade.start(site)
+        direct.sync(handmade)
+        handmade.stop()
+
+
+def told_to_end(site: str, pair: Handmade) -> bool:
+    """Whether a SIGTERM is pending (proc_pid_status(5)), or the process has ended by it."""
+    pid = process.found(config.load(str(pair.toml(site))))
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except FileNotFoundError:
+        return True
+    pending = next(line.split()[1] for line in lines if line.startswith("ShdPnd"))
+    return bool(int(pending, 16) >> (signal.SIGTERM - 1) & 1)
+
+
+@contextlib.contextmanager
+def served(pair: Handmade, site: str) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """Its data is on a file system of this server, over this file; nothing is remembered of its
+    attributes."""
+    folder, behind = pair.folder / "served", pair.folder / "behind"
     folder.mkdir()
     behind.touch()
-    os.truncate(behind, handmade.size)
-    other = "west" if site == "east" else "east"
+    os.truncate(behind, pair.size)
     words = [sys.executable, str(SERVER), str(behind), str(folder)]
     always = {**os.environ, "FUSE_ATTRIBUTES_S": "0"}
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=always) as server:
         assert server.stdout and server.stdout.readline() == "mounted\n"
+        pair.stores[site, "data"] = str(folder / "disk")
         try:
-            handmade.stores[site, "data"] = str(folder / "disk")
-            handmade.create()
-            handmade.start()
-            direct.sync(handmade)
-            with bounded(20):
-                server.send_signal(signal.SIGSTOP)
-                for _ in range(2):
-                    assert "has no answer" in (direct.status(handmade, site)["reason"] or "")
-                assert direct.status(handmade, other)["peer"]["state"] == "connected"
-                server.send_signal(signal.SIGCONT)
-                direct.pause(handmade)
-                eventually(lambda: "answer" not in str(direct.status(handmade, site)), "well")
-                handmade.stop()
+            yield server, behind
         finally:
             server.send_signal(signal.SIGCONT)
-            handmade.kill()
+            behind.with_name(f"{behind.name}.hangs").unlink(missing_ok=True)
+            pair.kill()
             subprocess.run(["umount", "--lazy", str(folder)], check=True)
             server.kill()
 

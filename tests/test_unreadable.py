@@ -4,6 +4,7 @@ made smaller has no image, whatever size that has later."""
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from pathlib import Path
@@ -166,6 +167,35 @@ def test_a_target_s_store_that_is_large_again_is_no_image(
     direct.sync(handmade)
     direct.stop(handmade, "west")
     assert handmade.image("west").read_bytes() == handmade.image("east").read_bytes()
+
+
+@pytest.mark.parametrize("unchanged", [True, False])
+def test_a_target_s_store_that_could_not_be_read_at_its_stop_is_asked_about(
+    scratch: Path, handmade: Handmade, request: pytest.FixtureRequest, *, unchanged: bool
+) -> None:
+    """Who mends a disk may leave zeroes where it could not be read.  A person says that nothing was
+    changed, and the image stands; or it is given up."""
+    server, trigger = Server(scratch / "served.img"), scratch / "trigger"
+    request.addfinalizer(server.stop)
+    server.image.touch()
+    os.truncate(server.image, handmade.size)
+    rules = ("error-pread=EIO", "error-pread-rate=100%", f"error-pread-file={trigger}")
+    server.start("error", parameters=rules)
+    handmade.stores["west", "data"] = server.uri
+    handmade.create()
+    written(handmade)
+    trigger.touch()
+    direct.stop(handmade, "west")
+    trigger.unlink()
+    west = str(handmade.toml("west"))
+    assert "could not be read when the site was stopped" in refused("start", west)
+    words = ("adopt", west, "disk", "data", "--yes", "--json")
+    done = handmade.run(*words, *(["--unchanged"] if unchanged else []))
+    assert json.loads(done)["effect"] == ("keep" if unchanged else "give up")
+    handmade.start("west")
+    direct.sync(handmade)
+    handmade.stop()
+    assert server.image.read_bytes() == handmade.image("east").read_bytes()
 
 
 def test_another_store_that_is_too_small_harms_nothing(handmade: Handmade) -> None:
