@@ -204,7 +204,8 @@ def _record(config: SiteConfig, found: _Found, *, platform: Platform) -> None:
         with _durably(config):
             ledger.save(config.state, book, platform)
 
-    stores.flush_put_back([one], [], book, age.boot_of(platform), save)
+    others = [stores.known(getattr(v, p)) for v in book.volumes for p in ("data", "intermediate")]
+    stores.flush_put_back([one], others, book, age.boot_of(platform), save)
     store = one.stopped(record.size, counts=place.counts)
     fresh = (
         replace(record, data=store) if place.part == "data" else replace(record, intermediate=store)

@@ -104,6 +104,7 @@ class Site:
         self._lost_stores = platform.looker(self._look_at_stores, limits.CONTROL_WAIT_S)
         # Of which bytes that counted are gone, and how that was seen.  Guard: none, it only grows
         self._harmed: dict[tuple[str, str], str] = {}
+        self._image_harmed: dict[tuple[str, str], str] = {}  # those that held some of the image
         self._logs: list[str] = []  # of this run, as the ledger knows them again
         self._maps_count = False  # the maps in memory outlive this process
         self.promotion = platform.lock()  # one turn at a time
@@ -151,24 +152,32 @@ class Site:
     def _open_stores(
         self, undo: contextlib.ExitStack, current: ledger.Ledger
     ) -> dict[tuple[str, str], stores.Opened]:
-        """Those of a source's intermediates that cannot be had are left out."""
-        opened, source = {}, current.role == "source"
+        """Those of a source's intermediates that cannot be had are left out.  They come last, as a
+        blank one is flushed: what was put back on the same disk is to hear of that first."""
+        source, records = current.role == "source", {one.name: one for one in current.volumes}
+        opened: dict[tuple[str, str], stores.Opened] = {}
         stores.refuse_twice(self.config)
         undo.callback(self._late.close)
-        for record in current.volumes:
-            for part in ("data", "intermediate"):
+
+        def take_in(part: str) -> None:
+            for record in current.volumes:
                 if one := self._open_at_start(record, current, part):
                     opened[record.name, part] = one
                     undo.callback(one.store.close)
-        stores.refuse_one_disk(opened.values())
-        records = {record.name: record for record in current.volumes}
+            stores.refuse_one_disk(opened.values())
+
+        take_in("data")
+        if not source:
+            take_in("intermediate")
         stores.flush_put_back(
             self._put_back(current, records, opened),
-            opened.values(),
+            [one.identity for one in opened.values()],
             current,
             age.boot_of(self.platform),
             self.book.update,
         )
+        if source:
+            take_in("intermediate")
         for (name, part), one in opened.items():
             place = stores.place_of(self.config, current, name, part)
             if place.counts:
@@ -434,7 +443,8 @@ class Site:
         lineage = current.lineage.id if current.lineage else ""
         cycle = runlog.History(written.KIND, current.site, lineage, found.sequence, found.token)
         try:
-            log = runlog.RunLog(self.config.state, hardlog.KIND, self._run, self.platform)
+            with self._heard_of_a_seed():
+                log = runlog.RunLog(self.config.state, hardlog.KIND, self._run, self.platform)
             self._logs += log.ids
             written_log = written.WrittenLog(
                 self.config.state, self._run, names, found, self.platform
@@ -485,10 +495,11 @@ class Site:
             self.copier.link([None] * len(self.members))
             if not self.book.current.clean and (words := self.copier.flush_past()):
                 self.journal.say(words)
-        if self.book.current.seeded:
-            self._flush_seed()
-        elif isinstance(self.control, Target) and self.control.blank:
-            self._flush_holes()
+        with self._heard_of_a_seed():
+            if self.book.current.seeded:
+                self._flush_seed()
+            elif isinstance(self.control, Target) and self.control.blank:
+                self._flush_holes()
         book = self.book.current
         for name in self.servers.begin(clean=book.clean, run_before=book.run):
             ours = book.clean or self._opened[name, "data"].identity.kind != "nbd"
@@ -515,6 +526,21 @@ class Site:
         self.servers.start(self.journal)
         self._undo.callback(self._end_looking, limits.JOIN_S)  # if the control does not start
         self.control.start()
+
+    @contextlib.contextmanager
+    def _heard_of_a_seed(self) -> Iterator[None]:
+        """A disk says once that it has lost something, and the state folder, which may stand on the
+        same one as a seed, or holes, may hear of it first: they count no more."""
+        try:
+            yield
+        except (OSError, LedgerError) as error:
+            code = error.errno if isinstance(error, OSError) else error.code
+            book = self.book.current
+            if code == errno.EIO and book.role == "target" and book.seeded:
+                self.book.update(seeded=False, lineage=None, source_run="", doubtful_data=True)
+            elif code == errno.EIO and book.role == "target" and not book.whole:
+                self.book.update(doubtful_data=True)
+            raise
 
     def _flush_holes(self) -> None:
         """A blank target is not sent what the source has as holes, so that it is blank is made
@@ -615,7 +641,11 @@ class Site:
 
     def refuse_anew(self) -> None:
         """MirrorError: a process that begins anew would end, with that line."""
-        if lost := self.taken_away():
+        try:
+            lost = self._lost_stores()[1]
+        except OSError as error:  # a promotion that is asked for again looks again
+            raise StoreError(f"cannot look at its stores: {error.strerror}", errno.EBUSY) from error
+        if lost:
             raise StoreError(f"cannot begin anew, and so is not promoted: {lost}")
         self._refuse_anew(self.config, self.book.current)
 
@@ -768,26 +798,40 @@ class Site:
         """Which store that counts somebody has deleted or made smaller, though it may be large
         again; None: none.  A source needs no intermediate, and a blank one is as good."""
         try:
-            return self._lost_stores()
+            return self._lost_stores()[0]
         except OSError as error:  # what they stand on hangs
             return (
                 f"a look at its stores has no answer ({error.strerror}): look at what they stand on"
             )
 
-    def _look_at_stores(self) -> str | None:
+    def _look_at_stores(self) -> tuple[str | None, str | None]:
+        """Of any that counts; and of one that holds what a promotion makes the volume: a target's
+        intermediate holds none of that, if nothing was pending when it was seen so."""
         records = {record.name: record for record in self.book.current.volumes}
-        source = self.book.current.role == "source"
+        source, stats = self.book.current.role == "source", self.statistics()
         deleted: list[str] = []
+        image: list[str] = []
         for (name, part), one in list(self._opened.items()):
             if part == "data" or not source:
                 try:
-                    deleted += filter(None, [one.deleted()])
+                    gone = list(filter(None, [one.deleted()]))
+                    deleted += gone
+                    image += gone if part == "data" else []
                     one.refuse_smaller(records[name].size)
                 except stores.Harmed as error:
+                    left = stats[name]
+                    if (
+                        part == "data"
+                        or left.pending_blocks + left.unsent_blocks + left.sent_blocks
+                    ):
+                        self._image_harmed.setdefault((name, part), str(error))
                     self._harmed.setdefault((name, part), str(error))
                 except OSError:
                     pass  # it is closed: the site ends
-        return next(iter([*deleted, *self._harmed.values()]), None)
+        return (
+            next(iter([*deleted, *self._harmed.values()]), None),
+            next(iter([*image, *self._image_harmed.values()]), None),
+        )
 
     def file_taken_away(self) -> str | None:
         """Of a source: which file of its state folder is not its own any more, and what to do."""

@@ -113,7 +113,8 @@ def place_of(site: config.SiteConfig, book: Ledger, volume: str, part: str) -> P
         and not book.maps.get(f"{volume}/pending")
     )
     image = book.committed if has_image else 0
-    unflushed, flushing = (frozenset(f if counts else ()) for f in (book.unflushed, book.flushing))
+    holds = counts and (part == "data" or book.lineage is not None)  # something that may be lost
+    unflushed, flushing = (frozenset(f if holds else ()) for f in (book.unflushed, book.flushing))
     heals = part == "data" and book.role == "source"
     return Place(
         book.site, volume, part, str(site.path), counts, heals, image, spare, unflushed, flushing
@@ -447,7 +448,7 @@ def _lock(fd: int, where: str) -> None:
 
 def flush_put_back(
     ones: Iterable[Opened],
-    beside: Iterable[Opened],
+    beside: Iterable[Identity],
     book: Ledger,
     boot: str,
     save: Callable[..., None],
@@ -457,33 +458,37 @@ def flush_put_back(
     A failure is told once, perhaps to a process that is killed then, and whoever tries again in
     this boot is told that all is well.  So the ledger says before (`save`, of what changes) that it
     is not known of them, nor of the stores `beside`, which may stand on the same disk; until all
-    are flushed.  StoreError: one is not, and no fingerprint, which is of samples, counts any more.
-    LedgerError.
+    are flushed.  The state folder may stand there, too, and hear of it first.  StoreError: one is
+    not, and no fingerprint, which is of samples, counts any more.  LedgerError.
     """
     ones = [one for one in ones if one.store.kind != "nbd"]
     if not ones:
         return
-    doubted = [*ones, *(one for one in beside if one.store.kind != "nbd")]
-    names = {name for one in doubted for name in identities.names_of(one.identity)}
+    doubted = [*(one.identity for one in ones), *(it for it in beside if it.kind != "nbd")]
+    names = {name for identity in doubted for name in identities.names_of(identity)}
     before = book.flushing if book.flushing_boot == boot else ()
+    unflushed = (*book.unflushed, *sorted(names.difference(book.unflushed)))
     with _told_to_end_later():
-        save(
-            flushing=tuple(sorted(names.union(before)))[-limits.UNFLUSHED_MAX :], flushing_boot=boot
-        )
         try:
+            flushing = tuple(sorted(names.union(before)))[-limits.UNFLUSHED_MAX :]
+            save(flushing=flushing, flushing_boot=boot)
             for one in ones:
                 one.flush()
-        except StoreError as error:
-            for one in doubted:
+        except (StoreError, LedgerError) as error:
+            if isinstance(error, LedgerError) and error.code != errno.EIO:
+                raise  # nothing was flushed
+            for one in ones:
                 with contextlib.suppress(OSError):
                     one.drop_cache()
-            unflushed = (*book.unflushed, *sorted(names.difference(book.unflushed)))
-            save(unflushed=unflushed[-limits.UNFLUSHED_MAX :], flushing=before)
-            raise StoreError(
+            text = (
                 f"{error}; what this flush has lost a later one does not tell: then adopt it "
-                "('flashmirror adopt'), or put the copy into another file or device",
-                error.code,
-            ) from error
+                "('flashmirror adopt'), or put the copy into another file or device"
+            )
+            try:
+                save(unflushed=unflushed[-limits.UNFLUSHED_MAX :], flushing=before)
+            except LedgerError as again:
+                text += f"; nor can that be recorded, so do it before the machine boots: {again}"
+            raise StoreError(text, error.code) from error
         save(flushing=before)
 
 

@@ -18,16 +18,30 @@ import os
 import random
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import direct
 import pytest
-from handmade import MIB, Handmade, MountedDisk, eventually, kill, state_of
+from handmade import (
+    MIB,
+    Handmade,
+    MountedDisk,
+    eventually,
+    flashmirror,
+    kill,
+    scrape,
+    state_of,
+    value,
+)
 from loops import SECTOR, mbr, needs_loops
 from nbd_client import FUA, WRITE, NbdError
-from pair import CommandFailed
+from pair import FLASHMIRROR, CommandFailed
 
+from mirror_core import config, ledger, stores
 from mirror_core.errors import MirrorError
+from mirror_core.site import Site
 
 SOAK = int(os.environ.get("FLASHMIRROR_SOAK", "1"))
 BLOCK = 4096
@@ -369,3 +383,107 @@ def test_what_a_device_has_lost_is_not_copied_from_its_cache(
         pair.kill()
         device.close()
         disk.close()
+
+
+def start_with(pair: Handmade, where: Path, calls: str, site: str = "west") -> str:
+    """Of a site whose first such call at this place is told that the disk has lost something."""
+    words = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", str(where), "-e",
+             f"inject={calls}:error=EIO:when=1", str(FLASHMIRROR), "start",
+             str(pair.toml(site))]  # fmt: skip
+    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1, done
+    return done.stderr
+
+
+@pytest.mark.parametrize("site", ["west", "east"])
+def test_what_the_ledger_hears_of_its_disk_is_heard_of_the_stores_on_it(
+    pair: Handmade, site: str
+) -> None:
+    """The state folder stands on the same disk as what was put back, and its flush comes first: the
+    disk says only once that it has lost something."""
+    pair.create()
+    pair.start()
+    direct.sync(pair)
+    pair.stop("east", "west")
+    said = start_with(pair, pair.folder / site / "state/ledger.new", "fdatasync,fsync", site)
+    assert "cannot be written" in said and "a later one does not tell" in said, said
+    with pytest.raises(CommandFailed, match=r"a flush of what was put there .* has failed"):
+        pair.start(site)
+
+
+def test_what_a_state_folder_hears_of_its_disk_is_heard_of_a_seed_on_it(pair: Handmade) -> None:
+    """The names of this run's first file are made durable before the seed is flushed."""
+    data = random.Random(4).randbytes(pair.size)
+    pair.create()
+    pair.start("east")
+    with pair.client() as client:
+        client.write(0, data)
+    Path(pair.store("west", "data")).write_bytes(data)
+    pair.run("seed", str(pair.toml("west")))
+    start_with(pair, pair.folder / "west/state", "fsync")
+    book = ledger.load(pair.folder / "west/state")
+    assert not book.seeded and book.doubtful_data
+    pair.start("west")
+    direct.sync(pair)
+    assert int(value(scrape(pair, "east"), 'equal_bytes_total{volume="disk"}')) == 0
+
+
+def test_an_adoption_s_failed_flush_is_one_of_all_stores_of_the_site(pair: Handmade) -> None:
+    """They may stand on one disk, which tells it once."""
+    pair.create()
+    pair.start()
+    direct.sync(pair)
+    pair.stop("east", "west")
+    where = Path(pair.store("east", "intermediate"))
+    where.rename(where.with_suffix(".old"))
+    where.write_bytes(os.urandom(pair.size))
+    words = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", str(where), "-e",
+             "inject=fdatasync:error=EIO:when=1", str(FLASHMIRROR), "adopt", "--yes",
+             str(pair.toml("east")), "disk", "intermediate"]  # fmt: skip
+    assert subprocess.run(words, check=False, capture_output=True, timeout=60).returncode == 1
+    pair.run("adopt", "--yes", str(pair.toml("east")), "disk", "intermediate")
+    with pytest.raises(CommandFailed, match=r"a flush of what was put there .* has failed"):
+        pair.start("east")
+
+
+def test_what_was_put_back_is_flushed_before_a_blank_intermediate_is_asked_for(
+    pair: Handmade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which flushes it, where a file system does not tell of holes: of one disk, which speaks once,
+    what counts hears first."""
+    pair.create("east")
+    opened: list[str] = []
+    at_the_flush: list[str] = []
+    flush = stores.flush_put_back
+
+    def open_store(where: str, timeout_s: float) -> stores.Opened:
+        opened.append(where)
+        return stores.open_store(where, timeout_s)
+
+    def flushed(*rest: Any) -> None:
+        at_the_flush.extend(opened)
+        flush(*rest)
+
+    monkeypatch.setattr(stores, "flush_put_back", flushed)
+    site = Site(config.load(str(pair.toml("east"))), open_store=open_store)
+    site.start()
+    site.ending()
+    site.stop()
+    assert at_the_flush == [pair.store("east", "data")]
+    assert opened == [pair.store("east", part) for part in ("data", "intermediate")]
+
+
+def test_a_check_says_of_a_flush_in_another_boot_what_a_start_does(pair: Handmade) -> None:
+    """A flush that was under way when the machine went down has told nobody anything."""
+    pair.create()
+    pair.start("west")
+    pair.stop("west")
+    state = pair.folder / "west/state"
+    book = ledger.load(state)
+    names = tuple(
+        f"file {v.identity}" for v in (book.volumes[0].data, book.volumes[0].intermediate)
+    )
+    ledger.save(state, replace(book, flushing=names, flushing_boot="another"))
+    rows = flashmirror("check", str(pair.toml("west"))).stdout
+    assert "a start was killed" not in rows, rows
+    pair.start("west")

@@ -19,6 +19,7 @@ from pathlib import Path
 import direct
 import pytest
 from handmade import Handmade, as_somebody_else, east, flashmirror, record, refused
+from nbd_client import NbdClient
 from pair import some
 from test_hangs import bounded
 
@@ -254,6 +255,31 @@ def test_a_state_that_is_exchanged_during_a_start_is_refused(
     assert "'state' was changed while the site started: start it again" in done.stderr
 
 
+@pytest.mark.parametrize("how", ["deleted", "made smaller"])
+def test_an_image_is_promoted_without_a_store_that_holds_none_of_it(
+    handmade: Handmade, how: str
+) -> None:
+    """The source is lost, and all of the image is in the target's data: what has become of its
+    intermediate keeps nobody from that, as a source is served without one."""
+    handmade.create()
+    handmade.start()
+    with handmade.client() as client:
+        client.write(0, b"A" * handmade.size)
+    direct.sync(handmade)
+    status = direct.status(handmade, "west")
+    assert status["hardened_sequence"] == status["committed"]["sequence"]
+    handmade.stop("east")
+    where = Path(handmade.store("west", "intermediate"))
+    if how == "deleted":
+        where.unlink()
+    else:
+        os.truncate(where, 4096)
+    assert f"was {how}" in direct.status(handmade, "west")["reason"]
+    handmade.run("promote", "--force", str(handmade.toml("west")))
+    with NbdClient(handmade.run("uri", str(handmade.toml("west"))).strip()) as client:
+        assert client.read(0, handmade.size) == b"A" * handmade.size
+
+
 @pytest.mark.parametrize(
     ("site", "part"), [("east", "data"), ("west", "data"), ("west", "intermediate")]
 )
@@ -261,7 +287,7 @@ def test_a_store_that_was_deleted_is_not_lost_by_a_stop_or_a_promotion(
     handmade: Handmade, site: str, part: str
 ) -> None:
     """Only the process still has it: status says so, and where it can be copied from; `stop` and
-    `promote` refuse.  What was copied so is taken for the store, and the sites are equal."""
+    `promote`, of what it makes the volume, refuse.  What was copied so is taken for the store, and the sites are equal."""
     handmade.create()
     handmade.start()
     toml, store = str(handmade.toml(site)), handmade.store(site, part)
@@ -276,7 +302,7 @@ def test_a_store_that_was_deleted_is_not_lost_by_a_stop_or_a_promotion(
     assert found["state"] == ("paused" if site == "east" else "degraded")
     said = refused("stop", toml)
     assert said.startswith(only) and f"flashmirror stop --force {toml}" in said
-    if site == "west":
+    if (site, part) == ("west", "data"):
         assert only in refused("promote", "--force", toml)
     kept = re.search(r"/proc/[0-9]+/fd/[0-9]+", said)
     assert kept

@@ -17,6 +17,7 @@ from pathlib import Path
 import click
 
 from mirror_core import (
+    age,
     config,
     connections,
     hardlog,
@@ -42,6 +43,7 @@ from mirror_core.cli.common import (
     site_argument,
 )
 from mirror_core.errors import NOT_YET, Answered, MirrorError, PeerError
+from mirror_core.platform import HERE
 from mirror_core.units import format_size
 
 Row = tuple[str, str, str]
@@ -66,6 +68,7 @@ def check(site: str, as_json: bool) -> None:
     try:
         book = lastrun.load(settings.state)
         lock.check_ledger(settings, book)
+        book = stores.in_this_boot(book, age.boot_of(HERE))
         if not live and book.role == "target" and not book.clean:
             hardlog.recover(settings.state, book)
         count = len(book.volumes)

@@ -661,10 +661,59 @@ FAULTS = (
         "no_name_is_an_internal_error",
     ),
     Fault(
+        "what the ledger has heard of the disk of what was put back is forgotten (I9)",
+        "tests/test_losing_disk.py::"
+        "test_what_the_ledger_hears_of_its_disk_is_heard_of_the_stores_on_it",
+        (("mirror_core/stores.py",
+          "            if isinstance(error, LedgerError) and error.code != errno.EIO:\n",
+          "            if isinstance(error, LedgerError):\n"),),
+        "heard_by_the_ledger_only",
+    ),
+    Fault(
+        "what the state folder has heard of the disk of a seed is forgotten (I1, I9)",
+        "tests/test_losing_disk.py::"
+        "test_what_a_state_folder_hears_of_its_disk_is_heard_of_a_seed_on_it",
+        (("mirror_core/site.py", "code == errno.EIO and book.role == \"target\" and book.seeded",
+          "False"),),
+        "heard_by_the_folder_only",
+    ),
+    Fault(
+        "an adoption whose flush has failed doubts its own store only (I9)",
+        "tests/test_losing_disk.py::"
+        "test_an_adoption_s_failed_flush_is_one_of_all_stores_of_the_site",
+        (("mirror_core/adoption.py", "stores.flush_put_back([one], others, ",
+          "stores.flush_put_back([one], [], "),),
+        "heard_by_one_store_only",
+    ),
+    Fault(
+        "a blank intermediate is flushed before what was put back (I9)",
+        "tests/test_losing_disk.py::"
+        "test_what_was_put_back_is_flushed_before_a_blank_intermediate_is_asked_for",
+        (("mirror_core/site.py", "        if not source:\n            take_in(\"intermediate\")\n",
+          "        take_in(\"intermediate\")\n"),
+         ("mirror_core/site.py", "        if source:\n            take_in(\"intermediate\")\n",
+          "")),
+        "blank_before_what_counts",
+    ),
+    Fault(
+        "check refuses what was flushed in another boot",
+        "tests/test_losing_disk.py::"
+        "test_a_check_says_of_a_flush_in_another_boot_what_a_start_does",
+        (("mirror_core/cli/checking.py",
+          "        book = stores.in_this_boot(book, age.boot_of(HERE))\n", ""),),
+    ),
+    Fault(
+        "an image that is whole in data is not promoted for want of an intermediate",
+        "tests/test_taken_away.py::test_an_image_is_promoted_without_a_store_that_holds_none_of_it",
+        (("mirror_core/site.py", "lost = self._lost_stores()[1]",
+          "lost = self._lost_stores()[0]"),),
+        "intermediate_is_needed",
+    ),
+    Fault(
         "a look at a store that hangs holds up whoever asks",
         "tests/test_hung_state.py::test_a_store_that_hangs_holds_up_no_question",
-        (("mirror_core/site.py", "            return self._lost_stores()\n",
-          "            return self._look_at_stores()\n"),),
+        (("mirror_core/site.py", "            return self._lost_stores()[0]\n",
+          "            return self._look_at_stores()[0]\n"),),
         "asked_beside_a_hang",
     ),
     Fault(
@@ -684,8 +733,8 @@ FAULTS = (
     Fault(
         "a promotion does not look whether a store was deleted",
         f"{DELETED}_is_not_lost_by_a_stop_or_a_promotion[west-data]",
-        (("mirror_core/site.py", "        if lost := self.taken_away():\n",
-          "        if False and (lost := self.taken_away()):\n"),),
+        (("mirror_core/site.py", "        if lost:\n            raise StoreError(f\"cannot begin",
+          "        if False:\n            raise StoreError(f\"cannot begin"),),
         "promotion_ends_a_deleted_store",
     ),
     Fault(
@@ -1096,8 +1145,8 @@ FAULTS = (
         "what a disk has refused counts at the second start, which reads a cache (I9)",
         "tests/test_identity.py::test_what_a_disk_has_refused_never_counts",
         (("native/store_file.c", "  if (rc < 0)\n    file_forget (s);\n", ""),
-         ("mirror_core/stores.py", "                    one.drop_cache()\n            unflushed =",
-          "                    pass\n            unflushed ="),
+         ("mirror_core/stores.py", "                    one.drop_cache()\n            text =",
+          "                    pass\n            text ="),
          ("mirror_core/stores.py", "if opened.is_one_of(place.unflushed):", "if False:")),
         "REFUSED_COUNTS_LATER",
     ),
