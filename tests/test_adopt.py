@@ -438,8 +438,9 @@ def test_a_person_s_word_that_nothing_was_put_there_does_not_stand_against_the_b
              "inject=fdatasync:error=EIO:when=1", str(FLASHMIRROR), "start", toml]  # fmt: skip
     done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "a later one does not tell" in done.stderr, done.stderr
-    said = flashmirror("adopt", "--yes", "--json", "--unchanged", toml, "disk", "data")
-    assert json.loads(said.stdout)["effect"] == "give up"
+    for part, effect in (("intermediate", "keep"), ("data", "give up")):
+        said = flashmirror("adopt", "--yes", "--json", "--unchanged", toml, "disk", part)
+        assert json.loads(said.stdout)["effect"] == effect
     assert ledger.load(pair.folder / "west/state").doubtful_data
 
 

@@ -287,7 +287,8 @@ def test_a_store_that_was_deleted_is_not_lost_by_a_stop_or_a_promotion(
     handmade: Handmade, site: str, part: str
 ) -> None:
     """Only the process still has it: status says so, and where it can be copied from; `stop` and
-    `promote`, of what it makes the volume, refuse.  What was copied so is taken for the store, and the sites are equal."""
+    `promote`, of what it makes the volume, refuse.  What was copied so is taken for the store, and
+    the sites are equal."""
     handmade.create()
     handmade.start()
     toml, store = str(handmade.toml(site)), handmade.store(site, part)
