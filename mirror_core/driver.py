@@ -481,8 +481,9 @@ class Driver:
                 continue
             self._journal.cycle(outcome.result)
             if outcome.result == "abandoned":
-                # Never the link's fault, whatever the errno: a lost link is resumed.
-                self._stuck = outcome.reason
+                # Never the link's fault, whatever the errno: a lost link is resumed.  A refusal is
+                # over with the next session.
+                self._stuck = None if self.refused else outcome.reason
                 self._retry_later()
                 self._last_begin = float("-inf")
                 kind = Refused if self.refused else MirrorError

@@ -341,6 +341,41 @@ def test_what_a_refused_target_holds_is_not_known(pair: Pair) -> None:
     assert found["data_exposure_seconds"] == 0 and found["committed"]["sequence"]
 
 
+def test_a_refusal_is_over_with_the_target_that_is_taken_again(make_pair: MakePair) -> None:
+    """The wrong one answers in the middle of a cycle, which is given up.  When the right one is
+    back nothing advises to give its image up: not while the next cycle is still to come."""
+    pair, mib = make_pair("--size", "8M"), 1 << 20
+    pair.start()
+    direct.sync(pair)
+    with put_back(pair, "west", "state and stores", killed=False):
+        write(pair, b"later")
+        direct.ask(pair, {"op": "bandwidth", "rate": mib})
+        with pair.client() as client:
+            for at in range(0, 8 * mib, mib):
+                client.write(at, os.urandom(mib))
+        direct.wait_for(lambda: direct.status(pair)["cycle"]["phase"] == "copy", "a cycle")
+        direct.pause(pair, now=True)
+        direct.stop(pair, "west")
+        right = [(image, image.read_bytes()) for image in images(pair, "west")]
+        aside = shutil.copytree(state_of(pair, "west"), pair.folder / "right")
+        pair.start("west")
+    pair.start("west")
+    assert "west went back" in refused(pair)
+    direct.stop(pair, "west")
+    shutil.rmtree(state_of(pair, "west"))
+    shutil.copytree(aside, state_of(pair, "west"))
+    for image, held in right:
+        image.write_bytes(held)
+    pair.start("west")
+    direct.wait_status_of_peer(pair, "east", "connected")
+    found = direct.status(pair)
+    assert found["state"] == "paused" and found["reason"] is None, found["reason"]
+    direct.ask(pair, {"op": "bandwidth", "rate": 0})
+    direct.resume(pair)
+    direct.sync(pair)
+    assert is_equal(pair)
+
+
 @pytest.mark.parametrize("killed", some([True, False]), ids=some(["killed", "stopped"]))
 def test_a_source_knows_over_a_restart_that_its_target_was_refused(
     pair: Pair, *, killed: bool

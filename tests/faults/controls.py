@@ -6,6 +6,12 @@ from faults.fault import Fault
 
 FAULTS = (
     Fault(
+        "a refusal stays as the reason when the right target is connected again",
+        "tests/test_went_back.py::test_a_refusal_is_over_with_the_target_that_is_taken_again",
+        (("mirror_core/driver.py", "None if self.refused else outcome.reason", "outcome.reason"),),
+        "refusal_stays",
+    ),
+    Fault(
         "a source that was led to a fresh target and back sends all of it again",
         "tests/test_went_back.py::test_a_fresh_target_that_has_answered_once_is_no_copy_of_the_source",
         (("mirror_core/driver.py",
@@ -496,9 +502,8 @@ FAULTS = (
     Fault(
         "an own store that is silent is taken for the link",
         "tests/test_holds.py::test_an_own_store_that_is_silent_is_not_taken_for_the_link",
-        (("mirror_core/driver.py", "                self._stuck = outcome.reason\n",
-          "                lost = outcome.code in LINK_ERRNOS\n"
-          "                self._stuck = None if lost else outcome.reason\n"),),
+        (("mirror_core/driver.py", "self._stuck = None if self.refused else outcome.reason",
+          "self._stuck = None if outcome.code in LINK_ERRNOS else outcome.reason"),),
         "own_store_is_the_link",
     ),
     Fault(
