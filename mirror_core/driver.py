@@ -289,7 +289,7 @@ class Driver:
             except MirrorError as error:
                 if isinstance(error, Refused):
                     self._say_refused(error)
-                elif not (self.stopping and error.code == errno.ESHUTDOWN):
+                elif not self._is_stop(error):
                     self._say(str(error))
             finally:
                 self._end_session(errno.ESHUTDOWN)
@@ -308,6 +308,10 @@ class Driver:
         if any(s.pending_blocks + s.unsent_blocks + s.sent_blocks
                for s in self._copier.stats().values()):  # fmt: skip
             self._copier.abandon(code)
+
+    def _is_stop(self, error: MirrorError) -> bool:
+        """Nothing is wrong, and nothing resumes: the person has stopped the site."""
+        return self.stopping and error.code == errno.ESHUTDOWN
 
     def _say(self, reason: str | None, *, refused: bool = False) -> None:
         with self.changed:
@@ -443,7 +447,8 @@ class Driver:
             if committed:
                 self._copier.all_sent()
         except PeerError as error:
-            self._say(str(error))
+            if not self._is_stop(error):
+                self._say(str(error))
             return cycle.Result(done=False)
         self._set_connected(welcome)
         return cycle.Result(committed=committed)

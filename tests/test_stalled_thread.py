@@ -6,6 +6,8 @@ import errno
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from pyroaring import BitMap64
 
 from mirror_core import (
     config,
+    cycle,
     flashcopy,
     hardlog,
     ledger,
@@ -27,6 +30,7 @@ from mirror_core import (
 )
 from mirror_core.book import Book
 from mirror_core.driver import Driver
+from mirror_core.errors import PeerError
 from mirror_core.journal import Journal
 from mirror_core.ledger import Lineage
 from mirror_core.platform import HERE
@@ -180,9 +184,9 @@ def test_what_the_peer_says_is_whole_is_committed(handmade: Handmade) -> None:
     assert one.hardened == 0
 
 
-def test_a_stop_that_comes_while_lanes_are_opened_is_not_forgotten(handmade: Handmade) -> None:
-    """A cycle that goes on in another session gets lanes to the target again: of a site that was
-    told to stop meanwhile no write may wait for it."""
+@contextmanager
+def lost_link(handmade: Handmade) -> Iterator[tuple[Driver, native.Store]]:
+    """A source with a cycle that has lost its link; and what its target's intermediate is."""
     handmade.create()
     site = Site(config.load(str(handmade.toml("east"))))
     one, copier = site.control, site.copier
@@ -192,20 +196,44 @@ def test_a_stop_that_comes_while_lanes_are_opened_is_not_forgotten(handmade: Han
     second = native.Store.file(os.open(path, os.O_RDWR), SIZE)
     copier.link([second])
     copier.part(errno.ETIMEDOUT)
-    welcome = protocol.Welcome("west", "2" * 32, 0, 0, False, False, False, 0.0, True)
-
-    def connect() -> None:
-        one.stop()  # between two connections
-        copier.link([second])
-
-    one._session.open = lambda *_: welcome  # type: ignore[method-assign]
-    one._session.connect = connect  # type: ignore[method-assign]
+    one._session.open = lambda *_: protocol.Welcome(  # type: ignore[method-assign]
+        "west", "2" * 32, 0, 0, False, False, False, 0.0, True
+    )
     try:
-        with pytest.raises(flashcopy.CopyError) as failed:
-            one._resume(1)
-        assert failed.value.code == errno.ESHUTDOWN
-        assert copier.stats()["disk"].second_lost, "no write waits for it"
+        yield one, second
     finally:
         copier.unlink()
         second.close()
         site._undo.close()
+
+
+def test_a_stop_that_comes_while_lanes_are_opened_is_not_forgotten(handmade: Handmade) -> None:
+    """A cycle that goes on in another session gets lanes to the target again: of a site that was
+    told to stop meanwhile no write may wait for it."""
+    with lost_link(handmade) as (one, second):
+
+        def connect() -> None:
+            one.stop()  # between two connections
+            one._copier.link([second])
+
+        one._session.connect = connect  # type: ignore[method-assign]
+        with pytest.raises(flashcopy.CopyError) as failed:
+            one._resume(1)
+        assert failed.value.code == errno.ESHUTDOWN
+        assert one._copier.stats()["disk"].second_lost, "no write waits for it"
+
+
+@pytest.mark.parametrize("step", ["open", "connect"])
+def test_a_stop_is_no_trouble_with_the_peer(handmade: Handmade, step: str) -> None:
+    """It comes while a cycle that has lost its link is being connected again: neither log nor
+    status says of a site that a person has stopped that it resumes by itself."""
+    with lost_link(handmade) as (one, _):
+
+        def cut_off(*_: object) -> None:
+            one.stop()
+            raise PeerError("what is under way is cut off", errno.ESHUTDOWN)
+
+        setattr(one._session, step, cut_off)
+        before = one.reason
+        assert one._resume(1) == cycle.Result(done=False)
+        assert one.reason == before

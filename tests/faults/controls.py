@@ -6,6 +6,14 @@ from faults.fault import Fault
 
 FAULTS = (
     Fault(
+        "a source that a person stops says that it resumes by itself",
+        "tests/test_stalled_thread.py::test_a_stop_is_no_trouble_with_the_peer",
+        (("mirror_core/driver.py",
+          "            if not self._is_stop(error):\n                self._say(str(error))\n",
+          "            self._say(str(error))\n"),),
+        "stop_resumes_by_itself",
+    ),
+    Fault(
         "a refusal stays as the reason when the right target is connected again",
         "tests/test_went_back.py::test_a_refusal_is_over_with_the_target_that_is_taken_again",
         (("mirror_core/driver.py", "None if self.refused else outcome.reason", "outcome.reason"),),
