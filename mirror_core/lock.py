@@ -61,18 +61,25 @@ def lock_state(config: SiteConfig, platform: Platform = HERE) -> int:
     return fd
 
 
-def _refuse_another_user(config: SiteConfig, platform: Platform = HERE) -> None:
+def _refuse_another_user(
+    config: SiteConfig, platform: Platform = HERE, *, runs: bool = False
+) -> None:
     """LedgerError: who has said `sudo` once would lock the site's owner out, who can neither read
-    what root writes there nor connect to root's socket."""
+    what root writes there nor connect to root's socket.  `runs`: root's process has it, under which
+    it was given away."""
     try:
         owner = platform.stat(config.state).st_uid
     except OSError:
         return  # who opens the lock says it
     if os.geteuid() == 0 != owner:
         name = _user(owner)
+        what = (
+            f"run this as that user ('sudo -u {name} flashmirror ...'), or give the folder to root"
+        )
+        if runs:
+            what = f"give the folder back to root, whose site runs ('chown root {config.state}')"
         raise LedgerError(
-            f"{config.state}: belongs to {name}, who could not use what root writes there: run "
-            f"this as that user ('sudo -u {name} flashmirror ...'), or give the folder to root",
+            f"{config.state}: belongs to {name}, who could not use what root writes there: {what}",
             errno.EPERM,
         )
 
@@ -109,10 +116,11 @@ def _take(fd: int, config: SiteConfig, platform: Platform) -> None:
             platform.sleep(0.01)
 
 
-def refuse_unusable(config: SiteConfig) -> None:
+def refuse_unusable(config: SiteConfig, *, runs: bool = False) -> None:
     """What a start would meet in the state folder before it has read anything there, and what the
-    site would meet that goes on writing to it; nothing is changed.  LedgerError."""
-    _refuse_another_user(config)
+    site would meet that goes on writing to it; nothing is changed.  LedgerError.  `runs`: a process
+    of this user has it."""
+    _refuse_another_user(config, runs=runs)
     path = config.state / "lock"
     try:
         config.state.stat()

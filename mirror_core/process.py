@@ -368,7 +368,7 @@ def refuse_anew(site: config.SiteConfig, book: ledger.Ledger) -> None:
                     "or stop the site and start it, then promote it",
                     errno.EINVAL,
                 )
-        refuse_unusable(now)
+        refuse_unusable(now, runs=True)
         connections.refuse_few_descriptors(now)
         if now.tls:
             now.tls.check()

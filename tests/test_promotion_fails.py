@@ -17,7 +17,8 @@ from pathlib import Path
 
 import direct
 import pytest
-from handmade import Handmade, eventually, refused
+from handmade import Handmade, eventually, flashmirror, refused
+from pair import MakePair
 from served import Faulty
 
 from mirror_core import config, ledger, limits, process, promotion, protocol, status
@@ -382,6 +383,29 @@ def test_a_promotion_that_could_not_begin_anew_is_refused(handmade: Handmade) ->
     pair.stop("east")
     pair.run("promote", str(toml), "--force")
     assert direct.status(pair, "west")["role"] == "source"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a folder away")
+def test_a_state_folder_that_was_given_away_is_told_with_what_gives_it_back(
+    make_pair: MakePair,
+) -> None:
+    """Of a site that runs as root: `check` says it while nothing is lost yet, and so does the
+    promotion, which could not begin anew; what both say to do is enough."""
+    pair = make_pair("--size", "1M")
+    pair.start()
+    direct.sync(pair)
+    state, toml = pair.folder / "west" / "state", str(pair.toml("west"))
+    os.chown(state, 65534, 65534)
+    helps = f"chown root {state}"
+    said = flashmirror("check", toml)
+    assert said.returncode and f"({helps!r})" in said.stdout, said.stdout
+    direct.stop(pair, "east")
+    said = flashmirror("promote", toml, "--force")
+    assert "is not promoted" in said.stderr and f"({helps!r})" in said.stderr, said.stderr
+    assert "sudo" not in said.stderr
+    subprocess.run(helps.split(), check=True)
+    assert "ok      folder" in flashmirror("check", toml).stdout
+    pair.run("promote", toml, "--force")
 
 
 def test_what_was_edited_in_a_promotion_is_refused_before_its_record(handmade: Handmade) -> None:

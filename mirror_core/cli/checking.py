@@ -124,7 +124,21 @@ def _check_running(settings: config.SiteConfig, book: ledger.Ledger | None) -> l
     waits_for = {
         v["name"]: reason or "" for v in status["volumes"] if not v.get("has_intermediate", True)
     }
-    return [*rows, *_check_in_use(settings, book, waits_for)]
+    return [*rows, *_check_folder(settings), *_check_in_use(settings, book, waits_for)]
+
+
+def _check_folder(settings: config.SiteConfig) -> list[Row]:
+    """Whether the running site would find its state folder as usable as it was, at a start or a
+    promotion.  Only its own user can say that."""
+    try:
+        if os.stat(f"/proc/{process.found(settings)}").st_uid != os.geteuid():
+            return []
+        lock.refuse_unusable(settings, runs=True)
+    except OSError:  # it has ended
+        return []
+    except MirrorError as error:
+        return [("folder", "failed", str(error))]
+    return [("folder", "ok", str(settings.state))]
 
 
 def _check_in_use(

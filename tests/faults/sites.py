@@ -513,8 +513,8 @@ FAULTS = (
     Fault(
         "check of a running site does not look at what it has open",
         "tests/test_check.py::test_a_running_site_s_next_start_is_checked",
-        (("mirror_core/cli/checking.py", "[*rows, *_check_in_use(settings, book, waits_for)]",
-          "rows"),),
+        (("mirror_core/cli/checking.py", ", *_check_in_use(settings, book, waits_for)]",
+          "]"),),
     ),
     Fault(
         "check of a running site takes the store of another place for that of this one",
@@ -1558,6 +1558,21 @@ FAULTS = (
         "tests/test_bad_input.py::test_root_does_not_lock_a_site_s_owner_out",
         (("mirror_core/lock.py", "    if os.geteuid() == 0 != owner:", "    if False:"),),
         "root_locks_the_owner_out",
+    ),
+    Fault(
+        "check of a running site does not look at whose its state folder is by now",
+        "tests/test_promotion_fails.py::"
+        "test_a_state_folder_that_was_given_away_is_told_with_what_gives_it_back",
+        (("mirror_core/cli/checking.py",
+          "[*rows, *_check_folder(settings), *_check_in_use", "[*rows, *_check_in_use"),),
+        "given_away_untold",
+    ),
+    Fault(
+        "a promotion advises another user than the one whose process is to begin anew",
+        "tests/test_promotion_fails.py::"
+        "test_a_state_folder_that_was_given_away_is_told_with_what_gives_it_back",
+        (("mirror_core/process.py", "refuse_unusable(now, runs=True)", "refuse_unusable(now)"),),
+        "given_away_to_whoever",
     ),
     Fault(
         "a pause that has had its time is said to be none",
