@@ -19,6 +19,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import signal
 import stat
 import time
@@ -331,13 +332,26 @@ def refuse_one_disk(opened: Iterable[Opened]) -> None:
     seen: list[Opened] = []
     for one in opened:
         for other in seen if one.identity.kind == "device" else ():
-            if identities.overlap(other.identity, one.identity):
+            if identities.overlap(other.identity, one.identity) and not _are_two_files(one, other):
                 raise StoreError(
                     f"{one.where}: {' '.join(one.identity.lasting)}, of the disk of {other.where}: "
                     "one disk by two ways, of which each store needs its own; or, if they are two "
                     "disks that nothing tells apart, use a partition of each (GPT)"
                 )
         seen.append(one)
+
+
+def _are_two_files(one: Opened, other: Opened) -> bool:
+    """Of two loop devices that are called alike: what is behind them is on two mounted file systems
+    or subvolumes, where an inode number and a generation may be the same.  (Without a generation
+    their names say of which file system they are.)"""
+    if not any(re.match(r"loop:\d+\.", name) for name in one.identity.lasting):
+        return False
+    assert one.fd is not None and other.fd is not None
+    try:
+        return identities.loop_status(one.fd)[:2] != identities.loop_status(other.fd)[:2]
+    except OSError:
+        return False
 
 
 def open_store(where: str, timeout_s: float) -> Opened:

@@ -21,7 +21,7 @@ import pytest
 from handmade import Handmade, east, eventually, flashmirror, record, refused
 from loops import Loop, gpt, needs_loops
 
-from mirror_core import apart, elsewhere, limits, stores
+from mirror_core import apart, elsewhere, identity, limits, stores
 from mirror_core.errors import StoreError
 
 # Spellings of one server's export, in lines; each line's is another store.
@@ -252,6 +252,33 @@ def test_one_disk_by_two_ways_is_refused(handmade: Handmade) -> None:
     finally:
         subprocess.run(["losetup", "--detach", other], check=True)
         one.close()
+
+
+@needs_loops
+def test_two_files_that_are_called_alike_are_two_disks(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first files of two subvolumes of a btrfs, or a file and its copy in a snapshot, have one
+    inode number and one generation: loop devices over them are no disk by two ways, unless they
+    are over one of them."""
+    loops = [Loop(scratch / name, 1 << 20) for name in ("one", "two")]
+    words = ["losetup", "--find", "--show", str(loops[0].file)]
+    again = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    monkeypatch.setattr(identity, "_file", lambda _: "257.7")
+    names = [*(f"/dev/loop{loop.number}" for loop in loops), again]
+    opened = [stores.open_store(name, 1.0) for name in names]
+    try:
+        assert [one.identity.lasting for one in opened] == [("loop:257.7@0+0",)] * 3
+        stores.refuse_one_disk(opened[:2])
+        stores.refuse_one_disk(opened[1:])
+        with pytest.raises(StoreError, match="one disk by two ways"):
+            stores.refuse_one_disk([opened[0], opened[2]])
+    finally:
+        for each in opened:
+            each.store.close()
+        subprocess.run(["losetup", "--detach", again], check=True)
+        for loop in loops:
+            loop.close()
 
 
 @needs_loops

@@ -404,6 +404,20 @@ FAULTS = (
         "one_disk_twice",
     ),
     Fault(
+        "two files with one inode number and generation are one disk by two ways",
+        "tests/test_elsewhere.py::test_two_files_that_are_called_alike_are_two_disks",
+        (("mirror_core/stores.py", " and not _are_two_files(one, other):", ":"),),
+        "called_alike_is_one_disk",
+    ),
+    Fault(
+        "any two loop devices are two disks",
+        "tests/test_elsewhere.py::test_two_files_that_are_called_alike_are_two_disks",
+        (("mirror_core/stores.py",
+          "return identities.loop_status(one.fd)[:2] != identities.loop_status(other.fd)[:2]",
+          "return True"),),
+        "any_loops_are_two_disks",
+    ),
+    Fault(
         "a disk is a store beside a partition of it, by another way",
         "tests/test_elsewhere.py::test_nor_is_a_disk_a_store_beside_a_partition_of_it",
         (("mirror_core/identity.py", 'part.startswith(f"{whole}#")', "False"),),
