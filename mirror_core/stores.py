@@ -69,18 +69,21 @@ class Place:
     def mark(self) -> str:
         return f"{self.site}/{self.volume}/{self.part}"
 
-    def way_out(self, *, fits: bool) -> str:
-        """What a person does about a store that is refused, and what that costs.  `fits`: its
-        adoption costs nothing."""
+    def way_out(self, kind: str, *, fits: bool) -> str:
+        """What a person does about a store that is refused, and what that costs.  `kind`: of what
+        is there (identity.py); only a file is taken for blank.  `fits`: its adoption costs
+        nothing."""
         adopt = (
             "put the right one back, or, if this is the right one, run 'flashmirror adopt "
             f"{self.config} {self.volume} {self.part}'"
         )
         if not self.image or fits:
             return adopt
+        stead = "of that size, named as 'intermediate' in its stead,"
+        here = "here" if kind == "file" else stead
         blank = (
             "no byte of it is in this store, unless the state folder was put back from a backup: a "
-            "blank file here keeps it; "
+            f"blank file {here} keeps it; "
             if self.spare
             else ""
         )
@@ -581,7 +584,7 @@ def verify(opened: Opened, record: StoreRecord, place: Place, size: int) -> None
         )
     reason = refusal(opened, record, place, size)
     if reason:
-        way_out = place.way_out(fits=fits(opened, record, place, size))
+        way_out = place.way_out(opened.identity.kind, fits=fits(opened, record, place, size))
         raise StoreError(f"{opened.where}: {reason}: {way_out}")
 
 

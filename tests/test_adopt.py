@@ -32,7 +32,7 @@ from handmade import (
 from nbd_client import NbdClient, NbdError
 from pair import FLASHMIRROR, MakePair, Pair, some
 from pyroaring import BitMap64
-from served import Server
+from served import Server, create_anew, serve
 
 from mirror_core import config, hardlog, ledger, runlog, server_instance
 from mirror_core.flashcopy import packed_runs_of
@@ -247,6 +247,38 @@ def test_a_target_that_lost_an_intermediate_with_nothing_of_its_image_keeps_that
     assert direct.status(pair, "west")["committed"]["sequence"] > sequence
     assert pair.image("east").read_bytes() == pair.image("west").read_bytes()
     assert value(scrape(pair), 'wire_bytes_total{volume="disk"}') < SIZE / 10
+
+
+@pytest.mark.parametrize("kind", ["file", "server"])
+def test_what_keeps_an_image_is_said_as_it_can_be_had(make_pair: MakePair, kind: str) -> None:
+    """Of an intermediate whose bytes are others, and hold nothing of the image: only a file is
+    taken for blank, so where a server was there is to be a file in its stead."""
+    pair = make_pair("--size", str(SIZE))
+    server = serve(pair, "west", part="intermediate")
+    toml = pair.toml("west")
+    blank = toml.with_name("blank.img")
+    try:
+        if kind == "file":
+            toml.write_text(toml.read_text().replace(server.uri, str(server.image)))
+        else:
+            server.start()
+            create_anew(pair, "west", "target")
+        pair.start()
+        direct.sync(pair)
+        pair.stop()
+        server.image.write_bytes(os.urandom(SIZE))
+        said = refused("start", str(toml))
+        here = "here" if kind == "file" else "of that size, named as 'intermediate' in its stead,"
+        assert f"a blank file {here} keeps it" in said, said
+        blank.touch()
+        os.truncate(blank, SIZE)
+        toml.write_text(toml.read_text().replace(f'"{server.uri}"', f'"{blank}"'))
+        if kind == "file":
+            blank.rename(server.image)
+        assert adopt(pair, "west", "intermediate")["effect"] == "keep"
+    finally:
+        pair.kill()
+        server.stop()
 
 
 @pytest.mark.parametrize(

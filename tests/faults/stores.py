@@ -1236,6 +1236,12 @@ FAULTS = (
         "spare_store_costs_the_image",
     ),
     Fault(
+        "a blank file is advised where a server or a device is named",
+        "tests/test_adopt.py::test_what_keeps_an_image_is_said_as_it_can_be_had",
+        (("mirror_core/stores.py", '"here" if kind == "file" else stead', '"here"'),),
+        "blank_file_at_a_server",
+    ),
+    Fault(
         "a blank intermediate keeps an image whose blocks were lost (I1)",
         "tests/test_adopt.py::"
         "test_a_block_of_the_image_that_was_lost_with_the_intermediate_gives_it_up",
