@@ -30,7 +30,7 @@ from mirror_core import below, config, elsewhere, hardlog, limits, native
 from mirror_core import identity as identities
 from mirror_core.errors import LedgerError, StoreError
 from mirror_core.identity import Identity, Verdict
-from mirror_core.ledger import HARMED, UNREADABLE, Ledger, StoreRecord
+from mirror_core.ledger import HARMED, UNREADABLE, Ledger, StoreRecord, VolumeRecord
 from mirror_core.platform import HERE, Platform
 
 _MARK = "user.flashmirror"
@@ -101,6 +101,17 @@ def in_this_boot(book: Ledger, boot: str) -> Ledger:
     """The same, without the flushes of another boot: no cache shows what they have lost, and a
     power loss that came before them would have done no less."""
     return book if book.flushing_boot == boot else replace(book, flushing=())
+
+
+def listed(
+    site: config.SiteConfig, book: Ledger | None
+) -> Iterator[tuple[str, str, str, VolumeRecord | None]]:
+    """Each store of a site: of which volume it is which part, its path or URI, and what the ledger
+    records of that volume; None: nothing."""
+    records = {record.name: record for record in book.volumes} if book else {}
+    for volume in site.volumes:
+        yield volume.name, "data", volume.data, records.get(volume.name)
+        yield volume.name, "intermediate", volume.intermediate, records.get(volume.name)
 
 
 def place_of(site: config.SiteConfig, book: Ledger, volume: str, part: str) -> Place:

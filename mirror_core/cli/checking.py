@@ -155,17 +155,13 @@ def _check_in_use(
             ("stores", "warning", f"what the site has open is not to be seen: {error.strerror}")
         ]
     rows: list[Row] = []
-    records = {record.name: record for record in book.volumes} if book else {}
-    for volume in settings.volumes:
-        for part in ("data", "intermediate"):
-            where = getattr(volume, part)
-            if part == "intermediate" and volume.name in waits_for:
-                why = waits_for[volume.name]  # of the first that it has tried
-                said = why if why.startswith(where) else f"{where}: the site waits for it"
-                rows.append((f"{volume.name} {part}", "failed", said))
-            elif not config.is_uri(where):
-                row = _is_open(where, opened, records.get(volume.name), part)
-                rows.append((f"{volume.name} {part}", *row))
+    for volume, part, where, record in stores.listed(settings, book):
+        if part == "intermediate" and volume in waits_for:
+            why = waits_for[volume]  # of the first that it has tried
+            said = why if why.startswith(where) else f"{where}: the site waits for it"
+            rows.append((f"{volume} {part}", "failed", said))
+        elif not config.is_uri(where):
+            rows.append((f"{volume} {part}", *_is_open(where, opened, record, part)))
     return rows
 
 

@@ -62,12 +62,10 @@ def _refuse_deleted(settings: config.SiteConfig) -> None:
         book, links = ledger.load(settings.state), list(Path(f"/proc/{pid}/fd").iterdir())
     except (LedgerError, OSError):
         return  # nothing is known, or nothing is to be seen
-    records = {record.name: record for record in book.volumes}
     counts = {
-        getattr(records[volume.name], part).identity: getattr(volume, part)
-        for volume in settings.volumes
-        for part in (("data",) if book.role == "source" else ("data", "intermediate"))
-        if volume.name in records
+        getattr(record, part).identity: where
+        for volume, part, where, record in stores.listed(settings, book)
+        if record and stores.place_of(settings, book, volume, part).counts
     }
     for link in links:
         if where := counts.get(_name_of_deleted(link)):

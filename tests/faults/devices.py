@@ -78,9 +78,9 @@ FAULTS = (
     Fault(
         "check opens an intermediate that a running site waits for",
         "tests/test_away.py::test_check_opens_nothing_that_a_running_site_waits_for",
-        (("mirror_core/cli/checking.py", "                why = waits_for[volume.name]",
-          "                stores.open_store(where, 1)\n"
-          "                why = waits_for[volume.name]"),),
+        (("mirror_core/cli/checking.py", "            why = waits_for[volume]",
+          "            stores.open_store(where, 1)\n"
+          "            why = waits_for[volume]"),),
     ),
     Fault(
         "of several devices those after one that refuses stay attached",

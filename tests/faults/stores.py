@@ -755,7 +755,8 @@ FAULTS = (
         "a source is not stopped while its intermediate is deleted",
         "tests/test_taken_away.py::"
         "test_a_source_s_deleted_intermediate_does_not_keep_it_from_stopping",
-        (("mirror_core/cli/running.py", '("data",) if book.role == "source" else ', ""),),
+        (("mirror_core/cli/running.py",
+          " and stores.place_of(settings, book, volume, part).counts", ""),),
     ),
     Fault(
         "a target does not tell of what its source could not write",
