@@ -126,10 +126,10 @@ def _tcp(family: int, where: Any, *, only: bool) -> socket.socket:
 
 
 def _replace(path: Path, setting: str) -> socket.socket:
-    """With its folder, which is gone from /run after each boot: for its owner only."""
+    """With its folder, if that goes at each boot: for its owner only."""
     _refuse_taken(path, setting)
     try:
-        with contextlib.suppress(FileExistsError):
+        if not path.parent.exists():
             path.parent.mkdir(mode=0o700)
         path.unlink(missing_ok=True)
     except OSError as error:
@@ -168,15 +168,26 @@ def _refuse_taken(path: Path, setting: str) -> None:
         pass
     except OSError as error:
         raise _no_socket(path, setting, error) from error
-    folder = path.parent if path.parent.exists() else path.parent.parent
-    if not folder.is_dir() or (path.parent.exists() and not path.parent.is_dir()):
-        raise MirrorError(f"{path.parent}: no such folder for the socket: make it")
+    folder = path.parent.parent if _is_to_be_made(path.parent) else path.parent
+    if not folder.is_dir():
+        raise MirrorError(
+            f"{path.parent}: no such folder for the socket: make it, or change '{setting}'",
+            errno.ENOENT,
+        )
     if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
         raise MirrorError(
             f"{path}: this user may not write to {folder}, or that is read-only: mend that, or "
             f"change '{setting}'",
             errno.EACCES,
         )
+
+
+def _is_to_be_made(folder: Path) -> bool:
+    """It is gone since the machine, or a login, began.  Elsewhere nobody has meant a folder that is
+    not there: it is mistyped, or what holds it is not mounted."""
+    own = os.environ.get("XDG_RUNTIME_DIR")
+    runtime = [Path("/run"), *([Path(own)] if own else [])]
+    return not folder.exists() and any(folder.resolve().is_relative_to(one) for one in runtime)
 
 
 def _refuse_live(path: Path, setting: str) -> None:

@@ -104,15 +104,21 @@ def test_metrics_of_every_number_are_of_ipv4_s_too(make_pair: MakePair) -> None:
         assert b"flashmirror_" in answer.read()
 
 
-def test_the_folder_of_a_socket_is_made(make_pair: MakePair) -> None:
-    """For its owner only: what is below /run, as in the configuration of README.md, is gone after
-    each boot."""
+def test_the_folder_of_a_socket_is_made_where_it_goes_at_each_boot(
+    make_pair: MakePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For its owner only: what is below /run, as in the configuration of README.md, is gone then.
+    A mistyped one elsewhere is refused, and not made."""
     pair = make_pair("--size", "1M")
     folder = pair.folder / "run"
     edit(pair, f"unix:{pair.folder}/east.sock", f"unix:{folder}/east.sock")
+    said = f"{folder}: no such folder for the socket: make it, or change 'listen'"
+    assert refused_alike(pair) == said
+    assert not folder.exists()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(pair.folder))
     assert "ok      listen" in flashmirror("check", east(pair)).stdout
     assert not folder.exists()
-    pair.start("east")
+    assert flashmirror("start", east(pair)).returncode == 0
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     with pair.client() as client:
         client.write(0, b"1")

@@ -47,6 +47,12 @@ def made(path: Path, mode: int) -> Path:
     return path
 
 
+def runtime(undo: contextlib.ExitStack, path: Path) -> Path:
+    """A user's own, as a login makes it."""
+    undo.enter_context(pytest.MonkeyPatch.context()).setenv("XDG_RUNTIME_DIR", str(path))
+    return path
+
+
 def a_file(path: Path) -> None:
     shutil.rmtree(path)
     path.touch()
@@ -113,7 +119,8 @@ ROWS: dict[str, tuple[Spoil, str]] = {
         lambda p, _: listen(p, f"{p.folder}/no/no/x"), "no/no: no such folder for the socket",
     ),
     "a socket in a folder that cannot be made": (
-        lambda p, _: listen(p, f"{made(p.folder / 'ro', 0o500)}/no/x"), "not write to .*/ro, or",
+        lambda p, undo: listen(p, f"{runtime(undo, made(p.folder / 'ro', 0o500))}/no/x"),
+        "not write to .*/ro, or",
     ),
     "a socket in a folder that nobody may write to": (
         lambda p, _: listen(p, f"{made(p.folder / 'ro', 0o500)}/x"), "not write to .*/ro, or",

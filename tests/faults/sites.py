@@ -85,8 +85,16 @@ FAULTS = (
     ),
     Fault(
         "the folder of a socket is to be made by hand",
-        "tests/test_accepted.py::test_the_folder_of_a_socket_is_made",
+        "tests/test_accepted.py::test_the_folder_of_a_socket_is_made_where_it_goes_at_each_boot",
         (("mirror_core/sockets.py", "        path.parent.mkdir(mode=0o700)\n", "        pass\n"),),
+        "socket_without_its_folder",
+    ),
+    Fault(
+        "a mistyped socket makes a folder",
+        "tests/test_accepted.py::test_the_folder_of_a_socket_is_made_where_it_goes_at_each_boot",
+        (("mirror_core/sockets.py",
+          " and any(folder.resolve().is_relative_to(one) for one in runtime)", ""),),
+        "mistyped_socket_makes_a_folder",
     ),
     Fault(
         "a peer may have the same blocks compared without end",
