@@ -240,8 +240,8 @@ fm_flush_run (struct fm_store *s, struct fm_op *op)
   bool held = hold_flush (s, mine, &came);
   if (held && atomic_load (&s->nlate))
     look (s); /* as `fm_late_settled` cannot now */
-  if (!fm_late_settled (s))
-    fm_op_unsent (s, op, -ETIMEDOUT);
+  if ((rc = fm_late_refusal (s)) < 0)
+    fm_op_unsent (s, op, rc);
   else if (is_done (s, mine)) /* nothing was written, or another's flush has covered it by now */
     fm_op_unsent (s, op, 0);
   else if (came <= s->failed_for)

@@ -4,6 +4,7 @@
 #include "store_nbd.h"
 #include "wait.h"
 
+#include <errno.h>
 #include <libnbd.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
@@ -147,6 +148,20 @@ fm_late_settled (struct fm_store *s)
   bool settled = s->nlate == 0;
   pthread_mutex_unlock (&s->lock);
   return settled;
+}
+
+int
+fm_late_refusal (struct fm_store *s)
+{
+  if (fm_late_settled (s))
+    return 0;
+  pthread_mutex_lock (&s->lock);
+  int rc = s->late ? -ENOTCONN : 0;
+  for (struct fm_late *late = s->late; late; late = late->next)
+    if (late->connection)
+      rc = -ETIMEDOUT;
+  pthread_mutex_unlock (&s->lock);
+  return rc;
 }
 
 void

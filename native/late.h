@@ -2,7 +2,7 @@
  *
  * Idea.  Nobody can take back what was sent.  Done late, a write undoes what was written after it,
  * or changes what was copied meanwhile.  So its connection lives on until the server has answered
- * all, or is dead; until then the store takes no write and no flush: -ETIMEDOUT, at once.  Its end
+ * all, or is dead; until then the store takes no write and no flush (`fm_late_refusal`).  Its end
  * counts as a loss (store.h): who copied in between does so again.
  *
  * If not the server but something on the way has ended that connection, nobody hears of its writes any more.
@@ -44,6 +44,9 @@ void fm_late_end_at_once (int fd, bool at_once);
 #define FM_ASK_MOST 127 /* ten minutes: an outage that nobody meets is no loss */
 /* Whether nothing of the store is late any more. */
 bool fm_late_settled (struct fm_store *s);
+/* 0: so it is.  Else with what a write or a flush is refused at once: -ETIMEDOUT, a server is silent, and a longer
+ * time may be what it needs; -ENOTCONN, the connections have ended, and what has ended them is to be looked at. */
+int fm_late_refusal (struct fm_store *s);
 void fm_late_forget (struct fm_store *s); /* the store ends */
 
 #endif

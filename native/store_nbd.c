@@ -324,8 +324,9 @@ refusal (struct fm_port *p, const struct fm_op *op)
 {
   if (p->failed)
     return p->failed;
-  if (is_write (op) && !fm_late_settled (p->store))
-    return -ETIMEDOUT;
+  int late = is_write (op) ? fm_late_refusal (p->store) : 0;
+  if (late)
+    return late;
   if (op->kind == FM_ZERO && (op->flags & FM_FAST) && nbd_can_fast_zero (p->nbd) != 1)
     return -EOPNOTSUPP; /* libnbd's own refusal would be EINVAL */
   return 0;

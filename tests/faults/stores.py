@@ -979,9 +979,15 @@ FAULTS = (
     Fault(
         "a write does not wait for a late one of an older connection",
         "native:lost",
-        (("native/store_nbd.c", "is_write (op) && !fm_late_settled (p->store)",
+        (("native/store_nbd.c", "is_write (op) ? fm_late_refusal (p->store) : 0",
           "0"),),
         "LATE_WRITE_OVERTAKEN",
+    ),
+    Fault(
+        "a write whose connection was ended is said to be a server that is slow",
+        "native:lost",
+        (("native/late.c", "int rc = s->late ? -ENOTCONN : 0;", "int rc = -ETIMEDOUT;"),),
+        "ENDED_IS_SLOW",
     ),
     Fault(
         "a store flushes for a write with FUA, and others flush meanwhile",
