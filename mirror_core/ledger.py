@@ -162,6 +162,13 @@ def is_adopted(ledger: Ledger) -> bool:
     return ledger.role == "source" and not ledger.clean and ledger.run not in ledger.runs
 
 
+def ended_in_order(ledger: Ledger) -> bool:
+    """Whether a person is told nothing else of a stopped site.  Nothing of a target without a
+    history counts, however the run before ended that had one, so no start recovers anything."""
+    nothing = ledger.role == "target" and not ledger.lineage and not ledger.seeded
+    return ledger.clean or is_adopted(ledger) or nothing
+
+
 _STORE = Table(
     StoreRecord,
     Field("kind", "kind", TEXT),

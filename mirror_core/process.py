@@ -679,7 +679,7 @@ def stop(site: config.SiteConfig) -> bool:
             select.select([handle], [], [], max(0.0, deadline - time.monotonic()))
     try:
         book = lastrun.load(site.state)
-        return book.clean or ledger.is_adopted(book)
+        return ledger.ended_in_order(book)
     except MirrorError as error:
         how = f"{site.name}: is stopped, and whether in order is not known: {error}"
         raise MirrorError(how, error.code) from error

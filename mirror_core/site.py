@@ -480,7 +480,7 @@ class Site:
         source = self.book.current.role == "source"
         if ledger.is_adopted(self.book.current):
             self.journal.say("its data was adopted: what may differ is compared")
-        elif not self.book.current.clean:
+        elif not ledger.ended_in_order(self.book.current):
             self.journal.say(
                 "was not stopped in order: "
                 + (

@@ -138,6 +138,20 @@ def test_an_adopted_source_is_not_said_to_have_ended_without_order(pair: Pair) -
     assert pair.status()["reason"] == "it was not stopped in order"
 
 
+def test_a_source_that_was_given_up_is_not_said_to_have_ended_without_order(pair: Pair) -> None:
+    """Its data was adopted, and then it became a target: nothing of its history counts any more,
+    and no second flashcopy goes on."""
+    replace_store(pair, "east", "data")
+    adopt(pair, "east", "data")
+    pair.run("resync", "--full", "--force", str(pair.toml("east")))
+    assert pair.status()["reason"] is None
+    assert json.loads(pair.run("stop", str(pair.toml("east")), "--json"))["in_order"]
+    before = len(pair.log("east"))
+    pair.start("east")
+    assert "in order" not in pair.log("east")[before:]
+    direct.stop(pair, "east")
+
+
 def test_an_adoption_forgets_no_loss(pair: Pair) -> None:
     """Of which a client was still to be told: the next process tells him."""
     state = pair.folder / "east" / "state"

@@ -83,7 +83,7 @@ def _how_it_ended(book: ledger.Ledger) -> str | None:
     """None: in order, and nothing was done to it since."""
     if ledger.is_adopted(book):
         return "its data was adopted: what may differ is compared after the next start"
-    words = [] if book.clean else ["it was not stopped in order"]
+    words = [] if ledger.ended_in_order(book) else ["it was not stopped in order"]
     return "; ".join(words + ([lastrun.COPIED] if book.copied else [])) or None
 
 

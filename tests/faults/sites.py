@@ -971,8 +971,7 @@ FAULTS = (
     Fault(
         "a stop that was not in order is said to be one",
         "tests/test_commands.py::test_a_stop_says_whether_the_site_ended_in_order",
-        (("mirror_core/process.py", "return book.clean or ledger.is_adopted(book)", "return True"),
-        ),
+        (("mirror_core/process.py", "return ledger.ended_in_order(book)", "return True"),),
         "stopped_in_any_order",
     ),
     Fault(
@@ -1602,6 +1601,12 @@ FAULTS = (
         (("mirror_core/ledger.py", " and not ledger.clean and ledger.run not in ledger.runs",
           " and not ledger.clean"),),
         "adopted_for_ever",
+    ),
+    Fault(
+        "a site that was given up is said to have ended without order",
+        "tests/test_adopt.py::test_a_source_that_was_given_up_is_not_said_to_have_ended_without_order",
+        (("mirror_core/ledger.py", "is_adopted(ledger) or nothing", "is_adopted(ledger)"),),
+        "given_up_without_order",
     ),
     Fault(
         "nobody is told that an nbdkit with capabilities is not to be looked into",
