@@ -6,8 +6,9 @@ not.  In its next cycle
     source   copies the blocks to its first intermediate, where they stand still while writes go
              on, and offers their checksums
     target   compares its second intermediate; what is equal counts as written by this session.
-             One that has no image yet, but was seeded, compares its data, which is the image where
-             nothing is written: what is equal there need not be written at all
+             The rest, if it has an image that is whole in its data, is compared with that: there
+             the next image is, too, where nothing is written, so what is equal need not be written
+             at all.  One that has no image yet, but was seeded, compares its data alone
     source   sends the rest from the first intermediate
 
 Pace.  Neither site waits for one read after another: each reads long runs, as many at once as its
@@ -16,11 +17,14 @@ by then, from the front; the source asks for the rest again, in requests that ar
 was answered last.  While it waits for an answer it reads on.  So a store that takes a second for
 each read is compared slowly, and never too slowly for the session.
 
-Invariants.  Compared is always with the second intermediate, never with the first: after an
-abandoned cycle that may hold what the second never got.  A block found equal is in the target's
-`next` like one that was sent, so a commit's flush and record cover it (I3).  Between the target's
-reading and its counting nothing can change the block but this session, whose source waits.  A
-request names its cycle: one that comes late would count for a later one, which does not hold it.
+Invariants.  Compared is always with the second site's stores, never with the first intermediate:
+after an abandoned cycle that may hold what the second never got.  A block found equal in the
+intermediate is in the target's `next` like one that was sent, so a commit's flush and record cover
+it (I3).  One found equal in data is not in `next`, nor owed, and was hardened before it was read:
+no commit but the next one, which leaves it where it is, can change what the image reads there (I1).
+Between the target's reading and its counting nothing can change the block but this session, whose
+source waits.  A request names its cycle: one that comes late would count for a later one, which
+does not hold it.
 
 Sessions.  A comparison whose session is lost goes on in the next one: what differs stays known,
 and what was found equal stays sent if it was made stable.  That begins STABLE_S into a session at
@@ -283,10 +287,12 @@ def equal(
     theirs: Sequence[bytes],
     store: native.Store,
     reader: Reader,
+    *,
+    seconds: float,
 ) -> list[bool]:
-    """The target's answer of this store, a piece each, from the front, as far as it gets.
-    OSError."""
-    own = reader.sums(store, volume, pieces, limits.COMPARE_S)
+    """The target's answer of this store, a piece each, from the front, as far as it gets in about
+    that time.  OSError."""
+    own = reader.sums(store, volume, pieces, seconds)
     if not own:  # so large a piece is sent: that goes on however long it takes
         return [False]
     return [a == b for a, b in zip(own, theirs, strict=False)]

@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
+import operator
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -503,30 +504,67 @@ class Target:
         if member is None:
             raise PeerError(f"there is no volume {asked.volume}", errno.ENOENT)
         try:
-            seeded = self._book.current.seeded
+            mine = self._book.current
             sums = compare.sums_of(member.native, asked)
             pieces = list(compare.pieces_of(asked.runs, compare.unit_of(member.native)))
-            if not seeded and self.may_read_a_cache():
-                found = [False] * len(pieces)
-            else:
-                found = self._equal(member, pieces, sums, seeded=seeded)
+            in_front, in_data = self._find(mine, member, pieces, sums)
             with self.serial:
                 self._check_session(asked.session)  # still: it took a while
                 self._check_under_way(asked.sequence)
-                if seeded:
-                    found = self._held_by_data(member, pieces, found)
-                for first, count in compare.runs_where(pieces, found):
-                    if seeded:  # need not be written, whatever an older cycle had written there
+                in_data = self._held_by_data(member, pieces, in_data, seeded=mine.seeded)
+                for first, count in compare.runs_where(pieces, in_data):
+                    if (
+                        mine.seeded
+                    ):  # need not be written, whatever an older cycle had written there
                         self._owes_no_more(member.name, first, count)
-                    else:
-                        member.native.adopt(asked.session, first, count)
+                for first, count in compare.runs_where(pieces, in_front):
+                    member.native.adopt(asked.session, first, count)
         except ValueError as error:
             raise PeerError(f"malformed control record: {error}") from error
         except OSError as error:
             raise PeerError(
                 f"the target cannot compare: {describe(error.errno or 0)}", error.errno or 0
             ) from error
-        return protocol.Compared(tuple(found))
+        return protocol.Compared(tuple(map(operator.or_, in_front, in_data)))
+
+    def _find(
+        self,
+        mine: ledger.Ledger,
+        member: flashcopy.Member,
+        pieces: list[tuple[int, int]],
+        sums: list[bytes],
+    ) -> tuple[list[bool], list[bool]]:
+        """Which pieces equal what is in the intermediate, and which of the others what is in data,
+        of the first that there was time for.
+
+        Data is looked at as well because the intermediate may never have held what it holds: after
+        a seed, or if the intermediate is another one since.  While nothing is left to harden data
+        is the image, on its disk.  That is asked before data is read: a block that is hardened
+        meanwhile was another one there before.  And it stays so until a commit, after which this
+        was asked too late."""
+        none = [False] * len(pieces)
+        if mine.seeded:
+            found = self._equal(member, pieces, sums, member.native.first, limits.COMPARE_S)
+            return none[: len(found)], found
+        if self.may_read_a_cache():
+            return none, none
+        until = native.now_s() + limits.COMPARE_S
+        is_image = mine.whole and not mine.doubtful_data and self._is_hardened()
+        front_s = limits.COMPARE_S / 2 if is_image else limits.COMPARE_S
+        in_front = self._equal(member, pieces, sums, member.native.front, front_s)
+        in_data = none[: len(in_front)]
+        others = [number for number, same in enumerate(in_front) if not same]
+        left_s = until - native.now_s()
+        if not is_image or not others or left_s <= 0:
+            return in_front, in_data
+        found = self._equal(
+            member, [pieces[n] for n in others], [sums[n] for n in others],
+            member.native.first, left_s,
+        )  # fmt: skip
+        for number, same in zip(others, found, strict=False):
+            in_data[number] = same
+        end = others[len(found)] if len(found) < len(others) else len(in_front)
+        return in_front[:end], in_data[:end]
 
     def _owes_no_more(self, name: str, first: int, count: int) -> None:
         owed = self._owed[name]
@@ -540,18 +578,17 @@ class Target:
         member: flashcopy.Member,
         pieces: list[tuple[int, int]],
         sums: list[bytes],
-        *,
-        seeded: bool,
+        store: native.Store,
+        seconds: float,
     ) -> list[bool]:
         """What cannot be read is not equal: it is sent, and so written anew.  PeerError: a server
         is lost."""
-        store = member.native.first if seeded else member.native.front
         try:
-            found = compare.equal(member.native, pieces, sums, store, self._reader)
+            found = compare.equal(member.native, pieces, sums, store, self._reader, seconds=seconds)
         except OSError as error:
             volume = self._config.volume(member.name)
             where = (
-                f"data store {volume.data}" if seeded
+                f"data store {volume.data}" if store is member.native.first
                 else f"intermediate store {volume.intermediate}"
             )  # fmt: skip
             code = error.errno or 0
@@ -563,16 +600,23 @@ class Target:
         self._end_troubles("compare")
         return found
 
-    @staticmethod
     def _held_by_data(
-        member: flashcopy.Member, pieces: list[tuple[int, int]], found: list[bool]
+        self,
+        member: flashcopy.Member,
+        pieces: list[tuple[int, int]],
+        found: list[bool],
+        *,
+        seeded: bool,
     ) -> list[bool]:
-        """Which of the pieces that are equal in a seed the image will read there.  What is in
+        """Which of the pieces that are equal in data the image will read there.  What is in
         `next` it reads in the intermediate, where a write may have ended in its middle: what is
-        stable holds those that were under way, which the source sends again."""
-        touches = member.native.touches
+        stable holds those that were under way, which the source sends again.  And what is owed,
+        but to a seed, is to be written again."""
+        touches, owed = member.native.touches, self._owed[member.name]
         return [
-            same and not touches(native.NEXT, *piece)
+            same
+            and not touches(native.NEXT, *piece)
+            and (seeded or not owed.intersect(BitMap64(range(piece[0], sum(piece)))))
             for piece, same in zip(pieces, found, strict=False)
         ]
 

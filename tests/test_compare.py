@@ -6,19 +6,24 @@ import errno
 import hashlib
 import os
 import random
+import shutil
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import direct
 import pytest
 from handmade import Handmade, scrape, value
+from nbd_client import NbdClient
 from pair import MakePair, Pair
 from pyroaring import BitMap64
+from served import Faulty
 from test_link import kill, lose_power
 
-from mirror_core import compare, flashcopy, limits, native
+from mirror_core import compare, config, flashcopy, ledger, limits, native
 from mirror_core.errors import PeerError
-from mirror_core.protocol import Compare, Record, record_of
+from mirror_core.protocol import Commit, Compare, Record, record_of
 
 MIB = 1 << 20
 SIZE = 64 * MIB
@@ -220,6 +225,117 @@ def test_what_is_unknown_is_walked_over_once() -> None:
         assert 0 < count <= window and walked.range_cardinality(first, first + count) == 0
         walked.add_range(first, first + count)
     assert walked == unknown
+
+
+@pytest.mark.parametrize("after", ["a-seed", "a-blank-intermediate"])
+def test_what_is_in_the_target_s_data_alone_is_not_sent(make_pair: MakePair, after: str) -> None:
+    """Its intermediate never held what a seed held, nor what was there before it was lost; but the
+    image has all of it."""
+    pair = make_pair("--size", str(8 * MIB))
+    west, intermediate = str(pair.toml("west")), pair.folder / "west/disk.intermediate.img"
+    pair.start("east")
+    with pair.client() as client:
+        client.write(0, random.Random(3).randbytes(8 * MIB))
+    if after == "a-seed":
+        shutil.copyfile(pair.image("east"), pair.image("west"))
+        pair.run("seed", west)
+    pair.start("west")
+    direct.sync(pair)
+    if after == "a-blank-intermediate":
+        direct.stop(pair, "west")
+        intermediate.unlink()
+        intermediate.touch()
+        os.truncate(intermediate, 8 * MIB)
+        pair.run("adopt", west, "disk", "intermediate", "--yes")
+        pair.start("west")
+    with pair.client() as client:
+        client.write(4 * MIB, b"other" * 1000)
+    assert lost_and_synced(pair) < MIB
+
+
+OLD, NEW = b"o" * 4096, b"n" * 4096
+
+
+@pytest.fixture
+def data(scratch: Path, handmade: Handmade) -> Iterator[Faulty]:
+    """Of a target that has OLD everywhere, in its data too; its source is stopped."""
+    server = Faulty(scratch / "faulty.img")
+    handmade.stores["west", "data"] = server.store(handmade.size)
+    handmade.create()
+    handmade.start()
+    with handmade.client() as client:
+        client.write(0, OLD * (handmade.size // 4096))
+    direct.sync(handmade)
+    handmade.stop("east")
+    yield server
+    handmade.kill()
+    server.stop()
+
+
+def opened(pair: Handmade, session: int) -> int:
+    """With a session, which has written NEW to block 7; the sequence of the cycle under way."""
+    hello = direct.hello(pair, session)
+    sequence = int(hello["committed"]) + 1
+    hello.update(begun=sequence, begun_token="c" * 32)
+    direct.ask(pair, hello, "west")
+    device = config.load(str(pair.toml("west"))).device_uri(f"disk/intermediate/{session}")
+    with NbdClient(device) as client:
+        client.write(7 * 4096, NEW)
+    return sequence
+
+
+def has_old(pair: Handmade, session: int, sequence: int) -> str:
+    """Which of the blocks 6 to 8 the target finds equal to OLD."""
+    sums = hashlib.blake2b(OLD, digest_size=16).digest() * 3
+    asked = record_of(Compare(session, sequence, "disk", ((6, 3),), sums))
+    return str(direct.ask(pair, asked, "west")["equal"])
+
+
+def test_what_is_written_or_owed_is_not_found_in_the_data(handmade: Handmade, data: Faulty) -> None:
+    """The image would read the intermediate, where a write may have ended in its middle; and what
+    an older cycle has written there its source is to write again."""
+    sequence = opened(handmade, 5)
+    assert has_old(handmade, 5, sequence) == "101"
+    hello = {**direct.hello(handmade, 6), "begun": sequence, "begun_token": "d" * 32}
+    direct.ask(handmade, hello, "west")
+    assert has_old(handmade, 6, sequence) == "101"
+
+
+def test_what_is_not_hardened_is_not_found_in_the_data(handmade: Handmade, data: Faulty) -> None:
+    """It holds the image of before: what equals that would be another block in the next image."""
+    sequence = opened(handmade, 5)
+    data.fail("EIO", "pwrite")
+    hello = direct.hello(handmade, 5)
+    commit = Commit(hello["lineage"], 5, sequence, 1.0, "c" * 32)
+    direct.wait_for(lambda: bool(direct.ask(handmade, record_of(commit), "west")["done"]), "commit")
+    assert has_old(handmade, 5, sequence + 1) == "101"
+    data.mend()
+    direct.wait_for(
+        lambda: direct.status(handmade, "west")["hardened_sequence"] == sequence, "hardened"
+    )
+    assert has_old(handmade, 5, sequence + 1) == "101"
+
+
+@pytest.mark.parametrize("doubt", [{"whole": False}, {"doubtful_data": True}])
+def test_nothing_is_found_in_data_that_is_no_image_or_in_doubt(
+    handmade: Handmade, data: Faulty, doubt: dict[str, Any]
+) -> None:
+    """Such as what an older version of the program did not flush for sure."""
+    handmade.stop("west")
+    state, intermediate = handmade.folder / "west/state", handmade.store("west", "intermediate")
+    nothing: dict[str, Any] = {}
+    for changes, expected in ((nothing, "111"), (doubt, "000")):
+        book = ledger.load(state)
+        blank = replace(book.volumes[0].intermediate, fingerprint=None)
+        volumes = (replace(book.volumes[0], intermediate=blank),)
+        ledger.save(state, replace(book, volumes=volumes, **changes))
+        Path(intermediate).write_bytes(bytes(handmade.size))
+        handmade.start("west")
+        hello = direct.hello(handmade, 5)
+        sequence = int(hello["committed"]) + 1
+        direct.ask(handmade, {**hello, "begun": sequence, "begun_token": "c" * 32}, "west")
+        assert has_old(handmade, 5, sequence) == expected
+        handmade.stop("west")
 
 
 def test_a_comparison_of_another_session_is_refused(make_pair: MakePair) -> None:

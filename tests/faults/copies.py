@@ -301,7 +301,7 @@ FAULTS = (
     Fault(
         "a target answers a comparison when all of it was read, however long that takes",
         "tests/test_slow_store.py::test_comparing_gets_on_however_long_a_read_takes",
-        (("mirror_core/compare.py", "own = reader.sums(store, volume, pieces, limits.COMPARE_S)",
+        (("mirror_core/compare.py", "own = reader.sums(store, volume, pieces, seconds)",
           "own = reader.sums(store, volume, pieces, 100)"),
          ("mirror_core/compare.py", "min(limits.COMPARE_DEPTH, 2 * self._depth)", "1")),
         "answers_when_all_is_read",
