@@ -123,7 +123,7 @@ def test_a_start_on_a_full_disk_says_so(scratch: Path) -> None:
 
 def test_a_stop_does_not_wait_for_a_silent_target(handmade: Handmade) -> None:
     """With a patient link (60 s) the target's process stands still, idle and then with a cycle
-    that waits for its answer: the source stops in order, soon."""
+    whose copy waits for its answer: the source stops in order, soon."""
     pair = handmade
     pair.more = 'link_timeout = "60s"'
     pair.create()
@@ -137,6 +137,7 @@ def test_a_stop_does_not_wait_for_a_silent_target(handmade: Handmade) -> None:
             if busy:
                 with pair.client() as client:
                     client.write(BLOCK, b"y" * BLOCK)
+                eventually(lambda: state_of(pair)["cycle"]["phase"] == "copy", "the cycle")
             began = time.monotonic()
             pair.stop("east")
             took = time.monotonic() - began
