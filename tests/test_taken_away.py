@@ -318,6 +318,26 @@ def test_a_store_that_was_deleted_is_not_lost_by_a_stop_or_a_promotion(
         assert handmade.image(name).read_bytes() == held
 
 
+@pytest.mark.parametrize("made", [False, True], ids=["all-gone", "an-empty-folder"])
+def test_a_store_that_was_deleted_with_the_ledger_is_not_lost_by_a_stop(
+    handmade: Handmade, *, made: bool
+) -> None:
+    """`rm -rf` of a site's folder takes both, and the last word of the image is the process: also
+    when the state folder is there again, as the status advises."""
+    handmade.create()
+    handmade.start()
+    direct.sync(handmade)
+    folder, toml = handmade.folder / "west", str(handmade.toml("west"))
+    for path in folder.rglob("*"):
+        if path.is_file() and path.suffix != ".toml":
+            path.unlink()
+    if not made:
+        shutil.rmtree(folder / "state")
+    said = refused("stop", toml)
+    assert "was deleted, and only process" in said and f"stop --force {toml}" in said, said
+    assert direct.status(handmade, "west")["pid"]
+
+
 def test_a_source_s_deleted_intermediate_does_not_keep_it_from_stopping(handmade: Handmade) -> None:
     """Nobody needs what it holds: a blank one is as good."""
     handmade.create()

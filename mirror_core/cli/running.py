@@ -59,31 +59,43 @@ def _refuse_deleted(settings: config.SiteConfig) -> None:
     looked at, and not asked: it may hang."""
     pid = process.found(settings)
     try:
-        book, links = ledger.load(settings.state), list(Path(f"/proc/{pid}/fd").iterdir())
-    except (LedgerError, OSError):
-        return  # nothing is known, or nothing is to be seen
-    counts = {
-        getattr(record, part).identity: where
-        for volume, part, where, record in stores.listed(settings, book)
-        if record and stores.place_of(settings, book, volume, part).counts
-    }
-    for link in links:
-        if where := counts.get(_name_of_deleted(link)):
+        deleted = _deleted_of(pid)
+    except OSError:
+        return  # nothing is to be seen
+    try:
+        book = ledger.load(settings.state)
+    except LedgerError:  # which has gone with them, perhaps: by their paths, and all count
+        counts = {
+            os.path.realpath(where): where
+            for volume in settings.volumes
+            for where in (volume.data, volume.intermediate)
+        }
+    else:
+        counts = {
+            getattr(record, part).identity: where
+            for volume, part, where, record in stores.listed(settings, book)
+            if record and stores.place_of(settings, book, volume, part).counts
+        }
+    for link, names in deleted:
+        if where := next((counts[name] for name in names if name in counts), None):
             lost = stores.deleted(where, pid or 0, link.name)
             force = f"'flashmirror stop --force {settings.path}'"
             raise MirrorError(f"{lost}; to lose it: {force}")
 
 
-def _name_of_deleted(link: Path) -> str:
-    """What a site calls a file that has no name any more; empty: it has one, or is no file.  Only
-    such a one is asked for: the server of another may hang."""
-    with contextlib.suppress(OSError):  # it was closed since
-        if not os.readlink(link).endswith(" (deleted)"):
-            return ""
-        info = link.stat()
-        if stat.S_ISREG(info.st_mode) and not info.st_nlink:
-            return stores.seen(str(link))[0]
-    return ""
+def _deleted_of(pid: int | None) -> list[tuple[Path, tuple[str, str]]]:
+    """The files of a process that have no name any more: what a site calls each, and the path that
+    it had.  Only such a one is looked at: the server of another may hang.  OSError."""
+    found = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):  # it was closed since
+            path = os.readlink(link)
+            if path.endswith(" (deleted)"):
+                info = link.stat()
+                if stat.S_ISREG(info.st_mode) and not info.st_nlink:
+                    name = stores.seen(str(link))[0]
+                    found.append((link, (name, path.removesuffix(" (deleted)"))))
+    return found
 
 
 @click.command()

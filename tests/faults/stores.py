@@ -724,6 +724,14 @@ FAULTS = (
         "intermediate_is_needed",
     ),
     Fault(
+        "stop is the end of a store that was deleted together with the ledger",
+        "tests/test_taken_away.py::"
+        "test_a_store_that_was_deleted_with_the_ledger_is_not_lost_by_a_stop",
+        (("mirror_core/cli/running.py", "            os.path.realpath(where): where\n",
+          "            where + \"?\": where\n"),),
+        "lost_with_its_ledger",
+    ),
+    Fault(
         "a look at a store that hangs holds up whoever asks",
         "tests/test_hung_state.py::test_a_store_that_hangs_holds_up_no_question",
         (("mirror_core/site.py", "            return self._lost_stores()[0]\n",
