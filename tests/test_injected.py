@@ -24,7 +24,7 @@ from handmade import Handmade, copied_first, eventually, state_of
 from nbd_client import NbdClient
 from pair import CommandFailed
 
-from mirror_core import config, process
+from mirror_core import config, ledger, process
 from mirror_core.errors import MirrorError, PeerError
 
 SOAK = int(os.environ.get("FLASHMIRROR_SOAK", "1"))
@@ -140,6 +140,9 @@ def test_a_stale_folder_is_nothing_that_the_target_is_owed(injected: Injected, s
         client.write(0, b"x" * BLOCK)
         direct.sync(injected)
         before = copied_first(injected)
+        # Or it would be met in the record of that.
+        book = injected.folder / "west/state"
+        direct.wait_for(lambda: not ledger.load(book).maps, "all is hardened")
         injected.inject(site, "rename", "ESTALE", 1)
         client.write(0, b"y" * BLOCK)
         sync(injected, site)

@@ -396,6 +396,20 @@ def test_nothing_is_whole_at_a_target_that_has_lost_its_image(alone: Pair) -> No
     assert (found["committed"]["sequence"], found["hardened_sequence"]) == (None, None)
 
 
+def test_a_killed_source_says_of_no_more_that_it_is_whole_than_of_what_is_committed(
+    alone: Pair,
+) -> None:
+    """Its ledger says late of a commit that it was one, and of its hardening at the stop."""
+    alone.start("east")
+    direct.sync(alone)
+    direct.stop(alone, "east")
+    state = alone.folder / "east" / "state"
+    book = ledger.load(state)
+    ledger.save(state, replace(book, hardened=book.committed + 1, unsure=False, clean=False))
+    found = seeing.stopped_status(config.load(east(alone)))
+    assert found["hardened_sequence"] == found["committed"]["sequence"] == book.committed
+
+
 def test_what_was_begun_last_may_be_committed_and_not_whole(alone: Pair) -> None:
     """A source was stopped before it knew what became of its commit: without its target nobody
     knows that what is committed is whole there, and `pause` does not say so."""

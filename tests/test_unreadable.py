@@ -159,7 +159,7 @@ def test_a_target_s_store_that_is_large_again_is_no_image(
         assert "was made smaller" in direct.status(handmade, "west")["reason"]
         os.truncate(store, handmade.size)
         assert "was made smaller" in refused("promote", west, "--force")
-        direct.stop(handmade, "west")
+        assert "the next start refuses a store" in handmade.run("stop", west)
     assert f"{store}: was made smaller than its volume" in refused("start", west)
     handmade.run("resync", "--full", west)
     handmade.start("west")

@@ -83,6 +83,20 @@ def _refuse_deleted(settings: config.SiteConfig) -> None:
             raise MirrorError(f"{lost}; to lose it: {force}")
 
 
+def _what_is_next(settings: config.SiteConfig) -> str:
+    """Of a site that was not stopped in order."""
+    with contextlib.suppress(LedgerError):
+        book = ledger.load(settings.state)
+        gone = any(
+            getattr(record, part).fingerprint in (ledger.HARMED, ledger.UNREADABLE)
+            for record in book.volumes
+            for part in ("data", "intermediate")
+        )
+        if gone and book.role == "target":
+            return "the next start refuses a store, and says what to do"
+    return "the next start recovers it"
+
+
 def _deleted_of(pid: int | None) -> list[tuple[Path, tuple[str, str]]]:
     """The files of a process that have no name any more: what a site calls each, and the path that
     it had.  Only such a one is looked at: the server of another may hang.  OSError."""
@@ -111,7 +125,7 @@ def stop(site: str, force: bool, as_json: bool) -> None:
     with goes_on(settings, f"it goes on stopping: wait with {wait}, or have it again with {again}"):
         in_order = process.stop(settings)
     how = "stopped" if in_order else (
-        f"stopped, but not in order: see {settings.state}/site.log; the next start recovers it"
+        f"stopped, but not in order: see {settings.state}/site.log; {_what_is_next(settings)}"
     )  # fmt: skip
     show({"site": settings.name, "in_order": in_order}, as_json, lambda: f"{settings.name}: {how}")
 

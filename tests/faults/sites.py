@@ -559,7 +559,8 @@ FAULTS = (
     ),
     Fault(
         "a killed source says that more is whole at its target than was committed",
-        "tests/test_status.py::test_nothing_is_whole_at_a_target_that_has_lost_its_image",
+        "tests/test_status.py::"
+        "test_a_killed_source_says_of_no_more_that_it_is_whole_than_of_what_is_committed",
         (("mirror_core/cli/seeing.py", "min(book.hardened, book.committed)", "book.hardened"),),
     ),
     Fault(
