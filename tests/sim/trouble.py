@@ -447,11 +447,16 @@ class Trouble:
         disks = [machine.disks[volume, "data"] for volume in machine.sizes]
         byte_ns = rng.choice((0, 0, 1_000, 20_000))
         machine.was_slow |= byte_ns > 0
+        ours = any((volume, "data") in machine.local for volume in machine.sizes)
+        in_flush = self.world.shape.later and rng.random() < (0.8 if ours else 0.2)
         for disk in disks:
             self.fail(machine, disk, FLUSHES, 1)
             if self.world.shape.later:
                 lib.sim_disk_lose(disk, lib.SIM_LOSE_LATER)
             lib.sim_disk_slow(disk, 0, byte_ns)
+        if in_flush:
+            self._killed_in_flush(machine)
+            return
         self.until(lambda: any(lib.sim_disk_failing(disk) == 0 for disk in disks), 200)
         for _ in range(rng.randrange(1, 6)):
             self.until(self.phase("copy"), 200)
@@ -465,6 +470,19 @@ class Trouble:
             if rng.random() < 0.3:
                 self._strike(machine, stop=0.7)
                 return
+
+    def _killed_in_flush(self, machine: Machine) -> None:
+        """Which fails, before the process has its own kernel drop what the cache shows, or has
+        recorded that it has met a loss."""
+        for volume in machine.sizes:
+            lib.sim_disk_halt(machine.disks[volume, "data"])
+        self.until(lambda: bool(machine.stale()), 200, 1)
+        before = self.driver()
+        begun = before._book.current.begun if before else 0
+        self.world.crash(machine, power=False, keep=0.0)
+        machine.heal()
+        self.world.boot_all()
+        self.until(lambda: (driver := self.driver()) is not None and driver.committed > begun)
 
     def _comparison(self) -> None:
         """A source that has lost its power has its target compare, which cannot read, or whose

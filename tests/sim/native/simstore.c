@@ -14,6 +14,7 @@ struct sim_disk {
   size_t nlog, room;
   unsigned fail_kinds, fail_count;
   int fail_rc;
+  bool halts; /* others run once an operation has failed, before anybody hears of it */
   enum sim_loss loss;
   char *stale; /* a sector each: 1: the cache holds what no flush will write */
   unsigned nstale;
@@ -200,6 +201,13 @@ sim_disk_fail (struct sim_disk *d, unsigned kinds, unsigned count, int rc)
   d->fail_kinds = kinds;
   d->fail_count = count;
   d->fail_rc = rc;
+  d->halts = false;
+}
+
+void
+sim_disk_halt (struct sim_disk *d)
+{
+  d->halts = true;
 }
 
 static void
@@ -395,6 +403,10 @@ run (struct fm_port *p, struct fm_op *op)
   if (before)
     let_others_run (s->disk, op, false);
   int rc = s->dead ? -EIO : connected (p) ? disk_run (s->disk, op, p->store) : p->failed;
+  if (rc < 0 && s->disk->halts) {
+    s->disk->halts = before = false;
+    event = true;
+  }
   if (event && !before) {
     let_others_run (s->disk, op, true);
     if (s->dead || !connected (p))

@@ -72,6 +72,8 @@ void sim_disk_fill (struct sim_disk *d, const char *bytes);
 /* Of the next operations of `kinds` (bits of 1 << kind) `count` fail with -rc; a write
  * that fails is torn. */
 void sim_disk_fail (struct sim_disk *d, unsigned kinds, unsigned count, int rc);
+/* The first of them stands still then: others run before anybody hears of it. */
+void sim_disk_halt (struct sim_disk *d);
 
 int sim_disk_number (const struct sim_disk *d);
 uint64_t sim_disk_size (const struct sim_disk *d);
