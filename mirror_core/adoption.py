@@ -81,10 +81,13 @@ class _Found:
     look: Look
 
 
-def look(config: SiteConfig, volume: str, part: str, *, unchanged: bool = False) -> Look:
-    """`unchanged`: a person says that nothing was put there since the site was stopped.
+def look(
+    config: SiteConfig, volume: str, part: str, *, unchanged: bool = False, newest: bool = False
+) -> Look:
+    """`unchanged`: a person says that nothing was put there since the site was stopped; `newest`:
+    that the state folder, which was copied, is the newest.
     MirrorError: the site runs, or the store cannot be this one."""
-    with _locked(config, volume, part, unchanged=unchanged) as found:
+    with _locked(config, volume, part, unchanged=unchanged, newest=newest) as found:
         return found.look
 
 
@@ -95,6 +98,7 @@ def adopt(
     agreed: Callable[[Look], bool],
     *,
     unchanged: bool = False,
+    newest: bool = False,
     platform: Platform = HERE,
     open_store: Callable[[str, float], stores.Opened] = stores.open_store,
 ) -> Look:
@@ -102,7 +106,13 @@ def adopt(
     meanwhile.  MirrorError: it is not, the site runs, or the store cannot be this one; nothing was
     changed, unless the text says otherwise."""
     with _locked(
-        config, volume, part, unchanged=unchanged, platform=platform, open_store=open_store
+        config,
+        volume,
+        part,
+        unchanged=unchanged,
+        newest=newest,
+        platform=platform,
+        open_store=open_store,
     ) as found:
         if not agreed(found.look):
             raise MirrorError(
@@ -120,6 +130,7 @@ def _locked(
     part: str,
     *,
     unchanged: bool,
+    newest: bool,
     platform: Platform = HERE,
     open_store: Callable[[str, float], stores.Opened] = stores.open_store,
 ) -> Iterator[_Found]:
@@ -135,7 +146,7 @@ def _locked(
         one = open_store(where, config.link_timeout)
         undo.callback(one.store.close)
         one.drop_cache()  # what counts is what its disk has
-        place = stores.place_at_rest(config, book, volume, part, platform)
+        place = stores.place_at_rest(config, book, volume, part, platform, newest=newest)
         if unchanged:
             place = _unchanged(one, record, place)
         _refuse(one, book, record, place)
@@ -198,11 +209,11 @@ def _record(config: SiteConfig, found: _Found, *, platform: Platform) -> None:
     one, book, place, effect = found.one, found.book, found.place, found.look.effect
     record = next(v for v in book.volumes if v.name == place.volume)
 
-    def save(**changes: Any) -> None:
+    def save(**changes: Any) -> bool:
         nonlocal book
         book = replace(book, **changes)
         with _durably(config):
-            ledger.save(config.state, book, platform)
+            return ledger.save(config.state, book, platform)
 
     others = [stores.known(getattr(v, p)) for v in book.volumes for p in ("data", "intermediate")]
     stores.flush_put_back([one], others, book, age.boot_of(platform), save)

@@ -28,7 +28,7 @@ from pyroaring import BitMap64
 
 from mirror_core import below, durable, flashcopy, limits, native, runlog
 from mirror_core.errors import LedgerError, mend
-from mirror_core.ledger import HARMED, UNREADABLE, Ledger, VolumeRecord
+from mirror_core.ledger import Ledger, VolumeRecord, is_harmed
 from mirror_core.platform import HERE, Platform
 
 _PAGE = 4096
@@ -74,7 +74,7 @@ def open_log(
     shift = region_shift(record, region)
     size = native.Intent.log_bytes(record.size, shift)
     path, lost = path_in(state, record.name, run), None
-    if record.data.fingerprint in (HARMED, UNREADABLE):
+    if is_harmed(record.data):
         lost, bits = f"volume {record.name}: its data store was harmed", b"\xff" * size
     elif book.clean:
         bits = _bits(_regions(book, record, shift), size)

@@ -54,6 +54,8 @@ _MOST_SILENT = timeouts.silence_s(limits.LINK_TIMEOUT_MAX_S)
 Role = Literal["source", "target"]
 HARMED = "made smaller"  # a store, since this site has had it: bytes that counted are gone
 UNREADABLE = "unreadable"  # where it was looked at, at its stop: who mends that may change bytes
+# By a start, and perhaps its fingerprint behind that: somebody has cut it, or was restoring it.
+FOUND_SMALLER = "found smaller"
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def image(ledger: Ledger, volume: str, block: int) -> Literal["intermediate", "d
 def with_harmed(
     volumes: tuple[VolumeRecord, ...], harmed: Mapping[tuple[str, str], str]
 ) -> tuple[VolumeRecord, ...]:
-    """The same, with a word (HARMED, UNREADABLE) for these stores (volume, part)."""
+    """The same, with a word (HARMED and so on) for these stores (volume, part)."""
     return tuple(
         replace(
             volume,
@@ -153,6 +155,11 @@ def with_harmed(
         )
         for volume in volumes
     )
+
+
+def is_harmed(record: StoreRecord) -> bool:
+    """Whether bytes of a store that counted are gone, or may be, whatever it holds now."""
+    return (record.fingerprint or "").startswith((HARMED, UNREADABLE, FOUND_SMALLER))
 
 
 def is_adopted(ledger: Ledger) -> bool:
@@ -375,6 +382,7 @@ def load(state: Path, platform: Platform = HERE) -> Ledger:
     return decode(data, str(path))
 
 
-def save(state: Path, ledger: Ledger, platform: Platform = HERE) -> None:
-    """Replace the ledger durably.  OSError: the old one stands.  Doubt: durable.py."""
-    durable.replace(path_in(state), encode(ledger), platform)
+def save(state: Path, ledger: Ledger, platform: Platform = HERE) -> bool:
+    """Replace the ledger durably.  OSError: the old one stands.  Doubt, and what is returned:
+    durable.py."""
+    return durable.replace(path_in(state), encode(ledger), platform)

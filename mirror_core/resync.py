@@ -10,10 +10,11 @@ Stores are not touched here.  A seed need not be exact, nor of one moment: what 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from dataclasses import replace
 
-from mirror_core import durable, lastrun, ledger, stores
+from mirror_core import durable, identity, lastrun, ledger, limits, stores
 from mirror_core.config import SiteConfig
 from mirror_core.errors import LedgerError, MirrorError
 from mirror_core.lock import check_ledger, lock_state
@@ -73,12 +74,7 @@ def _may_change(volume: ledger.VolumeRecord) -> ledger.VolumeRecord:
     """Other bytes in its data store are none of another store's: a copy may be brought into it.
     But where nothing else tells the store from another one, its bytes have to."""
     data, intermediate = (
-        replace(
-            one,
-            fingerprint=None
-            if one.fingerprint in (ledger.HARMED, ledger.UNREADABLE)
-            else one.fingerprint,
-        )
+        replace(one, fingerprint=None if ledger.is_harmed(one) else one.fingerprint)
         for one in (volume.data, volume.intermediate)  # what is gone counts no more
     )
     volume = replace(volume, data=data, intermediate=intermediate)
@@ -105,10 +101,20 @@ def seed(config: SiteConfig, *, force: bool) -> ledger.Ledger:
                 "sent; or, if that server was restarted since (or the machine), or all was copied "
                 "to it since, seed it with --force"
             )
+        lost = any(_names(volume) & {*book.unflushed} for volume in book.volumes)
+        if lost and not force:
+            raise MirrorError(
+                f"{book.name}: a disk has lost something of what was put there: copy it again, and "
+                "seed it with --force"
+            )
         # What a cycle under way has sent or found equal here was beside another copy.
         return replace(give_up(book), seeded=True)
 
     return _changed(config, seeded, HERE)
+
+
+def _names(volume: ledger.VolumeRecord) -> set[str]:
+    return identity.names_of(stores.known(volume.data))
 
 
 def _can_drop_caches(config: SiteConfig) -> bool:
@@ -126,7 +132,17 @@ def _changed(
         book = lastrun.load(config.state, platform)
         check_ledger(config, book)
         fresh = change(book)
-        ledger.save(config.state, fresh, platform)
+        try:
+            heard = ledger.save(config.state, fresh, platform)
+        except OSError as error:
+            if error.errno == errno.EIO:
+                _doubt_data(config, book, platform)
+            raise
+        if heard:
+            _doubt_data(config, book, platform)
+            raise LedgerError(
+                f"{config.state}: its disk has lost something: give the command again"
+            )
     except OSError as error:
         raise LedgerError(f"{config.state}: {error.strerror}: mend that") from error
     except durable.Doubt as doubt:
@@ -134,3 +150,11 @@ def _changed(
     finally:
         platform.close(lock)
     return fresh
+
+
+def _doubt_data(config: SiteConfig, book: ledger.Ledger, platform: Platform) -> None:
+    """The state folder's disk has said once that it has lost something: what was put into a store
+    that may stand on it, such as a seed, is not known to be there.  OSError, Doubt."""
+    names = sorted({name for volume in book.volumes for name in _names(volume)})
+    unflushed = (*book.unflushed, *(name for name in names if name not in book.unflushed))
+    ledger.save(config.state, replace(book, unflushed=unflushed[-limits.UNFLUSHED_MAX :]), platform)

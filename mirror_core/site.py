@@ -43,7 +43,7 @@ from mirror_core import (
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig, is_uri
 from mirror_core.driver import Driver
-from mirror_core.errors import LINK_ERRNOS, LedgerError, StoreError
+from mirror_core.errors import LINK_ERRNOS, LedgerError, MirrorError, StoreError
 from mirror_core.journal import Journal
 from mirror_core.lock import check_ledger, lock_state, no_state, write_pid
 from mirror_core.platform import HERE, TOKEN, Platform
@@ -104,6 +104,7 @@ class Site:
         self._lost_stores = platform.looker(self._look_at_stores, limits.CONTROL_WAIT_S)
         # Of which bytes that counted are gone, and how that was seen.  Guard: none, it only grows
         self._harmed: dict[tuple[str, str], str] = {}
+        self._harmed_on_disk: set[tuple[str, str]] = set()  # those that the ledger has
         self._image_harmed: dict[tuple[str, str], str] = {}  # those that held some of the image
         self._logs: list[str] = []  # of this run, as the ledger knows them again
         self._maps_count = False  # the maps in memory outlive this process
@@ -220,14 +221,16 @@ class Site:
         return one
 
     def _note_harmed(self, record: ledger.VolumeRecord, one: stores.Opened, part: str) -> None:
-        """That is gone for good what stood behind its end, whatever size it has by the next start:
-        unless a fingerprint tells, or it is another store, or a server's.  LedgerError."""
+        """What stood behind its end may be gone, whatever size it has by the next start: unless it
+        is another store, or a server's, or a device that is not ready yet.  LedgerError."""
         book, known = self.book.current, getattr(record, part)
         place = stores.place_of(self.config, book, record.name, part)
-        if one.fd is None or not place.counts or known.fingerprint:
+        ready = one.size or one.identity.kind == "file"
+        if one.fd is None or not place.counts or not ready or ledger.is_harmed(known):
             return
-        if stores.refusal(one, known, place, record.size) is None:
-            harmed = ledger.with_harmed(book.volumes, {(record.name, part): ledger.HARMED})
+        if stores.is_known(one, known, place):
+            word = f"{ledger.FOUND_SMALLER} {known.fingerprint or ''}".strip()
+            harmed = ledger.with_harmed(book.volumes, {(record.name, part): word})
             self.book.update(volumes=harmed, clean=book.clean and book.role == "target")
 
     def _open_intermediate(
@@ -445,12 +448,12 @@ class Site:
         try:
             with self._heard_of_a_seed():
                 log = runlog.RunLog(self.config.state, hardlog.KIND, self._run, self.platform)
+                written_log = written.WrittenLog(
+                    self.config.state, self._run, names, found, self.platform
+                )
+                if found.sequence:  # into the log of this run
+                    written_log.record(cycle, found.serial, found.stable, owed)
             self._logs += log.ids
-            written_log = written.WrittenLog(
-                self.config.state, self._run, names, found, self.platform
-            )
-            if found.sequence:  # into the log of this run
-                written_log.record(cycle, found.serial, found.stable, owed)
         except OSError as error:
             raise no_state(self.config, error) from error
         return Target(
@@ -546,7 +549,8 @@ class Site:
         """A blank target is not sent what the source has as holes, so that it is blank is made
         durable first: somebody may have made it so just now.  What a failed flush has lost may show
         as holes for a while, to the next process too: nothing counts as one then.  StoreError."""
-        self.book.update(doubtful_data=True)
+        if self.book.update(doubtful_data=True):
+            raise LedgerError(f"{self.config.state}: its disk has lost something: start it again")
         self._flush_data("cannot be flushed", "look into that store, then start again")
         self.book.update(doubtful_data=False)
 
@@ -567,7 +571,8 @@ class Site:
         ours = all(self._opened[m.name, "data"].cached_here for m in self.members)
         before = self.book.current.doubtful_data
         if not ours:
-            self.book.update(seeded=False, doubtful_data=True)
+            if self.book.update(seeded=False, doubtful_data=True):
+                raise LedgerError(f"{self.config.state}: its disk has lost something")
             self.journal.say(
                 "the seed is flushed: if this start does not come to its end, it is given up, and "
                 "everything is sent"
@@ -707,19 +712,19 @@ class Site:
             *(self._tried(m.native.flush_front, self._data_of(m.name)) for m in self.members),
             *(self._tried(m.native.renew_intent) for m in self.members),
             self._tried(self.servers.end),
-            self._tried(
-                lambda: self.book.update(
-                    hardened=control.hardened,
-                    doubtful_data=any(m.native.doubts_front() for m in self.members),
-                    doubtful_before=self.book.current.doubtful_before
-                    or any(m.native.has_first and m.native.first.losses for m in self.members),
-                    maps={
-                        f"{m.name}/next": flashcopy.bitmap_of(m.native, native.NEXT)
-                        for m in self.members
-                    },
-                )
-            ),
+            self._tried(lambda: self._maps_of_end(control)),
         ]
+
+    def _maps_of_end(self, control: Driver) -> None:
+        self.book.update(
+            hardened=control.hardened,
+            doubtful_data=any(m.native.doubts_front() for m in self.members),
+            doubtful_before=self.book.current.doubtful_before
+            or any(m.native.has_first and m.native.first.losses for m in self.members),
+            maps={
+                f"{m.name}/next": flashcopy.bitmap_of(m.native, native.NEXT) for m in self.members
+            },
+        )
 
     def _data_of(self, volume: str) -> str:
         """For the log: what failed there."""
@@ -736,7 +741,7 @@ class Site:
         know of."""
         source, volumes = self.book.current.role == "source", self._in_use()
         self._look_at_stores()
-        harmed = dict.fromkeys(self._harmed, ledger.HARMED)
+        harmed = {key: ledger.HARMED for key in self._harmed}
         try:
             if clean:
                 volumes = self.records(self.book.current.role)
@@ -744,11 +749,23 @@ class Site:
             self.journal.say(f"at stop: {error}")
             clean = False
             if isinstance(error, stores.Unreadable) and error.code not in LINK_ERRNOS:
-                unread = [key for key, one in self._opened.items() if one.where == error.where]
-                harmed = dict.fromkeys(unread, ledger.UNREADABLE) | harmed
+                harmed = dict.fromkeys(self._unreadable(), ledger.UNREADABLE) | harmed
         if harmed and source:
             self.journal.say("at stop: the next start compares everything with the target")
         self.book.update(clean=clean and not harmed, volumes=ledger.with_harmed(volumes, harmed))
+
+    def _unreadable(self) -> Iterator[tuple[str, str]]:
+        """The stores that count and cannot be read where a fingerprint looks: one disk may be below
+        several."""
+        sizes = {record.name: record.size for record in self.book.current.volumes}
+        source = self.book.current.role == "source"
+        for (name, part), one in self._opened.items():
+            if part == "data" or not source:
+                try:
+                    one.fingerprint(sizes[name])
+                except stores.Unreadable as error:
+                    if error.code not in LINK_ERRNOS:
+                        yield name, part
 
     def _end_maps(self) -> None:
         """Of this run, which was stopped in order or did not begin.  Those of others may be of the
@@ -758,7 +775,7 @@ class Site:
 
     def _in_use(self) -> tuple[ledger.VolumeRecord, ...]:
         """The volumes, and what their stores are called now; no fingerprint stands."""
-        return tuple(
+        volumes = tuple(
             replace(
                 record,
                 data=self._opened[record.name, "data"].record(),
@@ -766,6 +783,7 @@ class Site:
             )
             for record in self.book.current.volumes
         )
+        return ledger.with_harmed(volumes, dict.fromkeys(dict(self._harmed), ledger.HARMED))
 
     def records(self, role: ledger.Role) -> tuple[ledger.VolumeRecord, ...]:
         """The same, with fingerprints: nobody writes to them until the next start.  StoreError.
@@ -820,14 +838,16 @@ class Site:
                     one.refuse_smaller(records[name].size)
                 except stores.Harmed as error:
                     left = stats[name]
-                    if (
-                        part == "data"
-                        or left.pending_blocks + left.unsent_blocks + left.sent_blocks
-                    ):
+                    due = left.pending_blocks + left.unsent_blocks + left.sent_blocks
+                    if part == "data" or due + left.next_blocks:  # those are the next image
                         self._image_harmed.setdefault((name, part), str(error))
                     self._harmed.setdefault((name, part), str(error))
                 except OSError:
                     pass  # it is closed: the site ends
+        if self._harmed.keys() - self._harmed_on_disk:  # a kill is to forget nothing of it
+            with contextlib.suppress(MirrorError, OSError):  # the next look tries again
+                self.book.update(volumes=self._in_use())
+                self._harmed_on_disk = set(self._harmed)
         return (
             next(iter([*deleted, *self._harmed.values()]), None),
             next(iter([*image, *self._image_harmed.values()]), None),
@@ -843,10 +863,12 @@ class Site:
             return str(error)
         if lost is None:
             return None
-        cost = "cost this history" if lost.name == "ledger" else "have all of it compared"
+        what = f"{lost}: was taken away, or another one stands there"
+        if lost != ledger.path_in(self.config.state):
+            return f"{what}: after the next end of this site, whichever, all of it is compared"
         return (
-            f"{lost}: was taken away, or another one stands there, and a kill would {cost} now: "
-            "stop this site, and start it: a stop in order writes it again"
+            f"{what}, and a kill would cost this history now: stop this site, and start it: a stop "
+            "in order writes it again"
         )
 
     def _missing_file(self) -> pathlib.Path | None:

@@ -30,7 +30,15 @@ from mirror_core import below, config, elsewhere, hardlog, limits, native
 from mirror_core import identity as identities
 from mirror_core.errors import LedgerError, StoreError
 from mirror_core.identity import Identity, Verdict
-from mirror_core.ledger import HARMED, UNREADABLE, Ledger, StoreRecord, VolumeRecord
+from mirror_core.ledger import (
+    FOUND_SMALLER,
+    HARMED,
+    UNREADABLE,
+    Ledger,
+    StoreRecord,
+    VolumeRecord,
+    is_harmed,
+)
 from mirror_core.platform import HERE, Platform
 
 _MARK = "user.flashmirror"
@@ -63,6 +71,7 @@ class Place:
     spare: bool = False  # of the image it is known that no byte is in it
     unflushed: frozenset[str] = frozenset()  # names of stores (identity.py) whose flush has failed
     flushing: frozenset[str] = frozenset()  # or has not ended: what a person put there may be lost
+    copied: bool = False  # the state folder was: whether a byte of the image is in it is not known
     unchanged: bool = False  # a person says that nothing was put there
 
     @property
@@ -85,6 +94,9 @@ class Place:
             "no byte of it is in this store, unless the state folder was put back from a backup: a "
             f"blank file {here} keeps it; "
             if self.spare
+            else "if the state folder, which was copied, is the newest, adopt a blank file "
+            f"{here} with --newest; "
+            if self.copied
             else ""
         )
         return (
@@ -94,6 +106,10 @@ class Place:
 
 
 UNCHANGED = " (was nothing put there? then adopt it with --unchanged, which keeps all)"
+RESTORED = (
+    " (was it being restored, and holds now what it held when the site ended? then adopt it with "
+    "--unchanged, which keeps all)"
+)
 SOURCE_LOST = "if the source is lost, do not: first copy the state folder and all stores elsewhere"
 
 
@@ -114,30 +130,41 @@ def listed(
         yield volume.name, "intermediate", volume.intermediate, records.get(volume.name)
 
 
-def place_of(site: config.SiteConfig, book: Ledger, volume: str, part: str) -> Place:
+def place_of(
+    site: config.SiteConfig, book: Ledger, volume: str, part: str, *, newest: bool = False
+) -> Place:
     """What a source's intermediate holds does not count: nobody reads there what an earlier cycle
     left, and a power loss may change it.  Of a target that was not stopped in order `book` is as
-    `hardlog.recover` gives it: what it names as pending is all of the image that is not in data."""
+    `hardlog.recover` gives it: what it names as pending is all of the image that is not in data.
+    `newest`: a person says that a state folder which was copied is."""
     counts = part == "data" or book.role == "target"
     has_image = book.role == "target" and book.whole
     spare = (
         has_image
         and part == "intermediate"
         and book.run != ""
-        and not book.copied  # which may not know what came later
+        and (newest or not book.copied)  # which may not know what came later
         and not book.maps.get(f"{volume}/pending")
     )
     image = book.committed if has_image else 0
+    copied = book.copied and not newest and part == "intermediate" and has_image
     holds = counts and (part == "data" or book.lineage is not None)  # something that may be lost
     unflushed, flushing = (frozenset(f if holds else ()) for f in (book.unflushed, book.flushing))
     heals = part == "data" and book.role == "source"
     return Place(
-        book.site, volume, part, str(site.path), counts, heals, image, spare, unflushed, flushing
-    )
+        book.site, volume, part, str(site.path), counts, heals, image, spare, unflushed, flushing,
+        copied=copied,
+    )  # fmt: skip
 
 
 def place_at_rest(
-    site: config.SiteConfig, book: Ledger, volume: str, part: str, platform: Platform = HERE
+    site: config.SiteConfig,
+    book: Ledger,
+    volume: str,
+    part: str,
+    platform: Platform = HERE,
+    *,
+    newest: bool = False,
 ) -> Place:
     """The same, of a site that is stopped, whichever way that ended."""
     if book.role == "target" and not book.clean:
@@ -145,7 +172,7 @@ def place_at_rest(
             book = hardlog.recover(site.state, book, platform)
         except LedgerError:  # what is pending is not known: any block may be
             return replace(place_of(site, book, volume, part), spare=False)
-    return place_of(site, book, volume, part)
+    return place_of(site, book, volume, part, newest=newest)
 
 
 @dataclass(frozen=True)
@@ -221,7 +248,8 @@ class Opened:
 
     def refuse_smaller(self, size: int) -> None:
         """Harmed: somebody has made it smaller than its volume."""
-        if (left := self._left(size)) < size:
+        left = self._left(size)
+        if left < size and (left or self.identity.kind == "file"):  # a device without any is away
             raise Harmed(
                 f"{self.where}: was made smaller, {left} bytes, but the volume has {size}: what "
                 "stood behind is gone",
@@ -479,7 +507,7 @@ def flush_put_back(
     beside: Iterable[Identity],
     book: Ledger,
     boot: str,
-    save: Callable[..., None],
+    save: Callable[..., bool],
 ) -> None:
     """What a person may have put into `ones` while the site was stopped is on their disks.
 
@@ -499,7 +527,8 @@ def flush_put_back(
     with _told_to_end_later():
         try:
             flushing = tuple(sorted(names.union(before)))[-limits.UNFLUSHED_MAX :]
-            save(flushing=flushing, flushing_boot=boot)
+            if save(flushing=flushing, flushing_boot=boot):
+                raise StoreError("the disk of the state folder has lost something")
             for one in ones:
                 one.flush()
         except (StoreError, LedgerError) as error:
@@ -605,7 +634,8 @@ def fits(opened: Opened, record: StoreRecord, place: Place, size: int) -> bool:
     the store went back, but the ledger, which then names the wrong blocks.)  StoreError."""
     known = record.fingerprint if opened.size >= size else None
     if (
-        known not in (None, HARMED, UNREADABLE)
+        known is not None
+        and not is_harmed(record)
         and not opened.is_one_of(place.unflushed | place.flushing)
         and known == opened.fingerprint(size)
     ):
@@ -621,12 +651,25 @@ def refusal(opened: Opened, record: StoreRecord, place: Place, size: int) -> str
         return f"not the store that was recorded ({known(record)}) but {opened.identity}"
     if lost := _may_be_lost(opened, place) or _gone(record, place):
         return lost
-    if record.fingerprint and record.fingerprint not in (HARMED, UNREADABLE):
-        changed = opened.fingerprint(size) != record.fingerprint
+    left = _bytes_of(record)
+    if left and not (is_harmed(record) and place.heals):  # of that all is compared
+        changed = opened.fingerprint(size) != left
         return "its content changed while the site was stopped" if changed else None
     if verdict is Verdict.UNSURE and (place.counts or not marked):
         return _doubt(record, marked=marked)
     return None
+
+
+def _bytes_of(record: StoreRecord) -> str:
+    """The fingerprint of an orderly stop; empty: there is none."""
+    text = (record.fingerprint or "").removeprefix(FOUND_SMALLER).strip()
+    return "" if text in (HARMED, UNREADABLE) else text
+
+
+def is_known(opened: Opened, record: StoreRecord, place: Place) -> bool:
+    """By its names and its mark, whatever it holds."""
+    marked = opened.mark() == place.mark
+    return identities.judge(known(record), opened.identity, marked=marked) is Verdict.SAME
 
 
 def _gone(record: StoreRecord, place: Place) -> str | None:
@@ -635,6 +678,9 @@ def _gone(record: StoreRecord, place: Place) -> str | None:
         return "was made smaller than its volume: what stood behind is gone, whatever is there now"
     if record.fingerprint == UNREADABLE and not (place.heals or place.unchanged):
         return f"it could not be read when the site was stopped, and may have changed{UNCHANGED}"
+    found = (record.fingerprint or "").startswith(FOUND_SMALLER)
+    if found and not (place.heals or place.unchanged):
+        return f"a start found it smaller than its volume: what stood behind may be gone{RESTORED}"
     return None
 
 

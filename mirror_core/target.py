@@ -557,10 +557,13 @@ class Target:
         left_s = until - native.now_s()
         if not is_image or not others or left_s <= 0:
             return in_front, in_data
-        found = self._equal(
-            member, [pieces[n] for n in others], [sums[n] for n in others],
-            member.native.first, left_s,
-        )  # fmt: skip
+        try:
+            found = compare.equal(
+                member.native, [pieces[n] for n in others], [sums[n] for n in others],
+                member.native.first, self._reader, seconds=left_s,
+            )  # fmt: skip
+        except OSError:  # of data no commit needs anything: what is not equal is sent
+            return in_front, in_data
         for number, same in zip(others, found, strict=False):
             in_data[number] = same
         end = others[len(found)] if len(found) < len(others) else len(in_front)

@@ -18,7 +18,7 @@ from handmade import Handmade, scrape, value
 from nbd_client import NbdClient
 from pair import MakePair, Pair
 from pyroaring import BitMap64
-from served import Faulty
+from served import Faulty, Server
 from test_link import kill, lose_power
 
 from mirror_core import compare, config, flashcopy, ledger, limits, native
@@ -386,3 +386,30 @@ def test_a_comparison_is_bounded_in_bytes(handmade: Handmade) -> None:
     assert direct.ask(handmade, asked(most), "west")["equal"]
     with pytest.raises(PeerError, match="more than 16777216 bytes"):
         direct.ask(handmade, asked(most + 1), "west")
+
+
+def test_a_comparison_goes_on_without_the_data_store(
+    handmade: Handmade, scratch: Path, request: pytest.FixtureRequest
+) -> None:
+    """The target's data is compared only where its intermediate differs, and a commit needs nothing
+    of it: while its server is away what was hot gets to its next point."""
+    server = Server(scratch / "served.img")
+    request.addfinalizer(server.stop)
+    server.image.touch()
+    os.truncate(server.image, handmade.size)
+    server.start()
+    handmade.stores["west", "data"] = server.uri
+    handmade.create()
+    handmade.start()
+    direct.sync(handmade)
+    with handmade.client() as client:
+        client.write(0, b"x" * 4096)
+        client.flush()
+    lose_power(handmade, "east")
+    before = direct.status(handmade, "west")["committed"]["sequence"]
+    server.stop()
+    handmade.start("east")
+    direct.wait_for(
+        lambda: (direct.status(handmade, "west")["committed"]["sequence"] or 0) > before,
+        "the next point",
+    )

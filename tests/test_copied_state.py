@@ -76,7 +76,7 @@ def test_what_became_hot_since_a_source_s_log_was_put_back_is_compared(
     so, and after a power loss nothing of the one in its place is believed."""
     put_back(pair)
     said = direct.status(pair)["reason"]
-    assert "intent" in said and "stop this site, and start it" in said, said
+    assert "intent" in said and "whichever, all of it is compared" in said, said
     direct.stop(pair, "west")
     with pair.client() as client:
         client.write(4 * MIB, b"B" * MIB)
@@ -171,7 +171,28 @@ def test_a_blank_intermediate_beside_an_older_state_folder_keeps_no_image(pair: 
     image.touch()
     os.truncate(image, 8 * MIB)
     words = (str(pair.toml("west")), "disk", "intermediate", "--yes", "--json")
+    assert "with --newest" in refused("start", words[0])
     assert '"effect": "give up"' in flashmirror("adopt", *words).stdout
+
+
+def test_a_blank_intermediate_beside_the_newest_state_folder_keeps_the_image(pair: Pair) -> None:
+    """Both were on a disk that was replaced, and the source is lost: a person says that the folder,
+    which was moved in order, is the newest."""
+    direct.stop(pair, "east")
+    direct.wait_for(lambda: not ledger.load(state_of(pair, "west")).maps, "hardened")
+    direct.stop(pair, "west")
+    copied_back(state_of(pair, "west"))
+    [image] = (pair.folder / "west").glob("*intermediate*")
+    image.unlink()
+    image.touch()
+    os.truncate(image, 8 * MIB)
+    toml = str(pair.toml("west"))
+    words = (toml, "disk", "intermediate", "--yes", "--json", "--newest")
+    assert '"effect": "keep"' in flashmirror("adopt", *words).stdout
+    pair.start("west")
+    pair.run("promote", toml, "--force", "--newest")
+    with NbdClient(pair.run("uri", toml).strip()) as client:
+        assert client.read(0, 8 * MIB) == b"A" * (8 * MIB)
 
 
 def test_a_log_that_was_made_anew_is_no_copy(pair: Pair) -> None:

@@ -264,7 +264,7 @@ def test_two_files_that_are_called_alike_are_two_disks(
     loops = [Loop(scratch / name, 1 << 20) for name in ("one", "two")]
     words = ["losetup", "--find", "--show", str(loops[0].file)]
     again = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
-    monkeypatch.setattr(identity, "_file", lambda _: "257.7")
+    monkeypatch.setattr(identity, "of_file", lambda *_: "257.7")
     names = [*(f"/dev/loop{loop.number}" for loop in loops), again]
     opened = [stores.open_store(name, 1.0) for name in names]
     try:

@@ -428,6 +428,37 @@ def test_what_a_state_folder_hears_of_its_disk_is_heard_of_a_seed_on_it(pair: Ha
     assert int(value(scrape(pair, "east"), 'equal_bytes_total{volume="disk"}')) == 0
 
 
+@pytest.mark.parametrize("site", ["west", "east"])
+def test_what_a_record_that_was_made_again_has_heard_counts(pair: Handmade, site: str) -> None:
+    """The ledger's name was not made durable at once, and then was: its disk has said what it had
+    lost, which may be what was put back."""
+    pair.create()
+    pair.start()
+    direct.sync(pair)
+    pair.stop("east", "west")
+    said = start_with(pair, pair.folder / site / "state", "fsync", site)
+    assert "has lost something" in said and "a later one does not tell" in said, said
+    with pytest.raises(CommandFailed, match=r"a flush of what was put there .* has failed"):
+        pair.start(site)
+
+
+@pytest.mark.parametrize("where", ["ledger.new", "."])
+def test_what_the_record_of_a_seed_hears_of_its_disk_is_heard_of_the_seed(
+    pair: Handmade, where: str
+) -> None:
+    """The copy was brought first, and is not flushed when the command is given.  Given again it
+    asks for the copy."""
+    pair.create("west")
+    toml = str(pair.toml("west"))
+    path = str(pair.folder / "west/state" / where)
+    words = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", path,
+             "-e", "inject=fsync:error=EIO:when=1", str(FLASHMIRROR), "seed", toml]  # fmt: skip
+    assert subprocess.run(words, check=False, capture_output=True, timeout=60).returncode == 1
+    with pytest.raises(CommandFailed, match="copy it again, and seed it with --force"):
+        pair.run("seed", toml)
+    pair.run("seed", "--force", toml)
+
+
 def test_an_adoption_s_failed_flush_is_one_of_all_stores_of_the_site(pair: Handmade) -> None:
     """They may stand on one disk, which tells it once."""
     pair.create()

@@ -31,7 +31,7 @@ def unknown(*words: object) -> None:
 
 
 REPLACE = durable.replace
-Replacing = Callable[[Callable[..., None]], None]
+Replacing = Callable[[Callable[..., object]], None]
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_a_start_whose_record_fails_once_tries_again(scratch: Path, replacing: R
 
 @pytest.mark.parametrize("fails", [full, unknown])
 def test_a_stop_whose_record_fails_forgets_no_loss(
-    scratch: Path, replacing: Replacing, fails: Callable[..., None]
+    scratch: Path, replacing: Replacing, fails: Callable[..., object]
 ) -> None:
     """Of two volumes: one loss is recorded, the other cannot be.  No server is known: what stands
     says nothing wrong."""
@@ -117,7 +117,7 @@ def test_a_loss_that_cannot_be_recorded_leaves_no_server_known(
     scratch: Path,
     replacing: Replacing,
     served: tuple[Faulty, native.Volume],
-    known: Callable[..., None],
+    known: Callable[..., object],
 ) -> None:
     """Killed then, what was lost is told, though the server is the same."""
     _, volume = served

@@ -322,6 +322,8 @@ def test_a_target_that_cannot_compare_says_so(
         else:
             server.fail("EIO", "pread")
             server.fail("hang", "flush")  # and so no commit is made meanwhile
+            with open(handmade.store("east", "data"), "r+b") as file:  # or it is equal in data
+                file.write(b"y" * 4096)
         handmade.start("east")
         direct.wait_for(
             lambda: (

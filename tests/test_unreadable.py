@@ -4,16 +4,22 @@ made smaller has no image, whatever size that has later."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
+import subprocess
 from pathlib import Path
 
 import direct
 import pytest
 from handmade import MIB, Handmade, kill, refused
+from loops import needs_loops
+from nbd_client import NbdClient
 from served import Server
 from test_link import lose_power
+
+from mirror_core import ledger
 
 BLOCK = 4096
 
@@ -38,6 +44,9 @@ def test_a_place_that_cannot_be_read_is_sent(handmade: Handmade, part: str) -> N
             client.write(handmade.size - BLOCK, b"x" * BLOCK)
         direct.sync(handmade)
         lose_power(handmade, "east")
+        with open(handmade.store("east", "data"), "r+b") as file:  # or it is equal in data
+            file.seek(handmade.size - BLOCK)
+            file.write(b"y" * BLOCK)
     os.truncate(handmade.store("west", part), handmade.size - BLOCK)
     handmade.start("east")
     direct.sync(handmade)
@@ -115,25 +124,42 @@ def test_a_target_whose_store_was_made_smaller_has_no_image_when_it_is_large_aga
     assert handmade.image("west").read_bytes() == handmade.image("east").read_bytes()
 
 
-@pytest.mark.parametrize("killed", [False, True], ids=["while-it-runs", "found-by-a-start"])
+WAYS = ("stopped", "seen", "found", "found-after-a-stop")
+
+
+def made_smaller(pair: Handmade, site: str, store: str, how: str) -> None:
+    """And large again.  `stopped`: somebody saw it while the site ran, which was stopped in order;
+    `seen`: was killed.  `found`: a start did after a kill, or after an orderly stop."""
+    toml = str(pair.toml(site))
+    if how == "found-after-a-stop":
+        direct.stop(pair, site)
+    os.truncate(store, pair.size - 3 * BLOCK)  # where no sample is
+    if how in ("stopped", "seen"):
+        assert "was made smaller" in direct.status(pair, site)["reason"]
+        os.truncate(store, pair.size)
+        assert "was made smaller" in direct.status(pair, site)["reason"]
+        if how == "seen":
+            kill(pair, site)
+        elif site == "west":
+            assert "the next start refuses a store" in pair.run("stop", toml)
+        else:
+            direct.stop(pair, site)
+        return
+    if how == "found":
+        kill(pair, site)
+    assert "put the right store back" in refused("start", toml)
+    os.truncate(store, pair.size)
+
+
+@pytest.mark.parametrize("how", WAYS)
 def test_a_source_s_store_that_is_large_again_is_not_as_it_was(
-    handmade: Handmade, *, killed: bool
+    handmade: Handmade, how: str
 ) -> None:
-    """It was made smaller under the running site, which somebody was told, or a start found it so
-    after a kill; and it has its size again by the next start, which compares everything."""
+    """The next start compares everything."""
     handmade.create()
     written(handmade)
     store = handmade.store("east", "data")
-    os.truncate(store, handmade.size // 4)
-    if killed:
-        kill(handmade, "east")
-        assert "put the right store back" in refused("start", str(handmade.toml("east")))
-    else:
-        assert "was made smaller" in direct.status(handmade)["reason"]
-    os.truncate(store, handmade.size)
-    if not killed:
-        assert "was made smaller" in direct.status(handmade)["reason"]
-        direct.stop(handmade, "east")
+    made_smaller(handmade, "east", store, how)
     handmade.start("east")
     direct.sync(handmade)
     direct.stop(handmade, "west")
@@ -141,32 +167,74 @@ def test_a_source_s_store_that_is_large_again_is_not_as_it_was(
 
 
 @pytest.mark.parametrize("part", ["data", "intermediate"])
-@pytest.mark.parametrize("killed", [False, True], ids=["while-it-runs", "found-by-a-start"])
+@pytest.mark.parametrize("how", WAYS)
 def test_a_target_s_store_that_is_large_again_is_no_image(
-    handmade: Handmade, part: str, *, killed: bool
+    handmade: Handmade, part: str, how: str
 ) -> None:
-    """The same; and no image is promoted that has zeroes where there were bytes."""
+    """None is promoted that has zeroes where there were bytes."""
     handmade.create()
     written(handmade)
     store, west = handmade.store("west", part), str(handmade.toml("west"))
     direct.pause(handmade)
-    os.truncate(store, handmade.size // 4)
-    if killed:
-        kill(handmade, "west")
-        assert "put the right store back" in refused("start", west)
-        os.truncate(store, handmade.size)
-    else:
-        assert "was made smaller" in direct.status(handmade, "west")["reason"]
-        os.truncate(store, handmade.size)
-        assert "was made smaller" in refused("promote", west, "--force")
-        assert "the next start refuses a store" in handmade.run("stop", west)
-    assert f"{store}: was made smaller than its volume" in refused("start", west)
+    made_smaller(handmade, "west", store, how)
+    said = refused("start", west)
+    assert f"{store}: was made smaller" in said or f"{store}: a start found it smaller" in said
     handmade.run("resync", "--full", west)
     handmade.start("west")
     direct.resume(handmade)
     direct.sync(handmade)
     direct.stop(handmade, "west")
     assert handmade.image("west").read_bytes() == handmade.image("east").read_bytes()
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_store_that_was_being_restored_is_what_a_person_says(
+    handmade: Handmade, *, killed: bool
+) -> None:
+    """A supervisor starts the site in the middle of a copy into that file.  The copy comes to its
+    end, a person says so, and the image stands."""
+    handmade.create()
+    written(handmade)
+    handmade.stop("east")
+    if killed:
+        kill(handmade, "west")
+    else:
+        direct.stop(handmade, "west")
+    store, west = Path(handmade.store("west", "data")), str(handmade.toml("west"))
+    held = store.read_bytes()
+    os.truncate(store, 0)
+    assert "put the right store back" in refused("start", west)
+    words = ("adopt", west, "disk", "data", "--yes", "--json", "--unchanged")
+    with store.open("r+b") as file:
+        file.write(held)
+    assert "a start found it smaller" in refused("start", west)
+    assert json.loads(handmade.run(*words))["effect"] == "keep"
+    handmade.start("west")
+    handmade.run("promote", west, "--force")
+    with NbdClient(handmade.run("uri", west).strip()) as client:
+        assert client.read(0, handmade.size) == held
+
+
+def test_a_cycle_that_came_into_a_store_that_was_cut_is_no_image(handmade: Handmade) -> None:
+    """Nothing of the image was in the intermediate when it was made smaller; but the blocks of the
+    cycle under way were, which the next commit makes the image."""
+    handmade.size = 8 * MIB
+    handmade.create()
+    written(handmade)
+    direct.ask(handmade, {"op": "bandwidth", "rate": 2 * MIB})
+    with handmade.client() as client:
+        for at in range(0, handmade.size, MIB):
+            client.write(at, os.urandom(MIB))
+    store = handmade.store("west", "intermediate")
+    direct.wait_for(
+        lambda: direct.status(handmade)["cycle"]["copied_bytes"] >= 2 * MIB, "some of a cycle"
+    )
+    os.truncate(store, MIB)
+    assert "was made smaller" in direct.status(handmade, "west")["reason"]
+    os.truncate(store, handmade.size)
+    direct.ask(handmade, {"op": "bandwidth", "rate": 0})
+    direct.sync(handmade)
+    assert "was made smaller" in refused("promote", str(handmade.toml("west")), "--force")
 
 
 @pytest.mark.parametrize("unchanged", [True, False])
@@ -196,6 +264,66 @@ def test_a_target_s_store_that_could_not_be_read_at_its_stop_is_asked_about(
     direct.sync(handmade)
     handmade.stop()
     assert server.image.read_bytes() == handmade.image("east").read_bytes()
+
+
+def test_each_store_that_could_not_be_read_at_a_stop_is_doubted(
+    scratch: Path, handmade: Handmade, request: pytest.FixtureRequest
+) -> None:
+    """One disk may be below several, and who mends it may change any of them."""
+    trigger, parts = scratch / "trigger", ("data", "intermediate")
+    for part in parts:
+        server = Server(scratch / f"{part}.img")
+        request.addfinalizer(server.stop)
+        server.image.touch()
+        os.truncate(server.image, handmade.size)
+        rules = ("error-pread=EIO", "error-pread-rate=100%", f"error-pread-file={trigger}")
+        server.start("error", parameters=rules)
+        handmade.stores["west", part] = server.uri
+    handmade.create()
+    written(handmade)
+    trigger.touch()
+    direct.stop(handmade, "west")
+    [record] = ledger.load(handmade.folder / "west/state").volumes
+    assert {getattr(record, part).fingerprint for part in parts} == {ledger.UNREADABLE}
+
+
+@needs_loops
+def test_a_device_that_is_away_was_not_made_smaller(handmade: Handmade) -> None:
+    """The kernel says of a disk that was taken out that it has no bytes.  The site is stopped, the
+    disk is there again, with every byte; and so is the image."""
+    file = handmade.folder / "disk"
+    file.touch()
+    os.truncate(file, handmade.size)
+    made = subprocess.run(["losetup", "--find", "--show", str(file)], check=True,
+                          capture_output=True, text=True)  # fmt: skip
+    handmade.stores["west", "data"] = device = made.stdout.strip()
+    try:
+        handmade.create()
+        written(handmade)
+        begins_at(device, handmade.size)  # behind its end
+        assert "smaller" not in (direct.status(handmade, "west")["reason"] or "")
+        direct.stop(handmade, "west")
+        assert "put the right store back" in refused("start", str(handmade.toml("west")))
+        begins_at(device, 0)
+        said = refused("start", str(handmade.toml("west")))
+        assert "could not be read" in said and "--unchanged" in said, said
+        words = ("adopt", str(handmade.toml("west")), "disk", "data", "--yes", "--unchanged")
+        assert "the image of sequence" in handmade.run(*words)
+    finally:
+        handmade.kill()
+        subprocess.run(["losetup", "-d", device], check=True)
+
+
+def begins_at(device: str, offset: int) -> None:
+    """Of a loop device: where in its file (linux/loop.h)."""
+    fd = os.open(device, os.O_RDONLY)
+    try:
+        info = bytearray(232)
+        fcntl.ioctl(fd, 0x4C05, info)  # LOOP_GET_STATUS64
+        info[24:32] = offset.to_bytes(8, "little")
+        fcntl.ioctl(fd, 0x4C04, bytes(info))
+    finally:
+        os.close(fd)
 
 
 def test_another_store_that_is_too_small_harms_nothing(handmade: Handmade) -> None:

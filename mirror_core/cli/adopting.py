@@ -23,8 +23,11 @@ from mirror_core.errors import MirrorError
     help="Nothing was put there since the site was stopped: a flush "
     "that failed at a start has lost nothing.",
 )
+@click.option("--newest", is_flag=True, help="The state folder was copied, and is the newest.")
 @json_option
-def adopt(site: str, volume: str, part: str, *, yes: bool, unchanged: bool, as_json: bool) -> None:
+def adopt(
+    site: str, volume: str, part: str, *, yes: bool, unchanged: bool, newest: bool, as_json: bool
+) -> None:
     """Record the store that is there now as a stopped site's store.
 
     For a store that got another identity (restored, moved, renumbered).  Of a source's data
@@ -34,9 +37,18 @@ def adopt(site: str, volume: str, part: str, *, yes: bool, unchanged: bool, as_j
     settings = load_site(site)
     one_volume(settings, volume)
 
-    seen = None if yes else _ask(adoption.look(settings, volume, part, unchanged=unchanged))
+    seen = (
+        None
+        if yes
+        else _ask(adoption.look(settings, volume, part, unchanged=unchanged, newest=newest))
+    )
     look = adoption.adopt(
-        settings, volume, part, lambda found: yes or found == seen, unchanged=unchanged
+        settings,
+        volume,
+        part,
+        lambda found: yes or found == seen,
+        unchanged=unchanged,
+        newest=newest,
     )
     show(asdict(look), as_json, lambda: f"{look.site}: {look.where} is {part} of {volume}; "
          f"{_then(look)}")  # fmt: skip

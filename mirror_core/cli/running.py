@@ -88,7 +88,7 @@ def _what_is_next(settings: config.SiteConfig) -> str:
     with contextlib.suppress(LedgerError):
         book = ledger.load(settings.state)
         gone = any(
-            getattr(record, part).fingerprint in (ledger.HARMED, ledger.UNREADABLE)
+            ledger.is_harmed(getattr(record, part))
             for record in book.volumes
             for part in ("data", "intermediate")
         )

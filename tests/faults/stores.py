@@ -613,8 +613,7 @@ FAULTS = (
         "after a store was harmed only what was written is compared",
         "tests/test_unreadable.py::"
         "test_a_source_whose_store_was_harmed_compares_everything_at_its_next_start",
-        (("mirror_core/intent.py", "if record.data.fingerprint in (HARMED, UNREADABLE):",
-          "if False:"),),
+        (("mirror_core/intent.py", "if is_harmed(record.data):", "if False:"),),
     ),
     Fault(
         "a store that was harmed in its end only is as it was left",
@@ -642,9 +641,9 @@ FAULTS = (
         "a store that was made smaller, and large again under a running site, is as it was (I1)",
         "tests/test_unreadable.py::test_a_source_s_store_that_is_large_again_is_not_as_it_was "
         "tests/test_unreadable.py::test_a_target_s_store_that_is_large_again_is_no_image",
-        (("mirror_core/site.py", "        harmed = dict.fromkeys(self._harmed, ledger.HARMED)\n",
+        (("mirror_core/site.py", "        harmed = {key: ledger.HARMED for key in self._harmed}\n",
           "        self._harmed.clear()\n        self._look_at_stores()\n"
-          "        harmed = dict.fromkeys(self._harmed, ledger.HARMED)\n"),),
+          "        harmed = {key: ledger.HARMED for key in self._harmed}\n"),),
         "large_again_while_it_runs",
     ),
     Fault(
@@ -730,6 +729,64 @@ FAULTS = (
         (("mirror_core/cli/running.py", "            os.path.realpath(where): where\n",
           "            where + \"?\": where\n"),),
         "lost_with_its_ledger",
+    ),
+    Fault(
+        "a kill forgets which store was seen smaller (I1)",
+        "tests/test_unreadable.py::"
+        "test_a_source_s_store_that_is_large_again_is_not_as_it_was[seen] "
+        "tests/test_unreadable.py::test_a_target_s_store_that_is_large_again_is_no_image[seen-data]",
+        (("mirror_core/site.py", "if self._harmed.keys() - self._harmed_on_disk:", "if False:"),),
+        "seen_and_killed",
+    ),
+    Fault(
+        "an intermediate that was cut while a cycle came in holds the next image (I1)",
+        "tests/test_unreadable.py::test_a_cycle_that_came_into_a_store_that_was_cut_is_no_image",
+        (("mirror_core/site.py", "if part == \"data\" or due + left.next_blocks:",
+          "if part == \"data\" or due:"),),
+        "cut_under_a_cycle",
+    ),
+    Fault(
+        "of a store that a start found smaller a person's word counts for nothing",
+        "tests/test_unreadable.py::test_a_store_that_was_being_restored_is_what_a_person_says",
+        (("mirror_core/stores.py", "if found and not (place.heals or place.unchanged):",
+          "if found and not place.heals:"),),
+        "restored_is_gone",
+    ),
+    Fault(
+        "of several stores that could not be read at a stop only the first is doubted (I1)",
+        "tests/test_unreadable.py::test_each_store_that_could_not_be_read_at_a_stop_is_doubted",
+        (("mirror_core/site.py", "                        yield name, part\n",
+          "                        yield name, part\n                        return\n"),),
+        "first_unreadable_only",
+    ),
+    Fault(
+        "a comparison waits for the data store, of which no commit needs anything",
+        "tests/test_compare.py::test_a_comparison_goes_on_without_the_data_store",
+        (("mirror_core/target.py", "        except OSError:  # of data no commit",
+          "        except ZeroDivisionError:  # of data no commit"),),
+        "compares_with_data_only",
+    ),
+    Fault(
+        "a device that is away was made smaller",
+        "tests/test_unreadable.py::test_a_device_that_is_away_was_not_made_smaller",
+        (("mirror_core/stores.py", "if left < size and (left or self.identity.kind == \"file\")",
+          "if left < size"),),
+        "away_is_smaller",
+    ),
+    Fault(
+        "what the record of a flush has heard when it was made again is forgotten (I9)",
+        "tests/test_losing_disk.py::test_what_a_record_that_was_made_again_has_heard_counts",
+        (("mirror_core/durable.py",
+          "        return isinstance(error, OSError) and error.errno == errno.EIO\n",
+          "        return False\n"),),
+        "heard_and_put_again",
+    ),
+    Fault(
+        "what the record of a seed has heard is forgotten (I1, I9)",
+        "tests/test_losing_disk.py::"
+        "test_what_the_record_of_a_seed_hears_of_its_disk_is_heard_of_the_seed",
+        (("mirror_core/resync.py", "        if lost and not force:\n", "        if False:\n"),),
+        "heard_by_a_seed_s_record",
     ),
     Fault(
         "a look at a store that hangs holds up whoever asks",
@@ -1110,7 +1167,7 @@ FAULTS = (
     Fault(
         "a store that holds other bytes than its site's stop has left is taken (I7)",
         "tests/test_store_back.py::test_a_store_alone_that_went_back_is_refused_after_a_stop",
-        (("mirror_core/stores.py", "opened.fingerprint(size) != record.fingerprint", "False"),),
+        (("mirror_core/stores.py", "opened.fingerprint(size) != left", "False"),),
         "any_bytes_after_a_stop",
     ),
     Fault(
