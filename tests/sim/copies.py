@@ -206,7 +206,10 @@ class Copies:
         that the killed source has asked for may be on its way."""
         peer = self.world.west if book.name == self.world.east.site else self.world.east
         theirs = peer.book_on_disk(peer.fs)
-        return theirs.whole and _committed(theirs) in (_committed(book), _begun(book))
+        return theirs.whole and any(
+            theirs.committed == number and theirs.committed_token in ("", token)
+            for number, token in (_committed(book), _begun(book))  # protocol 2 has no tokens
+        )
 
     def _target_is_back(
         self, machine: Machine, parts: tuple[str, ...], before: dict[str, Image]
