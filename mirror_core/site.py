@@ -101,9 +101,10 @@ class Site:
         self._open_store, self._maps, self._shares = open_store, maps, shares
         self.journal = Journal(platform)
         self._run = platform.token()
-        self._lost_stores = platform.looker(self._look_at_stores, limits.CONTROL_WAIT_S)
+        self._lost_stores = platform.looker(self._look_and_record, limits.CONTROL_WAIT_S)
         # Of which bytes that counted are gone, and how that was seen.  Guard: none, it only grows
         self._harmed: dict[tuple[str, str], str] = {}
+        self._stops = False  # what a look has still to say comes too late
         self._harmed_on_disk: set[tuple[str, str]] = set()  # those that the ledger has
         self._image_harmed: dict[tuple[str, str], str] = {}  # those that held some of the image
         self._logs: list[str] = []  # of this run, as the ledger knows them again
@@ -665,6 +666,7 @@ class Site:
     def stop(self) -> None:
         """No client is left.  The maps go into the ledger; everything is flushed and closed.  Each
         step is tried whatever became of those before; `clean` says that all were right."""
+        self._stops = True
         right = [
             self._tried(self._end_thread),
             self._tried(self.metrics.stop) if self.metrics else True,
@@ -822,6 +824,15 @@ class Site:
                 f"a look at its stores has no answer ({error.strerror}): look at what they stand on"
             )
 
+    def _look_and_record(self) -> tuple[str | None, str | None]:
+        """The same, while the site runs: a kill is to forget nothing of it."""
+        found = self._look_at_stores()
+        if self._harmed.keys() - self._harmed_on_disk and not self._stops:
+            with contextlib.suppress(MirrorError, OSError):  # the next look tries again
+                self.book.update(volumes=self._in_use())
+                self._harmed_on_disk = set(self._harmed)
+        return found
+
     def _look_at_stores(self) -> tuple[str | None, str | None]:
         """Of any that counts; and of one that holds what a promotion makes the volume: a target's
         intermediate holds none of that, if nothing was pending when it was seen so."""
@@ -844,10 +855,6 @@ class Site:
                     self._harmed.setdefault((name, part), str(error))
                 except OSError:
                     pass  # it is closed: the site ends
-        if self._harmed.keys() - self._harmed_on_disk:  # a kill is to forget nothing of it
-            with contextlib.suppress(MirrorError, OSError):  # the next look tries again
-                self.book.update(volumes=self._in_use())
-                self._harmed_on_disk = set(self._harmed)
         return (
             next(iter([*deleted, *self._harmed.values()]), None),
             next(iter([*image, *self._image_harmed.values()]), None),

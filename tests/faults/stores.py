@@ -735,7 +735,8 @@ FAULTS = (
         "tests/test_unreadable.py::"
         "test_a_source_s_store_that_is_large_again_is_not_as_it_was[seen] "
         "tests/test_unreadable.py::test_a_target_s_store_that_is_large_again_is_no_image[seen-data]",
-        (("mirror_core/site.py", "if self._harmed.keys() - self._harmed_on_disk:", "if False:"),),
+        (("mirror_core/site.py", "if self._harmed.keys() - self._harmed_on_disk and ",
+          "if False and "),),
         "seen_and_killed",
     ),
     Fault(
@@ -792,7 +793,7 @@ FAULTS = (
         "a look at a store that hangs holds up whoever asks",
         "tests/test_hung_state.py::test_a_store_that_hangs_holds_up_no_question",
         (("mirror_core/site.py", "            return self._lost_stores()[0]\n",
-          "            return self._look_at_stores()[0]\n"),),
+          "            return self._look_and_record()[0]\n"),),
         "asked_beside_a_hang",
     ),
     Fault(
