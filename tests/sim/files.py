@@ -80,7 +80,7 @@ class FilesOfState:
         if not names:
             return
         self.world.scheduler.trace(f"*** {machine.name} has lost {', '.join(names)}")
-        machine.forgot_servers |= not {"servers", "ledger"}.isdisjoint(map(kind_of, names))
+        self._forgets_servers(machine, names)
         stood = self._take_away(machine, names)
         for name in names:
             self.world.reach(f"{role} without its {kind_of(name)}")
@@ -109,7 +109,7 @@ class FilesOfState:
         if not names:
             return
         self.world.scheduler.trace(f"*** {machine.name} has older {', '.join(names)}")
-        machine.forgot_servers |= not {"servers", "ledger"}.isdisjoint(map(kind_of, names))
+        self._forgets_servers(machine, names)
         newest = load(machine.fs.read("ledger"))
         into = self.random.random() < 0.5  # the files themselves, or copies in their place
         numbers = {name: inode.number for name, inode in machine.fs.names.items()}
@@ -124,6 +124,15 @@ class FilesOfState:
             self._of_source(machine, copy, put, stood, same)
         else:
             self._of_target(machine, newest, put, stood, same)
+
+    @staticmethod
+    def _forgets_servers(machine: Machine, names: list[str]) -> None:
+        """Who was to be told of a loss is told by nothing else, after a stop in order."""
+        if {"servers", "ledger"}.isdisjoint(map(kind_of, names)):
+            return
+        machine.forgot_servers = True
+        if machine.content:
+            machine.content.unheard.clear()
 
     # ---- which, and when
 
