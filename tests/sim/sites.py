@@ -453,6 +453,7 @@ class Machine:
                 self.config_for(), force=True, platform=simos.SimPlatform(self, life)
             )
             current().trace("gives up its history")
+            self.unjudged, self.is_copy = NO_POINT, False  # its numbers begin anew
             life.dead, self.life, self.stood = True, None, None
 
         self._begin("resync", work)
