@@ -363,6 +363,8 @@ class Driver:
         welcome = self._session.open(resumes, stable)
         with self.changed:
             self._met, self.unsure = True, False
+            if self.refused:  # that was another one, or what this one held before
+                self.reason, self.refused = self._stuck or NOT_YET, False
             if self.requested <= self.hardened:
                 self.requested = 0  # nobody waits for it, or a lost image would ask for it again
             if not welcome.whole:

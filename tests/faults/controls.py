@@ -455,6 +455,13 @@ FAULTS = (
         "unreadable_ends_mirroring",
     ),
     Fault(
+        "a source is refused still when the right target has answered, until it is connected",
+        "simulate:20000:clone,run_on",
+        (("mirror_core/driver.py", "            if self.refused:  # that was another one",
+          "            if False:  # that was another one"),),
+        "refused_until_connected",
+    ),
+    Fault(
         "a target that could not compare once says so for ever",
         "tests/test_status.py::test_a_target_that_cannot_compare_says_so",
         (("mirror_core/target.py", '"record", "flush", "compare")', '"record", "flush")'),),
