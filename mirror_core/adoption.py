@@ -14,8 +14,8 @@ Whoever adopts a store says that it may hold something else than the site left i
                               pending: it is all in data then; otherwise the image is given up, as
                               by 'resync --full'
 
-One whose flush has failed (stores.py) fits no fingerprint, unless the person says besides that
-nothing was put there (`unchanged`).
+One whose flush has failed, that a start has found smaller, or that could not be read (stores.py)
+fits no fingerprint, unless the person says besides that it holds what it held (`unchanged`).
 
 Invariants.  No byte of a store is changed, only its mark.  The ledger names a source's adopted
 data together with a run of its own, whose intent logs stand already, durably: all of the volume is
@@ -84,8 +84,8 @@ class _Found:
 def look(
     config: SiteConfig, volume: str, part: str, *, unchanged: bool = False, newest: bool = False
 ) -> Look:
-    """`unchanged`: a person says that nothing was put there since the site was stopped; `newest`:
-    that the state folder, which was copied, is the newest.
+    """`unchanged`: a person says that it holds what it held when the site ended; `newest`: that the
+    state folder, which was copied, is the newest.
     MirrorError: the site runs, or the store cannot be this one."""
     with _locked(config, volume, part, unchanged=unchanged, newest=newest) as found:
         return found.look
@@ -156,8 +156,8 @@ def _locked(
 def _unchanged(
     one: stores.Opened, record: ledger.VolumeRecord, place: stores.Place
 ) -> stores.Place:
-    """Nothing was put there, a person says: then no flush of it can have lost anything, and what
-    could not be read is what it was.  Unless its bytes say otherwise.  StoreError."""
+    """It holds what it held, a person says: then no flush of it has lost anything, and what was cut
+    off, or could not be read, is there.  Unless its bytes say otherwise.  StoreError."""
     said = replace(place, unflushed=frozenset(), flushing=frozenset(), unchanged=True)
     known: ledger.StoreRecord = getattr(record, place.part)
     contradicted = stores.refusal(one, known, said, record.size)

@@ -105,7 +105,8 @@ class Site:
         # Of which bytes that counted are gone, and how that was seen.  Guard: none, it only grows
         self._harmed: dict[tuple[str, str], str] = {}
         self._stops = False  # what a look has still to say comes too late
-        self._harmed_on_disk: set[tuple[str, str]] = set()  # those that the ledger has
+        # Those that the ledger has.  Of the look, of which there is one at a time
+        self._harmed_on_disk: set[tuple[str, str]] = set()
         self._image_harmed: dict[tuple[str, str], str] = {}  # those that held some of the image
         self._logs: list[str] = []  # of this run, as the ledger knows them again
         self._maps_count = False  # the maps in memory outlive this process
@@ -759,15 +760,12 @@ class Site:
     def _unreadable(self) -> Iterator[tuple[str, str]]:
         """The stores that count and cannot be read where a fingerprint looks: one disk may be below
         several."""
-        sizes = {record.name: record.size for record in self.book.current.volumes}
-        source = self.book.current.role == "source"
-        for (name, part), one in self._opened.items():
-            if part == "data" or not source:
-                try:
-                    one.fingerprint(sizes[name])
-                except stores.Unreadable as error:
-                    if error.code not in LINK_ERRNOS:
-                        yield name, part
+        for key, one, size in self._that_count():
+            try:
+                one.fingerprint(size)
+            except stores.Unreadable as error:
+                if error.code not in LINK_ERRNOS:
+                    yield key
 
     def _end_maps(self) -> None:
         """Of this run, which was stopped in order or did not begin.  Those of others may be of the
@@ -836,29 +834,38 @@ class Site:
     def _look_at_stores(self) -> tuple[str | None, str | None]:
         """Of any that counts; and of one that holds what a promotion makes the volume: a target's
         intermediate holds none of that, if nothing was pending when it was seen so."""
-        records = {record.name: record for record in self.book.current.volumes}
-        source, stats = self.book.current.role == "source", self.statistics()
+        stats = self.statistics()
         deleted: list[str] = []
         image: list[str] = []
-        for (name, part), one in list(self._opened.items()):
-            if part == "data" or not source:
-                try:
-                    gone = list(filter(None, [one.deleted()]))
-                    deleted += gone
-                    image += gone if part == "data" else []
-                    one.refuse_smaller(records[name].size)
-                except stores.Harmed as error:
-                    left = stats[name]
-                    due = left.pending_blocks + left.unsent_blocks + left.sent_blocks
-                    if part == "data" or due + left.next_blocks:  # those are the next image
-                        self._image_harmed.setdefault((name, part), str(error))
-                    self._harmed.setdefault((name, part), str(error))
-                except OSError:
-                    pass  # it is closed: the site ends
+        for key, one, size in self._that_count():
+            name, part = key
+            try:
+                gone = list(filter(None, [one.deleted()]))
+                deleted += gone
+                image += gone if part == "data" else []
+                one.refuse_smaller(size)
+            except stores.Harmed as error:
+                left = stats[name]
+                due = left.pending_blocks + left.unsent_blocks + left.sent_blocks
+                if part == "data" or due + left.next_blocks:  # those are the next image
+                    self._image_harmed.setdefault(key, str(error))
+                self._harmed.setdefault(key, str(error))
+            except OSError:
+                pass  # it is closed: the site ends
         return (
             next(iter([*deleted, *self._harmed.values()]), None),
             next(iter([*image, *self._image_harmed.values()]), None),
         )
+
+    def _that_count(self) -> list[tuple[tuple[str, str], stores.Opened, int]]:
+        """Each store of which the bytes do, and its volume's size."""
+        sizes = {record.name: record.size for record in self.book.current.volumes}
+        source = self.book.current.role == "source"
+        return [
+            ((name, part), one, sizes[name])
+            for (name, part), one in list(self._opened.items())
+            if part == "data" or not source
+        ]
 
     def file_taken_away(self) -> str | None:
         """Of a source: which file of its state folder is not its own any more, and what to do."""

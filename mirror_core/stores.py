@@ -302,7 +302,7 @@ class Opened:
         read from it now may be a cache's, and other bytes come back later.  (One that has lost it
         in a run before, and shows it still, is refused later: not to notice one that was put back
         would be worse.)  StoreError: its server may still do a write that was given up
-        (native/late.h).  Harmed: what counts cannot be read, or is not there any more."""
+        (native/late.h).  Unreadable: what counts cannot be read."""
         if not self.store.is_settled():
             raise StoreError(
                 f"{self.where}: a write to it that was given up may still be done: restart its "
@@ -651,9 +651,9 @@ def refusal(opened: Opened, record: StoreRecord, place: Place, size: int) -> str
         return f"not the store that was recorded ({known(record)}) but {opened.identity}"
     if lost := _may_be_lost(opened, place) or _gone(record, place):
         return lost
-    left = _bytes_of(record)
-    if left and not (is_harmed(record) and place.heals):  # of that all is compared
-        changed = opened.fingerprint(size) != left
+    before = _bytes_of(record)
+    if before and not (is_harmed(record) and place.heals):  # of that all is compared
+        changed = opened.fingerprint(size) != before
         return "its content changed while the site was stopped" if changed else None
     if verdict is Verdict.UNSURE and (place.counts or not marked):
         return _doubt(record, marked=marked)

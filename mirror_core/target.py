@@ -512,11 +512,9 @@ class Target:
                 self._check_session(asked.session)  # still: it took a while
                 self._check_under_way(asked.sequence)
                 in_data = self._held_by_data(member, pieces, in_data, seeded=mine.seeded)
-                for first, count in compare.runs_where(pieces, in_data):
-                    if (
-                        mine.seeded
-                    ):  # need not be written, whatever an older cycle had written there
-                        self._owes_no_more(member.name, first, count)
+                # Of a seed they need not be written, whatever an older cycle had written there.
+                for first, count in compare.runs_where(pieces, in_data) if mine.seeded else ():
+                    self._owes_no_more(member.name, first, count)
                 for first, count in compare.runs_where(pieces, in_front):
                     member.native.adopt(asked.session, first, count)
         except ValueError as error:

@@ -20,8 +20,8 @@ from mirror_core.errors import MirrorError
 @click.option(
     "--unchanged",
     is_flag=True,
-    help="Nothing was put there since the site was stopped: a flush "
-    "that failed at a start has lost nothing.",
+    help="It holds what it held when the site ended: no flush that failed, no end that was cut off "
+    "and no place that could not be read has cost any of it.",
 )
 @click.option("--newest", is_flag=True, help="The state folder was copied, and is the newest.")
 @json_option

@@ -756,8 +756,8 @@ FAULTS = (
     Fault(
         "of several stores that could not be read at a stop only the first is doubted (I1)",
         "tests/test_unreadable.py::test_each_store_that_could_not_be_read_at_a_stop_is_doubted",
-        (("mirror_core/site.py", "                        yield name, part\n",
-          "                        yield name, part\n                        return\n"),),
+        (("mirror_core/site.py", "                    yield key\n",
+          "                    yield key\n                    return\n"),),
         "first_unreadable_only",
     ),
     Fault(
@@ -1168,7 +1168,7 @@ FAULTS = (
     Fault(
         "a store that holds other bytes than its site's stop has left is taken (I7)",
         "tests/test_store_back.py::test_a_store_alone_that_went_back_is_refused_after_a_stop",
-        (("mirror_core/stores.py", "opened.fingerprint(size) != left", "False"),),
+        (("mirror_core/stores.py", "opened.fingerprint(size) != before", "False"),),
         "any_bytes_after_a_stop",
     ),
     Fault(
