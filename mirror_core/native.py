@@ -169,6 +169,10 @@ class Store:
         """How often what was not flushed may have gone, since it was opened."""
         return int(_lib.fm_store_losses(self._handle)) - self._before
 
+    def lose(self) -> None:
+        """Somebody has seen that what it held may be gone: whoever counts on it is to hear."""
+        _lib.fm_store_lose(self._handle)
+
     def flush(self) -> None:
         """What was written there until now, by whomever, is durable.  OSError: it may not be, which
         is a loss for all that share its disk."""

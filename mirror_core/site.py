@@ -814,7 +814,8 @@ class Site:
 
     def taken_away(self) -> str | None:
         """Which store that counts somebody has deleted or made smaller, though it may be large
-        again; None: none.  A source needs no intermediate, and a blank one is as good."""
+        again; None: none.  A source's intermediate is told of while it is smaller: one that is
+        blank, or was deleted, is as good."""
         try:
             return self._lost_stores()[0]
         except OSError as error:  # what they stand on hangs
@@ -832,8 +833,9 @@ class Site:
         return found
 
     def _look_at_stores(self) -> tuple[str | None, str | None]:
-        """Of any that counts; and of one that holds what a promotion makes the volume: a target's
-        intermediate holds none of that, if nothing was pending when it was seen so."""
+        """Of any that counts, or that a source's cycle may count on; and of one that holds what a
+        promotion makes the volume: a target's intermediate holds none of that, if nothing was
+        pending when it was seen so."""
         stats = self.statistics()
         deleted: list[str] = []
         image: list[str] = []
@@ -853,9 +855,24 @@ class Site:
             except OSError:
                 pass  # it is closed: the site ends
         return (
-            next(iter([*deleted, *self._harmed.values()]), None),
+            next(iter([*deleted, *self._harmed.values(), *self._cut_intermediates()]), None),
             next(iter([*image, *self._image_harmed.values()]), None),
         )
+
+    def _cut_intermediates(self) -> Iterator[str]:
+        """Of a source.  What a cycle has copied there, and is to send again if its session is lost,
+        may be gone: a loss, with which no cycle is committed (native/volume.c).  One that begins
+        when it is large again needs nothing of it."""
+        sizes = {record.name: record.size for record in self.book.current.volumes}
+        for (name, part), one in list(self._opened.items()):
+            if part == "intermediate" and self.book.current.role == "source":
+                try:
+                    one.refuse_smaller(sizes[name])
+                except stores.Harmed as error:
+                    one.store.lose()
+                    yield str(error)
+                except OSError:
+                    pass  # it is closed: the site ends
 
     def _that_count(self) -> list[tuple[tuple[str, str], stores.Opened, int]]:
         """Each store of which the bytes do, and its volume's size."""

@@ -155,7 +155,8 @@ fm_volume_equal (struct fm_volume *v, uint64_t first, uint64_t n)
   pthread_mutex_unlock (&v->lock);
 }
 
-/* Sink 0.  Where it is no server, what a flush of another store had lost of it is no more told by its own. */
+/* Sink 0.  Where it is no server, what a flush of another store had lost of it, or was seen to be gone, is not told by
+ * its own. */
 static int
 flush_first (struct fm_volume *v)
 {
@@ -163,7 +164,7 @@ flush_first (struct fm_volume *v)
   int rc = fm_port_io (v->bulk->sink[0], &op);
   uint64_t lost = fm_store_losses (v->first), known = v->first_heard;
   v->first_heard = lost;
-  return rc == 0 && lost != known && v->first->below ? -EIO : rc;
+  return rc == 0 && lost != known && !fm_store_is_server (v->first) ? -EIO : rc;
 }
 
 int

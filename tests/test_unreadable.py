@@ -237,6 +237,36 @@ def test_a_cycle_that_came_into_a_store_that_was_cut_is_no_image(handmade: Handm
     assert "was made smaller" in refused("promote", str(handmade.toml("west")), "--force")
 
 
+def test_a_source_sends_no_zeroes_of_an_intermediate_that_was_emptied(handmade: Handmade) -> None:
+    """A cycle has lost its session: what it copied stands in the source's intermediate alone, and a
+    person empties that, who has read that a blank one is as good."""
+    handmade.size = 8 * MIB
+    handmade.create()
+    written(handmade)
+    direct.ask(handmade, {"op": "bandwidth", "rate": 2 * MIB})
+    image = random.Random(13).randbytes(handmade.size)
+    direct.pause(handmade)  # one cycle is of all of it
+    with handmade.client() as client:
+        for at in range(0, handmade.size, MIB):
+            client.write(at, image[at : at + MIB])
+    direct.resume(handmade)
+    direct.wait_for(
+        lambda: direct.status(handmade)["cycle"]["copied_bytes"] >= MIB, "some of a cycle"
+    )
+    kill(handmade, "west")
+    direct.ask(handmade, {"op": "bandwidth", "rate": 0})
+    store = Path(handmade.store("east", "intermediate"))
+    direct.wait_for(lambda: store.read_bytes() == image, "what the cycle is of, here alone")
+    os.truncate(store, 0)
+    direct.status(handmade)  # somebody looks
+    os.truncate(store, handmade.size)
+    handmade.start("west")
+    direct.sync(handmade)
+    direct.stop(handmade, "west")
+    assert handmade.image("west").read_bytes() == image
+    assert f"intermediate store {store}: volume disk: Input/output error" in handmade.log("east")
+
+
 @pytest.mark.parametrize("unchanged", [True, False])
 def test_a_target_s_store_that_could_not_be_read_at_its_stop_is_asked_about(
     scratch: Path, handmade: Handmade, request: pytest.FixtureRequest, *, unchanged: bool

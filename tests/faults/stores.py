@@ -509,7 +509,14 @@ FAULTS = (
     Fault(
         "what another's flush has lost of sink 0 counts as whole (I1)",
         "native:below",
-        (("native/volume.c", "lost != known && v->first->below ? -EIO : rc", "0 ? -EIO : rc"),),
+        (("native/volume.c", "rc == 0 && lost != known && !", "0 && lost != known && !"),),
+    ),
+    Fault(
+        "what was cut of a source's intermediate in the middle of a cycle is sent as zeroes (I1)",
+        "tests/test_unreadable.py::"
+        "test_a_source_sends_no_zeroes_of_an_intermediate_that_was_emptied",
+        (("mirror_core/site.py", "                    one.store.lose()\n", ""),),
+        "emptied_is_sent",
     ),
     Fault(
         "a log of hot regions that another's flush may have lost is not written anew (I4)",
