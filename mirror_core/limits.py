@@ -66,6 +66,7 @@ HARDEN_SLICE_S = 0.002  # the least time of copying between two hardenings
 IDLE_POLL_S = 0.02  # how soon an idle control notices the first write
 IDLE_LOOK_S = 0.25  # how often an idle control looks whether its peer still answers
 LOSS_LOOK_S = 0.25  # how often it is looked whether a loss is to be recorded
+STORES_LOOK_S = 1.0  # how often a site looks whether somebody has cut or deleted a store
 RENEW_PAUSE_MAX_S = 30.0  # between two tries to write a log anew that cannot be written
 PULSE_S = 0.35  # a control that has asked for nothing for so long: another thread shows life
 KNOCK_S = 1.0  # between two signs of life of a source that has no session

@@ -23,6 +23,7 @@ from pyroaring import BitMap64
 from mirror_core import (
     age,
     below,
+    beside,
     durable,
     flashcopy,
     guard,
@@ -102,6 +103,7 @@ class Site:
         self.journal = Journal(platform)
         self._run = platform.token()
         self._lost_stores = platform.looker(self._look_and_record, limits.CONTROL_WAIT_S)
+        self._looker = beside.Beside("stores", self._keep_looking, self.journal, platform)
         # Of which bytes that counted are gone, and how that was seen.  Guard: none, it only grows
         self._harmed: dict[tuple[str, str], str] = {}
         self._stops = False  # what a look has still to say comes too late
@@ -529,6 +531,8 @@ class Site:
         self._maps.remove_others(self.book.current.site, self._run)
         self._remove_files_of_other_runs()
         self.servers.start(self.journal)
+        if any(one.fd is not None for one in self._opened.values()):  # of a server nothing is seen
+            self._looker.start()
         self._undo.callback(self._end_looking, limits.JOIN_S)  # if the control does not start
         self.control.start()
 
@@ -699,7 +703,9 @@ class Site:
         self._end_looking(max(0.0, until - self.platform.monotonic()))
 
     def _end_looking(self, timeout_s: float) -> None:
+        self._looker.stop()
         self._ended_or_abort("the look for losses", ended=self.servers.stop(timeout_s))
+        self._ended_or_abort("the look at its stores", ended=self._looker.join(timeout_s))
 
     def _ended_or_abort(self, who: str, *, ended: bool) -> None:
         """Nothing may be taken from under a thread: if it does not end, the process does."""
@@ -744,7 +750,7 @@ class Site:
         know of."""
         source, volumes = self.book.current.role == "source", self._in_use()
         self._look_at_stores()
-        harmed = {key: ledger.HARMED for key in self._harmed}
+        harmed = dict.fromkeys(dict(self._harmed), ledger.HARMED)
         try:
             if clean:
                 volumes = self.records(self.book.current.role)
@@ -831,6 +837,16 @@ class Site:
                 self.book.update(volumes=self._in_use())
                 self._harmed_on_disk = set(self._harmed)
         return found
+
+    def _keep_looking(self, is_over: beside.IsOver) -> None:
+        """One that is cut, and large again, before anybody asks for the status is seen, too."""
+        known = None
+        while not is_over(limits.STORES_LOOK_S):
+            with contextlib.suppress(OSError):  # what they stand on hangs: status says so
+                lost = self._lost_stores()[0]
+                if lost and lost != known:
+                    self.journal.say(lost)
+                known = lost
 
     def _look_at_stores(self) -> tuple[str | None, str | None]:
         """Of any that counts, or that a source's cycle may count on; and of one that holds what a

@@ -124,12 +124,13 @@ def test_a_target_whose_store_was_made_smaller_has_no_image_when_it_is_large_aga
     assert handmade.image("west").read_bytes() == handmade.image("east").read_bytes()
 
 
-WAYS = ("stopped", "seen", "found", "found-after-a-stop")
+WAYS = ("stopped", "seen", "unasked", "found", "found-after-a-stop")
 
 
 def made_smaller(pair: Handmade, site: str, store: str, how: str) -> None:
     """And large again.  `stopped`: somebody saw it while the site ran, which was stopped in order;
-    `seen`: was killed.  `found`: a start did after a kill, or after an orderly stop."""
+    `seen`: was killed.  `unasked`: that site looked by itself.  `found`: a start did after a kill,
+    or after an orderly stop."""
     toml = str(pair.toml(site))
     if how == "found-after-a-stop":
         direct.stop(pair, site)
@@ -144,6 +145,11 @@ def made_smaller(pair: Handmade, site: str, store: str, how: str) -> None:
             assert "the next start refuses a store" in pair.run("stop", toml)
         else:
             direct.stop(pair, site)
+        return
+    if how == "unasked":
+        direct.wait_for(lambda: f"{store}: was made smaller" in pair.log(site), "a word in the log")
+        os.truncate(store, pair.size)
+        kill(pair, site)
         return
     if how == "found":
         kill(pair, site)

@@ -648,9 +648,9 @@ FAULTS = (
         "a store that was made smaller, and large again under a running site, is as it was (I1)",
         "tests/test_unreadable.py::test_a_source_s_store_that_is_large_again_is_not_as_it_was "
         "tests/test_unreadable.py::test_a_target_s_store_that_is_large_again_is_no_image",
-        (("mirror_core/site.py", "        harmed = {key: ledger.HARMED for key in self._harmed}\n",
+        (("mirror_core/site.py", "        harmed = dict.fromkeys(dict(self._harmed), ",
           "        self._harmed.clear()\n        self._look_at_stores()\n"
-          "        harmed = {key: ledger.HARMED for key in self._harmed}\n"),),
+          "        harmed = dict.fromkeys(dict(self._harmed), "),),
         "large_again_while_it_runs",
     ),
     Fault(
@@ -745,6 +745,15 @@ FAULTS = (
         (("mirror_core/site.py", "if self._harmed.keys() - self._harmed_on_disk and ",
           "if False and "),),
         "seen_and_killed",
+    ),
+    Fault(
+        "nobody looks at the stores of a site whose status nobody asks for (I1)",
+        "tests/test_unreadable.py::"
+        "test_a_source_s_store_that_is_large_again_is_not_as_it_was[unasked] "
+        "tests/test_unreadable.py::"
+        "test_a_target_s_store_that_is_large_again_is_no_image[unasked-data]",
+        (("mirror_core/site.py", "            self._looker.start()\n", "            pass\n"),),
+        "looks_only_when_asked",
     ),
     Fault(
         "an intermediate that was cut while a cycle came in holds the next image (I1)",
