@@ -56,6 +56,7 @@ HARMED = "made smaller"  # a store, since this site has had it: bytes that count
 UNREADABLE = "unreadable"  # where it was looked at, at its stop: who mends that may change bytes
 # By a start, and perhaps its fingerprint behind that: somebody has cut it, or was restoring it.
 FOUND_SMALLER = "found smaller"
+HARMED_IMAGE = f"{HARMED}, with some of the image"  # of a target's intermediate
 
 
 @dataclass(frozen=True)

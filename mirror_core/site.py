@@ -107,8 +107,8 @@ class Site:
         # Of which bytes that counted are gone, and how that was seen.  Guard: none, it only grows
         self._harmed: dict[tuple[str, str], str] = {}
         self._stops = False  # what a look has still to say comes too late
-        # Those that the ledger has.  Of the look, of which there is one at a time
-        self._harmed_on_disk: set[tuple[str, str]] = set()
+        # What the ledger says of it.  Of the look, of which there is one at a time
+        self._harmed_on_disk: dict[tuple[str, str], str] = {}
         self._image_harmed: dict[tuple[str, str], str] = {}  # those that held some of the image
         self._logs: list[str] = []  # of this run, as the ledger knows them again
         self._maps_count = False  # the maps in memory outlive this process
@@ -226,11 +226,11 @@ class Site:
 
     def _note_harmed(self, record: ledger.VolumeRecord, one: stores.Opened, part: str) -> None:
         """What stood behind its end may be gone, whatever size it has by the next start: unless it
-        is another store, or a server's, or a device that is not ready yet.  LedgerError."""
+        is another store, or a device that is not ready yet.  LedgerError."""
         book, known = self.book.current, getattr(record, part)
         place = stores.place_of(self.config, book, record.name, part)
         ready = one.size or one.identity.kind == "file"
-        if one.fd is None or not place.counts or not ready or ledger.is_harmed(known):
+        if not place.counts or not ready or ledger.is_harmed(known):
             return
         if stores.is_known(one, known, place):
             word = f"{ledger.FOUND_SMALLER} {known.fingerprint or ''}".strip()
@@ -750,7 +750,7 @@ class Site:
         know of."""
         source, volumes = self.book.current.role == "source", self._in_use()
         self._look_at_stores()
-        harmed = dict.fromkeys(dict(self._harmed), ledger.HARMED)
+        harmed = self._words_of_harm()
         try:
             if clean:
                 volumes = self.records(self.book.current.role)
@@ -789,7 +789,7 @@ class Site:
             )
             for record in self.book.current.volumes
         )
-        return ledger.with_harmed(volumes, dict.fromkeys(dict(self._harmed), ledger.HARMED))
+        return ledger.with_harmed(volumes, self._words_of_harm())
 
     def records(self, role: ledger.Role) -> tuple[ledger.VolumeRecord, ...]:
         """The same, with fingerprints: nobody writes to them until the next start.  StoreError.
@@ -832,11 +832,19 @@ class Site:
     def _look_and_record(self) -> tuple[str | None, str | None]:
         """The same, while the site runs: a kill is to forget nothing of it."""
         found = self._look_at_stores()
-        if self._harmed.keys() - self._harmed_on_disk and not self._stops:
+        words = self._words_of_harm()
+        if words != self._harmed_on_disk and not self._stops:
             with contextlib.suppress(MirrorError, OSError):  # the next look tries again
                 self.book.update(volumes=self._in_use())
-                self._harmed_on_disk = set(self._harmed)
+                self._harmed_on_disk = words
         return found
+
+    def _words_of_harm(self) -> dict[tuple[str, str], str]:
+        """For the ledger.  No blank file takes the place of an intermediate with some of the image:
+        that may have been hardened into data since."""
+        words = dict.fromkeys(dict(self._harmed), ledger.HARMED)
+        image = [key for key in dict(self._image_harmed) if key[1] == "intermediate"]
+        return words | dict.fromkeys(image, ledger.HARMED_IMAGE)
 
     def _keep_looking(self, is_over: beside.IsOver) -> None:
         """One that is cut, and large again, before anybody asks for the status is seen, too."""
@@ -852,7 +860,6 @@ class Site:
         """Of any that counts, or that a source's cycle may count on; and of one that holds what a
         promotion makes the volume: a target's intermediate holds none of that, if nothing was
         pending when it was seen so."""
-        stats = self.statistics()
         deleted: list[str] = []
         image: list[str] = []
         for key, one, size in self._that_count():
@@ -863,7 +870,9 @@ class Site:
                 image += gone if part == "data" else []
                 one.refuse_smaller(size)
             except stores.Harmed as error:
-                left = stats[name]
+                if part == "intermediate":  # what a cycle, or its log, counts on is sent again
+                    one.store.lose()
+                left = self.statistics()[name]  # not before: a commit may come in between
                 due = left.pending_blocks + left.unsent_blocks + left.sent_blocks
                 if part == "data" or due + left.next_blocks:  # those are the next image
                     self._image_harmed.setdefault(key, str(error))

@@ -33,6 +33,7 @@ from mirror_core.identity import Identity, Verdict
 from mirror_core.ledger import (
     FOUND_SMALLER,
     HARMED,
+    HARMED_IMAGE,
     UNREADABLE,
     Ledger,
     StoreRecord,
@@ -139,9 +140,11 @@ def place_of(
     `newest`: a person says that a state folder which was copied is."""
     counts = part == "data" or book.role == "target"
     has_image = book.role == "target" and book.whole
+    recorded = {one.name: one.intermediate.fingerprint for one in book.volumes}
     spare = (
         has_image
         and part == "intermediate"
+        and recorded.get(volume) != HARMED_IMAGE
         and book.run != ""
         and (newest or not book.copied)  # which may not know what came later
         and not book.maps.get(f"{volume}/pending")
@@ -218,15 +221,17 @@ class Opened:
                 os.removexattr(self.fd, _MARK)
 
     def fingerprint(self, size: int) -> str:
-        """A checksum of samples: of the first bytes, where file systems keep what tells them
-        apart, and of places spread evenly over the rest.  They are the same whatever a server takes
-        for a request at the least: that may be another one at the next start.  `size`: a multiple
-        of that.  StoreError: it cannot be read."""
+        """Checksums of samples: of the first bytes, where file systems keep what tells them apart,
+        and of places spread evenly over the rest; and of the last bytes, which whoever cuts
+        anything off cuts off.  They are the same whatever a server takes for a request at the
+        least: that may be another one at the next start.  `size`: a multiple of that.  StoreError:
+        it cannot be read."""
         sample, least = limits.SAMPLE_BYTES, self.store.block_sizes.minimum
         spread = (size * i // limits.SAMPLES for i in range(limits.SAMPLES))
         at = sorted(
             {i for i in (*range(0, limits.SAMPLES_FIRST * sample, sample), *spread) if i < size}
         )
+        at.append(max(0, size - sample))
         ranges = [(i // least * least, -(-min(i + sample, size) // least) * least) for i in at]
         try:  # together: a slow store takes its time for each
             data = self.store.gather_all(
@@ -234,12 +239,19 @@ class Opened:
             )
         except OSError as error:
             raise Unreadable(self.where, error) from error
-        found, before = hashlib.sha256(), 0
+        samples, before = [], 0
         for i, (first, end) in zip(at, ranges, strict=True):
             start = before + i - first
-            found.update(data[start : before + min(i + sample, size) - first])
+            samples.append(data[start : before + min(i + sample, size) - first])
             before += end - first
-        return found.hexdigest()
+        *spread_out, last = samples
+        return ":".join(hashlib.sha256(part).hexdigest() for part in (b"".join(spread_out), last))
+
+    def has(self, fingerprint: str, size: int) -> bool:
+        """Whether that is its fingerprint, or one of an older version, which has none of the last
+        bytes.  StoreError."""
+        now = self.fingerprint(size)
+        return fingerprint in (now, now.partition(":")[0])
 
     def _left(self, size: int) -> int:
         """How many bytes somebody has left of it since it was opened; of a server `size`, as that
@@ -632,12 +644,14 @@ def fits(opened: Opened, record: StoreRecord, place: Place, size: int) -> bool:
     """Whether a store holds what an orderly stop left in the recorded one; or nothing, in the place
     of one in which no byte of the image is.  (Other bytes than were left there may tell that not
     the store went back, but the ledger, which then names the wrong blocks.)  StoreError."""
-    known = record.fingerprint if opened.size >= size else None
+    found_smaller = (record.fingerprint or "").startswith(FOUND_SMALLER)
+    a_copy = found_smaller and not is_known(opened, record, place)  # not the one that was cut
+    known = _bytes_of(record) if a_copy or not is_harmed(record) else ""
     if (
-        known is not None
-        and not is_harmed(record)
+        known
+        and opened.size >= size
         and not opened.is_one_of(place.unflushed | place.flushing)
-        and known == opened.fingerprint(size)
+        and opened.has(known, size)
     ):
         return True
     return place.spare and opened.blank()
@@ -653,7 +667,7 @@ def refusal(opened: Opened, record: StoreRecord, place: Place, size: int) -> str
         return lost
     before = _bytes_of(record)
     if before and not (is_harmed(record) and place.heals):  # of that all is compared
-        changed = opened.fingerprint(size) != before
+        changed = not opened.has(before, size)
         return "its content changed while the site was stopped" if changed else None
     if verdict is Verdict.UNSURE and (place.counts or not marked):
         return _doubt(record, marked=marked)
@@ -663,7 +677,7 @@ def refusal(opened: Opened, record: StoreRecord, place: Place, size: int) -> str
 def _bytes_of(record: StoreRecord) -> str:
     """The fingerprint of an orderly stop; empty: there is none."""
     text = (record.fingerprint or "").removeprefix(FOUND_SMALLER).strip()
-    return "" if text in (HARMED, UNREADABLE) else text
+    return "" if text in (HARMED, HARMED_IMAGE, UNREADABLE) else text
 
 
 def is_known(opened: Opened, record: StoreRecord, place: Place) -> bool:
@@ -674,8 +688,13 @@ def is_known(opened: Opened, record: StoreRecord, place: Place) -> bool:
 
 def _gone(record: StoreRecord, place: Place) -> str | None:
     """What of it is not what it was, whatever is there now; of a source's data all is compared."""
-    if record.fingerprint == HARMED and not place.heals:
-        return "was made smaller than its volume: what stood behind is gone, whatever is there now"
+    if record.fingerprint in (HARMED, HARMED_IMAGE) and not place.heals:
+        if record.kind != "device":
+            return (
+                "was made smaller than its volume: what stood behind is gone, whatever is there now"
+            )
+        if not place.unchanged:  # a logical volume may be given the same extents again
+            return f"was made smaller than its volume: what stood behind may be gone{RESTORED}"
     if record.fingerprint == UNREADABLE and not (place.heals or place.unchanged):
         return f"it could not be read when the site was stopped, and may have changed{UNCHANGED}"
     found = (record.fingerprint or "").startswith(FOUND_SMALLER)

@@ -11,7 +11,8 @@ Invariants.  `owed` holds what was written since the last commit and is not stab
 has not written all of it, by what is stable or again, is refused.  What is read counts only where
 the disk is sure to hold it: a flush that failed may leave in a cache what the disk has lost, and
 so may one of the process before, if that told nothing of its end.  From then until the next
-commit, for which all of it is written again, nothing is found equal (I9).  What a flush may have
+commit, for which all of it is written again, nothing is found equal (I9).  A file that has lost
+something may have been cut: nothing in it is stable any more.  What a flush may have
 lost before this history stays in doubt, until a first cycle that leaves nothing out.
 
 Guard: `serial` orders what the source asks; `changed` guards the fields below its line.
@@ -102,6 +103,9 @@ class Target:
         # commit, and of what was there before this history.
         self._doubtful_sent, self._doubtful_before = doubtful_sent, doubtful_before
         self._losses = 0  # of the intermediates, until the last commit
+        self._file_losses = (
+            0  # of those that are no server's, when a session began. Guard: `serial`
+        )
         self._errors: dict[str, int] = {}  # writes to them that had failed until then
         self._sessions: deque[int] = deque(maxlen=limits.SESSIONS_KNOWN)  # asked for lately
         self.serial = platform.lock()
@@ -254,7 +258,10 @@ class Target:
         """No request of any session is in the gate: what was written is owed from now on, but
         for what is stable if the session goes on with its cycle (True).  PeerError."""
         resumes = hello.resumes if hello.resumes > self._book.current.committed else 0
-        stable = None if anew else self._written.of(resumes, hello.begun_token, hello.stable)
+        losses, self._file_losses = self._file_losses, self._losses_of_files()
+        doubt = losses != self._file_losses  # one that is met later ends this session
+        stable = self._written.of(resumes, hello.begun_token, hello.stable)
+        stable = None if anew or doubt else stable
         if stable is None:  # this session's writes may go over what another cycle made stable, and
             with self._recording():  # a copy of its source may come back with that one
                 self._written.forget()
@@ -627,6 +634,11 @@ class Target:
 
     def _has_lost(self) -> bool:
         return self._doubtful_sent or self._front_losses() != self._losses
+
+    def _losses_of_files(self) -> int:
+        """Of the intermediates, which may have been cut."""
+        fronts = (member.native.front for member in self._copier.members)
+        return sum(front.losses for front in fronts if front.kind == "file")
 
     def _front_losses(self) -> int:
         return sum(member.native.front.losses for member in self._copier.members)

@@ -134,7 +134,7 @@ def made_smaller(pair: Handmade, site: str, store: str, how: str) -> None:
     toml = str(pair.toml(site))
     if how == "found-after-a-stop":
         direct.stop(pair, site)
-    os.truncate(store, pair.size - 3 * BLOCK)  # where no sample is
+    os.truncate(store, pair.size - 3 * BLOCK)
     if how in ("stopped", "seen"):
         assert "was made smaller" in direct.status(pair, site)["reason"]
         os.truncate(store, pair.size)
