@@ -49,6 +49,7 @@ The rooms.
     identity.py, partition.py   the kernel says of files and devices;
     elsewhere.py           which of two names are one store; who else has it open
     below.py               which disks they stand on, and so share the losses of;
+    heard.py               what the state folder's disk says, once, of those that stand on it, too;
     adoption.py            and what a person says of a store
     server_instance.py     whether a store's server is the process that it was before a kill
     protocol.py, peer.py, control.py   records over the control export: form, asking, answering

@@ -37,6 +37,7 @@ from typing import Any, Literal
 from mirror_core import (
     age,
     durable,
+    heard,
     intent,
     lastrun,
     ledger,
@@ -79,6 +80,7 @@ class _Found:
     book: ledger.Ledger
     place: stores.Place
     look: Look
+    folder: int  # the state folder's descriptor
 
 
 def look(
@@ -136,7 +138,8 @@ def _locked(
 ) -> Iterator[_Found]:
     process.refuse_running(config, "adopt")
     with contextlib.ExitStack() as undo:
-        undo.callback(platform.close, lock_state(config, platform))
+        folder = lock_state(config, platform)
+        undo.callback(platform.close, folder)
         book = lastrun.load(config.state, platform)
         check_ledger(config, book)
         book = stores.in_this_boot(book, age.boot_of(platform))
@@ -150,7 +153,7 @@ def _locked(
         if unchanged:
             place = _unchanged(one, record, place)
         _refuse(one, book, record, place)
-        yield _Found(one, book, place, _look(one, book, record, place))
+        yield _Found(one, book, place, _look(one, book, record, place), folder)
 
 
 def _unchanged(
@@ -216,7 +219,13 @@ def _record(config: SiteConfig, found: _Found, *, platform: Platform) -> None:
             return ledger.save(config.state, book, platform)
 
     others = [stores.known(getattr(v, p)) for v in book.volumes for p in ("data", "intermediate")]
-    stores.flush_put_back([one], others, book, age.boot_of(platform), save)
+
+    def near() -> set[str]:
+        """The others are not open, and may stand on any disk."""
+        each = [(it, one.fd if one.is_called(it) else None) for it in (one.identity, *others)]
+        return heard.names_near(found.folder, each)
+
+    stores.flush_put_back([one], others, book, age.boot_of(platform), save, near=near)
     store = one.stopped(record.size, counts=place.counts)
     fresh = (
         replace(record, data=store) if place.part == "data" else replace(record, intermediate=store)

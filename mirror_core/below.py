@@ -83,6 +83,20 @@ def cached_here(fd: int, platform: Platform = HERE) -> bool:
     return way.cached_here and _UNKNOWN not in way.names
 
 
+def apart(one: int, other: int, platform: Platform = HERE) -> bool:
+    """Whether these open files, folders or block devices have no disk in common, for certain: what
+    `one` hears of a disk is nothing of the other's.  What stands on nothing hears of any disk."""
+    ways = Way(platform), Way(platform)
+    try:
+        for way, fd in zip(ways, (one, other), strict=True):
+            way.open(fd)
+    except OSError:
+        return False
+    first, second = (way.names for way in ways)
+    certain = all(way.certain and _UNKNOWN not in way.names for way in ways)
+    return certain and bool(first) and first.isdisjoint(second)
+
+
 def numbers(opened: Mapping[K, int | None]) -> dict[K, int]:
     """`shared`, of open files, folders and devices, and of what is AWAY; None: a server."""
     return shared({key: frozenset() if fd is None else disks(fd) for key, fd in opened.items()})
@@ -125,14 +139,15 @@ class Mount:
 
 
 class Way:
-    """The way down from one open file, or from a mount; `names` is what was met on it, and
-    `cached_here` whether all of it is certain to have no other cache than our kernel's."""
+    """The way down from one open file, or from a mount; `names` is what was met on it,
+    `cached_here` whether all of it is certain to have no other cache than our kernel's, and
+    `certain` whether it leads to no server or program, which may stand on any disk of ours."""
 
     _doubts = True  # what may be below counts
 
     def __init__(self, platform: Platform = HERE, mounts: list[Mount] | None = None) -> None:
         self.names: set[str] = set()
-        self.cached_here = True
+        self.cached_here = self.certain = True
         self._platform = platform
         self.mounts = mounts_of(platform=platform) if mounts is None else mounts
         self._passed: set[str] = set()  # mounts
@@ -161,10 +176,11 @@ class Way:
         if lasting:
             self.names.add(lasting)
         slaves = self._numbers_in(node / "slaves")
+        file = self._text(node / "loop/backing_file")
         if not slaves and "device" not in self._listed(node):
             self.cached_here = False  # no hardware: loop, nbd, a volume of ZFS
+            self.certain &= bool(file)
         self._devices(slaves)
-        file = self._text(node / "loop/backing_file")
         if file:
             self._loop(number, file, fd)
 
@@ -214,7 +230,7 @@ class Way:
         """`mounts`: the one of it that is meant, if that is known."""
         mounts = mounts or [mount for mount in self.mounts if mount.number == number][:1]
         if not mounts or any(mount.kind not in _OURS + _IN_MEMORY for mount in mounts):
-            self.cached_here = False
+            self.cached_here = self.certain = False
         if not _is_anonymous(number):
             self.device(number)
         elif not mounts:

@@ -5,16 +5,16 @@
     seed          the data stores hold a copy of the source's that came by other means: what it
                   holds already, by checksums (compare.py), is not sent
 
-Stores are not touched here.  A seed need not be exact, nor of one moment: what differs is sent.
+No byte of a store is touched here.  A seed need not be exact, nor of one moment: what differs is
+sent.
 """
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
-from mirror_core import durable, identity, lastrun, ledger, limits, stores
+from mirror_core import durable, heard, identity, lastrun, ledger, stores
 from mirror_core.config import SiteConfig
 from mirror_core.errors import LedgerError, MirrorError
 from mirror_core.lock import check_ledger, lock_state
@@ -110,7 +110,7 @@ def seed(config: SiteConfig, *, force: bool) -> ledger.Ledger:
         # What a cycle under way has sent or found equal here was beside another copy.
         return replace(give_up(book), seeded=True)
 
-    return _changed(config, seeded, HERE)
+    return _changed(config, seeded, HERE, looks=True)
 
 
 def _names(volume: ledger.VolumeRecord) -> set[str]:
@@ -124,37 +124,58 @@ def _can_drop_caches(config: SiteConfig) -> bool:
 
 
 def _changed(
-    config: SiteConfig, change: Callable[[ledger.Ledger], ledger.Ledger], platform: Platform
+    config: SiteConfig,
+    change: Callable[[ledger.Ledger], ledger.Ledger],
+    platform: Platform,
+    *,
+    looks: bool = False,
 ) -> ledger.Ledger:
-    """The ledger of a stopped site, changed and saved.  MirrorError: as before."""
+    """The ledger of a stopped site, changed and saved.  MirrorError: as before.  `looks`: at the
+    data stores, which answer."""
     lock = lock_state(config, platform)
     try:
         book = lastrun.load(config.state, platform)
         check_ledger(config, book)
         fresh = change(book)
-        try:
-            heard = ledger.save(config.state, fresh, platform)
-        except OSError as error:
-            if error.errno == errno.EIO:
-                _doubt_data(config, book, platform)
-            raise
-        if heard:
-            _doubt_data(config, book, platform)
-            raise LedgerError(
-                f"{config.state}: its disk has lost something: give the command again"
-            )
-    except OSError as error:
-        raise LedgerError(f"{config.state}: {error.strerror}: mend that") from error
-    except durable.Doubt as doubt:
-        raise LedgerError(f"{doubt}: mend that, and give the command again") from doubt
+        near = _near(config, book, lock, looks=looks)
+
+        def doubt(names: Collection[str], _: LedgerError) -> None:
+            """What was put into these stores, such as a seed, is not known to be there."""
+            unflushed = heard.with_names(book.unflushed, names)
+            _save(config, replace(book, unflushed=unflushed), platform)
+
+        with heard.listening(lambda: near, doubt):
+            spoken = _save(config, fresh, platform)
+            words = f"{config.state}: its disk has lost something: give the command again"
+            heard.believe(spoken, lambda: near, words)
     finally:
         platform.close(lock)
     return fresh
 
 
-def _doubt_data(config: SiteConfig, book: ledger.Ledger, platform: Platform) -> None:
-    """The state folder's disk has said once that it has lost something: what was put into a store
-    that may stand on it, such as a seed, is not known to be there.  OSError, Doubt."""
-    names = sorted({name for volume in book.volumes for name in _names(volume)})
-    unflushed = (*book.unflushed, *(name for name in names if name not in book.unflushed))
-    ledger.save(config.state, replace(book, unflushed=unflushed[-limits.UNFLUSHED_MAX :]), platform)
+def _near(config: SiteConfig, book: ledger.Ledger, folder: int, *, looks: bool) -> set[str]:
+    """The names of the data stores of which the state folder's disk may speak (heard.py): asked
+    before it does, or what it says would wait for a store that hangs."""
+    return {
+        name
+        for volume in book.volumes
+        if not (looks and _is_apart(config, volume, folder))
+        for name in _names(volume)
+    }
+
+
+def _is_apart(config: SiteConfig, volume: ledger.VolumeRecord, folder: int) -> bool:
+    where = config.volume(volume.name).data
+    return stores.is_apart(where, stores.known(volume.data), folder)
+
+
+def _save(config: SiteConfig, book: ledger.Ledger, platform: Platform) -> bool:
+    """LedgerError: it may not stand."""
+    try:
+        return ledger.save(config.state, book, platform)
+    except OSError as error:
+        raise LedgerError(
+            f"{config.state}: {error.strerror}: mend that", error.errno or 0
+        ) from error
+    except durable.Doubt as doubt:
+        raise LedgerError(f"{doubt}: mend that, and give the command again") from doubt

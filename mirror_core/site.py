@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import pathlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -28,6 +28,7 @@ from mirror_core import (
     flashcopy,
     guard,
     hardlog,
+    heard,
     intent,
     lastrun,
     ledger,
@@ -180,6 +181,7 @@ class Site:
             current,
             age.boot_of(self.platform),
             self.book.update,
+            near=lambda: self._near_folder(opened.values()),
         )
         if source:
             take_in("intermediate")
@@ -318,6 +320,10 @@ class Site:
             if counts and (current.clean or known.fingerprint):
                 yield one
 
+    def _near_folder(self, ones: Iterable[stores.Opened]) -> set[str]:
+        """Of which of these the state folder's disk may speak, by their names."""
+        return heard.names_near(self._lock, [(one.identity, one.fd) for one in ones])
+
     def _say_what_loses_together(self, undo: contextlib.ExitStack) -> None:
         folder = ("", "state")
         away = {
@@ -449,17 +455,17 @@ class Site:
         names = [m.name for m in self.members]
         lineage = current.lineage.id if current.lineage else ""
         cycle = runlog.History(written.KIND, current.site, lineage, found.sequence, found.token)
-        try:
-            with self._heard_of_a_seed():
+        with self._listening_for_a_seed():
+            try:
                 log = runlog.RunLog(self.config.state, hardlog.KIND, self._run, self.platform)
                 written_log = written.WrittenLog(
                     self.config.state, self._run, names, found, self.platform
                 )
                 if found.sequence:  # into the log of this run
                     written_log.record(cycle, found.serial, found.stable, owed)
-            self._logs += log.ids
-        except OSError as error:
-            raise no_state(self.config, error) from error
+            except OSError as error:
+                raise no_state(self.config, error) from error
+        self._logs += log.ids
         return Target(
             self.config, self.book, self.copier, self.journal, log,
             platform=self.platform, written=written_log, blank=blank, owed=owed,
@@ -502,7 +508,7 @@ class Site:
             self.copier.link([None] * len(self.members))
             if not self.book.current.clean and (words := self.copier.flush_past()):
                 self.journal.say(words)
-        with self._heard_of_a_seed():
+        with self._listening_for_a_seed():
             if self.book.current.seeded:
                 self._flush_seed()
             elif isinstance(self.control, Target) and self.control.blank:
@@ -536,27 +542,31 @@ class Site:
         self._undo.callback(self._end_looking, limits.JOIN_S)  # if the control does not start
         self.control.start()
 
-    @contextlib.contextmanager
-    def _heard_of_a_seed(self) -> Iterator[None]:
-        """A disk says once that it has lost something, and the state folder, which may stand on the
-        same one as a seed, or holes, may hear of it first: they count no more."""
-        try:
-            yield
-        except (OSError, LedgerError) as error:
-            code = error.errno if isinstance(error, OSError) else error.code
+    def _listening_for_a_seed(self) -> contextlib.AbstractContextManager[None]:
+        """Or holes, which count no more if the state folder's disk may have lost some of them."""
+
+        def doubt(*_: object) -> None:
             book = self.book.current
-            if code == errno.EIO and book.role == "target" and book.seeded:
+            if book.role == "target" and book.seeded:
                 self.book.update(seeded=False, lineage=None, source_run="", doubtful_data=True)
-            elif code == errno.EIO and book.role == "target" and not book.whole:
+            elif book.role == "target" and not book.whole:
                 self.book.update(doubtful_data=True)
-            raise
+
+        return heard.listening(self._near_data, doubt)
+
+    def _near_data(self) -> set[str]:
+        return self._near_folder(self._opened[m.name, "data"] for m in self.members)
+
+    def _update_heard(self, **changes: object) -> None:
+        """The ledger, before the data is flushed.  LedgerError."""
+        words = f"{self.config.state}: its disk has lost something: start it again"
+        heard.believe(self.book.update(**changes), self._near_data, words)
 
     def _flush_holes(self) -> None:
         """A blank target is not sent what the source has as holes, so that it is blank is made
         durable first: somebody may have made it so just now.  What a failed flush has lost may show
         as holes for a while, to the next process too: nothing counts as one then.  StoreError."""
-        if self.book.update(doubtful_data=True):
-            raise LedgerError(f"{self.config.state}: its disk has lost something: start it again")
+        self._update_heard(doubtful_data=True)
         self._flush_data("cannot be flushed", "look into that store, then start again")
         self.book.update(doubtful_data=False)
 
@@ -577,8 +587,7 @@ class Site:
         ours = all(self._opened[m.name, "data"].cached_here for m in self.members)
         before = self.book.current.doubtful_data
         if not ours:
-            if self.book.update(seeded=False, doubtful_data=True):
-                raise LedgerError(f"{self.config.state}: its disk has lost something")
+            self._update_heard(seeded=False, doubtful_data=True)
             self.journal.say(
                 "the seed is flushed: if this start does not come to its end, it is given up, and "
                 "everything is sent"

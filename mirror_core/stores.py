@@ -23,12 +23,13 @@ import re
 import signal
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
-from mirror_core import below, config, elsewhere, hardlog, limits, native
+from mirror_core import below, config, elsewhere, hardlog, heard, limits, native
 from mirror_core import identity as identities
-from mirror_core.errors import LedgerError, StoreError
+from mirror_core.errors import LedgerError, MirrorError, StoreError
 from mirror_core.identity import Identity, Verdict
 from mirror_core.ledger import (
     FOUND_SMALLER,
@@ -301,6 +302,10 @@ class Opened:
         """Or may be."""
         return not names.isdisjoint(identities.names_of(self.identity))
 
+    def is_called(self, identity: Identity) -> bool:
+        """One of its names is one of that identity's."""
+        return self.is_one_of(frozenset(identities.names_of(identity)))
+
     def drop_cache(self) -> None:
         """Of a process before this one a flush may have failed: what it has lost is not read any
         more, where that is up to us (posix_fadvise(2))."""
@@ -520,14 +525,16 @@ def flush_put_back(
     book: Ledger,
     boot: str,
     save: Callable[..., bool],
+    *,
+    near: heard.Near,
 ) -> None:
     """What a person may have put into `ones` while the site was stopped is on their disks.
 
     A failure is told once, perhaps to a process that is killed then, and whoever tries again in
     this boot is told that all is well.  So the ledger says before (`save`, of what changes) that it
     is not known of them, nor of the stores `beside`, which may stand on the same disk; until all
-    are flushed.  The state folder may stand there, too, and hear of it first.  StoreError: one is
-    not, and no fingerprint, which is of samples, counts any more.  LedgerError.
+    are flushed.  The state folder may stand there, too, and hear of it first (`near`: heard.py).
+    StoreError: one is not, and no fingerprint, which is of samples, counts any more.  LedgerError.
     """
     ones = [one for one in ones if one.store.kind != "nbd"]
     if not ones:
@@ -535,29 +542,34 @@ def flush_put_back(
     doubted = [*(one.identity for one in ones), *(it for it in beside if it.kind != "nbd")]
     names = {name for identity in doubted for name in identities.names_of(identity)}
     before = book.flushing if book.flushing_boot == boot else ()
-    unflushed = (*book.unflushed, *sorted(names.difference(book.unflushed)))
-    with _told_to_end_later():
+
+    def doubt(lost: Collection[str], error: MirrorError) -> NoReturn:
+        for one in ones:
+            with contextlib.suppress(OSError):
+                one.drop_cache()
+        text = (
+            f"{error}; what this flush has lost a later one does not tell: then adopt it "
+            "('flashmirror adopt'), or put the copy into another file or device"
+        )
         try:
+            save(unflushed=heard.with_names(book.unflushed, lost), flushing=before)
+        except LedgerError as again:
+            text += f"; nor can that be recorded, so do it before the machine boots: {again}"
+        raise StoreError(text, error.code) from error
+
+    def are_near() -> set[str]:
+        return names.intersection(near())
+
+    with _told_to_end_later():
+        with heard.listening(are_near, doubt):
             flushing = tuple(sorted(names.union(before)))[-limits.UNFLUSHED_MAX :]
-            if save(flushing=flushing, flushing_boot=boot):
-                raise StoreError("the disk of the state folder has lost something")
+            spoken = save(flushing=flushing, flushing_boot=boot)
+            heard.believe(spoken, are_near, "the disk of the state folder has lost something")
+        try:
             for one in ones:
                 one.flush()
-        except (StoreError, LedgerError) as error:
-            if isinstance(error, LedgerError) and error.code != errno.EIO:
-                raise  # nothing was flushed
-            for one in ones:
-                with contextlib.suppress(OSError):
-                    one.drop_cache()
-            text = (
-                f"{error}; what this flush has lost a later one does not tell: then adopt it "
-                "('flashmirror adopt'), or put the copy into another file or device"
-            )
-            try:
-                save(unflushed=unflushed[-limits.UNFLUSHED_MAX :], flushing=before)
-            except LedgerError as again:
-                text += f"; nor can that be recorded, so do it before the machine boots: {again}"
-            raise StoreError(text, error.code) from error
+        except StoreError as error:
+            doubt(names, error)
         save(flushing=before)
 
 
@@ -589,6 +601,22 @@ def seen(where: str) -> tuple[str, int]:
     fd = os.open(where, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         return identities.of_path(fd).name, os.lseek(fd, 0, os.SEEK_END)
+    finally:
+        os.close(fd)
+
+
+def is_apart(where: str, known: Identity, folder: int) -> bool:
+    """Whether that store is there, which nobody opens now, and has no disk in common with the state
+    folder, for certain (below.apart)."""
+    if config.is_uri(where):
+        return False
+    try:
+        fd = os.open(where, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        is_there = identities.names_of(identities.of_path(fd)) & identities.names_of(known)
+        return bool(is_there) and below.apart(folder, fd)
     finally:
         os.close(fd)
 

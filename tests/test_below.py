@@ -430,6 +430,51 @@ def test_the_way_down(number: str, mount: int | None, disks: set[str], besides: 
     assert below.disks(5, Told(number, mount)) == disks | besides
 
 
+class Both(Told):
+    """The same, where 6 is another one."""
+
+    def __init__(self, one: str, other: str) -> None:
+        each = {**{name: way[:2] for name, way in WAYS.items()}, **ELSEWHERE}
+        self._told = {5: Told(*each[one]), 6: Told(*each[other])}
+
+    def read(self, path: Path) -> bytes:
+        if str(path) == "/proc/self/fdinfo/6":
+            return self._told[6].read(Path("/proc/self/fdinfo/5"))
+        return self._told[5].read(path)
+
+    def fstat(self, fd: int) -> os.stat_result:
+        return self._told[fd].fstat(fd)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "certain"),
+    [
+        ("a file", "a file of a file system with two devices", True),
+        ("a file", "a file of a file system with its log elsewhere", True),
+        ("a file", "a file in memory", True),
+        ("a file", "a file", False),
+        ("a file", "a file of one", False),
+        ("a file", "a file of a server", False),
+        ("a file", "a device of a server", False),
+        ("a file", "a file of a mount that is not shown", False),
+        ("a file of a server", "a file", False),
+        ("a file in memory", "a file", False),
+        ("a disk by its other way", "a mirror of a partition and a disk", False),
+        ("a device over one", "a file of a file system with its log elsewhere", True),
+        ("a device over one", "a mirror of a partition and a disk", False),
+    ],
+)
+def test_what_is_apart_for_certain(one: str, other: str, certain: bool) -> None:
+    """What a disk says to the one is nothing of the other: a server may stand on any disk; and what
+    stands on memory hears of no disk that is known."""
+    assert below.apart(5, 6, Both(one, other)) is certain
+
+
+def test_what_is_not_open_is_apart_from_nothing() -> None:
+    """Not even what it is, is known."""
+    assert not below.apart(-1, -1)
+
+
 # ---- classes
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import random
@@ -40,7 +41,8 @@ from nbd_client import FUA, WRITE, NbdError
 from pair import FLASHMIRROR, CommandFailed
 
 from mirror_core import config, ledger, stores
-from mirror_core.errors import MirrorError
+from mirror_core.errors import LedgerError, MirrorError, StoreError
+from mirror_core.platform import Platform
 from mirror_core.site import Site
 
 SOAK = int(os.environ.get("FLASHMIRROR_SOAK", "1"))
@@ -442,6 +444,14 @@ def test_what_a_record_that_was_made_again_has_heard_counts(pair: Handmade, site
         pair.start(site)
 
 
+def record_of_a_seed(pair: Handmade, where: str) -> subprocess.CompletedProcess[bytes]:
+    """`flashmirror seed`, whose disk speaks to the first flush of that file of the state folder."""
+    words = ["strace", "-f", "-qq", "-o", "/dev/null",
+             "-P", str(pair.folder / "west/state" / where), "-e", "inject=fsync:error=EIO:when=1",
+             str(FLASHMIRROR), "seed", str(pair.toml("west"))]  # fmt: skip
+    return subprocess.run(words, check=False, capture_output=True, timeout=60)
+
+
 @pytest.mark.parametrize("where", ["ledger.new", "."])
 def test_what_the_record_of_a_seed_hears_of_its_disk_is_heard_of_the_seed(
     pair: Handmade, where: str
@@ -450,10 +460,7 @@ def test_what_the_record_of_a_seed_hears_of_its_disk_is_heard_of_the_seed(
     asks for the copy."""
     pair.create("west")
     toml = str(pair.toml("west"))
-    path = str(pair.folder / "west/state" / where)
-    words = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", path,
-             "-e", "inject=fsync:error=EIO:when=1", str(FLASHMIRROR), "seed", toml]  # fmt: skip
-    assert subprocess.run(words, check=False, capture_output=True, timeout=60).returncode == 1
+    assert record_of_a_seed(pair, where).returncode == 1
     with pytest.raises(CommandFailed, match="copy it again, and seed it with --force"):
         pair.run("seed", toml)
     pair.run("seed", "--force", toml)
@@ -477,6 +484,95 @@ def test_an_adoption_s_failed_flush_is_one_of_all_stores_of_the_site(pair: Handm
         pair.start("east")
 
 
+class Speaks(Platform):
+    """Tells the first flush of a file or folder once that the disk has lost something."""
+
+    def __init__(self, where: Path) -> None:
+        self._where: Path | None = where
+
+    def fsync(self, fd: int, since: int) -> None:
+        if os.readlink(f"/proc/self/fd/{fd}") == str(self._where):
+            self._where = None
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        super().fsync(fd, since)
+
+
+@pytest.fixture
+def apart(pair: Handmade, scratch: Path) -> Iterator[Handmade]:
+    """West's state folder has a disk of its own: what is in its folder stands there."""
+    disk = LosingDisk(pair.folder / "west", scratch / "space")
+    for part in ("data", "intermediate"):
+        pair.stores["west", part] = str(scratch / part)
+    yield pair
+    pair.kill()
+    disk.close()
+
+
+def open_west(pair: Handmade, speaks: str) -> None:
+    """As a start does, when its state folder's disk speaks to this file's flush."""
+    where = pair.folder / "west/state" / speaks
+    site = Site(config.load(str(pair.toml("west"))), platform=Speaks(where))
+    site.stop()
+
+
+@needs_loops
+@pytest.mark.parametrize("speaks", ["ledger.new", ""])
+def test_what_a_state_folder_hears_of_its_own_disk_is_nothing_of_the_stores(
+    apart: Handmade, speaks: str
+) -> None:
+    """They stand on another one, for certain: a record that does not stand refuses that start, and
+    none after it."""
+    apart.create()
+    apart.start()
+    direct.sync(apart)
+    apart.stop("east", "west")
+    with pytest.raises(LedgerError, match="written, m") if speaks else contextlib.nullcontext():
+        open_west(apart, speaks)
+    assert not ledger.load(apart.folder / "west/state").unflushed
+    apart.start("west")
+
+
+@needs_loops
+@pytest.mark.parametrize("speaks", ["ledger.new", ""])
+def test_what_a_state_folder_hears_is_heard_of_the_stores_on_its_disk_alone(
+    apart: Handmade, speaks: str
+) -> None:
+    """The data stands there, and the intermediate on another one."""
+    del apart.stores["west", "data"]
+    apart.create()
+    apart.start()
+    direct.sync(apart)
+    apart.stop("east", "west")
+    with pytest.raises(StoreError, match="a later one does not tell"):
+        open_west(apart, speaks)
+    book = ledger.load(apart.folder / "west/state")
+    assert book.unflushed == (f"file {book.volumes[0].data.identity}",)
+    with pytest.raises(CommandFailed, match=r"disk.img: a flush of what was put there .* failed"):
+        apart.start("west")
+
+
+@needs_loops
+@pytest.mark.parametrize("where", ["ledger.new", "."])
+def test_what_the_record_of_a_seed_hears_of_another_disk_is_nothing_of_the_seed(
+    apart: Handmade, where: str
+) -> None:
+    """Given again, the command asks for nothing; nor does a start whose log hears the like."""
+    data = random.Random(4).randbytes(apart.size)
+    apart.create()
+    apart.start("east")
+    with apart.client() as client:
+        client.write(0, data)
+    Path(apart.store("west", "data")).write_bytes(data)
+    done = record_of_a_seed(apart, where)
+    assert done.returncode == (0 if where == "." else 1)
+    apart.run("seed", str(apart.toml("west")))
+    with pytest.raises(LedgerError, match="Input/output error"):
+        open_west(apart, "")
+    apart.start("west")
+    direct.sync(apart)
+    assert int(value(scrape(apart, "east"), 'equal_bytes_total{volume="disk"}')) == apart.size
+
+
 def test_what_was_put_back_is_flushed_before_a_blank_intermediate_is_asked_for(
     pair: Handmade, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -491,9 +587,9 @@ def test_what_was_put_back_is_flushed_before_a_blank_intermediate_is_asked_for(
         opened.append(where)
         return stores.open_store(where, timeout_s)
 
-    def flushed(*rest: Any) -> None:
+    def flushed(*rest: Any, **named: Any) -> None:
         at_the_flush.extend(opened)
-        flush(*rest)
+        flush(*rest, **named)
 
     monkeypatch.setattr(stores, "flush_put_back", flushed)
     site = Site(config.load(str(pair.toml("east"))), open_store=open_store)

@@ -119,6 +119,7 @@ SITES = {
     "identity": "identity adopt store_back",
     "partition": "identity",
     "below": "below losing_disk unmounting",
+    "heard": "losing_disk",
     "mounted": "unmounting attach",
     "exclusive": "attach unmounting",
     "opener": "attach unmounting",

@@ -685,18 +685,30 @@ FAULTS = (
         "what the ledger has heard of the disk of what was put back is forgotten (I9)",
         "tests/test_losing_disk.py::"
         "test_what_the_ledger_hears_of_its_disk_is_heard_of_the_stores_on_it",
-        (("mirror_core/stores.py",
-          "            if isinstance(error, LedgerError) and error.code != errno.EIO:\n",
-          "            if isinstance(error, LedgerError):\n"),),
+        (("mirror_core/heard.py", "if error.code == errno.EIO and (names := near()):",
+          "if False and (names := near()):"),),
         "heard_by_the_ledger_only",
     ),
     Fault(
         "what the state folder has heard of the disk of a seed is forgotten (I1, I9)",
         "tests/test_losing_disk.py::"
         "test_what_a_state_folder_hears_of_its_disk_is_heard_of_a_seed_on_it",
-        (("mirror_core/site.py", "code == errno.EIO and book.role == \"target\" and book.seeded",
-          "False"),),
+        (("mirror_core/site.py", "if book.role == \"target\" and book.seeded:", "if False:"),),
         "heard_by_the_folder_only",
+    ),
+    Fault(
+        "what the state folder has heard of its own disk is heard of each store",
+        "tests/test_losing_disk.py::"
+        "test_what_a_state_folder_hears_of_its_own_disk_is_nothing_of_the_stores",
+        (("mirror_core/heard.py", "        if fd is None or not below.apart(folder, fd)\n", ""),),
+        "heard_of_all",
+    ),
+    Fault(
+        "what leads to a server has no disk in common with anything here (I9)",
+        "tests/test_below.py::test_what_is_apart_for_certain",
+        (("mirror_core/below.py", "    certain = all(way.certain and _UNKNOWN ",
+          "    certain = all(_UNKNOWN "),),
+        "apart_by_guess",
     ),
     Fault(
         "an adoption whose flush has failed doubts its own store only (I9)",
@@ -1303,8 +1315,8 @@ FAULTS = (
         "what a disk has refused counts at the second start, which reads a cache (I9)",
         "tests/test_identity.py::test_what_a_disk_has_refused_never_counts",
         (("native/store_file.c", "  if (rc < 0)\n    file_forget (s);\n", ""),
-         ("mirror_core/stores.py", "                    one.drop_cache()\n            text =",
-          "                    pass\n            text ="),
+         ("mirror_core/stores.py", "                one.drop_cache()\n        text =",
+          "                pass\n        text ="),
          ("mirror_core/stores.py", "if opened.is_one_of(place.unflushed):", "if False:")),
         "REFUSED_COUNTS_LATER",
     ),
@@ -1315,7 +1327,7 @@ FAULTS = (
         "tests/test_losing_disk.py::"
         "test_an_adoption_whose_flush_failed_is_followed_by_none_that_trusts_the_store "
         "simulate:2000:restores,run_on,promote",
-        (("mirror_core/stores.py", "unflushed=unflushed[-limits.UNFLUSHED_MAX :], ", ""),),
+        (("mirror_core/stores.py", "unflushed=heard.with_names(book.unflushed, lost), ", ""),),
         "flushed_at_the_second_start",
     ),
     Fault(
