@@ -17,7 +17,9 @@ last (nothing was promised for it); one that is damaged, or missing, before a go
 history is refused (I7).
 
 A copy of the file, put back in its place, may be older than what it stands for: the ledger has what
-the file is known again by (below.file_id), and a copy has another one.
+the file is known again by (below.file_id), and a copy has another one.  If somebody has taken it
+away, another file is made beside its place, and comes there once the ledger knows that (`tell`):
+none that a kill leaves there is taken for a copy.
 
 Left out: recording one block twice, which is harmless, and compaction.  Not noticed: older bytes
 that are written into the file itself, or come back with its whole file system.
@@ -28,7 +30,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,10 +68,12 @@ class RunLog:
 
     def __init__(self, state: Path, kind: str, run: str, platform: Platform = HERE) -> None:
         """A new file.  OSError: it cannot be made."""
+        # Of what the next file is to be known again by
+        self.tell: Callable[[tuple[str, ...]], object] = lambda _: None
         self._platform = platform
         self.path = path_in(state, kind, run)
         self._fd = self._made()
-        self._id = below.file_id(self._fd, platform)
+        self.ids = _ids(self._fd, platform)  # what a ledger is to know it again by
         self._history: History | None = None
         self._serial = self._end = 0
         self._may_be_whole = False  # on the disk: it was cut, and the flush of that failed
@@ -85,11 +89,6 @@ class RunLog:
             raise
         return fd
 
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """What a ledger is to know it again by; empty: nothing tells it from a copy."""
-        return (self._id,) if self._id else ()
-
     def is_in_place(self) -> bool:
         """Whether who looks for it finds it, or somebody has taken it away, or put another one
         there.  OSError: that is not known."""
@@ -97,17 +96,28 @@ class RunLog:
 
     def put_in_place(self) -> None:
         """An empty one, if it is not there: of use after a ledger that says all that it has said.
-        OSError."""
-        if not self.is_in_place():
-            fresh = self._made()
-            self._platform.close(self._fd)
-            self._fd, self._may_be_whole = fresh, True  # another one stood there, perhaps a copy
-            self._id = below.file_id(fresh, self._platform)
-            self._history, self._serial, self._end = None, 0, 0
+        OSError; and what `tell` raises."""
+        if self.is_in_place():
+            return
+        known = self._platform.losses()
+        beside = self.path.with_name(self.path.name + durable.FRESH)
+        fresh = self._platform.open(beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        try:
+            ids = _ids(fresh, self._platform)
+            self.tell(ids)
+            self._platform.rename(beside, self.path)
+            durable.sync_folder(self.path.parent, known, self._platform)
+        except Exception:
+            self._platform.close(fresh)
+            raise
+        self._platform.close(self._fd)
+        self._fd, self.ids, self._may_be_whole = fresh, ids, False
+        self._history, self._serial, self._end = None, 0, 0
 
     def append(self, history: History, sets: Mapping[int, bytes], mark: int = 0) -> None:
         """Make durable that these runs (packed pairs, by number of the set) are in their sets.
-        OSError: it may or may not be, and the next record takes its place."""
+        OSError, and what `tell` raises: it may or may not be, and the next record takes its
+        place."""
         known = self._platform.losses()
         if history != self._history:
             self.restart(history)
@@ -123,11 +133,11 @@ class RunLog:
         self._end += len(record)
 
     def restart(self, history: History) -> None:
-        """Forget everything, and begin anew, in a file that the next start finds.  OSError.
+        """Forget everything, and begin anew, in a file that the next start finds.  OSError; and
+        what `tell` raises.
 
         Records of the same history are gone durably before: if a power loss took the cut back, but
-        not the first record behind it, they would tell of a damage that there is not.  So are those
-        of a copy that somebody has put in the place."""
+        not the first record behind it, they would tell of a damage that there is not."""
         self.put_in_place()
         if history == self._history or self._may_be_whole:
             self.forget()
@@ -151,6 +161,11 @@ class RunLog:
 
     def close(self) -> None:
         self._platform.close(self._fd)
+
+
+def _ids(fd: int, platform: Platform) -> tuple[str, ...]:
+    """Empty: nothing tells it from a copy."""
+    return tuple(filter(None, [below.file_id(fd, platform)]))
 
 
 def _head(history: History, serial: int, mark: int, length: int) -> bytes:

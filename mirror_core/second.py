@@ -34,6 +34,7 @@ class SecondFlashcopy:
         platform: Platform,
     ) -> None:
         self._config, self._book, self._copier, self.log = config, book, copier, log
+        log.tell = self._name_log
         self._platform = platform
         self._log_is_whole = True  # False: a record may be lost: the ledger must be written
         self._batch_s = limits.HARDEN_SLICE_S  # of copying: as long as the last hardening took
@@ -104,12 +105,12 @@ class SecondFlashcopy:
     def put_in_place(self) -> None:
         """The log, of use after a ledger that says all that it has said.  OSError; LedgerError."""
         self.log.put_in_place()
-        self._name_log()
+        self._name_log(self.log.ids)
 
-    def _name_log(self) -> None:
+    def _name_log(self, ids: tuple[str, ...]) -> None:
         """The next start is to know it from a copy.  LedgerError."""
-        if self.log.ids != self._book.current.logs:
-            self._book.update(logs=self.log.ids)
+        if ids != self._book.current.logs:
+            self._book.update(logs=ids)
 
     def _record_batch(self) -> None:
         """What is being hardened leaves the durable pending maps.  MirrorError: it may or may
@@ -123,7 +124,7 @@ class SecondFlashcopy:
             else:
                 self._book.update(maps=self._not_hardened())
                 self.log.restart(hardlog.history_of(self._book.current))
-                self._name_log()
+                self._name_log(self.log.ids)  # which came back, if another one did not come to be
         except OSError as error:
             raise self._no_state(error) from error
         self._log_is_whole = True

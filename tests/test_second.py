@@ -8,7 +8,7 @@ import resource
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,11 +18,11 @@ from handmade import Handmade, SlowDisk
 from pair import MakePair
 from pyroaring import BitMap64
 
-from mirror_core import config, flashcopy, hardlog, ledger, native, runlog, second
+from mirror_core import config, flashcopy, hardlog, lastrun, ledger, native, runlog, second
 from mirror_core.book import Book
 from mirror_core.errors import MirrorError
 from mirror_core.journal import Journal
-from mirror_core.platform import HERE
+from mirror_core.platform import HERE, Platform
 
 SIZE = 16 << 20
 BLOCK = 4096
@@ -141,6 +141,55 @@ def test_a_copy_in_the_place_of_the_log_costs_no_more_than_a_hardening(target: T
     target.copier.harden(record)
     left = flashcopy.bitmap_of(target.volume, native.PENDING, native.SENT)
     assert target.pending() == left
+
+
+class Killed(BaseException):
+    """Nothing that a process does comes after a kill."""
+
+
+class Killing(Platform):
+    """Killed in the place of such a call, `left` of them later."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def _count(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise Killed
+
+    def open(self, path: Path, flags: int) -> int:
+        self._count()
+        return super().open(path, flags)
+
+    def rename(self, old: Path, new: Path) -> None:
+        self._count()
+        super().rename(old, new)
+
+    def fsync(self, fd: int, since: int) -> None:
+        self._count()
+        super().fsync(fd, since)
+
+
+@pytest.mark.parametrize("anew", ["put_in_place", "_record_batch", "_record_all"])
+def test_a_log_that_is_made_anew_is_a_copy_at_no_instant(target: Target, anew: str) -> None:
+    """Somebody has taken it away.  A target that is killed while it makes another one either lacks
+    its log or has its own: it is never taken for one that was put back."""
+    target.copy_some()
+    target.book.update(logs=target.log.ids)
+    state, steps = target.config.state, 0
+    while True:
+        target.log.path.unlink(missing_ok=True)
+        platform = Killing(steps)
+        target.log._platform = target.book._platform = platform
+        with suppress(Killed):
+            getattr(target.second, anew)()
+        book = lastrun.load(state)
+        assert not book.copied, f"killed after {steps} steps"
+        if platform.left >= 0:
+            break
+        steps += 1
+    assert steps > 3 and book.logs == target.log.ids and target.log.is_in_place()
 
 
 @pytest.fixture

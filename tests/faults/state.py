@@ -12,6 +12,12 @@ FAULTS = (
         "appends_to_a_lost_log",
     ),
     Fault(
+        "a log that is made anew stands before the ledger knows it",
+        "tests/test_second.py::test_a_log_that_is_made_anew_is_a_copy_at_no_instant",
+        (("mirror_core/runlog.py", "            self.tell(ids)\n", ""),),
+        "stands_before_it_is_known",
+    ),
+    Fault(
         "a log begins anew in a file that nobody finds any more (I1)",
         "tests/test_hardlog.py::test_a_log_begins_anew_in_a_file_that_is_found",
         (("mirror_core/runlog.py", "        self.put_in_place()\n        if history",
@@ -376,7 +382,7 @@ FAULTS = (
     Fault(
         "a target's log that was made anew counts as a copy at the next start",
         "tests/test_copied_state.py::test_a_log_that_was_made_anew_is_no_copy",
-        (("mirror_core/second.py", "if self.log.ids != self._book.current.logs:", "if False:"),),
+        (("mirror_core/second.py", "if ids != self._book.current.logs:", "if False:"),),
         "log_not_named",
     ),
     Fault(
