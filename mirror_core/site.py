@@ -763,23 +763,33 @@ class Site:
         try:
             if clean:
                 volumes = self.records(self.book.current.role)
+        except stores.Unreadable:
+            clean = False
         except StoreError as error:
             self.journal.say(f"at stop: {error}")
             clean = False
-            if isinstance(error, stores.Unreadable) and error.code not in LINK_ERRNOS:
-                harmed = dict.fromkeys(self._unreadable(), ledger.UNREADABLE) | harmed
+        if not clean:  # of what else was not right, such as a flush, no start makes anything good
+            harmed = dict.fromkeys(self._unreadable(), ledger.UNREADABLE) | harmed
         if harmed and source:
             self.journal.say("at stop: the next start compares everything with the target")
         self.book.update(clean=clean and not harmed, volumes=ledger.with_harmed(volumes, harmed))
 
     def _unreadable(self) -> Iterator[tuple[str, str]]:
         """The stores that count and cannot be read where a fingerprint looks: one disk may be below
-        several."""
+        several.  Of a target that has taken nothing yet none does.  Once a server has no answer
+        none is asked any more: each would be waited for."""
+        book, answers = self.book.current, True
+        if book.role == "target" and not book.lineage and not book.seeded:
+            return
         for key, one, size in self._that_count():
             try:
-                one.fingerprint(size)
+                if answers or one.fd is not None:
+                    one.fingerprint(size)
             except stores.Unreadable as error:
-                if error.code not in LINK_ERRNOS:
+                self.journal.say(f"at stop: {error}")
+                if error.code in LINK_ERRNOS:
+                    answers = False
+                else:
                     yield key
 
     def _end_maps(self) -> None:

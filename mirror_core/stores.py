@@ -319,16 +319,17 @@ class Opened:
         read from it now may be a cache's, and other bytes come back later.  (One that has lost it
         in a run before, and shows it still, is refused later: not to notice one that was put back
         would be worse.)  StoreError: its server may still do a write that was given up
-        (native/late.h).  Unreadable: what counts cannot be read."""
+        (native/late.h).  Unreadable: what counts cannot be read, whatever it has lost."""
         if not self.store.is_settled():
             raise StoreError(
                 f"{self.where}: a write to it that was given up may still be done: restart its "
                 "server"
             )
+        if counts:
+            known = self.record(size)
+            return replace(known, fingerprint=None) if self.store.losses else known
         if self.store.losses:
             return self.record()
-        if counts:
-            return self.record(size)
         if self.fd is None or self.identity.kind != "device" or self.identity.lasting:
             return self.record()
         self.flush()

@@ -16,7 +16,7 @@ import pytest
 from handmade import MIB, Handmade, kill, refused
 from loops import needs_loops
 from nbd_client import NbdClient
-from served import Server
+from served import Faulty, Server
 from test_link import lose_power
 
 from mirror_core import ledger
@@ -321,6 +321,60 @@ def test_each_store_that_could_not_be_read_at_a_stop_is_doubted(
     direct.stop(handmade, "west")
     [record] = ledger.load(handmade.folder / "west/state").volumes
     assert {getattr(record, part).fingerprint for part in parts} == {ledger.UNREADABLE}
+
+
+@pytest.mark.parametrize("site", ["west", "east"])
+@pytest.mark.parametrize("lost", [False, True], ids=["at-the-stop", "before"])
+def test_a_store_that_could_neither_be_flushed_nor_read_is_doubted(
+    scratch: Path, handmade: Handmade, request: pytest.FixtureRequest, site: str, *, lost: bool
+) -> None:
+    """At the stop; or its flush has failed before, and was made good.  A failed flush says nothing
+    of what a person does to the disk then."""
+    server = Faulty(scratch / "served.img")
+    request.addfinalizer(server.stop)
+    handmade.stores[site, "data"] = server.store(handmade.size)
+    handmade.create()
+    written(handmade)
+    server.fail("EIO", "flush")
+    with handmade.client() as client:
+        client.write(0, os.urandom(BLOCK))
+    if lost:
+        direct.wait_for(lambda: direct.status(handmade, site)["state"] == "degraded", "EIO")
+        server.mend()
+        direct.sync(handmade)
+    server.fail("EIO", "pread")
+    direct.stop(handmade, site)
+    server.mend()
+    [record] = ledger.load(handmade.folder / site / "state").volumes
+    assert record.data.fingerprint == ledger.UNREADABLE
+    if site == "west":
+        said = refused("start", str(handmade.toml("west")))
+        assert "could not be read when the site was stopped" in said
+        return
+    handmade.start("east")
+    direct.sync(handmade)
+    said = (handmade.folder / "east" / "state" / "site.log").read_text()
+    assert "its data store was harmed: everything is compared" in said
+
+
+def test_a_stop_waits_for_a_server_that_hangs_not_once_for_each_store(
+    scratch: Path, handmade: Handmade, request: pytest.FixtureRequest
+) -> None:
+    """One that answers neither a flush nor the look that comes after it keeps the stop no longer
+    than that."""
+    servers = [Faulty(scratch / f"{part}.img") for part in ("data", "intermediate")]
+    for part, server in zip(("data", "intermediate"), servers, strict=True):
+        request.addfinalizer(server.stop)
+        handmade.stores["west", part] = server.store(handmade.size)
+    handmade.more = 'link_timeout = "1s"'
+    handmade.create()
+    written(handmade)
+    for server in servers:
+        server.fail("hang", "flush", "pread")
+    before = servers[1].tried("pread")
+    direct.stop(handmade, "west")
+    assert servers[1].tried("pread") == before
+    assert not ledger.load(handmade.folder / "west/state").clean
 
 
 @needs_loops

@@ -614,7 +614,7 @@ FAULTS = (
         "what a source cannot read at its stop is as it was left",
         "tests/test_unreadable.py::"
         "test_a_source_whose_store_was_harmed_compares_everything_at_its_next_start",
-        (("mirror_core/site.py", "if isinstance(error, stores.Unreadable) and ", "if False and "),),
+        (("mirror_core/site.py", "if not clean:  # of what", "if not (clean or source):  # of what"),),
         "harmed_is_as_left",
     ),
     Fault(
@@ -842,6 +842,29 @@ FAULTS = (
         (("mirror_core/site.py", "                    yield key\n",
           "                    yield key\n                    return\n"),),
         "first_unreadable_only",
+    ),
+    Fault(
+        "a store that could not be flushed at a stop is not looked at (I1)",
+        "tests/test_unreadable.py::"
+        "test_a_store_that_could_neither_be_flushed_nor_read_is_doubted[at-the-stop-west]",
+        (("mirror_core/site.py", "        if not clean:  # of what else", "        if False:  #"),),
+        "unflushed_and_unlooked",
+    ),
+    Fault(
+        "a store that has lost something is not looked at when its site stops (I1)",
+        "tests/test_unreadable.py::"
+        "test_a_store_that_could_neither_be_flushed_nor_read_is_doubted[before-west]",
+        (("mirror_core/stores.py", "        if counts:\n            known",
+          "        if counts and not self.store.losses:\n            known"),),
+        "lost_and_unlooked",
+    ),
+    Fault(
+        "a stop waits for a server that hangs once for each store",
+        "tests/test_unreadable.py::"
+        "test_a_stop_waits_for_a_server_that_hangs_not_once_for_each_store",
+        (("mirror_core/site.py", "                    answers = False\n",
+          "                    pass\n"),),
+        "looks_at_all_that_hangs",
     ),
     Fault(
         "a comparison waits for the data store, of which no commit needs anything",
