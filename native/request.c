@@ -307,17 +307,42 @@ fm_request_step (struct fm_volume *v, struct fm_request *r)
   return rc < 0 ? leave (v, r, rc) : rc;
 }
 
+/* The next two: with `lock`. */
+
+static void
+note_failed (struct fm_failed *f, uint64_t at, uint64_t end, int rc)
+{
+  bool joins = f->rc && at < f->end && f->at < end;
+  if (!joins || at < f->at)
+    f->at = at;
+  if (!joins || end > f->end)
+    f->end = end;
+  f->rc = rc;
+}
+
+static void
+note_good (struct fm_failed *f, uint64_t at, uint64_t end)
+{
+  if (at <= f->at && end > f->at)
+    f->at = end;
+  else if (at < f->end && end >= f->end)
+    f->end = at;
+  if (f->at >= f->end)
+    f->rc = 0;
+}
+
 void
 fm_request_note (struct fm_failed *f, const struct fm_op *op, int rc)
 {
-  if (rc < 0) {
-    atomic_store (&f->at, op->offset);
-    atomic_store (&f->rc, rc);
-  } else if (atomic_load_explicit (&f->rc, memory_order_relaxed)) {
-    uint64_t at = atomic_load (&f->at);
-    if (op->offset <= at && at - op->offset < op->length)
-      atomic_store (&f->rc, 0);
-  }
+  uint64_t at = op->offset, end = at + op->length;
+  if (rc == 0 && !atomic_load_explicit (&f->rc, memory_order_relaxed))
+    return;
+  pthread_mutex_lock (&f->lock);
+  if (rc < 0)
+    note_failed (f, at, end, rc);
+  else
+    note_good (f, at, end);
+  pthread_mutex_unlock (&f->lock);
 }
 
 int

@@ -48,8 +48,10 @@ int fm_request_step (struct fm_volume *v, struct fm_request *r);
 void fm_request_wait (struct fm_volume *v, struct fm_request *r);
 /* The client's answer: 0 or -errno. */
 int fm_request_finish (struct fm_volume *v, struct fm_request *r);
-/* The answer of the front.  A full or broken disk may do others well, so one that failed stands until there is a
- * good one where it was. */
+/* The answer of the front.  A full or broken disk may do others well, and one bad sector fails a long request: so
+ * one that failed stands until all of its bytes were done well.  Good ones take from its beginning or its end; what
+ * they do in its middle is not remembered.  One that fails and overlaps with it joins it; one elsewhere takes its
+ * place: of those only the last is known. */
 void fm_request_note (struct fm_failed *f, const struct fm_op *op, int rc);
 /* What is written, and has left the gate, is to be durable; for who has heard of *heard.  0 or -errno. */
 int fm_request_flush (struct fm_volume *v, _Atomic uint64_t *heard);

@@ -43,6 +43,8 @@ fm_volume_create (struct fm_store *front, struct fm_store *first, uint64_t size,
   fm_flow_init (&v->near);
   fm_gate_init (&v->gate);
   pthread_mutex_init (&v->lock, NULL);
+  pthread_mutex_init (&v->failed_write.lock, NULL);
+  pthread_mutex_init (&v->failed_read.lock, NULL);
   fm_cond_init (&v->moved);
   fm_cond_init (&v->hardened);
   int rc = fm_bitmap_init (&v->unsent, v->nblocks);
@@ -80,6 +82,8 @@ fm_volume_free (struct fm_volume *v)
   fm_gate_free (&v->gate);
   pthread_cond_destroy (&v->hardened);
   pthread_cond_destroy (&v->moved);
+  pthread_mutex_destroy (&v->failed_read.lock);
+  pthread_mutex_destroy (&v->failed_write.lock);
   pthread_mutex_destroy (&v->lock);
   free (v);
 }

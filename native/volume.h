@@ -66,8 +66,9 @@ struct fm_news;
 
 /* What a client was answered last that failed. */
 struct fm_failed {
-  _Atomic int rc;      /* 0, or -errno: and none has succeeded since */
-  _Atomic uint64_t at; /* here */
+  pthread_mutex_t lock; /* guards all of it; who only asks whether there is one takes none */
+  _Atomic int rc;       /* 0, or -errno: and not all of it was done well since */
+  uint64_t at, end;     /* what is left of it, in bytes of the volume */
 };
 
 struct fm_volume {

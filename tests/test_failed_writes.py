@@ -77,8 +77,8 @@ def test_a_target_whose_intermediate_is_full_says_so_until_it_is_written(
 def test_a_source_whose_data_store_is_full_says_that_writes_fail(
     pair: Handmade, disk: Disk
 ) -> None:
-    """Mirroring goes on, and what the clients meet is told with it, until there is a good write
-    where one failed: not by others, which have space already."""
+    """Mirroring goes on, and what the clients meet is told with it, until all that failed is
+    written well, in whatever pieces: others, which have space already, are no sign of that."""
     pair.stores["east", "data"] = store = disk.store(SIZE)
     pair.create()
     pair.start()
@@ -97,11 +97,12 @@ def test_a_source_whose_data_store_is_full_says_that_writes_fail(
         with pytest.raises(CommandFailed, match="mirroring: a write failed"):
             pair.run("check", str(pair.toml("east")))
         disk.empty()
-        client.write(0, b"elsewhere")
-        direct.sync(pair)
-        found = direct.status(pair)
-        assert found["state"] == "mirroring" and found["reason"].startswith(reason)
-        client.write(MIB, os.urandom(MIB))
+        for at, length in ((0, 4096), (MIB, MIB)):
+            client.write(at, os.urandom(length))
+            direct.sync(pair)
+            found = direct.status(pair)
+            assert found["state"] == "mirroring" and found["reason"].startswith(reason)
+        client.write(2 * MIB, os.urandom(MIB))
         found = direct.status(pair)
         assert (found["state"], found["reason"]) == ("mirroring", None)
         assert found["volumes"][0]["write_error"] is None

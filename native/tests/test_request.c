@@ -196,13 +196,52 @@ answers (void)
   front->read_rc = 0;
   CHECK_EQ (fm_volume_read (v, buf, 4, 0), 0);
   CHECK_EQ (stats ().read_error, -EIO);
-  CHECK_EQ (fm_volume_read (v, buf, 5, 0), 0);
+  CHECK_EQ (fm_volume_read (v, buf, 6, 0), 0);
   CHECK (stats ().read_error == 0 && stats ().write_errors == 1);
   front->read_rc = -EIO;
   CHECK_EQ (fm_volume_read (v, buf, 2, 4), -EIO);
   front->read_rc = 0;
-  CHECK_EQ (fm_volume_write (v, 0, new_bytes, 1, 4, 0), 0);
+  CHECK_EQ (fm_volume_write (v, 0, new_bytes, 2, 4, 0), 0);
   CHECK_EQ (stats ().read_error, 0);
+  tear_down ();
+}
+
+/* A read or write that failed stands until all of its bytes were read or written well, in whatever pieces: one
+ * sector of a long request may be what is bad. */
+static void
+all_of_what_failed (void)
+{
+  char buf[BLOCK];
+  set_up (false, 1, 1, 0);
+  front->read_rc = -EIO;
+  CHECK_EQ (fm_volume_read (v, buf, 100, 50), -EIO);
+  front->read_rc = 0;
+  CHECK_EQ (fm_volume_read (v, buf, 60, 0), 0); /* its first bytes */
+  CHECK_EQ (stats ().read_error, -EIO);
+  CHECK_EQ (fm_volume_read (v, buf, 60, 140), 0); /* its last ones */
+  CHECK_EQ (fm_volume_read (v, buf, 40, 80), 0);  /* some in the middle, which are not remembered */
+  CHECK_EQ (stats ().read_error, -EIO);
+  CHECK_EQ (fm_volume_write (v, 0, new_bytes, 20, 60, 0), 0);
+  CHECK_EQ (fm_volume_read (v, buf, 59, 80), 0);
+  CHECK_EQ (stats ().read_error, -EIO);
+  CHECK_EQ (fm_volume_read (v, buf, 1, 139), 0);
+  CHECK_EQ (stats ().read_error, 0);
+  front->fail_rc = -EIO;
+  CHECK_EQ (fm_volume_write (v, 0, new_bytes, 100, 50, 0), -EIO);
+  CHECK_EQ (fm_volume_write (v, 0, new_bytes, 10, 60, 0), -EIO); /* tried again in part */
+  front->fail_rc = 0;
+  CHECK_EQ (fm_volume_write (v, 0, new_bytes, 30, 50, 0), 0);
+  CHECK_EQ (stats ().write_error, -EIO);
+  CHECK_EQ (fm_volume_write (v, 0, new_bytes, 70, 80, 0), 0);
+  CHECK_EQ (stats ().write_error, 0);
+  front->fail_rc = -EIO;
+  CHECK_EQ (fm_volume_write (v, 0, new_bytes, 10, 0, 0), -EIO);
+  CHECK_EQ (fm_volume_write (v, 0, new_bytes, 10, 300, 0), -EIO); /* elsewhere: of these the last */
+  front->fail_rc = 0;
+  CHECK_EQ (fm_volume_write (v, 0, new_bytes, 10, 0, 0), 0);
+  CHECK_EQ (stats ().write_error, -EIO);
+  CHECK_EQ (fm_volume_write (v, 0, new_bytes, 10, 300, 0), 0);
+  CHECK_EQ (stats ().write_error, 0);
   tear_down ();
 }
 
@@ -216,5 +255,6 @@ main (void)
   RUN (missed_freeze);
   RUN (exposure_starts_with_a_write);
   RUN (answers);
+  RUN (all_of_what_failed);
   return finish ("request");
 }

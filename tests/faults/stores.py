@@ -593,8 +593,15 @@ FAULTS = (
         "a good write elsewhere hides one that failed",
         "tests/test_failed_writes.py::test_a_source_whose_data_store_is_full_says_that_writes_fail "
         "native:request",
-        (("native/request.c", "if (op->offset <= at && at - op->offset < op->length)", "if (1)"),),
+        (("native/request.c", "  if (f->at >= f->end)\n    f->rc = 0;\n", "  f->rc = 0;\n"),),
         "GOOD_WRITE_HIDES_A_BAD_ONE",
+    ),
+    Fault(
+        "a good read of the first bytes of one that failed hides it",
+        "native:request",
+        (("native/request.c", "    f->at = end;\n  else if (at < f->end",
+          "    f->at = f->end;\n  else if (at < f->end"),),
+        "GOOD_BEGINNING_HIDES_A_BAD_END",
     ),
     Fault(
         "reads of clients that fail are nobody's matter",
