@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from faults import FAULTS, RARE, Fault, simulated
 from mutantslib import c_rules, ladder, mutant, python_rules, record
+from mutantslib.workshop import Bench, Ended
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -136,6 +138,40 @@ def test_every_file_has_checks_of_its_own() -> None:
     for path in ROOT.glob("mirror_core/*.py"):
         file = f"mirror_core/{path.name}"
         assert ladder.OUTSIDE.fullmatch(file) or path.stem in known, path
+
+
+class Pytest(Bench):
+    """It runs no test: these fail each time, and the others the first time only."""
+
+    def __init__(self, fail: list[str], fail_once: list[str]) -> None:
+        super().__init__(ROOT)
+        self.fail, self.fail_once = fail, fail_once
+
+    def run(self, words: list[str], seconds: float) -> Ended:
+        named = [word for word in words if word.startswith("tests/")]
+        for name in (*self.fail_once, *self.fail):
+            if f"--deselect={name}" not in words and named in ([name], ["tests/test_a.py"]):
+                if name in self.fail_once:
+                    self.fail_once.remove(name)
+                return Ended(1, f"FAILED {name} - a word")
+        everything = {"--deselect=tests/test_a.py::one", "--deselect=tests/test_a.py::two"}
+        return Ended(5 if everything <= set(words) else 0, "")
+
+
+@pytest.mark.parametrize(
+    ("fail", "fail_once", "caught"),
+    [("", "", ""), ("", "one", ""), ("", "one two", ""), ("one two", "", "one"),
+     ("two", "one", "two")],
+)  # fmt: skip
+def test_a_test_that_fails_by_chance_hides_no_other(fail: str, fail_once: str, caught: str) -> None:
+    """The run ends with the first that fails.  If it does not fail again, the others are run."""
+
+    def names(words: str) -> list[str]:
+        return [f"tests/test_a.py::{word}" for word in words.split()]
+
+    bench = Pytest(names(fail), names(fail_once))
+    found = ladder.pytest_says(bench, "tests/test_a.py", 1.0)
+    assert found == (names(caught)[0] if caught else None)
 
 
 def test_each_planted_fault_fits_the_source_and_names_its_checks() -> None:
