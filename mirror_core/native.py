@@ -169,9 +169,14 @@ class Store:
         """How often what was not flushed may have gone, since it was opened."""
         return int(_lib.fm_store_losses(self._handle)) - self._before
 
-    def lose(self) -> None:
-        """Somebody has seen that what it held may be gone: whoever counts on it is to hear."""
-        _lib.fm_store_lose(self._handle)
+    def cut(self) -> None:
+        """It was seen to be smaller than its volume: that is a loss, whatever size it has later."""
+        _lib.fm_store_cut(self._handle)
+
+    @property
+    def cuts(self) -> int:
+        """How often that was so: what was flushed before may have gone, too."""
+        return int(_lib.fm_store_cuts(self._handle))
 
     def flush(self) -> None:
         """What was written there until now, by whomever, is durable.  OSError: it may not be, which

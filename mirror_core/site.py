@@ -887,10 +887,8 @@ class Site:
                 gone = list(filter(None, [one.deleted()]))
                 deleted += gone
                 image += gone if part == "data" else []
-                one.refuse_smaller(size)
+                one.refuse_smaller(size, since_opened=part == "data")
             except stores.Harmed as error:
-                if part == "intermediate":  # what a cycle, or its log, counts on is sent again
-                    one.store.lose()
                 left = self.statistics()[name]  # not before: a commit may come in between
                 due = left.pending_blocks + left.unsent_blocks + left.sent_blocks
                 if part == "data" or due + left.next_blocks:  # those are the next image
@@ -913,7 +911,6 @@ class Site:
                 try:
                     one.refuse_smaller(sizes[name])
                 except stores.Harmed as error:
-                    one.store.lose()
                     yield str(error)
                 except OSError:
                     pass  # it is closed: the site ends

@@ -259,14 +259,20 @@ class Opened:
         is not to be seen."""
         return size if self.fd is None else os.lseek(self.fd, 0, os.SEEK_END)
 
-    def refuse_smaller(self, size: int) -> None:
-        """Harmed: somebody has made it smaller than its volume."""
+    def refuse_smaller(self, size: int, *, since_opened: bool = False) -> None:
+        """Harmed: somebody has made it smaller than its volume, of which all hear that use it;
+        `since_opened`: or had, as whoever wrote or flushed has found."""
         left = self._left(size)
         if left < size and (left or self.identity.kind == "file"):  # a device without any is away
+            self.store.cut()
             raise Harmed(
                 f"{self.where}: was made smaller, {left} bytes, but the volume has {size}: what "
                 "stood behind is gone",
                 errno.EIO,
+            )
+        if since_opened and self.store.cuts:
+            raise Harmed(
+                f"{self.where}: was made smaller for a while: what stood behind is gone", errno.EIO
             )
 
     def deleted(self) -> str | None:

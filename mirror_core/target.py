@@ -11,8 +11,8 @@ Invariants.  `owed` holds what was written since the last commit and is not stab
 has not written all of it, by what is stable or again, is refused.  What is read counts only where
 the disk is sure to hold it: a flush that failed may leave in a cache what the disk has lost, and
 so may one of the process before, if that told nothing of its end.  From then until the next
-commit, for which all of it is written again, nothing is found equal (I9).  A file that has lost
-something may have been cut: nothing in it is stable any more.  What a flush may have
+commit, for which all of it is written again, nothing is found equal (I9).  Of a file that was cut
+nothing is stable any more.  What a flush may have
 lost before this history stays in doubt, until a first cycle that leaves nothing out.
 
 Guard: `serial` orders what the source asks; `changed` guards the fields below its line.
@@ -103,9 +103,7 @@ class Target:
         # commit, and of what was there before this history.
         self._doubtful_sent, self._doubtful_before = doubtful_sent, doubtful_before
         self._losses = 0  # of the intermediates, until the last commit
-        self._file_losses = (
-            0  # of those that are no server's, when a session began. Guard: `serial`
-        )
+        self._cuts = 0  # how often one of them was too short, until this session
         self._errors: dict[str, int] = {}  # writes to them that had failed until then
         self._sessions: deque[int] = deque(maxlen=limits.SESSIONS_KNOWN)  # asked for lately
         self.serial = platform.lock()
@@ -258,13 +256,13 @@ class Target:
         """No request of any session is in the gate: what was written is owed from now on, but
         for what is stable if the session goes on with its cycle (True).  PeerError."""
         resumes = hello.resumes if hello.resumes > self._book.current.committed else 0
-        losses, self._file_losses = self._file_losses, self._losses_of_files()
-        doubt = losses != self._file_losses  # one that is met later ends this session
-        stable = self._written.of(resumes, hello.begun_token, hello.stable)
-        stable = None if anew or doubt else stable
+        cuts = self._front_cuts()
+        gone = anew or cuts != self._cuts  # what is stable was there once
+        stable = None if gone else self._written.of(resumes, hello.begun_token, hello.stable)
         if stable is None:  # this session's writes may go over what another cycle made stable, and
             with self._recording():  # a copy of its source may come back with that one
                 self._written.forget()
+        self._cuts = cuts
         for member in self._copier.members:
             written = flashcopy.bitmap_of(member.native, native.NEXT)
             self._owed[member.name] = BitMap64() if anew else self._owed[member.name] | written
@@ -635,13 +633,11 @@ class Target:
     def _has_lost(self) -> bool:
         return self._doubtful_sent or self._front_losses() != self._losses
 
-    def _losses_of_files(self) -> int:
-        """Of the intermediates, which may have been cut."""
-        fronts = (member.native.front for member in self._copier.members)
-        return sum(front.losses for front in fronts if front.kind == "file")
-
     def _front_losses(self) -> int:
         return sum(member.native.front.losses for member in self._copier.members)
+
+    def _front_cuts(self) -> int:
+        return sum(member.native.front.cuts for member in self._copier.members)
 
     def commit(self, request: protocol.Commit) -> protocol.Progress:
         """Done when `sequence` is committed, durably."""
@@ -951,6 +947,11 @@ class Target:
             written = flashcopy.bitmap_of(member.native, native.NEXT)
             maps[f"{member.name}/written"] = written | self._owed[member.name]
         self._book.update(maps=maps, doubtful_sent=self._has_lost())
+        try:
+            if self._front_cuts() != self._cuts:
+                self._written.forget()
+        except OSError as error:
+            self._journal.say(f"{self._config.state}: {error.strerror}: what is stable may be gone")
         try:
             self.second.put_in_place()  # not before: the ledger says by now what it has said
         except OSError as error:

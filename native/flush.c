@@ -20,6 +20,19 @@ fm_store_losses (struct fm_store *s)
   return atomic_load (&s->lost);
 }
 
+void
+fm_store_cut (struct fm_store *s)
+{
+  atomic_fetch_add (&s->cuts, 1); /* first: who hears of the loss knows what it was */
+  fm_store_lose (s);
+}
+
+uint64_t
+fm_store_cuts (struct fm_store *s)
+{
+  return atomic_load (&s->cuts);
+}
+
 /* ---- who may flush, or open the anchor ---- */
 
 #define AN_ANCHOR 0
@@ -232,6 +245,12 @@ flush (struct fm_store *s, struct fm_op *op)
     drop_anchor (s);
 }
 
+static bool
+is_short (struct fm_store *s)
+{
+  return s->ops->is_short && s->ops->is_short (s);
+}
+
 int
 fm_flush_run (struct fm_store *s, struct fm_op *op)
 {
@@ -242,7 +261,8 @@ fm_flush_run (struct fm_store *s, struct fm_op *op)
     look (s); /* as `fm_late_settled` cannot now */
   if ((rc = fm_late_refusal (s)) < 0)
     fm_op_unsent (s, op, rc);
-  else if (is_done (s, mine)) /* nothing was written, or another's flush has covered it by now */
+  else if (is_done (s, mine) && !(held && is_short (s)))
+    /* nothing was written, or another's flush has covered it by now */
     fm_op_unsent (s, op, 0);
   else if (came <= s->failed_for)
     fm_op_unsent (s, op, s->failed_rc);

@@ -30,6 +30,9 @@
  *     such a user: so it is a write, and then a flush like all others, whose answers
  *     come in the order in which they were asked for.
  *     One of another store that stands on the same disk is, too (below.h).
+ *   - A file or device that somebody has made smaller than its volume has lost what stood behind its end.  No flush
+ *     of it is good while it is so small; and a write that would make it large again tells of it first, on file
+ *     systems that cost nothing to ask.  On others, or if somebody else makes it large again, nobody has seen it.
  *   - A server is flushed on one connection, its anchor, open from before the first
  *     write of fm_store_io was submitted.  As long as it lives, so does the server's
  *     process that has answered the writes, and a flush on it covers them.  When it
@@ -111,6 +114,8 @@ struct fm_store_ops {
   uint64_t (*hole) (struct fm_store *s, uint64_t offset, uint64_t length, uint64_t *data);
   /* What this machine caches of it, and may be on no disk, is not read any more.  May be NULL. */
   void (*forget) (struct fm_store *s);
+  /* Whether somebody has made it smaller than what is in use of it.  NULL: it cannot tell. */
+  bool (*is_short) (struct fm_store *s);
   void (*close) (struct fm_store *s);
 };
 
@@ -128,12 +133,13 @@ struct fm_block_sizes {
 struct fm_store {
   const struct fm_store_ops *ops;
   uint64_t size;  /* bytes */
+  uint64_t used;  /* of these by a volume, from the beginning; 0: by none yet */
   struct fm_block_sizes sizes;
   /* The other site: it refuses what was given up itself (I8): see late.h; and a write that it cannot
    * do yet ends with -EAGAIN (fm_volume_set_patience). */
   bool fenced;
   int fd;         /* file */
-  bool knows_holes; /* store_file.c; this, too: */
+  bool knows_holes; /* and its size, at no cost: store_file.c; this, too: */
   bool tells_of_others; /* a write that fails may be told of what others have written before; */
   bool full_tells_of_others; /* ... also one that finds no space */
   unsigned below; /* what it stands on; this and the next two lines: below.h */
@@ -148,6 +154,7 @@ struct fm_store {
   _Atomic bool no_clone; /* it was tried, and is not to be had */
   _Atomic uint64_t lost;   /* how often what was not flushed may have gone, ... */
   _Atomic uint64_t lost_ns; /* ... the last time at this one */
+  _Atomic uint64_t cuts;   /* how often it was found too short: what was flushed may have gone, too */
   _Atomic uint64_t writes; /* done by fm_store_io, to be flushed; one for what was before us */
   _Atomic unsigned nlate;  /* connections with writes that were given up */
   bool room_used; /* of room.c: what is its own is in use */
@@ -257,6 +264,9 @@ uint64_t fm_store_size (struct fm_store *s);
 struct fm_block_sizes fm_store_block_sizes (const struct fm_store *s);
 /* What was written and not flushed may be gone: count it.  How often that was so. */
 uint64_t fm_store_lose (struct fm_store *s);
+/* It was found to be smaller than what is in use of it: that is a loss.  How often that was so. */
+void fm_store_cut (struct fm_store *s);
+uint64_t fm_store_cuts (struct fm_store *s);
 /* A write has ended with rc; `number`: of the anchor (`anchored`) at its begin.  For who writes on a port
  * of his own and counts on fm_store_flush. */
 void fm_store_written (struct fm_store *s, uint64_t number, int rc);

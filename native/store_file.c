@@ -70,6 +70,29 @@ file_forget (struct fm_store *s)
   posix_fadvise (s->fd, 0, 0, POSIX_FADV_DONTNEED);
 }
 
+static bool
+is_device (int fd)
+{
+  struct stat info;
+  return fstat (fd, &info) == 0 && S_ISBLK (info.st_mode);
+}
+
+/* A device of no size is away, and says so itself.  The offset that lseek(2) moves is nobody's. */
+static bool
+file_is_short (struct fm_store *s)
+{
+  off_t end = lseek (s->fd, 0, SEEK_END);
+  return end >= 0 && (uint64_t)end < s->used && (end > 0 || !is_device (s->fd));
+}
+
+/* Before a write makes it large again. */
+static void
+file_grows (struct fm_store *s)
+{
+  if (s->knows_holes && file_is_short (s))
+    fm_store_cut (s);
+}
+
 /* After a failure the pages are clean and the disk may not have them: they are read again,
  * so that who copies this store copies what stands on the disk. */
 static int
@@ -81,6 +104,10 @@ file_flush (struct fm_store *s)
   fm_below_end (&f, rc, s);
   if (rc < 0)
     file_forget (s);
+  else if (file_is_short (s)) {
+    fm_store_cut (s);
+    rc = -EIO; /* of this store alone */
+  }
   return rc;
 }
 
@@ -128,8 +155,10 @@ file_run (struct fm_store *s, const struct fm_op *op)
   case FM_READ:
     return file_read (s->fd, op->buf, op->length, op->offset);
   case FM_WRITE:
+    file_grows (s);
     return file_wrote (s, file_write (s->fd, op->buf, op->length, op->offset));
   case FM_ZERO:
+    file_grows (s);
     rc = file_zero (s->fd, op->length, op->offset, op->flags);
     return rc == -EOPNOTSUPP ? rc : file_wrote (s, rc);
   case FM_FLUSH:
@@ -209,13 +238,6 @@ finds_space_first (int fd)
   return false;
 }
 
-static bool
-is_device (int fd)
-{
-  struct stat info;
-  return fstat (fd, &info) == 0 && S_ISBLK (info.st_mode);
-}
-
 static uint64_t
 file_hole (struct fm_store *s, uint64_t offset, uint64_t length, uint64_t *data)
 {
@@ -257,6 +279,7 @@ static const struct fm_store_ops file_ops = {
   .pollfd = file_pollfd,
   .hole = file_hole,
   .forget = file_forget,
+  .is_short = file_is_short,
   .close = file_close,
 };
 
@@ -282,6 +305,7 @@ fm_store_clone (struct fm_store *from, struct fm_store *to, uint64_t offset, uin
 {
   if (from->ops != &file_ops || to->ops != &file_ops || atomic_load (&to->no_clone))
     return -EOPNOTSUPP;
+  file_grows (to);
   struct file_clone_range range = { .src_fd = from->fd, .src_offset = offset,
                                     .src_length = length, .dest_offset = offset };
   if (ioctl (to->fd, FICLONERANGE, &range) == 0)

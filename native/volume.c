@@ -55,6 +55,9 @@ fm_volume_create (struct fm_store *front, struct fm_store *first, uint64_t size,
     fm_volume_free (v);
     return rc;
   }
+  front->used = size;
+  if (first)
+    first->used = size;
   *out = v;
   return 0;
 }
@@ -63,6 +66,7 @@ void
 fm_volume_set_first (struct fm_volume *v, struct fm_store *first)
 {
   assert (!v->first && !v->bulk);
+  first->used = v->size;
   v->first = first;
 }
 
@@ -159,8 +163,8 @@ fm_volume_equal (struct fm_volume *v, uint64_t first, uint64_t n)
   pthread_mutex_unlock (&v->lock);
 }
 
-/* Sink 0.  Where it is no server, what a flush of another store had lost of it, or was seen to be gone, is not told by
- * its own. */
+/* Sink 0.  Where it is no server, what a flush of another store had lost of it is no more told by its own, nor is that
+ * it was too short before a write to it. */
 static int
 flush_first (struct fm_volume *v)
 {

@@ -19,7 +19,7 @@ from nbd_client import NbdClient
 from served import Faulty, Server
 from test_link import lose_power
 
-from mirror_core import ledger
+from mirror_core import ledger, stores
 
 BLOCK = 4096
 
@@ -221,21 +221,94 @@ def test_a_store_that_was_being_restored_is_what_a_person_says(
         assert client.read(0, handmade.size) == held
 
 
+def cut_under_a_cycle(pair: Handmade) -> str:
+    """The target's intermediate, of which most of what the cycle has brought is gone: some of that
+    was stable there."""
+    pair.size = 8 * MIB
+    pair.create()
+    written(pair)
+    direct.ask(pair, {"op": "bandwidth", "rate": 2 * MIB})
+    with pair.client() as client:
+        for at in range(0, pair.size, MIB):
+            client.write(at, os.urandom(MIB))
+    store = pair.store("west", "intermediate")
+    log = pair.folder / "west" / "state"
+    before = {path: path.stat().st_size for path in log.glob("written.*")}
+
+    def some_is_stable() -> bool:
+        grown = any(path.stat().st_size > size for path, size in before.items())
+        return grown and direct.status(pair)["cycle"]["copied_bytes"] >= 3 * MIB
+
+    direct.wait_for(some_is_stable, "some of a cycle is stable")
+    os.truncate(store, BLOCK)
+    return store
+
+
+@pytest.mark.parametrize("again", ["by-the-cycle", "by-a-person", "and-stopped"])
+def test_a_cycle_is_sent_again_whose_store_was_cut(handmade: Handmade, again: str) -> None:
+    """What it had brought is gone, also what was stable.  It is not committed before all of it is
+    there again: whether the cycle's own writes make the store large again, or a person does after
+    somebody saw it; or after one of them, and the target is stopped then."""
+    store = cut_under_a_cycle(handmade)
+    if again == "by-a-person":
+        assert "was made smaller" in direct.status(handmade, "west")["reason"]
+        os.truncate(store, handmade.size)
+    if again == "and-stopped":
+        direct.wait_for(lambda: os.stat(store).st_size > BLOCK, "a write of the cycle")
+        os.truncate(store, handmade.size)
+        direct.stop(handmade, "west")
+        handmade.start("west")
+    direct.ask(handmade, {"op": "bandwidth", "rate": 0})
+    direct.sync(handmade)
+    direct.pause(handmade)
+    assert handmade.image("west").read_bytes() == handmade.image("east").read_bytes()
+    log = (handmade.folder / "west" / "state" / "site.log").read_text()
+    assert "flush at stop failed" in log or f"cannot flush: intermediate store {store}" in log
+
+
+def test_who_uses_a_store_hears_that_a_look_found_it_smaller(tmp_path: Path) -> None:
+    """Whatever size it has by the next flush."""
+    path = tmp_path / "store"
+    path.touch()
+    os.truncate(path, MIB)
+    one = stores.open_store(str(path), 1)
+    try:
+        one.refuse_smaller(MIB)
+        assert (one.store.cuts, one.store.losses) == (0, 0)
+        os.truncate(path, MIB - 1)
+        with pytest.raises(stores.Harmed, match="was made smaller"):
+            one.refuse_smaller(MIB)
+        os.truncate(path, MIB)
+        one.refuse_smaller(MIB)
+        assert (one.store.cuts, one.store.losses) == (1, 1)
+    finally:
+        one.store.close()
+
+
+def test_a_store_that_stays_too_small_is_not_committed_into(handmade: Handmade) -> None:
+    """Though nothing of the cycle belongs behind its end: with the reason, until it is large."""
+    handmade.create()
+    written(handmade)
+    store = handmade.store("west", "intermediate")
+    os.truncate(store, handmade.size - BLOCK)
+    with handmade.client() as client:
+        client.write(0, b"x" * BLOCK)
+    direct.wait_for(
+        lambda: (
+            f"cannot flush: intermediate store {store}" in str(direct.status(handmade)["reason"])
+        ),
+        "the source says why",
+    )
+    os.truncate(store, handmade.size)
+    direct.sync(handmade)
+    direct.pause(handmade)
+    assert handmade.image("west").read_bytes() == handmade.image("east").read_bytes()
+
+
 def test_a_cycle_that_came_into_a_store_that_was_cut_is_no_image(handmade: Handmade) -> None:
     """Nothing of the image was in the intermediate when it was made smaller; but the blocks of the
     cycle under way were, which the next commit makes the image."""
-    handmade.size = 8 * MIB
-    handmade.create()
-    written(handmade)
-    direct.ask(handmade, {"op": "bandwidth", "rate": 2 * MIB})
-    with handmade.client() as client:
-        for at in range(0, handmade.size, MIB):
-            client.write(at, os.urandom(MIB))
-    store = handmade.store("west", "intermediate")
-    direct.wait_for(
-        lambda: direct.status(handmade)["cycle"]["copied_bytes"] >= 2 * MIB, "some of a cycle"
-    )
-    os.truncate(store, MIB)
+    store = cut_under_a_cycle(handmade)
     assert "was made smaller" in direct.status(handmade, "west")["reason"]
     os.truncate(store, handmade.size)
     direct.ask(handmade, {"op": "bandwidth", "rate": 0})

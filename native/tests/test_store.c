@@ -1,6 +1,8 @@
 /* Promises of store.h, for files. */
 #include "check.h"
 #include "lab.h"
+#include "request.h"
+#include "wait.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -119,6 +121,89 @@ file_too_short (void)
   fm_store_close (s);
 }
 
+/* So it is when it is flushed, whether anything was written or not: what stood behind the end that it has now may be
+ * what a commit counts on.  Who has heard of that is told so until it is large again; who has not, once after that.
+ * A store that is larger than its volume may lose the rest. */
+static void
+file_cut (void)
+{
+  int fd;
+  char buf[4096] = { 1 };
+  struct fm_store *s = lab_file_store (1 << 20, &fd);
+  _Atomic uint64_t heard = fm_store_losses (s), other = heard;
+  s->used = 1 << 19;
+  CHECK (ftruncate (fd, 1 << 19) == 0);
+  CHECK_EQ (put (s, 0, buf, sizeof buf, 0), 0);
+  CHECK_EQ (fm_store_flush (s, &heard), 0);
+  CHECK (ftruncate (fd, (1 << 19) - 1) == 0);
+  CHECK_EQ (fm_store_cuts (s), 0);
+  CHECK_EQ (fm_store_flush (s, &heard), -EIO);
+  CHECK_EQ (fm_store_flush (s, &heard), -EIO);
+  CHECK (fm_store_cuts (s) && fm_store_losses (s));
+  CHECK (ftruncate (fd, 1 << 19) == 0);
+  CHECK_EQ (fm_store_flush (s, &heard), 0);
+  CHECK_EQ (fm_store_flush (s, &other), -EIO);
+  CHECK_EQ (fm_store_flush (s, &other), 0);
+  close (fd);
+  fm_store_close (s);
+}
+
+/* The write that makes it large again hides nothing, be it on a port or not. */
+static void
+file_cut_and_written (void)
+{
+  int fd, rc;
+  char buf[4096] = { 1 };
+  struct fm_store *s = lab_file_store (1 << 20, &fd);
+  struct fm_port *p = fm_port_open (s, &rc);
+  _Atomic uint64_t heard = fm_store_losses (s);
+  s->used = 1 << 20;
+  for (unsigned own = 0; own < 2; own++) {
+    struct fm_op op = { .kind = FM_WRITE, .offset = (1 << 20) - sizeof buf, .length = sizeof buf, .buf = buf };
+    CHECK (ftruncate (fd, 1 << 18) == 0);
+    CHECK_EQ (own ? fm_port_io (p, &op) : fm_store_io (s, &op), 0);
+    CHECK_EQ (fm_store_cuts (s), own + 1);
+    CHECK_EQ (fm_store_flush (s, &heard), -EIO);
+    CHECK_EQ (fm_store_flush (s, &heard), 0);
+  }
+  fm_port_close (p);
+  close (fd);
+  fm_store_close (s);
+}
+
+/* What was sent to a sink 0 that was cut in between is not whole, however large its last write has made it. */
+static void
+sink_cut (void)
+{
+  int fd, other;
+  const unsigned block = 4096;
+  const uint64_t size = 1 << 20;
+  char buf[4096] = { 1 };
+  struct fm_store *front = lab_file_store (size, &other), *first = lab_file_store (size, &fd);
+  struct fm_volume *v;
+  uint64_t held;
+  CHECK_EQ (fm_volume_create (front, first, size, block, false, &v), 0);
+  CHECK_EQ (fm_volume_link (v, NULL, 1), 0);
+  for (int i = 0; i < 3; i++) {
+    CHECK_EQ (fm_volume_write (v, 0, buf, block, size - block, 0), 0);
+    CHECK_EQ (fm_group_freeze (&v, 1, 100 * FM_MS, &held), 0);
+    if (i == 1)
+      CHECK (ftruncate (fd, 0) == 0);
+    CHECK_EQ (fm_volume_copy (v, 1000 * FM_MS), 1);
+    CHECK_EQ (fm_volume_flush (v, true), i == 1 ? -EIO : 0);
+    if (i == 1) {
+      CHECK (v->abandoned == -EIO && v->failed_part == 0);
+      fm_volume_abandon (v);
+    } else
+      fm_volume_settle (v);
+  }
+  fm_volume_free (v);
+  close (other);
+  close (fd);
+  fm_store_close (front);
+  fm_store_close (first);
+}
+
 /* No space is -ENOSPC for writes and zeroes alike; a refused write counts as an
  * error, and as one that may be there in part (test_lost.c). */
 static void
@@ -218,6 +303,9 @@ main (void)
   RUN (bytes);
   RUN (holes);
   RUN (file_too_short);
+  RUN (file_cut);
+  RUN (file_cut_and_written);
+  RUN (sink_cut);
   RUN (no_space);
   RUN (half_a_write);
   RUN (fua_is_durable);

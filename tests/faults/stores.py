@@ -509,15 +509,7 @@ FAULTS = (
     Fault(
         "what another's flush has lost of sink 0 counts as whole (I1)",
         "native:below",
-        (("native/volume.c", "rc == 0 && lost != known && !", "0 && lost != known && !"),),
-    ),
-    Fault(
-        "what was cut of a source's intermediate in the middle of a cycle is sent as zeroes (I1)",
-        "tests/test_unreadable.py::"
-        "test_a_source_sends_no_zeroes_of_an_intermediate_that_was_emptied",
-        (("mirror_core/site.py", "                    one.store.lose()\n                    yield ",
-          "                    yield "),),
-        "emptied_is_sent",
+        (("native/volume.c", "rc == 0 && lost != known && ", "0 && "),),
     ),
     Fault(
         "a log of hot regions that another's flush may have lost is not written anew (I4)",
@@ -775,21 +767,6 @@ FAULTS = (
         "looks_only_when_asked",
     ),
     Fault(
-        "what a cycle had written to an intermediate that was cut since is there (I1)",
-        "tests/test_cut.py::test_a_blank_file_does_not_take_the_place_of_a_cut_intermediate "
-        "tests/test_cut.py::test_what_was_stable_in_a_cut_intermediate_is_sent_again",
-        (("mirror_core/site.py", "                    one.store.lose()\n                left",
-          "                    pass\n                left"),),
-        "cut_is_written",
-    ),
-    Fault(
-        "what was stable in a file of which a flush failed is (I1)",
-        "tests/test_cut.py::test_what_was_stable_in_a_cut_intermediate_is_sent_again",
-        (("mirror_core/target.py", "stable = None if anew or doubt else stable",
-          "stable = None if anew else stable"),),
-        "cut_is_stable",
-    ),
-    Fault(
         "a blank file takes the place of an intermediate that was cut with some of the image (I1)",
         "tests/test_cut.py::test_a_blank_file_does_not_take_the_place_of_a_cut_intermediate",
         (("mirror_core/stores.py", "        and recorded.get(volume) != HARMED_IMAGE\n", ""),),
@@ -835,6 +812,54 @@ FAULTS = (
         (("mirror_core/site.py", "if part == \"data\" or due + left.next_blocks:",
           "if part == \"data\" or due:"),),
         "cut_under_a_cycle",
+    ),
+    Fault(
+        "a flush of a store that was made smaller than its volume is good (I1)",
+        "native:store tests/test_unreadable.py::"
+        "test_a_store_that_stays_too_small_is_not_committed_into",
+        (("native/store_file.c", "(uint64_t)end < s->used &&", "0 &&"),),
+        "SHORT_AND_FLUSHED",
+    ),
+    Fault(
+        "a flush of such a store to which nothing was written is good",
+        "native:store",
+        (("native/flush.c", " && !(held && is_short (s))", ""),),
+        "SHORT_SINCE_A_FLUSH",
+    ),
+    Fault(
+        "a write makes a store large again that was made smaller, and hides that (I1)",
+        "native:store tests/test_unreadable.py::test_a_cycle_is_sent_again_whose_store_was_cut",
+        (("native/store_file.c", "if (s->knows_holes && file_is_short (s))", "if (0)"),),
+        "GROWS_AGAIN_UNSEEN",
+    ),
+    Fault(
+        "what was sent to a sink 0 that had been made smaller counts as whole (I1)",
+        "native:store",
+        (("native/volume.c", "lost != known && !fm_store_is_server (v->first)",
+          "lost != known && v->first->below"),),
+        "SINK_WAS_CUT",
+    ),
+    Fault(
+        "what was stable in an intermediate that was made smaller is not sent again (I1)",
+        "tests/test_unreadable.py::test_a_cycle_is_sent_again_whose_store_was_cut "
+        "tests/test_cut.py::test_what_was_stable_in_a_cut_intermediate_is_sent_again",
+        (("mirror_core/target.py", "anew or cuts != self._cuts", "anew"),),
+        "stable_was_cut",
+    ),
+    Fault(
+        "nor is it if the target is stopped before another session (I1)",
+        "tests/test_unreadable.py::test_a_cycle_is_sent_again_whose_store_was_cut[and-stopped]",
+        (("mirror_core/target.py", "            if self._front_cuts() != self._cuts:\n"
+          "                self._written.forget()\n", "            pass\n"),),
+        "stable_was_cut_at_a_stop",
+    ),
+    Fault(
+        "a look that finds a store smaller tells nobody who uses it",
+        "tests/test_unreadable.py::test_who_uses_a_store_hears_that_a_look_found_it_smaller "
+        "tests/test_unreadable.py::"
+        "test_a_source_sends_no_zeroes_of_an_intermediate_that_was_emptied",
+        (("mirror_core/stores.py", "            self.store.cut()\n", ""),),
+        "seen_smaller_and_kept",
     ),
     Fault(
         "of a store that a start found smaller a person's word counts for nothing",
