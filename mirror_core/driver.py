@@ -101,7 +101,7 @@ class Driver:
         self.requested = 0  # commands wait for a commit of at least this sequence
         self.progress = cycle.Progress()
         self.last_cycle: cycle.LastCycle | None = None
-        self.hardened = min(book.current.hardened, book.current.committed)
+        self.hardened = book.current.hardened
         self.committed = book.current.committed
         self._committed_at = age.of_point(book.current, platform)
         # Of `hardened`; None: it is not known.

@@ -101,7 +101,7 @@ class Ledger:
     committed: int = 0  # the highest sequence committed; 0: none
     committed_token: str = ""
     consistency_point: float | None = None  # of `committed`, Unix seconds
-    hardened: int = 0  # the highest sequence whole in the target's data stores
+    hardened: int = 0  # the highest sequence whole in the target's data stores: of those committed
     whole: bool = False  # target: image(committed) can be produced
     seeded: bool = False  # target: not whole, but its data stores hold a copy to compare with
     # What is read may be a cache's, not the disk's: of the data (a source's volume, or a seed); of

@@ -735,7 +735,8 @@ class Site:
 
     def _maps_of_end(self, control: Driver) -> None:
         self.book.update(
-            hardened=control.hardened,
+            # It may have heard of a commit that the ledger could not be told of.
+            hardened=min(control.hardened, self.book.current.committed),
             doubtful_data=any(m.native.doubts_front() for m in self.members),
             doubtful_before=self.book.current.doubtful_before
             or any(m.native.has_first and m.native.first.losses for m in self.members),

@@ -398,18 +398,36 @@ def test_nothing_is_whole_at_a_target_that_has_lost_its_image(alone: Pair) -> No
     assert (found["committed"]["sequence"], found["hardened_sequence"]) == (None, None)
 
 
-def test_a_killed_source_says_of_no_more_that_it_is_whole_than_of_what_is_committed(
+def test_a_source_records_of_no_more_that_it_is_whole_than_of_what_is_committed(
     alone: Pair,
 ) -> None:
-    """Its ledger says late of a commit that it was one, and of its hardening at the stop."""
-    alone.start("east")
-    direct.sync(alone)
-    direct.stop(alone, "east")
+    """It hears of a commit, whose answer was lost, and of its hardening, while its ledger cannot be
+    written; and is stopped when it can, before there is another session."""
     state = alone.folder / "east" / "state"
     book = ledger.load(state)
-    ledger.save(state, replace(book, hardened=book.committed + 1, unsure=False, clean=False))
+    before = book.committed - 1
+    ledger.save(
+        state,
+        replace(
+            book, committed=before, committed_token="", hardened=before,
+            begun_token=book.committed_token,
+        ),
+    )  # fmt: skip
+    direct.stop(alone, "west")
+    alone.start("east")
+    (fresh := state / "ledger.new").mkdir()
+    alone.start("west")
+    direct.wait_for(
+        lambda: "the ledger cannot be written" in str(direct.status(alone)["reason"]),
+        "a session that is not remembered",
+    )
+    assert direct.status(alone)["hardened_sequence"] == book.committed
+    kill(alone, "west")
+    fresh.rmdir()
+    direct.stop(alone, "east")
+    assert ledger.load(state).hardened == ledger.load(state).committed == before
     found = seeing.stopped_status(config.load(east(alone)))
-    assert found["hardened_sequence"] == found["committed"]["sequence"] == book.committed
+    assert found["hardened_sequence"] == found["committed"]["sequence"] == (before or None)
 
 
 def test_what_was_begun_last_may_be_committed_and_not_whole(alone: Pair) -> None:

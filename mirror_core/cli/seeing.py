@@ -28,8 +28,6 @@ def stopped_status(settings: config.SiteConfig) -> dict[str, Any]:
     """The status of a site that does not run, from its ledger."""
     book = lastrun.load(settings.state)
     claims = not book.unsure if book.role == "source" else book.whole
-    # What is whole at the target is committed: of a source that was killed the one may be older.
-    hardened = min(book.hardened, book.committed) if claims else 0
     return {
         "site": book.name,
         "role": book.role,
@@ -74,7 +72,7 @@ def stopped_status(settings: config.SiteConfig) -> dict[str, Any]:
             "sequence": book.committed or None if claims else None,
             "consistency_point": book.consistency_point if claims else None,
         },
-        "hardened_sequence": hardened or None,
+        "hardened_sequence": book.hardened or None if claims else None,
         "last_cycle": None,
     }
 

@@ -558,10 +558,12 @@ FAULTS = (
           "receives = True"),),
     ),
     Fault(
-        "a killed source says that more is whole at its target than was committed",
+        "a source records that more is whole at its target than was committed",
         "tests/test_status.py::"
-        "test_a_killed_source_says_of_no_more_that_it_is_whole_than_of_what_is_committed",
-        (("mirror_core/cli/seeing.py", "min(book.hardened, book.committed)", "book.hardened"),),
+        "test_a_source_records_of_no_more_that_it_is_whole_than_of_what_is_committed",
+        (("mirror_core/site.py", "min(control.hardened, self.book.current.committed)",
+          "control.hardened"),),
+        "whole_and_not_committed",
     ),
     Fault(
         "who waits for the target's hardening is told that no point was made",
