@@ -613,7 +613,8 @@ FAULTS = (
         "what a source cannot read at its stop is as it was left",
         "tests/test_unreadable.py::"
         "test_a_source_whose_store_was_harmed_compares_everything_at_its_next_start",
-        (("mirror_core/site.py", "if not clean:  # of what", "if not (clean or source):  # of what"),),
+        (("mirror_core/site.py", "if not clean:  # of what",
+          "if not (clean or source):  # of what"),),
         "harmed_is_as_left",
     ),
     Fault(
