@@ -771,7 +771,7 @@ class Site:
             clean = False
         if not clean:  # of what else was not right, such as a flush, no start makes anything good
             harmed = dict.fromkeys(self._unreadable(), ledger.UNREADABLE) | harmed
-        if harmed and source:
+        if source and ledger.UNREADABLE in harmed.values():
             self.journal.say("at stop: the next start compares everything with the target")
         self.book.update(clean=clean and not harmed, volumes=ledger.with_harmed(volumes, harmed))
 

@@ -68,7 +68,7 @@ class Place:
     part: str  # data or intermediate
     config: str  # the path of the site's configuration, for what a person is told
     counts: bool = True  # what it holds does: not so for a source's intermediate
-    heals: bool = False  # what it lacks is compared, whatever that is: a source's data
+    heals: bool = False  # what may differ in it is compared: a source's data
     image: int = 0  # the sequence of a target's image, part of which it holds; 0: there is none
     spare: bool = False  # of the image it is known that no byte is in it
     unflushed: frozenset[str] = frozenset()  # names of stores (identity.py) whose flush has failed
@@ -111,6 +111,10 @@ UNCHANGED = " (was nothing put there? then adopt it with --unchanged, which keep
 RESTORED = (
     " (was it being restored, and holds now what it held when the site ended? then adopt it with "
     "--unchanged, which keeps all)"
+)
+TARGET_HAS = (
+    " (the target has what stood there as of its last consistency point: if that is wanted, "
+    "promote the target; an adoption compares everything, and sends what is here)"
 )
 SOURCE_LOST = "if the source is lost, do not: first copy the state folder and all stores elsewhere"
 
@@ -701,7 +705,7 @@ def refusal(opened: Opened, record: StoreRecord, place: Place, size: int) -> str
     if lost := _may_be_lost(opened, place) or _gone(record, place):
         return lost
     before = _bytes_of(record)
-    if before and not (is_harmed(record) and place.heals):  # of that all is compared
+    if before:
         changed = not opened.has(before, size)
         return "its content changed while the site was stopped" if changed else None
     if verdict is Verdict.UNSURE and (place.counts or not marked):
@@ -722,19 +726,25 @@ def is_known(opened: Opened, record: StoreRecord, place: Place) -> bool:
 
 
 def _gone(record: StoreRecord, place: Place) -> str | None:
-    """What of it is not what it was, whatever is there now; of a source's data all is compared."""
-    if record.fingerprint in (HARMED, HARMED_IMAGE) and not place.heals:
+    """What of it is not what it was, whatever is there now.  A source sends its target none of that
+    unasked: what it lacks may be there alone."""
+    known_there = TARGET_HAS if place.heals else ""
+    if record.fingerprint in (HARMED, HARMED_IMAGE):
         if record.kind != "device":
             return (
                 "was made smaller than its volume: what stood behind is gone, whatever is there now"
+                f"{known_there}"
             )
         if not place.unchanged:  # a logical volume may be given the same extents again
             return f"was made smaller than its volume: what stood behind may be gone{RESTORED}"
     if record.fingerprint == UNREADABLE and not (place.heals or place.unchanged):
         return f"it could not be read when the site was stopped, and may have changed{UNCHANGED}"
     found = (record.fingerprint or "").startswith(FOUND_SMALLER)
-    if found and not (place.heals or place.unchanged):
-        return f"a start found it smaller than its volume: what stood behind may be gone{RESTORED}"
+    if found and not (place.unchanged or (place.heals and _bytes_of(record))):
+        return (
+            "a start found it smaller than its volume: what stood behind may be gone"
+            f"{known_there or RESTORED}"
+        )
     return None
 
 

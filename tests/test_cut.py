@@ -147,6 +147,24 @@ def test_an_exact_copy_stands_for_a_store_that_a_start_found_cut(handmade: Handm
     assert json.loads(handmade.run(*words))["effect"] == "keep"
 
 
+def test_a_source_s_store_that_was_restored_is_compared(handmade: Handmade) -> None:
+    """A supervisor starts it in the middle of a copy into that file.  The copy comes to its end,
+    and the fingerprint tells that it is what it was: nobody is asked."""
+    handmade.create()
+    written(handmade)
+    handmade.start("east")
+    direct.stop(handmade, "east")
+    store = Path(handmade.store("east", "data"))
+    held = store.read_bytes()
+    os.truncate(store, BLOCK)
+    assert "put the right store back" in refused("start", str(handmade.toml("east")))
+    with store.open("r+b") as file:
+        file.write(held)
+    handmade.start("east")
+    direct.sync(handmade)
+    assert "its data store was harmed: everything is compared" in handmade.log("east")
+
+
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_store_of_a_server_that_was_cut_is_not_as_it_was(
     scratch: Path, handmade: Handmade, request: pytest.FixtureRequest, *, killed: bool

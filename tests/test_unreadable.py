@@ -61,7 +61,8 @@ def test_a_source_whose_store_was_harmed_compares_everything_at_its_next_start(
     scratch: Path, handmade: Handmade, request: pytest.FixtureRequest, harm: str
 ) -> None:
     """Its end is cut off while it runs, or a sample of it cannot be read at the stop: the maps of
-    the run that ends know nothing of what else has changed, so that nothing rests on them."""
+    the run that ends know nothing of what else has changed, so that nothing rests on them.  Of one
+    that was cut a person says so."""
     server, trigger = Server(scratch / "served.img"), scratch / "trigger"
     request.addfinalizer(server.stop)
     handmade.size = 4 * MIB
@@ -89,13 +90,16 @@ def test_a_source_whose_store_was_harmed_compares_everything_at_its_next_start(
         file.truncate(handmade.size)
         file.seek(2 * MIB + BLOCK)
         file.write(b"y" * BLOCK)
+    if harm == "smaller":
+        adopted_after(handmade, "the target has what stood there")
     handmade.start("east")
     direct.sync(handmade)
     direct.stop(handmade, "west")
     assert handmade.image("west").read_bytes() == data.read_bytes()
     said = (handmade.folder / "east" / "state" / "site.log").read_text()
-    assert "at stop: the next start compares everything with the target" in said
-    assert "its data store was harmed: everything is compared" in said
+    if harm == "unreadable":
+        assert "at stop: the next start compares everything with the target" in said
+        assert "its data store was harmed: everything is compared" in said
 
 
 @pytest.mark.parametrize("part", ["data", "intermediate"])
@@ -124,6 +128,13 @@ def test_a_target_whose_store_was_made_smaller_has_no_image_when_it_is_large_aga
     assert handmade.image("west").read_bytes() == handmade.image("east").read_bytes()
 
 
+def adopted_after(pair: Handmade, said: str) -> None:
+    """A person takes a source's data for what it is to be, once its start has refused it."""
+    assert said in refused("start", str(pair.toml("east")))
+    words = ("adopt", str(pair.toml("east")), "disk", "data", "--yes", "--json")
+    assert json.loads(pair.run(*words))["effect"] == "compare"
+
+
 WAYS = ("stopped", "seen", "unasked", "found", "found-after-a-stop")
 
 
@@ -141,10 +152,8 @@ def made_smaller(pair: Handmade, site: str, store: str, how: str) -> None:
         assert "was made smaller" in direct.status(pair, site)["reason"]
         if how == "seen":
             kill(pair, site)
-        elif site == "west":
-            assert "the next start refuses a store" in pair.run("stop", toml)
         else:
-            direct.stop(pair, site)
+            assert "the next start refuses a store" in pair.run("stop", toml)
         return
     if how == "unasked":
         direct.wait_for(lambda: f"{store}: was made smaller" in pair.log(site), "a word in the log")
@@ -161,11 +170,14 @@ def made_smaller(pair: Handmade, site: str, store: str, how: str) -> None:
 def test_a_source_s_store_that_is_large_again_is_not_as_it_was(
     handmade: Handmade, how: str
 ) -> None:
-    """The next start compares everything."""
+    """None of its zeroes is sent over what the target alone has, before a person says so.  Then
+    everything is compared."""
     handmade.create()
     written(handmade)
     store = handmade.store("east", "data")
     made_smaller(handmade, "east", store, how)
+    changed = how == "found-after-a-stop"
+    adopted_after(handmade, "content changed" if changed else "the target has what stood there")
     handmade.start("east")
     direct.sync(handmade)
     direct.stop(handmade, "west")

@@ -87,12 +87,14 @@ def _what_is_next(settings: config.SiteConfig) -> str:
     """Of a site that was not stopped in order."""
     with contextlib.suppress(LedgerError):
         book = ledger.load(settings.state)
-        gone = any(
-            ledger.is_harmed(getattr(record, part))
+        gone = [
+            getattr(record, part)
             for record in book.volumes
             for part in ("data", "intermediate")
-        )
-        if gone and book.role == "target":
+            if ledger.is_harmed(getattr(record, part))
+        ]
+        heals = book.role == "source"  # of one that could not be read all is compared
+        if [one for one in gone if not (heals and one.fingerprint == ledger.UNREADABLE)]:
             return "the next start refuses a store, and says what to do"
     return "the next start recovers it"
 

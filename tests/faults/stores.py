@@ -863,10 +863,34 @@ FAULTS = (
         "seen_smaller_and_kept",
     ),
     Fault(
+        "what is left of a source's store that was cut is sent over what the target alone has",
+        "tests/test_unreadable.py::"
+        "test_a_source_s_store_that_is_large_again_is_not_as_it_was[stopped] "
+        "tests/test_unreadable.py::test_a_source_s_store_that_is_large_again_is_not_as_it_was[found]",
+        (("mirror_core/stores.py", '    known_there = TARGET_HAS if place.heals else ""\n',
+          '    if place.heals:\n        return None\n    known_there = ""\n'),),
+        "zeroes_over_the_copy",
+    ),
+    Fault(
+        "so is what a start found smaller, though a fingerprint tells",
+        "tests/test_unreadable.py::"
+        "test_a_source_s_store_that_is_large_again_is_not_as_it_was[found-after-a-stop]",
+        (("mirror_core/stores.py", "    if before:\n        changed",
+          "    if before and not (is_harmed(record) and place.heals):\n        changed"),),
+        "other_bytes_over_the_copy",
+    ),
+    Fault(
+        "a source's store that was restored to what it was is refused",
+        "tests/test_cut.py::test_a_source_s_store_that_was_restored_is_compared",
+        (("mirror_core/stores.py", "place.unchanged or (place.heals and _bytes_of(record))",
+          "place.unchanged"),),
+        "restored_is_refused",
+    ),
+    Fault(
         "of a store that a start found smaller a person's word counts for nothing",
         "tests/test_unreadable.py::test_a_store_that_was_being_restored_is_what_a_person_says",
-        (("mirror_core/stores.py", "if found and not (place.heals or place.unchanged):",
-          "if found and not place.heals:"),),
+        (("mirror_core/stores.py", "if found and not (place.unchanged or (",
+          "if found and not (False or ("),),
         "restored_is_gone",
     ),
     Fault(
