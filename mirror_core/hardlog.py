@@ -7,7 +7,10 @@ runs of blocks that are whole in `data` now to a log (runlog.py), a set for each
 
 A commit voids the log without touching it.  A log that is missing is refused: without it the
 ledger's map may name blocks whose place in the intermediate the next cycle has taken (I1); or the
-ledger was put back from a run before, whatever its map names.
+ledger was put back from a run before, whatever its map names.  One that tells of a later commit
+stands beside an older ledger of its own run: a record is appended only when the ledger of its
+commit stands, durably, and no ledger of the run names an earlier commit of that history after it,
+unless it has no image.  Then the ledger counts as one that was copied (lastrun.py).
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ def history_of(book: Ledger) -> runlog.History:
 
 def recover(state: Path, book: Ledger, platform: Platform = HERE) -> Ledger:
     """Of a target that was not stopped in order: the ledger with its `pending` maps as they are on
-    disk now (I1).  LedgerError."""
+    disk now (I1), unless it is an older one (`copied`).  LedgerError."""
     if not book.whole or not book.run:
         return book
     path = path_in(state, book)
@@ -56,7 +59,15 @@ def recover(state: Path, book: Ledger, platform: Platform = HERE) -> Ledger:
         key = f"{record.name}/pending"
         if key in maps:
             maps[key] = maps[key] - gone
-    return replace(book, maps=maps)
+    return replace(book, maps=maps, copied=book.copied or _tells_of_later(data, book))
+
+
+def _tells_of_later(data: bytes, book: Ledger) -> bool:
+    """Whether a log's records are of a later commit of its history than the ledger."""
+    found, ours = runlog.history_of(data), history_of(book)
+    if found is None or found.sequence <= ours.sequence:
+        return False
+    return found == replace(ours, sequence=found.sequence, token=found.token)
 
 
 def sets_of(path: Path, runs: runlog.Runs, volumes: tuple[VolumeRecord, ...]) -> list[BitMap64]:

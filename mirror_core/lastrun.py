@@ -9,11 +9,12 @@ stopped in order says nothing of them.
 Where the files were put back with it they are copies, which the ledger tells from those that the
 run has made (runlog.py).  It may be the newest all the same: somebody may have moved the folder to
 another disk.  Of a source everything is compared then.  A target mirrors on, for its source knows
-which commit is the last one; but until the next its image is not known to be of one moment.
+which commit is the last one; but until the next its image is not known to be of one moment.  So it
+is of an older ledger beside a log of its run that tells of a later commit (hardlog.py).
 
-Not noticed: a folder that comes back with its whole file system, or where no file is known from
-its copy; a ledger that no run has made yet, or a promotion has just made, which names no commit of
-its history.
+Not noticed: such a ledger beside a log that does not; a folder that comes back with its whole file
+system, or where no file is known from its copy; a ledger that no run has made yet, or a promotion
+has just made, which names no commit of its history.
 """
 
 from __future__ import annotations

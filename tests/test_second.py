@@ -170,6 +170,36 @@ class Killing(Platform):
         self._count()
         super().fsync(fd, since)
 
+    def fdatasync(self, fd: int, since: int) -> None:
+        self._count()
+        super().fdatasync(fd, since)
+
+
+def test_a_ledger_that_is_older_than_its_log_was_put_back(target: Target) -> None:
+    """It is one of the same run, put back alone, beside a log that tells of a later commit: its
+    image may be a mixture.  At no instant at which a target may be killed is its own such a one."""
+    state, path = target.config.state, ledger.path_in(target.config.state)
+    target.book.update(logs=target.log.ids)
+    target.copy_some()
+    target.copier.harden(target.second._record_batch)
+    older, steps = path.read_bytes(), 0
+    while True:
+        target.log._platform = target.book._platform = HERE
+        target.second._record_batch()  # the log is whole, and the next record goes into it
+        platform = Killing(steps)
+        target.log._platform = target.book._platform = platform
+        with suppress(Killed):
+            target.book.update(committed=target.book.current.committed + 1)
+            target.copy_some()
+            target.second._record_batch()
+        assert not hardlog.recover(state, lastrun.load(state)).copied, f"killed after {steps} steps"
+        if platform.left >= 0:
+            break
+        steps += 1
+    assert steps > 3
+    path.write_bytes(older)
+    assert hardlog.recover(state, lastrun.load(state)).copied
+
 
 @pytest.mark.parametrize("anew", ["put_in_place", "_record_batch", "_record_all"])
 def test_a_log_that_is_made_anew_is_a_copy_at_no_instant(target: Target, anew: str) -> None:

@@ -70,7 +70,7 @@ def check(site: str, as_json: bool) -> None:
         lock.check_ledger(settings, book)
         book = stores.in_this_boot(book, age.boot_of(HERE))
         if not live and book.role == "target" and not book.clean:
-            hardlog.recover(settings.state, book)
+            book = hardlog.recover(settings.state, book)
         count = len(book.volumes)
         what = f"{book.role}, {count} volume{'s' if count > 1 else ''}"
         if book.copied:

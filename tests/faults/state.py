@@ -12,6 +12,12 @@ FAULTS = (
         "appends_to_a_lost_log",
     ),
     Fault(
+        "an older ledger beside the log of a later commit is the newest one (I1)",
+        "tests/test_second.py::test_a_ledger_that_is_older_than_its_log_was_put_back",
+        (("mirror_core/hardlog.py", "book.copied or _tells_of_later(data, book)", "book.copied"),),
+        "older_than_its_log",
+    ),
+    Fault(
         "a log that is made anew stands before the ledger knows it",
         "tests/test_second.py::test_a_log_that_is_made_anew_is_a_copy_at_no_instant",
         (("mirror_core/runlog.py", "            self.tell(ids)\n", ""),),
