@@ -764,8 +764,6 @@ class Site:
         try:
             if clean:
                 volumes = self.records(self.book.current.role)
-        except stores.Unreadable:
-            clean = False
         except StoreError as error:
             self.journal.say(f"at stop: {error}")
             clean = False
