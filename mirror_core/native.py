@@ -7,6 +7,7 @@ GIL for as long as it runs.  Errors are OSError with the errno of the core.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -170,13 +171,20 @@ class Store:
         return int(_lib.fm_store_losses(self._handle)) - self._before
 
     def cut(self) -> None:
-        """It was seen to be smaller than its volume: that is a loss, whatever size it has later."""
-        _lib.fm_store_cut(self._handle)
+        """It was seen to be smaller than its volume: that is a loss, whatever size it has later.
+        OSError: it is closed, as for `cuts`."""
+        _lib.fm_store_cut(self._open())
 
     @property
     def cuts(self) -> int:
         """How often that was so: what was flushed before may have gone, too."""
-        return int(_lib.fm_store_cuts(self._handle))
+        return int(_lib.fm_store_cuts(self._open()))
+
+    def _open(self) -> Any:
+        """The handle, for a look that may come after the end of its site."""
+        if not self._handle:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return self._handle
 
     def flush(self) -> None:
         """What was written there until now, by whomever, is durable.  OSError: it may not be, which

@@ -148,6 +148,7 @@ class Site:
                 identify=served_by,
             )
             self.metrics = self._metrics_server() if config.metrics else None
+            undo.callback(self._look_no_more)
             self.control: Driver | Target = (
                 self._driver(current) if current.role == "source" else self._target(current)
             )
@@ -677,10 +678,14 @@ class Site:
                 self._begin_anew(self.config)
             return False
 
+    def _look_no_more(self) -> None:
+        """What a look has still to say comes too late, also of a start that fails."""
+        self._stops = True
+
     def stop(self) -> None:
         """No client is left.  The maps go into the ledger; everything is flushed and closed.  Each
         step is tried whatever became of those before; `clean` says that all were right."""
-        self._stops = True
+        self._look_no_more()
         right = [
             self._tried(self._end_thread),
             self._tried(self.metrics.stop) if self.metrics else True,
