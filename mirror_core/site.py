@@ -896,7 +896,8 @@ class Site:
                 left = self.statistics()[name]  # not before: a commit may come in between
                 due = left.pending_blocks + left.unsent_blocks + left.sent_blocks
                 if part == "data" or due + left.next_blocks:  # those are the next image
-                    self._image_harmed.setdefault(key, str(error))
+                    what = f"{error}; stop this site and start it, which says what can be kept"
+                    self._image_harmed.setdefault(key, what)
                 self._harmed.setdefault(key, str(error))
             except OSError:
                 pass  # it is closed: the site ends
