@@ -19,6 +19,11 @@
 #define CLONE_WORTH (1024 * 1024)
 #endif
 #define CLONE_MAX (16ULL * 1024 * 1024)
+/* So many bytes of the background's in a sink 0 are begun to be written out at once.  So little is left to its flush,
+ * for which flushes of others on that disk wait (below.h), and a stop: it is the copying that waits when the disk's
+ * queue is full.  On a disk of 50 MB/s a client's flush beside a cycle of 400 MB took 10.8 s without that, and 2.0 to
+ * 2.5 s with it, as one of any file on that disk. */
+#define WRITE_OUT (4ULL * 1024 * 1024)
 #define PORTS_MAX (1 + FM_SINKS + FM_WIDE)
 
 /* ---- the connections to this site's own stores: see lane.h ---- */
@@ -365,10 +370,25 @@ settle_maps (struct fm_lane *l, const struct fm_slot *s)
     atomic_fetch_add_explicit (&v->copied_bytes[i], bytes_of (v, s->claim), memory_order_relaxed);
 }
 
+/* A slot has written so much to sink 0.  A writer does not wait for the disk's queue: what its own lane writes is begun
+ * with what the background writes. */
+static void
+write_out (struct fm_lane *l, uint64_t bytes)
+{
+  struct fm_store *first = l->v->first;
+  l->cached += bytes;
+  if (l->nslots == 1 || l->cached < WRITE_OUT || !first->ops->write_out)
+    return;
+  l->cached = 0;
+  first->ops->write_out (first);
+}
+
 static void
 slot_end (struct fm_lane *l, struct fm_slot *s, int rc, int part)
 {
   struct fm_volume *v = l->v;
+  bool wrote = rc == 0 && first_sink (s) == 0 && s->write[0].op.kind == FM_WRITE;
+  uint64_t bytes = wrote ? bytes_of (v, s->claim) : 0;
   leave_flow (l, s, fm_now_ns ());
   fm_room_give (s->buf, l->piece);
   s->buf = NULL;
@@ -387,6 +407,7 @@ slot_end (struct fm_lane *l, struct fm_slot *s, int rc, int part)
   s->claim = NULL;
   s->state = FM_SLOT_FREE;
   l->active--;
+  write_out (l, bytes); /* now nobody waits for this run */
 }
 
 /* A piece stands in its sinks, or not: go on with the next one of the run, or end it. */

@@ -76,6 +76,7 @@ struct fm_lane {
   unsigned link;   /* the number of the link that it belongs to */
   struct fm_slot *slots;
   uint64_t piece;          /* bytes: the longest piece */
+  uint64_t cached;         /* bytes written to sink 0 since they were last written out */
   unsigned nslots, active; /* active: slots that are not FREE */
   _Atomic bool waiting;    /* for its ports, and not for what one of them does at once: a file */
   bool put_off;            /* sink 1 has put off the copy that ended last */

@@ -114,6 +114,9 @@ struct fm_store_ops {
   uint64_t (*hole) (struct fm_store *s, uint64_t offset, uint64_t length, uint64_t *data);
   /* What this machine caches of it, and may be on no disk, is not read any more.  May be NULL. */
   void (*forget) (struct fm_store *s);
+  /* What this machine caches of it is on its way to the disk, so that the next flush has little to do.  It waits for a
+   * place in the disk's queue alone, and promises nothing.  May be NULL. */
+  void (*write_out) (struct fm_store *s);
   /* Whether somebody has made it smaller than what is in use of it.  NULL: it cannot tell. */
   bool (*is_short) (struct fm_store *s);
   void (*close) (struct fm_store *s);

@@ -71,6 +71,21 @@ file_forget (struct fm_store *s)
 }
 
 static bool
+is_full (int rc)
+{
+  return rc == -ENOSPC || rc == -EDQUOT || rc == -EFBIG;
+}
+
+/* Alone, SYNC_FILE_RANGE_WRITE waits for nothing to be written, and takes no error from who flushes.  What its own
+ * begin has met may be told to nobody else.  Where it is not to be had all is as without it. */
+static void
+file_write_out (struct fm_store *s)
+{
+  if (sync_file_range (s->fd, 0, 0, SYNC_FILE_RANGE_WRITE) < 0 && (errno == EIO || is_full (-errno)))
+    fm_store_lose (s);
+}
+
+static bool
 is_device (int fd)
 {
   struct stat info;
@@ -130,12 +145,6 @@ file_zero (int fd, uint64_t n, uint64_t at, unsigned flags)
     }
   }
   return rc;
-}
-
-static bool
-is_full (int rc)
-{
-  return rc == -ENOSPC || rc == -EDQUOT || rc == -EFBIG;
 }
 
 /* NFS tells whoever writes next that it could not keep what others had written, and nobody after that. */
@@ -279,6 +288,7 @@ static const struct fm_store_ops file_ops = {
   .pollfd = file_pollfd,
   .hole = file_hole,
   .forget = file_forget,
+  .write_out = file_write_out,
   .is_short = file_is_short,
   .close = file_close,
 };

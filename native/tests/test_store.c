@@ -297,6 +297,66 @@ port_of_a_file (void)
   fm_store_close (s);
 }
 
+/* This, too, stands in front of libc's: what the core has begun to write out, and how it fails. */
+static struct fm_store *copied_to;
+static uint64_t out_bytes;
+static unsigned outs;
+static int out_fails;
+
+int
+sync_file_range (int fd, off64_t offset, off64_t n, unsigned flags)
+{
+  outs++;
+  CHECK (fd == copied_to->fd && offset == 0 && n == 0 && flags == SYNC_FILE_RANGE_WRITE);
+  out_bytes = copied_to->written_bytes;
+  errno = out_fails;
+  return out_fails ? -1 : 0;
+}
+
+/* However much the background copies into a file, little of it is left to the flush, for which flushes of others on
+ * that disk wait.  Clients' writes, and the copies that they wait for, do not wait for the disk's queue.  Where the
+ * call is not to be had all goes well without it; what it says of the disk is a loss. */
+static void
+copies_leave_little_to_a_flush (void)
+{
+  const uint64_t size = 32 << 20, little = 8 << 20;
+  static const int fails[] = { 0, ENOSYS, EPERM, ESPIPE, EINVAL, EIO, ENOSPC };
+  int fd, other;
+  uint64_t held;
+  struct fm_volume *v;
+  struct fm_store *front = lab_file_store (size, &other), *first = lab_file_store (size, &fd);
+  char *buf = malloc (size);
+  copied_to = first;
+  CHECK_EQ (fm_volume_create (front, first, size, 65536, false, &v), 0);
+  CHECK_EQ (fm_volume_link (v, NULL, 2), 0);
+  for (unsigned i = 0; i < sizeof fails / sizeof *fails; i++) {
+    bool lost = fails[i] == EIO || fails[i] == ENOSPC;
+    memset (buf, (int)i + 1, size);
+    outs = 0;
+    out_fails = fails[i];
+    out_bytes = first->written_bytes;
+    CHECK_EQ (fm_volume_write (v, 0, buf, size, 0, 0), 0);
+    CHECK_EQ (fm_group_freeze (&v, 1, 100 * FM_MS, &held), 0);
+    CHECK_EQ (fm_volume_write (v, 0, buf, size / 2, 0, 0), 0);
+    CHECK (first->written_bytes - out_bytes >= size / 2); /* by copies of that writer's own */
+    CHECK_EQ (outs, 0);
+    while (fm_volume_copy (v, 1000 * FM_MS) == 0)
+      ;
+    CHECK (outs > 0 && first->written_bytes - out_bytes <= little);
+    CHECK_EQ (fm_volume_flush (v, true), lost ? -EIO : 0);
+    if (lost)
+      fm_volume_abandon (v);
+    else
+      fm_volume_settle (v);
+  }
+  free (buf);
+  fm_volume_free (v);
+  close (other);
+  close (fd);
+  fm_store_close (front);
+  fm_store_close (first);
+}
+
 int
 main (void)
 {
@@ -310,5 +370,6 @@ main (void)
   RUN (half_a_write);
   RUN (fua_is_durable);
   RUN (port_of_a_file);
+  RUN (copies_leave_little_to_a_flush);
   return finish ("store");
 }

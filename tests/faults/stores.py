@@ -834,6 +834,31 @@ FAULTS = (
         "GROWS_AGAIN_UNSEEN",
     ),
     Fault(
+        "all that a cycle copies into a file is left to its flush, for which clients' flushes wait",
+        "native:store",
+        (("native/lane.c", "|| l->cached < WRITE_OUT ||", "|| 1 ||"),),
+        "ALL_IS_LEFT_TO_THE_FLUSH",
+    ),
+    Fault(
+        "a writer whose block is copied first waits for a place in the disk's queue",
+        "native:store",
+        (("native/lane.c", "  if (l->nslots == 1 || l->cached", "  if (l->cached"),),
+        "WRITER_WAITS_FOR_THE_QUEUE",
+    ),
+    Fault(
+        "what a disk refuses when something is begun to be written out is heard by nobody (I9)",
+        "native:store",
+        (("native/store_file.c", "SYNC_FILE_RANGE_WRITE) < 0 && (errno == EIO",
+          "SYNC_FILE_RANGE_WRITE) < 0 && 0 && (errno == EIO"),),
+        "WRITE_OUT_IS_NOT_HEARD",
+    ),
+    Fault(
+        "a system that cannot begin to write out lets no cycle be committed",
+        "native:store",
+        (("native/store_file.c", " < 0 && (errno == EIO || is_full (-errno)))", " < 0)"),),
+        "WRITE_OUT_IS_NEEDED",
+    ),
+    Fault(
         "what was sent to a sink 0 that had been made smaller counts as whole (I1)",
         "native:store",
         (("native/volume.c", "lost != known && !fm_store_is_server (v->first)",
