@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pyroaring import BitMap64
 
-from mirror_core import runlog
+from mirror_core import native, runlog
 from mirror_core.errors import LedgerError
 from mirror_core.ledger import Ledger, VolumeRecord
 from mirror_core.platform import HERE, Platform
@@ -52,8 +52,8 @@ def recover(state: Path, book: Ledger, platform: Platform = HERE) -> Ledger:
             "it was lost, or this ledger is an older one, which knows nothing of later cycles. Put "
             "back what stood here, or give up the image: 'flashmirror resync --full'"
         )
-    runs = [run for _, some in runlog.records(path, data, history_of(book)) for run in some]
-    hardened = sets_of(path, runs, book.volumes)
+    records = runlog.records(path, data, history_of(book))
+    hardened = sets_of(path, records, book.volumes)
     maps = dict(book.maps)
     for record, gone in zip(book.volumes, hardened, strict=True):
         key = f"{record.name}/pending"
@@ -70,13 +70,13 @@ def _tells_of_later(data: bytes, book: Ledger) -> bool:
     return found == replace(ours, sequence=found.sequence, token=found.token)
 
 
-def sets_of(path: Path, runs: runlog.Runs, volumes: tuple[VolumeRecord, ...]) -> list[BitMap64]:
+def sets_of(
+    path: Path, records: list[tuple[int, list[runlog.Part]]], volumes: tuple[VolumeRecord, ...]
+) -> list[BitMap64]:
     """The sets of a log, one for each volume.  LedgerError: it is of other volumes."""
-    sets = [BitMap64() for _ in volumes]
-    for number, first, count in runs:
-        if number >= len(sets) or (first + count - 1) * volumes[number].block_size >= (
-            volumes[number].size
-        ):
-            raise LedgerError(f"{path}: the log of another site: restore its own")
-        sets[number].add_range(first, first + count)
-    return sets
+    sets = [native.Runs(-(-v.size // v.block_size)) for v in volumes]
+    for _, parts in records:
+        for number, packed in parts:
+            if number >= len(sets) or not sets[number].add(packed):
+                raise LedgerError(f"{path}: the log of another site: restore its own")
+    return [BitMap64.deserialize(one.portable()) for one in sets]

@@ -81,6 +81,36 @@ def pack_spans(firsts: array[int], ends: array[int]) -> bytes:
     return bytes(pairs)
 
 
+def _portable(out: Any, size: Any) -> bytes:
+    try:
+        return bytes(_ffi.buffer(out[0], size[0]))
+    finally:
+        _lib.fm_portable_free(out[0])
+
+
+class Runs:
+    """A set of a volume's blocks, made of packed runs, millions a call."""
+
+    def __init__(self, blocks: int) -> None:
+        """MemoryError."""
+        made = _lib.fm_runs_new(blocks)
+        if not made:
+            raise MemoryError
+        self._handle = _ffi.gc(made, _lib.fm_runs_free)
+
+    def add(self, packed: memoryview) -> bool:
+        """False: they are not all of these blocks."""
+        runs = _ffi.from_buffer(packed)
+        return bool(_lib.fm_runs_add(self._handle, runs, len(packed) // 16) == 0)
+
+    def portable(self) -> bytes:
+        """As Volume.portable.  MemoryError."""
+        out, size = _ffi.new("void **"), _ffi.new("uint64_t *")
+        if _lib.fm_runs_portable(self._handle, out, size) < 0:
+            raise MemoryError
+        return _portable(out, size)
+
+
 class BlockSizes(NamedTuple):
     """What a store's server takes, in bytes (nbd proto.md, "Block size constraints"): multiples
     of which; what is best; and the most that is read or written at once (the core's affair)."""
@@ -503,10 +533,7 @@ class Volume:
         """One of the maps as a roaring bitmap of 64 bits in its portable form.  OSError."""
         out, size = _ffi.new("void **"), _ffi.new("uint64_t *")
         _check(_lib.fm_volume_portable(self._handle, which, out, size), "map")
-        try:
-            return bytes(_ffi.buffer(out[0], size[0]))
-        finally:
-            _lib.fm_portable_free(out[0])
+        return _portable(out, size)
 
     def runs(self, which: int) -> Iterator[tuple[int, int]]:
         """The runs (first block, blocks) of one of the maps."""

@@ -216,34 +216,37 @@ def history_of(data: bytes) -> History | None:
     return history if _record(data, 0, history, 0) is not None else None
 
 
-Runs = list[tuple[int, int, int]]  # number of the set, first block, blocks
+# Number of the set, runs as they are packed: there may be tens of millions, so that no object is
+# made of each.
+Part = tuple[int, memoryview]
 
 
-def records(path: Path, data: bytes, history: History) -> list[tuple[int, Runs]]:
-    """The records of that history: mark, runs.  LedgerError: damaged."""
-    found: list[tuple[int, Runs]] = []
+def records(path: Path, data: bytes, history: History) -> list[tuple[int, list[Part]]]:
+    """The records of that history: mark, parts.  LedgerError: damaged."""
+    found: list[tuple[int, list[Part]]] = []
     at = serial = 0
     while at < len(data):
         body = _record(data, at, history, serial)
         if body is None:
             _refuse_damage(path, data, at, history, serial)
             break
-        found.append((int(_HEAD.unpack_from(data, at)[8]), _runs(body)))
+        found.append((int(_HEAD.unpack_from(data, at)[8]), _parts(body)))
         at += _START + len(body)
         serial += 1
     return found
 
 
-def _record(data: bytes, at: int, history: History, serial: int) -> bytes | None:
+def _record(data: bytes, at: int, history: History, serial: int) -> memoryview | None:
     """The body of the record at `at`, if there is a whole one of the history with that serial."""
     if len(data) - at < _START:
         return None
     mark, length = _HEAD.unpack_from(data, at)[8:]
-    head, body = data[at : at + _HEAD.size], data[at + _START : at + _START + length]
+    head = data[at : at + _HEAD.size]
+    body = memoryview(data)[at + _START : at + _START + length]
     if head != _head(history, serial, mark, length) or len(body) < length:
         return None
     (crc,) = _CRC.unpack_from(data, at + _HEAD.size)
-    return body if zlib.crc32(head + body) == crc else None
+    return body if zlib.crc32(body, zlib.crc32(head)) == crc else None
 
 
 def _refuse_damage(path: Path, data: bytes, at: int, history: History, serial: int) -> None:
@@ -260,13 +263,13 @@ def _refuse_damage(path: Path, data: bytes, at: int, history: History, serial: i
         later = data.find(_MAGIC, later + 1)
 
 
-def _runs(body: bytes) -> Runs:
-    found: Runs = []
+def _parts(body: memoryview) -> list[Part]:
+    found: list[Part] = []
     at = 0
     while at < len(body):
         number, count = _PART.unpack_from(body, at)
         at += _PART.size
         end = at + count * _RUN.size
-        found += [(number, first, n) for first, n in _RUN.iter_unpack(body[at:end])]
+        found.append((number, body[at:end]))
         at = end
     return found

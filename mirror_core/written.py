@@ -64,8 +64,7 @@ def recover(
     if not book.clean:  # the ledger's are of an orderly stop before: of those the log names what is
         owed = {name: BitMap64() for name in names}
     records = runlog.records(path, data, history)
-    runs = [run for _, part in records for run in part]
-    sets = hardlog.sets_of(path, runs, book.volumes + book.volumes)
+    sets = hardlog.sets_of(path, records, book.volumes + book.volumes)
     stable = dict(zip(names, sets, strict=False))
     for name, one in zip(names + names, sets, strict=True):
         owed[name] |= one

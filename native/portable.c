@@ -155,9 +155,8 @@ fill (struct chunk *c, const struct fm_bitmap *b, uint64_t from, uint64_t *numbe
 }
 
 int
-fm_volume_portable (struct fm_volume *v, int which, void **out, uint64_t *bytes)
+fm_runs_portable (const struct fm_bitmap *b, void **out, uint64_t *bytes)
 {
-  const struct fm_bitmap *b = fm_volume_map (v, which);
   struct bucket *k = new_bucket ();
   struct buffer all = { .failed = !k };
   uint64_t buckets = 0, number = 0, last = 0;
@@ -184,6 +183,12 @@ fm_volume_portable (struct fm_volume *v, int which, void **out, uint64_t *bytes)
   return 0;
 }
 
+int
+fm_volume_portable (struct fm_volume *v, int which, void **out, uint64_t *bytes)
+{
+  return fm_runs_portable (fm_volume_map (v, which), out, bytes);
+}
+
 void
 fm_portable_free (void *out)
 {
@@ -205,4 +210,34 @@ fm_pack_spans (const uint64_t *firsts, const uint64_t *ends, uint64_t n, uint64_
     pairs[2 * i] = firsts[i];
     pairs[2 * i + 1] = ends[i] - firsts[i];
   }
+}
+
+struct fm_bitmap *
+fm_runs_new (uint64_t blocks)
+{
+  struct fm_bitmap *b = malloc (sizeof *b);
+  if (b && fm_bitmap_init (b, blocks) == 0)
+    return b;
+  free (b);
+  return NULL;
+}
+
+int
+fm_runs_add (struct fm_bitmap *b, const void *pairs, uint64_t n)
+{
+  const char *at = pairs;
+  for (uint64_t i = 0, run[2]; i < n; i++, at += sizeof run) {
+    memcpy (run, at, sizeof run);
+    if (run[0] >= b->nbits || run[1] == 0 || run[1] > b->nbits - run[0])
+      return -ERANGE;
+    fm_bitmap_set (b, run[0], run[1]);
+  }
+  return 0;
+}
+
+void
+fm_runs_free (struct fm_bitmap *b)
+{
+  fm_bitmap_free (b);
+  free (b);
 }

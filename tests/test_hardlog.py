@@ -37,10 +37,15 @@ def path_in(state: Path) -> Path:
     return runlog.path_in(state, KIND, RUN)
 
 
-def replay(path: Path, history: History = SEVEN) -> runlog.Runs:
+def replay(path: Path, history: History = SEVEN) -> list[tuple[int, int, int]]:
     data = runlog.read(path)
     assert data is not None
-    return [run for _, runs in runlog.records(path, data, history) for run in runs]
+    return [
+        (number, first, n)
+        for _, parts in runlog.records(path, data, history)
+        for number, packed in parts
+        for first, n in struct.iter_unpack("<QQ", packed)
+    ]
 
 
 def written(state: Path, records: Records, *histories: History) -> list[int]:

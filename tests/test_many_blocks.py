@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import random
 import time
+import tracemalloc
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +16,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyroaring import BitMap64
+from test_ledger import sample
 
-from mirror_core import config, creation, flashcopy, limits, native, protocol
-from mirror_core.ledger import Role
+from mirror_core import (
+    config,
+    creation,
+    flashcopy,
+    hardlog,
+    limits,
+    native,
+    protocol,
+    runlog,
+    written,
+)
+from mirror_core.ledger import Lineage, Role
 from mirror_core.site import Site
 from mirror_core.target import Target
 
@@ -55,22 +67,25 @@ def test_a_map_goes_out_and_in_as_it_is(
     tmp_path_factory: pytest.TempPathFactory, runs: list[tuple[int, int]], seed: int | None
 ) -> None:
     """Lone blocks, runs, whole containers and their borders, past 2**32 blocks too: what Python
-    gets of a map is what was marked, and what it marks is what another volume then holds."""
+    gets of a map is what was marked, and what it marks is what another volume then holds; packed
+    runs make up the same set, in any order and more than once."""
     expected = BitMap64()
     for first, count in runs:
         expected.add_range(first, first + count)
     if seed is not None:  # so dense and so torn that a bitset is the shortest
         expected |= BitMap64(random.Random(seed).sample(range(2 << 16), 1 << 15))
+    packed = memoryview(flashcopy.packed_runs_of(expected))
+    half = len(packed) // 32 * 16
+    made = native.Runs((1 << 32) + (1 << 18))
+    assert made.add(packed[half:]) and made.add(packed)
+    assert BitMap64.deserialize(made.portable()) == expected
     with volume(tmp_path_factory.mktemp("v"), (1 << 32) + (1 << 18)) as one:
         for pending, which in ((False, native.NEXT), (True, native.PENDING)):
             flashcopy.mark(one, expected, pending=pending)
             assert flashcopy.bitmap_of(one, which) == expected
         assert one.stats().next_blocks == one.stats().pending_blocks == len(expected)
         assert list(one.runs(native.NEXT)) == [
-            (first, count)
-            for first, count in zip(
-                *[iter(array("Q", flashcopy.packed_runs_of(expected)))] * 2, strict=True
-            )
+            (first, count) for first, count in zip(*[iter(packed.cast("Q"))] * 2, strict=True)
         ]
 
 
@@ -144,3 +159,32 @@ def test_many_millions_of_lone_blocks_are_nothing_to_wait_for(scratch: Path) -> 
     assert clock.took.pop("stable") < limits.LINK_TIMEOUT_S
     slow = {what: s for what, s in clock.took.items() if s > limits.LINK_TIMEOUT_S / 2}
     assert not slow, clock.took
+
+
+@pytest.mark.parametrize("kind", [written.KIND, hardlog.KIND])
+def test_a_start_after_a_kill_needs_little_more_memory_than_its_log(
+    tmp_path: Path, kind: str
+) -> None:
+    """A target that was killed in a cycle, or a second flashcopy, of very many lone blocks finds
+    what its log says in no more than twice that log's size: a machine on which it has run starts it
+    again, and promotes."""
+    lone = BitMap64(array("Q", range(0, 400_000, 2)))
+    book = sample(
+        role="target", lineage=Lineage("l" * 32), committed=7, maps={"disk/pending": lone}
+    )
+    history = runlog.History(written.KIND, book.site, "l" * 32, 8, "t" * 32)
+    if kind == hardlog.KIND:
+        history = hardlog.history_of(book)
+    log = runlog.RunLog(tmp_path, kind, book.run)
+    log.append(history, {0: flashcopy.packed_runs_of(lone)})
+    log.close()
+    tracemalloc.start()
+    if kind == hardlog.KIND:
+        found = lone - hardlog.recover(tmp_path, book).maps["disk/pending"]
+    else:
+        found = written.recover(tmp_path, book)[1]["disk"]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found == lone
+    size = runlog.path_in(tmp_path, kind, book.run).stat().st_size
+    assert peak < 2 * size, f"{peak / size:.1f} times the log"

@@ -183,9 +183,20 @@ FAULTS = (
     Fault(
         "the checksum of a record of hardenings is not looked at (I7)",
         "tests/test_fuzz.py::test_a_damaged_log_of_hardenings_gives_a_prefix_or_is_refused",
-        (("mirror_core/runlog.py", "return body if zlib.crc32(head + body) == crc else None",
-          "return body if crc or zlib.crc32(head + body) == crc else None"),),
+        (("mirror_core/runlog.py", "return body if zlib.crc32(body, zlib.crc32(head)) == crc",
+          "return body if crc or zlib.crc32(body, zlib.crc32(head)) == crc"),),
         "record_unchecked",
+    ),
+    Fault(
+        "a start makes an object of each run of a log: several times the memory of the site before",
+        "tests/test_many_blocks.py::"
+        "test_a_start_after_a_kill_needs_little_more_memory_than_its_log",
+        (("mirror_core/hardlog.py", "or not sets[number].add(packed):",
+          "or not all(\n                [sets[number].add(memoryview(struct.pack(\"=QQ\", *run)))\n"
+          "                 for run in list(struct.iter_unpack(\"=QQ\", packed))]\n            ):"),
+         ("mirror_core/hardlog.py", "from dataclasses import replace\n",
+          "import struct\nfrom dataclasses import replace\n")),
+        "an_object_of_each_run",
     ),
     Fault(
         "a record of hardenings that is gone is not missed (I7)",
