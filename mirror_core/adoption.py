@@ -14,8 +14,9 @@ Whoever adopts a store says that it may hold something else than the site left i
                               pending: it is all in data then; otherwise the image is given up, as
                               by 'resync --full'
 
-One whose flush has failed, that a start has found smaller, or that could not be read (stores.py)
-fits no fingerprint, unless the person says besides that it holds what it held (`unchanged`).
+One whose flush has failed, that a start has found smaller, or that could or cannot be read
+(stores.py) fits no fingerprint, unless the person says besides that it holds what it held
+(`unchanged`); which they may say of a copy of one that could not be read, too.
 
 Invariants.  No byte of a store is changed, only its mark.  The ledger names a source's adopted
 data together with a run of its own, whose intent logs stand already, durably: all of the volume is
@@ -226,7 +227,7 @@ def _record(config: SiteConfig, found: _Found, *, platform: Platform) -> None:
         return heard.names_near(found.folder, each)
 
     stores.flush_put_back([one], others, book, age.boot_of(platform), save, near=near)
-    store = one.stopped(record.size, counts=place.counts)
+    store = one.stopped_or_unread(record.size, counts=place.counts)
     fresh = (
         replace(record, data=store) if place.part == "data" else replace(record, intermediate=store)
     )

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import errno
 
-from mirror_core import limits, protocol, status
+from mirror_core import limits, protocol, status, stores
 from mirror_core.errors import MirrorError
 from mirror_core.ledger import Lineage
 from mirror_core.site import Site
@@ -99,7 +99,7 @@ def _refuse_taken_back(site: Site, takings: int) -> None:
 def _record(site: Site, takings: int) -> None:
     book = site.book.current
     image, at = book.committed, format_time(book.consistency_point)
-    volumes = site.records("source")  # it takes its time
+    volumes = site.records("source", stores.Opened.stopped_or_unread)  # it takes its time
     site.refuse_anew()
     if site.is_ending:
         raise MirrorError("is being stopped: start it and promote it again", _STOPPED)

@@ -814,7 +814,11 @@ class Site:
         )
         return ledger.with_harmed(volumes, self._words_of_harm())
 
-    def records(self, role: ledger.Role) -> tuple[ledger.VolumeRecord, ...]:
+    def records(
+        self,
+        role: ledger.Role,
+        look: Callable[..., ledger.StoreRecord] = stores.Opened.stopped,
+    ) -> tuple[ledger.VolumeRecord, ...]:
         """The same, with fingerprints: nobody writes to them until the next start.  StoreError.
         The data of a target that has no image and no seed does not count: everything is sent."""
         book = self.book.current
@@ -822,9 +826,9 @@ class Site:
         return tuple(
             replace(
                 record,
-                data=self._opened[record.name, "data"].stopped(record.size, counts=holds),
+                data=look(self._opened[record.name, "data"], record.size, counts=holds),
                 intermediate=self._intermediate_of(
-                    record, lambda one, size: one.stopped(size, counts=role == "target")
+                    record, lambda one, size: look(one, size, counts=role == "target")
                 ),
             )
             for record in self.book.current.volumes

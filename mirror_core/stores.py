@@ -29,7 +29,7 @@ from typing import NoReturn
 
 from mirror_core import below, config, elsewhere, hardlog, heard, limits, native
 from mirror_core import identity as identities
-from mirror_core.errors import LedgerError, MirrorError, StoreError
+from mirror_core.errors import LINK_ERRNOS, LedgerError, MirrorError, StoreError
 from mirror_core.identity import Identity, Verdict
 from mirror_core.ledger import (
     FOUND_SMALLER,
@@ -115,6 +115,10 @@ RESTORED = (
 TARGET_HAS = (
     " (the target has what stood there as of its last consistency point: if that is wanted, "
     "promote the target; an adoption compares everything, and sends what is here)"
+)
+A_COPY = (
+    " (is it a copy of that one, which could not be read when the site was stopped, and the source "
+    "lost? then adopt it with --unchanged, which keeps all that it holds)"
 )
 SOURCE_LOST = "if the source is lost, do not: first copy the state folder and all stores elsewhere"
 
@@ -252,10 +256,15 @@ class Opened:
         *spread_out, last = samples
         return ":".join(hashlib.sha256(part).hexdigest() for part in (b"".join(spread_out), last))
 
-    def has(self, fingerprint: str, size: int) -> bool:
+    def has(self, fingerprint: str, size: int) -> bool | None:
         """Whether that is its fingerprint, or one of an older version, which has none of the last
-        bytes.  StoreError."""
-        now = self.fingerprint(size)
+        bytes; None: it cannot be read there.  StoreError: its server does not answer."""
+        try:
+            now = self.fingerprint(size)
+        except Unreadable as error:
+            if error.code in LINK_ERRNOS:
+                raise
+            return None
         return fingerprint in (now, now.partition(":")[0])
 
     def _left(self, size: int) -> int:
@@ -344,6 +353,16 @@ class Opened:
             return self.record()
         self.flush()
         return self.record(size)
+
+    def stopped_or_unread(self, size: int, *, counts: bool) -> StoreRecord:
+        """The same; if it cannot be read there it has no fingerprint: one sector is in the way of
+        nothing.  StoreError: also if its server does not answer."""
+        try:
+            return self.stopped(size, counts=counts)
+        except Unreadable as error:
+            if error.code in LINK_ERRNOS:
+                raise
+            return self.record()
 
     def few_connections(self) -> str | None:
         """Of a server that takes few clients: how many, and what more would help.  Asked when
@@ -700,17 +719,27 @@ def refusal(opened: Opened, record: StoreRecord, place: Place, size: int) -> str
     """Why a store is not known to be the one recorded; None: it is.  StoreError."""
     marked = opened.mark() == place.mark
     verdict = identities.judge(known(record), opened.identity, marked=marked)
+    if place.unchanged and record.fingerprint == UNREADABLE:  # or a copy of it, of what is left
+        verdict = Verdict.SAME
     if verdict is Verdict.OTHER:
-        return f"not the store that was recorded ({known(record)}) but {opened.identity}"
+        hint = A_COPY if not place.heals and record.fingerprint == UNREADABLE else ""
+        return f"not the store that was recorded ({known(record)}) but {opened.identity}{hint}"
     if lost := _may_be_lost(opened, place) or _gone(record, place):
         return lost
     before = _bytes_of(record)
     if before:
-        changed = not opened.has(before, size)
-        return "its content changed while the site was stopped" if changed else None
+        return _changed(place, has=opened.has(before, size))
     if verdict is Verdict.UNSURE and (place.counts or not marked):
         return _doubt(record, marked=marked)
     return None
+
+
+def _changed(place: Place, *, has: bool | None) -> str | None:
+    if has is not None:
+        return None if has else "its content changed while the site was stopped"
+    hint = "" if place.heals else UNCHANGED
+    text = f"it cannot be read where its content is looked at, and may have changed{hint}"
+    return None if place.unchanged else text
 
 
 def _bytes_of(record: StoreRecord) -> str:

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import direct
 import pytest
@@ -262,12 +263,12 @@ def test_one_that_is_taken_back_in_its_last_step_is_not_recorded(
             answers.append(pool.submit(what))
             eventually(lambda: turns.asked > before, "it waits for its turn")
 
-        def slowly(role: ledger.Role) -> object:
+        def slowly(*words: Any) -> object:
             if not answers:
                 for _ in range(queued):
                     ask(lambda: promotion.promote(site, force=True))
                 ask(lambda: promotion.take_back(site))
-            return records(role)
+            return records(*words)
 
         monkeypatch.setattr(site, "records", slowly)
         with pytest.raises(MirrorError, match="was taken back"):
@@ -421,9 +422,9 @@ def test_what_was_edited_in_a_promotion_is_refused_before_its_record(handmade: H
     try:
         records = site.records
 
-        def meanwhile(role: ledger.Role) -> object:
+        def meanwhile(*words: Any) -> object:
             toml.write_text("intervall = 1\n" + good)
-            return records(role)
+            return records(*words)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(site, "records", meanwhile)

@@ -675,6 +675,47 @@ FAULTS = (
         "unreadable_is_as_left",
     ),
     Fault(
+        "a promotion needs to read all that a fingerprint looks at",
+        "tests/test_bad_sector.py::"
+        "test_a_sector_that_cannot_be_read_keeps_no_image_from_its_promotion[running]",
+        (("mirror_core/promotion.py", ", stores.Opened.stopped_or_unread)", ")"),),
+        "promotion_reads_all",
+    ),
+    Fault(
+        "an adoption needs to read all that a fingerprint looks at",
+        "tests/test_bad_sector.py::"
+        "test_a_sector_that_cannot_be_read_keeps_no_image_from_its_promotion[stopped] "
+        "tests/test_bad_sector.py::"
+        "test_a_source_with_a_sector_that_cannot_be_read_serves_the_others",
+        (("mirror_core/adoption.py", "one.stopped_or_unread(", "one.stopped("),),
+        "adoption_reads_all",
+    ),
+    Fault(
+        "a store that cannot be read where a fingerprint looks is in the way of its adoption",
+        "tests/test_bad_sector.py::"
+        "test_a_sector_that_cannot_be_read_keeps_no_image_from_its_promotion[bad-since-its-stop] "
+        "tests/test_bad_sector.py::"
+        "test_a_source_with_a_sector_that_cannot_be_read_serves_the_others",
+        (("mirror_core/stores.py", "                raise\n            return None\n        return",
+          "                raise\n            raise\n        return"),),
+        "unread_is_no_question",
+    ),
+    Fault(
+        "a store that cannot be read where a fingerprint looks is as it was left (I1)",
+        "tests/test_bad_sector.py::"
+        "test_a_sector_that_cannot_be_read_keeps_no_image_from_its_promotion[bad-since-its-stop]",
+        (("mirror_core/stores.py", "return None if place.unchanged else text", "return None"),),
+        "unread_is_as_left",
+    ),
+    Fault(
+        "what could be copied of a store that could not be read is no image, whoever says so",
+        "tests/test_bad_sector.py::"
+        "test_a_copy_of_a_store_that_could_not_be_read_is_what_a_person_says[True]",
+        (("mirror_core/stores.py", "if place.unchanged and record.fingerprint == UNREADABLE:",
+          "if False:"),),
+        "rescued_copy_is_none",
+    ),
+    Fault(
         "a name that is none of a host is an internal error",
         "tests/test_ends.py::test_what_is_no_name_of_a_host_is_no_error_of_ours",
         (("mirror_core/peer.py", "except UnicodeError as error:  # of its encoding (idna)",
@@ -900,8 +941,8 @@ FAULTS = (
         "so is what a start found smaller, though a fingerprint tells",
         "tests/test_unreadable.py::"
         "test_a_source_s_store_that_is_large_again_is_not_as_it_was[found-after-a-stop]",
-        (("mirror_core/stores.py", "    if before:\n        changed",
-          "    if before and not (is_harmed(record) and place.heals):\n        changed"),),
+        (("mirror_core/stores.py", "    if before:\n        return _changed(",
+          "    if before and not (is_harmed(record) and place.heals):\n        return _changed("),),
         "other_bytes_over_the_copy",
     ),
     Fault(
@@ -1356,7 +1397,7 @@ FAULTS = (
     Fault(
         "a store that holds other bytes than its site's stop has left is taken (I7)",
         "tests/test_store_back.py::test_a_store_alone_that_went_back_is_refused_after_a_stop",
-        (("mirror_core/stores.py", "not opened.has(before, size)", "False"),),
+        (("mirror_core/stores.py", "has=opened.has(before, size)", "has=True"),),
         "any_bytes_after_a_stop",
     ),
     Fault(
