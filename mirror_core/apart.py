@@ -1,17 +1,20 @@
 """A process of its own, or a thread of a site's, for what may wait in the kernel for as long as
 somebody else is away, and cannot be ended meanwhile.  One that does not answer in time is left
-alone; until it has ended, nobody begins another one for the same."""
+alone; until it has ended, nobody begins another one for the same.  What a thread has found too late
+for who had asked is the answer for whoever asks soon after: what it looks at may be slow for good.
+"""
 
 from __future__ import annotations
 
 import errno
+import math
 import os
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -75,36 +78,54 @@ def _read(ours: socket.socket, wait_s: float) -> Answer:
         raise _no_answer() if isinstance(error, TimeoutError) else error from None
 
 
+@dataclass
+class _Under(Generic[T]):
+    """A look under way, or what it has found."""
+
+    began: float
+    answer: Future[T] = field(default_factory=Future)
+    ended: float = math.inf
+
+
 class Look(Generic[T]):
-    """A question that a site is asked again and again, whose threads may share what it knows."""
+    """A question that a site is asked again and again, whose threads may share what it knows.  Who
+    asks waits for `wait_s` at most, and for nothing that has been under way for twice as long."""
 
     def __init__(self, work: Callable[[], T], wait_s: float) -> None:
         self._work, self._wait_s = work, wait_s
         self._lock = threading.Lock()  # held while one asks
-        self._left: Future[T] | None = None  # has not answered in time.  Guard: `_lock`
+        self._late: _Under[T] | None = None  # has not answered in time.  Guard: `_lock`
 
     def ask(self) -> T:
-        """What `work` returns or raises by now.  OSError: ETIMEDOUT, it does not answer; or there
-        can be no thread."""
+        """What `work` returns or raises by now, or has a moment ago.  OSError: ETIMEDOUT, it does
+        not answer; or there can be no thread."""
         with self._lock:
-            if self._left and not self._left.done():
+            late, now = self._late, time.monotonic()
+            recent = late and now - late.ended <= 2 * self._wait_s
+            one = late if late and recent else self._begin()
+            left_s = one.began + 2 * self._wait_s - time.monotonic()
+            wait([one.answer], min(self._wait_s, max(0.0, left_s)))
+            if not one.answer.done():
+                self._late = one
                 raise _no_answer()
-            answer: Future[T] = Future()
-            try:
-                threading.Thread(target=self._run, args=(answer,), name="look", daemon=True).start()
-            except (RuntimeError, MemoryError):
-                raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
-            try:
-                return answer.result(self._wait_s)
-            except TimeoutError:
-                self._left = answer
-                raise _no_answer() from None
+            self._late = late if recent else None
+            return one.answer.result()
 
-    def _run(self, answer: Future[T]) -> None:
+    def _begin(self) -> _Under[T]:
+        """OSError."""
+        one: _Under[T] = _Under(time.monotonic())
         try:
-            answer.set_result(self._work())
+            threading.Thread(target=self._run, args=(one,), name="look", daemon=True).start()
+        except (RuntimeError, MemoryError):
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
+        return one
+
+    def _run(self, one: _Under[T]) -> None:
+        try:
+            one.answer.set_result(self._work())
         except Exception as error:
-            answer.set_exception(error)
+            one.answer.set_exception(error)
+        one.ended = time.monotonic()
 
 
 def _no_answer() -> OSError:

@@ -31,6 +31,10 @@ class StoreError(MirrorError):
     """A store cannot be used: missing, busy, of another site, of the wrong size."""
 
 
+class StillLooking(StoreError):
+    """How the stores are is not known yet: whoever asks again may hear of it."""
+
+
 class LedgerError(MirrorError):
     """The ledger is missing, damaged, or not of this site (I7)."""
 

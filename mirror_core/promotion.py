@@ -23,7 +23,7 @@ from __future__ import annotations
 import errno
 
 from mirror_core import limits, protocol, status, stores
-from mirror_core.errors import MirrorError
+from mirror_core.errors import MirrorError, StillLooking
 from mirror_core.ledger import Lineage
 from mirror_core.site import Site
 from mirror_core.target import Target
@@ -70,7 +70,13 @@ def _turn(site: Site, takings: int, *, force: bool, newest: bool, wait_s: float)
     recorded = book.role == "source"  # and the machine has refused to begin anew
     if not recorded:
         _refuse_taken_back(site, takings)
-        site.refuse_anew()  # before the source loses its session
+        until = site.platform.monotonic() + wait_s
+        try:
+            site.refuse_anew()  # before the source loses its session
+        except StillLooking as error:
+            site.platform.sleep(max(0.0, until - site.platform.monotonic()))
+            found = {**status.of(site), "reason": str(error)}
+            return {"done": False, "waits": str(error), "status": found}
     if recorded or site.control.prepare_promotion(force=force, newest=newest, wait_s=wait_s):
         if not recorded:
             _record(site, takings)
@@ -100,7 +106,7 @@ def _record(site: Site, takings: int) -> None:
     book = site.book.current
     image, at = book.committed, format_time(book.consistency_point)
     volumes = site.records("source", stores.Opened.stopped_or_unread)  # it takes its time
-    site.refuse_anew()
+    site.refuse_anew(again=True)
     if site.is_ending:
         raise MirrorError("is being stopped: start it and promote it again", _STOPPED)
     _refuse_taken_back(site, takings)

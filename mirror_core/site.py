@@ -45,7 +45,7 @@ from mirror_core import (
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig, is_uri
 from mirror_core.driver import Driver
-from mirror_core.errors import LINK_ERRNOS, LedgerError, MirrorError, StoreError
+from mirror_core.errors import LINK_ERRNOS, LedgerError, MirrorError, StillLooking, StoreError
 from mirror_core.journal import Journal
 from mirror_core.lock import check_ledger, lock_state, no_state, write_pid
 from mirror_core.platform import HERE, TOKEN, Platform
@@ -660,12 +660,21 @@ class Site:
         if isinstance(self.control, Driver):
             self.control.stop()
 
-    def refuse_anew(self) -> None:
-        """MirrorError: a process that begins anew would end, with that line."""
+    def refuse_anew(self, *, again: bool = False) -> None:
+        """MirrorError: a process that begins anew would end, with that line.  StillLooking; but not
+        if it is asked again, and all was well a moment ago: on a slow server a look may take longer
+        each time."""
+        lost = None
         try:
             lost = self._lost_stores()[1]
-        except OSError as error:  # a promotion that is asked for again looks again
-            raise StoreError(f"cannot look at its stores: {error.strerror}", errno.EBUSY) from error
+        except OSError as error:
+            if not again:
+                raise StillLooking(
+                    f"a look at its stores has no answer yet ({error.strerror}): it goes on once "
+                    "there is one; if what they stand on hangs, see docs/recovery.md, 'A file "
+                    "server hangs, and the source is lost'",
+                    errno.EBUSY,
+                ) from error
         if lost:
             raise StoreError(f"cannot begin anew, and so is not promoted: {lost}")
         self._refuse_anew(self.config, self.book.current)

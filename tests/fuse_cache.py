@@ -6,7 +6,8 @@
 What the kernel asks is passed on to FILE (linux/fuse.h), lseek(2) too, as those do that share a
 folder with a virtual machine.  With a CACHE it may lose what is in there as a kernel does: while a
 file CACHE.fails stands a flush fails, what it covered is not on FILE, and is shown all the same.
-While a file FILE.hangs stands a flush has no answer.
+While a file FILE.hangs stands a flush has no answer; while FILE.slow does each question how large
+it is takes as many seconds as that file says.
 Left out: everything else that a file system can do.
 """
 
@@ -116,6 +117,10 @@ class FileSystem:
         os.fsync(self._disk)
 
     def _attributes(self, node: int) -> bytes:
+        slow = f"{self._file}.slow"
+        if os.path.exists(slow):
+            with open(slow) as file:
+                time.sleep(float(file.read()))
         found = os.fstat(self._fd)
         size, blocks = (found.st_size, found.st_blocks) if node == _DISK else (0, 0)
         mode = 0o100600 if node == _DISK else 0o40700

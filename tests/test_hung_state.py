@@ -18,7 +18,7 @@ from pathlib import Path
 
 import direct
 import pytest
-from handmade import Handmade, eventually, record, scrape
+from handmade import Handmade, eventually, kill, record, scrape
 from pair import FLASHMIRROR, MakePair
 from test_hangs import bounded
 
@@ -75,6 +75,44 @@ def test_a_store_that_hangs_holds_up_no_question(handmade: Handmade, site: str) 
             handmade.stop()
 
 
+def test_a_promotion_waits_for_a_file_server_and_says_so(handmade: Handmade) -> None:
+    """Its source is lost, and for a moment that server does not answer.  The command ends neither
+    then nor without a word."""
+    with served(handmade, "west") as (server, _):
+        handmade.create()
+        handmade.start()
+        direct.sync(handmade)
+        kill(handmade, "east")
+        server.send_signal(signal.SIGSTOP)
+        words = (FLASHMIRROR, "promote", "--force", str(handmade.toml("west")))
+        with bounded(30), subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as promotes:
+            assert promotes.stderr
+            said = promotes.stderr.readline()
+            assert "promote waits: a look at its stores has no answer yet" in said
+            server.send_signal(signal.SIGCONT)
+            promotes.communicate()
+            assert promotes.returncode == 0
+
+
+@pytest.mark.timeout(120)
+def test_a_promotion_gets_on_where_each_look_is_late(handmade: Handmade) -> None:
+    """A file server answers, but takes longer for each question how large a store is than a look
+    has time, and does so for good."""
+    with served(handmade, "west") as (_, behind):
+        handmade.create()
+        handmade.start()
+        direct.sync(handmade)
+        kill(handmade, "east")
+        slow = behind.with_name(f"{behind.name}.slow")
+        slow.write_text("0.6")
+        words = (FLASHMIRROR, "promote", "--force", str(handmade.toml("west")))
+        with bounded(60), subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as promotes:
+            book = handmade.folder / "west/state"
+            eventually(lambda: ledger.load(book).role == "source", "its record")
+            slow.unlink()
+            assert "is the source now" in promotes.communicate()[0]
+
+
 @pytest.mark.parametrize("site", ["east", "west"])
 def test_a_stop_of_a_start_that_flushes_costs_no_store(handmade: Handmade, site: str) -> None:
     """The disk takes its time for a flush of what was put there while the site was stopped.  Who
@@ -127,7 +165,8 @@ def served(pair: Handmade, site: str) -> Iterator[tuple[subprocess.Popen[str], P
             yield server, behind
         finally:
             server.send_signal(signal.SIGCONT)
-            behind.with_name(f"{behind.name}.hangs").unlink(missing_ok=True)
+            for what in ("hangs", "slow"):
+                behind.with_name(f"{behind.name}.{what}").unlink(missing_ok=True)
             pair.kill()
             subprocess.run(["umount", "--lazy", str(folder)], check=True)
             server.kill()

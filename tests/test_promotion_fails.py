@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import random
@@ -14,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import direct
 import pytest
@@ -283,6 +284,36 @@ def test_one_that_is_taken_back_in_its_last_step_is_not_recorded(
     finally:
         site.stop()
         pool.shutdown()
+
+
+def test_a_look_that_is_late_in_the_last_step_ends_no_promotion(
+    handmade: Handmade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the record needs is read, which takes so long on a slow file server that the stores are
+    looked at once more: all was well a moment ago, and so it would be late each time."""
+    handmade.create()
+    handmade.start()
+    direct.sync(handmade)
+    handmade.stop()
+    site = Site(config.load(str(handmade.toml("west"))), begin_anew=lambda _: None)
+    site.start()
+    try:
+        records = site.records
+
+        def late() -> NoReturn:
+            raise OSError(errno.ETIMEDOUT, "does not answer")
+
+        def slowly(*words: Any) -> object:
+            monkeypatch.setattr(site, "_lost_stores", late)
+            return records(*words)
+
+        monkeypatch.setattr(site, "records", slowly)
+        with pytest.raises(MirrorError, match="it is a source from its next start on"):
+            while True:
+                promotion.promote(site, force=True)
+        assert site.book.current.role == "source"
+    finally:
+        site.stop()
 
 
 def test_a_source_forgets_a_promotion_that_is_taken_back(handmade: Handmade) -> None:

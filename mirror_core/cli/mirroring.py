@@ -7,6 +7,7 @@ import errno
 import os
 import select
 import signal
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +24,7 @@ from mirror_core.cli.common import (
     json_option,
     load_site,
     not_done,
+    say,
     show,
     site_argument,
     wait_until,
@@ -181,7 +183,7 @@ def _wait_promoted(
     """Until the site has begun anew as a source; meanwhile it is away for a moment.  The point that
     it is promoted at: the last one before, as no source has a session; None: it was one already.
     And its status."""
-    bar, away_since, pid = Bar(), None, 0
+    bar, away_since, pid, told = Bar(), None, 0, ""
     log = process.log_of(settings)
     try:
         answer = ask(settings, {**request, "wait": deadline.wait_s()}, deadline.patience_s())
@@ -198,6 +200,10 @@ def _wait_promoted(
             if pid != (pid := answer["status"]["pid"]):  # which it keeps when it begins anew
                 ended = _process_of(watched, pid)
             bar.update(answer["status"])
+            waits = answer.get("waits", "")
+            if waits not in ("", told) and not sys.stderr.isatty():  # where the bar says it
+                say(f"{settings.name}: promote waits: {waits}")
+                told = waits
             moment = answer["status"]["committed"]
             if not deadline.left_s():
                 bar.end()

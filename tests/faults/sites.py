@@ -693,6 +693,40 @@ FAULTS = (
         "hung_folder_keeps_a_status",
     ),
     Fault(
+        "what a look finds too late for who has asked nobody hears",
+        "tests/test_apart.py::test_what_a_late_look_has_found_counts_for_a_while",
+        (("mirror_core/apart.py", "recent = late and now - late.ended <= 2 * self._wait_s",
+          "recent = late and not late.answer.done()"),),
+        "late_is_never",
+    ),
+    Fault(
+        "what a look has found once counts for ever",
+        "tests/test_apart.py::test_what_a_late_look_has_found_counts_for_a_while",
+        (("mirror_core/apart.py", "recent = late and now - late.ended <= 2 * self._wait_s",
+          "recent = late is not None"),),
+        "old_is_now",
+    ),
+    Fault(
+        "a promotion is refused while a look at its stores has no answer",
+        "tests/test_hung_state.py::test_a_promotion_waits_for_a_file_server_and_says_so",
+        (("mirror_core/promotion.py", "        except StillLooking as error:\n",
+          "        except ZeroDivisionError as error:\n"),),
+        "no_look_is_the_end",
+    ),
+    Fault(
+        "a look that is late in the last step of a promotion ends it",
+        "tests/test_promotion_fails.py::"
+        "test_a_look_that_is_late_in_the_last_step_ends_no_promotion",
+        (("mirror_core/promotion.py", "site.refuse_anew(again=True)", "site.refuse_anew()"),),
+        "late_in_the_last_step",
+    ),
+    Fault(
+        "a promotion that waits for a look at its stores does not say so",
+        "tests/test_hung_state.py::test_a_promotion_waits_for_a_file_server_and_says_so",
+        (("mirror_core/cli/mirroring.py", 'answer.get("waits", "")', '""'),),
+        "waits_without_a_word",
+    ),
+    Fault(
         "a hung site keeps a command longer than its time-out",
         "tests/test_hangs.py::test_a_hung_process_keeps_no_command_longer_than_its_time",
         (("mirror_core/cli/common.py",
