@@ -95,6 +95,25 @@ def test_a_promotion_waits_for_a_file_server_and_says_so(handmade: Handmade) -> 
 
 
 @pytest.mark.timeout(120)
+def test_an_image_is_had_without_the_file_server_of_its_intermediate(handmade: Handmade) -> None:
+    """The source is lost, the image is whole in data, and that server does not come back: what the
+    line refers to (docs/recovery.md) can be done, and has the promotion go on."""
+    with served(handmade, "west", "intermediate") as (server, _):
+        handmade.create()
+        handmade.start()
+        direct.sync(handmade)
+        kill(handmade, "east")
+        server.send_signal(signal.SIGSTOP)
+        words = (FLASHMIRROR, "promote", "--force", str(handmade.toml("west")))
+        with bounded(60), subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as promotes:
+            assert promotes.stderr
+            assert "docs/recovery.md, 'A file server hangs" in promotes.stderr.readline()
+            subprocess.run(["umount", "--force", str(handmade.folder / "served")], check=False)
+            promotes.communicate()
+            assert promotes.returncode == 0
+
+
+@pytest.mark.timeout(120)
 def test_a_promotion_gets_on_where_each_look_is_late(handmade: Handmade) -> None:
     """A file server answers, but takes longer for each question how large a store is than a look
     has time, and does so for good."""
@@ -149,9 +168,11 @@ def told_to_end(site: str, pair: Handmade) -> bool:
 
 
 @contextlib.contextmanager
-def served(pair: Handmade, site: str) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """Its data is on a file system of this server, over this file; nothing is remembered of its
-    attributes."""
+def served(
+    pair: Handmade, site: str, part: str = "data"
+) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """This store of it is on a file system of this server, over this file; nothing is remembered of
+    its attributes."""
     folder, behind = pair.folder / "served", pair.folder / "behind"
     folder.mkdir()
     behind.touch()
@@ -160,7 +181,7 @@ def served(pair: Handmade, site: str) -> Iterator[tuple[subprocess.Popen[str], P
     always = {**os.environ, "FUSE_ATTRIBUTES_S": "0"}
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=always) as server:
         assert server.stdout and server.stdout.readline() == "mounted\n"
-        pair.stores[site, "data"] = str(folder / "disk")
+        pair.stores[site, part] = str(folder / "disk")
         try:
             yield server, behind
         finally:

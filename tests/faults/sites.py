@@ -714,6 +714,15 @@ FAULTS = (
         "no_look_is_the_end",
     ),
     Fault(
+        "a promotion that waits for a file server does not say what helps",
+        "tests/test_hung_state.py::"
+        "test_an_image_is_had_without_the_file_server_of_its_intermediate",
+        (("mirror_core/site.py",
+          "; if what they stand on hangs, see docs/recovery.md, 'A file \"\n"
+          "                    \"server hangs, and the source is lost'\"", "\""),),
+        "hangs_without_a_way_out",
+    ),
+    Fault(
         "a look that is late in the last step of a promotion ends it",
         "tests/test_promotion_fails.py::"
         "test_a_look_that_is_late_in_the_last_step_ends_no_promotion",
