@@ -37,6 +37,7 @@ SPARED = {
         "unflushed": _NO_WAY_TO_FAIL,
         "server_socket": _NO_WAY_TO_FAIL,
         "is_settled": _NO_WAY_TO_FAIL,
+        "cut": _NO_WAY_TO_FAIL,
     },
     "Intent": {"log_bytes": _NO_WAY_TO_FAIL},
     "Volume": {
