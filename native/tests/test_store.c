@@ -319,7 +319,7 @@ sync_file_range (int fd, off64_t offset, off64_t n, unsigned flags)
 static void
 copies_leave_little_to_a_flush (void)
 {
-  const uint64_t size = 32 << 20, little = 8 << 20;
+  const uint64_t size = 96 << 20, little = 18 << 20;
   static const int fails[] = { 0, ENOSYS, EPERM, ESPIPE, EINVAL, EIO, ENOSPC };
   int fd, other;
   uint64_t held;
