@@ -19,12 +19,13 @@
 #define CLONE_WORTH (1024 * 1024)
 #endif
 #define CLONE_MAX (16ULL * 1024 * 1024)
-/* So many bytes of the background's in a sink 0 are begun to be written out at once.  So little is left to its flush,
- * for which flushes of others on that disk wait (below.h), and a stop: it is the copying that waits when the disk's
- * queue is full.  On a disk of 50 MB/s a client's flush beside a cycle of 400 MB took 10.8 s without that, and 2.0 to
- * 2.5 s with it, as one of any file on that disk.  Oftener costs more where blocks are lone: the kernel holds such
- * writes back (on a quick disk 51,200 of them: 0.6 s with one flush, 1.5 s so, 2.3 s with 4 MiB). */
+/* So many bytes of the background's in a sink 0 are begun to be written out at once, where its flush would take long.
+ * So little is left to that, for which flushes of others on that disk wait (below.h), and a stop: it is the copying that
+ * waits when the disk's queue is full.  On a disk of 50 MB/s a client's flush beside a cycle of 400 MB took 10.8 s
+ * without that, and 2.0 to 2.5 s with it, as one of any file on that disk.  On a quick one lone blocks lose by it (51,200
+ * of them: 0.6 s with one flush, 1.5 s so, 2.3 s with 4 MiB), so there it begins with so many as make a flush long. */
 #define WRITE_OUT (16ULL * 1024 * 1024)
+#define LONG_FLUSH (256ULL * 1024 * 1024)
 #define PORTS_MAX (1 + FM_SINKS + FM_WIDE)
 
 /* ---- the connections to this site's own stores: see lane.h ---- */
@@ -379,6 +380,9 @@ write_out (struct fm_lane *l, uint64_t bytes)
   struct fm_store *first = l->v->first;
   l->cached += bytes;
   if (l->nslots == 1 || l->cached < WRITE_OUT || !first->ops->write_out)
+    return;
+  uint64_t changed = atomic_load (&first->changed_bytes);
+  if (!atomic_load (&first->flushes_slowly) && changed - atomic_load (&first->flushed_bytes) < LONG_FLUSH)
     return;
   l->cached = 0;
   first->ops->write_out (first);

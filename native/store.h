@@ -130,6 +130,7 @@ struct fm_block_sizes {
 };
 
 #define FM_FLUSH_BYTE_NS 1000 /* 1 MB/s: no disk is slower, but one that hangs */
+#define FM_SLOW_FLUSH_NS (500 * FM_MS)
 #define FM_FLUSH_MOST (1ULL << 30) /* bytes: a server that has kept more than that has written some of it */
 #define FM_POOL_MAX 32 /* connections of a store that are lent */
 
@@ -153,6 +154,7 @@ struct fm_store {
   _Atomic uint64_t written_bytes;  /* payload of WRITE ops that were done well on ports */
   _Atomic uint64_t changed_bytes;  /* of WRITE and ZERO ops that have ended; fm_store_unflushed */
   _Atomic uint64_t flushed_bytes;  /* of those, what a good flush on a port has covered */
+  _Atomic bool flushes_slowly; /* of a file: one took FM_SLOW_FLUSH_NS, since it was opened */
   _Atomic uint64_t errors;
   _Atomic bool no_clone; /* it was tried, and is not to be had */
   _Atomic uint64_t lost;   /* how often what was not flushed may have gone, ... */

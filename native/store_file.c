@@ -115,7 +115,10 @@ file_flush (struct fm_store *s)
 {
   struct fm_below_flush f;
   fm_below_begin (&f, s->below);
+  uint64_t began = fm_now_ns ();
   int rc = fdatasync (s->fd) < 0 ? -errno : 0;
+  if (fm_now_ns () - began >= FM_SLOW_FLUSH_NS)
+    atomic_store (&s->flushes_slowly, true);
   fm_below_end (&f, rc, s);
   if (rc < 0)
     file_forget (s);

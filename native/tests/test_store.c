@@ -242,11 +242,14 @@ half_a_write (void)
 }
 
 static unsigned syncs; /* by the core: this stands in front of libc's */
+static bool slow_disk;
 
 int
 fdatasync (int fd)
 {
   syncs++;
+  if (slow_disk)
+    usleep (FM_SLOW_FLUSH_NS / 1000);
   return (int)syscall (SYS_fdatasync, fd);
 }
 
@@ -313,14 +316,14 @@ sync_file_range (int fd, off64_t offset, off64_t n, unsigned flags)
   return out_fails ? -1 : 0;
 }
 
-/* However much the background copies into a file, little of it is left to the flush, for which flushes of others on
- * that disk wait.  Clients' writes, and the copies that they wait for, do not wait for the disk's queue.  Where the
+/* However much the background copies into a file, on a slow disk little of it is left to the flush, for which flushes
+ * of others on that disk wait.  Clients' writes, and the copies that they wait for, do not wait for the disk's queue.  Where the
  * call is not to be had all goes well without it; what it says of the disk is a loss. */
 static void
 copies_leave_little_to_a_flush (void)
 {
   const uint64_t size = 96 << 20, little = 18 << 20;
-  static const int fails[] = { 0, ENOSYS, EPERM, ESPIPE, EINVAL, EIO, ENOSPC };
+  static const int fails[] = { 0, 0, ENOSYS, EPERM, ESPIPE, EINVAL, EIO, ENOSPC };
   int fd, other;
   uint64_t held;
   struct fm_volume *v;
@@ -342,8 +345,10 @@ copies_leave_little_to_a_flush (void)
     CHECK_EQ (outs, 0);
     while (fm_volume_copy (v, 1000 * FM_MS) == 0)
       ;
-    CHECK (outs > 0 && first->written_bytes - out_bytes <= little);
+    CHECK (i ? outs > 0 && first->written_bytes - out_bytes <= little : outs == 0);
+    slow_disk = i == 0; /* and is known to be from then on */
     CHECK_EQ (fm_volume_flush (v, true), lost ? -EIO : 0);
+    slow_disk = false;
     if (lost)
       fm_volume_abandon (v);
     else

@@ -881,6 +881,18 @@ FAULTS = (
         "ALL_IS_LEFT_TO_THE_FLUSH",
     ),
     Fault(
+        "a disk that was slow to flush is thought to be quick the next time",
+        "native:store",
+        (("native/store_file.c", "    atomic_store (&s->flushes_slowly, true);\n", "    ;\n"),),
+        "SLOW_IS_QUICK",
+    ),
+    Fault(
+        "lone blocks are written out one by one where a flush of all is quick",
+        "native:store",
+        (("native/lane.c", "  if (!atomic_load (&first->flushes_slowly) && ", "  if (0 && "),),
+        "QUICK_IS_SLOW",
+    ),
+    Fault(
         "a writer whose block is copied first waits for a place in the disk's queue",
         "native:store",
         (("native/lane.c", "  if (l->nslots == 1 || l->cached", "  if (l->cached"),),
