@@ -1,6 +1,14 @@
 """Makes a site: its first ledger, with stores that belong to nobody yet.
 
 All is looked at before anything is written; a refusal leaves nothing behind.
+
+A person brings a copy first, a source's volume or a seed, which is in the kernel's memory still.
+So the stores are flushed before anything in the state folder is, which may stand on their disk and
+hear, once, what that has lost (heard.py).
+
+Left out: a kill in that flush; and a person who gives the command again without having brought the
+copy again, as the line says: no ledger is there in which the next try could read of it, and the
+disk's own cache may show what is lost for a while.
 """
 
 from __future__ import annotations
@@ -10,7 +18,7 @@ import os
 import time
 from collections.abc import Callable
 
-from mirror_core import age, durable, ledger, stores
+from mirror_core import age, durable, heard, ledger, stores
 from mirror_core.config import SiteConfig
 from mirror_core.errors import LedgerError, StoreError
 from mirror_core.lock import lock_state, no_state
@@ -23,12 +31,13 @@ def create(
     """The first ledger of a site; `say`: what its owner should know of the stores.  StoreError,
     LedgerError: nothing was written."""
     try:
-        durable.make_folder(config.state, HERE)
+        flush_names = durable.make_folder(config.state, HERE)
     except OSError as error:
         raise no_state(config, error) from error
     site = os.urandom(16).hex()
     with contextlib.ExitStack() as undo:
-        undo.callback(os.close, lock_state(config))
+        lock = lock_state(config)
+        undo.callback(os.close, lock)
         if ledger.path_in(config.state).exists():
             raise LedgerError(
                 f"{config.state}: holds a site already: name another 'state', or, to begin anew, "
@@ -57,7 +66,8 @@ def create(
                     data.record(), intermediate.record(),
                 )
             )  # fmt: skip
-        stores.refuse_one_disk(one for one, _ in opened)
+        ones = [one for one, _ in opened]
+        stores.refuse_one_disk(ones)
         first = ledger.Ledger(
             site=site,
             name=config.name,
@@ -68,19 +78,31 @@ def create(
             known_boot=age.boot_of(HERE),
             known_uptime=HERE.uptime(),
         )
-        _write(config, first, opened)
-        for one, _ in opened:
+
+        def near() -> set[str]:
+            return heard.names_near(lock, [(one.identity, one.fd) for one in ones])
+
+        with stores.flushed_first(ones, near):
+            _write(config, first, opened, flush_names, near)
+        for one in ones:
             if few := one.few_connections():
                 say(f"{one.where}: {few}")
     return first
 
 
 def _write(
-    config: SiteConfig, first: ledger.Ledger, opened: list[tuple[stores.Opened, str]]
+    config: SiteConfig,
+    first: ledger.Ledger,
+    opened: list[tuple[stores.Opened, str]],
+    flush_names: Callable[[], None],
+    near: heard.Near,
 ) -> None:
-    """The ledger, and the marks of the stores; or neither.  LedgerError."""
+    """The ledger, and the marks of the stores; or neither.  `flush_names`: of the
+    state folder.  LedgerError."""
     try:
-        ledger.save(config.state, first)
+        flush_names()
+        spoken = ledger.save(config.state, first)
+        heard.believe(spoken, near, f"{config.state}: its disk has lost something")
         for one, mark in opened:
             one.set_mark(mark)
     except Exception as error:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from mirror_core.platform import HERE, Platform
@@ -84,13 +85,18 @@ def _rename(fresh: Path, path: Path, platform: Platform) -> None:
             raise
 
 
-def make_folder(folder: Path, platform: Platform) -> None:
-    """It stands, and its name is durable, as those above it that were missing.  OSError."""
+def make_folder(folder: Path, platform: Platform) -> Callable[[], None]:
+    """It stands; and what makes its name durable, as those above it that were missing.  OSError:
+    of each."""
     known = platform.losses()
     missing = [one for one in folder.parents if not platform.exists(one)]
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for one in (folder, *missing):
-        sync_folder(one.parent, known, platform)
+
+    def flush_names() -> None:
+        for one in (folder, *missing):
+            sync_folder(one.parent, known, platform)
+
+    return flush_names
 
 
 def write(fd: int, data: bytes, offset: int, platform: Platform) -> None:

@@ -574,9 +574,7 @@ def flush_put_back(
     before = book.flushing if book.flushing_boot == boot else ()
 
     def doubt(lost: Collection[str], error: MirrorError) -> NoReturn:
-        for one in ones:
-            with contextlib.suppress(OSError):
-                one.drop_cache()
+        _drop_caches(ones)
         text = (
             f"{error}; what this flush has lost a later one does not tell: then adopt it "
             "('flashmirror adopt'), or put the copy into another file or device"
@@ -601,6 +599,36 @@ def flush_put_back(
         except StoreError as error:
             doubt(names, error)
         save(flushing=before)
+
+
+@contextlib.contextmanager
+def flushed_first(ones: Collection[Opened], near: heard.Near) -> Iterator[None]:
+    """The same before the first record of a site: what a person has brought into `ones` is on their
+    disks before any record is made durable, and what those hear is heard of them, too.  There is no
+    ledger in which the next try could read that.  StoreError, LedgerError."""
+
+    def doubt(_: Collection[str], error: MirrorError) -> NoReturn:
+        _drop_caches(ones)
+        raise StoreError(
+            f"{error}; what was put into its stores may not all be on their disks, whatever they "
+            "show now, and the next try is not told: put it there again, then give the command "
+            "again",
+            error.code,
+        ) from error
+
+    with _told_to_end_later(), heard.listening(near, doubt):
+        try:
+            for one in ones:
+                one.flush()
+        except StoreError as error:
+            doubt((), error)
+        yield
+
+
+def _drop_caches(ones: Iterable[Opened]) -> None:
+    for one in ones:
+        with contextlib.suppress(OSError):
+            one.drop_cache()
 
 
 @contextlib.contextmanager

@@ -283,10 +283,12 @@ def test_a_state_folder_does_not_vanish_with_the_power(tmp_path: Path) -> None:
 
     flushed: list[Path] = []
     (tmp_path / "there").mkdir()
-    durable.make_folder(tmp_path / "there/a/b/state", Folders())
+    flush_names = durable.make_folder(tmp_path / "there/a/b/state", Folders())
+    assert not flushed, "what it hears of a disk would be said before the stores are flushed"
+    flush_names()
     assert flushed == [tmp_path / one for one in ("there/a/b", "there/a", "there")]
     assert stat.S_IMODE((tmp_path / "there/a/b/state").stat().st_mode) == 0o700
-    durable.make_folder(tmp_path / "there/a/b/state", Folders())  # by whomever it was made
+    durable.make_folder(tmp_path / "there/a/b/state", Folders())()  # by whomever it was made
     assert flushed[3:] == [tmp_path / "there/a/b"]
 
 

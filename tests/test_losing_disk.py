@@ -17,6 +17,7 @@ import errno
 import json
 import os
 import random
+import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -464,6 +465,64 @@ def test_what_the_record_of_a_seed_hears_of_its_disk_is_heard_of_the_seed(
     with pytest.raises(CommandFailed, match="copy it again, and seed it with --force"):
         pair.run("seed", toml)
     pair.run("seed", "--force", toml)
+
+
+def create_with(pair: Handmade, site: str, *options: str) -> subprocess.CompletedProcess[str]:
+    role = "source" if site == "east" else "target"
+    pair.write(site)
+    words = ["strace", "-f", "-qq", *options, str(FLASHMIRROR), "create",
+             str(pair.toml(site)), "--role", role]  # fmt: skip
+    return subprocess.run(words, check=False, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("site", ["west", "east"])
+def test_a_creation_flushes_what_was_brought_before_any_record(
+    pair: Handmade, scratch: Path, site: str
+) -> None:
+    """A source's volume, or a seed, is copied there first: of one disk, which says once what it has
+    lost, the stores hear before the state folder."""
+    calls = scratch / "calls"
+    done = create_with(pair, site, "-y", "-o", str(calls), "-e", "trace=fsync,fdatasync")
+    assert done.returncode == 0, done
+    flushed = re.findall(r"sync\(\d+<(.*?)>", calls.read_text())
+    stores_of = [pair.store(site, part) for part in ("data", "intermediate")]
+    assert flushed[:2] == stores_of and f"{pair.folder}/{site}/state/ledger.new" in flushed[2:]
+
+
+@pytest.mark.parametrize(
+    "where", ["disk.img", "disk.intermediate.img", "", "state/ledger.new", "state"]
+)
+@pytest.mark.parametrize("site", ["west", "east"])
+def test_what_a_creation_hears_of_its_disk_is_heard_of_what_was_brought(
+    pair: Handmade, site: str, where: str
+) -> None:
+    """Whichever flush of it is told: nothing is created, and its person is to bring that again, for
+    whoever tries again is told that all is well."""
+    pair.write(site)
+    path = str(pair.folder / site / where)
+    fault = ("-o", "/dev/null", "-P", path, "-e", "inject=fsync,fdatasync:error=EIO:when=1")
+    done = create_with(pair, site, *fault)
+    assert done.returncode == 1, done
+    assert "not all be on their disks" in done.stderr and "put it there again" in done.stderr, done
+    assert not (pair.folder / site / "state/ledger").exists()
+    pair.create(site)
+
+
+@needs_loops
+@pytest.mark.parametrize("where", ["state/ledger.new", "state"])
+def test_what_a_creation_hears_of_another_disk_is_nothing_of_what_was_brought(
+    apart: Handmade, where: str
+) -> None:
+    """A record that stands at the second try is one, and one that does not asks for nothing else
+    than another try."""
+    apart.write("west")
+    path = str(apart.folder / "west" / where)
+    fault = ("-o", "/dev/null", "-P", path, "-e", "inject=fsync:error=EIO:when=1")
+    done = create_with(apart, "west", *fault)
+    assert done.returncode == (0 if where == "state" else 1), done
+    assert "there again" not in done.stderr, done
+    if done.returncode:
+        apart.create("west")
 
 
 def test_an_adoption_s_failed_flush_is_one_of_all_stores_of_the_site(pair: Handmade) -> None:

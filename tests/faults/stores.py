@@ -738,6 +738,31 @@ FAULTS = (
         "heard_by_the_folder_only",
     ),
     Fault(
+        "a creation makes records durable before what was brought to its stores (I1, I9)",
+        "tests/test_losing_disk.py::test_a_creation_flushes_what_was_brought_before_any_record",
+        (("mirror_core/stores.py",
+          "        try:\n            for one in ones:\n                one.flush()\n"
+          "        except StoreError as error:\n            doubt((), error)\n        yield\n",
+          "        yield\n"),),
+        "created_before_the_flush",
+    ),
+    Fault(
+        "what a creation's ledger has heard of the disk of what was brought is forgotten (I1, I9)",
+        "tests/test_losing_disk.py::"
+        "test_what_a_creation_hears_of_its_disk_is_heard_of_what_was_brought",
+        (("mirror_core/stores.py", "with _told_to_end_later(), heard.listening(near, doubt):",
+          "with _told_to_end_later():"),),
+        "heard_by_a_creation_only",
+    ),
+    Fault(
+        "a first ledger that was put again has heard nothing (I1, I9)",
+        "tests/test_losing_disk.py::"
+        "test_what_a_creation_hears_of_its_disk_is_heard_of_what_was_brought",
+        (("mirror_core/creation.py",
+          "heard.believe(spoken, near, ", "heard.believe(False, near, "),),
+        "first_and_put_again",
+    ),
+    Fault(
         "what the state folder has heard of its own disk is heard of each store",
         "tests/test_losing_disk.py::"
         "test_what_a_state_folder_hears_of_its_own_disk_is_nothing_of_the_stores",
