@@ -31,7 +31,7 @@ Left out: a store that carries another store's mark, or that this site records i
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -210,23 +210,46 @@ def _look(
 
 def _record(config: SiteConfig, found: _Found, *, platform: Platform) -> None:
     """LedgerError, StoreError: as before, unless the text says otherwise."""
-    one, book, place, effect = found.one, found.book, found.place, found.look.effect
-    record = next(v for v in book.volumes if v.name == place.volume)
+    one, book, place = found.one, found.book, found.place
+    stands = book
 
-    def save(**changes: Any) -> bool:
-        nonlocal book
-        book = replace(book, **changes)
+    def put(fresh: ledger.Ledger) -> None:
+        nonlocal stands
         with _durably(config):
-            return ledger.save(config.state, book, platform)
+            ledger.save(config.state, fresh, platform)
+        stands = fresh
+
+    def save(**changes: Any) -> None:
+        put(replace(stands, **changes))
+
+    def doubt(names: Collection[str], _: LedgerError) -> None:
+        """What was put into the others, which are not flushed, is not known to be there."""
+        save(unflushed=heard.with_names(stands.unflushed, names))
 
     others = [stores.known(getattr(v, p)) for v in book.volumes for p in ("data", "intermediate")]
+    others = [it for it in others if it.kind != "nbd"]
 
     def near() -> set[str]:
         """The others are not open, and may stand on any disk."""
         each = [(it, one.fd if one.is_called(it) else None) for it in (one.identity, *others)]
         return heard.names_near(found.folder, each)
 
-    stores.flush_put_back([one], others, book, age.boot_of(platform), save, near=near)
+    stores.flush_put_back(
+        [one], others, book, age.boot_of(platform), save, near=near, platform=platform
+    )
+    names = identities.names_of(one.identity)
+    with heard.listening(platform, lambda: near() - names, doubt):
+        put(_adopted(config, found, stands, platform))
+    one.set_mark(place.mark)
+
+
+def _adopted(
+    config: SiteConfig, found: _Found, book: ledger.Ledger, platform: Platform
+) -> ledger.Ledger:
+    """The ledger that names the store, beside which all stands already that it tells of.
+    LedgerError, StoreError."""
+    one, place, effect = found.one, found.place, found.look.effect
+    record = next(v for v in book.volumes if v.name == place.volume)
     store = one.stopped_or_unread(record.size, counts=place.counts)
     fresh = (
         replace(record, data=store) if place.part == "data" else replace(record, intermediate=store)
@@ -256,8 +279,7 @@ def _record(config: SiteConfig, found: _Found, *, platform: Platform) -> None:
             _forget_stable(config, book, platform)
         if effect == "compare":
             server_instance.goes_on(config.state, book.site, before, run, platform)
-        ledger.save(config.state, book, platform)
-    one.set_mark(place.mark)
+    return book
 
 
 @contextlib.contextmanager

@@ -39,13 +39,12 @@ class Book:
         self._boot = age.boot_of(platform)
         self._lock = platform.lock()
 
-    def update(self, **changes: Any) -> bool:
-        """Replace the record durably.  Whether its disk has said meanwhile that it has lost
-        something of what stands on it.  LedgerError: the old one stands, here and on disk."""
+    def update(self, **changes: Any) -> None:
+        """Replace the record durably.  LedgerError: the old one stands, here and on disk."""
         with self._lock:
             fresh = self._stamped(replace(self.current, **changes))
             try:
-                heard = ledger.save(self.state, fresh, self._platform)
+                ledger.save(self.state, fresh, self._platform)
             except OSError as error:
                 raise LedgerError(
                     f"{ledger.path_in(self.state)}: {error.strerror}: the ledger cannot be "
@@ -65,7 +64,6 @@ class Book:
                     tell(fresh)
             finally:  # it stands
                 self.current = fresh
-            return heard
 
     def _stamped(self, fresh: ledger.Ledger) -> ledger.Ledger:
         before = self.current

@@ -82,38 +82,31 @@ def create(
         def near() -> set[str]:
             return heard.names_near(lock, [(one.identity, one.fd) for one in ones])
 
-        with stores.flushed_first(ones, near):
-            _write(config, first, opened, flush_names, near)
+        try:
+            with stores.flushed_first(ones, near):
+                _record(config, first, flush_names)
+            for one, mark in opened:
+                one.set_mark(mark)
+        except Exception:
+            for one in ones:
+                one.clear_mark()
+            durable.remove(ledger.path_in(config.state), HERE)
+            raise
         for one in ones:
             if few := one.few_connections():
                 say(f"{one.where}: {few}")
     return first
 
 
-def _write(
-    config: SiteConfig,
-    first: ledger.Ledger,
-    opened: list[tuple[stores.Opened, str]],
-    flush_names: Callable[[], None],
-    near: heard.Near,
-) -> None:
-    """The ledger, and the marks of the stores; or neither.  `flush_names`: of the
-    state folder.  LedgerError."""
+def _record(config: SiteConfig, first: ledger.Ledger, flush_names: Callable[[], None]) -> None:
+    """`flush_names`: of the state folder.  LedgerError: the ledger may stand, or not."""
     try:
         flush_names()
-        spoken = ledger.save(config.state, first)
-        heard.believe(spoken, near, f"{config.state}: its disk has lost something")
-        for one, mark in opened:
-            one.set_mark(mark)
-    except Exception as error:
-        for one, _ in opened:
-            one.clear_mark()
-        durable.remove(ledger.path_in(config.state), HERE)
-        if isinstance(error, OSError):
-            raise no_state(config, error) from error
-        if isinstance(error, durable.Doubt):
-            raise LedgerError(f"{error}: mend that, and give the command again") from error
-        raise
+        ledger.save(config.state, first)
+    except OSError as error:
+        raise no_state(config, error) from error
+    except durable.Doubt as error:
+        raise LedgerError(f"{error}: mend that, and give the command again") from error
 
 
 def _refuse_pair(data: stores.Opened, intermediate: stores.Opened) -> None:

@@ -12,7 +12,6 @@ or would act on the new ones, must not go on.
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -27,17 +26,14 @@ class Doubt(Exception):
     """The old file or the new one may be what a power loss leaves."""
 
 
-def replace(path: Path, data: bytes, platform: Platform = HERE) -> bool:
-    """Whether it had to be put there again, as its disk has said that it has lost something: the
-    disk says that once, and it may be of others.  OSError: the old file stands.  Doubt."""
+def replace(path: Path, data: bytes, platform: Platform = HERE) -> None:
+    """OSError: the old file stands.  Doubt."""
     known = platform.losses()
     _put(path, data, platform)
     try:
         sync_folder(path.parent, known, platform)
     except Exception as error:
         _put_again(path, data, platform, error)
-        return isinstance(error, OSError) and error.errno == errno.EIO
-    return False
 
 
 def _put_again(path: Path, data: bytes, platform: Platform, error: Exception) -> None:

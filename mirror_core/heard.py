@@ -6,15 +6,17 @@ is flushed: then the record hears of it, and the store's own flush, which comes 
 all is well.  (While a site runs its core counts that for all: native/below.h.)
 
     names_near  of the stores that may stand on that disk
-    listening   around records that come before the flush of such stores: what they have heard is
-                said of these, whose words for that are their own (stores.py, resync.py, site.py)
-    believe     a record stands, but its disk has spoken (durable.replace)
+    listening   around records that come before the flush of such stores: what they have heard,
+                also if they were put again and stand, is said of these, whose words for that are
+                their own (stores.py, resync.py, adoption.py, site.py)
     with_names  the names, in a ledger's list of the stores of which something may be lost
 
-Invariants.  In doubt a store stands there: only what has no disk in common with the folder, for
-certain (below.apart), is left as it was.  What an error says of room or permission says nothing of
-any store.  Of what is near nothing goes on: it is said in the ledger, and what was tried is
-refused.  Where nothing is near, a record that stands counts as one.
+Invariants.  Whatever syncs the state folder counts what it was told (Platform.heard_losses): so
+nobody who writes there has to hand that on, or can forget to.  In doubt a store stands there: only
+what has no disk in common with the folder, for certain (below.apart), is left as it was.  What an
+error says of room or permission says nothing of any store.  Of what is near nothing goes on: it is
+said in the ledger, and what was tried is refused.  Where nothing is near, a record that stands
+counts as one.
 
 Left out: what the flush of a store says of others; what below.py leaves out, such as a journal on
 another device; and in an adoption the other stores, which are not open and so are in doubt.
@@ -29,6 +31,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from mirror_core import below, identity, limits
 from mirror_core.errors import LedgerError
 from mirror_core.identity import Identity
+from mirror_core.platform import Platform
 
 Near = Callable[[], Collection[str]]  # asked only when the disk has spoken
 
@@ -45,20 +48,20 @@ def names_near(folder: int, ones: Iterable[tuple[Identity, int | None]]) -> set[
 
 
 @contextlib.contextmanager
-def listening(near: Near, doubt: Callable[[Collection[str], LedgerError], None]) -> Iterator[None]:
-    """`doubt`: what is done about the stores of these names.  LedgerError: as it was."""
+def listening(
+    platform: Platform, near: Near, doubt: Callable[[Collection[str], LedgerError], None]
+) -> Iterator[None]:
+    """`doubt`: what is done about the stores of these names.  LedgerError: as it was, or all stands
+    and the disk has spoken, which may be of a store."""
+    before = platform.heard_losses
     try:
         yield
+        if platform.heard_losses != before and near():
+            raise LedgerError("the disk of the state folder has lost something: try again")
     except LedgerError as error:
-        if error.code == errno.EIO and (names := near()):
+        if (error.code == errno.EIO or platform.heard_losses != before) and (names := near()):
             doubt(names, error)
         raise
-
-
-def believe(heard: bool, near: Near, words: str) -> None:
-    """LedgerError, with these words: its disk has lost something, which may be of a store."""
-    if heard and near():
-        raise LedgerError(words)
 
 
 def with_names(listed: tuple[str, ...], names: Iterable[str]) -> tuple[str, ...]:

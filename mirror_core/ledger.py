@@ -383,7 +383,6 @@ def load(state: Path, platform: Platform = HERE) -> Ledger:
     return decode(data, str(path))
 
 
-def save(state: Path, ledger: Ledger, platform: Platform = HERE) -> bool:
-    """Replace the ledger durably.  OSError: the old one stands.  Doubt, and what is returned:
-    durable.py."""
-    return durable.replace(path_in(state), encode(ledger), platform)
+def save(state: Path, ledger: Ledger, platform: Platform = HERE) -> None:
+    """Replace the ledger durably.  OSError: the old one stands.  Doubt: durable.py."""
+    durable.replace(path_in(state), encode(ledger), platform)

@@ -59,6 +59,8 @@ class Lock(Protocol):
 class Platform:
     """This machine.  The calls on files raise OSError, as those of `os` do."""
 
+    heard_losses = 0  # syncs of the state folder that were told of one, whoever minds
+
     # ---- clock and chance
 
     def monotonic(self) -> float:
@@ -145,11 +147,18 @@ class Platform:
 
     def fdatasync(self, fd: int, since: int) -> None:
         """What was written to it since `losses` was so many is durable.  OSError: it may not be."""
-        native.sync(fd, since, data_only=True)
+        self._sync(fd, since, data_only=True)
 
     def fsync(self, fd: int, since: int) -> None:
         """The same; of a folder: its names."""
-        native.sync(fd, since, data_only=False)
+        self._sync(fd, since, data_only=False)
+
+    def _sync(self, fd: int, since: int, *, data_only: bool) -> None:
+        try:
+            native.sync(fd, since, data_only=data_only)
+        except OSError as error:
+            self.heard_losses += error.errno == errno.EIO
+            raise
 
     def rename(self, old: Path, new: Path) -> None:
         os.rename(old, new)

@@ -144,10 +144,8 @@ def _changed(
             unflushed = heard.with_names(book.unflushed, names)
             _save(config, replace(book, unflushed=unflushed), platform)
 
-        with heard.listening(lambda: near, doubt):
-            spoken = _save(config, fresh, platform)
-            words = f"{config.state}: its disk has lost something: give the command again"
-            heard.believe(spoken, lambda: near, words)
+        with heard.listening(platform, lambda: near, doubt):
+            _save(config, fresh, platform)
     finally:
         platform.close(lock)
     return fresh
@@ -169,10 +167,10 @@ def _is_apart(config: SiteConfig, volume: ledger.VolumeRecord, folder: int) -> b
     return stores.is_apart(where, stores.known(volume.data), folder)
 
 
-def _save(config: SiteConfig, book: ledger.Ledger, platform: Platform) -> bool:
+def _save(config: SiteConfig, book: ledger.Ledger, platform: Platform) -> None:
     """LedgerError: it may not stand."""
     try:
-        return ledger.save(config.state, book, platform)
+        ledger.save(config.state, book, platform)
     except OSError as error:
         raise LedgerError(
             f"{config.state}: {error.strerror}: mend that", error.errno or 0

@@ -183,6 +183,7 @@ class Site:
             age.boot_of(self.platform),
             self.book.update,
             near=lambda: self._near_folder(opened.values()),
+            platform=self.platform,
         )
         if source:
             take_in("intermediate")
@@ -509,11 +510,10 @@ class Site:
             self.copier.link([None] * len(self.members))
             if not self.book.current.clean and (words := self.copier.flush_past()):
                 self.journal.say(words)
-        with self._listening_for_a_seed():
-            if self.book.current.seeded:
-                self._flush_seed()
-            elif isinstance(self.control, Target) and self.control.blank:
-                self._flush_holes()
+        if self.book.current.seeded:
+            self._flush_seed()
+        elif isinstance(self.control, Target) and self.control.blank:
+            self._flush_holes()
         book = self.book.current
         for name in self.servers.begin(clean=book.clean, run_before=book.run):
             ours = book.clean or self._opened[name, "data"].identity.kind != "nbd"
@@ -545,29 +545,30 @@ class Site:
 
     def _listening_for_a_seed(self) -> contextlib.AbstractContextManager[None]:
         """Or holes, which count no more if the state folder's disk may have lost some of them."""
+        seeded = self.book.current.seeded
 
         def doubt(*_: object) -> None:
             book = self.book.current
-            if book.role == "target" and book.seeded:
+            if book.role == "target" and seeded:
                 self.book.update(seeded=False, lineage=None, source_run="", doubtful_data=True)
             elif book.role == "target" and not book.whole:
                 self.book.update(doubtful_data=True)
 
-        return heard.listening(self._near_data, doubt)
+        return heard.listening(self.platform, self._near_data, doubt)
 
     def _near_data(self) -> set[str]:
         return self._near_folder(self._opened[m.name, "data"] for m in self.members)
 
-    def _update_heard(self, **changes: object) -> None:
+    def _update_first(self, **changes: object) -> None:
         """The ledger, before the data is flushed.  LedgerError."""
-        words = f"{self.config.state}: its disk has lost something: start it again"
-        heard.believe(self.book.update(**changes), self._near_data, words)
+        with self._listening_for_a_seed():
+            self.book.update(**changes)
 
     def _flush_holes(self) -> None:
         """A blank target is not sent what the source has as holes, so that it is blank is made
         durable first: somebody may have made it so just now.  What a failed flush has lost may show
         as holes for a while, to the next process too: nothing counts as one then.  StoreError."""
-        self._update_heard(doubtful_data=True)
+        self._update_first(doubtful_data=True)
         self._flush_data("cannot be flushed", "look into that store, then start again")
         self.book.update(doubtful_data=False)
 
@@ -588,7 +589,7 @@ class Site:
         ours = all(self._opened[m.name, "data"].cached_here for m in self.members)
         before = self.book.current.doubtful_data
         if not ours:
-            self._update_heard(seeded=False, doubtful_data=True)
+            self._update_first(seeded=False, doubtful_data=True)
             self.journal.say(
                 "the seed is flushed: if this start does not come to its end, it is given up, and "
                 "everything is sent"

@@ -554,9 +554,10 @@ def flush_put_back(
     beside: Iterable[Identity],
     book: Ledger,
     boot: str,
-    save: Callable[..., bool],
+    save: Callable[..., object],
     *,
     near: heard.Near,
+    platform: Platform,
 ) -> None:
     """What a person may have put into `ones` while the site was stopped is on their disks.
 
@@ -571,6 +572,7 @@ def flush_put_back(
         return
     doubted = [*(one.identity for one in ones), *(it for it in beside if it.kind != "nbd")]
     names = {name for identity in doubted for name in identities.names_of(identity)}
+    flushed = {name for one in ones for name in identities.names_of(one.identity)}
     before = book.flushing if book.flushing_boot == boot else ()
 
     def doubt(lost: Collection[str], error: MirrorError) -> NoReturn:
@@ -589,16 +591,16 @@ def flush_put_back(
         return names.intersection(near())
 
     with _told_to_end_later():
-        with heard.listening(are_near, doubt):
+        with heard.listening(platform, are_near, doubt):
             flushing = tuple(sorted(names.union(before)))[-limits.UNFLUSHED_MAX :]
-            spoken = save(flushing=flushing, flushing_boot=boot)
-            heard.believe(spoken, are_near, "the disk of the state folder has lost something")
+            save(flushing=flushing, flushing_boot=boot)
         try:
             for one in ones:
                 one.flush()
         except StoreError as error:
             doubt(names, error)
-        save(flushing=before)
+        with heard.listening(platform, lambda: are_near() - flushed, doubt):
+            save(flushing=before)
 
 
 @contextlib.contextmanager
@@ -616,7 +618,7 @@ def flushed_first(ones: Collection[Opened], near: heard.Near) -> Iterator[None]:
             error.code,
         ) from error
 
-    with _told_to_end_later(), heard.listening(near, doubt):
+    with _told_to_end_later(), heard.listening(HERE, near, doubt):
         try:
             for one in ones:
                 one.flush()

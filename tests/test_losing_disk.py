@@ -14,12 +14,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import itertools
 import json
 import os
 import random
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ from loops import SECTOR, mbr, needs_loops
 from nbd_client import FUA, WRITE, NbdError
 from pair import FLASHMIRROR, CommandFailed
 
-from mirror_core import config, ledger, stores
+from mirror_core import adoption, config, ledger, stores
 from mirror_core.errors import LedgerError, MirrorError, StoreError
 from mirror_core.platform import Platform
 from mirror_core.site import Site
@@ -543,6 +544,105 @@ def test_an_adoption_s_failed_flush_is_one_of_all_stores_of_the_site(pair: Handm
         pair.start("east")
 
 
+class SpeaksAt(Platform):
+    """Tells the sync of the state folder of that number that its disk has lost something."""
+
+    def __init__(self, number: int) -> None:
+        self._left = number
+
+    def _sync(self, fd: int, since: int, *, data_only: bool) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self.heard_losses += 1
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        super()._sync(fd, since, data_only=data_only)
+
+    @property
+    def has_spoken(self) -> bool:
+        return self._left <= 0
+
+
+def flushed_late(monkeypatch: pytest.MonkeyPatch, platform: SpeaksAt) -> list[bool]:
+    """Of each flush of a store from now on, whether the disk had spoken before."""
+    late: list[bool] = []
+    flush = stores.Opened.flush
+
+    def noted(one: stores.Opened) -> None:
+        late.append(platform.has_spoken)
+        flush(one)
+
+    monkeypatch.setattr(stores.Opened, "flush", noted)
+    return late
+
+
+def each_sync(do: Callable[[SpeaksAt], object]) -> Iterator[SpeaksAt]:
+    """Does it with a disk that speaks to its first sync, its second, and so on to its last."""
+    for number in itertools.count(1):
+        platform = SpeaksAt(number)
+        with contextlib.suppress(MirrorError):
+            do(platform)
+        if not platform.has_spoken:
+            assert number > 2, "of the ledger and its folder"
+            return
+        yield platform
+
+
+@pytest.mark.parametrize("site", ["west", "east"])
+def test_whichever_record_of_a_start_hears_of_its_disk_counts(
+    pair: Handmade, monkeypatch: pytest.MonkeyPatch, site: str
+) -> None:
+    """Each sync of the state folder that comes before the flush of what was put back, of whichever
+    file: a new one that is not listened to fails here."""
+    pair.create()
+    pair.start()
+    direct.sync(pair)
+    pair.stop("east", "west")
+    state = pair.folder / site / "state"
+    before = (state / "ledger").read_bytes()
+    late: list[bool] = []
+
+    def start(platform: SpeaksAt) -> None:
+        (state / "ledger").write_bytes(before)
+        late[:] = []
+        with monkeypatch.context() as patched:
+            flushes = flushed_late(patched, platform)
+            try:
+                begun = Site(config.load(str(pair.toml(site))), platform=platform)
+                begun.stop()
+            finally:
+                late[:] = flushes
+
+    for platform in each_sync(start):
+        doubted = set(ledger.load(state).unflushed)
+        assert doubted or not any(late), platform.__dict__
+
+
+@pytest.mark.parametrize(
+    ("site", "part"), [("west", "data"), ("west", "intermediate"), ("east", "data")]
+)
+def test_whichever_record_of_an_adoption_hears_of_its_disk_counts(
+    pair: Handmade, site: str, part: str
+) -> None:
+    """Of the other stores, which are flushed by none of it."""
+    pair.create()
+    pair.start()
+    direct.sync(pair)
+    pair.stop("east", "west")
+    settings, state = config.load(str(pair.toml(site))), pair.folder / site / "state"
+    before = {path.name: path.read_bytes() for path in state.iterdir() if path.is_file()}
+    record = ledger.load(state).volumes[0]
+    other = record.intermediate if part == "data" else record.data
+
+    def adopt(platform: SpeaksAt) -> None:
+        for name, data in before.items():
+            (state / name).write_bytes(data)
+        adoption.adopt(settings, "disk", part, lambda _: True, platform=platform)
+
+    for platform in each_sync(adopt):
+        doubted = ledger.load(state).unflushed
+        assert f"file {other.identity}" in doubted, platform.__dict__
+
+
 class Speaks(Platform):
     """Tells the first flush of a file or folder once that the disk has lost something."""
 
@@ -552,6 +652,7 @@ class Speaks(Platform):
     def fsync(self, fd: int, since: int) -> None:
         if os.readlink(f"/proc/self/fd/{fd}") == str(self._where):
             self._where = None
+            self.heard_losses += 1
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         super().fsync(fd, since)
 

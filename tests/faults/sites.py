@@ -800,7 +800,7 @@ FAULTS = (
     Fault(
         "a seed that could not be flushed once counts at the next start (I1)",
         "tests/test_seed.py::test_a_seed_that_cannot_be_flushed_is_given_up",
-        (("mirror_core/site.py", "self._update_heard(seeded=False, doubtful_data=True)\n",
+        (("mirror_core/site.py", "self._update_first(seeded=False, doubtful_data=True)\n",
           "pass\n"),
          ("mirror_core/site.py", "            self.book.update(seeded=False, lineage=None, "
           "source_run=\"\", doubtful_data=True)\n            raise", "            raise")),

@@ -726,8 +726,8 @@ FAULTS = (
         "what the ledger has heard of the disk of what was put back is forgotten (I9)",
         "tests/test_losing_disk.py::"
         "test_what_the_ledger_hears_of_its_disk_is_heard_of_the_stores_on_it",
-        (("mirror_core/heard.py", "if error.code == errno.EIO and (names := near()):",
-          "if False and (names := near()):"),),
+        (("mirror_core/heard.py", "platform.heard_losses != before) and (names := near()):",
+          "platform.heard_losses != before) and (names := set[str]()):"),),
         "heard_by_the_ledger_only",
     ),
     Fault(
@@ -750,17 +750,34 @@ FAULTS = (
         "what a creation's ledger has heard of the disk of what was brought is forgotten (I1, I9)",
         "tests/test_losing_disk.py::"
         "test_what_a_creation_hears_of_its_disk_is_heard_of_what_was_brought",
-        (("mirror_core/stores.py", "with _told_to_end_later(), heard.listening(near, doubt):",
+        (("mirror_core/stores.py", "with _told_to_end_later(), heard.listening(HERE, near, doubt):",
           "with _told_to_end_later():"),),
         "heard_by_a_creation_only",
     ),
     Fault(
-        "a first ledger that was put again has heard nothing (I1, I9)",
+        "a sync of the state folder does not count what it was told (I1, I9)",
+        "tests/test_losing_disk.py::test_what_a_record_that_was_made_again_has_heard_counts",
+        (("mirror_core/platform.py", "self.heard_losses += error.errno == errno.EIO",
+          "self.heard_losses += 0"),),
+        "heard_is_not_counted",
+    ),
+    Fault(
+        "what the records of an adoption have heard of the other stores is forgotten (I1, I9)",
         "tests/test_losing_disk.py::"
-        "test_what_a_creation_hears_of_its_disk_is_heard_of_what_was_brought",
-        (("mirror_core/creation.py",
-          "heard.believe(spoken, near, ", "heard.believe(False, near, "),),
-        "first_and_put_again",
+        "test_whichever_record_of_an_adoption_hears_of_its_disk_counts",
+        (("mirror_core/adoption.py",
+          "with heard.listening(platform, lambda: near() - names, doubt):",
+          "with contextlib.nullcontext():"),),
+        "heard_by_an_adoption_only",
+    ),
+    Fault(
+        "what the last record of a flush has heard of the other stores is forgotten (I1, I9)",
+        "tests/test_losing_disk.py::"
+        "test_whichever_record_of_an_adoption_hears_of_its_disk_counts",
+        (("mirror_core/stores.py",
+          "with heard.listening(platform, lambda: are_near() - flushed, doubt):",
+          "with contextlib.nullcontext():"),),
+        "heard_after_the_flush",
     ),
     Fault(
         "what the state folder has heard of its own disk is heard of each store",
@@ -1042,10 +1059,11 @@ FAULTS = (
     ),
     Fault(
         "what the record of a flush has heard when it was made again is forgotten (I9)",
-        "tests/test_losing_disk.py::test_what_a_record_that_was_made_again_has_heard_counts",
-        (("mirror_core/durable.py",
-          "        return isinstance(error, OSError) and error.errno == errno.EIO\n",
-          "        return False\n"),),
+        "tests/test_losing_disk.py::test_what_a_record_that_was_made_again_has_heard_counts "
+        "tests/test_losing_disk.py::"
+        "test_what_a_creation_hears_of_its_disk_is_heard_of_what_was_brought",
+        (("mirror_core/heard.py", "        if platform.heard_losses != before and near():\n",
+          "        if False:\n"),),
         "heard_and_put_again",
     ),
     Fault(

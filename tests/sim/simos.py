@@ -377,6 +377,7 @@ class SimPlatform(Platform):
         try:
             self._fs.fail_if_told(name, sync=True)
         except OSError as error:
+            self.heard_losses += error.errno == errno.EIO
             self._fs.losses += error.errno == errno.EIO
             self._fs.lose(inode)
             if self._fs.loses and error.errno == errno.EIO:
@@ -389,6 +390,7 @@ class SimPlatform(Platform):
             inode.sync()
         self._touch()
         if self._fs.losses != since:
+            self.heard_losses += 1
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     def fdatasync(self, fd: int, since: int) -> None:
