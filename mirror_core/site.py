@@ -16,7 +16,7 @@ import errno
 import pathlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pyroaring import BitMap64
 
@@ -29,6 +29,7 @@ from mirror_core import (
     guard,
     hardlog,
     heard,
+    identity,
     intent,
     lastrun,
     ledger,
@@ -220,26 +221,65 @@ class Site:
         try:
             try:
                 stores.refuse_unfit(one, record.size, record.block_size)
-            except stores.Harmed:
-                self._note_harmed(record, one, part)
+            except stores.Harmed as harmed:
+                self._note_harmed(record, one, part, harmed)
                 raise
         except BaseException:  # whoever tries again would find it in use
             one.store.close()
             raise
         return one
 
-    def _note_harmed(self, record: ledger.VolumeRecord, one: stores.Opened, part: str) -> None:
+    def _note_harmed(
+        self, record: ledger.VolumeRecord, one: stores.Opened, part: str, harmed: stores.Harmed
+    ) -> None:
         """What stood behind its end may be gone, whatever size it has by the next start: unless it
-        is another store, or a device that is not ready yet.  LedgerError."""
+        is another store, or a device that is not ready yet.  No store is flushed yet, so what the
+        ledger hears of its disk is said of those on it (heard.py).  StoreError: it is `harmed`, and
+        that is not all."""
         book, known = self.book.current, getattr(record, part)
         place = stores.place_of(self.config, book, record.name, part)
         ready = one.size or one.identity.kind == "file"
         if not place.counts or not ready or ledger.is_harmed(known):
             return
-        if stores.is_known(one, known, place):
-            word = f"{ledger.FOUND_SMALLER} {known.fingerprint or ''}".strip()
-            harmed = ledger.with_harmed(book.volumes, {(record.name, part): word})
-            self.book.update(volumes=harmed, clean=book.clean and book.role == "target")
+        if not stores.is_known(one, known, place):
+            return
+        word = f"{ledger.FOUND_SMALLER} {known.fingerprint or ''}".strip()
+        changes: dict[str, Any] = {
+            "volumes": ledger.with_harmed(book.volumes, {(record.name, part): word}),
+            "clean": book.clean and book.role == "target",
+        }
+        near = self._near_at_rest(book)
+
+        def doubt(names: Collection[str], error: LedgerError) -> None:
+            self.book.update(unflushed=heard.with_names(book.unflushed, names), **changes)
+            raise StoreError(
+                f"{harmed}; {error}; what its disk has lost of what was put into its stores a "
+                "later flush does not tell: then adopt them ('flashmirror adopt'), or put the copy "
+                "into another file or device",
+                harmed.code,
+            ) from error
+
+        try:
+            with heard.listening(self.platform, lambda: near, doubt):
+                self.book.update(**changes)
+        except LedgerError as error:
+            raise StoreError(
+                f"{harmed}; nor can that be recorded, so adopt it when it has that size again "
+                f"('flashmirror adopt'), and what else was put back: {error}",
+                harmed.code,
+            ) from error
+
+    def _near_at_rest(self, book: ledger.Ledger) -> set[str]:
+        """The same of all stores that count, whether they are open or not.  Asked before its disk
+        speaks: a store may hang."""
+        return {
+            name
+            for volume, part, where, record in stores.listed(self.config, book)
+            if stores.place_of(self.config, book, volume, part).counts
+            for known in [stores.known(getattr(record, part))]
+            if known.kind != "nbd" and not stores.is_apart(where, known, self._lock)
+            for name in identity.names_of(known)
+        }
 
     def _open_intermediate(
         self,

@@ -389,10 +389,10 @@ def test_what_a_device_has_lost_is_not_copied_from_its_cache(
         disk.close()
 
 
-def start_with(pair: Handmade, where: Path, calls: str, site: str = "west") -> str:
+def start_with(pair: Handmade, where: Path, calls: str, site: str = "west", when: str = "1") -> str:
     """Of a site whose first such call at this place is told that the disk has lost something."""
     words = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", str(where), "-e",
-             f"inject={calls}:error=EIO:when=1", str(FLASHMIRROR), "start",
+             f"inject={calls}:error=EIO:when={when}", str(FLASHMIRROR), "start",
              str(pair.toml(site))]  # fmt: skip
     done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1, done
@@ -544,6 +544,36 @@ def test_an_adoption_s_failed_flush_is_one_of_all_stores_of_the_site(pair: Handm
         pair.start("east")
 
 
+@pytest.mark.parametrize("calls", ["once", "folder", "always"])
+@pytest.mark.parametrize(
+    ("site", "part"), [("west", "data"), ("west", "intermediate"), ("east", "data")]
+)
+def test_what_a_start_hears_that_finds_a_store_smaller_is_heard_of_the_stores(
+    pair: Handmade, site: str, part: str, calls: str
+) -> None:
+    """That it is smaller is the first record of such a start, before any store is flushed.  Both
+    are said, also where neither can be recorded, and the next start refuses what was put back."""
+    pair.create()
+    pair.start()
+    direct.sync(pair)
+    pair.stop("east", "west")
+    cut, whole = Path(pair.store(site, part)), Path(pair.store(site, part)).read_bytes()
+    os.truncate(cut, pair.size - BLOCK)
+    where = pair.folder / site / ("state" if calls == "folder" else "state/ledger.new")
+    said = start_with(pair, where, "fsync", site, when="1+" if calls == "always" else "1")
+    assert f"but the volume has {pair.size}: put the right store back" in said, said
+    with cut.open("ab") as file:
+        file.write(whole[-BLOCK:])
+    if calls == "always":
+        assert "nor can that be recorded, so adopt it" in said, said
+        return
+    assert "a later flush does not tell: then adopt them" in said, said
+    volume = ledger.load(pair.folder / site / "state").volumes[0]
+    assert ledger.is_harmed(getattr(volume, part))
+    with pytest.raises(CommandFailed, match=r"a flush of what was put there .* has failed"):
+        pair.start(site)
+
+
 class SpeaksAt(Platform):
     """Tells the sync of the state folder of that number that its disk has lost something."""
 
@@ -587,9 +617,10 @@ def each_sync(do: Callable[[SpeaksAt], object]) -> Iterator[SpeaksAt]:
         yield platform
 
 
+@pytest.mark.parametrize("harmed", [False, True])
 @pytest.mark.parametrize("site", ["west", "east"])
 def test_whichever_record_of_a_start_hears_of_its_disk_counts(
-    pair: Handmade, monkeypatch: pytest.MonkeyPatch, site: str
+    pair: Handmade, monkeypatch: pytest.MonkeyPatch, site: str, harmed: bool
 ) -> None:
     """Each sync of the state folder that comes before the flush of what was put back, of whichever
     file: a new one that is not listened to fails here."""
@@ -598,7 +629,9 @@ def test_whichever_record_of_a_start_hears_of_its_disk_counts(
     direct.sync(pair)
     pair.stop("east", "west")
     state = pair.folder / site / "state"
-    before = (state / "ledger").read_bytes()
+    before, data = (state / "ledger").read_bytes(), Path(pair.store(site, "data"))
+    if harmed:
+        os.truncate(data, pair.size - BLOCK)
     late: list[bool] = []
 
     def start(platform: SpeaksAt) -> None:
@@ -610,7 +643,7 @@ def test_whichever_record_of_a_start_hears_of_its_disk_counts(
                 begun = Site(config.load(str(pair.toml(site))), platform=platform)
                 begun.stop()
             finally:
-                late[:] = flushes
+                late[:] = flushes or [harmed]
 
     for platform in each_sync(start):
         doubted = set(ledger.load(state).unflushed)

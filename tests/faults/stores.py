@@ -780,6 +780,21 @@ FAULTS = (
         "heard_after_the_flush",
     ),
     Fault(
+        "what the record of a store that was found smaller has heard is forgotten (I1, I9)",
+        "tests/test_losing_disk.py::"
+        "test_what_a_start_hears_that_finds_a_store_smaller_is_heard_of_the_stores",
+        (("mirror_core/site.py", "with heard.listening(self.platform, lambda: near, doubt):",
+          "with contextlib.nullcontext():"),),
+        "heard_by_found_smaller_only",
+    ),
+    Fault(
+        "a store is smaller, and its ledger's trouble is all that is said",
+        "tests/test_losing_disk.py::"
+        "test_what_a_start_hears_that_finds_a_store_smaller_is_heard_of_the_stores",
+        (("mirror_core/site.py", "f\"{harmed}; nor can that", "f\"nor can that"),),
+        "smaller_unsaid",
+    ),
+    Fault(
         "what the state folder has heard of its own disk is heard of each store",
         "tests/test_losing_disk.py::"
         "test_what_a_state_folder_hears_of_its_own_disk_is_nothing_of_the_stores",
