@@ -9,6 +9,7 @@ all is well.  (While a site runs its core counts that for all: native/below.h.)
     listening   around records that come before the flush of such stores: what they have heard,
                 also if they were put again and stand, is said of these, whose words for that are
                 their own (stores.py, resync.py, adoption.py, site.py)
+    record      what was heard, where the disk may have more to say
     with_names  the names, in a ledger's list of the stores of which something may be lost
 
 Invariants.  Whatever syncs the state folder counts what it was told (Platform.heard_losses): so
@@ -33,6 +34,7 @@ from mirror_core.errors import LedgerError
 from mirror_core.identity import Identity
 from mirror_core.platform import Platform
 
+_PAUSES_S = (0.0, 0.1, 0.3)  # after each try but the last
 Near = Callable[[], Collection[str]]  # asked only when the disk has spoken
 
 
@@ -62,6 +64,17 @@ def listening(
         if (error.code == errno.EIO or platform.heard_losses != before) and (names := near()):
             doubt(names, error)
         raise
+
+
+def record(save: Callable[[], object], platform: Platform) -> None:
+    """What was just heard.  A disk that has lost much says so more than once: a few tries.
+    LedgerError: it says so still."""
+    for pause_s in _PAUSES_S:
+        with contextlib.suppress(LedgerError):
+            save()
+            return
+        platform.sleep(pause_s)
+    save()
 
 
 def with_names(listed: tuple[str, ...], names: Iterable[str]) -> tuple[str, ...]:

@@ -251,7 +251,8 @@ class Site:
         near = self._near_at_rest(book)
 
         def doubt(names: Collection[str], error: LedgerError) -> None:
-            self.book.update(unflushed=heard.with_names(book.unflushed, names), **changes)
+            lost = heard.with_names(book.unflushed, names)
+            heard.record(lambda: self.book.update(unflushed=lost, **changes), self.platform)
             raise StoreError(
                 f"{harmed}; {error}; what its disk has lost of what was put into its stores a "
                 "later flush does not tell: then adopt them ('flashmirror adopt'), or put the copy "

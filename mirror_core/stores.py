@@ -582,7 +582,8 @@ def flush_put_back(
             "('flashmirror adopt'), or put the copy into another file or device"
         )
         try:
-            save(unflushed=heard.with_names(book.unflushed, lost), flushing=before)
+            unflushed = heard.with_names(book.unflushed, lost)
+            heard.record(lambda: save(unflushed=unflushed, flushing=before), platform)
         except LedgerError as again:
             text += f"; nor can that be recorded, so do it before the machine boots: {again}"
         raise StoreError(text, error.code) from error

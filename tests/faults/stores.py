@@ -788,6 +788,13 @@ FAULTS = (
         "heard_by_found_smaller_only",
     ),
     Fault(
+        "what a disk says twice is not recorded (I1, I9)",
+        "tests/test_losing_disk.py::"
+        "test_what_a_start_hears_that_finds_a_store_smaller_is_heard_of_the_stores",
+        (("mirror_core/heard.py", "    for pause_s in _PAUSES_S:\n", "    for pause_s in ():\n"),),
+        "heard_and_tried_once",
+    ),
+    Fault(
         "a store is smaller, and its ledger's trouble is all that is said",
         "tests/test_losing_disk.py::"
         "test_what_a_start_hears_that_finds_a_store_smaller_is_heard_of_the_stores",
