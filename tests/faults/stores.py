@@ -642,7 +642,8 @@ FAULTS = (
         "a store that a start found smaller is as it was, once it is large again (I1)",
         "tests/test_unreadable.py::test_a_source_s_store_that_is_large_again_is_not_as_it_was "
         "tests/test_unreadable.py::test_a_target_s_store_that_is_large_again_is_no_image",
-        (("mirror_core/site.py", "                self._note_harmed(record, one, part)\n", ""),),
+        (("mirror_core/site.py", "                self._note_harmed(record, one, part, harmed)\n",
+          ""),),
         "small_at_a_start_is_forgotten",
     ),
     Fault(
@@ -734,7 +735,7 @@ FAULTS = (
         "what the state folder has heard of the disk of a seed is forgotten (I1, I9)",
         "tests/test_losing_disk.py::"
         "test_what_a_state_folder_hears_of_its_disk_is_heard_of_a_seed_on_it",
-        (("mirror_core/site.py", "if book.role == \"target\" and book.seeded:", "if False:"),),
+        (("mirror_core/site.py", "if book.role == \"target\" and seeded:", "if False:"),),
         "heard_by_the_folder_only",
     ),
     Fault(
@@ -819,8 +820,7 @@ FAULTS = (
         "an adoption whose flush has failed doubts its own store only (I9)",
         "tests/test_losing_disk.py::"
         "test_an_adoption_s_failed_flush_is_one_of_all_stores_of_the_site",
-        (("mirror_core/adoption.py", "stores.flush_put_back([one], others, ",
-          "stores.flush_put_back([one], [], "),),
+        (("mirror_core/adoption.py", "[one], others, book, ", "[one], [], book, "),),
         "heard_by_one_store_only",
     ),
     Fault(
@@ -1538,8 +1538,7 @@ FAULTS = (
         "what a disk has refused counts at the second start, which reads a cache (I9)",
         "tests/test_identity.py::test_what_a_disk_has_refused_never_counts",
         (("native/store_file.c", "  if (rc < 0)\n    file_forget (s);\n", ""),
-         ("mirror_core/stores.py", "                one.drop_cache()\n        text =",
-          "                pass\n        text ="),
+         ("mirror_core/stores.py", "        _drop_caches(ones)\n        text =", "        text ="),
          ("mirror_core/stores.py", "if opened.is_one_of(place.unflushed):", "if False:")),
         "REFUSED_COUNTS_LATER",
     ),
@@ -1550,7 +1549,8 @@ FAULTS = (
         "tests/test_losing_disk.py::"
         "test_an_adoption_whose_flush_failed_is_followed_by_none_that_trusts_the_store "
         "simulate:2000:restores,run_on,promote",
-        (("mirror_core/stores.py", "unflushed=heard.with_names(book.unflushed, lost), ", ""),),
+        (("mirror_core/stores.py", "save(unflushed=unflushed, flushing=before)",
+          "save(flushing=before)"),),
         "flushed_at_the_second_start",
     ),
     Fault(
