@@ -25,8 +25,8 @@ from sim.sched import Violation
 from sim.shape import SECTOR, Shape
 from sim.world import World
 
-_POINTS = 310  # of the first crash: the start takes a hundred, and each cycle
-_COMMAND_POINTS = 95  # after a command
+_POINTS = 350  # of the first crash: the start takes a hundred, and each cycle
+_COMMAND_POINTS = 110  # after a command
 _IMAGE = 1000  # turns, at most, until there is one
 _AGAIN = 50  # of the second: the recovery
 _INTERLEAVINGS = 3
