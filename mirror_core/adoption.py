@@ -224,7 +224,8 @@ def _record(config: SiteConfig, found: _Found, *, platform: Platform) -> None:
 
     def doubt(names: Collection[str], _: LedgerError) -> None:
         """What was put into the others, which are not flushed, is not known to be there."""
-        save(unflushed=heard.with_names(stands.unflushed, names))
+        unflushed = heard.with_names(stands.unflushed, names)
+        heard.record(lambda: save(unflushed=unflushed), platform)
 
     others = [stores.known(getattr(v, p)) for v in book.volumes for p in ("data", "intermediate")]
     others = [it for it in others if it.kind != "nbd"]

@@ -21,6 +21,7 @@ from typing import Generic, TypeVar
 from mirror_core import limits
 
 T = TypeVar("T")
+_OLD = 10  # bounds of a look: what it has seen first, if it took longer than that, is old
 
 
 @dataclass
@@ -101,7 +102,7 @@ class Look(Generic[T]):
         not answer; or there can be no thread."""
         with self._lock:
             late, now = self._late, time.monotonic()
-            recent = late and now - late.ended <= 2 * self._wait_s
+            recent = late and (not late.answer.done() or self._counts(late, now))
             one = late if late and recent else self._begin()
             left_s = one.began + 2 * self._wait_s - time.monotonic()
             wait([one.answer], min(self._wait_s, max(0.0, left_s)))
@@ -110,6 +111,11 @@ class Look(Generic[T]):
                 raise _no_answer()
             self._late = late if recent else None
             return one.answer.result()
+
+    def _counts(self, late: _Under[T], now: float) -> bool:
+        """What it has found: it has ended just now, and what it has seen first is not old."""
+        soon, old_s = now - late.ended <= 2 * self._wait_s, _OLD * self._wait_s
+        return soon and now - late.began <= old_s
 
     def _begin(self) -> _Under[T]:
         """OSError."""

@@ -142,7 +142,8 @@ def _changed(
         def doubt(names: Collection[str], _: LedgerError) -> None:
             """What was put into these stores, such as a seed, is not known to be there."""
             unflushed = heard.with_names(book.unflushed, names)
-            _save(config, replace(book, unflushed=unflushed), platform)
+            doubted = replace(book, unflushed=unflushed)
+            heard.record(lambda: _save(config, doubted, platform), platform)
 
         with heard.listening(platform, lambda: near, doubt):
             _save(config, fresh, platform)

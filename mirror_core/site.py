@@ -589,11 +589,10 @@ class Site:
         seeded = self.book.current.seeded
 
         def doubt(*_: object) -> None:
-            book = self.book.current
-            if book.role == "target" and seeded:
-                self.book.update(seeded=False, lineage=None, source_run="", doubtful_data=True)
-            elif book.role == "target" and not book.whole:
-                self.book.update(doubtful_data=True)
+            book, none = self.book.current, {"seeded": False, "lineage": None, "source_run": ""}
+            if book.role == "target" and (seeded or not book.whole):
+                words = {**(none if seeded else {}), "doubtful_data": True}
+                heard.record(lambda: self.book.update(**words), self.platform)
 
         return heard.listening(self.platform, self._near_data, doubt)
 

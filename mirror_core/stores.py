@@ -356,13 +356,22 @@ class Opened:
 
     def stopped_or_unread(self, size: int, *, counts: bool) -> StoreRecord:
         """The same; if it cannot be read there it has no fingerprint: one sector is in the way of
-        nothing.  StoreError: also if its server does not answer."""
+        nothing.  StoreError: also if its server does not answer, or nothing of it can be read."""
         try:
             return self.stopped(size, counts=counts)
         except Unreadable as error:
-            if error.code in LINK_ERRNOS:
+            if error.code in LINK_ERRNOS or not self._reads(size):
                 raise
             return self.record()
+
+    def _reads(self, size: int) -> bool:
+        """Whether one of a few places can be read: it is not a disk that has gone."""
+        least = self.store.block_sizes.minimum
+        for at in (0, size // 2, size - least):
+            with contextlib.suppress(OSError):
+                self.store.read(least, at // least * least)
+                return True
+        return False
 
     def few_connections(self) -> str | None:
         """Of a server that takes few clients: how many, and what more would help.  Asked when
@@ -800,10 +809,10 @@ def _gone(record: StoreRecord, place: Place) -> str | None:
     if record.fingerprint == UNREADABLE and not (place.heals or place.unchanged):
         return f"it could not be read when the site was stopped, and may have changed{UNCHANGED}"
     found = (record.fingerprint or "").startswith(FOUND_SMALLER)
-    if found and not (place.unchanged or (place.heals and _bytes_of(record))):
+    if found and not place.unchanged:  # samples that fit say nothing of all that was cut
         return (
             "a start found it smaller than its volume: what stood behind may be gone"
-            f"{known_there or RESTORED}"
+            f"{known_there}{RESTORED}"
         )
     return None
 

@@ -143,7 +143,8 @@ struct fm_store {
    * do yet ends with -EAGAIN (fm_volume_set_patience). */
   bool fenced;
   int fd;         /* file */
-  bool knows_holes; /* and its size, at no cost: store_file.c; this, too: */
+  bool knows_holes; /* store_file.c; this and the next two, too: */
+  bool knows_its_size; /* at no cost */
   bool tells_of_others; /* a write that fails may be told of what others have written before; */
   bool full_tells_of_others; /* ... also one that finds no space */
   unsigned below; /* what it stands on; this and the next two lines: below.h */

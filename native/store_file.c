@@ -100,11 +100,11 @@ file_is_short (struct fm_store *s)
   return end >= 0 && (uint64_t)end < s->used && (end > 0 || !is_device (s->fd));
 }
 
-/* Before a write makes it large again. */
+/* Before a write makes it large again, as none does a device, of which lseek(2) takes a lock of all writers. */
 static void
 file_grows (struct fm_store *s)
 {
-  if (s->knows_holes && file_is_short (s))
+  if (s->knows_its_size && file_is_short (s))
     fm_store_cut (s);
 }
 
@@ -307,6 +307,7 @@ fm_store_open_file (int fd, uint64_t size, struct fm_store **out)
   fm_store_init (s, &file_ops, size, 0);
   s->fd = fd;
   s->knows_holes = knows_holes (fd);
+  s->knows_its_size = s->knows_holes && !is_device (fd);
   s->tells_of_others = !s->knows_holes && !is_device (fd);
   s->full_tells_of_others = s->tells_of_others && !finds_space_first (fd);
   *out = s;

@@ -2,7 +2,8 @@
 
 A disk with a cache: what is written and not flushed is in this process only, and dies with it.
 Beside the image stands FILE.faults, a folder: while a file of the name of a call is in it (pread,
-pwrite, flush), that call fails with the errno that the file names, or hangs if it says so; if the
+pwrite, flush), that call fails with the errno that the file names (and behind it perhaps the one
+byte that is bad: then only where it takes that in), or hangs if it says so; if the
 file is then called `held`, what hangs goes on hanging, and nothing else.  A flush that is to `lose`
 fails with EIO, and what it covered is gone, as of a disk whose pages the system takes for clean
 after it has told of the error once; if it is to `lose-later`, these pages are read until the server
@@ -36,7 +37,7 @@ class Disk:
         self.fd = os.open(self.image, os.O_RDWR)
         self._calls = os.open(f"{self.image}.calls", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
-    def _enter(self, call: str) -> None:
+    def _enter(self, call: str, offset: int = 0, length: int = 0) -> None:
         """Count it, and do to it what is commanded."""
         os.write(self._calls, f"{call}\n".encode())
         folder = f"{self.image}.faults"
@@ -45,6 +46,9 @@ class Disk:
                 with open_file(f"{folder}/{call}") as file:
                     command = file.read()
             except FileNotFoundError:
+                return
+            command, _, bad = command.partition(" ")
+            if bad and not offset <= int(bad) < offset + length:
                 return
             if command in ("lose", "lose-later"):
                 with self._lock:
@@ -66,7 +70,7 @@ class Disk:
         )
 
     def read(self, offset: int, length: int) -> bytes:
-        self._enter("pread")
+        self._enter("pread", offset, length)
         first, end = offset // SECTOR, -(-(offset + length) // SECTOR)
         with self._lock:
             return self._sectors(first, end)[offset - first * SECTOR :][:length]

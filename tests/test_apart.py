@@ -41,6 +41,24 @@ def test_what_a_late_look_has_found_counts_for_a_while(clock: list[float]) -> No
     assert [look.ask(), look.ask()] == [2, 3]
 
 
+def test_what_a_look_saw_long_ago_does_not_count(clock: list[float]) -> None:
+    """It hung for an hour, and what it looks at has changed meanwhile."""
+    goes_on, begun = threading.Event(), []
+
+    def work() -> int:
+        begun.append(threading.current_thread())
+        goes_on.wait(20)
+        return len(begun)
+
+    look = apart.Look(work, wait_s=0.05)
+    with pytest.raises(OSError, match="does not answer"):
+        look.ask()
+    clock[0] += 3600
+    goes_on.set()
+    begun[0].join()
+    assert look.ask() == 2
+
+
 def test_nobody_waits_for_a_look_that_hangs(clock: list[float]) -> None:
     """But who begins it, and who asks soon after."""
     goes_on = threading.Event()

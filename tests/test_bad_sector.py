@@ -13,29 +13,24 @@ import direct
 import pytest
 from handmade import MIB, Handmade, kill, refused
 from nbd_client import NbdClient
-from served import Server
+from served import Faulty
 from test_unreadable import written
 
 BLOCK = 4096
 
 
-class Disk(Server):
-    """Of which nothing can be read while `is_bad`."""
+class Disk(Faulty):
+    """Of which one of the first sectors cannot be read while `is_bad`."""
 
     def begin(self, pair: Handmade, site: str) -> None:
-        self._bad = self.image.with_suffix(".bad")
-        self.image.touch()
-        os.truncate(self.image, pair.size)
-        rules = ("error-pread=EIO", "error-pread-rate=100%", f"error-pread-file={self._bad}")
-        self.start("error", parameters=rules)
-        pair.stores[site, "data"] = self.uri
+        pair.stores[site, "data"] = self.store(pair.size)
         pair.create()
 
     def is_bad(self) -> None:
-        self._bad.touch()
+        self.fail(f"EIO {4 * BLOCK}", "pread")
 
     def is_good(self) -> None:
-        self._bad.unlink()
+        self.mend()
 
 
 @pytest.fixture
@@ -63,7 +58,7 @@ def test_a_sector_that_cannot_be_read_keeps_no_image_from_its_promotion(
     start needs then, and it can be done."""
     disk.begin(handmade, "west")
     written(handmade)
-    image, west = disk.image.read_bytes(), str(handmade.toml("west"))
+    image, west = handmade.image("east").read_bytes(), str(handmade.toml("west"))
     kill(handmade, "east")
     if how == "bad-since-its-stop":
         direct.stop(handmade, "west")
@@ -86,7 +81,7 @@ def test_a_copy_of_a_store_that_could_not_be_read_is_what_a_person_says(
     """The source is lost, and the disk was copied to another one as far as it could be read."""
     disk.begin(handmade, "west")
     written(handmade)
-    image, toml = disk.image.read_bytes(), handmade.toml("west")
+    image, toml = handmade.image("east").read_bytes(), handmade.toml("west")
     kill(handmade, "east")
     disk.is_bad()
     direct.stop(handmade, "west")

@@ -695,15 +695,20 @@ FAULTS = (
     Fault(
         "what a look finds too late for who has asked nobody hears",
         "tests/test_apart.py::test_what_a_late_look_has_found_counts_for_a_while",
-        (("mirror_core/apart.py", "recent = late and now - late.ended <= 2 * self._wait_s",
-          "recent = late and not late.answer.done()"),),
+        (("mirror_core/apart.py", " or self._counts(late, now))", ")"),),
         "late_is_never",
+    ),
+    Fault(
+        "what a look saw an hour ago counts",
+        "tests/test_apart.py::test_what_a_look_saw_long_ago_does_not_count",
+        (("mirror_core/apart.py", "return soon and now - late.began <= old_s", "return soon"),),
+        "seen_long_ago",
     ),
     Fault(
         "what a look has found once counts for ever",
         "tests/test_apart.py::test_what_a_late_look_has_found_counts_for_a_while",
-        (("mirror_core/apart.py", "recent = late and now - late.ended <= 2 * self._wait_s",
-          "recent = late is not None"),),
+        (("mirror_core/apart.py", "        return soon and now - late.began <= old_s",
+          "        return True"),),
         "old_is_now",
     ),
     Fault(

@@ -735,7 +735,8 @@ FAULTS = (
         "what the state folder has heard of the disk of a seed is forgotten (I1, I9)",
         "tests/test_losing_disk.py::"
         "test_what_a_state_folder_hears_of_its_disk_is_heard_of_a_seed_on_it",
-        (("mirror_core/site.py", "if book.role == \"target\" and seeded:", "if False:"),),
+        (("mirror_core/site.py", "(seeded or not book.whole):\n",
+          "(not seeded and not book.whole):\n"),),
         "heard_by_the_folder_only",
     ),
     Fault(
@@ -879,6 +880,12 @@ FAULTS = (
         "blank_for_an_image",
     ),
     Fault(
+        "a site is promoted onto a disk of which nothing can be read",
+        "tests/test_promotion_fails.py::test_a_promotion_that_fails_gives_the_site_back",
+        (("mirror_core/stores.py", " or not self._reads(size):", ":"),),
+        "promoted_onto_nothing",
+    ),
+    Fault(
         "what was cut off behind the last sample is there (I1)",
         "tests/test_cut.py::test_a_store_that_was_cut_behind_the_last_sample_is_not_as_it_was",
         (("mirror_core/stores.py", "        at.append(max(0, size - sample))\n",
@@ -935,7 +942,7 @@ FAULTS = (
     Fault(
         "a write makes a store large again that was made smaller, and hides that (I1)",
         "native:store tests/test_unreadable.py::test_a_cycle_is_sent_again_whose_store_was_cut",
-        (("native/store_file.c", "if (s->knows_holes && file_is_short (s))", "if (0)"),),
+        (("native/store_file.c", "if (s->knows_its_size && file_is_short (s))", "if (0)"),),
         "GROWS_AGAIN_UNSEEN",
     ),
     Fault(
@@ -1014,25 +1021,16 @@ FAULTS = (
         "zeroes_over_the_copy",
     ),
     Fault(
-        "so is what a start found smaller, though a fingerprint tells",
-        "tests/test_unreadable.py::"
-        "test_a_source_s_store_that_is_large_again_is_not_as_it_was[found-after-a-stop]",
-        (("mirror_core/stores.py", "    if before:\n        return _changed(",
-          "    if before and not (is_harmed(record) and place.heals):\n        return _changed("),),
-        "other_bytes_over_the_copy",
-    ),
-    Fault(
-        "a source's store that was restored to what it was is refused",
-        "tests/test_cut.py::test_a_source_s_store_that_was_restored_is_compared",
-        (("mirror_core/stores.py", "place.unchanged or (place.heals and _bytes_of(record))",
-          "place.unchanged"),),
-        "restored_is_refused",
+        "so is what a start found smaller, if the samples that are left fit",
+        "tests/test_cut.py::test_a_source_s_store_whose_samples_fit_is_asked_about",
+        (("mirror_core/stores.py", "    if found and not place.unchanged:",
+          "    if found and not (place.unchanged or (place.heals and _bytes_of(record))):"),),
+        "samples_are_all_bytes",
     ),
     Fault(
         "of a store that a start found smaller a person's word counts for nothing",
         "tests/test_unreadable.py::test_a_store_that_was_being_restored_is_what_a_person_says",
-        (("mirror_core/stores.py", "if found and not (place.unchanged or (",
-          "if found and not (False or ("),),
+        (("mirror_core/stores.py", "if found and not place.unchanged:", "if found:"),),
         "restored_is_gone",
     ),
     Fault(
