@@ -805,7 +805,10 @@ def _gone(record: StoreRecord, place: Place) -> str | None:
                 f"{known_there}"
             )
         if not place.unchanged:  # a logical volume may be given the same extents again
-            return f"was made smaller than its volume: what stood behind may be gone{RESTORED}"
+            return (
+                "was made smaller than its volume: what stood behind may be gone"
+                f"{known_there}{RESTORED}"
+            )
     if record.fingerprint == UNREADABLE and not (place.heals or place.unchanged):
         return f"it could not be read when the site was stopped, and may have changed{UNCHANGED}"
     found = (record.fingerprint or "").startswith(FOUND_SMALLER)

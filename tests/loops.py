@@ -25,6 +25,8 @@ needs_loops = pytest.mark.skipif(
 
 
 _SET_FD = 0x4C00
+_SET_STATUS64, _GET_STATUS64, _INFO_BYTES = 0x4C04, 0x4C05, 232
+BEGINS_AT, ENDS_AFTER = 24, 32
 _ADD, _REMOVE = 0x4C80, 0x4C81  # linux/loop.h: LOOP_CTL_ADD, LOOP_CTL_REMOVE
 _added: set[int] = set()
 _numbers = itertools.count(1000 + os.getpid() % 10_000 * 16)  # seldom another process's
@@ -145,6 +147,19 @@ class Loop:
             with contextlib.suppress(OSError):  # EBUSY: another Loop of this test is on it
                 _control(_REMOVE, number)
                 _added.remove(number)
+
+
+def set_bound(device: str, at: int, value: int) -> None:
+    """Of a loop device, by its place in struct loop_info64 (linux/loop.h): BEGINS_AT, where in its
+    file it begins; ENDS_AFTER, so many bytes, 0: where its file does."""
+    fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        info = bytearray(_INFO_BYTES)
+        fcntl.ioctl(fd, _GET_STATUS64, info)
+        info[at : at + 8] = value.to_bytes(8, "little")
+        fcntl.ioctl(fd, _SET_STATUS64, bytes(info))
+    finally:
+        os.close(fd)
 
 
 def gpt(size: int, parts: list[tuple[int, int, uuid.UUID]]) -> dict[int, bytes]:

@@ -3,7 +3,6 @@ cycle, behind a server, as a device, and when another one is put in its place (I
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import random
@@ -16,7 +15,7 @@ from pathlib import Path
 import direct
 import pytest
 from handmade import MIB, Handmade, kill, refused
-from loops import needs_loops
+from loops import ENDS_AFTER, needs_loops, set_bound
 from nbd_client import NbdClient
 from served import Server
 from test_unreadable import written
@@ -205,9 +204,9 @@ def test_a_device_that_shrank_for_a_moment_is_what_a_person_says(handmade: Handm
         handmade.create()
         written(handmade)
         held = file.read_bytes()
-        ends_at(device, handmade.size // 2)
+        set_bound(device, ENDS_AFTER, handmade.size // 2)
         assert f"{device}: was made smaller" in direct.status(handmade, "west")["reason"]
-        ends_at(device, 0)
+        set_bound(device, ENDS_AFTER, 0)
         handmade.run("stop", west)
         assert "--unchanged" in refused("start", west)
         words = ("adopt", west, "disk", "data", "--yes", "--json", "--unchanged")
@@ -219,15 +218,3 @@ def test_a_device_that_shrank_for_a_moment_is_what_a_person_says(handmade: Handm
     finally:
         handmade.kill()
         subprocess.run(["losetup", "-d", device], check=True)
-
-
-def ends_at(device: str, limit: int) -> None:
-    """Of a loop device: after so many bytes; 0: where its file does (linux/loop.h)."""
-    fd = os.open(device, os.O_RDONLY)
-    try:
-        info = bytearray(232)
-        fcntl.ioctl(fd, 0x4C05, info)  # LOOP_GET_STATUS64
-        info[32:40] = limit.to_bytes(8, "little")
-        fcntl.ioctl(fd, 0x4C04, bytes(info))
-    finally:
-        os.close(fd)

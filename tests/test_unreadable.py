@@ -4,7 +4,6 @@ made smaller has no image, whatever size that has later."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import random
@@ -14,7 +13,7 @@ from pathlib import Path
 import direct
 import pytest
 from handmade import MIB, Handmade, kill, refused
-from loops import needs_loops
+from loops import BEGINS_AT, needs_loops, set_bound
 from nbd_client import NbdClient
 from pair import some
 from served import Faulty, Server
@@ -478,11 +477,11 @@ def test_a_device_that_is_away_was_not_made_smaller(handmade: Handmade) -> None:
     try:
         handmade.create()
         written(handmade)
-        begins_at(device, handmade.size)  # behind its end
+        set_bound(device, BEGINS_AT, handmade.size)  # behind its end
         assert "smaller" not in (direct.status(handmade, "west")["reason"] or "")
         direct.stop(handmade, "west")
         assert "put the right store back" in refused("start", str(handmade.toml("west")))
-        begins_at(device, 0)
+        set_bound(device, BEGINS_AT, 0)
         said = refused("start", str(handmade.toml("west")))
         assert "could not be read" in said and "--unchanged" in said, said
         words = ("adopt", str(handmade.toml("west")), "disk", "data", "--yes", "--unchanged")
@@ -490,18 +489,6 @@ def test_a_device_that_is_away_was_not_made_smaller(handmade: Handmade) -> None:
     finally:
         handmade.kill()
         subprocess.run(["losetup", "-d", device], check=True)
-
-
-def begins_at(device: str, offset: int) -> None:
-    """Of a loop device: where in its file (linux/loop.h)."""
-    fd = os.open(device, os.O_RDONLY)
-    try:
-        info = bytearray(232)
-        fcntl.ioctl(fd, 0x4C05, info)  # LOOP_GET_STATUS64
-        info[24:32] = offset.to_bytes(8, "little")
-        fcntl.ioctl(fd, 0x4C04, bytes(info))
-    finally:
-        os.close(fd)
 
 
 def test_another_store_that_is_too_small_harms_nothing(handmade: Handmade) -> None:
