@@ -29,6 +29,7 @@ The rooms.
     driver.py              the source's control thread: performs the effects of
     cycle.py               one cycle as a generator of effects; pure
     target.py              the target: sessions, commit, the second flashcopy and its hardening
+    cut.py                 what a cut of a store costs, in which something counted
     session.py, pulse.py   a session with the target: handshake, requests, lanes, loss; a sign of
                            life in it while the control is busy here;
     beside.py              a thread beside the control, on which nothing depends

@@ -41,8 +41,12 @@ class Book:
 
     def update(self, **changes: Any) -> None:
         """Replace the record durably.  LedgerError: the old one stands, here and on disk."""
+        self.change(lambda _: changes)
+
+    def change(self, changes: Callable[[ledger.Ledger], dict[str, Any]]) -> None:
+        """The same, of what follows from the record that stands."""
         with self._lock:
-            fresh = self._stamped(replace(self.current, **changes))
+            fresh = self._stamped(replace(self.current, **changes(self.current)))
             try:
                 ledger.save(self.state, fresh, self._platform)
             except OSError as error:

@@ -21,6 +21,7 @@ from typing import Any
 from mirror_core import (
     age,
     compare,
+    cut,
     cycle,
     flashcopy,
     guard,
@@ -188,6 +189,14 @@ class Driver:
     def standing(self) -> bool:
         """Nothing is copied, until `resume`."""
         return self.halted and self._standing and self.progress.phase == "copy"
+
+    def lost_stores(self) -> list[tuple[str, str]]:
+        """It holds no image."""
+        return []
+
+    def was_cut(self, volume: str, _part: str) -> bool:
+        """The data of that volume, since this process has opened it.  OSError: it is closed."""
+        return any(m.native.front.cuts for m in self._copier.members if m.name == volume)
 
     @property
     def awaits_target(self) -> bool:
@@ -480,6 +489,7 @@ class Driver:
     def _mirror(self) -> None:
         """Cycle after cycle until asked to stop.  MirrorError: the session is over."""
         while self._wait_for_work():
+            self._refuse_cut()
             sequence = self._book.current.begun + 1
             self._last_begin = self._platform.monotonic()
             outcome = self._perform(cycle.cycle(sequence, self._holds.budget_s))
@@ -498,6 +508,17 @@ class Driver:
             self._stuck = None
             if self.reason:
                 self._say(None)
+
+    def _refuse_cut(self) -> None:
+        """What is left of a store that somebody has cut is sent over nothing that the target has of
+        it, before a person says so.  MirrorError."""
+        if volume := cut.of_source(self._copier.members):
+            self._stuck = (
+                f"data store {self._config.volume(volume).data}: was made smaller: what is left of "
+                f"it is not sent: stop {self._book.current.name} and start it, which says what to "
+                "do"
+            )
+            raise MirrorError(self._stuck)
 
     def _miss(self, outcome: cycle.Outcome) -> None:
         """No consistency point was made: try again after a pause, whatever `interval` says."""

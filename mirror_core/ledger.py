@@ -142,7 +142,7 @@ def image(ledger: Ledger, volume: str, block: int) -> Literal["intermediate", "d
 
 
 def with_harmed(
-    volumes: tuple[VolumeRecord, ...], harmed: Mapping[tuple[str, str], str]
+    volumes: tuple[VolumeRecord, ...], harmed: Mapping[tuple[str, str], str | None]
 ) -> tuple[VolumeRecord, ...]:
     """The same, with a word (HARMED and so on) for these stores (volume, part)."""
     return tuple(
@@ -156,6 +156,14 @@ def with_harmed(
         )
         for volume in volumes
     )
+
+
+def in_use(
+    volumes: tuple[VolumeRecord, ...], harmed: Mapping[tuple[str, str], str]
+) -> tuple[VolumeRecord, ...]:
+    """Of a site that runs: no fingerprint stands, nor any other word than these."""
+    none = {(one.name, part): None for one in volumes for part in ("data", "intermediate")}
+    return with_harmed(volumes, {**none, **harmed})
 
 
 def is_harmed(record: StoreRecord) -> bool:

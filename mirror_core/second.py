@@ -4,7 +4,8 @@
             whatever a flush takes: between two the thread looks for a stop, and for flushes
 
 Invariants.  image(k) = intermediate where a block is pending on disk (ledger, less hardlog), data
-elsewhere: at every instant, whatever ends the process (I1).  The volumes are strict, so a writer
+elsewhere: at every instant, whatever ends the process (I1).  Of an intermediate that was cut
+nothing is hardened that was copied since (cut.py).  The volumes are strict, so a writer
 waits for the hardening of what it overwrites.  A batch is hardened when all is copied, or as soon
 as a writer waits, but at most half of the time goes into hardening.
 
@@ -14,10 +15,11 @@ Left out: when (target.py).  Belongs to the target's thread.
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 
 from pyroaring import BitMap64
 
-from mirror_core import flashcopy, hardlog, limits, native, runlog
+from mirror_core import cut, flashcopy, hardlog, limits, native, runlog
 from mirror_core.book import Book
 from mirror_core.config import SiteConfig
 from mirror_core.errors import LINK_ERRNOS, MirrorError
@@ -32,8 +34,11 @@ class SecondFlashcopy:
         copier: flashcopy.Flashcopy,
         log: runlog.RunLog,
         platform: Platform,
+        *,
+        refuse_lost: Callable[[], None],
     ) -> None:
         self._config, self._book, self._copier, self.log = config, book, copier, log
+        self._refuse_lost = refuse_lost  # ImageLost
         log.tell = self._name_log
         self._platform = platform
         self._log_is_whole = True  # False: a record may be lost: the ledger must be written
@@ -47,6 +52,7 @@ class SecondFlashcopy:
         """Whether all is copied and hardened.  MirrorError, with store and advice: `fail` the
         copier, and try again after wait_s."""
         try:
+            self._refuse_lost()  # before a retry: no writer is to wait for a copy
             if self._failure:
                 self._mend(self._failure)
             began = self._platform.monotonic()
@@ -84,6 +90,8 @@ class SecondFlashcopy:
 
     def _blame(self, error: Exception) -> str:
         """One line: which store, and what to do."""
+        if isinstance(error, cut.ImageLost):
+            return str(error)
         if not isinstance(error, flashcopy.CopyError):
             return f"second flashcopy: {str(error) or type(error).__name__}; it goes on by itself"
         volume = self._config.volume(error.volume)
@@ -95,6 +103,7 @@ class SecondFlashcopy:
 
     def _record_all(self) -> None:
         """The durable pending maps are empty.  MirrorError: they may or may not be."""
+        self._refuse_lost()  # all of it is read by now
         # `written` of before a clean stop is of no more use: `owed` has it.
         self._book.update(hardened=self._book.current.committed, maps={})
         try:
@@ -115,6 +124,7 @@ class SecondFlashcopy:
     def _record_batch(self) -> None:
         """What is being hardened leaves the durable pending maps.  MirrorError: it may or may
         not have left them."""
+        self._refuse_lost()
         members = self._copier.members
         whole, self._log_is_whole = self._log_is_whole, False  # until all of this was right
         try:

@@ -106,12 +106,11 @@ class Site:
         self._run = platform.token()
         self._lost_stores = platform.looker(self._look_and_record, limits.CONTROL_WAIT_S)
         self._looker = beside.Beside("stores", self._keep_looking, self.journal, platform)
-        # Of which bytes that counted are gone, and how that was seen.  Guard: none, it only grows
+        # Of which bytes that count are gone, and how that was seen.  Of the look, of which there is
+        # one at a time, as `_harmed_on_disk`.
         self._harmed: dict[tuple[str, str], str] = {}
         self._stops = False  # what a look has still to say comes too late
-        # What the ledger says of it.  Of the look, of which there is one at a time
-        self._harmed_on_disk: dict[tuple[str, str], str] = {}
-        self._image_harmed: dict[tuple[str, str], str] = {}  # those that held some of the image
+        self._harmed_on_disk: dict[tuple[str, str], str] = {}  # what the ledger says of it
         self._logs: list[str] = []  # of this run, as the ledger knows them again
         self._maps_count = False  # the maps in memory outlive this process
         self.promotion = platform.lock()  # one turn at a time
@@ -910,18 +909,19 @@ class Site:
         """The same, while the site runs: a kill is to forget nothing of it."""
         found = self._look_at_stores()
         words = self._words_of_harm()
-        if words != self._harmed_on_disk and not self._stops:
+        if words != self._harmed_on_disk and self._maps_count and not self._stops:
             with contextlib.suppress(MirrorError, OSError):  # the next look tries again
-                self.book.update(volumes=self._in_use())
+                self.book.change(lambda now: {"volumes": ledger.in_use(now.volumes, words)})
                 self._harmed_on_disk = words
         return found
 
     def _words_of_harm(self) -> dict[tuple[str, str], str]:
-        """For the ledger.  No blank file takes the place of an intermediate with some of the image:
-        that may have been hardened into data since."""
-        words = dict.fromkeys(dict(self._harmed), ledger.HARMED)
-        image = [key for key in dict(self._image_harmed) if key[1] == "intermediate"]
-        return words | dict.fromkeys(image, ledger.HARMED_IMAGE)
+        """For the ledger.  No blank file takes the place of one that had some of the image."""
+        words = dict.fromkeys(self._harmed, ledger.HARMED)
+        with contextlib.suppress(OSError):  # they are closed
+            image = [key for key in self.control.lost_stores() if key[1] == "intermediate"]
+            words |= dict.fromkeys(image, ledger.HARMED_IMAGE)
+        return words
 
     def _keep_looking(self, is_over: beside.IsOver) -> None:
         """One that is cut, and large again, before anybody asks for the status is seen, too."""
@@ -935,30 +935,45 @@ class Site:
 
     def _look_at_stores(self) -> tuple[str | None, str | None]:
         """Of any that counts, or that a source's cycle may count on; and of one that holds what a
-        promotion makes the volume: a target's intermediate holds none of that, if nothing was
-        pending when it was seen so."""
+        promotion makes the volume."""
         deleted: list[str] = []
         image: list[str] = []
+        harmed: dict[tuple[str, str], str] = {}
         for key, one, size in self._that_count():
-            name, part = key
             try:
-                gone = list(filter(None, [one.deleted()]))
-                deleted += gone
-                image += gone if part == "data" else []
-                one.refuse_smaller(size, since_opened=part == "data")
-            except stores.Harmed as error:
-                left = self.statistics()[name]  # not before: a commit may come in between
-                due = left.pending_blocks + left.unsent_blocks + left.sent_blocks
-                if part == "data" or due + left.next_blocks:  # those are the next image
-                    what = f"{error}; stop this site and start it, which says what can be kept"
-                    self._image_harmed.setdefault(key, what)
-                self._harmed.setdefault(key, str(error))
-            except OSError:
-                pass  # it is closed: the site ends
+                found = self._look_at(one, size, image if key[1] == "data" else [], deleted)
+                if found or self.control.was_cut(*key):
+                    harmed[key] = found or self._harmed.get(key) or _was_cut(one)
+            except OSError as error:
+                if key in self._harmed:
+                    harmed[key] = self._harmed[key]
+                if not self._stops and key[1] == "data":  # else it is closed, or holds no volume
+                    image.append(f"{one.where}: {error.strerror}: look into that store")
+        self._harmed = harmed
+        with contextlib.suppress(OSError):  # they are closed
+            image += [
+                f"{harmed[key]}; stop this site and start it, which says what can be kept"
+                for key in self.control.lost_stores()
+                if key in harmed
+            ]
         return (
-            next(iter([*deleted, *self._harmed.values(), *self._cut_intermediates()]), None),
-            next(iter([*image, *self._image_harmed.values()]), None),
+            next(iter([*deleted, *harmed.values(), *self._cut_intermediates()]), None),
+            next(iter(image), None),
         )
+
+    @staticmethod
+    def _look_at(one: stores.Opened, size: int, image: list[str], deleted: list[str]) -> str | None:
+        """That it is smaller than its volume.  `image`: what none can be begun on.  OSError."""
+        if gone := one.deleted():
+            deleted.append(gone)
+            image.append(gone)
+        try:
+            one.refuse_smaller(size)
+        except stores.Harmed as error:
+            return str(error)
+        except StoreError as error:
+            image.append(str(error))
+        return None
 
     def _cut_intermediates(self) -> Iterator[str]:
         """Of a source.  What a cycle has copied there, and is to send again if its session is lost,
@@ -971,8 +986,8 @@ class Site:
                     one.refuse_smaller(sizes[name])
                 except stores.Harmed as error:
                     yield str(error)
-                except OSError:
-                    pass  # it is closed: the site ends
+                except (OSError, StoreError):
+                    pass  # it is closed: the site ends; or it is a device that is away
 
     def _that_count(self) -> list[tuple[tuple[str, str], stores.Opened, int]]:
         """Each store of which the bytes do, and its volume's size."""
@@ -1007,3 +1022,7 @@ class Site:
 
     def statistics(self) -> dict[str, native.Stats]:
         return self.copier.stats()
+
+
+def _was_cut(one: stores.Opened) -> str:
+    return f"{one.where}: was made smaller for a while: what stood behind is gone"

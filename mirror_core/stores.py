@@ -116,6 +116,10 @@ TARGET_HAS = (
     " (the target has what stood there as of its last consistency point: if that is wanted, "
     "promote the target; an adoption compares everything, and sends what is here)"
 )
+A_WHOLE_COPY = (
+    " (is it a copy of what that one held before it was smaller? then adopt it with --unchanged, "
+    "which keeps all)"
+)
 A_COPY = (
     " (is it a copy of that one, which could not be read when the site was stopped, and the source "
     "lost? then adopt it with --unchanged, which keeps all that it holds)"
@@ -272,20 +276,18 @@ class Opened:
         is not to be seen."""
         return size if self.fd is None else os.lseek(self.fd, 0, os.SEEK_END)
 
-    def refuse_smaller(self, size: int, *, since_opened: bool = False) -> None:
-        """Harmed: somebody has made it smaller than its volume, of which all hear that use it;
-        `since_opened`: or had, as whoever wrote or flushed has found."""
+    def refuse_smaller(self, size: int) -> None:
+        """Harmed: somebody has made it smaller than its volume, of which all hear that use it.
+        StoreError: it is away."""
         left = self._left(size)
-        if left < size and (left or self.identity.kind == "file"):  # a device without any is away
+        if not left and self.identity.kind != "file":
+            raise StoreError(f"{self.where}: has no size: the device is away", errno.ENXIO)
+        if left < size:
             self.store.cut()
             raise Harmed(
                 f"{self.where}: was made smaller, {left} bytes, but the volume has {size}: what "
                 "stood behind is gone",
                 errno.EIO,
-            )
-        if since_opened and self.store.cuts:
-            raise Harmed(
-                f"{self.where}: was made smaller for a while: what stood behind is gone", errno.EIO
             )
 
     def deleted(self) -> str | None:
@@ -742,9 +744,7 @@ def fits(opened: Opened, record: StoreRecord, place: Place, size: int) -> bool:
     """Whether a store holds what an orderly stop left in the recorded one; or nothing, in the place
     of one in which no byte of the image is.  (Other bytes than were left there may tell that not
     the store went back, but the ledger, which then names the wrong blocks.)  StoreError."""
-    found_smaller = (record.fingerprint or "").startswith(FOUND_SMALLER)
-    a_copy = found_smaller and not is_known(opened, record, place)  # not the one that was cut
-    known = _bytes_of(record) if a_copy or not is_harmed(record) else ""
+    known = "" if is_harmed(record) else _bytes_of(record)  # which what is left may have, too
     if (
         known
         and opened.size >= size
@@ -759,10 +759,10 @@ def refusal(opened: Opened, record: StoreRecord, place: Place, size: int) -> str
     """Why a store is not known to be the one recorded; None: it is.  StoreError."""
     marked = opened.mark() == place.mark
     verdict = identities.judge(known(record), opened.identity, marked=marked)
-    if place.unchanged and record.fingerprint == UNREADABLE:  # or a copy of it, of what is left
+    if place.unchanged and _hint_of_copy(record):
         verdict = Verdict.SAME
     if verdict is Verdict.OTHER:
-        hint = A_COPY if not place.heals and record.fingerprint == UNREADABLE else ""
+        hint = "" if place.heals else _hint_of_copy(record)
         return f"not the store that was recorded ({known(record)}) but {opened.identity}{hint}"
     if lost := _may_be_lost(opened, place) or _gone(record, place):
         return lost
@@ -772,6 +772,14 @@ def refusal(opened: Opened, record: StoreRecord, place: Place, size: int) -> str
     if verdict is Verdict.UNSURE and (place.counts or not marked):
         return _doubt(record, marked=marked)
     return None
+
+
+def _hint_of_copy(record: StoreRecord) -> str:
+    """What makes a copy of that store, in its place, what it was; empty: no word does."""
+    if record.fingerprint == UNREADABLE:
+        return A_COPY
+    found_smaller = (record.fingerprint or "").startswith(FOUND_SMALLER)
+    return A_WHOLE_COPY if found_smaller and _bytes_of(record) else ""
 
 
 def _changed(place: Place, *, has: bool | None) -> str | None:

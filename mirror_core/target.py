@@ -11,9 +11,10 @@ Invariants.  `owed` holds what was written since the last commit and is not stab
 has not written all of it, by what is stable or again, is refused.  What is read counts only where
 the disk is sure to hold it: a flush that failed may leave in a cache what the disk has lost, and
 so may one of the process before, if that told nothing of its end.  From then until the next
-commit, for which all of it is written again, nothing is found equal (I9).  Of a file that was cut
-nothing is stable any more.  What a flush may have
-lost before this history stays in doubt, until a first cycle that leaves nothing out.
+commit, for which all of it is written again, nothing is found equal (I9).  Of a store that was cut
+nothing is stable any more, and if some of the image was in it, nothing is committed (cut.py).
+What a flush may have lost before this history stays in doubt, until a first cycle that leaves
+nothing out.
 
 Guard: `serial` orders what the source asks; `changed` guards the fields below its line.
 """
@@ -34,6 +35,7 @@ from pyroaring import BitMap64
 from mirror_core import (
     age,
     compare,
+    cut,
     flashcopy,
     guard,
     lastrun,
@@ -94,7 +96,10 @@ class Target:
         self._thread: Thread | None = None
         self._written = written
         self._reader = compare.Reader()
-        self.second = second.SecondFlashcopy(config, book, copier, log, platform)
+        self._cuts = cut.Cuts(copier.members)
+        self.second = second.SecondFlashcopy(
+            config, book, copier, log, platform, refuse_lost=self._refuse_lost
+        )
         # On a disk that may hang.
         self._missing = platform.looker(self._missing_file, limits.CONTROL_WAIT_S)
         self.blank = blank  # without a commit yet, the data stores were holes when the site started
@@ -103,7 +108,6 @@ class Target:
         # commit, and of what was there before this history.
         self._doubtful_sent, self._doubtful_before = doubtful_sent, doubtful_before
         self._losses = 0  # of the intermediates, until the last commit
-        self._cuts = 0  # how often one of them was too short, until this session
         self._errors: dict[str, int] = {}  # writes to them that had failed until then
         self._sessions: deque[int] = deque(maxlen=limits.SESSIONS_KNOWN)  # asked for lately
         self.serial = platform.lock()
@@ -191,10 +195,9 @@ class Target:
                 member.native.set_patience(timeouts.put_off_s(hello.silence))
             mine = self._book.current
             blank = self.blank and mine.committed == 0
-            seeded = mine.seeded and not mine.whole
             return protocol.Welcome(
-                mine.name, mine.site, mine.committed, mine.hardened, mine.whole, blank, seeded,
-                mine.consistency_point or 0.0, resumed, mine.committed_token,
+                mine.name, mine.site, mine.committed, mine.hardened, mine.whole, blank,
+                self._is_seeded(), mine.consistency_point or 0.0, resumed, mine.committed_token,
             )  # fmt: skip
 
     def knock(self, name: str, lineage: str) -> protocol.Progress:
@@ -256,13 +259,14 @@ class Target:
         """No request of any session is in the gate: what was written is owed from now on, but
         for what is stable if the session goes on with its cycle (True).  PeerError."""
         resumes = hello.resumes if hello.resumes > self._book.current.committed else 0
-        cuts = self._front_cuts()
-        gone = anew or cuts != self._cuts  # what is stable was there once
+        cuts, seeded = self._cuts.now(), self._is_seeded()
+        # What is stable was there once.
+        gone = anew or self._cuts.in_session(cuts, seeded=seeded) is not None
         stable = None if gone else self._written.of(resumes, hello.begun_token, hello.stable)
         if stable is None:  # this session's writes may go over what another cycle made stable, and
             with self._recording():  # a copy of its source may come back with that one
                 self._written.forget()
-        self._cuts = cuts
+        self._cuts.begin(cuts)
         for member in self._copier.members:
             written = flashcopy.bitmap_of(member.native, native.NEXT)
             self._owed[member.name] = BitMap64() if anew else self._owed[member.name] | written
@@ -343,6 +347,37 @@ class Target:
         if self._book.current.whole and not log.is_in_place():
             return log.path
         return None if self._platform.exists(ledger_) else ledger_
+
+    def lost_stores(self) -> list[tuple[str, str]]:
+        """Which (volume, part) were cut while they held some of the image.  OSError: they are
+        closed."""
+        mine = self._book.current
+        return list(self._cuts.of_image()) if mine.whole else []
+
+    def was_cut(self, volume: str, part: str) -> bool:
+        """That store, and no commit has made that good.  OSError: it is closed."""
+        return self._cuts.met(volume, part)
+
+    def image_lost(self) -> str | None:
+        """Why some of the image is nowhere; None: it is not known to be so."""
+        for store in self.lost_stores():
+            return (
+                f"{self._where(*store)}: was made smaller while it held some of the image: stop "
+                f"{self._book.current.name} and start it, which says what can be kept"
+            )
+        return None
+
+    def _where(self, volume: str, part: str) -> str:
+        return f"{part} store {getattr(self._config.volume(volume), part)}"
+
+    def _is_seeded(self) -> bool:
+        """What is found equal in `data` need not be written for the first commit."""
+        mine = self._book.current
+        return mine.seeded and not mine.whole
+
+    def _refuse_lost(self) -> None:
+        if lost := self.image_lost():
+            raise cut.ImageLost(lost)
 
     @property
     def trouble(self) -> str | None:
@@ -636,9 +671,6 @@ class Target:
     def _front_losses(self) -> int:
         return sum(member.native.front.losses for member in self._copier.members)
 
-    def _front_cuts(self) -> int:
-        return sum(member.native.front.cuts for member in self._copier.members)
-
     def commit(self, request: protocol.Commit) -> protocol.Progress:
         """Done when `sequence` is committed, durably."""
         with self.serial:
@@ -653,6 +685,8 @@ class Target:
                 raise Refused(
                     f"sequence {request.sequence} is not after {mine.committed}, the last commit"
                 )
+            if lost := self.image_lost():
+                return protocol.Progress(False, mine.hardened, lost)
             if request.sequence - mine.committed > limits.SEQUENCE_STEP_MAX:
                 raise Refused(
                     f"sequence {request.sequence} is too far after {mine.committed}, the last "
@@ -697,6 +731,9 @@ class Target:
         for name, owed in self._owed.items():
             if not owed <= written[name]:
                 raise Owed(f"volume {name}: a cycle left out what an abandoned one had written")
+        if cut_ := self._cuts.in_session(self._cuts.now(), seeded=self._is_seeded()):
+            where = self._where(*cut_)
+            raise PeerError(f"{where}: was made smaller: what was sent since is sent again")
         try:
             self._book.update(
                 committed=request.sequence,
@@ -710,6 +747,7 @@ class Target:
                 copied=False,
                 maps={f"{name}/pending": bitmap for name, bitmap in written.items()},
             )
+            self._cuts.commit(first=not mine.whole)
             self._copier.group.swap()
             # Not before: to the thread the maps would be those of a commit that is hardened.
             self._pending_of, self._owed = request.sequence, nothing
@@ -756,8 +794,9 @@ class Target:
         with self.changed:
             self.source_paused = paused
         self.wait_hardened(min(wait_s, limits.CONTROL_WAIT_S))
-        done = self.hardened == self._book.current.committed
-        return protocol.Progress(done, self.hardened, self.reason)
+        lost = self.image_lost()
+        done = not lost and self.hardened == self._book.current.committed
+        return protocol.Progress(done, self.hardened, lost or self.reason)
 
     # ---- the second flashcopy, and flushes (this thread)
 
@@ -948,8 +987,10 @@ class Target:
             maps[f"{member.name}/written"] = written | self._owed[member.name]
         self._book.update(maps=maps, doubtful_sent=self._has_lost())
         try:
-            if self._front_cuts() != self._cuts:
+            cuts = self._cuts.now()
+            if self._cuts.in_session(cuts, seeded=self._is_seeded()):
                 self._written.forget()
+                self._cuts.begin(cuts)
         except OSError as error:
             self._journal.say(f"{self._config.state}: {error.strerror}: what is stable may be gone")
         try:

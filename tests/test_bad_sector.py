@@ -120,3 +120,20 @@ def test_a_source_with_a_sector_that_cannot_be_read_serves_the_others(
     direct.sync(handmade)
     handmade.stop()
     assert handmade.image("west").read_bytes() == disk.image.read_bytes()
+
+
+def test_a_sector_of_a_seed_that_cannot_be_read_is_sent(handmade: Handmade, disk: Disk) -> None:
+    """A comparison of it does not keep the mirror from its first point for ever; the log names the
+    store."""
+    disk.begin(handmade, "west")
+    image = os.urandom(handmade.size)
+    disk.image.write_bytes(image)
+    Path(handmade.store("east", "data")).write_bytes(image)
+    handmade.run("seed", str(handmade.toml("west")))
+    handmade.start("west")
+    disk.is_bad()
+    handmade.start("east")
+    direct.sync(handmade)
+    direct.pause(handmade)
+    assert disk.image.read_bytes() == image
+    assert f"cannot compare: data store {disk.uri}" in handmade.log("west")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import time
 
@@ -41,13 +42,13 @@ def test_a_map_of_many_extents_takes_three_times_what_nbdkits_own_plugin_takes(
     make_pair: MakePair,
 ) -> None:
     """At the most, and says the same.  (It took 150 times that, for each answer was of all extents
-    of the range.)"""
+    of the range.)  In turns, and of each the median: one that was lucky decides nothing."""
     pair = with_holes(make_pair)
     server = Server(pair.image("east"))
     server.start()
     try:
         mine, theirs = [], []
-        for _ in range(5):
+        for _ in range(7):
             found, took = qemu_map(pair.uri())
             mine.append(took)
             expected, took = qemu_map(server.uri)
@@ -56,7 +57,7 @@ def test_a_map_of_many_extents_takes_three_times_what_nbdkits_own_plugin_takes(
     finally:
         server.stop()
     print(f"qemu-img map, seconds: {mine}, nbdkit's file plugin: {theirs}")
-    assert min(mine) <= 3 * min(theirs), (mine, theirs)
+    assert statistics.median(mine) <= 3 * statistics.median(theirs), (mine, theirs)
 
 
 def test_a_client_that_takes_all_extents_is_told_all(make_pair: MakePair) -> None:

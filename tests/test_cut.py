@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import pytest
 from handmade import MIB, Handmade, kill, refused
 from loops import ENDS_AFTER, needs_loops, set_bound
 from nbd_client import NbdClient
-from served import Server
+from served import Faulty, Server
 from test_unreadable import written
 
 from mirror_core import ledger, runlog
@@ -42,31 +43,114 @@ def cut(pair: Handmade, store: str) -> None:
     os.truncate(store, pair.size)
 
 
-def test_a_blank_file_does_not_take_the_place_of_a_cut_intermediate(handmade: Handmade) -> None:
-    """Some of the image was in it, and may have been hardened into data as zeroes since.  What the
-    cycle had written there is written again."""
-    handmade.size = 8 * MIB
+@pytest.fixture
+def disk(scratch: Path) -> Iterator[Faulty]:
+    disk = Faulty(scratch / "served.img")
+    yield disk
+    disk.stop()
+
+
+def lost(pair: Handmade, part: str) -> None:
+    """The source says that some of its target's image is gone, and why nothing goes on."""
+    words = f"{part} store {pair.store('west', part)}: was made smaller while it held some of"
+    direct.wait_for(
+        lambda: words in str(direct.status(pair)["reason"]), "the source says why nothing goes on"
+    )
+
+
+def test_nothing_of_the_image_is_hardened_that_was_cut(handmade: Handmade, disk: Faulty) -> None:
+    """It waits in the intermediate, of which somebody reclaims the space; a write of the next cycle
+    makes that large again.  Its holes go into no data; no blank file takes its place; and its
+    source is told."""
+    handmade.stores["west", "data"] = disk.store(handmade.size)
     handmade.create()
     written(handmade)
-    image, west = random.Random(1).randbytes(handmade.size), str(handmade.toml("west"))
-    write_all(handmade, image)
-    store = handmade.store("west", "intermediate")
+    before, west = disk.image.read_bytes(), str(handmade.toml("west"))
+    disk.fail("EIO", "pwrite")
+    with handmade.client() as client:
+        client.write(0, random.Random(1).randbytes(handmade.size - BLOCK))
+    sequence = direct.status(handmade)["committed"]["sequence"]
     direct.wait_for(
-        lambda: direct.status(handmade)["cycle"]["copied_bytes"] >= 2 * MIB, "some of a cycle"
+        lambda: direct.status(handmade)["committed"]["sequence"] > sequence, "another commit"
     )
-    cut(handmade, store)
-    direct.ask(handmade, {"op": "bandwidth", "rate": 0})
-    direct.sync(handmade)
+    store = handmade.store("west", "intermediate")
+    os.truncate(store, BLOCK)
+    with handmade.client() as client:
+        client.write(handmade.size - BLOCK, b"x" * BLOCK)
+    direct.wait_for(lambda: os.stat(store).st_size == handmade.size, "the next cycle's write")
+    disk.mend()
+    lost(handmade, "intermediate")
     assert "was made smaller" in refused("promote", west, "--force")
-    direct.pause(handmade)
     handmade.run("stop", west)
-    assert handmade.image("west").read_bytes() == image
+    assert disk.image.read_bytes() == before
     Path(store).unlink()
     Path(store).touch()
     os.truncate(store, handmade.size)
     assert "gives up the image" in refused("start", west)
     words = ("adopt", west, "disk", "intermediate", "--yes", "--json")
     assert json.loads(handmade.run(*words))["effect"] == "give up"
+    handmade.start("west")
+    direct.sync(handmade)
+    direct.pause(handmade)
+    assert disk.image.read_bytes() == handmade.image("east").read_bytes()
+
+
+def test_a_target_whose_data_was_cut_commits_no_more(handmade: Handmade) -> None:
+    """Nobody may rely on a point that nobody can promote: its source says why there is none."""
+    handmade.create()
+    written(handmade)
+    sequence = direct.status(handmade)["committed"]["sequence"]
+    cut(handmade, str(handmade.image("west")))
+    lost(handmade, "data")
+    with handmade.client() as client:
+        client.write(0, b"x" * BLOCK)
+    direct.wait_for(lambda: direct.status(handmade)["cycle"]["phase"] == "commit", "another cycle")
+    lost(handmade, "data")
+    assert direct.status(handmade, "west")["committed"]["sequence"] == sequence
+    assert direct.ask(handmade, {"op": "wait", "sequence": sequence + 1})["done"] is False
+
+
+def test_what_is_found_equal_in_a_seed_that_is_cut_then_is_sent(handmade: Handmade) -> None:
+    """While the rest of the first cycle comes in: nothing is committed that counts on it."""
+    handmade.size = 8 * MIB
+    handmade.create()
+    image = random.Random(5).randbytes(handmade.size)
+    store = Path(handmade.store("west", "data"))
+    Path(handmade.store("east", "data")).write_bytes(image)
+    store.write_bytes(image[: handmade.size // 2].ljust(handmade.size, b"x"))
+    handmade.run("seed", str(handmade.toml("west")))
+    handmade.start("west")
+    handmade.start("east")
+    direct.ask(handmade, {"op": "bandwidth", "rate": MIB})
+    direct.wait_for(
+        lambda: direct.status(handmade)["cycle"]["copied_bytes"] >= handmade.size // 2 + MIB,
+        "some of what differs is sent",
+    )
+    assert direct.status(handmade, "west")["committed"]["sequence"] is None
+    cut(handmade, str(store))
+    direct.ask(handmade, {"op": "bandwidth", "rate": 0})
+    direct.sync(handmade)
+    direct.pause(handmade)
+    assert store.read_bytes() == image
+
+
+def test_a_source_whose_data_was_cut_sends_no_more(handmade: Handmade) -> None:
+    """It runs on, and a client writes: the target's image stands as it was."""
+    handmade.create()
+    written(handmade)
+    store, image = handmade.store("east", "data"), handmade.image("west").read_bytes()
+    os.truncate(store, BLOCK)
+    direct.wait_for(lambda: f"{store}: was made smaller" in handmade.log("east"), "it is seen")
+    os.truncate(store, handmade.size)
+    with handmade.client() as client:
+        client.write(handmade.size - 64 * BLOCK, b"x" * 32 * BLOCK)
+    direct.wait_for(
+        lambda: "what is left of it is not sent" in str(direct.status(handmade)["reason"]),
+        "it says why it sends nothing",
+    )
+    handmade.run("promote", str(handmade.toml("west")), "--force")
+    with NbdClient(handmade.run("uri", str(handmade.toml("west"))).strip()) as client:
+        assert client.read(0, handmade.size) == image
 
 
 @pytest.mark.timeout(120)
@@ -132,18 +216,24 @@ def test_a_fingerprint_without_the_last_bytes_is_one(handmade: Handmade) -> None
     assert str(record.data.fingerprint).startswith(words["disk", "data"] + ":")
 
 
-def test_an_exact_copy_stands_for_a_store_that_a_start_found_cut(handmade: Handmade) -> None:
-    """It is another file, which nobody has cut: its fingerprint tells."""
+@pytest.mark.parametrize("unchanged", [True, False])
+def test_a_copy_of_a_store_that_a_start_found_cut_is_what_a_person_says(
+    handmade: Handmade, *, unchanged: bool
+) -> None:
+    """It may be of what that held, or of what was left of it: the places where a fingerprint looks
+    are the same."""
     handmade.create()
     written(handmade)
     direct.stop(handmade, "west")
-    image, copy = handmade.image("west"), handmade.folder / "copy"
+    west, image, copy = str(handmade.toml("west")), handmade.image("west"), handmade.folder / "copy"
     shutil.copy(image, copy)
     os.truncate(image, BLOCK)
-    assert "put the right store back" in refused("start", str(handmade.toml("west")))
+    assert "put the right store back" in refused("start", west)
     copy.rename(image)
-    words = ("adopt", str(handmade.toml("west")), "disk", "data", "--yes", "--json")
-    assert json.loads(handmade.run(*words))["effect"] == "keep"
+    assert "adopt it with --unchanged" in refused("start", west)
+    words = ("adopt", west, "disk", "data", "--yes", "--json")
+    said = json.loads(handmade.run(*words, *(["--unchanged"] if unchanged else [])))
+    assert said["effect"] == ("keep" if unchanged else "give up")
 
 
 def test_a_source_s_store_whose_samples_fit_is_asked_about(handmade: Handmade) -> None:

@@ -18,7 +18,7 @@ from handmade import Handmade, SlowDisk
 from pair import MakePair
 from pyroaring import BitMap64
 
-from mirror_core import config, flashcopy, hardlog, lastrun, ledger, native, runlog, second
+from mirror_core import config, cut, flashcopy, hardlog, lastrun, ledger, native, runlog, second
 from mirror_core.book import Book
 from mirror_core.errors import MirrorError
 from mirror_core.journal import Journal
@@ -48,13 +48,20 @@ class Target:
         self.book = Book(state, ledger.load(state), HERE, Journal())
         self.book.update(committed=1, whole=True, clean=False, run=run, maps={"disk/pending": OWED})
         self.log = runlog.RunLog(state, hardlog.KIND, run)
-        self.second = second.SecondFlashcopy(self.config, self.book, self.copier, self.log, HERE)
+        self.cuts = cut.Cuts(self.copier.members)
+        self.second = second.SecondFlashcopy(
+            self.config, self.book, self.copier, self.log, HERE, refuse_lost=self._refuse_lost
+        )
 
     @staticmethod
     def _open(where: str) -> native.Store:
         if config.is_uri(where):
             return native.Store.nbd(where, 30.0)
         return native.Store.file(os.open(where, os.O_RDWR), SIZE)
+
+    def _refuse_lost(self) -> None:
+        if found := list(self.cuts.of_image()):
+            raise cut.ImageLost(str(found))
 
     def copy_some(self) -> None:
         before = self.volume.stats().sent_blocks
@@ -119,6 +126,51 @@ def test_what_is_copied_beside_a_hardening_stays_pending(
     target.copier.harden_end()
     target.copier.harden(record)
     assert not late & target.pending()
+
+
+@pytest.mark.parametrize("record", ["_record_all", "_record_batch"])
+def test_what_was_cut_while_it_was_copied_is_hardened_nowhere(target: Target, record: str) -> None:
+    """Somebody hears of the cut after all of it was read: the holes of the intermediate are in the
+    data by then.  What is durable goes on saying that all of it is pending."""
+    while not target.copier.copy(1.0):
+        pass
+    target.copier.harden_begin()
+    target.copier.flush(front_too=False)
+    target.front.cut()
+    with pytest.raises(cut.ImageLost, match="intermediate"):
+        getattr(target.second, record)()
+    assert target.pending() == OWED
+
+
+def test_a_cut_of_an_intermediate_costs_what_was_in_it(target: Target) -> None:
+    """The image, if some of that was pending; else what was written in the session, which another
+    one writes again, or which a commit has found whole.  Of data it costs the image, but for what a
+    first commit writes."""
+    cuts = target.cuts
+    target.front.cut()
+    assert list(cuts.of_image()) == [("disk", "intermediate")]
+    cuts.begin(cuts.now())
+    assert list(cuts.of_image()) == [("disk", "intermediate")], "no session brings it back"
+    while not target.copier.copy(1.0):
+        pass
+    assert list(cuts.of_image()) == [("disk", "intermediate")], "it is copied, and not hardened"
+    target.copier.harden(lambda: None)
+    assert not list(cuts.of_image()) and cuts.met("disk", "intermediate")
+    cuts.begin(cuts.now())
+    assert not cuts.met("disk", "intermediate")
+    assert cuts.in_session(cuts.now(), seeded=False) is None
+    target.front.cut()
+    assert cuts.in_session(cuts.now(), seeded=False) == ("disk", "intermediate")
+    target.data.cut()
+    cuts.begin(cuts.now())
+    assert list(cuts.of_image()) == [("disk", "data")]
+    cuts.commit(first=False)
+    assert list(cuts.of_image()) == [("disk", "data")], "it is not written again"
+    cuts.commit(first=True)
+    assert not list(cuts.of_image())
+    target.data.cut()
+    assert cuts.in_session(cuts.now(), seeded=False) is None
+    assert cuts.in_session(cuts.now(), seeded=True) == ("disk", "data")
 
 
 def test_a_copy_in_the_place_of_the_log_costs_no_more_than_a_hardening(target: Target) -> None:

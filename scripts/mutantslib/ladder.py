@@ -137,6 +137,7 @@ SITES = {
     "adoption": "adopt",
     "age": "exposure",
     "guard": "injected log",
+    "cut": "cut unreadable",
     "beside": "pulse loss_record",
     "pulse": "pulse",
     "fields": "network",

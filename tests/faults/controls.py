@@ -151,8 +151,8 @@ FAULTS = (
     Fault(
         "what is committed is told to the source as whole in the data",
         "simulate:1000",
-        (("mirror_core/target.py", "return protocol.Progress(done, self.hardened, self.reason)",
-          "return protocol.Progress(done, self._book.current.committed, self.reason)"),),
+        (("mirror_core/target.py", "return protocol.Progress(done, self.hardened, lost or self",
+          "return protocol.Progress(done, self._book.current.committed, lost or self"),),
         "committed_is_hardened",
     ),
     Fault(

@@ -712,8 +712,9 @@ FAULTS = (
         "what could be copied of a store that could not be read is no image, whoever says so",
         "tests/test_bad_sector.py::"
         "test_a_copy_of_a_store_that_could_not_be_read_is_what_a_person_says[True]",
-        (("mirror_core/stores.py", "if place.unchanged and record.fingerprint == UNREADABLE:",
-          "if False:"),),
+        (("mirror_core/stores.py",
+          "    if record.fingerprint == UNREADABLE:\n        return A_COPY\n",
+          ""),),
         "rescued_copy_is_none",
     ),
     Fault(
@@ -875,7 +876,7 @@ FAULTS = (
     ),
     Fault(
         "a blank file takes the place of an intermediate that was cut with some of the image (I1)",
-        "tests/test_cut.py::test_a_blank_file_does_not_take_the_place_of_a_cut_intermediate",
+        "tests/test_cut.py::test_nothing_of_the_image_is_hardened_that_was_cut",
         (("mirror_core/stores.py", "        and recorded.get(volume) != HARMED_IMAGE\n", ""),),
         "blank_for_an_image",
     ),
@@ -901,8 +902,10 @@ FAULTS = (
     ),
     Fault(
         "an exact copy is what was cut, and not what it is a copy of",
-        "tests/test_cut.py::test_an_exact_copy_stands_for_a_store_that_a_start_found_cut",
-        (("mirror_core/stores.py", "a_copy or not is_harmed(record)", "not is_harmed(record)"),),
+        "tests/test_cut.py::"
+        "test_a_copy_of_a_store_that_a_start_found_cut_is_what_a_person_says[True]",
+        (("mirror_core/stores.py", "if place.unchanged and _hint_of_copy(record):",
+          "if place.unchanged and record.fingerprint == UNREADABLE:"),),
         "copy_was_cut",
     ),
     Fault(
@@ -920,11 +923,83 @@ FAULTS = (
         "shrank_for_good",
     ),
     Fault(
-        "an intermediate that was cut while a cycle came in holds the next image (I1)",
-        "tests/test_unreadable.py::test_a_cycle_that_came_into_a_store_that_was_cut_is_no_image",
-        (("mirror_core/site.py", "if part == \"data\" or due + left.next_blocks:",
-          "if part == \"data\" or due:"),),
-        "cut_under_a_cycle",
+        "what is pending in an intermediate that was cut is hardened (I1)",
+        "tests/test_cut.py::test_nothing_of_the_image_is_hardened_that_was_cut",
+        (("mirror_core/target.py", "raise cut.ImageLost(lost)", "pass"),),
+        "cut_and_hardened",
+    ),
+    Fault(
+        "what is copied from an intermediate that is cut meanwhile is hardened (I1)",
+        "tests/test_second.py::test_what_was_cut_while_it_was_copied_is_hardened_nowhere",
+        (("mirror_core/second.py", "        self._refuse_lost()  # all of it is read by now\n", ""),
+         ("mirror_core/second.py", "        self._refuse_lost()\n        members =",
+          "        members =")),
+        "cut_while_it_is_copied",
+    ),
+    Fault(
+        "a session that begins brings back what was pending in an intermediate that was cut (I1)",
+        "tests/test_second.py::test_a_cut_of_an_intermediate_costs_what_was_in_it",
+        (("mirror_core/cut.py", "            if not _owes(self._members[name]):\n",
+          "            if True:\n"),),
+        "a_session_brings_it_back",
+    ),
+    Fault(
+        "a commit makes good that data was cut",
+        "tests/test_second.py::test_a_cut_of_an_intermediate_costs_what_was_in_it",
+        (("mirror_core/cut.py", "before.data if first else self._point[name].data",
+          "before.data"),),
+        "a_commit_brings_it_back",
+    ),
+    Fault(
+        "a target that has lost some of its image commits, which nobody can promote",
+        "tests/test_cut.py::test_a_target_whose_data_was_cut_commits_no_more",
+        (("mirror_core/target.py",
+          "            if lost := self.image_lost():\n                return protocol.Progress(",
+          "            if lost := None:\n                return protocol.Progress("),),
+        "commits_without_an_image",
+    ),
+    Fault(
+        "a source does not hear that its target has lost some of the image",
+        "tests/test_cut.py::test_a_target_whose_data_was_cut_commits_no_more",
+        (("mirror_core/target.py", "return protocol.Progress(done, self.hardened, lost or self",
+          "return protocol.Progress(done, self.hardened, self"),),
+        "lost_image_is_untold",
+    ),
+    Fault(
+        "what is left of a source's data that was cut while it runs is sent",
+        "tests/test_cut.py::test_a_source_whose_data_was_cut_sends_no_more",
+        (("mirror_core/driver.py", "if volume := cut.of_source(self._copier.members):",
+          "if volume := None:"),),
+        "cut_and_sent",
+    ),
+    Fault(
+        "what was found equal in a seed is there, though that was cut since (I1)",
+        "tests/test_cut.py::test_what_is_found_equal_in_a_seed_that_is_cut_then_is_sent",
+        (("mirror_core/cut.py", "if seeded and counts[name]", "if False and counts[name]"),),
+        "seed_was_cut",
+    ),
+    Fault(
+        "a cut of what is sent again costs the image",
+        "tests/test_unreadable.py::test_a_cut_of_what_is_sent_again_costs_no_image",
+        (("mirror_core/cut.py", " and _owes(self._members[name]):", ":"),
+         ("mirror_core/cut.py", "            if not _owes(self._members[name]):\n",
+          "            if False:\n"),
+         ("mirror_core/cut.py", "Counts(data, before.intermediate)",
+          "self._point[name]._replace(data=data)")),
+        "cut_for_good",
+    ),
+    Fault(
+        "a device that is away is promoted",
+        "tests/test_unreadable.py::test_a_device_that_is_away_was_not_made_smaller",
+        (("mirror_core/site.py", "            image.append(str(error))\n", "            pass\n"),),
+        "promoted_without_a_disk",
+    ),
+    Fault(
+        "a copy of what was left of a store is one of what it held (I1)",
+        "tests/test_cut.py::"
+        "test_a_copy_of_a_store_that_a_start_found_cut_is_what_a_person_says[False]",
+        (("mirror_core/stores.py", '"" if is_harmed(record) else _bytes_of', "_bytes_of"),),
+        "samples_of_a_copy",
     ),
     Fault(
         "a flush of a store that was made smaller than its volume is good (I1)",
@@ -993,14 +1068,15 @@ FAULTS = (
         "what was stable in an intermediate that was made smaller is not sent again (I1)",
         "tests/test_unreadable.py::test_a_cycle_is_sent_again_whose_store_was_cut "
         "tests/test_cut.py::test_what_was_stable_in_a_cut_intermediate_is_sent_again",
-        (("mirror_core/target.py", "anew or cuts != self._cuts", "anew"),),
+        (("mirror_core/target.py",
+          "anew or self._cuts.in_session(cuts, seeded=seeded) is not None", "anew"),),
         "stable_was_cut",
     ),
     Fault(
         "nor is it if the target is stopped before another session (I1)",
         "tests/test_unreadable.py::test_a_cycle_is_sent_again_whose_store_was_cut[and-stopped]",
-        (("mirror_core/target.py", "            if self._front_cuts() != self._cuts:\n"
-          "                self._written.forget()\n", "            pass\n"),),
+        (("mirror_core/target.py", "                self._written.forget()\n"
+          "                self._cuts.begin(cuts)\n", "                self._cuts.begin(cuts)\n"),),
         "stable_was_cut_at_a_stop",
     ),
     Fault(
@@ -1073,8 +1149,8 @@ FAULTS = (
     Fault(
         "a device that is away was made smaller",
         "tests/test_unreadable.py::test_a_device_that_is_away_was_not_made_smaller",
-        (("mirror_core/stores.py", "if left < size and (left or self.identity.kind == \"file\")",
-          "if left < size"),),
+        (("mirror_core/stores.py", "if not left and self.identity.kind != ",
+          "if False and self.identity.kind != "),),
         "away_is_smaller",
     ),
     Fault(
