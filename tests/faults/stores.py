@@ -650,9 +650,7 @@ FAULTS = (
         "a store that was made smaller, and large again under a running site, is as it was (I1)",
         "tests/test_unreadable.py::test_a_source_s_store_that_is_large_again_is_not_as_it_was "
         "tests/test_unreadable.py::test_a_target_s_store_that_is_large_again_is_no_image",
-        (("mirror_core/site.py", "        harmed = self._words_of_harm()\n",
-          "        self._harmed.clear()\n        self._look_at_stores()\n"
-          "        harmed = self._words_of_harm()\n"),),
+        (("mirror_core/site.py", "if found or self.control.was_cut(*key):", "if found:"),),
         "large_again_while_it_runs",
     ),
     Fault(
@@ -924,13 +922,14 @@ FAULTS = (
     ),
     Fault(
         "what is pending in an intermediate that was cut is hardened (I1)",
-        "tests/test_cut.py::test_nothing_of_the_image_is_hardened_that_was_cut",
+        "tests/test_cut.py::test_nothing_of_the_image_is_hardened_that_was_cut simulate:1000:cut",
         (("mirror_core/target.py", "raise cut.ImageLost(lost)", "pass"),),
         "cut_and_hardened",
     ),
     Fault(
         "what is copied from an intermediate that is cut meanwhile is hardened (I1)",
-        "tests/test_second.py::test_what_was_cut_while_it_was_copied_is_hardened_nowhere",
+        "tests/test_second.py::test_what_was_cut_while_it_was_copied_is_hardened_nowhere "
+        "simulate:1000:cut",
         (("mirror_core/second.py", "        self._refuse_lost()  # all of it is read by now\n", ""),
          ("mirror_core/second.py", "        self._refuse_lost()\n        members =",
           "        members =")),
@@ -938,7 +937,8 @@ FAULTS = (
     ),
     Fault(
         "a session that begins brings back what was pending in an intermediate that was cut (I1)",
-        "tests/test_second.py::test_a_cut_of_an_intermediate_costs_what_was_in_it",
+        "tests/test_second.py::test_a_cut_of_an_intermediate_costs_what_was_in_it "
+        "simulate:1000:cut",
         (("mirror_core/cut.py", "            if not _owes(self._members[name]):\n",
           "            if True:\n"),),
         "a_session_brings_it_back",
@@ -952,7 +952,7 @@ FAULTS = (
     ),
     Fault(
         "a target that has lost some of its image commits, which nobody can promote",
-        "tests/test_cut.py::test_a_target_whose_data_was_cut_commits_no_more",
+        "tests/test_cut.py::test_a_target_whose_data_was_cut_commits_no_more simulate:1000:cut",
         (("mirror_core/target.py",
           "            if lost := self.image_lost():\n                return protocol.Progress(",
           "            if lost := None:\n                return protocol.Progress("),),

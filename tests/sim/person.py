@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from sim import clients
+from sim import clients, cuts
 from sim.core import lib
 from sim.sites import Machine
 
@@ -33,7 +33,7 @@ def tend(world: World) -> None:
             clients.resume(world, life)
         if life.source.bandwidth:
             life.source.set_bandwidth(0)
-        if not rejoin(world, machine):
+        if not rejoin(world, machine) and not cuts.tend(world, machine):
             resync(world, machine)
 
 
@@ -116,10 +116,12 @@ def adopt(world: World, machine: Machine) -> bool:
     asked = re.search(r"'flashmirror adopt \S+ (\w+) (\w+)'", reason)
     if not asked:
         return False
-    touched = machine.went_back or machine.lost_copy
+    touched = machine.went_back or machine.lost_copy or world.was_cut
     unchanged = "--unchanged" in reason and not touched
     if machine.went_back:
         world.reach("went back, and its store was refused")
+    elif world.was_cut and "was made smaller" in reason:
+        world.reach("cut, and its store was refused")
     elif machine.lost_copy or lib.sim_disk_faded(machine.disks[asked[1], asked[2]]):
         world.counts["stores refused that a cache had shown otherwise"] += 1
     elif unchanged:

@@ -233,6 +233,8 @@ class Machine:
         )
         self.is_mixed = False  # its state went back without its data, and it does not know
         self.is_copy = False  # its state folder came back file by file, and it knows that
+        self.cut_image, self.cut_data = NO_POINT, False  # of which some was cut off (cuts.py)
+        self.cut_later = NO_POINT  # or may have been, as it was about to be committed
         self.unjudged = NO_POINT  # an image that is a mixture, and known to be (copies.py)
         self.stood: Stood | None = None  # what a person can put back, while it has not been up
         # Not 0: its disks, and its state folder's, are one, which loses as one.
@@ -453,7 +455,8 @@ class Machine:
                 self.config_for(), force=True, platform=simos.SimPlatform(self, life)
             )
             current().trace("gives up its history")
-            self.unjudged, self.is_copy = NO_POINT, False  # its numbers begin anew
+            self.cut_image = self.cut_later = self.unjudged = NO_POINT
+            self.cut_data = self.is_copy = False  # its numbers begin anew
             life.dead, self.life, self.stood = True, None, None
 
         self._begin("resync", work)

@@ -6,6 +6,7 @@
   than the age of any point that it lacks.
 - Exposure is never 0 on a source with bytes that no committed point holds; a target, which cannot
   know, says none.
+- A target of whose image some was cut is not `mirroring`, and says why.
 - The metrics have the figures of `status`, and none where that has none.
 """
 
@@ -25,9 +26,20 @@ if TYPE_CHECKING:
 
 
 def check(world: World, machine: Machine) -> None:
+    """Between two turns of the schedule, when nothing is written."""
     life = machine.life
     if not (life and life.site and life.control) or life.stopping:
         return
+    looks, life.site._lost_stores = life.site._lost_stores, life.site._look_at_stores
+    try:
+        _check(world, machine)
+    finally:
+        life.site._lost_stores = looks
+
+
+def _check(world: World, machine: Machine) -> None:
+    life = machine.life
+    assert life and life.site and life.control
     told = status.of(life.site)
     if life.control._ended and (told["state"] in ("mirroring", "initial") or not told["reason"]):
         raise Violation(f"{machine.name} says {told['state']}, but its control has ended")
@@ -58,6 +70,11 @@ def _of_target(world: World, machine: Machine, told: dict[str, Any]) -> None:
     """A source that has its session, and was heard of just now, is connected, whoever else asks."""
     life, other = machine.life, world.other(machine).life
     assert life and life.target
+    book = life.target._book.current
+    is_cut = (book.committed, book.committed_token) == machine.cut_image
+    is_cut &= machine.cut_data or life.target.hardened < book.committed
+    if is_cut and (told["state"] == "mirroring" or not told["reason"]):
+        raise Violation(f"{machine.name} says {told['state']}, and some of its image is gone")
     control, driver = life.target, other.source if other and not other.stopping else None
     if driver is None or not driver.connected or driver._session.number != control.session:
         return

@@ -20,6 +20,7 @@ from mirror_core import limits, native
 from sim import clients, person, simos
 from sim.copies import Copies
 from sim.core import lib
+from sim.cuts import Cuts
 from sim.files import FilesOfState
 from sim.sched import NS
 from sim.sites import PARTS, Machine
@@ -43,6 +44,10 @@ class Trouble:
         self.world, self.random = world, world.random
         of_copies = Copies(self)
         of_files = FilesOfState(self, of_copies)
+        of_cuts = Cuts(self)
+        # What is older than a cut tells nothing of it.
+        self._older = (of_copies.goes_back, of_copies.clone, of_copies.restores,
+                       of_files.lost_files, of_files.old_files)  # fmt: skip
         self.acts: list[tuple[int, Callable[[], None]]] = [  # with weights
             (3, self._run_on), (3, self._at_random), (4, self._command),
             (3, self._crash_owing), (3, self._stop_owing), (3, self._crash_parted),
@@ -51,7 +56,7 @@ class Trouble:
             (2, self._failback), (7, of_copies.goes_back), (2, of_copies.clone),
             (3, of_copies.restores),
             (4, of_files.lost_files), (7, of_files.old_files),
-            (4, self._second_source),
+            (4, self._second_source), (5, of_cuts.cut),
         ]  # fmt: skip
         if world.disk_errors:
             self.acts += [
@@ -77,6 +82,8 @@ class Trouble:
         for _ in range(self.random.randrange(2, 6)):
             self.world.awaited = frozenset()
             _, act = self.random.choices(self.acts, total)[0]
+            if self.world.was_cut and act in self._older:
+                continue
             self.world.scheduler.trace(f"*** act {act.__name__}")
             act()
             if self.random.random() < 0.4:

@@ -23,7 +23,7 @@ from mirror_core.errors import LedgerError, PeerError
 from mirror_core.flashcopy import CopyError
 from mirror_core.native import STABLE
 from mirror_core.target import Target
-from sim import copies, files, strangers
+from sim import copies, cuts, files, strangers
 from sim.sites import Incarnation
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ STATES = (
     "a source without its intermediate",
     "a server went while its site was down", "told of what went while the site was down",
     "a server is known again after a kill", "a server is not known again after a kill",
-    *copies.STATES, *files.STATES, *strangers.STATES,
+    *copies.STATES, *cuts.STATES, *files.STATES, *strangers.STATES,
 )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ from mirror_core.driver import Driver
 from mirror_core.errors import LedgerError
 from mirror_core.site import Site
 from mirror_core.target import Target
-from sim import clients, network, person, sched, simos, strangers, tells, trouble, watch
+from sim import clients, cuts, network, person, sched, simos, strangers, tells, trouble, watch
 from sim.content import Content, Image
 from sim.core import lib
 from sim.oracle import History
@@ -53,6 +53,7 @@ class World:
     def __init__(self, seed: int, tracer: Any = None, shape: Shape | None = None) -> None:
         self.random = random.Random(seed)
         self.counts: Counter[str] = Counter()
+        self.was_cut = False  # a store (cuts.py)
         self.reached: set[str] = set()  # of watch.STATES
         self.awaited: frozenset[str] = frozenset()  # the world is asked when one is reached
         self._is_there = False  # it was
@@ -235,6 +236,7 @@ class World:
     def _promoted(self, machine: Machine, book: ledger.Ledger) -> None:
         assert book.lineage and machine.follows
         data = machine.images("data")
+        cuts.refuse_promoted(machine, book.lineage.forked_at)
         if machine.unjudged[0] != book.lineage.forked_at:
             machine.follows.promoted(book.lineage.forked_at, data)
         elif machine.is_copy:
@@ -275,7 +277,8 @@ class World:
             owed = any(bits for key, bits in book.maps.items() if key.endswith("/pending"))
             if book.committed < sequence or (book.committed == sequence and owed):
                 raise Violation(f"{sequence} is not whole at the target")
-            if (book.committed, book.committed_token) == machine.unjudged:
+            point = book.committed, book.committed_token
+            if point == machine.unjudged or cuts.is_lost(machine, book):
                 continue
             if book.committed == sequence:
                 history.judge(book, data, data)
@@ -344,7 +347,8 @@ class World:
             raise Violation(f"{machine.name} cannot start: {error}") from error
         if book.role == "target":
             assert machine.follows
-            if (book.committed, book.committed_token) == machine.unjudged:
+            point = book.committed, book.committed_token
+            if point == machine.unjudged or cuts.is_lost(machine, book):
                 return book
             apart = machine in self.clones
             machine.follows.judge(book, data, intermediate, apart=apart)
@@ -353,6 +357,7 @@ class World:
             machine.content.judge(data, power=power)
         else:
             assert machine.follows and book.lineage
+            cuts.refuse_promoted(machine, book.lineage.forked_at)
             if machine.unjudged[0] != book.lineage.forked_at:
                 machine.follows.promoted(book.lineage.forked_at, data)
         return book
