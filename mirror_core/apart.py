@@ -96,6 +96,7 @@ class Look(Generic[T]):
         self._work, self._wait_s = work, wait_s
         self._lock = threading.Lock()  # held while one asks
         self._late: _Under[T] | None = None  # has not answered in time.  Guard: `_lock`
+        self._was_old = False  # what the one before had found.  Guard: `_lock`
 
     def ask(self) -> T:
         """What `work` returns or raises by now, or has a moment ago.  OSError: ETIMEDOUT, it does
@@ -110,12 +111,15 @@ class Look(Generic[T]):
                 self._late = one
                 raise _no_answer()
             self._late = late if recent else None
+            self._was_old = self._was_old and bool(recent)
             return one.answer.result()
 
     def _counts(self, late: _Under[T], now: float) -> bool:
-        """What it has found: it has ended just now, and what it has seen first is not old."""
-        soon, old_s = now - late.ended <= 2 * self._wait_s, _OLD * self._wait_s
-        return soon and now - late.began <= old_s
+        """What it has found: it has ended just now, and what it has seen first is not old; or that
+        of the one before was, too: where a look takes so long nobody has anything newer."""
+        is_old, was_old = now - late.began > _OLD * self._wait_s, self._was_old
+        self._was_old = is_old
+        return now - late.ended <= 2 * self._wait_s and (was_old or not is_old)
 
     def _begin(self) -> _Under[T]:
         """OSError."""

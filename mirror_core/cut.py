@@ -24,14 +24,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from mirror_core.errors import MirrorError
+from mirror_core.errors import Refused
 from mirror_core.flashcopy import Member
 
 Part = Literal["data", "intermediate"]
 
 
-class ImageLost(MirrorError):
-    """Some of the image is nowhere: what is left of it is not made durable for the whole."""
+class ImageLost(Refused):
+    """Some of the image is nowhere, whatever its source, or who copies what is left, asks for."""
 
 
 class Counts(NamedTuple):
@@ -74,13 +74,13 @@ class Cuts:
                 return name, "data"
         return None
 
-    def commit(self, *, first: bool) -> None:
-        """It stands, all of the one before is hardened, and nothing is pending yet.  Of a first one
-        each block of data is to be written, was a hole when the session began, or was found equal
-        in it."""
-        for name, before in self.session.items():
-            data = before.data if first else self._point[name].data
-            self._point[name] = Counts(data, before.intermediate)
+    def commit(self, counts: dict[str, Counts], *, first: bool) -> None:
+        """It stands, all of the one before is hardened, and nothing is pending yet.  `counts`: as
+        `in_session` has found them right.  Of a first one each block of data is to be written, was
+        a hole then, or was found equal in the session."""
+        for name, found in counts.items():
+            data = found.data if first else self._point[name].data
+            self._point[name] = Counts(data, found.intermediate)
 
     def of_image(self) -> Iterator[tuple[str, Part]]:
         """Which stores (volume, part) were cut while they held some of the image.  OSError: they

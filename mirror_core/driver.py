@@ -639,6 +639,7 @@ class Driver:
     def _begin(self, sequence: int) -> None:
         """Durably (I3): only now, or a snapshot of this site from before its freeze, put back after
         its commit, would know of it, and lack what was written in between (I7).  LedgerError."""
+        self._refuse_cut()  # of before the freeze; what comes later fails the flush
         self._book.update(begun=sequence, begun_token=self._platform.token())
         total = self._copier.left_bytes()
         self._phase("copy", sequence=sequence, copied_bytes=0, total_bytes=total)

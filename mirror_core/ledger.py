@@ -56,7 +56,6 @@ HARMED = "made smaller"  # a store, since this site has had it: bytes that count
 UNREADABLE = "unreadable"  # where it was looked at, at its stop: who mends that may change bytes
 # By a start, and perhaps its fingerprint behind that: somebody has cut it, or was restoring it.
 FOUND_SMALLER = "found smaller"
-HARMED_IMAGE = f"{HARMED}, with some of the image"  # of a target's intermediate
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ def image(ledger: Ledger, volume: str, block: int) -> Literal["intermediate", "d
 def with_harmed(
     volumes: tuple[VolumeRecord, ...], harmed: Mapping[tuple[str, str], str | None]
 ) -> tuple[VolumeRecord, ...]:
-    """The same, with a word (HARMED and so on) for these stores (volume, part)."""
+    """The same, with a word (HARMED and so on), or without any, for these stores (volume, part)."""
     return tuple(
         replace(
             volume,
@@ -156,14 +155,6 @@ def with_harmed(
         )
         for volume in volumes
     )
-
-
-def in_use(
-    volumes: tuple[VolumeRecord, ...], harmed: Mapping[tuple[str, str], str]
-) -> tuple[VolumeRecord, ...]:
-    """Of a site that runs: no fingerprint stands, nor any other word than these."""
-    none = {(one.name, part): None for one in volumes for part in ("data", "intermediate")}
-    return with_harmed(volumes, {**none, **harmed})
 
 
 def is_harmed(record: StoreRecord) -> bool:

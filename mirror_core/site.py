@@ -176,6 +176,9 @@ class Site:
         take_in("data")
         if not source:
             take_in("intermediate")
+        for key, one in opened.items():  # not flushed, by each of a supervisor's starts
+            if ledger.is_harmed(getattr(records[key[0]], key[1])):
+                self._verify(key, one, records[key[0]], current)
         stores.flush_put_back(
             self._put_back(current, records, opened),
             [one.identity for one in opened.values()],
@@ -188,9 +191,7 @@ class Site:
         if source:
             take_in("intermediate")
         for (name, part), one in opened.items():
-            place = stores.place_of(self.config, current, name, part)
-            if place.counts:
-                stores.verify(one, getattr(records[name], part), place, records[name].size)
+            self._verify((name, part), one, records[name], current)
             # Of the process before, or of another role or history.
             doubted = current.doubtful_before or current.committed == 0 or not current.clean
             if doubted and not source and part == "intermediate":
@@ -199,6 +200,18 @@ class Site:
             if not (current.clean and current.run and source and part == "data"):
                 one.store.unflushed()
         return opened
+
+    def _verify(
+        self,
+        key: tuple[str, str],
+        one: stores.Opened,
+        record: ledger.VolumeRecord,
+        current: ledger.Ledger,
+    ) -> None:
+        """StoreError: it counts, and is not known to be as it was left."""
+        place = stores.place_of(self.config, current, *key)
+        if place.counts:
+            stores.verify(one, getattr(record, key[1]), place, record.size)
 
     def _open_at_start(
         self, record: ledger.VolumeRecord, current: ledger.Ledger, part: str
@@ -238,11 +251,13 @@ class Site:
         book, known = self.book.current, getattr(record, part)
         place = stores.place_of(self.config, book, record.name, part)
         ready = one.size or one.identity.kind == "file"
-        if not place.counts or not ready or ledger.is_harmed(known):
+        unread = known.fingerprint == ledger.UNREADABLE  # which a source starts with
+        if not place.counts or not ready or (ledger.is_harmed(known) and not unread):
             return
         if not stores.is_known(one, known, place):
             return
-        word = f"{ledger.FOUND_SMALLER} {known.fingerprint or ''}".strip()
+        held = "" if unread else known.fingerprint or ""
+        word = f"{ledger.FOUND_SMALLER} {held}".strip()
         changes: dict[str, Any] = {
             "volumes": ledger.with_harmed(book.volumes, {(record.name, part): word}),
             "clean": book.clean and book.role == "target",
@@ -322,7 +337,7 @@ class Site:
                 one.store.unflushed()
                 self._opened[member.name, "intermediate"] = one
                 self._mark_new()
-                self.book.update(volumes=self._in_use())
+                self.book.change(lambda _: {"volumes": self._in_use()})
                 self._late.callback(one.store.close)
             except BaseException:
                 for known in (self._opened, self._new):
@@ -578,7 +593,8 @@ class Site:
         self._maps.remove_others(self.book.current.site, self._run)
         self._remove_files_of_other_runs()
         self.servers.start(self.journal)
-        if any(one.fd is not None for one in self._opened.values()):  # of a server nothing is seen
+        # Of a server a connection sees it (native/store_nbd.c), and the ledger is to be told.
+        if any(one.fd is not None or is_uri(one.where) for one in self._opened.values()):
             self._looker.start()
         self._undo.callback(self._end_looking, limits.JOIN_S)  # if the control does not start
         self.control.start()
@@ -763,7 +779,8 @@ class Site:
         until = self.platform.monotonic() + limits.JOIN_S
         self.control.stop()
         self._ended_or_abort("the control", ended=self.control.join(limits.JOIN_S))
-        self._end_looking(max(0.0, until - self.platform.monotonic()))
+        # Also if the control has taken all of it: a look of the last second ends by itself.
+        self._end_looking(max(3 * limits.CONTROL_WAIT_S, until - self.platform.monotonic()))
 
     def _end_looking(self, timeout_s: float) -> None:
         self._looker.stop()
@@ -812,9 +829,9 @@ class Site:
         """Which stores were harmed is said whatever else was not right.  Of a source all of that is
         compared at the next start; of a target it may be bytes of the image, which a person has to
         know of."""
-        source, volumes = self.book.current.role == "source", self._in_use()
         self._look_at_stores()
         harmed = self._words_of_harm()
+        source, volumes = self.book.current.role == "source", self._in_use()
         try:
             if clean:
                 volumes = self.records(self.book.current.role)
@@ -911,17 +928,20 @@ class Site:
         words = self._words_of_harm()
         if words != self._harmed_on_disk and self._maps_count and not self._stops:
             with contextlib.suppress(MirrorError, OSError):  # the next look tries again
-                self.book.change(lambda now: {"volumes": ledger.in_use(now.volumes, words)})
+                no_words: dict[tuple[str, str], str | None] = dict.fromkeys(self._opened)
+                self.book.change(
+                    lambda now: {"volumes": ledger.with_harmed(now.volumes, no_words | words)}
+                )
                 self._harmed_on_disk = words
         return found
 
     def _words_of_harm(self) -> dict[tuple[str, str], str]:
-        """For the ledger.  No blank file takes the place of one that had some of the image."""
-        words = dict.fromkeys(self._harmed, ledger.HARMED)
-        with contextlib.suppress(OSError):  # they are closed
-            image = [key for key in self.control.lost_stores() if key[1] == "intermediate"]
-            words |= dict.fromkeys(image, ledger.HARMED_IMAGE)
-        return words
+        """For the ledger: of what counts for a start.  Of a target's data none does before it has
+        an image, or a seed."""
+        book = self.book.current
+        holds = book.role == "source" or book.whole or book.seeded
+        harmed = [key for key in self._harmed if holds or key[1] != "data"]
+        return dict.fromkeys(harmed, ledger.HARMED)
 
     def _keep_looking(self, is_over: beside.IsOver) -> None:
         """One that is cut, and large again, before anybody asks for the status is seen, too."""
@@ -952,9 +972,9 @@ class Site:
         self._harmed = harmed
         with contextlib.suppress(OSError):  # they are closed
             image += [
-                f"{harmed[key]}; stop this site and start it, which says what can be kept"
+                f"{harmed.get(key) or _was_cut(self._opened[key])}; stop this site and start it, "
+                "which says what can be kept"
                 for key in self.control.lost_stores()
-                if key in harmed
             ]
         return (
             next(iter([*deleted, *harmed.values(), *self._cut_intermediates()]), None),

@@ -123,6 +123,8 @@ def _of_target(site: Site, control: Target) -> dict[str, Any]:
     connected, since = control.connected() and control.parted() is None, control.since()
     taken_away = site.taken_away() or control.taken_away()
     left = site.copier.left_bytes()
+    lost = control.image_lost()
+    whole = book.whole and not lost
     with control.changed:
         refusal = control.refusal
         promoted = book.role == "source"  # and the machine has refused to begin anew
@@ -134,7 +136,7 @@ def _of_target(site: Site, control: Target) -> dict[str, Any]:
             or (control.failure if control.is_there() else None)
             or _silent(control.knocker())
         )  # fmt: skip
-        trouble = control.reason or control.trouble or taken_away or control.doubt()
+        trouble = lost or control.reason or control.trouble or taken_away or control.doubt()
         if control.promoting and trouble:
             trouble = f"is being promoted, and waits: {trouble}"
         reason = silent if promoted else trouble or silent
@@ -168,9 +170,9 @@ def _of_target(site: Site, control: Target) -> dict[str, Any]:
                 "estimated_end": None,
             },
             "committed": {
-                "sequence": book.committed or None if book.whole else None,
-                "consistency_point": book.consistency_point if book.whole else None,
+                "sequence": book.committed or None if whole else None,
+                "consistency_point": book.consistency_point if whole else None,
             },
-            "hardened_sequence": book.hardened or None if book.whole else None,
+            "hardened_sequence": book.hardened or None if whole else None,
             "last_cycle": None,
         }

@@ -34,7 +34,6 @@ from mirror_core.identity import Identity, Verdict
 from mirror_core.ledger import (
     FOUND_SMALLER,
     HARMED,
-    HARMED_IMAGE,
     UNREADABLE,
     Ledger,
     StoreRecord,
@@ -153,11 +152,9 @@ def place_of(
     `newest`: a person says that a state folder which was copied is."""
     counts = part == "data" or book.role == "target"
     has_image = book.role == "target" and book.whole
-    recorded = {one.name: one.intermediate.fingerprint for one in book.volumes}
     spare = (
         has_image
         and part == "intermediate"
-        and recorded.get(volume) != HARMED_IMAGE
         and book.run != ""
         and (newest or not book.copied)  # which may not know what came later
         and not book.maps.get(f"{volume}/pending")
@@ -793,7 +790,7 @@ def _changed(place: Place, *, has: bool | None) -> str | None:
 def _bytes_of(record: StoreRecord) -> str:
     """The fingerprint of an orderly stop; empty: there is none."""
     text = (record.fingerprint or "").removeprefix(FOUND_SMALLER).strip()
-    return "" if text in (HARMED, HARMED_IMAGE, UNREADABLE) else text
+    return "" if text in (HARMED, UNREADABLE) else text
 
 
 def is_known(opened: Opened, record: StoreRecord, place: Place) -> bool:
@@ -806,13 +803,13 @@ def _gone(record: StoreRecord, place: Place) -> str | None:
     """What of it is not what it was, whatever is there now.  A source sends its target none of that
     unasked: what it lacks may be there alone."""
     known_there = TARGET_HAS if place.heals else ""
-    if record.fingerprint in (HARMED, HARMED_IMAGE):
-        if record.kind != "device":
+    if record.fingerprint == HARMED:
+        if record.kind == "file":
             return (
                 "was made smaller than its volume: what stood behind is gone, whatever is there now"
                 f"{known_there}"
             )
-        if not place.unchanged:  # a logical volume may be given the same extents again
+        if not place.unchanged:  # a logical volume may have the same extents again, a server a file
             return (
                 "was made smaller than its volume: what stood behind may be gone"
                 f"{known_there}{RESTORED}"

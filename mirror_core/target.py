@@ -169,6 +169,9 @@ class Target:
                 self._note_sign(hello.name, hello.lineage, again_s)
                 self.note_refusal(decision.refused)
                 raise Refused(decision.refused)
+            if lost := self.image_lost():
+                self._note_sign(hello.name, hello.lineage, timeouts.asks_again_s(self._silence_s()))
+                raise cut.ImageLost(lost)
             if self._has_source() and hello.site != self.source_site:
                 raise Refused(
                     f"{mine.name} mirrors {self.source}, which is connected: stop it first"
@@ -376,6 +379,7 @@ class Target:
         return mine.seeded and not mine.whole
 
     def _refuse_lost(self) -> None:
+        """Refused, and so the source says that it may hold any point, or none."""
         if lost := self.image_lost():
             raise cut.ImageLost(lost)
 
@@ -685,8 +689,7 @@ class Target:
                 raise Refused(
                     f"sequence {request.sequence} is not after {mine.committed}, the last commit"
                 )
-            if lost := self.image_lost():
-                return protocol.Progress(False, mine.hardened, lost)
+            self._refuse_lost()
             if request.sequence - mine.committed > limits.SEQUENCE_STEP_MAX:
                 raise Refused(
                     f"sequence {request.sequence} is too far after {mine.committed}, the last "
@@ -731,8 +734,9 @@ class Target:
         for name, owed in self._owed.items():
             if not owed <= written[name]:
                 raise Owed(f"volume {name}: a cycle left out what an abandoned one had written")
-        if cut_ := self._cuts.in_session(self._cuts.now(), seeded=self._is_seeded()):
-            where = self._where(*cut_)
+        cuts = self._cuts.now()
+        if store := self._cuts.in_session(cuts, seeded=self._is_seeded()):
+            where = self._where(*store)
             raise PeerError(f"{where}: was made smaller: what was sent since is sent again")
         try:
             self._book.update(
@@ -747,7 +751,7 @@ class Target:
                 copied=False,
                 maps={f"{name}/pending": bitmap for name, bitmap in written.items()},
             )
-            self._cuts.commit(first=not mine.whole)
+            self._cuts.commit(cuts, first=not mine.whole)
             self._copier.group.swap()
             # Not before: to the thread the maps would be those of a commit that is hardened.
             self._pending_of, self._owed = request.sequence, nothing
@@ -766,7 +770,8 @@ class Target:
 
     def image_age(self) -> float | None:
         """Of the image's consistency point, in seconds; None: there is none."""
-        moment = self._committed_at if self._book.current.whole else None
+        whole = self._book.current.whole and not self.image_lost()
+        moment = self._committed_at if whole else None
         return moment.age(self._platform) if moment else None
 
     def exposure(self) -> None:
@@ -794,9 +799,9 @@ class Target:
         with self.changed:
             self.source_paused = paused
         self.wait_hardened(min(wait_s, limits.CONTROL_WAIT_S))
-        lost = self.image_lost()
-        done = not lost and self.hardened == self._book.current.committed
-        return protocol.Progress(done, self.hardened, lost or self.reason)
+        self._refuse_lost()
+        done = self.hardened == self._book.current.committed
+        return protocol.Progress(done, self.hardened, self.reason)
 
     # ---- the second flashcopy, and flushes (this thread)
 

@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 static int
-file_read (int fd, char *buf, uint64_t n, uint64_t at)
+file_read (int fd, char *buf, uint64_t n, uint64_t at, bool *ended)
 {
   while (n) {
     ssize_t r = pread (fd, buf, n, (off_t)at);
@@ -24,8 +24,9 @@ file_read (int fd, char *buf, uint64_t n, uint64_t at)
       continue;
     if (r < 0)
       return -errno;
-    if (r == 0)
-      return -EIO; /* the file became shorter than the volume */
+    *ended = r == 0; /* it became shorter than the volume */
+    if (*ended)
+      return -EIO;
     buf += r, at += (uint64_t)r, n -= (uint64_t)r;
   }
   return 0;
@@ -163,9 +164,13 @@ static int
 file_run (struct fm_store *s, const struct fm_op *op)
 {
   int rc;
+  bool ended = false;
   switch (op->kind) {
   case FM_READ:
-    return file_read (s->fd, op->buf, op->length, op->offset);
+    rc = file_read (s->fd, op->buf, op->length, op->offset, &ended);
+    if (ended && (!is_device (s->fd) || file_is_short (s))) /* a device may be away */
+      fm_store_cut (s);
+    return rc;
   case FM_WRITE:
     file_grows (s);
     return file_wrote (s, file_write (s->fd, op->buf, op->length, op->offset));

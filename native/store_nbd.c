@@ -270,7 +270,7 @@ examine (struct nbd_handle *h, uint64_t *size, struct fm_block_sizes *sizes, cha
 /* The same server may come back with other options, or another one at its address: whoever counts on a
  * connection counts on all that was asked of the first one, and on all bytes of the store. */
 static int
-examine_again (const struct fm_store *s, struct nbd_handle *h)
+examine_again (struct fm_store *s, struct nbd_handle *h)
 {
   char why[128];
   uint64_t size;
@@ -278,6 +278,8 @@ examine_again (const struct fm_store *s, struct nbd_handle *h)
   int rc = examine (h, &size, &sizes, why, sizeof why);
   if (rc < 0)
     return rc;
+  if (size < s->used)
+    fm_store_cut (s); /* whatever size it has the next time */
   bool less = size < s->size || sizes.minimum > s->sizes.minimum
               || sizes.maximum < s->sizes.maximum;
   return less ? -EPROTO : 0;

@@ -59,6 +59,34 @@ def test_what_a_look_saw_long_ago_does_not_count(clock: list[float]) -> None:
     assert look.ask() == 2
 
 
+def test_a_look_that_takes_long_each_time_is_an_answer(clock: list[float]) -> None:
+    """Nobody has a newer one.  But what one saw long ago, after one that had an answer in time, is
+    old again."""
+    goes_on, begun = threading.Event(), []
+
+    def work() -> int:
+        begun.append(threading.current_thread())
+        goes_on.wait(20)
+        return len(begun)
+
+    def takes_an_hour() -> None:
+        goes_on.clear()
+        with pytest.raises(OSError, match="does not answer"):
+            look.ask()
+        clock[0] += 3600
+        goes_on.set()
+        begun[-1].join()
+
+    look = apart.Look(work, wait_s=0.05)
+    takes_an_hour()
+    takes_an_hour()
+    assert look.ask() == 2
+    clock[0] += 1
+    assert look.ask() == 3, "in time"
+    takes_an_hour()
+    assert look.ask() == 5
+
+
 def test_nobody_waits_for_a_look_that_hangs(clock: list[float]) -> None:
     """But who begins it, and who asks soon after."""
     goes_on = threading.Event()

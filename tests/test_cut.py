@@ -3,6 +3,7 @@ cycle, behind a server, as a device, and when another one is put in its place (I
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -17,11 +18,16 @@ import direct
 import pytest
 from handmade import MIB, Handmade, kill, refused
 from loops import ENDS_AFTER, needs_loops, set_bound
-from nbd_client import NbdClient
+from nbd_client import NbdClient, NbdError
 from served import Faulty, Server
 from test_unreadable import written
 
-from mirror_core import ledger, runlog
+from mirror_core import config, flashcopy, ledger, native, runlog
+from mirror_core.book import Book
+from mirror_core.driver import Driver
+from mirror_core.errors import MirrorError
+from mirror_core.journal import Journal
+from mirror_core.platform import HERE
 
 BLOCK = 4096
 
@@ -50,39 +56,55 @@ def disk(scratch: Path) -> Iterator[Faulty]:
     disk.stop()
 
 
+def told(pair: Handmade, said: str) -> None:
+    """By the source."""
+    direct.wait_for(lambda: said in str(direct.status(pair)["reason"]), said)
+
+
 def lost(pair: Handmade, part: str) -> None:
     """The source says that some of its target's image is gone, and why nothing goes on."""
     words = f"{part} store {pair.store('west', part)}: was made smaller while it held some of"
-    direct.wait_for(
-        lambda: words in str(direct.status(pair)["reason"]), "the source says why nothing goes on"
-    )
+    told(pair, words)
 
 
-def test_nothing_of_the_image_is_hardened_that_was_cut(handmade: Handmade, disk: Faulty) -> None:
+@pytest.mark.parametrize("met_by", ["a-write", "a-read"])
+def test_nothing_of_the_image_is_hardened_that_was_cut(
+    handmade: Handmade, disk: Faulty, met_by: str
+) -> None:
     """It waits in the intermediate, of which somebody reclaims the space; a write of the next cycle
-    makes that large again.  Its holes go into no data; no blank file takes its place; and its
-    source is told."""
+    makes that large again, or a copy meets its end before a person does.  Its holes go into no
+    data; no blank file takes its place; and its source is told."""
     handmade.stores["west", "data"] = disk.store(handmade.size)
     handmade.create()
     written(handmade)
     before, west = disk.image.read_bytes(), str(handmade.toml("west"))
+    image = random.Random(1).randbytes(handmade.size - BLOCK)
     disk.fail("EIO", "pwrite")
     with handmade.client() as client:
-        client.write(0, random.Random(1).randbytes(handmade.size - BLOCK))
+        client.write(0, image)
     sequence = direct.status(handmade)["committed"]["sequence"]
     direct.wait_for(
         lambda: direct.status(handmade)["committed"]["sequence"] > sequence, "another commit"
     )
     store = handmade.store("west", "intermediate")
     os.truncate(store, BLOCK)
-    with handmade.client() as client:
-        client.write(handmade.size - BLOCK, b"x" * BLOCK)
-    direct.wait_for(lambda: os.stat(store).st_size == handmade.size, "the next cycle's write")
-    disk.mend()
+    if met_by == "a-read":
+        disk.mend()
+        direct.wait_for(lambda: store in handmade.log("west"), "a read of the second flashcopy")
+        os.truncate(store, handmade.size)
+    else:
+        with handmade.client() as client:
+            client.write(handmade.size - BLOCK, b"x" * BLOCK)
+        direct.wait_for(lambda: os.stat(store).st_size == handmade.size, "the next cycle's write")
+        disk.mend()
     lost(handmade, "intermediate")
     assert "was made smaller" in refused("promote", west, "--force")
     handmade.run("stop", west)
-    assert disk.image.read_bytes() == before
+    now = disk.image.read_bytes()  # what was copied before it was met is pending on disk, too
+    assert all(
+        now[at : at + BLOCK] in (before[at : at + BLOCK], image[at : at + BLOCK])
+        for at in range(0, handmade.size, BLOCK)
+    )
     Path(store).unlink()
     Path(store).touch()
     os.truncate(store, handmade.size)
@@ -96,18 +118,25 @@ def test_nothing_of_the_image_is_hardened_that_was_cut(handmade: Handmade, disk:
 
 
 def test_a_target_whose_data_was_cut_commits_no_more(handmade: Handmade) -> None:
-    """Nobody may rely on a point that nobody can promote: its source says why there is none."""
+    """Nobody may rely on a point that nobody can promote: neither site has one, and its source is
+    refused, and says why."""
     handmade.create()
     written(handmade)
-    sequence = direct.status(handmade)["committed"]["sequence"]
+    state = handmade.folder / "west/state"
+    sequence = ledger.load(state).committed
     cut(handmade, str(handmade.image("west")))
     lost(handmade, "data")
     with handmade.client() as client:
         client.write(0, b"x" * BLOCK)
-    direct.wait_for(lambda: direct.status(handmade)["cycle"]["phase"] == "commit", "another cycle")
-    lost(handmade, "data")
-    assert direct.status(handmade, "west")["committed"]["sequence"] == sequence
-    assert direct.ask(handmade, {"op": "wait", "sequence": sequence + 1})["done"] is False
+    direct.wait_for(lambda: direct.status(handmade)["state"] == "refused", "it is refused")
+    found = {site: direct.status(handmade, site) for site in ("east", "west")}
+    for one in found.values():
+        assert one["committed"]["sequence"] is one["hardened_sequence"] is None, one
+        assert one["image_age_seconds"] is None, one
+    assert found["east"]["data_exposure_seconds"] > 0
+    assert "was made smaller while it held some of" in str(found["west"]["reason"])
+    assert ledger.load(state).committed == sequence
+    assert "was made smaller" in refused("sync", str(handmade.toml("east")))
 
 
 def test_what_is_found_equal_in_a_seed_that_is_cut_then_is_sent(handmade: Handmade) -> None:
@@ -134,6 +163,127 @@ def test_what_is_found_equal_in_a_seed_that_is_cut_then_is_sent(handmade: Handma
     assert store.read_bytes() == image
 
 
+def test_a_cut_that_comes_before_the_freeze_is_met_after_it(handmade: Handmade) -> None:
+    """The look before it had found all well.  What comes after it fails the flush of the cycle."""
+    handmade.create()
+    settings = config.load(str(handmade.toml("east")))
+    data, first = (
+        native.Store.file(os.open(handmade.store("east", part), os.O_RDWR), handmade.size)
+        for part in ("data", "intermediate")
+    )
+    volume = native.Volume(data, first, handmade.size, BLOCK, True)
+    copier = flashcopy.Flashcopy([flashcopy.Member("disk", volume)])
+    book = Book(settings.state, ledger.load(settings.state), HERE, Journal())
+    driver = Driver(settings, book, copier, Journal(), HERE, clean=True,
+                    drop_caches=lambda: None, take_intermediates=lambda: None)  # fmt: skip
+    try:
+        driver._refuse_cut()
+        data.cut()
+        assert driver._freeze(1.0).error is None
+        with pytest.raises(MirrorError, match="what is left of it is not sent"):
+            driver._begin(1)
+        assert book.current.begun == 0
+    finally:
+        copier.abandon(5)
+        volume.close()
+        data.close()
+        first.close()
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_cut_of_data_before_its_first_image_costs_nothing(
+    handmade: Handmade, *, restarted: bool
+) -> None:
+    """All of it is written for that, or was a hole."""
+    handmade.size = 8 * MIB
+    handmade.more = 'bandwidth = "1MiB/s"'
+    handmade.create()
+    image, west = random.Random(5).randbytes(handmade.size), str(handmade.toml("west"))
+    Path(handmade.store("east", "data")).write_bytes(image)
+    handmade.start()
+    if restarted:
+        direct.wait_for(lambda: bool(direct.status(handmade)["cycle"]["copied_bytes"]), "some")
+        cut(handmade, str(handmade.image("west")))
+        handmade.run("stop", west)
+        handmade.start("west")
+    direct.wait_for(
+        lambda: direct.status(handmade)["cycle"]["copied_bytes"] >= 2 * MIB, "some is sent"
+    )
+    assert direct.status(handmade, "west")["committed"]["sequence"] is None
+    cut(handmade, str(handmade.image("west")))
+    direct.ask(handmade, {"op": "bandwidth", "rate": 0})
+    direct.sync(handmade)
+    handmade.run("promote", west, "--force")
+    with NbdClient(handmade.run("uri", west).strip()) as client:
+        assert b"".join(client.read(at, MIB) for at in range(0, handmade.size, MIB)) == image
+
+
+def test_a_stop_makes_good_a_cut_of_nothing(handmade: Handmade) -> None:
+    """None of the image was in the intermediate; its source is paused, and opens no session."""
+    handmade.create()
+    written(handmade)
+    direct.pause(handmade)
+    cut(handmade, handmade.store("west", "intermediate"))
+    handmade.run("stop", str(handmade.toml("west")))
+    handmade.start("west")
+    direct.resume(handmade)
+    direct.sync(handmade)
+
+
+def test_a_store_that_could_not_be_read_and_was_cut_then_is_asked_about(
+    handmade: Handmade, disk: Faulty
+) -> None:
+    """A source's, that a start has found smaller: of one that it could not read at its stop it
+    would ask nobody, and compare what is left with what the target alone has."""
+    handmade.stores["east", "data"] = disk.store(handmade.size)
+    handmade.create()
+    written(handmade)
+    disk.fail("EIO", "pread")
+    direct.stop(handmade, "east")
+    disk.mend()
+    for size, said in (
+        (16 * BLOCK, "put the right store back"),
+        (handmade.size, "found it smaller"),
+    ):
+        disk.stop()
+        os.truncate(disk.image, size)
+        disk.start()
+        assert said in refused("start", str(handmade.toml("east")))
+
+
+def test_a_server_s_store_that_came_back_smaller_is_not_sent(
+    handmade: Handmade, scratch: Path, request: pytest.FixtureRequest
+) -> None:
+    """And is as large as it was then: what is left of it, or another file.  A person says which: if
+    it was another one, nothing is lost."""
+    server = Server(scratch / "served.img")
+    request.addfinalizer(server.stop)
+    server.image.touch()
+    os.truncate(server.image, handmade.size)
+    server.start()
+    handmade.stores["east", "data"] = server.uri
+    handmade.create()
+    written(handmade)
+    image = handmade.image("west").read_bytes()
+    for size, said in ((16 * BLOCK, "smaller than it was"), (handmade.size, "is not sent")):
+        server.stop()
+        os.truncate(server.image, size)
+        server.start()
+        with handmade.client() as client, contextlib.suppress(NbdError):
+            client.write(0, b"x" * BLOCK)
+            client.flush()
+        told(handmade, said)
+    handmade.run("stop", str(handmade.toml("east")))
+    server.image.write_bytes(image)
+    assert "adopt it with --unchanged" in refused("start", str(handmade.toml("east")))
+    words = ("adopt", str(handmade.toml("east")), "disk", "data", "--yes", "--unchanged")
+    handmade.run(*words)
+    handmade.start("east")
+    direct.sync(handmade)
+    direct.pause(handmade)
+    assert handmade.image("west").read_bytes() == image
+
+
 def test_a_source_whose_data_was_cut_sends_no_more(handmade: Handmade) -> None:
     """It runs on, and a client writes: the target's image stands as it was."""
     handmade.create()
@@ -144,10 +294,7 @@ def test_a_source_whose_data_was_cut_sends_no_more(handmade: Handmade) -> None:
     os.truncate(store, handmade.size)
     with handmade.client() as client:
         client.write(handmade.size - 64 * BLOCK, b"x" * 32 * BLOCK)
-    direct.wait_for(
-        lambda: "what is left of it is not sent" in str(direct.status(handmade)["reason"]),
-        "it says why it sends nothing",
-    )
+    told(handmade, "what is left of it is not sent")
     handmade.run("promote", str(handmade.toml("west")), "--force")
     with NbdClient(handmade.run("uri", str(handmade.toml("west"))).strip()) as client:
         assert client.read(0, handmade.size) == image
@@ -254,6 +401,20 @@ def test_a_source_s_store_whose_samples_fit_is_asked_about(handmade: Handmade) -
     assert json.loads(handmade.run(*words))["effect"] == "compare"
     handmade.start("east")
     direct.sync(handmade)
+
+
+def test_a_start_that_is_refused_for_a_cut_writes_nothing(handmade: Handmade) -> None:
+    """A supervisor tries it again every two seconds, until a person comes: it flushes nothing, in
+    the middle of which it could be killed, and which would put all stores in doubt."""
+    handmade.create()
+    written(handmade)
+    cut(handmade, str(handmade.image("west")))
+    handmade.run("stop", str(handmade.toml("west")))
+    state = handmade.folder / "west/state"
+    before = {one.name: one.stat().st_ino for one in state.iterdir() if one.name != "site.log"}
+    assert "was made smaller" in refused("start", str(handmade.toml("west")))
+    after = {one.name: one.stat().st_ino for one in state.iterdir() if one.name != "site.log"}
+    assert after == before
 
 
 @pytest.mark.parametrize("killed", [False, True])

@@ -164,9 +164,9 @@ def test_a_cut_of_an_intermediate_costs_what_was_in_it(target: Target) -> None:
     target.data.cut()
     cuts.begin(cuts.now())
     assert list(cuts.of_image()) == [("disk", "data")]
-    cuts.commit(first=False)
+    cuts.commit(cuts.now(), first=False)
     assert list(cuts.of_image()) == [("disk", "data")], "it is not written again"
-    cuts.commit(first=True)
+    cuts.commit(cuts.now(), first=True)
     assert not list(cuts.of_image())
     target.data.cut()
     assert cuts.in_session(cuts.now(), seeded=False) is None

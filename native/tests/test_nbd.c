@@ -225,12 +225,14 @@ another_comes_back (void)
     struct fm_store *s = lab_nbd_store (&server);
     struct fm_op op = { .kind = FM_WRITE, .length = sizeof buf, .buf = buf };
     CHECK_EQ (fm_store_io (s, &op), 0);
+    s->used = 1 << 20;
     lab_kill (&server);
     lab_serve (&server, others[i]);
     for (unsigned again = 0; again < 3; again++) /* the first meets a connection that has ended */
       CHECK (fm_store_io (s, &op) < 0);
     CHECK_EQ (op.rc, -EPROTO);
     CHECK_EQ (fm_store_read (s, buf, sizeof buf, 0), -EPROTO);
+    CHECK (!fm_store_cuts (s) == (i == 0)); /* one that is smaller has bytes cut off, until a person says otherwise */
     lab_kill (&server);
     lab_serve (&server, "memory,2M");
     CHECK_EQ (fm_store_io (s, &op), 0);

@@ -171,6 +171,30 @@ file_cut_and_written (void)
   fm_store_close (s);
 }
 
+/* Nor does the end that a read meets: what is large again a moment later is zeroes. */
+static void
+file_cut_and_read (void)
+{
+  int fd, rc;
+  char buf[4096];
+  struct fm_store *s = lab_file_store (1 << 20, &fd);
+  struct fm_port *p = fm_port_open (s, &rc);
+  _Atomic uint64_t heard = fm_store_losses (s);
+  s->used = 1 << 20;
+  for (unsigned own = 0; own < 2; own++) {
+    struct fm_op op = { .kind = FM_READ, .offset = (1 << 20) - sizeof buf, .length = sizeof buf, .buf = buf };
+    CHECK (ftruncate (fd, 1 << 18) == 0);
+    CHECK_EQ (own ? fm_port_io (p, &op) : fm_store_io (s, &op), -EIO);
+    CHECK_EQ (fm_store_cuts (s), own + 1);
+    CHECK (ftruncate (fd, 1 << 20) == 0);
+    CHECK_EQ (fm_store_io (s, &op), 0);
+    CHECK_EQ (fm_store_flush (s, &heard), -EIO);
+  }
+  fm_port_close (p);
+  close (fd);
+  fm_store_close (s);
+}
+
 /* What was sent to a sink 0 that was cut in between is not whole, however large its last write has made it. */
 static void
 sink_cut (void)
@@ -370,6 +394,7 @@ main (void)
   RUN (file_too_short);
   RUN (file_cut);
   RUN (file_cut_and_written);
+  RUN (file_cut_and_read);
   RUN (sink_cut);
   RUN (no_space);
   RUN (half_a_write);

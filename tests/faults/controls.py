@@ -38,8 +38,7 @@ FAULTS = (
         "a target does not say how old its image is",
         "tests/test_exposure.py::test_a_target_does_not_know",
         (("mirror_core/target.py",
-          "moment = self._committed_at if self._book.current.whole else None",
-          "moment = None"),),
+          "moment = self._committed_at if whole else None", "moment = None"),),
     ),
     Fault(
         "a blank target that holds what was not sent gets what is no hole, and waits for ever",
@@ -151,8 +150,8 @@ FAULTS = (
     Fault(
         "what is committed is told to the source as whole in the data",
         "simulate:1000",
-        (("mirror_core/target.py", "return protocol.Progress(done, self.hardened, lost or self",
-          "return protocol.Progress(done, self._book.current.committed, lost or self"),),
+        (("mirror_core/target.py", "return protocol.Progress(done, self.hardened, self.reason)",
+          "return protocol.Progress(done, self._book.current.committed, self.reason)"),),
         "committed_is_hardened",
     ),
     Fault(

@@ -701,15 +701,28 @@ FAULTS = (
     Fault(
         "what a look saw an hour ago counts",
         "tests/test_apart.py::test_what_a_look_saw_long_ago_does_not_count",
-        (("mirror_core/apart.py", "return soon and now - late.began <= old_s", "return soon"),),
+        (("mirror_core/apart.py", " and (was_old or not is_old)", ""),),
         "seen_long_ago",
     ),
     Fault(
         "what a look has found once counts for ever",
         "tests/test_apart.py::test_what_a_late_look_has_found_counts_for_a_while",
-        (("mirror_core/apart.py", "        return soon and now - late.began <= old_s",
-          "        return True"),),
+        (("mirror_core/apart.py", "return now - late.ended <= 2 * self._wait_s and",
+          "return True or"),),
         "old_is_now",
+    ),
+    Fault(
+        "who looks at what is slow for good never hears anything",
+        "tests/test_apart.py::test_a_look_that_takes_long_each_time_is_an_answer",
+        (("mirror_core/apart.py", "(was_old or not is_old)", "not is_old"),),
+        "slow_for_good",
+    ),
+    Fault(
+        "what a look saw long ago counts after one that was in time",
+        "tests/test_apart.py::test_a_look_that_takes_long_each_time_is_an_answer",
+        (("mirror_core/apart.py",
+          "            self._was_old = self._was_old and bool(recent)\n", ""),),
+        "old_for_ever",
     ),
     Fault(
         "a promotion is refused while a look at its stores has no answer",
@@ -964,7 +977,7 @@ FAULTS = (
     Fault(
         "a target that cannot flush says that all is well",
         "tests/test_lost_flush.py::test_a_target_says_that_it_cannot_flush",
-        (("mirror_core/status.py", "trouble = control.reason or control.trouble",
+        (("mirror_core/status.py", "trouble = lost or control.reason or control.trouble",
           "trouble = control.reason"),),
         "cannot_flush_untold",
     ),

@@ -116,11 +116,12 @@ def adopt(world: World, machine: Machine) -> bool:
     asked = re.search(r"'flashmirror adopt \S+ (\w+) (\w+)'", reason)
     if not asked:
         return False
-    touched = machine.went_back or machine.lost_copy or world.was_cut
+    was_cut = world.was_cut and not machine.content
+    touched = machine.went_back or machine.lost_copy or was_cut
     unchanged = "--unchanged" in reason and not touched
     if machine.went_back:
         world.reach("went back, and its store was refused")
-    elif world.was_cut and "was made smaller" in reason:
+    elif was_cut:
         world.reach("cut, and its store was refused")
     elif machine.lost_copy or lib.sim_disk_faded(machine.disks[asked[1], asked[2]]):
         world.counts["stores refused that a cache had shown otherwise"] += 1
