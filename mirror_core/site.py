@@ -916,13 +916,13 @@ class Site:
         again; None: none.  A source's intermediate is told of while it is smaller: one that is
         blank, or was deleted, is as good."""
         try:
-            return self._lost_stores()[0]
+            return next(iter(self._lost_stores()[0]), None)
         except OSError as error:  # what they stand on hangs
             return (
                 f"a look at its stores has no answer ({error.strerror}): look at what they stand on"
             )
 
-    def _look_and_record(self) -> tuple[str | None, str | None]:
+    def _look_and_record(self) -> tuple[list[str], str | None]:
         """The same, while the site runs: a kill is to forget nothing of it."""
         found = self._look_at_stores()
         words = self._words_of_harm()
@@ -945,17 +945,18 @@ class Site:
 
     def _keep_looking(self, is_over: beside.IsOver) -> None:
         """One that is cut, and large again, before anybody asks for the status is seen, too."""
-        known = None
+        known: list[str] = []
         while not is_over(limits.STORES_LOOK_S):
             with contextlib.suppress(OSError):  # what they stand on hangs: status says so
                 lost = self._lost_stores()[0]
-                if lost and lost != known:
-                    self.journal.say(lost)
+                for one in lost:
+                    if one not in known:
+                        self.journal.say(one)
                 known = lost
 
-    def _look_at_stores(self) -> tuple[str | None, str | None]:
-        """Of any that counts, or that a source's cycle may count on; and of one that holds what a
-        promotion makes the volume."""
+    def _look_at_stores(self) -> tuple[list[str], str | None]:
+        """What became of those that count, or that a source's cycle may count on; and of one that
+        holds what a promotion makes the volume."""
         deleted: list[str] = []
         image: list[str] = []
         harmed: dict[tuple[str, str], str] = {}
@@ -963,7 +964,7 @@ class Site:
             try:
                 found = self._look_at(one, size, image if key[1] == "data" else [], deleted)
                 if found or self.control.was_cut(*key):
-                    harmed[key] = found or self._harmed.get(key) or _was_cut(one)
+                    harmed[key] = self._harmed.get(key) or found or _was_cut(one)
             except OSError as error:
                 if key in self._harmed:
                     harmed[key] = self._harmed[key]
@@ -976,10 +977,8 @@ class Site:
                 "which says what can be kept"
                 for key in self.control.lost_stores()
             ]
-        return (
-            next(iter([*deleted, *harmed.values(), *self._cut_intermediates()]), None),
-            next(iter(image), None),
-        )
+        lost = [*deleted, *harmed.values(), *self._cut_intermediates()]
+        return lost, next(iter(image), None)
 
     @staticmethod
     def _look_at(one: stores.Opened, size: int, image: list[str], deleted: list[str]) -> str | None:

@@ -61,6 +61,10 @@ def told(pair: Handmade, said: str) -> None:
     direct.wait_for(lambda: said in str(direct.status(pair)["reason"]), said)
 
 
+def said_in_log(pair: Handmade, words: str) -> None:
+    direct.wait_for(lambda: words in pair.log("west"), words)
+
+
 def lost(pair: Handmade, part: str) -> None:
     """The source says that some of its target's image is gone, and why nothing goes on."""
     words = f"{part} store {pair.store('west', part)}: was made smaller while it held some of"
@@ -161,6 +165,20 @@ def test_what_is_found_equal_in_a_seed_that_is_cut_then_is_sent(handmade: Handma
     direct.sync(handmade)
     direct.pause(handmade)
     assert store.read_bytes() == image
+
+
+def test_each_store_that_was_cut_is_told(handmade: Handmade) -> None:
+    """One after the other: in the log, once."""
+    handmade.create()
+    written(handmade)
+    for part in ("data", "intermediate"):
+        store = handmade.store("west", part)
+        os.truncate(store, BLOCK)
+        words = f"{store}: was made smaller, {BLOCK} bytes"
+        said_in_log(handmade, words)
+        os.truncate(store, 2 * BLOCK)
+    direct.status(handmade, "west")
+    assert handmade.log("west").count("was made smaller, ") == 2
 
 
 def test_a_cut_that_comes_before_the_freeze_is_met_after_it(handmade: Handmade) -> None:
