@@ -153,6 +153,8 @@ def _locked(
         place = stores.place_at_rest(config, book, volume, part, platform, newest=newest)
         if unchanged:
             place = _unchanged(one, record, place)
+        if one.size < record.size:
+            _remember_smaller(config, one, book, record, place, folder=folder, platform=platform)
         _refuse(one, book, record, place)
         yield _Found(one, book, place, _look(one, book, record, place), folder)
 
@@ -168,13 +170,42 @@ def _unchanged(
     return place if contradicted else said
 
 
+def _remember_smaller(
+    config: SiteConfig,
+    one: stores.Opened,
+    book: ledger.Ledger,
+    record: ledger.VolumeRecord,
+    place: stores.Place,
+    *,
+    folder: int,
+    platform: Platform,
+) -> None:
+    """As a start does: whoever gives it that size is asked.  LedgerError."""
+    changes = stores.found_smaller(one, book, record, place)
+    known = [stores.known(getattr(v, p)) for v in book.volumes for p in ("data", "intermediate")]
+    fds = [(it, one.fd if one.is_called(it) else None) for it in known if it.kind != "nbd"]
+
+    def save(**more: Any) -> None:
+        with _durably(config):
+            ledger.save(config.state, replace(book, **changes, **more), platform)
+
+    def doubt(names: Collection[str], _: LedgerError) -> None:
+        lost = heard.with_names(book.unflushed, names)
+        heard.record(lambda: save(unflushed=lost), platform)
+
+    if changes:
+        with heard.listening(platform, lambda: heard.names_near(folder, fds), doubt):
+            save()
+
+
 def _refuse(
     one: stores.Opened, book: ledger.Ledger, record: ledger.VolumeRecord, place: stores.Place
 ) -> None:
     """StoreError: no person can mean this store."""
     if one.size < record.size:
         raise StoreError(
-            f"{one.where}: {one.size} bytes, but the volume has {record.size}: give it that size"
+            f"{one.where}: {one.size} bytes, but the volume has {record.size}: put the right one "
+            "back, or give it that size, which makes zeroes of what is gone"
         )
     one.refuse_another_owner(place.mark)
     for volume in book.volumes:

@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from mirror_core.errors import Refused
+from mirror_core.errors import MirrorError, Refused
 from mirror_core.flashcopy import Member
 
 Part = Literal["data", "intermediate"]
@@ -32,6 +32,10 @@ Part = Literal["data", "intermediate"]
 
 class ImageLost(Refused):
     """Some of the image is nowhere, whatever its source, or who copies what is left, asks for."""
+
+
+class DataCut(MirrorError):
+    """Of a source: its target alone may have what is gone, and a person says which counts."""
 
 
 class Counts(NamedTuple):

@@ -81,6 +81,7 @@ class Driver:
         self._retry_at = 0.0  # when the next is to be tried
         self._stable = stable.Stabilizer(copier, self._session, platform)
         self._commit_asked = 0  # the sequence
+        self._cuts: tuple[int, ...] = ()  # of the intermediates, when the cycle began
         self._limited = 0  # the bandwidth that the flashcopy knows
         self._stuck: str | None = None  # a reason that stands until a cycle is committed
         self._clean = clean  # the process before has stopped in order, or what it lost is dropped
@@ -298,6 +299,8 @@ class Driver:
             except MirrorError as error:
                 if isinstance(error, Refused):
                     self._say_refused(error)
+                elif isinstance(error, cut.DataCut):  # which a person ends, too
+                    self._say(str(error), refused=True)
                 elif not self._is_stop(error):
                     self._say(str(error))
             finally:
@@ -354,6 +357,7 @@ class Driver:
     def _open_session(self) -> None:
         """Handshake, then the lanes to the target's intermediates.  MirrorError."""
         self._retry_later()
+        self._refuse_cut()
         welcome = self._greet()
         self._take_intermediates()  # after it: what the target has become is said in any case
         if not welcome.whole:  # what the target was sent may be a hole here
@@ -511,14 +515,17 @@ class Driver:
 
     def _refuse_cut(self) -> None:
         """What is left of a store that somebody has cut is sent over nothing that the target has of
-        it, before a person says so.  MirrorError."""
+        it, before a person says so.  DataCut."""
         if volume := cut.of_source(self._copier.members):
-            self._stuck = (
+            raise cut.DataCut(
                 f"data store {self._config.volume(volume).data}: was made smaller: what is left of "
                 f"it is not sent: stop {self._book.current.name} and start it, which says what to "
                 "do"
             )
-            raise MirrorError(self._stuck)
+
+    def _cuts_of_intermediates(self) -> tuple[int, ...]:
+        """What they had held of the running cycle may have been sent since, or compared."""
+        return tuple(m.native.first.cuts for m in self._copier.members)
 
     def _miss(self, outcome: cycle.Outcome) -> None:
         """No consistency point was made: try again after a pause, whatever `interval` says."""
@@ -599,6 +606,9 @@ class Driver:
             return cycle.Result(error="stopping", code=errno.ESHUTDOWN)
         if isinstance(error, Refused):  # at once: it may be away before it is asked again
             self._say_refused(error)
+        # At once: a server's store that is asked for its size may be large again soon.
+        cut.of_source(self._copier.members)
+        self._cuts_of_intermediates()
         # Owing: it is not enough for a commit; another cycle, of everything in it, may be.
         lost = isinstance(error, PeerError) and not self._owing
         try:
@@ -639,7 +649,8 @@ class Driver:
     def _begin(self, sequence: int) -> None:
         """Durably (I3): only now, or a snapshot of this site from before its freeze, put back after
         its commit, would know of it, and lack what was written in between (I7).  LedgerError."""
-        self._refuse_cut()  # of before the freeze; what comes later fails the flush
+        self._refuse_cut()  # of before the freeze
+        self._cuts = self._cuts_of_intermediates()
         self._book.update(begun=sequence, begun_token=self._platform.token())
         total = self._copier.left_bytes()
         self._phase("copy", sequence=sequence, copied_bytes=0, total_bytes=total)
@@ -740,6 +751,11 @@ class Driver:
         self._phase("commit")
         mine = self._book.current
         assert mine.lineage is not None and mine.begun == sequence
+        self._refuse_cut()
+        if self._cuts_of_intermediates() != self._cuts:
+            raise MirrorError(
+                "an intermediate of this site was made smaller: the cycle is copied anew"
+            )
         with self._session.blaming():
             self._copier.check()
         self._commit_asked = sequence

@@ -157,6 +157,24 @@ def with_harmed(
     )
 
 
+def sound(volumes: tuple[VolumeRecord, ...], *parts: str) -> tuple[VolumeRecord, ...]:
+    """The same, without such words of these parts."""
+    none = {
+        (one.name, part): None for one in volumes for part in parts if is_harmed(getattr(one, part))
+    }
+    return with_harmed(volumes, none)
+
+
+def harmed(volumes: tuple[VolumeRecord, ...]) -> dict[tuple[str, str], str]:
+    """The words of those that have one."""
+    return {
+        (one.name, part): str(getattr(one, part).fingerprint)
+        for one in volumes
+        for part in ("data", "intermediate")
+        if is_harmed(getattr(one, part))
+    }
+
+
 def is_harmed(record: StoreRecord) -> bool:
     """Whether bytes of a store that counted are gone, or may be, whatever it holds now."""
     return (record.fingerprint or "").startswith((HARMED, UNREADABLE, FOUND_SMALLER))

@@ -559,6 +559,9 @@ class Volume:
             at = out[2 * n - 2] + out[2 * n - 1] if n else 0
 
     def stats(self) -> Stats:
+        """OSError: it is closed, as for a look that comes after the end of its site."""
+        if not self._handle:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         s = _ffi.new("struct fm_volume_stats *")
         _lib.fm_volume_read_stats(self._handle, s)
         return Stats(

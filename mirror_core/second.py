@@ -68,6 +68,7 @@ class SecondFlashcopy:
         except (MirrorError, OSError, MemoryError) as error:
             self.interrupted(error)
             self.wait_s, self._backoff = self._backoff, min(2 * self._backoff, limits.BACKOFF_MAX_S)
+            self._refuse_lost()  # at once: a server's store may be large again before the next try
             raise MirrorError(self._blame(error), _code(error)) from error
         self._failure = None
         return done

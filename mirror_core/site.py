@@ -16,7 +16,7 @@ import errno
 import pathlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pyroaring import BitMap64
 
@@ -107,10 +107,9 @@ class Site:
         self._lost_stores = platform.looker(self._look_and_record, limits.CONTROL_WAIT_S)
         self._looker = beside.Beside("stores", self._keep_looking, self.journal, platform)
         # Of which bytes that count are gone, and how that was seen.  Of the look, of which there is
-        # one at a time, as `_harmed_on_disk`.
+        # one at a time.
         self._harmed: dict[tuple[str, str], str] = {}
         self._stops = False  # what a look has still to say comes too late
-        self._harmed_on_disk: dict[tuple[str, str], str] = {}  # what the ledger says of it
         self._logs: list[str] = []  # of this run, as the ledger knows them again
         self._maps_count = False  # the maps in memory outlive this process
         self.promotion = platform.lock()  # one turn at a time
@@ -166,9 +165,16 @@ class Site:
         stores.refuse_twice(self.config)
         undo.callback(self._late.close)
 
+        harmed: list[stores.Harmed] = []
+
         def take_in(part: str) -> None:
             for record in current.volumes:
-                if one := self._open_at_start(record, current, part):
+                try:
+                    one = self._open_at_start(record, current, part)
+                except stores.Harmed as error:  # of each the ledger is told
+                    harmed.append(error)
+                    continue
+                if one:
                     opened[record.name, part] = one
                     undo.callback(one.store.close)
             stores.refuse_one_disk(opened.values())
@@ -176,6 +182,8 @@ class Site:
         take_in("data")
         if not source:
             take_in("intermediate")
+        if harmed:
+            raise harmed[0]
         for key, one in opened.items():  # not flushed, by each of a supervisor's starts
             if ledger.is_harmed(getattr(records[key[0]], key[1])):
                 self._verify(key, one, records[key[0]], current)
@@ -248,20 +256,11 @@ class Site:
         is another store, or a device that is not ready yet.  No store is flushed yet, so what the
         ledger hears of its disk is said of those on it (heard.py).  StoreError: it is `harmed`, and
         that is not all."""
-        book, known = self.book.current, getattr(record, part)
+        book = self.book.current
         place = stores.place_of(self.config, book, record.name, part)
-        ready = one.size or one.identity.kind == "file"
-        unread = known.fingerprint == ledger.UNREADABLE  # which a source starts with
-        if not place.counts or not ready or (ledger.is_harmed(known) and not unread):
+        changes = stores.found_smaller(one, book, record, place)
+        if not changes:
             return
-        if not stores.is_known(one, known, place):
-            return
-        held = "" if unread else known.fingerprint or ""
-        word = f"{ledger.FOUND_SMALLER} {held}".strip()
-        changes: dict[str, Any] = {
-            "volumes": ledger.with_harmed(book.volumes, {(record.name, part): word}),
-            "clean": book.clean and book.role == "target",
-        }
         near = self._near_at_rest(book)
 
         def doubt(names: Collection[str], error: LedgerError) -> None:
@@ -337,7 +336,7 @@ class Site:
                 one.store.unflushed()
                 self._opened[member.name, "intermediate"] = one
                 self._mark_new()
-                self.book.change(lambda _: {"volumes": self._in_use()})
+                self._name_intermediate(member.name, one.record())
                 self._late.callback(one.store.close)
             except BaseException:
                 for known in (self._opened, self._new):
@@ -345,6 +344,17 @@ class Site:
                 one.store.close()
                 raise
             member.native.set_first(one.store)
+
+    def _name_intermediate(self, volume: str, known: ledger.StoreRecord) -> None:
+        """LedgerError."""
+        self.book.change(
+            lambda now: {
+                "volumes": tuple(
+                    replace(one, intermediate=known) if one.name == volume else one
+                    for one in now.volumes
+                )
+            }
+        )
 
     def _mark_new(self) -> None:
         """Just before the ledger names them: a start that is refused changes no store."""
@@ -925,15 +935,17 @@ class Site:
     def _look_and_record(self) -> tuple[list[str], str | None]:
         """The same, while the site runs: a kill is to forget nothing of it."""
         found = self._look_at_stores()
-        words = self._words_of_harm()
-        if words != self._harmed_on_disk and self._maps_count and not self._stops:
+        if not self.harm_is_recorded() and self._maps_count and not self._stops:
+            words: dict[tuple[str, str], str | None] = dict.fromkeys(self._opened)
+            words |= self._words_of_harm()
             with contextlib.suppress(MirrorError, OSError):  # the next look tries again
-                no_words: dict[tuple[str, str], str | None] = dict.fromkeys(self._opened)
-                self.book.change(
-                    lambda now: {"volumes": ledger.with_harmed(now.volumes, no_words | words)}
-                )
-                self._harmed_on_disk = words
+                self.book.change(lambda now: {"volumes": ledger.with_harmed(now.volumes, words)})
         return found
+
+    def harm_is_recorded(self) -> bool:
+        """The ledger has the words of what the last look has found."""
+        told = ledger.harmed(self.book.current.volumes)
+        return {key: told[key] for key in told if key in self._opened} == self._words_of_harm()
 
     def _words_of_harm(self) -> dict[tuple[str, str], str]:
         """For the ledger: of what counts for a start.  Of a target's data none does before it has
@@ -947,7 +959,8 @@ class Site:
         """One that is cut, and large again, before anybody asks for the status is seen, too."""
         known: list[str] = []
         while not is_over(limits.STORES_LOOK_S):
-            with contextlib.suppress(OSError):  # what they stand on hangs: status says so
+            # What they stand on hangs, and status says so; or there is no memory just now.
+            with contextlib.suppress(OSError, MemoryError):
                 lost = self._lost_stores()[0]
                 for one in lost:
                     if one not in known:

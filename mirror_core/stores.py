@@ -25,7 +25,7 @@ import stat
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mirror_core import below, config, elsewhere, hardlog, heard, limits, native
 from mirror_core import identity as identities
@@ -39,6 +39,7 @@ from mirror_core.ledger import (
     StoreRecord,
     VolumeRecord,
     is_harmed,
+    with_harmed,
 )
 from mirror_core.platform import HERE, Platform
 
@@ -494,6 +495,26 @@ def refuse_unfit(one: Opened, size: int, block_size: int) -> None:
             f"{one.where}: its server takes requests of {least} bytes or multiples of them, and "
             f"the volume has {size} bytes: make its size such a multiple"
         )
+
+
+def found_smaller(
+    opened: Opened, book: Ledger, record: VolumeRecord, place: Place
+) -> dict[str, Any]:
+    """What the ledger is to say of a store that is smaller than its volume: what stood behind its
+    end may be gone, whatever size it has later.  Empty: nothing, for it is another store, a device
+    that is not ready, does not count, or has its word."""
+    known: StoreRecord = getattr(record, place.part)
+    ready = opened.size or opened.identity.kind != "device"
+    unread = known.fingerprint == UNREADABLE  # which a source starts with
+    if not place.counts or not ready or (is_harmed(known) and not unread):
+        return {}
+    if not is_known(opened, known, place):
+        return {}
+    word = f"{FOUND_SMALLER} {'' if unread else known.fingerprint or ''}".strip()
+    return {
+        "volumes": with_harmed(book.volumes, {(record.name, place.part): word}),
+        "clean": book.clean and book.role == "target",
+    }
 
 
 def _open_path(where: str) -> Opened:

@@ -498,6 +498,7 @@ class Target:
         durably."""
         with self.serial:
             self._check_session(asked.session)
+            self._refuse_lost()
             self._check_under_way(asked.sequence)
             name = ("stable", asked.session, asked.sequence, asked.serial)
             flush = self._flushed(name, self._bitmaps)
@@ -731,6 +732,8 @@ class Target:
         before = self._doubtful_before or (first and self._has_lost())
         before &= not first or self.blank or mine.seeded
         nothing = {name: BitMap64() for name in written}
+        # Of what was harmed before nothing counts any more.
+        sound = ledger.sound(mine.volumes, "intermediate", *([] if mine.whole else ["data"]))
         for name, owed in self._owed.items():
             if not owed <= written[name]:
                 raise Owed(f"volume {name}: a cycle left out what an abandoned one had written")
@@ -750,6 +753,7 @@ class Target:
                 doubtful_before=before,
                 copied=False,
                 maps={f"{name}/pending": bitmap for name, bitmap in written.items()},
+                **({"volumes": sound} if sound != mine.volumes else {}),
             )
             self._cuts.commit(cuts, first=not mine.whole)
             self._copier.group.swap()

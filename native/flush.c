@@ -7,6 +7,8 @@
 #include <errno.h>
 #include <fcntl.h>
 
+#define SIZE_ASKED_NS (2000 * FM_MS)
+
 uint64_t
 fm_store_lose (struct fm_store *s)
 {
@@ -27,9 +29,20 @@ fm_store_cut (struct fm_store *s)
   fm_store_lose (s);
 }
 
+/* It counts as it is opened (store_nbd.c).  One that cannot be says nothing. */
+static void
+ask_size (struct fm_store *s)
+{
+  struct fm_port p = { .store = s };
+  if (s->ops->port_open (&p, fm_now_ns () + SIZE_ASKED_NS) == 0)
+    s->ops->port_close (&p);
+}
+
 uint64_t
 fm_store_cuts (struct fm_store *s)
 {
+  if (atomic_exchange (&s->asks_size, false))
+    ask_size (s);
   return atomic_load (&s->cuts);
 }
 

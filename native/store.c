@@ -25,6 +25,8 @@ fm_op_finish (struct fm_store *s, struct fm_op *op, int rc)
     atomic_fetch_add_explicit (&s->errors, 1, memory_order_relaxed);
     if (op->kind == FM_FLUSH)
       fm_store_lose (s);
+    else if ((rc == -EIO || rc == -EINVAL) && fm_store_is_server (s))
+      atomic_store (&s->asks_size, true);
   } else if (op->kind == FM_WRITE)
     atomic_fetch_add_explicit (&s->written_bytes, op->length, memory_order_relaxed);
   /* One that failed may have been done in part. */

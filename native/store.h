@@ -161,6 +161,7 @@ struct fm_store {
   _Atomic uint64_t lost;   /* how often what was not flushed may have gone, ... */
   _Atomic uint64_t lost_ns; /* ... the last time at this one */
   _Atomic uint64_t cuts;   /* how often it was found too short: what was flushed may have gone, too */
+  _Atomic bool asks_size;  /* its server has answered with an error, as one does behind the end of a file */
   _Atomic uint64_t writes; /* done by fm_store_io, to be flushed; one for what was before us */
   _Atomic unsigned nlate;  /* connections with writes that were given up */
   bool room_used; /* of room.c: what is its own is in use */
@@ -270,7 +271,8 @@ uint64_t fm_store_size (struct fm_store *s);
 struct fm_block_sizes fm_store_block_sizes (const struct fm_store *s);
 /* What was written and not flushed may be gone: count it.  How often that was so. */
 uint64_t fm_store_lose (struct fm_store *s);
-/* It was found to be smaller than what is in use of it: that is a loss.  How often that was so. */
+/* It was found to be smaller than what is in use of it: that is a loss.  How often that was so: a server
+ * tells its size to a new connection only, and is asked so first if it has met an error since. */
 void fm_store_cut (struct fm_store *s);
 uint64_t fm_store_cuts (struct fm_store *s);
 /* A write has ended with rc; `number`: of the anchor (`anchored`) at its begin.  For who writes on a port

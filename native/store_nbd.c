@@ -259,11 +259,10 @@ examine (struct nbd_handle *h, uint64_t *size, struct fm_block_sizes *sizes, cha
                       : !are_block_sizes (sizes)       ? "names block sizes that are none"
                                                        : NULL;
   int64_t n = nbd_get_size (h);
-  if (!lacks && n > 0) {
-    *size = (uint64_t)n;
+  *size = n > 0 ? (uint64_t)n : 0; /* too small for any volume, which is for its owner to say */
+  if (!lacks)
     return 0;
-  }
-  snprintf (why, whysize, "the server's export %s", lacks ? lacks : "has no size");
+  snprintf (why, whysize, "the server's export %s", lacks);
   return -EPROTO;
 }
 
@@ -276,11 +275,11 @@ examine_again (struct fm_store *s, struct nbd_handle *h)
   uint64_t size;
   struct fm_block_sizes sizes;
   int rc = examine (h, &size, &sizes, why, sizeof why);
+  if (size < s->used)
+    fm_store_cut (s); /* whatever else it lacks, and whatever size it has the next time */
   if (rc < 0)
     return rc;
-  if (size < s->used)
-    fm_store_cut (s); /* whatever size it has the next time */
-  bool less = size < s->size || sizes.minimum > s->sizes.minimum
+  bool less = size < (s->used ? s->used : s->size) || sizes.minimum > s->sizes.minimum
               || sizes.maximum < s->sizes.maximum;
   return less ? -EPROTO : 0;
 }

@@ -582,10 +582,6 @@ def test_a_running_site_adopts_nothing(pair: Pair) -> None:
     mirrors(pair)
 
 
-def short(pair: Pair) -> None:
-    os.truncate(pair.image("east"), 4096)
-
-
 def marked(pair: Pair) -> None:
     replace_store(pair, "east", "data")
     os.setxattr(pair.image("east"), "user.flashmirror", b"another/disk/data")
@@ -605,7 +601,6 @@ def missing(pair: Pair) -> None:
 
 
 REFUSALS: dict[str, tuple[Callable[[Pair], None], str]] = {
-    "too short": (short, "disk.img: 4096 bytes, but the volume has"),
     "another site's": (marked, "and nothing of it is wanted, for its image or data goes with this"),
     "swapped": (swapped, "disk.img: recorded as intermediate of volume disk: name it there"),
     "missing": (missing, "disk.img: No such file"),

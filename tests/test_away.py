@@ -419,7 +419,7 @@ def open_files() -> list[str]:
     ("owner", "step"),
     [(os, "fstat"), (stores, "Opened"), (native.Store, "__init__"),
      (stores, "refuse_unfit"), (stores, "is_new"), (native.Store, "unflushed"),
-     (site_.Site, "_mark_new"), (site_.Site, "_in_use"), (None, "callback")],
+     (site_.Site, "_mark_new"), (site_.Site, "_name_intermediate"), (None, "callback")],
 )  # fmt: skip
 def test_a_want_of_memory_while_it_is_taken_in_is_tried_again(
     handmade: Handmade, monkeypatch: pytest.MonkeyPatch, owner: Any, step: str

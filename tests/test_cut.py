@@ -7,16 +7,18 @@ import contextlib
 import json
 import os
 import random
+import select
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import direct
 import pytest
-from handmade import MIB, Handmade, kill, refused
+from handmade import MIB, Handmade, flashmirror, kill, refused
 from loops import ENDS_AFTER, needs_loops, set_bound
 from nbd_client import NbdClient, NbdError
 from served import Faulty, Server
@@ -71,14 +73,23 @@ def lost(pair: Handmade, part: str) -> None:
     told(pair, words)
 
 
-@pytest.mark.parametrize("met_by", ["a-write", "a-read"])
+@pytest.mark.parametrize("met_by", ["a-write", "a-read", "a-server"])
 def test_nothing_of_the_image_is_hardened_that_was_cut(
-    handmade: Handmade, disk: Faulty, met_by: str
+    handmade: Handmade,
+    disk: Faulty,
+    scratch: Path,
+    request: pytest.FixtureRequest,
+    met_by: str,
 ) -> None:
     """It waits in the intermediate, of which somebody reclaims the space; a write of the next cycle
-    makes that large again, or a copy meets its end before a person does.  Its holes go into no
-    data; no blank file takes its place; and its source is told."""
+    makes that large again, or a copy meets its end before a person does, behind a server that runs
+    on perhaps.  Its holes go into no data; no blank file takes its place; and its source is
+    told."""
     handmade.stores["west", "data"] = disk.store(handmade.size)
+    if met_by == "a-server":
+        server = serve_empty(scratch / "front.img", handmade.size)
+        request.addfinalizer(server.stop)
+        handmade.stores["west", "intermediate"] = server.uri
     handmade.create()
     written(handmade)
     before, west = disk.image.read_bytes(), str(handmade.toml("west"))
@@ -90,11 +101,12 @@ def test_nothing_of_the_image_is_hardened_that_was_cut(
     direct.wait_for(
         lambda: direct.status(handmade)["committed"]["sequence"] > sequence, "another commit"
     )
-    store = handmade.store("west", "intermediate")
+    where = handmade.store("west", "intermediate")
+    store = str(server.image) if met_by == "a-server" else where
     os.truncate(store, BLOCK)
-    if met_by == "a-read":
+    if met_by != "a-write":
         disk.mend()
-        direct.wait_for(lambda: store in handmade.log("west"), "a read of the second flashcopy")
+        said_in_log(handmade, where)
         os.truncate(store, handmade.size)
     else:
         with handmade.client() as client:
@@ -109,9 +121,10 @@ def test_nothing_of_the_image_is_hardened_that_was_cut(
         now[at : at + BLOCK] in (before[at : at + BLOCK], image[at : at + BLOCK])
         for at in range(0, handmade.size, BLOCK)
     )
-    Path(store).unlink()
-    Path(store).touch()
-    os.truncate(store, handmade.size)
+    if met_by != "a-server":
+        Path(store).unlink()
+        Path(store).touch()
+        os.truncate(store, handmade.size)
     assert "gives up the image" in refused("start", west)
     words = ("adopt", west, "disk", "intermediate", "--yes", "--json")
     assert json.loads(handmade.run(*words))["effect"] == "give up"
@@ -146,6 +159,7 @@ def test_a_target_whose_data_was_cut_commits_no_more(handmade: Handmade) -> None
 def test_what_is_found_equal_in_a_seed_that_is_cut_then_is_sent(handmade: Handmade) -> None:
     """While the rest of the first cycle comes in: nothing is committed that counts on it."""
     handmade.size = 8 * MIB
+    handmade.more = 'bandwidth = "1MiB/s"'
     handmade.create()
     image = random.Random(5).randbytes(handmade.size)
     store = Path(handmade.store("west", "data"))
@@ -154,7 +168,6 @@ def test_what_is_found_equal_in_a_seed_that_is_cut_then_is_sent(handmade: Handma
     handmade.run("seed", str(handmade.toml("west")))
     handmade.start("west")
     handmade.start("east")
-    direct.ask(handmade, {"op": "bandwidth", "rate": MIB})
     direct.wait_for(
         lambda: direct.status(handmade)["cycle"]["copied_bytes"] >= handmade.size // 2 + MIB,
         "some of what differs is sent",
@@ -181,8 +194,9 @@ def test_each_store_that_was_cut_is_told(handmade: Handmade) -> None:
     assert handmade.log("west").count("was made smaller, ") == 2
 
 
-def test_a_cut_that_comes_before_the_freeze_is_met_after_it(handmade: Handmade) -> None:
-    """The look before it had found all well.  What comes after it fails the flush of the cycle."""
+@contextlib.contextmanager
+def source(handmade: Handmade) -> Iterator[tuple[Driver, native.Store, native.Store]]:
+    """A source's control, without a thread, and its data and intermediate."""
     handmade.create()
     settings = config.load(str(handmade.toml("east")))
     data, first = (
@@ -195,17 +209,129 @@ def test_a_cut_that_comes_before_the_freeze_is_met_after_it(handmade: Handmade) 
     driver = Driver(settings, book, copier, Journal(), HERE, clean=True,
                     drop_caches=lambda: None, take_intermediates=lambda: None)  # fmt: skip
     try:
-        driver._refuse_cut()
-        data.cut()
-        assert driver._freeze(1.0).error is None
-        with pytest.raises(MirrorError, match="what is left of it is not sent"):
-            driver._begin(1)
-        assert book.current.begun == 0
+        yield driver, data, first
     finally:
         copier.abandon(5)
         volume.close()
         data.close()
         first.close()
+
+
+def test_a_long_cycle_is_told_of_a_lost_image(handmade: Handmade) -> None:
+    """Before it asks for its commit, which may take hours."""
+    handmade.size = 8 * MIB
+    handmade.create()
+    written(handmade)
+    direct.ask(handmade, {"op": "bandwidth", "rate": 64 << 10})
+    with handmade.client() as client:
+        for at in range(0, handmade.size, MIB):
+            client.write(at, os.urandom(MIB))
+    direct.wait_for(lambda: bool(direct.status(handmade)["cycle"]["copied_bytes"]), "a cycle")
+    cut(handmade, str(handmade.image("west")))
+    lost(handmade, "data")
+
+
+def test_a_commit_takes_back_the_word_of_a_cut(handmade: Handmade) -> None:
+    """All of its image is written since: a kill at any instant leaves that."""
+    handmade.create()
+    written(handmade)
+    state, store = handmade.folder / "west/state", handmade.store("west", "intermediate")
+    cut(handmade, store)
+    assert ledger.harmed(ledger.load(state).volumes)
+    before = ledger.load(state).committed
+    with handmade.client() as client:
+        client.write(0, os.urandom(handmade.size))
+    handle = os.pidfd_open(direct.status(handmade, "west")["pid"])
+    deadline = time.monotonic() + 30
+    while ledger.load(state).committed == before:  # at once: no look comes in between
+        assert time.monotonic() < deadline
+    signal.pidfd_send_signal(handle, signal.SIGKILL)
+    assert select.select([handle], [], [], 20)[0]
+    os.close(handle)
+    assert not ledger.harmed(ledger.load(state).volumes)
+    handmade.start("west")
+
+
+def test_a_start_remembers_each_store_that_is_smaller(handmade: Handmade) -> None:
+    """A file system has lost the ends of several: of the second it would ask nobody."""
+    handmade.create()
+    written(handmade)
+    kill(handmade, "west")
+    for part in ("data", "intermediate"):
+        os.truncate(handmade.store("west", part), BLOCK)
+    assert "put the right store back" in refused("start", str(handmade.toml("west")))
+    for part in ("data", "intermediate"):
+        os.truncate(handmade.store("west", part), handmade.size)
+    assert "found it smaller" in refused("start", str(handmade.toml("west")))
+    words = ("adopt", str(handmade.toml("west")), "disk", "data", "--yes", "--json", "--unchanged")
+    assert json.loads(handmade.run(*words))["effect"] == "keep"
+    assert "found it smaller" in refused("start", str(handmade.toml("west")))
+
+
+@pytest.mark.parametrize("command", ["adopt", "check"])
+def test_a_command_that_meets_a_smaller_store_remembers_it(
+    handmade: Handmade, command: str
+) -> None:
+    """A person looks before any start of a site that was killed, and gives the store its size.
+    'check' changes nothing, and says to have that remembered first."""
+    handmade.create()
+    written(handmade)
+    kill(handmade, "west")
+    west, store = str(handmade.toml("west")), handmade.store("west", "data")
+    os.truncate(store, BLOCK)
+    if command == "check":
+        assert "before 'start' or 'adopt' has seen it" in flashmirror("check", west).stdout
+        return
+    assert "makes zeroes of what is gone" in refused("adopt", west, "disk", "data", "--yes")
+    os.truncate(store, handmade.size)
+    assert "found it smaller" in refused("start", west)
+
+
+def test_a_server_s_store_that_was_larger_is_as_it_was(
+    handmade: Handmade, scratch: Path, request: pytest.FixtureRequest
+) -> None:
+    """No byte of its volume was cut."""
+    server = serve_empty(scratch / "served.img", handmade.size)
+    request.addfinalizer(server.stop)
+    handmade.stores["west", "data"] = server.uri
+    handmade.create()
+    written(handmade)
+    direct.stop(handmade, "west")
+    for size in (2 * handmade.size, handmade.size):
+        server.stop()
+        os.truncate(server.image, size)
+        server.start()
+        if size > handmade.size:
+            handmade.start("west")
+            direct.sync(handmade)
+    with handmade.client() as client:
+        client.write(0, b"x" * BLOCK)
+    direct.sync(handmade)
+
+
+def test_a_cut_that_comes_before_the_freeze_is_met_after_it(handmade: Handmade) -> None:
+    """The look before it had found all well.  Nor is a cycle committed in which it came later."""
+    with source(handmade) as (driver, data, _):
+        driver._refuse_cut()
+        data.cut()
+        assert driver._freeze(1.0).error is None
+        with pytest.raises(MirrorError, match="what is left of it is not sent"):
+            driver._begin(1)
+        assert driver._book.current.begun == 0
+        driver._book.update(begun=1)
+        with pytest.raises(MirrorError, match="what is left of it is not sent"):
+            driver._commit(1)
+
+
+def test_a_cycle_is_not_committed_whose_intermediate_was_cut(handmade: Handmade) -> None:
+    """The source's own, behind a server perhaps, of which no flush tells that: what was sent from
+    there since the link was lost, or compared, was zeroes."""
+    with source(handmade) as (driver, _, first):
+        assert driver._freeze(1.0).error is None
+        driver._begin(1)
+        first.cut()
+        with pytest.raises(MirrorError, match="the cycle is copied anew"):
+            driver._commit(1)
 
 
 @pytest.mark.parametrize("restarted", [False, True])
@@ -269,28 +395,34 @@ def test_a_store_that_could_not_be_read_and_was_cut_then_is_asked_about(
         assert said in refused("start", str(handmade.toml("east")))
 
 
+def serve_empty(image: Path, size: int) -> Server:
+    image.touch()
+    os.truncate(image, size)
+    server = Server(image)
+    server.start()
+    return server
+
+
+@pytest.mark.parametrize("left", [0, 16 * BLOCK])
 def test_a_server_s_store_that_came_back_smaller_is_not_sent(
-    handmade: Handmade, scratch: Path, request: pytest.FixtureRequest
+    handmade: Handmade, scratch: Path, request: pytest.FixtureRequest, left: int
 ) -> None:
     """And is as large as it was then: what is left of it, or another file.  A person says which: if
     it was another one, nothing is lost."""
-    server = Server(scratch / "served.img")
+    server = serve_empty(scratch / "served.img", handmade.size)
     request.addfinalizer(server.stop)
-    server.image.touch()
-    os.truncate(server.image, handmade.size)
-    server.start()
     handmade.stores["east", "data"] = server.uri
     handmade.create()
     written(handmade)
     image = handmade.image("west").read_bytes()
-    for size, said in ((16 * BLOCK, "smaller than it was"), (handmade.size, "is not sent")):
+    for size in (left, handmade.size):
         server.stop()
         os.truncate(server.image, size)
         server.start()
         with handmade.client() as client, contextlib.suppress(NbdError):
             client.write(0, b"x" * BLOCK)
             client.flush()
-        told(handmade, said)
+        told(handmade, "what is left of it is not sent")
     handmade.run("stop", str(handmade.toml("east")))
     server.image.write_bytes(image)
     assert "adopt it with --unchanged" in refused("start", str(handmade.toml("east")))
@@ -313,6 +445,8 @@ def test_a_source_whose_data_was_cut_sends_no_more(handmade: Handmade) -> None:
     with handmade.client() as client:
         client.write(handmade.size - 64 * BLOCK, b"x" * 32 * BLOCK)
     told(handmade, "what is left of it is not sent")
+    direct.wait_for(lambda: direct.status(handmade)["state"] == "refused", "a person ends it")
+    assert "what is left of it is not sent" in refused("sync", str(handmade.toml("east")))
     handmade.run("promote", str(handmade.toml("west")), "--force")
     with NbdClient(handmade.run("uri", str(handmade.toml("west"))).strip()) as client:
         assert client.read(0, handmade.size) == image
@@ -440,19 +574,17 @@ def test_a_store_of_a_server_that_was_cut_is_not_as_it_was(
     scratch: Path, handmade: Handmade, request: pytest.FixtureRequest, *, killed: bool
 ) -> None:
     """A start has found it so, through its server."""
-    server = Server(scratch / "served.img")
+    server = serve_empty(scratch / "served.img", handmade.size)
     request.addfinalizer(server.stop)
-    server.image.touch()
-    os.truncate(server.image, handmade.size)
-    server.start()
     handmade.stores["west", "data"] = server.uri
     handmade.create()
     written(handmade)
+    left = 0 if killed else BLOCK
     if killed:
         kill(handmade, "west")
     else:
         direct.stop(handmade, "west")
-    for size, said in ((BLOCK, "put the right store"), (handmade.size, "found it smaller")):
+    for size, said in ((left, "put the right store"), (handmade.size, "found it smaller")):
         server.stop()
         os.truncate(server.image, size)
         server.start()

@@ -282,8 +282,8 @@ def _check_store(
             stores.refuse_unfit(one, one.size, settings.block_size)
         for record in book.volumes if book else ():
             if book and record.name == volume.name:
-                stores.refuse_unfit(one, record.size, record.block_size)
                 place = stores.place_at_rest(settings, book, volume.name, part)
+                _refuse_unfit(one, book, record, place)
                 if place.counts:
                     stores.verify(one, getattr(record, part), place, record.size)
                 else:
@@ -293,6 +293,22 @@ def _check_store(
         return (label, "failed", str(error)), one.size
     finally:
         one.store.close()
+
+
+def _refuse_unfit(
+    one: stores.Opened, book: ledger.Ledger, record: ledger.VolumeRecord, place: stores.Place
+) -> None:
+    """StoreError.  Nothing is recorded here of one that is too small."""
+    try:
+        stores.refuse_unfit(one, record.size, record.block_size)
+    except stores.Harmed as error:
+        if not stores.found_smaller(one, book, record, place):
+            raise
+        raise stores.Harmed(
+            f"{error}; do not make it larger before 'start' or 'adopt' has seen it, which remember "
+            "that bytes are gone",
+            error.code,
+        ) from error
 
 
 def _known_by(one: stores.Opened) -> tuple[str, str]:

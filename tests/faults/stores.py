@@ -860,7 +860,7 @@ FAULTS = (
         "tests/test_unreadable.py::"
         "test_a_source_s_store_that_is_large_again_is_not_as_it_was[seen] "
         "tests/test_unreadable.py::test_a_target_s_store_that_is_large_again_is_no_image[seen-data]",
-        (("mirror_core/site.py", "if words != self._harmed_on_disk and ", "if False and "),),
+        (("mirror_core/site.py", "if not self.harm_is_recorded() and ", "if False and "),),
         "seen_and_killed",
     ),
     Fault(
@@ -903,8 +903,8 @@ FAULTS = (
     Fault(
         "a server's store that a start found smaller is as it was, once it is large again (I1)",
         "tests/test_cut.py::test_a_store_of_a_server_that_was_cut_is_not_as_it_was",
-        (("mirror_core/site.py", "        if not place.counts or not ready or ",
-          "        if one.fd is None or not place.counts or not ready or "),),
+        (("mirror_core/stores.py", "    if not place.counts or not ready or ",
+          "    if opened.fd is None or not place.counts or not ready or "),),
         "server_was_not_cut",
     ),
     Fault(
@@ -1019,8 +1019,7 @@ FAULTS = (
     Fault(
         "that a store could not be read hides that a start found it smaller",
         "tests/test_cut.py::test_a_store_that_could_not_be_read_and_was_cut_then_is_asked_about",
-        (("mirror_core/site.py", "(ledger.is_harmed(known) and not unread)",
-          "ledger.is_harmed(known)"),),
+        (("mirror_core/stores.py", "(is_harmed(known) and not unread)", "is_harmed(known)"),),
         "unread_hides_smaller",
     ),
     Fault(
@@ -1033,9 +1032,78 @@ FAULTS = (
     Fault(
         "a cut between a look at the source's data and the freeze is sent",
         "tests/test_cut.py::test_a_cut_that_comes_before_the_freeze_is_met_after_it",
-        (("mirror_core/driver.py", "        self._refuse_cut()  # of before the freeze; what",
-          "        # what"),),
+        (("mirror_core/driver.py", "        self._refuse_cut()  # of before the freeze\n", ""),),
         "cut_before_the_freeze",
+    ),
+    Fault(
+        "a commit leaves the word of a cut that it has made good (I1)",
+        "tests/test_cut.py::test_a_commit_takes_back_the_word_of_a_cut",
+        (("mirror_core/target.py",
+          '                **({"volumes": sound} if sound != mine.volumes else {}),\n', ""),),
+        "word_after_its_commit",
+    ),
+    Fault(
+        "of several stores that are smaller a start remembers the first (I1)",
+        "tests/test_cut.py::test_a_start_remembers_each_store_that_is_smaller",
+        (("mirror_core/site.py", "                    harmed.append(error)\n",
+          "                    raise\n"),),
+        "first_smaller_only",
+    ),
+    Fault(
+        "a source whose cycle takes long does not hear that its target's image is lost",
+        "tests/test_cut.py::test_a_long_cycle_is_told_of_a_lost_image",
+        (("mirror_core/target.py", "            self._refuse_lost()\n            self._check_under",
+          "            self._check_under"),),
+        "lost_in_a_long_cycle",
+    ),
+    Fault(
+        "a command that meets a smaller store remembers nothing (I1)",
+        "tests/test_cut.py::test_a_command_that_meets_a_smaller_store_remembers_it",
+        (("mirror_core/adoption.py", "    if changes:\n        with heard",
+          "    if None:\n        with heard"),),
+        "met_by_a_command_only",
+    ),
+    Fault(
+        "who waits for a source whose data was cut waits for ever",
+        "tests/test_cut.py::test_a_source_whose_data_was_cut_sends_no_more",
+        (("mirror_core/driver.py", "self._say(str(error), refused=True)\n                elif not",
+          "self._say(str(error))\n                elif not"),),
+        "waits_for_a_cut_source",
+    ),
+    Fault(
+        "a server's store that was larger for a while is refused at its own size",
+        "tests/test_cut.py::test_a_server_s_store_that_was_larger_is_as_it_was",
+        (("native/store_nbd.c", "size < (s->used ? s->used : s->size)", "size < s->size"),),
+        "larger_for_a_while",
+    ),
+    Fault(
+        "a cycle in which the source's data was cut is committed",
+        "tests/test_cut.py::test_a_cut_that_comes_before_the_freeze_is_met_after_it",
+        (("mirror_core/driver.py", "        self._refuse_cut()\n        if self._cuts_of",
+          "        if self._cuts_of"),),
+        "cut_in_a_cycle",
+    ),
+    Fault(
+        "a cycle is committed whose first intermediate was cut (I1)",
+        "tests/test_cut.py::test_a_cycle_is_not_committed_whose_intermediate_was_cut",
+        (("mirror_core/driver.py", "if self._cuts_of_intermediates() != self._cuts:",
+          "if False:"),),
+        "its_intermediate_was_cut",
+    ),
+    Fault(
+        "a server that answers with an error is not asked for its size (I1)",
+        "tests/test_cut.py::test_nothing_of_the_image_is_hardened_that_was_cut[a-server]",
+        (("native/store.c", "atomic_store (&s->asks_size, true)", "(void)0"),),
+        "size_of_a_server_is_not_asked",
+    ),
+    Fault(
+        "a server that comes back without any bytes is one that is away (I1)",
+        "tests/test_cut.py::test_a_server_s_store_that_came_back_smaller_is_not_sent[0] "
+        "tests/test_cut.py::test_a_store_of_a_server_that_was_cut_is_not_as_it_was[True]",
+        (("native/store_nbd.c", "  if (size < s->used)\n", "  if (size && size < s->used)\n"),
+         ("mirror_core/stores.py", 'opened.size or opened.identity.kind != "device"',
+          'opened.size or opened.identity.kind == "file"')),
+        "empty_is_away",
     ),
     Fault(
         "what was found equal in a seed is there, though that was cut since (I1)",

@@ -106,7 +106,7 @@ class Cuts:
             self._look(machine, life, site)
             if machine.life is not life:
                 return False
-            if site._harmed_on_disk == site._words_of_harm():
+            if site.harm_is_recorded():
                 return True
             machine.heal()
         raise Violation(f"{machine.name} does not record that its store was cut")
