@@ -13,6 +13,7 @@ import direct
 import pytest
 from handmade import MIB, Handmade, kill, refused
 from nbd_client import NbdClient
+from pair import some
 from served import Faulty
 from test_unreadable import written
 
@@ -50,7 +51,7 @@ def keep(pair: Handmade) -> None:
     assert json.loads(pair.run(*words))["effect"] == "keep"
 
 
-@pytest.mark.parametrize("how", ["running", "stopped", "bad-since-its-stop"])
+@pytest.mark.parametrize("how", some(["running", "stopped", "bad-since-its-stop"]))
 def test_a_sector_that_cannot_be_read_keeps_no_image_from_its_promotion(
     handmade: Handmade, disk: Disk, how: str
 ) -> None:
@@ -74,7 +75,7 @@ def test_a_sector_that_cannot_be_read_keeps_no_image_from_its_promotion(
     promoted(handmade, image)
 
 
-@pytest.mark.parametrize("unchanged", [True, False])
+@pytest.mark.parametrize("unchanged", some([True, False]))
 def test_a_copy_of_a_store_that_could_not_be_read_is_what_a_person_says(
     handmade: Handmade, disk: Disk, *, unchanged: bool
 ) -> None:

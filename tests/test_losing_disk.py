@@ -349,7 +349,7 @@ def test_an_adoption_whose_flush_failed_is_followed_by_none_that_trusts_the_stor
 
 
 @needs_loops
-@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("restarted", some([True, False]))
 @pytest.mark.parametrize("durably", [False, True])
 def test_what_a_device_has_lost_is_not_copied_from_its_cache(
     pair: Handmade, scratch: Path, durably: bool, restarted: bool
@@ -454,7 +454,7 @@ def record_of_a_seed(pair: Handmade, where: str) -> subprocess.CompletedProcess[
     return subprocess.run(words, check=False, capture_output=True, timeout=60)
 
 
-@pytest.mark.parametrize("where", ["ledger.new", "."])
+@pytest.mark.parametrize("where", some(["ledger.new", "."]))
 def test_what_the_record_of_a_seed_hears_of_its_disk_is_heard_of_the_seed(
     pair: Handmade, where: str
 ) -> None:
@@ -510,7 +510,7 @@ def test_what_a_creation_hears_of_its_disk_is_heard_of_what_was_brought(
 
 
 @needs_loops
-@pytest.mark.parametrize("where", ["state/ledger.new", "state"])
+@pytest.mark.parametrize("where", some(["state/ledger.new", "state"]))
 def test_what_a_creation_hears_of_another_disk_is_nothing_of_what_was_brought(
     apart: Handmade, where: str
 ) -> None:
@@ -617,7 +617,7 @@ def each_sync(do: Callable[[SpeaksAt], object]) -> Iterator[SpeaksAt]:
         yield platform
 
 
-@pytest.mark.parametrize("harmed", [False, True])
+@pytest.mark.parametrize("harmed", some([True, False]))
 @pytest.mark.parametrize("site", ["west", "east"])
 def test_whichever_record_of_a_start_hears_of_its_disk_counts(
     pair: Handmade, monkeypatch: pytest.MonkeyPatch, site: str, harmed: bool
@@ -709,7 +709,7 @@ def open_west(pair: Handmade, speaks: str) -> None:
 
 
 @needs_loops
-@pytest.mark.parametrize("speaks", ["ledger.new", ""])
+@pytest.mark.parametrize("speaks", some(["ledger.new", ""]))
 def test_what_a_state_folder_hears_of_its_own_disk_is_nothing_of_the_stores(
     apart: Handmade, speaks: str
 ) -> None:
@@ -726,7 +726,7 @@ def test_what_a_state_folder_hears_of_its_own_disk_is_nothing_of_the_stores(
 
 
 @needs_loops
-@pytest.mark.parametrize("speaks", ["ledger.new", ""])
+@pytest.mark.parametrize("speaks", some(["ledger.new", ""]))
 def test_what_a_state_folder_hears_is_heard_of_the_stores_on_its_disk_alone(
     apart: Handmade, speaks: str
 ) -> None:
@@ -745,7 +745,7 @@ def test_what_a_state_folder_hears_is_heard_of_the_stores_on_its_disk_alone(
 
 
 @needs_loops
-@pytest.mark.parametrize("where", ["ledger.new", "."])
+@pytest.mark.parametrize("where", some(["ledger.new", "."]))
 def test_what_the_record_of_a_seed_hears_of_another_disk_is_nothing_of_the_seed(
     apart: Handmade, where: str
 ) -> None:

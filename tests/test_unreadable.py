@@ -206,7 +206,7 @@ def test_a_target_s_store_that_is_large_again_is_no_image(
     assert handmade.image("west").read_bytes() == handmade.image("east").read_bytes()
 
 
-@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("killed", some([True, False]))
 def test_a_store_that_was_being_restored_is_what_a_person_says(
     handmade: Handmade, *, killed: bool
 ) -> None:
@@ -257,7 +257,7 @@ def cut_under_a_cycle(pair: Handmade) -> str:
     return store
 
 
-@pytest.mark.parametrize("again", ["by-the-cycle", "by-a-person", "and-stopped"])
+@pytest.mark.parametrize("again", some(["and-stopped", "by-a-person", "by-the-cycle"]))
 def test_a_cycle_is_sent_again_whose_store_was_cut(handmade: Handmade, again: str) -> None:
     """What it had brought is gone, also what was stable.  It is not committed before all of it is
     there again: whether the cycle's own writes make the store large again, or a person does after
@@ -318,7 +318,7 @@ def test_a_store_that_stays_too_small_is_not_committed_into(handmade: Handmade) 
     assert handmade.image("west").read_bytes() == handmade.image("east").read_bytes()
 
 
-@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("killed", some([True, False]))
 def test_a_cut_of_what_is_sent_again_costs_no_image(handmade: Handmade, *, killed: bool) -> None:
     """Nothing of the image was in the intermediate when it was made smaller: the blocks of the
     cycle under way were, all of which came again.  With the next session nothing is left of that:
@@ -371,7 +371,7 @@ def test_a_source_sends_no_zeroes_of_an_intermediate_that_was_emptied(handmade: 
     assert f"intermediate store {store}: volume disk: Input/output error" in handmade.log("east")
 
 
-@pytest.mark.parametrize("unchanged", [True, False])
+@pytest.mark.parametrize("unchanged", some([True, False]))
 def test_a_target_s_store_that_could_not_be_read_at_its_stop_is_asked_about(
     scratch: Path, handmade: Handmade, request: pytest.FixtureRequest, *, unchanged: bool
 ) -> None:
