@@ -35,9 +35,9 @@ from mirror_core.platform import HERE
 BLOCK = 4096
 
 
-def write_all(pair: Handmade, image: bytes) -> None:
+def write_all(pair: Handmade, image: bytes, rate: int = 2 * MIB) -> None:
     """In one cycle, which is slow."""
-    direct.ask(pair, {"op": "bandwidth", "rate": 2 * MIB})
+    direct.ask(pair, {"op": "bandwidth", "rate": rate})
     direct.pause(pair)
     with pair.client() as client:
         for at in range(0, pair.size, MIB):
@@ -223,10 +223,7 @@ def test_a_long_cycle_is_told_of_a_lost_image(handmade: Handmade) -> None:
     handmade.size = 8 * MIB
     handmade.create()
     written(handmade)
-    direct.ask(handmade, {"op": "bandwidth", "rate": 64 << 10})
-    with handmade.client() as client:
-        for at in range(0, handmade.size, MIB):
-            client.write(at, os.urandom(MIB))
+    write_all(handmade, os.urandom(handmade.size), rate=64 << 10)
     direct.wait_for(lambda: bool(direct.status(handmade)["cycle"]["copied_bytes"]), "a cycle")
     cut(handmade, str(handmade.image("west")))
     lost(handmade, "data")

@@ -956,7 +956,7 @@ FAULTS = (
     ),
     Fault(
         "a target that has lost some of its image commits, which nobody can promote",
-        "tests/test_cut.py::test_a_target_whose_data_was_cut_commits_no_more simulate:1000:cut",
+        "simulate:1000:cut",
         (("mirror_core/target.py", "            self._refuse_lost()\n            if request.",
           "            if request."),
          ("mirror_core/target.py",
