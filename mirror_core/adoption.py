@@ -170,6 +170,12 @@ def _unchanged(
     return place if contradicted else said
 
 
+def _recorded(book: ledger.Ledger) -> list[identities.Identity]:
+    """What the ledger names, but for what servers have."""
+    known = [stores.known(getattr(v, p)) for v in book.volumes for p in ("data", "intermediate")]
+    return [it for it in known if it.kind != "nbd"]
+
+
 def _remember_smaller(
     config: SiteConfig,
     one: stores.Opened,
@@ -182,8 +188,7 @@ def _remember_smaller(
 ) -> None:
     """As a start does: whoever gives it that size is asked.  LedgerError."""
     changes = stores.found_smaller(one, book, record, place)
-    known = [stores.known(getattr(v, p)) for v in book.volumes for p in ("data", "intermediate")]
-    fds = [(it, one.fd if one.is_called(it) else None) for it in known if it.kind != "nbd"]
+    fds = [(it, one.fd if one.is_called(it) else None) for it in _recorded(book)]
 
     def save(**more: Any) -> None:
         with _durably(config):
@@ -258,8 +263,7 @@ def _record(config: SiteConfig, found: _Found, *, platform: Platform) -> None:
         unflushed = heard.with_names(stands.unflushed, names)
         heard.record(lambda: save(unflushed=unflushed), platform)
 
-    others = [stores.known(getattr(v, p)) for v in book.volumes for p in ("data", "intermediate")]
-    others = [it for it in others if it.kind != "nbd"]
+    others = _recorded(book)
 
     def near() -> set[str]:
         """The others are not open, and may stand on any disk."""

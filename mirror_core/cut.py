@@ -1,9 +1,10 @@
 """Stores that somebody cuts under a site: what was in them is gone, whatever size they have later.
 
-The core counts each cut that a write, a flush or a look of the site meets (native/flush.c).  What
-one costs is what the store held of what counts then:
+The core counts each cut that a read, a write, a flush, a connection to a server or a look of the
+site meets (native/flush.c).  What one costs is what the store held of what counts then:
 
     data of a source          all of it: what is left is sent nowhere any more
+    a source's intermediate   what the running cycle has copied there: it is copied anew (driver.py)
     data of a target          the image; before the first commit, a copy to begin with
     a target's intermediate   what is pending since the last commit, and what was written since the
                               session began
@@ -16,7 +17,7 @@ or an orderly stop: nobody counts any more on what was written there before.
 
 Left out: a cut that nobody has met before the store was large again.
 
-Guard: `session` and `_point`: the target's `serial`.  Any thread reads.
+Guard: `_session` and `_point`: the target's `serial`.  Any thread reads.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Cuts:
 
     def __init__(self, members: Sequence[Member]) -> None:
         self._members = {m.name: m for m in members}
-        self.session = dict.fromkeys(self._members, Counts())  # as of its beginning
+        self._session = dict.fromkeys(self._members, Counts())  # as of its beginning
         # As of when nothing that counts was in them, but what is there since.
         self._point = dict.fromkeys(self._members, Counts())
 
@@ -66,12 +67,12 @@ class Cuts:
         for name, found in counts.items():
             if not _owes(self._members[name]):
                 self._point[name] = self._point[name]._replace(intermediate=found.intermediate)
-        self.session = counts
+        self._session = counts
 
     def in_session(self, counts: dict[str, Counts], *, seeded: bool) -> tuple[str, Part] | None:
         """A store (volume, part) that was cut by `counts` since the session began, of those of
         which its commit needs what they held then; None: none was."""
-        for name, before in self.session.items():
+        for name, before in self._session.items():
             if counts[name].intermediate != before.intermediate:
                 return name, "intermediate"
             if seeded and counts[name].data != before.data:

@@ -358,17 +358,16 @@ class Target:
         return list(self._cuts.of_image()) if mine.whole else []
 
     def was_cut(self, volume: str, part: str) -> bool:
-        """That store, and no commit has made that good.  OSError: it is closed."""
+        """That store, and that is not made good (cut.py).  OSError: it is closed."""
         return self._cuts.met(volume, part)
 
     def image_lost(self) -> str | None:
         """Why some of the image is nowhere; None: it is not known to be so."""
-        for store in self.lost_stores():
-            return (
-                f"{self._where(*store)}: was made smaller while it held some of the image: stop "
-                f"{self._book.current.name} and start it, which says what can be kept"
-            )
-        return None
+        store = next(iter(self.lost_stores()), None)
+        return store and (
+            f"{self._where(*store)}: was made smaller while it held some of the image: stop "
+            f"{self._book.current.name} and start it, which says what can be kept"
+        )
 
     def _where(self, volume: str, part: str) -> str:
         return f"{part} store {getattr(self._config.volume(volume), part)}"
@@ -739,8 +738,9 @@ class Target:
                 raise Owed(f"volume {name}: a cycle left out what an abandoned one had written")
         cuts = self._cuts.now()
         if store := self._cuts.in_session(cuts, seeded=self._is_seeded()):
-            where = self._where(*store)
-            raise PeerError(f"{where}: was made smaller: what was sent since is sent again")
+            raise PeerError(
+                f"{self._where(*store)}: was made smaller: what was sent since is sent again"
+            )
         try:
             self._book.update(
                 committed=request.sequence,

@@ -19,18 +19,23 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def test_what_a_late_look_has_found_counts_for_a_while(clock: list[float]) -> None:
-    """A file server that is slow for good has an answer that is late each time: who begins anew
-    whenever he asks never hears any.  An hour later it is none; nor does who hears in time hear the
-    same again."""
-    goes_on, begun = threading.Event(), []
+def held_look() -> tuple[threading.Event, list[threading.Thread], apart.Look[int]]:
+    """One that answers how often it was begun, once it may go on; and by which threads it was."""
+    goes_on, begun = threading.Event(), list[threading.Thread]()
 
     def work() -> int:
         begun.append(threading.current_thread())
         goes_on.wait(20)
         return len(begun)
 
-    look = apart.Look(work, wait_s=0.05)
+    return goes_on, begun, apart.Look(work, wait_s=0.05)
+
+
+def test_what_a_late_look_has_found_counts_for_a_while(clock: list[float]) -> None:
+    """A file server that is slow for good has an answer that is late each time: who begins anew
+    whenever he asks never hears any.  An hour later it is none; nor does who hears in time hear the
+    same again."""
+    goes_on, begun, look = held_look()
     for _ in range(2):
         with pytest.raises(OSError, match="does not answer"):
             look.ask()
@@ -43,14 +48,7 @@ def test_what_a_late_look_has_found_counts_for_a_while(clock: list[float]) -> No
 
 def test_what_a_look_saw_long_ago_does_not_count(clock: list[float]) -> None:
     """It hung for an hour, and what it looks at has changed meanwhile."""
-    goes_on, begun = threading.Event(), []
-
-    def work() -> int:
-        begun.append(threading.current_thread())
-        goes_on.wait(20)
-        return len(begun)
-
-    look = apart.Look(work, wait_s=0.05)
+    goes_on, begun, look = held_look()
     with pytest.raises(OSError, match="does not answer"):
         look.ask()
     clock[0] += 3600
@@ -62,12 +60,7 @@ def test_what_a_look_saw_long_ago_does_not_count(clock: list[float]) -> None:
 def test_a_look_that_takes_long_each_time_is_an_answer(clock: list[float]) -> None:
     """Nobody has a newer one.  But what one saw long ago, after one that had an answer in time, is
     old again."""
-    goes_on, begun = threading.Event(), []
-
-    def work() -> int:
-        begun.append(threading.current_thread())
-        goes_on.wait(20)
-        return len(begun)
+    goes_on, begun, look = held_look()
 
     def takes_an_hour() -> None:
         goes_on.clear()
@@ -77,7 +70,6 @@ def test_a_look_that_takes_long_each_time_is_an_answer(clock: list[float]) -> No
         goes_on.set()
         begun[-1].join()
 
-    look = apart.Look(work, wait_s=0.05)
     takes_an_hour()
     takes_an_hour()
     assert look.ask() == 2
