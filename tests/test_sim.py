@@ -87,7 +87,7 @@ def test_a_record_counts_for_what_its_schedules_ran(
 def test_every_crash_point_of_the_small_scope() -> None:
     """Three blocks, two cycles, a promotion, orderly stops: whichever instant one crash takes,
     nothing is lost.  Every instant in one way or another; `make soak` takes each in every way."""
-    every = 1 if SOAK > 1 else 29  # which divides no number of points, nor of ways
+    every = 1 if SOAK > 1 else 59  # which divides no number of points, nor of ways
     status, output = simulate("--exhaustive", "--every", str(every))
     assert status == 0, output
     assert counter(output, "schedules") > 18_000 // every
