@@ -839,20 +839,24 @@ class Site:
         """Which stores were harmed is said whatever else was not right.  Of a source all of that is
         compared at the next start; of a target it may be bytes of the image, which a person has to
         know of."""
-        self._look_at_stores()
-        harmed = self._words_of_harm()
-        source, volumes = self.book.current.role == "source", self._in_use()
+        role, volumes, unread = self.book.current.role, None, list[tuple[str, str]]()
         try:
-            if clean:
-                volumes = self.records(self.book.current.role)
+            volumes = self.records(role) if clean else None
         except StoreError as error:
             self.journal.say(f"at stop: {error}")
-            clean = False
-        if not clean:  # of what else was not right, such as a flush, no start makes anything good
-            harmed = dict.fromkeys(self._unreadable(), ledger.UNREADABLE) | harmed
-        if source and ledger.UNREADABLE in harmed.values():
+        if not volumes:  # of what else was not right, such as a flush, no start makes anything good
+            unread = list(self._unreadable())
+        self._look_at_stores()  # last: what was read may have met a cut
+        for key in unread:
+            if key in self._harmed:
+                self.journal.say(f"at stop: {self._harmed[key]}")
+        harmed = dict.fromkeys(unread, ledger.UNREADABLE) | self._words_of_harm()
+        if role == "source" and ledger.UNREADABLE in harmed.values():
             self.journal.say("at stop: the next start compares everything with the target")
-        self.book.update(clean=clean and not harmed, volumes=ledger.with_harmed(volumes, harmed))
+        self.book.update(
+            clean=bool(volumes) and not harmed,
+            volumes=ledger.with_harmed(volumes or self._in_use(), harmed),
+        )
 
     def _unreadable(self) -> Iterator[tuple[str, str]]:
         """The stores that count and cannot be read where a fingerprint looks: one disk may be below

@@ -451,6 +451,25 @@ def test_a_source_whose_data_was_cut_sends_no_more(handmade: Handmade) -> None:
         assert client.read(0, handmade.size) == image
 
 
+def test_a_cut_that_a_stop_meets_is_asked_about(
+    handmade: Handmade, scratch: Path, request: pytest.FixtureRequest
+) -> None:
+    """Nobody has read a source's served data since somebody cut it: the fingerprint of an orderly
+    stop does.  That it is large again at the next start makes no zeroes its image."""
+    server = serve_empty(scratch / "served.img", handmade.size)
+    request.addfinalizer(server.stop)
+    handmade.stores["east", "data"] = server.uri
+    handmade.create()
+    written(handmade)
+    image = handmade.image("west").read_bytes()
+    os.truncate(server.image, 16 * BLOCK)
+    flashmirror("stop", str(handmade.toml("east")))
+    assert "was made smaller" in handmade.log("east")
+    os.truncate(server.image, handmade.size)
+    assert "adopt it" in refused("start", str(handmade.toml("east")))
+    assert handmade.image("west").read_bytes() == image
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(120)
 def test_what_was_stable_in_a_cut_intermediate_is_sent_again(handmade: Handmade) -> None:

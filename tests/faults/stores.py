@@ -613,8 +613,8 @@ FAULTS = (
         "what a source cannot read at its stop is as it was left",
         "tests/test_unreadable.py::"
         "test_a_source_whose_store_was_harmed_compares_everything_at_its_next_start",
-        (("mirror_core/site.py", "if not clean:  # of what",
-          "if not (clean or source):  # of what"),),
+        (("mirror_core/site.py", "if not volumes:  # of what",
+          "if not volumes and role == \"target\":  # of what"),),
         "harmed_is_as_left",
     ),
     Fault(
@@ -627,15 +627,22 @@ FAULTS = (
         "a store that was harmed in its end only is as it was left",
         "tests/test_unreadable.py::"
         "test_a_source_whose_store_was_harmed_compares_everything_at_its_next_start[smaller]",
-        (("mirror_core/site.py", "        self._look_at_stores()\n        harmed =",
-          "        harmed ="),),
+        (("mirror_core/site.py", "        self._look_at_stores()  # last", "        # last"),),
+    ),
+    Fault(
+        "what an orderly stop meets of a cut is not as it was left, and no more than that (I1)",
+        "tests/test_cut.py::test_a_cut_that_a_stop_meets_is_asked_about",
+        (("mirror_core/site.py", "        role, volumes, unread =",
+          "        self._look_at_stores()\n        role, volumes, unread ="),
+         ("mirror_core/site.py", "        self._look_at_stores()  # last", "        # last")),
+        "no_look_after_the_last_read",
     ),
     Fault(
         "a target's store that was made smaller holds its image when it is large again",
         "tests/test_unreadable.py::"
         "test_a_target_whose_store_was_made_smaller_has_no_image_when_it_is_large_again",
-        (("mirror_core/site.py", "volumes=ledger.with_harmed(volumes, harmed)",
-          "volumes=volumes"),),
+        (("mirror_core/site.py", "volumes=ledger.with_harmed(volumes or self._in_use(), harmed)",
+          "volumes=volumes or self._in_use()"),),
         "large_again_is_an_image",
     ),
     Fault(
@@ -1253,7 +1260,7 @@ FAULTS = (
         "a store that could not be flushed at a stop is not looked at (I1)",
         "tests/test_unreadable.py::"
         "test_a_store_that_could_neither_be_flushed_nor_read_is_doubted[at-the-stop-west]",
-        (("mirror_core/site.py", "        if not clean:  # of what else", "        if False:  #"),),
+        (("mirror_core/site.py", "        if not volumes:  # of what", "        if False:  #"),),
         "unflushed_and_unlooked",
     ),
     Fault(
