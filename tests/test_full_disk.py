@@ -10,12 +10,14 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import direct
 import pytest
 from handmade import (
     MIB,
     Handmade,
     MountedDisk,
     ServedDisk,
+    SlowDisk,
     eventually,
     refused,
     state_of,
@@ -24,6 +26,8 @@ from handmade import (
 from nbd_client import NbdClient, NbdError
 
 SIZE = 4 * MIB
+BLOCK = 4096
+NO_ROOM = "No space left on device"
 Disk = MountedDisk | ServedDisk
 SERVED = [("served", "west", "data")]
 EVERY = [("east", "intermediate"), ("west", "intermediate"), ("west", "data")]
@@ -133,3 +137,43 @@ def test_a_full_disk_is_an_error_for_who_wrote_alone(scratch: Path) -> None:
         pair.kill()
         subprocess.run(["umount", "--lazy", merged], check=True)
         disk.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs mount(2)")
+def test_a_target_whose_state_and_log_had_no_room_goes_on_by_itself(scratch: Path) -> None:
+    """A hardening cannot be recorded, and nothing said of that, as the log is on that disk as well;
+    what waits for the hardening is in the way of no later session."""
+    pair, slow = Handmade(scratch / "pair", SIZE), SlowDisk(scratch / "slow", "60ms")
+    state = MountedDisk(pair.folder / "west/state", 2 * MIB)
+    state.folder.chmod(0o700)
+    pair.stores["west", "data"] = slow.store(SIZE)
+    lone, log = range(0, SIZE, 16 * BLOCK), state.folder / "site.log"
+    try:
+        pair.create()
+        pair.start()
+        with pair.client() as client:
+            direct.sync(pair)
+            before = direct.pause(pair)["committed"]["sequence"]
+            for at in lone:
+                client.write(at, b"1" * BLOCK)
+            direct.resume(pair)
+            direct.wait_commit(pair, before)  # of them all, which takes a second to harden
+            with log.open("ab") as file:
+                file.write(b"\n" * (-file.tell() % BLOCK))
+            state.fill()
+            full = log.stat().st_size
+            for at in lone:
+                client.write(at, b"2" * BLOCK)
+            eventually(lambda: NO_ROOM in str(state_of(pair, "west")["reason"]), "west says why")
+            eventually(lambda: NO_ROOM in str(state_of(pair)["reason"]), "the source is told")
+            assert log.stat().st_size == full, "the log had room"
+            state.empty()
+            direct.sync(pair, timeout_s=20.0)
+            assert state_of(pair)["state"] == "mirroring"
+            held = client.read(0, SIZE)
+        pair.stop()
+        assert (scratch / "slow/slow.img").read_bytes() == held
+    finally:
+        pair.kill()
+        slow.close()
+        state.close()

@@ -897,6 +897,8 @@ FAULTS = (
     Fault(
         "a log line that cannot be written raises",
         "tests/test_log.py::test_what_cannot_be_said_is_counted_and_said_later "
+        "tests/test_full_disk.py::"
+        "test_a_target_whose_state_and_log_had_no_room_goes_on_by_itself "
         "simulate:10000:thrown,run_on",
         (("mirror_core/journal.py", "                self.unwritten += 1\n",
           "                raise\n"),),
