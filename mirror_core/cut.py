@@ -15,7 +15,9 @@ of the image, nothing is hardened, nothing is committed, and nothing is promoted
 image is nowhere.  A cut of an intermediate that held none of it is made good by the next session,
 or an orderly stop: nobody counts any more on what was written there before.
 
-Left out: a cut that nobody has met before the store was large again.
+Left out: a cut that nobody has met before the store was large again: qemu-nbd reads zeroes behind
+the end of a file, and says no word; one of a server that has answered with an error, and takes no
+connection before the store is large again.
 
 Guard: `_session` and `_point`: the target's `serial`.  Any thread reads.
 """

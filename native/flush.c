@@ -7,7 +7,8 @@
 #include <errno.h>
 #include <fcntl.h>
 
-#define SIZE_ASKED_NS (2000 * FM_MS)
+#define SIZE_ASKED_NS (2000 * FM_MS) /* whoever counts on the bytes waits no longer for one try */
+#define SIZE_AGAIN_NS (100 * FM_MS)
 
 uint64_t
 fm_store_lose (struct fm_store *s)
@@ -29,20 +30,48 @@ fm_store_cut (struct fm_store *s)
   fm_store_lose (s);
 }
 
-/* It counts as it is opened (store_nbd.c).  One that cannot be says nothing. */
+static bool
+is_doubted (struct fm_store *s)
+{
+  return atomic_load (&s->settled) < atomic_load (&s->doubts);
+}
+
+/* A connection counts as it is opened (store_nbd.c).  A server that takes no more takes one when those are closed that
+ * nobody uses just now; one that is slow has all of its time for one that is opened beside, for the pool. */
 static void
 ask_size (struct fm_store *s)
 {
-  struct fm_port p = { .store = s };
-  if (s->ops->port_open (&p, fm_now_ns () + SIZE_ASKED_NS) == 0)
-    s->ops->port_close (&p);
+  uint64_t until = fm_now_ns () + SIZE_ASKED_NS;
+  int rc;
+  for (unsigned tries = 0; tries < 2 && is_doubted (s) && fm_now_ns () < until; tries++) {
+    if (tries)
+      fm_pool_drop (s);
+    fm_port_close (fm_port_open_by (s, until, &rc));
+  }
+  if (is_doubted (s))
+    fm_pool_more (s);
 }
 
 uint64_t
 fm_store_cuts (struct fm_store *s)
 {
-  if (atomic_exchange (&s->asks_size, false))
-    ask_size (s);
+  if (is_doubted (s)) {
+    pthread_mutex_lock (&s->lock);
+    while (s->asking) /* his answer is ours */
+      fm_cond_wait (&s->flush_free, &s->lock);
+    bool mine = s->asking = is_doubted (s) && fm_now_ns () >= s->ask_ns;
+    pthread_mutex_unlock (&s->lock);
+    if (mine) {
+      uint64_t began = fm_now_ns ();
+      ask_size (s);
+      pthread_mutex_lock (&s->lock);
+      s->asking = false;
+      uint64_t now = fm_now_ns (); /* tries take a third of the time at most */
+      s->ask_ns = is_doubted (s) ? now + 2 * (now - began) + SIZE_AGAIN_NS : 0;
+      pthread_cond_broadcast (&s->flush_free);
+      pthread_mutex_unlock (&s->lock);
+    }
+  }
   return atomic_load (&s->cuts);
 }
 

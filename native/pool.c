@@ -279,6 +279,14 @@ fm_port_own (struct fm_store *s, int *rc)
   return fm_port_open (s, rc);
 }
 
+void
+fm_pool_more (struct fm_store *s)
+{
+  pthread_mutex_lock (&s->lock);
+  open_more (s);
+  pthread_mutex_unlock (&s->lock);
+}
+
 struct fm_port *
 fm_pool_spare (struct fm_store *s)
 {

@@ -15,6 +15,14 @@
 #define PROBE_BYTES 4096 /* there are servers that read no less, and do not say so */
 #define PROBES 4 /* in a time-out, of a server that flushes */
 
+/* Not of a connection that has ended, or is silent: the next one tells the size.  Which error a server gives behind the
+ * end of a file is its own affair: EIO, EINVAL, ENOSPC, or whatever its thread has met last (nbdkit 1.32). */
+static bool
+is_answer (int rc)
+{
+  return rc != -ENOTCONN && rc != -ETIMEDOUT && rc != -ESHUTDOWN && rc != -EOPNOTSUPP;
+}
+
 void
 fm_op_finish (struct fm_store *s, struct fm_op *op, int rc)
 {
@@ -25,8 +33,8 @@ fm_op_finish (struct fm_store *s, struct fm_op *op, int rc)
     atomic_fetch_add_explicit (&s->errors, 1, memory_order_relaxed);
     if (op->kind == FM_FLUSH)
       fm_store_lose (s);
-    else if ((rc == -EIO || rc == -EINVAL) && fm_store_is_server (s))
-      atomic_store (&s->asks_size, true);
+    else if (fm_store_is_server (s) && is_answer (rc))
+      atomic_fetch_add (&s->doubts, 1);
   } else if (op->kind == FM_WRITE)
     atomic_fetch_add_explicit (&s->written_bytes, op->length, memory_order_relaxed);
   /* One that failed may have been done in part. */
@@ -53,17 +61,26 @@ fm_store_init (struct fm_store *s, const struct fm_store_ops *ops, uint64_t size
 struct fm_port *
 fm_port_open (struct fm_store *s, int *rc)
 {
+  return fm_port_open_by (s, fm_now_ns () + s->timeout_ns, rc);
+}
+
+struct fm_port *
+fm_port_open_by (struct fm_store *s, uint64_t deadline_ns, int *rc)
+{
+  uint64_t doubts = atomic_load (&s->doubts), known = atomic_load (&s->settled);
   struct fm_port *p = calloc (1, sizeof *p);
   if (!p) {
     *rc = -ENOMEM;
     return NULL;
   }
   p->store = s;
-  *rc = s->ops->port_open (p, fm_now_ns () + s->timeout_ns);
+  *rc = s->ops->port_open (p, deadline_ns);
   if (*rc < 0) {
     free (p);
     return NULL;
   }
+  while (known < doubts && !atomic_compare_exchange_weak (&s->settled, &known, doubts))
+    ;
   return p;
 }
 

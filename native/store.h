@@ -161,7 +161,8 @@ struct fm_store {
   _Atomic uint64_t lost;   /* how often what was not flushed may have gone, ... */
   _Atomic uint64_t lost_ns; /* ... the last time at this one */
   _Atomic uint64_t cuts;   /* how often it was found too short: what was flushed may have gone, too */
-  _Atomic bool asks_size;  /* its server has answered with an error, as one does behind the end of a file */
+  _Atomic uint64_t doubts;  /* answers of its server with an error, as one gives behind the end of a file; */
+  _Atomic uint64_t settled; /* ... how many of them came before a connection was begun that has told its size */
   _Atomic uint64_t writes; /* done by fm_store_io, to be flushed; one for what was before us */
   _Atomic unsigned nlate;  /* connections with writes that were given up */
   bool room_used; /* of room.c: what is its own is in use */
@@ -173,6 +174,8 @@ struct fm_store {
   struct fm_asker *askers; /* who waits for one (pool.c) */
   pthread_cond_t freed; /* one was given back, or opened, or could not be */
   unsigned opening;     /* not 0: one is being opened beside, by `opener` */
+  bool asking;          /* it is asked for its size; the next line: when again, if it could not be (flush.c) */
+  uint64_t ask_ns;
   uint64_t more_ns;     /* not before this, after the server took no more */
   bool flush_held;      /* somebody has what belongs to flushing */
   uint64_t comers;      /* who have wanted that, so many */
@@ -219,6 +222,7 @@ void fm_store_close (struct fm_store *s);
 
 /* A port of its own, connected now; NULL: *rc. */
 struct fm_port *fm_port_open (struct fm_store *s, int *rc);
+struct fm_port *fm_port_open_by (struct fm_store *s, uint64_t deadline_ns, int *rc);
 void fm_port_close (struct fm_port *p);
 /* The same, but of the pool's connections if it has one to spare.  For fm_port_close. */
 struct fm_port *fm_port_own (struct fm_store *s, int *rc);
@@ -272,7 +276,8 @@ struct fm_block_sizes fm_store_block_sizes (const struct fm_store *s);
 /* What was written and not flushed may be gone: count it.  How often that was so. */
 uint64_t fm_store_lose (struct fm_store *s);
 /* It was found to be smaller than what is in use of it: that is a loss.  How often that was so: a server
- * tells its size to a new connection only, and is asked so first if it has met an error since. */
+ * tells its size to a new connection only, and is asked so first if it has answered with an error since.  While that
+ * cannot be had it is asked again, each few seconds at least. */
 void fm_store_cut (struct fm_store *s);
 uint64_t fm_store_cuts (struct fm_store *s);
 /* A write has ended with rc; `number`: of the anchor (`anchored`) at its begin.  For who writes on a port

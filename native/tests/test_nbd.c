@@ -241,6 +241,44 @@ another_comes_back (void)
   }
 }
 
+/* A server that runs on over a file that was cut, and answers whoever reads behind the end with this error: it is asked
+ * for the size by a new connection, also if it takes one only when another has gone, or long after it was asked for. */
+static void
+asked_for_its_size (const char *filters, bool at_once) /* by who asks first */
+{
+  char path[108], arguments[512], why[256] = "", buf[4096] = "x";
+  int rc, fd = lab_file (1 << 20, path);
+  snprintf (arguments, sizeof arguments, filters, path);
+  struct lab_server server = serve (arguments);
+  struct fm_store *s;
+  CHECK_EQ (fm_store_open_nbd (server.uri, 5 * LAB_TIMEOUT_NS, &s, why, sizeof why), 0);
+  struct fm_op op = { .kind = FM_WRITE, .offset = 1 << 19, .length = sizeof buf, .buf = buf };
+  s->used = 1 << 20;
+  CHECK_EQ (fm_store_io (s, &op), 0);
+  CHECK (fm_store_reserve (s, 2, &rc) >= 1);
+  CHECK_EQ (fm_store_cuts (s), 0);
+  CHECK (ftruncate (fd, 4096) == 0);
+  CHECK (fm_store_read (s, buf, sizeof buf, 1 << 19) < 0);
+  uint64_t until = fm_now_ns () + 20000 * FM_MS, began = fm_now_ns ();
+  while (!fm_store_cuts (s) && fm_now_ns () < until) {
+    CHECK (!at_once);
+    fm_poll_until (NULL, 0, fm_now_ns () + 50 * FM_MS);
+  }
+  CHECK (fm_store_cuts (s) && (!at_once || fm_now_ns () - began < 2000 * FM_MS));
+  fm_store_close (s);
+  lab_kill (&server);
+  close (fd);
+}
+
+static void
+cut_under_a_server (void)
+{
+  asked_for_its_size ("file,%s", true);
+  asked_for_its_size ("--filter=error,file,%s,error-pread=ENOSPC,error-pread-rate=100%%", true);
+  asked_for_its_size ("--filter=limit,file,%s,limit=2", false);
+  asked_for_its_size ("--filter=delay,file,%s,delay-open=2500ms", false);
+}
+
 /* An error of the server reaches the caller with its errno; the port lives on. */
 static void
 server_error (void)
@@ -418,6 +456,7 @@ main (void)
   RUN (refusals);
   RUN (connect_has_a_deadline);
   RUN (another_comes_back);
+  RUN (cut_under_a_server);
   RUN (server_error);
   RUN (no_fast_zero);
   RUN (io_from_many_threads);

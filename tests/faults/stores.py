@@ -642,7 +642,9 @@ FAULTS = (
         "tests/test_unreadable.py::"
         "test_a_target_whose_store_was_made_smaller_has_no_image_when_it_is_large_again",
         (("mirror_core/site.py", "volumes=ledger.with_harmed(volumes or self._in_use(), harmed)",
-          "volumes=volumes or self._in_use()"),),
+          "volumes=volumes or self._in_use()"),
+         ("mirror_core/site.py", "return ledger.with_harmed(volumes, self._words_of_harm())",
+          "return volumes")),
         "large_again_is_an_image",
     ),
     Fault(
@@ -1100,8 +1102,29 @@ FAULTS = (
     Fault(
         "a server that answers with an error is not asked for its size (I1)",
         "tests/test_cut.py::test_nothing_of_the_image_is_hardened_that_was_cut[a-server]",
-        (("native/store.c", "atomic_store (&s->asks_size, true)", "(void)0"),),
+        (("native/store.c", "atomic_fetch_add (&s->doubts, 1)", "(void)0"),),
         "size_of_a_server_is_not_asked",
+    ),
+    Fault(
+        "a server's error other than EIO says nothing of its size (I1)",
+        "native:nbd",
+        (("native/store.c", "return rc != -ENOTCONN && rc != -ETIMEDOUT &&",
+          "return rc == -EIO && rc != -ETIMEDOUT &&"),),
+        "ONLY_EIO_IS_A_DOUBT",
+    ),
+    Fault(
+        "a server that takes no connection just now is not asked for its size any more (I1)",
+        "native:nbd",
+        (("native/flush.c", "      s->asking = false;",
+          "      s->asking = false, s->settled = s->doubts;"),),
+        "ASKED_ONCE",
+    ),
+    Fault(
+        "a server that takes no more connections is not asked for its size (I1)",
+        "native:nbd",
+        (("native/flush.c", "    if (tries)\n      fm_pool_drop (s);", "    (void)tries;"),
+         ("native/flush.c", "  if (is_doubted (s))\n    fm_pool_more (s);", "")),
+        "NO_PLACE_TO_ASK",
     ),
     Fault(
         "a server that comes back without any bytes is one that is away (I1)",
