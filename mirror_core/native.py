@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 import struct
+import threading
 from array import array
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -124,7 +125,9 @@ class Store:
     """Where bytes live.  Closed by `close`, after every volume that uses it."""
 
     def __init__(self, handle: Any, kind: str) -> None:
+        self._lock = threading.Lock()  # guards the next two, for looks
         self._handle = handle
+        self._looks = 0  # under way
         self.kind = kind  # "file" or "nbd"
         self._before = 0  # losses that count anew, of the process before
 
@@ -203,18 +206,32 @@ class Store:
     def cut(self) -> None:
         """It was seen to be smaller than its volume: that is a loss, whatever size it has later.
         OSError: it is closed, as for `cuts`."""
-        _lib.fm_store_cut(self._open())
+        with self._looked_at() as handle:
+            _lib.fm_store_cut(handle)
 
     @property
     def cuts(self) -> int:
-        """How often that was so: what was flushed before may have gone, too."""
-        return int(_lib.fm_store_cuts(self._open()))
+        """How often that was so: what was flushed before may have gone, too.  A server may be asked
+        first, which takes some seconds at most."""
+        with self._looked_at() as handle:
+            return int(_lib.fm_store_cuts(handle))
 
-    def _open(self) -> Any:
-        """The handle, for a look that may come after the end of its site."""
-        if not self._handle:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        return self._handle
+    @contextlib.contextmanager
+    def _looked_at(self) -> Generator[Any, None, None]:
+        """The handle, for a look that may come after the end of its site, or end after it: who
+        closes the store then leaves that to the look."""
+        with self._lock:
+            if not self._handle:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            handle, self._looks = self._handle, self._looks + 1
+        try:
+            yield handle
+        finally:
+            with self._lock:
+                self._looks -= 1
+                is_last = not self._handle and not self._looks
+            if is_last:
+                _lib.fm_store_close(handle)
 
     def flush(self) -> None:
         """What was written there until now, by whomever, is durable.  OSError: it may not be, which
@@ -271,8 +288,11 @@ class Store:
             offset += step
 
     def close(self) -> None:
-        _lib.fm_store_close(self._handle)
-        self._handle = _ffi.NULL
+        with self._lock:
+            handle, self._handle = self._handle, _ffi.NULL
+            is_used = self._looks > 0
+        if not is_used:
+            _lib.fm_store_close(handle)
 
 
 def folder_stands_on(below: int) -> None:

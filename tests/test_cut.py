@@ -13,6 +13,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -639,3 +640,37 @@ def test_a_device_that_shrank_for_a_moment_is_what_a_person_says(handmade: Handm
     finally:
         handmade.kill()
         subprocess.run(["losetup", "-d", device], check=True)
+
+
+def test_a_look_frees_the_store_that_was_closed_meanwhile(
+    scratch: Path, request: pytest.FixtureRequest
+) -> None:
+    """No stop waits for a look that asks a slow server for its size."""
+    server = Server(scratch / "served.img")
+    request.addfinalizer(server.stop)
+    server.image.touch()
+    os.truncate(server.image, MIB)
+    server.start("delay", parameters=("delay-open=1000ms",))
+
+    def sockets() -> int:
+        count = 0
+        for one in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # the folder's own, while it is read
+                count += "socket:" in os.readlink(one)
+        return count
+
+    none = sockets()
+    store = native.Store.nbd(server.uri, 10.0)
+    os.truncate(server.image, 0)
+    with pytest.raises(OSError):
+        store.read(BLOCK, 0)
+    one = sockets()
+    with ThreadPoolExecutor() as pool:
+        look = pool.submit(lambda: store.cuts)
+        direct.wait_for(lambda: sockets() > one, "it connects")
+        store.close()
+        assert sockets() > one
+        look.result(20.0)
+    assert sockets() == none
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        store.cut()

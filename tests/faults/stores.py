@@ -1127,6 +1127,14 @@ FAULTS = (
         "NO_PLACE_TO_ASK",
     ),
     Fault(
+        "a store is freed in the middle of a look, which then touches what is not there",
+        "tests/test_cut.py::test_a_look_frees_the_store_that_was_closed_meanwhile",
+        (("mirror_core/native.py", "is_used = self._looks > 0", "is_used = False"),
+         ("mirror_core/native.py", "is_last = not self._handle and not self._looks",
+          "is_last = False")),
+        "freed_under_a_look",
+    ),
+    Fault(
         "a server that comes back without any bytes is one that is away (I1)",
         "tests/test_cut.py::test_a_server_s_store_that_came_back_smaller_is_not_sent[0] "
         "tests/test_cut.py::test_a_store_of_a_server_that_was_cut_is_not_as_it_was[True]",
