@@ -989,8 +989,7 @@ FAULTS = (
     ),
     Fault(
         "who reads past the end of a store that was cut tells nobody (I1)",
-        "native:store "
-        "tests/test_cut.py::test_nothing_of_the_image_is_hardened_that_was_cut[a-read]",
+        "native:store",
         (("native/store_file.c", "if (ended && (!is_device", "if (0 && (!is_device"),),
         "READ_PAST_ITS_END",
     ),
@@ -1187,7 +1186,7 @@ FAULTS = (
     ),
     Fault(
         "a write makes a store large again that was made smaller, and hides that (I1)",
-        "native:store tests/test_unreadable.py::test_a_cycle_is_sent_again_whose_store_was_cut",
+        "native:store",
         (("native/store_file.c", "if (s->knows_its_size && file_is_short (s))", "if (0)"),),
         "GROWS_AGAIN_UNSEEN",
     ),
