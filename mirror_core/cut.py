@@ -13,11 +13,14 @@ Invariants.  A commit counts on nothing that was written, or found equal in a se
 its stores were cut as often as when its session began (I9).  While a store was cut that held some
 of the image, nothing is hardened, nothing is committed, and nothing is promoted (I1): some of the
 image is nowhere.  A cut of an intermediate that held none of it is made good by the next session,
-or an orderly stop: nobody counts any more on what was written there before.
+or an orderly stop: nobody counts any more on what was written there before.  Who refuses because
+of a cut has recorded it in the ledger first, if that can be written: what a person does then, or a
+kill, makes nobody forget it.  A look of the site records the others, a second later.
 
 Left out: a cut that nobody has met before the store was large again: qemu-nbd reads zeroes behind
 the end of a file, and says no word; one of a server that has answered with an error, and takes no
-connection before the store is large again.
+connection before the store is large again; a kill between who meets one and who refuses, or looks,
+next.
 
 Guard: `_session` and `_point`: the target's `serial`.  Any thread reads.
 """
@@ -109,6 +112,6 @@ def _owes(member: Member) -> bool:
     return bool(stats.pending_blocks + stats.unsent_blocks + stats.sent_blocks)
 
 
-def of_source(members: Sequence[Member]) -> str | None:
-    """The volume whose data was cut, since this process has opened it; None: none was."""
-    return next((m.name for m in members if m.native.front.cuts), None)
+def of_source(members: Sequence[Member]) -> list[tuple[str, Part]]:
+    """Which stores (volume, part) of the data were cut, since this process has opened them."""
+    return [(m.name, "data") for m in members if m.native.front.cuts]

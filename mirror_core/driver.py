@@ -61,6 +61,7 @@ class Driver:
         clean: bool,
         drop_caches: Callable[[], None],
         take_intermediates: Callable[[], None],
+        remember_cut: Callable[[list[tuple[str, cut.Part]]], None],
     ) -> None:
         self._config, self._book, self._copier, self._journal = config, book, copier, journal
         self._platform = platform
@@ -86,6 +87,7 @@ class Driver:
         self._stuck: str | None = None  # a reason that stands until a cycle is committed
         self._clean = clean  # the process before has stopped in order, or what it lost is dropped
         self._take_intermediates = take_intermediates  # those that were not there at the start
+        self._remember_cut = remember_cut
         self._drop_caches = drop_caches  # what a failed flush has lost is not read any more
         self._owing = False  # the target holds what this site does not know to have sent
         self._comparable = self._seeded = False  # the target holds an image; a copy to begin with
@@ -516,11 +518,12 @@ class Driver:
     def _refuse_cut(self) -> None:
         """What is left of a store that somebody has cut is sent over nothing that the target has of
         it, before a person says so.  DataCut."""
-        if volume := cut.of_source(self._copier.members):
+        if lost := cut.of_source(self._copier.members):
+            self._remember_cut(lost)
+            where = self._config.volume(lost[0][0]).data
             raise cut.DataCut(
-                f"data store {self._config.volume(volume).data}: was made smaller: what is left of "
-                f"it is not sent: stop {self._book.current.name} and start it, which says what to "
-                "do"
+                f"data store {where}: was made smaller: what is left of it is not sent: stop "
+                f"{self._book.current.name} and start it, which says what to do"
             )
 
     def _cuts_of_intermediates(self) -> tuple[int, ...]:
@@ -607,7 +610,7 @@ class Driver:
         if isinstance(error, Refused):  # at once: it may be away before it is asked again
             self._say_refused(error)
         # At once: a server's store that is asked for its size may be large again soon.
-        cut.of_source(self._copier.members)
+        self._remember_cut(cut.of_source(self._copier.members))
         self._cuts_of_intermediates()
         # Owing: it is not enough for a commit; another cycle, of everything in it, may be.
         lost = isinstance(error, PeerError) and not self._owing

@@ -507,7 +507,7 @@ class Site:
         return Driver(
             self.config, self.book, self.copier, self.journal, self.platform,
             clean=current.clean, drop_caches=self._drop_data_caches,
-            take_intermediates=self._take_intermediates,
+            take_intermediates=self._take_intermediates, remember_cut=self._remember_cut,
         )  # fmt: skip
 
     def _drop_data_caches(self) -> None:
@@ -535,7 +535,8 @@ class Site:
         self._logs += log.ids
         return Target(
             self.config, self.book, self.copier, self.journal, log,
-            platform=self.platform, written=written_log, blank=blank, owed=owed,
+            platform=self.platform, written=written_log, remember_cut=self._remember_cut,
+            blank=blank, owed=owed,
             doubtful_sent=current.doubtful_sent or not (current.clean or ours),
             doubtful_before=current.doubtful_before and not ours,
         )  # fmt: skip
@@ -937,14 +938,31 @@ class Site:
             )
 
     def _look_and_record(self) -> tuple[list[str], str | None]:
-        """The same, while the site runs: a kill is to forget nothing of it."""
+        """The same, while the site runs: a kill is to forget nothing of it.  What others have
+        recorded meanwhile it has not seen, and the next look has."""
+        before = self.book.current.volumes
         found = self._look_at_stores()
         if not self.harm_is_recorded() and self._maps_count and not self._stops:
             words: dict[tuple[str, str], str | None] = dict.fromkeys(self._opened)
             words |= self._words_of_harm()
             with contextlib.suppress(MirrorError, OSError):  # the next look tries again
-                self.book.change(lambda now: {"volumes": ledger.with_harmed(now.volumes, words)})
+                self.book.change(
+                    lambda now: {
+                        "volumes": ledger.with_harmed(
+                            now.volumes, words if now.volumes == before else {}
+                        )
+                    }
+                )
         return found
+
+    def _remember_cut(self, found: Collection[tuple[str, str]]) -> None:
+        """The same of these stores, for who refuses because of them: at once, as a look may hang.
+        If it cannot be recorded, it can when that refuses again, or by a look."""
+        words = dict.fromkeys(found, ledger.HARMED)
+        told = ledger.harmed(self.book.current.volumes)
+        if words.keys() - told.keys() and self._maps_count and not self._stops:
+            with contextlib.suppress(MirrorError, OSError):
+                self.book.change(lambda now: {"volumes": ledger.with_harmed(now.volumes, words)})
 
     def harm_is_recorded(self) -> bool:
         """The ledger has the words of what the last look has found."""

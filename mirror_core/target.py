@@ -86,6 +86,7 @@ class Target:
         *,
         platform: Platform,
         written: WrittenLog,
+        remember_cut: Callable[[list[tuple[str, cut.Part]]], None],
         blank: bool,
         owed: dict[str, BitMap64],
         doubtful_sent: bool,
@@ -96,7 +97,7 @@ class Target:
         self._thread: Thread | None = None
         self._written = written
         self._reader = compare.Reader()
-        self._cuts = cut.Cuts(copier.members)
+        self._cuts, self._remember_cut = cut.Cuts(copier.members), remember_cut
         self.second = second.SecondFlashcopy(
             config, book, copier, log, platform, refuse_lost=self._refuse_lost
         )
@@ -169,9 +170,11 @@ class Target:
                 self._note_sign(hello.name, hello.lineage, again_s)
                 self.note_refusal(decision.refused)
                 raise Refused(decision.refused)
-            if lost := self.image_lost():
+            try:
+                self._refuse_lost()
+            except cut.ImageLost:
                 self._note_sign(hello.name, hello.lineage, timeouts.asks_again_s(self._silence_s()))
-                raise cut.ImageLost(lost)
+                raise
             if self._has_source() and hello.site != self.source_site:
                 raise Refused(
                     f"{mine.name} mirrors {self.source}, which is connected: stop it first"
@@ -351,7 +354,7 @@ class Target:
             return log.path
         return None if self._platform.exists(ledger_) else ledger_
 
-    def lost_stores(self) -> list[tuple[str, str]]:
+    def lost_stores(self) -> list[tuple[str, cut.Part]]:
         """Which (volume, part) were cut while they held some of the image.  OSError: they are
         closed."""
         mine = self._book.current
@@ -380,6 +383,7 @@ class Target:
     def _refuse_lost(self) -> None:
         """Refused, and so the source says that it may hold any point, or none."""
         if lost := self.image_lost():
+            self._remember_cut(self.lost_stores())
             raise cut.ImageLost(lost)
 
     @property
@@ -732,7 +736,7 @@ class Target:
         before &= not first or self.blank or mine.seeded
         nothing = {name: BitMap64() for name in written}
         # Of what was harmed before nothing counts any more.
-        sound = ledger.sound(mine.volumes, "intermediate", *([] if mine.whole else ["data"]))
+        sound = ["intermediate"] if mine.whole else ["intermediate", "data"]
         for name, owed in self._owed.items():
             if not owed <= written[name]:
                 raise Owed(f"volume {name}: a cycle left out what an abandoned one had written")
@@ -742,18 +746,20 @@ class Target:
                 f"{self._where(*store)}: was made smaller: what was sent since is sent again"
             )
         try:
-            self._book.update(
-                committed=request.sequence,
-                committed_token=request.token,
-                consistency_point=request.consistency_point,
-                whole=True,
-                seeded=False,
-                doubtful_data=False,
-                doubtful_sent=False,
-                doubtful_before=before,
-                copied=False,
-                maps={f"{name}/pending": bitmap for name, bitmap in written.items()},
-                **({"volumes": sound} if sound != mine.volumes else {}),
+            self._book.change(
+                lambda now: {
+                    "committed": request.sequence,
+                    "committed_token": request.token,
+                    "consistency_point": request.consistency_point,
+                    "whole": True,
+                    "seeded": False,
+                    "doubtful_data": False,
+                    "doubtful_sent": False,
+                    "doubtful_before": before,
+                    "copied": False,
+                    "maps": {f"{name}/pending": bitmap for name, bitmap in written.items()},
+                    "volumes": ledger.sound(now.volumes, *sound),
+                }
             )
             self._cuts.commit(cuts, first=not mine.whole)
             self._copier.group.swap()

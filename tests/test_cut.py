@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import direct
 import pytest
@@ -26,12 +27,13 @@ from pair import some
 from served import Faulty, Server
 from test_unreadable import written
 
-from mirror_core import config, flashcopy, ledger, native, runlog
+from mirror_core import config, flashcopy, ledger, limits, native, protocol, runlog, target
 from mirror_core.book import Book
 from mirror_core.driver import Driver
 from mirror_core.errors import MirrorError
 from mirror_core.journal import Journal
 from mirror_core.platform import HERE
+from mirror_core.site import Site
 
 BLOCK = 4096
 
@@ -209,7 +211,8 @@ def source(handmade: Handmade) -> Iterator[tuple[Driver, native.Store, native.St
     copier = flashcopy.Flashcopy([flashcopy.Member("disk", volume)])
     book = Book(settings.state, ledger.load(settings.state), HERE, Journal())
     driver = Driver(settings, book, copier, Journal(), HERE, clean=True,
-                    drop_caches=lambda: None, take_intermediates=lambda: None)  # fmt: skip
+                    drop_caches=lambda: None, take_intermediates=lambda: None,
+                    remember_cut=lambda _: None)  # fmt: skip
     try:
         yield driver, data, first
     finally:
@@ -249,6 +252,35 @@ def test_a_commit_takes_back_the_word_of_a_cut(handmade: Handmade) -> None:
     os.close(handle)
     assert not ledger.harmed(ledger.load(state).volumes)
     handmade.start("west")
+
+
+def test_a_commit_takes_back_no_word_that_is_newer(
+    handmade: Handmade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody cuts the data while it is under way; that of the intermediate goes with it."""
+    monkeypatch.setattr(limits, "STORES_LOOK_S", 3600)
+    handmade.create()
+    site = Site(config.load(str(handmade.toml("west"))))
+    site.start()
+    try:
+        control = site.control
+        assert isinstance(control, target.Target)
+        site.book.update(lineage=ledger.Lineage("1" * 32), committed=1, whole=True)
+        site.copier.group.fence(5, 1.0)
+        control.session = 5
+        site._remember_cut([("disk", "intermediate")])
+        in_session = control._cuts.in_session
+
+        def while_it_is_cut(*words: Any, **more: Any) -> Any:
+            site._remember_cut([("disk", "data")])
+            return in_session(*words, **more)
+
+        monkeypatch.setattr(control._cuts, "in_session", while_it_is_cut)
+        asked = protocol.Commit("1" * 32, 5, 2, time.time(), "2" * 32)
+        direct.wait_for(lambda: control.commit(asked).done, "the commit")
+        assert ledger.harmed(site.book.current.volumes) == {("disk", "data"): ledger.HARMED}
+    finally:
+        site.stop()
 
 
 def test_a_start_remembers_each_store_that_is_smaller(handmade: Handmade) -> None:
@@ -450,6 +482,42 @@ def test_a_source_whose_data_was_cut_sends_no_more(handmade: Handmade) -> None:
     handmade.run("promote", str(handmade.toml("west")), "--force")
     with NbdClient(handmade.run("uri", str(handmade.toml("west"))).strip()) as client:
         assert client.read(0, handmade.size) == image
+
+
+@pytest.mark.parametrize("name", some(["west", "east"]))
+def test_who_refuses_because_of_a_cut_has_recorded_it(
+    handmade: Handmade, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """No look of the site has come to its end since: a kill forgets nothing of it.  Nor does one
+    take that back which has seen less, and ends only now."""
+    monkeypatch.setattr(limits, "STORES_LOOK_S", 3600)
+    handmade.create()
+    site = Site(config.load(str(handmade.toml(name))))
+    site.start()
+    try:
+        if name == "west":
+            site.book.update(lineage=ledger.Lineage("1" * 32), committed=1, hardened=1, whole=True)
+        member, control = site.members[0].native, site.control
+        data = member.front if name == "east" else member.first
+        look = site._look_at_stores
+
+        def see_less() -> Any:
+            found = look()
+            data.cut()
+            with pytest.raises(MirrorError, match="was made smaller"):
+                control._refuse_cut() if isinstance(control, Driver) else control._refuse_lost()
+            assert harmed() == {("disk", "data"): ledger.HARMED}
+            return found
+
+        def harmed() -> Any:
+            return ledger.harmed(ledger.load(handmade.folder / name / "state").volumes)
+
+        monkeypatch.setattr(site, "_look_at_stores", see_less)
+        site._look_and_record()
+        assert harmed() == {("disk", "data"): ledger.HARMED}
+        monkeypatch.undo()
+    finally:
+        site.stop()
 
 
 def test_a_cut_that_a_stop_meets_is_asked_about(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import direct
 import pytest
-from handmade import Handmade, eventually, kill, record, scrape
+from handmade import Handmade, eventually, kill, record, refused, scrape
 from pair import FLASHMIRROR, MakePair
 from test_hangs import bounded
 
@@ -73,6 +74,32 @@ def test_a_store_that_hangs_holds_up_no_question(handmade: Handmade, site: str) 
             direct.pause(handmade)
             eventually(lambda: "answer" not in str(direct.status(handmade, site)), "well")
             handmade.stop()
+
+
+def test_a_cut_is_remembered_while_a_store_hangs(handmade: Handmade) -> None:
+    """No look at the stores comes to its end; the source is told of the cut, and so the next start
+    of its target knows it, though that was killed in the same moment (I1)."""
+    with served(handmade, "west") as (server, _):
+        handmade.create()
+        handmade.start()
+        direct.sync(handmade)
+        before = direct.status(handmade)["committed"]["sequence"]
+        server.send_signal(signal.SIGSTOP)
+        with handmade.client() as client:
+            client.write(0, os.urandom(handmade.size - 4096))
+            eventually(
+                lambda: direct.status(handmade)["committed"]["sequence"] > before, "a commit"
+            )
+            os.truncate(handmade.store("west", "intermediate"), 4096)
+            client.write(handmade.size - 4096, b"x" * 4096)
+            words = "was made smaller while it held some of the image"
+            eventually(lambda: words in str(direct.status(handmade)["reason"]), "it is told")
+        handle = os.pidfd_open(direct.status(handmade, "west")["pid"])
+        signal.pidfd_send_signal(handle, signal.SIGKILL)
+        server.send_signal(signal.SIGCONT)  # what hangs there ends no sooner
+        assert select.select([handle], [], [], 20)[0]
+        os.close(handle)
+        assert "gives up the image" in refused("start", str(handmade.toml("west")))
 
 
 def test_a_promotion_waits_for_a_file_server_and_says_so(handmade: Handmade) -> None:

@@ -969,8 +969,8 @@ FAULTS = (
         (("mirror_core/target.py", "            self._refuse_lost()\n            if request.",
           "            if request."),
          ("mirror_core/target.py",
-          "            if lost := self.image_lost():\n                self._note_sign",
-          "            if lost := None:\n                self._note_sign")),
+          "                self._refuse_lost()\n            except cut.ImageLost:",
+          "                pass\n            except cut.ImageLost:")),
         "commits_without_an_image",
     ),
     Fault(
@@ -1033,9 +1033,28 @@ FAULTS = (
     Fault(
         "what is left of a source's data that was cut while it runs is sent",
         "tests/test_cut.py::test_a_source_whose_data_was_cut_sends_no_more",
-        (("mirror_core/driver.py", "if volume := cut.of_source(self._copier.members):",
-          "if volume := None:"),),
+        (("mirror_core/driver.py", "if lost := cut.of_source(self._copier.members):",
+          "if lost := []:"),),
         "cut_and_sent",
+    ),
+    Fault(
+        "a target refuses because of a cut, and a kill forgets that (I1)",
+        "tests/test_cut.py::test_who_refuses_because_of_a_cut_has_recorded_it[west] "
+        "tests/test_hung_state.py::test_a_cut_is_remembered_while_a_store_hangs",
+        (("mirror_core/target.py", "            self._remember_cut(self.lost_stores())\n", ""),),
+        "refused_and_killed",
+    ),
+    Fault(
+        "a source refuses because of a cut, and a kill forgets that",
+        "tests/test_cut.py::test_who_refuses_because_of_a_cut_has_recorded_it[east]",
+        (("mirror_core/driver.py", "            self._remember_cut(lost)\n", ""),),
+        "not_sent_and_killed",
+    ),
+    Fault(
+        "a look that ends late takes back what it has not seen (I1)",
+        "tests/test_cut.py::test_who_refuses_because_of_a_cut_has_recorded_it",
+        (("mirror_core/site.py", "words if now.volumes == before else {}", "words"),),
+        "a_late_look_forgets",
     ),
     Fault(
         "a cut between a look at the source's data and the freeze is sent",
@@ -1047,8 +1066,15 @@ FAULTS = (
         "a commit leaves the word of a cut that it has made good (I1)",
         "tests/test_cut.py::test_a_commit_takes_back_the_word_of_a_cut",
         (("mirror_core/target.py",
-          '                **({"volumes": sound} if sound != mine.volumes else {}),\n', ""),),
+          '                    "volumes": ledger.sound(now.volumes, *sound),\n', ""),),
         "word_after_its_commit",
+    ),
+    Fault(
+        "a commit takes back the word of a cut that came while it was under way (I1)",
+        "tests/test_cut.py::test_a_commit_takes_back_no_word_that_is_newer",
+        (("mirror_core/target.py", "ledger.sound(now.volumes, *sound)",
+          "ledger.sound(mine.volumes, *sound)"),),
+        "newer_word_and_its_commit",
     ),
     Fault(
         "of several stores that are smaller a start remembers the first (I1)",
