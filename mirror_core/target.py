@@ -183,7 +183,7 @@ class Target:
             goes_on, since = self.connected() and self.parted() is None, self._since
             self._end_session()  # what fails from here on leaves no session, not the one before
             try:
-                self._fence(hello.session)
+                self._fence(hello.session, hello.silence)
                 resumed = self._begin_session(hello, anew=decision.adopt)
                 self._remember_source(hello, anew=decision.adopt)
             except Exception as error:
@@ -472,11 +472,10 @@ class Target:
         with self.serial:
             self._promoting_until = 0.0
 
-    def _fence(self, session: int) -> None:
+    def _fence(self, session: int, silence: float = 0.0) -> None:
         """Only requests of this session enter from now on.  PeerError: older ones do not end."""
         try:
-            # No longer than the source waits for the answer, or it would never hear the reason.
-            budget = min(limits.FENCE_BUDGET_S, self._config.link_timeout)
+            budget = timeouts.fence_s(self._config.link_timeout, silence)
             self._copier.group.fence(session, budget)
         except OSError as error:
             raise PeerError(

@@ -34,8 +34,20 @@ def put_off_s(silence: float) -> float:
     """What a source writes to a block that its target still hardens is put off after so long, and
     comes again: a request ends well before its source takes the target for silent.  `silence`: as
     the source says; 0: it does not, and does not know what is put off: for ever."""
-    link_timeout = max(0.0, silence - 2 * limits.IDLE_LOOK_S)
-    return min(limits.CONTROL_WAIT_S, max(link_timeout, 0.01) / 4) if silence else 0.0
+    return min(limits.CONTROL_WAIT_S, _link_timeout_of(silence) / 4) if silence else 0.0
+
+
+def fence_s(link_timeout: float, silence: float = 0.0) -> float:
+    """Before it opens a session a target waits so long for the requests of older ones: who asks for
+    it is there still to hear that they do not end.  `silence`: as the source says; 0: it does not,
+    or this is a promotion, which has none."""
+    theirs = _link_timeout_of(silence) if silence else link_timeout
+    return min(limits.FENCE_BUDGET_S, link_timeout, theirs)
+
+
+def _link_timeout_of(silence: float) -> float:
+    """Of a source that says that."""
+    return max(0.01, silence - 2 * limits.IDLE_LOOK_S)
 
 
 def write_s(link_timeout: float, freeze_max: float) -> float:
@@ -100,6 +112,8 @@ def check(link_timeout: float) -> None:
     put_off = put_off_s(silence_s(link_timeout))
     assert put_off <= lane_s(link_timeout) / 2, "a target that puts off is not silent on its lane"
     assert request_s(link_timeout) > limits.CONTROL_WAIT_S, "a request may wait inside"
+    fenced = fence_s(limits.LINK_TIMEOUT_MAX_S, silence_s(link_timeout))
+    assert fenced < request_s(link_timeout), "a source hears why it gets no session"
 
 
 for _seconds in (0.01, 0.1, limits.LINK_TIMEOUT_S, 60.0, limits.LINK_TIMEOUT_MAX_S):

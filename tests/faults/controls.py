@@ -51,9 +51,16 @@ FAULTS = (
         "what is put off by a target is answered when its source has given it up",
         "tests/test_timeouts.py::test_the_waits_are_those_of_the_page",
         (("mirror_core/timeouts.py",
-          "return min(limits.CONTROL_WAIT_S, max(link_timeout, 0.01) / 4) if",
-          "return 2 * max(link_timeout, 0.01) if"),),
+          "return min(limits.CONTROL_WAIT_S, _link_timeout_of(silence) / 4) if",
+          "return 2 * _link_timeout_of(silence) if"),),
         "put_off_too_late",
+    ),
+    Fault(
+        "a source that is less patient than its target does not hear why it gets no session",
+        "tests/test_timeouts.py::test_a_source_hears_why_it_gets_no_session",
+        (("mirror_core/target.py", "self._fence(hello.session, hello.silence)",
+          "self._fence(hello.session)"),),
+        "fenced_for_longer_than_it_waits",
     ),
     Fault(
         "a write waits for the link once in the queue and once for its own copy",
