@@ -105,6 +105,7 @@ class Site:
         self.journal = Journal(platform)
         self._run = platform.token()
         self._lost_stores = platform.looker(self._look_and_record, limits.CONTROL_WAIT_S)
+        self._short = platform.looker(self._look_for_short_data, limits.IDLE_LOOK_S)
         self._looker = beside.Beside("stores", self._keep_looking, self.journal, platform)
         # Of which bytes that count are gone, and how that was seen.  Of the look, of which there is
         # one at a time.
@@ -536,7 +537,7 @@ class Site:
         return Target(
             self.config, self.book, self.copier, self.journal, log,
             platform=self.platform, written=written_log, remember_cut=self._remember_cut,
-            blank=blank, owed=owed,
+            short_data=self._short_data, blank=blank, owed=owed,
             doubtful_sent=current.doubtful_sent or not (current.clean or ours),
             doubtful_before=current.doubtful_before and not ours,
         )  # fmt: skip
@@ -963,6 +964,29 @@ class Site:
         if words.keys() - told.keys() and self._maps_count and not self._stops:
             with contextlib.suppress(MirrorError, OSError):
                 self.book.change(lambda now: {"volumes": ledger.with_harmed(now.volumes, words)})
+
+    def _short_data(self) -> str | None:
+        """Which data store is smaller than its volume, and what to do; None: none, as far as that
+        is seen at once, and without asking a server."""
+        try:
+            return self._short()
+        except OSError:  # what they stand on hangs
+            return None
+
+    def _look_for_short_data(self) -> str | None:
+        """OSError."""
+        for (_, part), one, size in self._that_count():
+            try:
+                if part == "data":
+                    one.refuse_smaller(size)
+            except stores.Harmed:
+                return (
+                    f"data store {one.where}: is smaller than its volume: give it that size again, "
+                    f"{size} bytes, and the first image is committed"
+                )
+            except StoreError:  # it is away
+                pass
+        return None
 
     def harm_is_recorded(self) -> bool:
         """The ledger has the words of what the last look has found."""

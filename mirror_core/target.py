@@ -87,6 +87,7 @@ class Target:
         platform: Platform,
         written: WrittenLog,
         remember_cut: Callable[[list[tuple[str, cut.Part]]], None],
+        short_data: Callable[[], str | None],
         blank: bool,
         owed: dict[str, BitMap64],
         doubtful_sent: bool,
@@ -98,6 +99,7 @@ class Target:
         self._written = written
         self._reader = compare.Reader()
         self._cuts, self._remember_cut = cut.Cuts(copier.members), remember_cut
+        self._short_data = short_data
         self.second = second.SecondFlashcopy(
             config, book, copier, log, platform, refuse_lost=self._refuse_lost
         )
@@ -709,6 +711,8 @@ class Target:
             return protocol.Progress(True, self._book.current.hardened)
 
     def _commit(self, request: protocol.Commit) -> None:
+        if not self._book.current.whole and (short := self._short_data()):
+            raise PeerError(short)  # or the first write to it would find it cut with an image
         try:
             with contextlib.ExitStack() as gates:
                 try:

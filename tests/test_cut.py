@@ -394,6 +394,23 @@ def test_a_cut_of_data_before_its_first_image_costs_nothing(
         assert b"".join(client.read(at, MIB) for at in range(0, handmade.size, MIB)) == image
 
 
+def test_a_first_image_waits_for_a_data_store_that_is_too_small(handmade: Handmade) -> None:
+    """It holds nothing yet; what is committed on it would be lost with the first write to it."""
+    handmade.create()
+    image, store = random.Random(5).randbytes(handmade.size), handmade.image("west")
+    Path(handmade.store("east", "data")).write_bytes(image)
+    handmade.start("west")
+    os.truncate(store, BLOCK)
+    handmade.start("east")
+    words = f"data store {store}: is smaller than its volume: give it that size again"
+    told(handmade, words)
+    assert ledger.load(handmade.folder / "west/state").committed == 0
+    os.truncate(store, handmade.size)
+    direct.sync(handmade)
+    assert direct.status(handmade, "west")["reason"] is None
+    assert store.read_bytes() == image
+
+
 def test_a_stop_makes_good_a_cut_of_nothing(handmade: Handmade) -> None:
     """None of the image was in the intermediate; its source is paused, and opens no session."""
     handmade.create()

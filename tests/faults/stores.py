@@ -1019,6 +1019,13 @@ FAULTS = (
         "cut_before_it_held_anything",
     ),
     Fault(
+        "a first image is committed on a data store that is too small, and is lost with it",
+        "tests/test_cut.py::test_a_first_image_waits_for_a_data_store_that_is_too_small",
+        (("mirror_core/target.py", "whole and (short := self._short_data()):",
+          "whole and (short := None):"),),
+        "first_image_on_a_small_store",
+    ),
+    Fault(
         "a stop records a cut that is made good",
         "tests/test_cut.py::test_a_stop_makes_good_a_cut_of_nothing",
         (("mirror_core/target.py", "                self._cuts.begin(cuts)\n", ""),),
