@@ -181,7 +181,8 @@ FAULTS = (
         "a commit forgets which blocks are in the intermediate (I3)",
         "tests/test_kill.py::test_a_target_killed_while_both_copies_run_keeps_its_image",
         (("mirror_core/target.py",
-          'maps={f"{name}/pending": bitmap for name, bitmap in written.items()},', "maps={},"),),
+          '"maps": {f"{name}/pending": bitmap for name, bitmap in written.items()},',
+          '"maps": {},'),),
         "commit_forgets_its_map",
     ),
     Fault(

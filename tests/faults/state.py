@@ -405,7 +405,7 @@ FAULTS = (
     Fault(
         "a commit does not end the doubt in a state folder that was copied",
         "tests/test_copied_state.py::test_a_target_whose_folder_was_moved_in_order_goes_on",
-        (("mirror_core/target.py", "                copied=False,\n", ""),),
+        (("mirror_core/target.py", "                    \"copied\": False,\n", ""),),
         "copied_for_ever",
     ),
     Fault(
