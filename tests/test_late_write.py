@@ -39,12 +39,22 @@ client.zero(4096, 0, 0)
 lines = [line.split() for line in open("/proc/net/tcp")]
 timers = [one[5] for one in lines if one[2].endswith(":2A39") and one[3] == "01"]  # proc(5)
 print(len(timers), "connections,", sum(timer.startswith("02:") for timer in timers), "asked")
-for link in pathlib.Path("/proc/self/fd").iterdir():
-    if link.is_socket():
-        with socket.socket(fileno=os.dup(int(link.name))) as one:
-            if one.family == socket.AF_INET:
-                each_s = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL)
-                assert each_s * one.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) > 600
+
+def connections():
+    for link in pathlib.Path("/proc/self/fd").iterdir():
+        if link.is_socket():
+            with socket.socket(fileno=os.dup(int(link.name))) as one:
+                if one.family == socket.AF_INET:
+                    yield one
+
+def is_probed(one):  # linux/tcp.h, struct tcp_info: all that was sent is there, and that is all
+    info = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 148)
+    unacked, unsent = (struct.unpack_from("I", info, at)[0] for at in (24, 144))
+    return info[3] and not unacked and unsent
+
+for one in connections():
+    each_s = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL)
+    assert each_s * one.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) > 600
 hangs = {hangs}
 if hangs:  # first the server, then its machine: by then it takes no more
     os.kill(int((folder / "pid").read_text()), signal.SIGSTOP)
@@ -53,6 +63,8 @@ else:
 calls = types.ModuleType("calls")
 native.take_hot_calls(calls, lambda *_: print("failed"))
 calls.pwrite(client, memoryview(bytes(64 << 10 if hangs else 4096)), 0, 0)
+while hangs and not any(map(is_probed, connections())):
+    time.sleep(0.01)
 network(0)
 assert not store.is_settled()
 began = time.monotonic()
