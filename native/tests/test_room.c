@@ -165,6 +165,33 @@ largest_blocks (void)
 
 static struct fake *f_front, *f_first, *f_second;
 
+/* Of what is read from a server for a file nothing is counted in a flow: the number of slots is all
+ * that bounds it. */
+static void
+largest_blocks_to_a_file (void)
+{
+  enum { BLOCKS = 20 };
+  uint64_t block = 32 * FM_MIB, size = BLOCKS * block, held, most;
+  struct fm_volume *w;
+  int fd;
+  struct fm_store *file = lab_file_store (size, &fd);
+  f_front = fake_open (size, 0);
+  f_front->stuck = true; /* nothing ends, so all that begins has its buffer at the same time */
+  CHECK_EQ (fm_volume_create (&f_front->store, file, size, (uint32_t)block, false, &w), 0);
+  CHECK_EQ (fm_volume_link (w, NULL, 1), 0);
+  fm_volume_mark (w, 0, BLOCKS);
+  CHECK_EQ (fm_group_freeze (&w, 1, 100 * FM_MS, &held), 0);
+  CHECK (fm_lane_fill (w->bulk, UINT64_MAX) && w->bulk->active > 1);
+  CHECK (fm_room_used (&most) <= FM_ROOM_BULK + FM_ROOM_KEPT);
+  f_front->read_rc = -EIO;
+  f_front->stuck = false;
+  CHECK_EQ (fm_volume_copy (w, 1000 * FM_MS), -EIO);
+  fm_volume_free (w);
+  fake_close (f_front);
+  fm_store_close (file);
+  close (fd);
+}
+
 /* A long run is copied in pieces, whatever fails in the middle of it: a block counts as sent only
  * when all of it stands in every sink. */
 static void
@@ -338,6 +365,7 @@ main (void)
   RUN (many_volumes);
   RUN (many_volumes_of_large_blocks);
   RUN (largest_blocks);
+  RUN (largest_blocks_to_a_file);
   RUN (pieces_are_one_copy);
   RUN (requests_wait_in_turn);
   RUN (files_need_no_turn);
