@@ -336,6 +336,34 @@ writer (void *arg)
   return NULL;
 }
 
+/* Of a server that takes no more than two, new lanes take over the one that the old ones have, on
+ * which flushes count, and open none. */
+static void
+new_lanes_take_a_connection_over (void)
+{
+  struct fake *front = fake_open (SIZE, 0), *first = fake_open (SIZE, 0),
+              *second = fake_open (SIZE, 0);
+  int rc;
+  CHECK_EQ (fm_store_reserve (&first->store, 2, &rc), 2);
+  first->most = 2;
+  first->store.more_ns = UINT64_MAX; /* it is known to take no more */
+  CHECK_EQ (fm_volume_create (&front->store, &first->store, SIZE, BLOCK, false, &v), 0);
+  CHECK_EQ (fm_volume_link (v, &second->store, 4), 0);
+  struct fm_port *own = v->bulk->sink[0];
+  for (unsigned i = 0; i < 2; i++) {
+    fm_volume_lose_second (v, -ETIMEDOUT);
+    CHECK_EQ (fm_volume_part (v, 4), 0);
+    CHECK (v->bulk->sink[0] == own);
+    CHECK_EQ (fm_volume_link (v, &second->store, 4), 0);
+    CHECK (v->bulk->sink[0] == own);
+  }
+  CHECK (first->opens == 2 && first->ports == 2);
+  fm_volume_free (v);
+  fake_close (front);
+  fake_close (first);
+  fake_close (second);
+}
+
 /* It mirrors, with writers beside it, and goes over to other lanes. */
 static void
 volume_needs_two_of_each (void)
@@ -404,6 +432,7 @@ main (void)
   RUN (none_is_lent_that_has_ended);
   RUN (nor_after_a_long_wait);
   RUN (own_is_in_line);
+  RUN (new_lanes_take_a_connection_over);
   RUN (volume_needs_two_of_each);
   return finish ("pool");
 }
