@@ -4,6 +4,7 @@
 #include "fake.h"
 #include "flush.h"
 #include "lab.h"
+#include "lane.h"
 #include "late.h"
 #include "news.h"
 #include "relay.h"
@@ -1026,6 +1027,40 @@ a_copy_meets_the_end (void)
   end ();
 }
 
+/* The same when something on the way ends that connection and the anchor, and spares another one:
+ * who is lent that one next counts on an anchor that lives. */
+static void
+a_copy_meets_the_end_of_some (void)
+{
+  struct fake *front = fake_open (1 << 20, 0), *first = fake_open (1 << 20, 0);
+  struct fm_volume *v;
+  char buf[BLOCK] = "x";
+  uint64_t held;
+  int rc;
+  CHECK_EQ (fm_store_reserve (&front->store, 3, &rc), 3);
+  CHECK_EQ (fm_volume_create (&front->store, &first->store, 1 << 20, BLOCK, false, &v), 0);
+  struct fm_news *client = fm_news_begin (v);
+  CHECK_EQ (fm_volume_link (v, NULL, 1), 0);
+  CHECK_EQ (fm_volume_write (v, 0, buf, BLOCK, 0, 0), 0);
+  CHECK_EQ (fm_news_flush (v, client), 0);
+  CHECK_EQ (fm_group_freeze (&v, 1, 100 * FM_MS, &held), 0);
+  struct fm_port *spared = fm_port_borrow (&front->store, &rc);
+  front->stuck = true;
+  CHECK (fm_lane_fill (v->bulk, UINT64_MAX)); /* its read is under way */
+  v->bulk->front->failed = front->store.anchor->failed = -ENOTCONN;
+  CHECK_EQ (fm_volume_copy (v, 100 * FM_MS), -ENOTCONN);
+  front->stuck = false;
+  fm_port_give (spared);
+  fm_volume_abandon (v);
+  CHECK_EQ (fm_volume_write (v, 0, buf, BLOCK, BLOCK, 0), 0);
+  CHECK_EQ (fm_news_flush (v, client), 0);
+  CHECK_EQ (front->store.lost, 0);
+  fm_news_end (v, client);
+  fm_volume_free (v);
+  fake_close (front);
+  fake_close (first);
+}
+
 /* One cycle of what is recorded, to its end. */
 static int
 copy_all (struct fm_volume *v)
@@ -1274,6 +1309,7 @@ main (void)
   RUN (cycle_is_void);
   RUN (what_is_copied_counts_on_an_anchor);
   RUN (a_copy_meets_the_end);
+  RUN (a_copy_meets_the_end_of_some);
   RUN (a_sink_that_comes_back_is_not_waited_for);
   RUN (a_write_back_fills_no_hole);
   RUN (each_who_comes_back_is_told);
