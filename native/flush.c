@@ -7,8 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 
-#define SIZE_ASKED_NS (2000 * FM_MS) /* whoever counts on the bytes waits no longer for one try */
-#define SIZE_AGAIN_NS (100 * FM_MS)
+#define SIZE_ASKED_NS (500 * FM_MS)
 
 uint64_t
 fm_store_lose (struct fm_store *s)
@@ -36,22 +35,17 @@ is_doubted (struct fm_store *s)
   return atomic_load (&s->settled) < atomic_load (&s->doubts);
 }
 
-/* A connection counts as it is opened (store_nbd.c).  A server that takes no more takes one when those are closed that
- * nobody uses just now; one that is slow has all of its time for one that is opened beside, for the pool. */
+/* A connection counts as it is opened (store_nbd.c). */
 static void
 ask_size (struct fm_store *s)
 {
-  uint64_t until = fm_now_ns () + SIZE_ASKED_NS;
   int rc;
-  for (unsigned tries = 0; tries < 2 && is_doubted (s) && fm_now_ns () < until; tries++) {
-    if (tries)
-      fm_pool_drop (s);
-    fm_port_close (fm_port_open_by (s, until, &rc));
-  }
-  if (is_doubted (s))
-    fm_pool_more (s);
+  fm_port_close (fm_port_open_by (s, fm_now_ns () + SIZE_ASKED_NS, &rc));
 }
 
+/* Who counts on the bytes waits for one try.  What that does not tell, the next connection that is opened does, and one
+ * is opened beside for it, for the pool: a server may take no more, or be slow, and nobody is to wait for that again and
+ * again, nor to lose a connection that there is. */
 uint64_t
 fm_store_cuts (struct fm_store *s)
 {
@@ -59,18 +53,18 @@ fm_store_cuts (struct fm_store *s)
     pthread_mutex_lock (&s->lock);
     while (s->asking) /* his answer is ours */
       fm_cond_wait (&s->flush_free, &s->lock);
-    bool mine = s->asking = is_doubted (s) && fm_now_ns () >= s->ask_ns;
+    bool mine = s->asking = is_doubted (s) && s->in_vain != 1 + atomic_load (&s->settled);
     pthread_mutex_unlock (&s->lock);
     if (mine) {
-      uint64_t began = fm_now_ns ();
       ask_size (s);
       pthread_mutex_lock (&s->lock);
       s->asking = false;
-      uint64_t now = fm_now_ns (); /* tries take a third of the time at most */
-      s->ask_ns = is_doubted (s) ? now + 2 * (now - began) + SIZE_AGAIN_NS : 0;
+      s->in_vain = 1 + atomic_load (&s->settled);
       pthread_cond_broadcast (&s->flush_free);
       pthread_mutex_unlock (&s->lock);
     }
+    if (is_doubted (s))
+      fm_pool_more (s);
   }
   return atomic_load (&s->cuts);
 }

@@ -174,8 +174,8 @@ struct fm_store {
   struct fm_asker *askers; /* who waits for one (pool.c) */
   pthread_cond_t freed; /* one was given back, or opened, or could not be */
   unsigned opening;     /* not 0: one is being opened beside, by `opener` */
-  bool asking;          /* it is asked for its size; the next line: when again, if it could not be (flush.c) */
-  uint64_t ask_ns;
+  bool asking;          /* it is asked for its size; the next line: after that, 1 + what is `settled` (flush.c) */
+  uint64_t in_vain;
   uint64_t more_ns;     /* not before this, after the server took no more */
   bool flush_held;      /* somebody has what belongs to flushing */
   uint64_t comers;      /* who have wanted that, so many */
@@ -276,8 +276,8 @@ struct fm_block_sizes fm_store_block_sizes (const struct fm_store *s);
 /* What was written and not flushed may be gone: count it.  How often that was so. */
 uint64_t fm_store_lose (struct fm_store *s);
 /* It was found to be smaller than what is in use of it: that is a loss.  How often that was so: a server
- * tells its size to a new connection only, and is asked so first if it has answered with an error since.  While that
- * cannot be had it is asked again, each few seconds at least. */
+ * tells its size to a new connection only, and is asked so first if it has answered with an error since, for half a
+ * second; if that cannot be had, the next connection tells it. */
 void fm_store_cut (struct fm_store *s);
 uint64_t fm_store_cuts (struct fm_store *s);
 /* A write has ended with rc; `number`: of the anchor (`anchored`) at its begin.  For who writes on a port

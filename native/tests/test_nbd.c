@@ -241,22 +241,33 @@ another_comes_back (void)
   }
 }
 
-/* A server that runs on over a file that was cut, and answers whoever reads behind the end with this error: it is asked
- * for the size by a new connection, also if it takes one only when another has gone, or long after it was asked for. */
-static void
-asked_for_its_size (const char *filters, bool at_once) /* by who asks first */
+static struct fm_store *
+store_over_a_file (struct lab_server *server, const char *filters, int *fd)
 {
   char path[108], arguments[512], why[256] = "", buf[4096] = "x";
-  int rc, fd = lab_file (1 << 20, path);
-  snprintf (arguments, sizeof arguments, filters, path);
-  struct lab_server server = serve (arguments);
+  int rc;
   struct fm_store *s;
-  CHECK_EQ (fm_store_open_nbd (server.uri, 5 * LAB_TIMEOUT_NS, &s, why, sizeof why), 0);
   struct fm_op op = { .kind = FM_WRITE, .offset = 1 << 19, .length = sizeof buf, .buf = buf };
+  *fd = lab_file (1 << 20, path);
+  snprintf (arguments, sizeof arguments, filters, path);
+  lab_serve (server, arguments);
+  CHECK_EQ (fm_store_open_nbd (server->uri, 5 * LAB_TIMEOUT_NS, &s, why, sizeof why), 0);
   s->used = 1 << 20;
   CHECK_EQ (fm_store_io (s, &op), 0);
   CHECK (fm_store_reserve (s, 2, &rc) >= 1);
   CHECK_EQ (fm_store_cuts (s), 0);
+  return s;
+}
+
+/* A server that runs on over a file that was cut, and answers whoever reads behind the end with this error: it is asked
+ * for the size by a new connection, also if it takes that long after. */
+static void
+asked_for_its_size (const char *filters, bool at_once) /* by who asks first */
+{
+  char buf[4096];
+  int fd;
+  struct lab_server server = { 0 };
+  struct fm_store *s = store_over_a_file (&server, filters, &fd);
   CHECK (ftruncate (fd, 4096) == 0);
   CHECK (fm_store_read (s, buf, sizeof buf, 1 << 19) < 0);
   uint64_t until = fm_now_ns () + 20000 * FM_MS, began = fm_now_ns ();
@@ -275,8 +286,42 @@ cut_under_a_server (void)
 {
   asked_for_its_size ("file,%s", true);
   asked_for_its_size ("--filter=error,file,%s,error-pread=ENOSPC,error-pread-rate=100%%", true);
-  asked_for_its_size ("--filter=limit,file,%s,limit=2", false);
   asked_for_its_size ("--filter=delay,file,%s,delay-open=2500ms", false);
+}
+
+/* A server that takes no more: whoever asks waits once, and every request has a connection as before. */
+static void
+no_size_to_be_had (void)
+{
+  char buf[4096] = "x";
+  int fd;
+  struct lab_server server = { 0 };
+  struct fm_store *s = store_over_a_file (&server, "--filter=error,--filter=limit,file,%s,limit=2,"
+                                           "error-pread=EIO,error-pread-rate=100%%", &fd);
+  struct fm_op op = { .kind = FM_WRITE, .offset = 1 << 19, .length = sizeof buf, .buf = buf };
+  for (unsigned i = 0; i < 20; i++) {
+    CHECK_EQ (fm_store_read (s, buf, sizeof buf, 1 << 19), -EIO);
+    CHECK_EQ (fm_store_cuts (s), 0);
+    CHECK_EQ (fm_store_io (s, &op), 0);
+  }
+  fm_store_close (s);
+  lab_kill (&server);
+  close (fd);
+
+  s = store_over_a_file (&server, "--filter=error,file,%s,error-pread=EIO,error-pread-rate=100%%", &fd);
+  CHECK_EQ (fm_store_read (s, buf, sizeof buf, 1 << 19), -EIO);
+  lab_stop (&server);
+  uint64_t began = fm_now_ns ();
+  CHECK_EQ (fm_store_cuts (s), 0);
+  CHECK (fm_now_ns () - began > 400 * FM_MS);
+  began = fm_now_ns ();
+  for (unsigned i = 0; i < 20; i++)
+    CHECK_EQ (fm_store_cuts (s), 0);
+  CHECK (fm_now_ns () - began < 400 * FM_MS);
+  kill (server.pid, SIGCONT);
+  fm_store_close (s);
+  lab_kill (&server);
+  close (fd);
 }
 
 /* An error of the server reaches the caller with its errno; the port lives on. */
@@ -457,6 +502,7 @@ main (void)
   RUN (connect_has_a_deadline);
   RUN (another_comes_back);
   RUN (cut_under_a_server);
+  RUN (no_size_to_be_had);
   RUN (server_error);
   RUN (no_fast_zero);
   RUN (io_from_many_threads);

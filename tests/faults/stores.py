@@ -1147,16 +1147,26 @@ FAULTS = (
     Fault(
         "a server that takes no connection just now is not asked for its size any more (I1)",
         "native:nbd",
-        (("native/flush.c", "      s->asking = false;",
-          "      s->asking = false, s->settled = s->doubts;"),),
+        (("native/flush.c", "      fm_pool_more (s);", "      ;"),),
         "ASKED_ONCE",
     ),
     Fault(
-        "a server that takes no more connections is not asked for its size (I1)",
+        "who counts on a server's bytes does not wait for its size (I1)",
         "native:nbd",
-        (("native/flush.c", "    if (tries)\n      fm_pool_drop (s);", "    (void)tries;"),
-         ("native/flush.c", "  if (is_doubted (s))\n    fm_pool_more (s);", "")),
-        "NO_PLACE_TO_ASK",
+        (("native/flush.c", "      ask_size (s);", "      (void)ask_size;"),),
+        "SIZE_IS_NOT_WAITED_FOR",
+    ),
+    Fault(
+        "a server that does not tell its size is waited for by each who counts on it",
+        "native:nbd",
+        (("native/flush.c", "s->in_vain != 1 + atomic_load (&s->settled)", "true"),),
+        "WAITED_FOR_ITS_SIZE_EACH_TIME",
+    ),
+    Fault(
+        "to ask a server for its size takes a connection from who has one",
+        "native:nbd",
+        (("native/flush.c", "      ask_size (s);", "      fm_pool_drop (s), ask_size (s);"),),
+        "ASKED_IN_PLACE_OF_OTHERS",
     ),
     Fault(
         "a store is freed in the middle of a look, which then touches what is not there",
