@@ -157,14 +157,6 @@ def with_harmed(
     )
 
 
-def sound(volumes: tuple[VolumeRecord, ...], *parts: str) -> tuple[VolumeRecord, ...]:
-    """The same, without such words of these parts."""
-    none = {
-        (one.name, part): None for one in volumes for part in parts if is_harmed(getattr(one, part))
-    }
-    return with_harmed(volumes, none)
-
-
 def harmed(volumes: tuple[VolumeRecord, ...]) -> dict[tuple[str, str], str]:
     """The words of those that have one."""
     return {

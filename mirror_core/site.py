@@ -1020,10 +1020,12 @@ class Site:
         image: list[str] = []
         harmed: dict[tuple[str, str], str] = {}
         for key, one, size in self._that_count():
+            with contextlib.suppress(OSError):  # closed; else known, whatever the look below meets
+                if self.control.was_cut(*key):
+                    harmed[key] = self._harmed.get(key) or _was_cut(one)
             try:
-                found = self._look_at(one, size, image if key[1] == "data" else [], deleted)
-                if found or self.control.was_cut(*key):
-                    harmed[key] = self._harmed.get(key) or found or _was_cut(one)
+                if found := self._look_at(one, size, image if key[1] == "data" else [], deleted):
+                    harmed[key] = self._harmed.get(key) or found
             except OSError as error:
                 if key in self._harmed:
                     harmed[key] = self._harmed[key]

@@ -739,7 +739,8 @@ class Target:
         before &= not first or self.blank or mine.seeded
         nothing = {name: BitMap64() for name in written}
         # Of what was harmed before nothing counts any more.
-        sound = ["intermediate"] if mine.whole else ["intermediate", "data"]
+        parts = ["intermediate"] if mine.whole else ["intermediate", "data"]
+        over = {key: None for key in ledger.harmed(mine.volumes) if key[1] in parts}
         for name, owed in self._owed.items():
             if not owed <= written[name]:
                 raise Owed(f"volume {name}: a cycle left out what an abandoned one had written")
@@ -761,7 +762,7 @@ class Target:
                     "doubtful_before": before,
                     "copied": False,
                     "maps": {f"{name}/pending": bitmap for name, bitmap in written.items()},
-                    "volumes": ledger.sound(now.volumes, *sound),
+                    "volumes": ledger.with_harmed(now.volumes, over),
                 }
             )
             self._cuts.commit(cuts, first=not mine.whole)

@@ -4,6 +4,7 @@ cycle, behind a server, as a device, and when another one is put in its place (I
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import random
@@ -257,7 +258,7 @@ def test_a_commit_takes_back_the_word_of_a_cut(handmade: Handmade) -> None:
 def test_a_commit_takes_back_no_word_that_is_newer(
     handmade: Handmade, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody cuts the data while it is under way; that of the intermediate goes with it."""
+    """Somebody cuts both stores while it is under way."""
     monkeypatch.setattr(limits, "STORES_LOOK_S", 3600)
     handmade.create()
     site = Site(config.load(str(handmade.toml("west"))))
@@ -268,16 +269,41 @@ def test_a_commit_takes_back_no_word_that_is_newer(
         site.book.update(lineage=ledger.Lineage("1" * 32), committed=1, whole=True)
         site.copier.group.fence(5, 1.0)
         control.session = 5
-        site._remember_cut([("disk", "intermediate")])
         in_session = control._cuts.in_session
 
         def while_it_is_cut(*words: Any, **more: Any) -> Any:
-            site._remember_cut([("disk", "data")])
+            site._remember_cut([("disk", "data"), ("disk", "intermediate")])
             return in_session(*words, **more)
 
         monkeypatch.setattr(control._cuts, "in_session", while_it_is_cut)
         asked = protocol.Commit("1" * 32, 5, 2, time.time(), "2" * 32)
         direct.wait_for(lambda: control.commit(asked).done, "the commit")
+        assert len(ledger.harmed(site.book.current.volumes)) == 2
+    finally:
+        site.stop()
+
+
+def test_a_look_that_fails_forgets_no_cut(
+    handmade: Handmade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write has met it, and that is recorded; then what the store stands on is in trouble."""
+    monkeypatch.setattr(limits, "STORES_LOOK_S", 3600)
+    handmade.create()
+    site = Site(config.load(str(handmade.toml("east"))))
+    site.start()
+    try:
+        site.members[0].native.front.cut()
+        site._remember_cut([("disk", "data")])
+        of_data, fstat = site._opened["disk", "data"].fd, os.fstat
+
+        def stale(fd: int) -> os.stat_result:
+            if fd == of_data:
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            return fstat(fd)
+
+        with monkeypatch.context() as trouble:
+            trouble.setattr(os, "fstat", stale)
+            assert os.strerror(errno.ESTALE) in str(site._look_and_record())
         assert ledger.harmed(site.book.current.volumes) == {("disk", "data"): ledger.HARMED}
     finally:
         site.stop()

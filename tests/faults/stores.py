@@ -659,7 +659,8 @@ FAULTS = (
         "a store that was made smaller, and large again under a running site, is as it was (I1)",
         "tests/test_unreadable.py::test_a_source_s_store_that_is_large_again_is_not_as_it_was "
         "tests/test_unreadable.py::test_a_target_s_store_that_is_large_again_is_no_image",
-        (("mirror_core/site.py", "if found or self.control.was_cut(*key):", "if found:"),),
+        (("mirror_core/site.py", "                if self.control.was_cut(*key):",
+          "                if False:"),),
         "large_again_while_it_runs",
     ),
     Fault(
@@ -1073,15 +1074,23 @@ FAULTS = (
         "a commit leaves the word of a cut that it has made good (I1)",
         "tests/test_cut.py::test_a_commit_takes_back_the_word_of_a_cut",
         (("mirror_core/target.py",
-          '                    "volumes": ledger.sound(now.volumes, *sound),\n', ""),),
+          '                    "volumes": ledger.with_harmed(now.volumes, over),\n', ""),),
         "word_after_its_commit",
     ),
     Fault(
         "a commit takes back the word of a cut that came while it was under way (I1)",
         "tests/test_cut.py::test_a_commit_takes_back_no_word_that_is_newer",
-        (("mirror_core/target.py", "ledger.sound(now.volumes, *sound)",
-          "ledger.sound(mine.volumes, *sound)"),),
+        (("mirror_core/target.py", "ledger.with_harmed(now.volumes, over)",
+          "ledger.with_harmed(mine.volumes, over)"),),
         "newer_word_and_its_commit",
+    ),
+    Fault(
+        "a look that cannot look at a store forgets that it was cut (I1)",
+        "tests/test_cut.py::test_a_look_that_fails_forgets_no_cut",
+        (("mirror_core/site.py", "                if self.control.was_cut(*key):\n",
+          "                self._look_at(one, size, [], [])\n"
+          "                if self.control.was_cut(*key):\n"),),
+        "failed_look_forgets",
     ),
     Fault(
         "of several stores that are smaller a start remembers the first (I1)",
