@@ -83,7 +83,7 @@ class Writers:
         assert self.failure is None, self.failure
 
 
-@pytest.mark.parametrize("clients", some([2, 3, 16]))
+@pytest.mark.parametrize("clients", some([2, 3, 16], 3))
 def test_it_mirrors_over_as_many_connections_as_there_are(
     handmade: Handmade, scratch: Path, clients: int
 ) -> None:

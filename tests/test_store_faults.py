@@ -174,7 +174,7 @@ def tries_at_most(seconds: float) -> float:
     return 2 + math.log2(1 + 2 * seconds / limits.BACKOFF_MIN_S)
 
 
-@pytest.mark.parametrize(("site", "part"), some(STORES))
+@pytest.mark.parametrize(("site", "part"), some(STORES, 4))
 def test_a_fault_of_a_store_passes(lab: Lab) -> None:
     """Whatever the fault: a client hears of it exactly if the data is its own, with the right
     errno; mirroring is degraded with a reason that names the store, tries with back-off, and when
