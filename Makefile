@@ -49,7 +49,7 @@ test:
 	echo "make test: all parts passed: $(TEST_PARTS)"
 
 test-native: build
-	$(MAKE) --no-print-directory -j2 --output-sync=target -C native check asan tsan fuzz
+	$(MAKE) --no-print-directory -j4 --output-sync=target -C native check asan tsan fuzz
 test-faults: build
 	$(BIN)/python scripts/mutants --jobs 2 --native --only 'I5|I8'
 # Without a restart of workers: pytest-xdist waits for ever after one that died (loadfile).
