@@ -212,7 +212,7 @@ class Store:
     @property
     def cuts(self) -> int:
         """How often that was so: what was flushed before may have gone, too.  A server may be asked
-        first, which takes some seconds at most."""
+        first, for half a second (native/flush.c)."""
         with self._looked_at() as handle:
             return int(_lib.fm_store_cuts(handle))
 

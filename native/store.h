@@ -174,8 +174,8 @@ struct fm_store {
   struct fm_asker *askers; /* who waits for one (pool.c) */
   pthread_cond_t freed; /* one was given back, or opened, or could not be */
   unsigned opening;     /* not 0: one is being opened beside, by `opener` */
-  bool asking;          /* it is asked for its size; the next line: after that, 1 + what is `settled` (flush.c) */
-  uint64_t in_vain;
+  bool asking;          /* somebody asks its server for the size (flush.c), and others wait for the answer */
+  uint64_t in_vain;     /* 1 + `settled` when a try has ended: until more is settled nobody waits for another */
   uint64_t more_ns;     /* not before this, after the server took no more */
   bool flush_held;      /* somebody has what belongs to flushing */
   uint64_t comers;      /* who have wanted that, so many */
@@ -222,6 +222,7 @@ void fm_store_close (struct fm_store *s);
 
 /* A port of its own, connected now; NULL: *rc. */
 struct fm_port *fm_port_open (struct fm_store *s, int *rc);
+/* The same, by then at the latest, whatever timeout_ns is. */
 struct fm_port *fm_port_open_by (struct fm_store *s, uint64_t deadline_ns, int *rc);
 void fm_port_close (struct fm_port *p);
 /* The same, but of the pool's connections if it has one to spare.  For fm_port_close. */

@@ -64,7 +64,7 @@ calls = types.ModuleType("calls")
 native.take_hot_calls(calls, lambda *_: print("failed"))
 calls.pwrite(client, memoryview(bytes(64 << 10 if hangs else 4096)), 0, 0)
 while hangs and not any(map(takes_no_more, connections())):
-    time.sleep(0.01)
+    time.sleep(0.01)  # the kernel has no event for it
 network(0)
 assert not store.is_settled()
 began = time.monotonic()
