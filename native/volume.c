@@ -163,8 +163,8 @@ fm_volume_equal (struct fm_volume *v, uint64_t first, uint64_t n)
   pthread_mutex_unlock (&v->lock);
 }
 
-/* Sink 0.  Where it is no server, what a flush of another store had lost of it is no more told by its own, nor is that
- * it was too short before a write to it. */
+/* Sink 0.  What a flush of another store had lost of it is no more told by its own, nor is that it was too short before
+ * a write to it, nor that its server had gone between the two. */
 static int
 flush_first (struct fm_volume *v)
 {
@@ -172,7 +172,7 @@ flush_first (struct fm_volume *v)
   int rc = fm_port_io (v->bulk->sink[0], &op);
   uint64_t lost = fm_store_losses (v->first), known = v->first_heard;
   v->first_heard = lost;
-  return rc == 0 && lost != known && !fm_store_is_server (v->first) ? -EIO : rc;
+  return rc == 0 && lost != known ? -EIO : rc;
 }
 
 int
@@ -326,6 +326,7 @@ fm_volume_retry (struct fm_volume *v)
     fm_bitmap_or (v->pending, v->hardening);
     fm_bitmap_empty (v->sent);
     fm_bitmap_empty (v->hardening);
+    v->first_heard = fm_store_losses (v->first); /* all that is to be flushed is written after this */
     atomic_store (&v->abandoned, 0);
   }
   pthread_mutex_unlock (&v->lock);

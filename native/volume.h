@@ -107,7 +107,7 @@ struct fm_volume {
   /* Losses of the front (store.h) that the control has heard of, or that concern nothing
    * which counts on a flush any more; and those that concern no client. */
   _Atomic uint64_t heard, told;
-  uint64_t first_heard; /* losses of `first` at its last flush, or when this cycle began: the control's thread's */
+  uint64_t first_heard; /* losses of `first` at its last flush, or when a cycle or a retry began: the control's thread's */
   /* What a loss has taken may be read from the cache of a server or a device for a while.  `cycle_lost`: as
    * many losses the front had when this cycle began; `sure`: the same, of the last one that was
    * committed; `restores`: they differ, see lane.h.  The first two are the control's thread's;

@@ -169,6 +169,42 @@ first_sink_fails (void)
   tear_down ();
 }
 
+/* What sink 0 has lost, whoever heard of it, is not told by its own flush any more: a server as a file.  What was lost
+ * before a retry began is copied by that, so it is counted once. */
+static void
+first_sink_loses_beside_its_flush (void)
+{
+  for (unsigned strict = 0; strict < 2; strict++) {
+    set_up (false, 0);
+    if (strict)
+      fm_volume_set_strict (v);
+    CHECK_EQ (fm_volume_link (v, NULL, 1), 0);
+    fm_volume_mark (v, 0, BLOCKS);
+    freeze ();
+    CHECK_EQ (fm_volume_copy (v, 1000 * FM_MS), 1);
+    if (strict)
+      fm_volume_harden_begin (v);
+    fm_store_lose (&first->store);
+    CHECK_EQ (fm_volume_flush (v, false), -EIO);
+    CHECK (stats ().abandoned == -EIO && stats ().failed_part == 0);
+    fm_store_lose (&first->store);
+    if (strict)
+      fm_volume_retry (v);
+    else {
+      abandon ();
+      freeze ();
+    }
+    CHECK_EQ (stats ().pending_blocks, BLOCKS);
+    CHECK_EQ (fm_volume_copy (v, 1000 * FM_MS), 1);
+    if (strict)
+      fm_volume_harden_begin (v);
+    CHECK_EQ (fm_volume_flush (v, false), 0);
+    if (strict)
+      fm_volume_harden_end (v);
+    tear_down ();
+  }
+}
+
 /* Both sinks fail for the same run: sink 0 does not have it, so that voids the cycle, in which
  * order they ever answer; it is not a link that was lost. */
 static void
@@ -654,6 +690,7 @@ int
 main (void)
 {
   RUN (first_sink_fails);
+  RUN (first_sink_loses_beside_its_flush);
   RUN (both_sinks_fail);
   RUN (second_sink_fails);
   RUN (first_sink_lost_without_a_link);

@@ -509,7 +509,7 @@ FAULTS = (
     Fault(
         "what another's flush has lost of sink 0 counts as whole (I1)",
         "native:below",
-        (("native/volume.c", "rc == 0 && lost != known && ", "0 && "),),
+        (("native/volume.c", "rc == 0 && lost != known ?", "0 ?"),),
     ),
     Fault(
         "a log of hot regions that another's flush may have lost is not written anew (I4)",
@@ -1282,9 +1282,23 @@ FAULTS = (
     Fault(
         "what was sent to a sink 0 that had been made smaller counts as whole (I1)",
         "native:store",
-        (("native/volume.c", "lost != known && !fm_store_is_server (v->first)",
-          "lost != known && v->first->below"),),
+        (("native/volume.c", "return rc == 0 && lost != known ?",
+          "return rc == 0 && lost != known && v->first->below ?"),),
         "SINK_WAS_CUT",
+    ),
+    Fault(
+        "what a sink 0 that is a server has lost beside its own flush counts as hardened (I2)",
+        "native:failure",
+        (("native/volume.c", "return rc == 0 && lost != known ?",
+          "return rc == 0 && lost != known && !fm_store_is_server (v->first) ?"),),
+        "SERVER_LOST_BESIDE_A_FLUSH",
+    ),
+    Fault(
+        "what was lost before a retry makes that fail, too",
+        "native:failure",
+        (("native/volume.c",
+          "    v->first_heard = fm_store_losses (v->first); /* all that", "    /* all that"),),
+        "RETRY_COUNTS_OLD_LOSSES",
     ),
     Fault(
         "what was stable in an intermediate that was made smaller is not sent again (I1)",
