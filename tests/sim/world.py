@@ -584,6 +584,7 @@ class World:
         control, committed = source.source, target.site.book.current.committed
         return (
             control.progress.phase == "idle"
+            and not cuts.is_lost(target.machine, target.site.book.current)
             and source.site.copier.group.next_blocks() == 0
             and control.hardened >= control.committed > 0
             and target.target.hardened >= committed >= control.committed
