@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import pty
@@ -17,6 +18,7 @@ import sys
 import termios
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -582,6 +584,35 @@ def test_pause_stands_still_durably_and_sync_works_meanwhile(make_pair: MakePair
     for _ in range(2):
         assert record("resume", east(pair)) == {"state": "mirroring", "reason": None}
     eventually(lambda: pair.image("west").read_bytes()[:5] == b"later", "resume mirrors")
+
+
+@pytest.mark.parametrize("command", ["pause", "resume"])
+def test_a_command_whose_record_takes_long_does_not_say_that_it_is_not_done(
+    make_pair: MakePair, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """The disk of the state folder takes longer than the command waits for an answer: it is done
+    behind its back, and its last word says that this may be so."""
+    pair = make_pair("--size", "1M")
+    pair.start()
+    pair.sync()
+    if command == "resume":
+        pair.pause()
+    site, pid = east(pair), str(state_of(pair)["pid"])
+    slow = ["strace", "-f", "-p", pid, "-o", "/dev/null", "-P", str(pair.folder / "east/state"),
+            "-e", "trace=fsync", "-e", "inject=fsync:delay_enter=3s"]  # fmt: skip
+    ask = functools.partial(common.ask, patience_s=1.0)
+    monkeypatch.setattr(mirroring, "ask", lambda settings, record, *_: ask(settings, record))
+    commands: dict[str, Callable[[], object]] = {
+        "pause": lambda: mirroring.pause.callback(site, now=True, timeout=None, as_json=True),  # type: ignore[misc]
+        "resume": lambda: mirroring.resume.callback(site, as_json=True),  # type: ignore[misc]
+    }
+    with subprocess.Popen(slow, stderr=subprocess.PIPE, text=True) as strace:
+        assert strace.stderr
+        assert "attached" in strace.stderr.readline()
+        with pytest.raises(MirrorError, match=f"it may be {command}d all the same"):
+            commands[command]()
+        until_state(pair, "paused" if command == "pause" else "mirroring")
+        strace.terminate()
 
 
 def test_a_sync_that_gave_up_makes_its_point_in_a_pause(make_pair: MakePair) -> None:

@@ -70,8 +70,9 @@ def pause(site: str, now: bool, timeout: float | None, as_json: bool) -> None:
     """
     settings = load_site(site)
     deadline = Deadline(timeout)
-    ask(settings, {"op": "pause", "now": now}, deadline.patience_s())
     end = f"'flashmirror resume {settings.path}'"
+    with goes_on(settings, f"it may be paused all the same, and stays so until {end}"):
+        ask(settings, {"op": "pause", "now": now}, deadline.patience_s())
     with goes_on(settings, f"it is paused, and stays so until {end}"):
         status = wait_until(settings, {"op": "settled"}, deadline, "pause")["status"]
     record = {"state": "paused", "committed": status["committed"]}
@@ -99,7 +100,8 @@ def _point_of(status: dict[str, Any]) -> str:
 def resume(site: str, as_json: bool) -> None:
     """Make consistency points again."""
     settings = load_site(site)
-    answer = ask(settings, {"op": "resume"})
+    with goes_on(settings, "it may be resumed all the same: see its status"):
+        answer = ask(settings, {"op": "resume"})
     status = answer.get("status", {})  # a site of an older version does not say
     record = {key: status.get(key) for key in ("state", "reason")}
     words = ", ".join(filter(None, ("not paused any more", _state_of(record))))

@@ -704,6 +704,18 @@ FAULTS = (
           "    with site.promotion:\n        takings = site.takings\n"),),
     ),
     Fault(
+        "a pause whose record takes long is said not to be done",
+        "tests/test_commands.py::test_a_command_whose_record_takes_long_does_not_say_that_it_is_not_done[pause]",
+        (("mirror_core/cli/mirroring.py", 'f"it may be paused all the same, and', 'f"it'),),
+        "slow_pause_is_none",
+    ),
+    Fault(
+        "so is a resume",
+        "tests/test_commands.py::test_a_command_whose_record_takes_long_does_not_say_that_it_is_not_done[resume]",
+        (("mirror_core/cli/mirroring.py", '"it may be resumed all the same: see', '"see'),),
+        "slow_resume_is_none",
+    ),
+    Fault(
         "a promotion that is given up for want of an answer goes on",
         "tests/test_promotion_waits.py::"
         "test_a_promotion_that_is_given_up_while_its_site_lives_is_taken_back",
