@@ -53,13 +53,14 @@ fm_store_cuts (struct fm_store *s)
     pthread_mutex_lock (&s->lock);
     while (s->asking) /* his answer is ours */
       fm_cond_wait (&s->flush_free, &s->lock);
-    bool mine = s->asking = is_doubted (s) && s->in_vain != 1 + atomic_load (&s->settled);
+    uint64_t settled = atomic_load (&s->settled);
+    bool mine = s->asking = is_doubted (s) && s->in_vain != 1 + settled;
     pthread_mutex_unlock (&s->lock);
     if (mine) {
       ask_size (s);
       pthread_mutex_lock (&s->lock);
       s->asking = false;
-      s->in_vain = 1 + atomic_load (&s->settled);
+      s->in_vain = 1 + settled; /* not so if it has told something */
       pthread_cond_broadcast (&s->flush_free);
       pthread_mutex_unlock (&s->lock);
     }

@@ -175,7 +175,7 @@ struct fm_store {
   pthread_cond_t freed; /* one was given back, or opened, or could not be */
   unsigned opening;     /* not 0: one is being opened beside, by `opener` */
   bool asking;          /* somebody asks its server for the size (flush.c), and others wait for the answer */
-  uint64_t in_vain;     /* 1 + `settled` when a try has ended: until more is settled nobody waits for another */
+  uint64_t in_vain;     /* 1 + `settled` when a try began: until more is settled nobody waits for another */
   uint64_t more_ns;     /* not before this, after the server took no more */
   bool flush_held;      /* somebody has what belongs to flushing */
   uint64_t comers;      /* who have wanted that, so many */

@@ -260,7 +260,8 @@ store_over_a_file (struct lab_server *server, const char *filters, int *fd)
 }
 
 /* A server that runs on over a file that was cut, and answers whoever reads behind the end with this error: it is asked
- * for the size by a new connection, also if it takes that long after. */
+ * for the size by a new connection, also if it takes that long after, and as soon if it has answered so before for
+ * another reason, for which no connection more is kept. */
 static void
 asked_for_its_size (const char *filters, bool at_once) /* by who asks first */
 {
@@ -268,6 +269,12 @@ asked_for_its_size (const char *filters, bool at_once) /* by who asks first */
   int fd;
   struct lab_server server = { 0 };
   struct fm_store *s = store_over_a_file (&server, filters, &fd);
+  unsigned had = s->npool;
+  for (unsigned i = 0; i < 10; i++) {
+    fm_store_read (s, buf, sizeof buf, 1 << 19);
+    CHECK_EQ (fm_store_cuts (s), 0);
+  }
+  CHECK_EQ (s->npool, had);
   CHECK (ftruncate (fd, 4096) == 0);
   CHECK (fm_store_read (s, buf, sizeof buf, 1 << 19) < 0);
   uint64_t until = fm_now_ns () + 20000 * FM_MS, began = fm_now_ns ();

@@ -1168,8 +1168,15 @@ FAULTS = (
     Fault(
         "a server that does not tell its size is waited for by each who counts on it",
         "native:nbd",
-        (("native/flush.c", "s->in_vain != 1 + atomic_load (&s->settled)", "true"),),
+        (("native/flush.c", "s->in_vain != 1 + settled", "true"),),
         "WAITED_FOR_ITS_SIZE_EACH_TIME",
+    ),
+    Fault(
+        "a server that has told its size once is not asked at the next doubt (I1)",
+        "native:nbd",
+        (("native/flush.c", "      s->in_vain = 1 + settled;",
+          "      s->in_vain = 1 + atomic_load (&s->settled);"),),
+        "TOLD_ITS_SIZE_ONCE",
     ),
     Fault(
         "to ask a server for its size takes a connection from who has one",
