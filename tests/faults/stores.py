@@ -1854,7 +1854,10 @@ FAULTS = (
     Fault(
         "what a disk has refused counts at the second start, which reads a cache (I9)",
         "tests/test_identity.py::test_what_a_disk_has_refused_never_counts",
-        (("native/store_file.c", "  if (rc < 0)\n    file_forget (s);\n", ""),
+        (("native/store_file.c", "  if (rc < 0)\n    file_forget (s);\n  else if (",
+          "  if (rc == 0 && ("),
+         ("native/store_file.c", "is_short (s)) {\n    fm_store_cut (s);\n    rc = -EIO;",
+          "is_short (s))) {\n    fm_store_cut (s);\n    rc = -EIO;"),
          ("mirror_core/stores.py", "        _drop_caches(ones)\n        text =", "        text ="),
          ("mirror_core/stores.py", "if opened.is_one_of(place.unflushed):", "if False:")),
         "REFUSED_COUNTS_LATER",
