@@ -66,6 +66,8 @@ def resync(world: World, machine: Machine) -> bool:
         return False
     if other.content or (other.life and other.life.stopping):
         return False
+    if other.life and not (other.life.up or other.life.refused):  # it starts, or gives up already
+        return False
     if other.book_on_disk(other.fs).lineage is None:  # it was done, and the source tries again soon
         return False
     world.reach("went back, and was refused")

@@ -380,18 +380,23 @@ class SimPlatform(Platform):
             self.heard_losses += error.errno == errno.EIO
             self._fs.losses += error.errno == errno.EIO
             self._fs.lose(inode)
-            if self._fs.loses and error.errno == errno.EIO:
-                loss = lib.SIM_LOSE_NOW if self._fs.loses == "now" else lib.SIM_LOSE_LATER
-                lib.sim_disks_lose(self._machine.below, loss, ffi.NULL, ffi.NULL)
+            self._flushed(error.errno or errno.EIO)
             raise
         if inode is None:
             self._fs.sync_names()
         else:
             inode.sync()
+        self._flushed(0)
         self._touch()
         if self._fs.losses != since:
             self.heard_losses += 1
             raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def _flushed(self, code: int) -> None:
+        """A disk that fails (EIO) loses of all that it holds."""
+        loses = self._fs.loses if code == errno.EIO else ""
+        loss = {"": lib.SIM_LOSE_NOTHING, "now": lib.SIM_LOSE_NOW, "later": lib.SIM_LOSE_LATER}
+        lib.sim_folder_flush(self._machine.below, -code, loss[loses])
 
     def fdatasync(self, fd: int, since: int) -> None:
         SimPlatform.fsync(self, fd, since)
@@ -444,7 +449,7 @@ class SimPlatform(Platform):
             inode.disk = ffi.gc(lib.sim_disk_new(number, size), lib.sim_disk_free)
             lib.sim_disk_reset(inode.disk, bytes(inode.now))
         self.close(fd)
-        handle = lib.sim_store_open(inode.disk, 0)
+        handle = lib.sim_file_open(inode.disk)
         store = native.Store(handle, "file")
         self._life.stores.append(("", store))
         if self._machine.below:

@@ -179,8 +179,9 @@ class SimStore(native.Store):
 
     def __init__(self, machine: Machine, volume: str, part: str) -> None:
         key = volume, part
-        handle = lib.sim_store_open(machine.disks[key], machine.lazy)
-        super().__init__(handle, "nbd" if key in machine.served else "file")
+        disk, served = machine.disks[key], key in machine.served
+        handle = lib.sim_server_open(disk, machine.lazy) if served else lib.sim_file_open(disk)
+        super().__init__(handle, "nbd" if served else "file")
         self._number = list(machine.disks).index(key)
         self._disk = machine.disks[key]
 
@@ -237,20 +238,21 @@ class Machine:
         self.cut_later = NO_POINT  # or may have been, as it was about to be committed
         self.unjudged = NO_POINT  # an image that is a mixture, and known to be (copies.py)
         self.stood: Stood | None = None  # what a person can put back, while it has not been up
-        # Not 0: its disks, and its state folder's, are one, which loses as one.
+        # Not 0: its files' disks, and its state folder's, are one, which loses as one.
         self.below = _DISKS[name] if world.shape.one_disk else 0
         for volume, size in volumes.items():
             for part in PARTS:
                 number = len(self.disks) + _DISKS[name]
                 disk = lib.sim_disk_new(number, size)
                 self.disks[volume, part] = ffi.gc(disk, lib.sim_disk_free)
-                if self.below:
-                    lib.sim_disk_share(disk, self.below)
                 if world.random.random() < 0.3:
                     lib.sim_disk_emulate(disk)
                 if world.random.random() < world.shape.served:
                     self.served[volume, part] = 1
-                elif world.random.random() < world.shape.local:
+                    continue
+                if self.below:
+                    lib.sim_disk_share(disk, self.below)
+                if world.random.random() < world.shape.local:
                     self.local.add((volume, part))
                     lib.sim_disk_ours(disk)
 
@@ -395,7 +397,7 @@ class Machine:
             platform=platform,
             open_store=functools.partial(self._open_store, life),
             maps=SimMaps(self),
-            shares=lambda opened: dict.fromkeys(opened, self.below),
+            shares=lambda opened: {key: 0 if key in self.served else self.below for key in opened},
             served_by=self.served_by,
             refuse_anew=lambda _config, _book: None,
             begin_anew=lambda _config: platform.abort(),
@@ -543,8 +545,7 @@ class Machine:
         out = ffi.new("char[]", size)
         lost = int(lib.sim_disk_survivors(disk, int(256 * keep), out))
         lib.sim_disk_reset(disk, bytes_at(out, size))
-        if (volume, part) in self.served:
-            self.served[volume, part] += 1
+        self.served[volume, part] += 1
         for store in self.life.open_stores(f"{volume}/{part}") if self.life else ():
             lib.sim_store_restart(store._handle)
         return lost

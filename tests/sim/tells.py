@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mirror_core import metrics, status
+from sim.core import lib
 from sim.sched import Violation
 from sim.sites import Machine
 
@@ -30,6 +31,7 @@ def check(world: World, machine: Machine) -> None:
     life = machine.life
     if not (life and life.site and life.control) or life.stopping:
         return
+    lib.sim_clock_ns += 1  # what was written just now is older than the look
     looks, life.site._lost_stores = life.site._lost_stores, life.site._look_at_stores
     try:
         life.site._look_at_stores()  # a server that is asked for its size takes its time, once

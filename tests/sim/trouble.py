@@ -23,7 +23,7 @@ from sim.core import lib
 from sim.cuts import Cuts
 from sim.files import FilesOfState
 from sim.sched import NS
-from sim.sites import PARTS, Machine
+from sim.sites import Machine
 from sim.strangers import Stranger
 
 if TYPE_CHECKING:
@@ -745,8 +745,9 @@ class Trouble:
     def _server(self) -> None:
         machine = self.random.choice(self._machines())
         self.world.turns(int(self.random.expovariate(1 / 40)))
-        if machine.life and machine.life.up:
-            number, part = self.random.randrange(len(machine.sizes)), self.random.choice(PARTS)
+        if machine.life and machine.life.up and machine.served:
+            volume, part = self.random.choice(list(machine.served))
+            number = list(machine.sizes).index(volume)
             self.world.restart_server(machine, number, part, self.random.choice(KEEP))
 
     def _server_beside(self) -> None:

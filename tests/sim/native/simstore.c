@@ -283,8 +283,9 @@ lose (struct sim_disk *d)
     sim_lost (d->number, d->loss == SIM_LOSE_LATER);
 }
 
-void
-sim_disks_lose (unsigned below, enum sim_loss loss, struct sim_disk *own, const struct fm_store *of)
+/* All of that number but `own`. */
+static void
+lose_beside (unsigned below, enum sim_loss loss, const struct sim_disk *own)
 {
   if (!below || loss == SIM_LOSE_NOTHING)
     return;
@@ -296,9 +297,34 @@ sim_disks_lose (unsigned below, enum sim_loss loss, struct sim_disk *own, const 
       d->loss = mine;
     }
   sim_folder_lost (below, loss == SIM_LOSE_LATER);
-  struct fm_below_flush f; /* which waits for nobody: it has failed */
-  fm_below_begin (&f, below);
-  fm_below_end (&f, -EIO, of);
+}
+
+/* A flush as native/below.h has it, but not on a stack, which is elsewhere while others run. */
+static struct fm_below_flush *
+begin_flush (unsigned below)
+{
+  struct fm_below_flush *f = calloc (1, sizeof *f);
+  fm_below_begin (f, below);
+  return f;
+}
+
+/* What a dead process has heard is told to nobody. */
+static void
+end_flush (struct fm_below_flush *f, int rc, bool dead, const struct fm_store *own)
+{
+  fm_below_end (f, dead ? -ENOSPC : rc, own);
+  free (f);
+}
+
+void
+sim_folder_flush (unsigned below, int rc, enum sim_loss loss)
+{
+  struct fm_below_flush *f = begin_flush (below);
+  if (rc < 0)
+    lose_beside (below, loss, NULL);
+  if (below)
+    sim_event (); /* the disk has said it, and nobody has heard it */
+  end_flush (f, rc, sim_dead, NULL);
 }
 
 static void
@@ -313,7 +339,7 @@ flush (struct sim_disk *d)
 }
 
 static int
-disk_run (struct sim_disk *d, const struct fm_op *op, const struct fm_store *s)
+disk_run (struct sim_disk *d, const struct fm_op *op)
 {
   if (d->nstale && random_below (32) == 0)
     sim_disk_evict (d);
@@ -326,7 +352,7 @@ disk_run (struct sim_disk *d, const struct fm_op *op, const struct fm_store *s)
     else if (d->loss != SIM_LOSE_NOTHING) {
       lose (d);
       if (d->fail_rc == -EIO)
-        sim_disks_lose (d->below, d->loss, d, s);
+        lose_beside (d->below, d->loss, d);
     }
     return fails ? d->fail_rc : 0;
   }
@@ -390,31 +416,56 @@ take_time (const struct sim_store *s, const struct fm_op *op)
     sim_sleep (until);
 }
 
-static void
-run (struct fm_port *p, struct fm_op *op)
+/* 0, or why nothing is done any more, or heard of. */
+static int
+ended (const struct sim_store *s, struct fm_port *p)
 {
-  struct sim_store *s = store_of (p);
+  return s->dead ? -EIO : p && !connected (p) ? p->failed : 0;
+}
+
+/* Of a server by that port, or (NULL) of a file: rc. */
+static int
+run (struct sim_store *s, struct fm_port *p, const struct fm_op *op)
+{
   take_time (s, op);
-  if (!connected (p)) {
-    fm_op_finish (p->store, op, p->failed);
-    return;
-  }
+  if (p && !connected (p))
+    return p->failed;
   bool event = !s->dead && sim_touch (), before = event && random_below (2);
   if (before)
     let_others_run (s->disk, op, false);
-  int rc = s->dead ? -EIO : connected (p) ? disk_run (s->disk, op, p->store) : p->failed;
+  int rc = ended (s, p), end;
+  rc = rc < 0 ? rc : disk_run (s->disk, op);
   if (rc < 0 && s->disk->halts) {
     s->disk->halts = before = false;
     event = true;
   }
   if (event && !before) {
     let_others_run (s->disk, op, true);
-    if (s->dead || !connected (p))
-      rc = s->dead ? -EIO : p->failed; /* it was done, but nobody heard of it */
+    if ((end = ended (s, p)) < 0)
+      rc = end;
   }
   if (op->kind == FM_FLUSH && rc < 0)
-    disk_forget (p->store);
-  fm_op_finish (p->store, op, rc);
+    disk_forget (&s->store);
+  return rc;
+}
+
+/* A file's, at once, as store_file.c does it. */
+static int
+file_run (struct fm_store *store, const struct fm_op *op)
+{
+  struct sim_store *s = (struct sim_store *)store;
+  if (op->kind != FM_FLUSH)
+    return run (s, NULL, op);
+  struct fm_below_flush *f = begin_flush (store->below);
+  int rc = run (s, NULL, op);
+  end_flush (f, rc, s->dead, store);
+  return rc;
+}
+
+static void
+file_submit (struct fm_port *p, struct fm_op *op)
+{
+  fm_op_finish (p->store, op, file_run (p->store, op));
 }
 
 static int
@@ -435,7 +486,7 @@ static void
 disk_submit (struct fm_port *p, struct fm_op *op)
 {
   if (!store_of (p)->lazy) {
-    run (p, op);
+    fm_op_finish (p->store, op, run (store_of (p), p, op));
     return;
   }
   op->link = p->under_way;
@@ -457,9 +508,15 @@ disk_step (struct fm_port *p)
     }
     *at = op->link;
     sim_fly (-1);
-    run (p, op);
+    fm_op_finish (p->store, op, run (store_of (p), p, op));
     one = true;
   }
+}
+
+static void
+file_step (struct fm_port *p)
+{
+  (void)p;
 }
 
 static bool
@@ -511,7 +568,19 @@ close_nothing (struct fm_store *s)
   (void)s;
 }
 
-static const struct fm_store_ops disk_ops = {
+static const struct fm_store_ops file_ops = {
+  .run = file_run,
+  .port_open = disk_port_open,
+  .port_close = disk_port_close,
+  .submit = file_submit,
+  .step = file_step,
+  .pollfd = disk_pollfd,
+  .hole = disk_hole,
+  .forget = disk_forget,
+  .close = disk_close,
+};
+
+static const struct fm_store_ops server_ops = {
   .port_open = disk_port_open,
   .port_close = disk_port_close,
   .submit = disk_submit,
@@ -530,15 +599,27 @@ new_store (const struct fm_store_ops *ops, uint64_t size)
   return s;
 }
 
-struct fm_store *
-sim_store_open (struct sim_disk *d, unsigned lazy)
+static struct fm_store *
+open_disk (struct sim_disk *d, const struct fm_store_ops *ops, unsigned lazy)
 {
-  struct sim_store *s = new_store (&disk_ops, d->size);
+  struct sim_store *s = new_store (ops, d->size);
   s->disk = d;
   s->lazy = lazy;
   s->before = opened;
   opened = s;
   return &s->store;
+}
+
+struct fm_store *
+sim_file_open (struct sim_disk *d)
+{
+  return open_disk (d, &file_ops, 0);
+}
+
+struct fm_store *
+sim_server_open (struct sim_disk *d, unsigned lazy)
+{
+  return open_disk (d, &server_ops, lazy);
 }
 
 void
@@ -559,6 +640,7 @@ sim_store_kill (struct fm_store *s)
 void
 sim_store_restart (struct fm_store *s)
 {
+  assert (fm_store_is_server (s));
   ((struct sim_store *)s)->server++;
   sim_signal (NULL);
 }

@@ -90,15 +90,16 @@ void sim_disk_slow (struct sim_disk *d, uint64_t op_ns, uint64_t byte_ns);
 
 /* From now on its failed flushes (EIO) lose of all disks of that number, above 0. */
 void sim_disk_share (struct sim_disk *d, unsigned below);
-/* Another flush on what they stand on has failed and lost: of all but `own`, and all stores of that number
- * but `of` hear. */
-void sim_disks_lose (unsigned below, enum sim_loss loss, struct sim_disk *own, const struct fm_store *of);
+/* The state folder on them was flushed, with rc: one that failed has lost of all of them (native/below.h). */
+void sim_folder_flush (unsigned below, int rc, enum sim_loss loss);
 
-struct fm_store *sim_store_open (struct sim_disk *d, unsigned lazy);
+/* As a file, whose operations are done at once; or behind a server, with connections. */
+struct fm_store *sim_file_open (struct sim_disk *d);
+struct fm_store *sim_server_open (struct sim_disk *d, unsigned lazy);
 void sim_stores_forget (void); /* those of the schedule before */
 struct fm_store *sim_remote_open (int remote, uint64_t size, uint64_t timeout_ns);
 void sim_store_kill (struct fm_store *s);
-/* Its server went and came back: every connection has ended.  What the disk holds then is the
+/* Its server went and came back: every connection has ended; not of a file.  What the disk holds then is the
  * caller's to say (sim_disk_survivors). */
 void sim_store_restart (struct fm_store *s);
 
