@@ -44,7 +44,7 @@ ask_size (struct fm_store *s)
 }
 
 /* Who counts on the bytes waits for one try.  What that does not tell, the next connection that is opened does, and one
- * is opened beside for it, for the pool: a server may take no more, or be slow, and nobody is to wait for that again and
+ * is opened beside for it (pool.c): a server may take no more, or be slow, and nobody is to wait for that again and
  * again, nor to lose a connection that there is. */
 uint64_t
 fm_store_cuts (struct fm_store *s)
@@ -65,7 +65,7 @@ fm_store_cuts (struct fm_store *s)
       pthread_mutex_unlock (&s->lock);
     }
     if (is_doubted (s))
-      fm_pool_more (s);
+      fm_pool_ask_size (s);
   }
   return atomic_load (&s->cuts);
 }

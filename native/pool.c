@@ -8,7 +8,8 @@
  *
  * Invariants, of the fields that `lock` guards.
  *   - `npool` counts the connections of the pool: free, lent, and being opened.
- *   - One at a time is opened beside; after a failure none for AGAIN_NS.
+ *   - One at a time is opened beside; after a failure none for AGAIN_NS.  One that is only to tell the server's size is
+ *     opened however many there are, and stays only if somebody waits for one.
  *   - An asker takes a free connection only when no asker came before it, so nobody starves.
  * Left out: fewer than there are.  A connection stays until it fails, or the store is closed.
  */
@@ -113,9 +114,13 @@ close_ports (struct fm_port *p)
 static void
 opened (struct fm_store *s, struct fm_port *p)
 {
+  struct fm_port *told = NULL; /* the size, and that is all */
   pthread_mutex_lock (&s->lock);
   s->opening--;
-  if (p)
+  if (p && s->asks_size && !s->askers) {
+    s->npool--;
+    told = p;
+  } else if (p)
     push (s, p);
   else {
     s->npool--;
@@ -123,6 +128,7 @@ opened (struct fm_store *s, struct fm_port *p)
   }
   pthread_cond_broadcast (&s->freed);
   pthread_mutex_unlock (&s->lock);
+  fm_port_close (told);
 }
 
 static void *
@@ -137,11 +143,12 @@ open_one (void *arg)
 /* Begin to open one more beside, unless that is under way or of no use.  With `lock`, which is not held for a
  * while: true. */
 static bool
-open_more (struct fm_store *s)
+open_more (struct fm_store *s, bool asks_size)
 {
-  if (s->opening || s->npool >= FM_POOL_MAX || fm_now_ns () < s->more_ns)
+  if (s->opening || (s->npool >= FM_POOL_MAX && !asks_size) || fm_now_ns () < s->more_ns)
     return false;
   s->opening = 2; /* it, and us: until it is 0 nobody else begins another */
+  s->asks_size = asks_size;
   s->npool++;
   pthread_mutex_unlock (&s->lock);
   if (s->opener_begun)
@@ -158,7 +165,7 @@ open_more (struct fm_store *s)
 static bool
 open_beside (struct fm_store *s)
 {
-  return !s->idle && open_more (s);
+  return !s->idle && open_more (s, false);
 }
 
 static struct fm_port *
@@ -280,10 +287,10 @@ fm_port_own (struct fm_store *s, int *rc)
 }
 
 void
-fm_pool_more (struct fm_store *s)
+fm_pool_ask_size (struct fm_store *s)
 {
   pthread_mutex_lock (&s->lock);
-  open_more (s);
+  open_more (s, true);
   pthread_mutex_unlock (&s->lock);
 }
 
@@ -293,7 +300,7 @@ fm_pool_spare (struct fm_store *s)
   struct fm_port *p = NULL;
   pthread_mutex_lock (&s->lock);
   if (s->npool < 2)
-    open_more (s);
+    open_more (s, false);
   else if (!s->askers && !s->opening && (p = pop (s)))
     s->npool--;
   pthread_mutex_unlock (&s->lock);

@@ -270,19 +270,31 @@ asked_for_its_size (const char *filters, bool at_once) /* by who asks first */
   struct lab_server server = { 0 };
   struct fm_store *s = store_over_a_file (&server, filters, &fd);
   unsigned had = s->npool;
+  uint64_t until = fm_now_ns () + 40000 * FM_MS;
   for (unsigned i = 0; i < 10; i++) {
     fm_store_read (s, buf, sizeof buf, 1 << 19);
     CHECK_EQ (fm_store_cuts (s), 0);
   }
+  while ((s->settled < s->doubts || s->opening) && fm_now_ns () < until) {
+    fm_store_cuts (s);
+    usleep (1000);
+  }
   CHECK_EQ (s->npool, had);
   CHECK (ftruncate (fd, 4096) == 0);
   CHECK (fm_store_read (s, buf, sizeof buf, 1 << 19) < 0);
-  uint64_t until = fm_now_ns () + 20000 * FM_MS, began = fm_now_ns ();
+  uint64_t began = fm_now_ns ();
+  if (!at_once)
+    s->npool += FM_POOL_MAX; /* as if so many were lent */
   while (!fm_store_cuts (s) && fm_now_ns () < until) {
     CHECK (!at_once);
     fm_poll_until (NULL, 0, fm_now_ns () + 50 * FM_MS);
   }
   CHECK (fm_store_cuts (s) && (!at_once || fm_now_ns () - began < 2000 * FM_MS));
+  unsigned lent = at_once ? 0 : FM_POOL_MAX;
+  while (s->npool != had + lent && fm_now_ns () < until) /* what was opened to tell the size is closed then */
+    usleep (1000);
+  CHECK_EQ (s->npool, had + lent);
+  s->npool = had;
   fm_store_close (s);
   lab_kill (&server);
   close (fd);
@@ -294,6 +306,8 @@ cut_under_a_server (void)
   asked_for_its_size ("file,%s", true);
   asked_for_its_size ("--filter=error,file,%s,error-pread=ENOSPC,error-pread-rate=100%%", true);
   asked_for_its_size ("--filter=delay,file,%s,delay-open=2500ms", false);
+  asked_for_its_size ("--filter=error,--filter=delay,file,%s,delay-open=800ms,error-pread=EIO,"
+                      "error-pread-rate=100%%", false);
 }
 
 /* A server that takes no more: whoever asks waits once, and every request has a connection as before. */

@@ -1156,7 +1156,7 @@ FAULTS = (
     Fault(
         "a server that takes no connection just now is not asked for its size any more (I1)",
         "native:nbd",
-        (("native/flush.c", "      fm_pool_more (s);", "      ;"),),
+        (("native/flush.c", "      fm_pool_ask_size (s);", "      ;"),),
         "ASKED_ONCE",
     ),
     Fault(
@@ -1170,6 +1170,18 @@ FAULTS = (
         "native:nbd",
         (("native/flush.c", "s->in_vain != 1 + settled", "true"),),
         "WAITED_FOR_ITS_SIZE_EACH_TIME",
+    ),
+    Fault(
+        "a slow server is not asked for its size while the pool is full (I1)",
+        "native:nbd",
+        (("native/pool.c", "(s->npool >= FM_POOL_MAX && !asks_size)", "s->npool >= FM_POOL_MAX"),),
+        "FULL_POOL_ASKS_NO_SIZE",
+    ),
+    Fault(
+        "a connection that has told a server's size stays for good",
+        "native:nbd",
+        (("native/pool.c", "p && s->asks_size && !s->askers", "0"),),
+        "SIZE_TAKES_A_PLACE",
     ),
     Fault(
         "a server that has told its size once is not asked at the next doubt (I1)",
