@@ -56,6 +56,19 @@ def of_history(book: Ledger, platform: Platform) -> Moment:
     return Moment(book.since or platform.time(), known)
 
 
+def of_this_boot(book: Ledger, platform: Platform) -> dict[str, str | float]:
+    """For the ledger of a run that begins: in which boot, from when on its point is known."""
+    boot = boot_of(platform)
+    same = boot == book.known_boot
+    return {} if same else {"known_boot": boot, "known_uptime": platform.uptime()}
+
+
+def is_of_another_boot(book: Ledger, platform: Platform) -> bool:
+    """Whether the run before ended with its machine, for certain."""
+    boot = boot_of(platform)
+    return bool(boot and book.known_boot) and boot != book.known_boot
+
+
 def _known(book: Ledger, platform: Platform) -> float:
     """Monotonic, of this process; perhaps of before it began."""
     now = platform.monotonic()

@@ -201,10 +201,6 @@ class Site:
             take_in("intermediate")
         for (name, part), one in opened.items():
             self._verify((name, part), one, records[name], current)
-            # Of the process before, or of another role or history.
-            doubted = current.doubtful_before or current.committed == 0 or not current.clean
-            if doubted and not source and part == "intermediate":
-                one.drop_cache()  # which may be compared
             # Only a source's data is flushed by an orderly stop; before the first run, nothing.
             if not (current.clean and current.run and source and part == "data"):
                 one.store.unflushed()
@@ -482,8 +478,11 @@ class Site:
         else:
             volume.set_patience(timeouts.patience_s(self.config.link_timeout))
         volume.set_intent(opened.log)
-        served = not self._opened[record.name, "data"].cached_here
-        if current.doubtful_data or (served and not current.clean):
+        # What a failed flush has lost a server shows for long, and a kernel, whatever it is told to
+        # let go of, for as long as something beside it is dirty.
+        ours = self._opened[record.name, "data"].cached_here
+        booted = ours and age.is_of_another_boot(current, self.platform)
+        if current.doubtful_data or not (current.clean or booted):
             volume.doubt_front()
         if current.clean:
             changed = current.maps.get(f"{record.name}/next", BitMap64())
@@ -510,6 +509,14 @@ class Site:
             clean=current.clean, drop_caches=self._drop_data_caches,
             take_intermediates=self._take_intermediates, remember_cut=self._remember_cut,
         )  # fmt: skip
+
+    def _drop_intermediate_caches(self) -> None:
+        """Of a target, when nothing there is dirty: what the process before has lost, or another
+        role or history, and what may be compared, is read from the disk."""
+        book = self.book.current
+        if book.doubtful_before or book.committed == 0 or not book.clean:
+            for member in self.members:
+                self._opened[member.name, "intermediate"].drop_cache()
 
     def _drop_data_caches(self) -> None:
         for member in self.members:
@@ -577,6 +584,7 @@ class Site:
             self.copier.link([None] * len(self.members))
             if not self.book.current.clean and (words := self.copier.flush_past()):
                 self.journal.say(words)
+            self._drop_intermediate_caches()
         if self.book.current.seeded:
             self._flush_seed()
         elif isinstance(self.control, Target) and self.control.blank:
@@ -600,6 +608,7 @@ class Site:
         self.book.update(
             clean=False, run=self._run, runs=runs, volumes=self._in_use(), maps=maps,
             coarse=self._coarse, doubtful_before=before, logs=tuple(self._logs),
+            **age.of_this_boot(book, self.platform),
         )  # fmt: skip
         self._maps_count = True
         self._maps.remove_others(self.book.current.site, self._run)

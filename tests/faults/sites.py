@@ -793,8 +793,21 @@ FAULTS = (
     Fault(
         "after an orderly stop what a source's server shows is taken for what its disk has",
         "tests/test_lost_flush.py::test_a_source_copies_no_cache_that_its_disk_has_not",
-        (("mirror_core/site.py", "current.doubtful_data or (served and not current.clean)",
-          "served and not current.clean"),),
+        (("mirror_core/site.py", "current.doubtful_data or not (current.clean or booted)",
+          "not (current.clean or booted)"),),
+    ),
+    Fault(
+        "after a kill what the system's own cache shows is taken for what the disk has (I9)",
+        "simulate:20000:shown,link,crash_owing",
+        (("mirror_core/site.py", "booted = ours and age.is_of_another_boot(",
+          "booted = ours or age.is_of_another_boot("),),
+        "dropped_for_certain",
+    ),
+    Fault(
+        "what a killed target's cache shows of its intermediate is compared (I9)",
+        "simulate:20000:shown,forgetful,comparison,crash_owing",
+        (("mirror_core/site.py", "            self._drop_intermediate_caches()\n", ""),),
+        "intermediate_not_dropped",
     ),
     Fault(
         "a server that came back as another one is not reached anew at each try",

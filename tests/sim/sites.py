@@ -186,7 +186,7 @@ class SimStore(native.Store):
         self._disk = machine.disks[key]
 
     def drop_cache(self) -> None:
-        lib.sim_disk_evict(self._disk)
+        lib.sim_disk_drop(self._disk)
 
     def server_socket(self) -> int:
         """In place of a descriptor: which store it is (Machine.served_by)."""

@@ -252,6 +252,30 @@ sim_disk_evict (struct sim_disk *d)
   d->nstale = 0;
 }
 
+/* The cache is told to let go of what it holds.  What is dirty stays, and what is beside it: a kernel drops
+ * whole folios. */
+void
+sim_disk_drop (struct sim_disk *d)
+{
+  if (!d->nstale)
+    return;
+  uint64_t folio = 1U << random_below (4), kept = 0;
+  char *dirty = calloc (1, sectors (d) / folio + 1);
+  for (size_t i = 0; i < d->nlog; i++)
+    dirty[d->log[i].sector / folio] = 1;
+  for (uint64_t sector = 0; sector < sectors (d); sector++)
+    if (d->stale[sector] && !dirty[sector / folio])
+      revert (d, sector);
+  sim_faded (d->number);
+  for (uint64_t sector = 0; sector < sectors (d); sector++) {
+    d->stale[sector] &= dirty[sector / folio];
+    kept += d->stale[sector];
+  }
+  d->faded += d->nstale - kept;
+  d->nstale = (unsigned)kept;
+  free (dirty);
+}
+
 /* A flush that fails: of each sector that it covered all writes are lost, done, or still to be
  * flushed, and nobody is told which. */
 static void
@@ -300,26 +324,39 @@ lose_beside (unsigned below, enum sim_loss loss, const struct sim_disk *own)
 }
 
 /* A flush as native/below.h has it, but not on a stack, which is elsewhere while others run. */
-static struct fm_below_flush *
+struct flush {
+  struct fm_below_flush below;
+  struct flush *next;
+};
+
+static struct flush *flushes; /* that are under way in this schedule */
+
+static struct flush *
 begin_flush (unsigned below)
 {
-  struct fm_below_flush *f = calloc (1, sizeof *f);
-  fm_below_begin (f, below);
+  struct flush *f = calloc (1, sizeof *f);
+  f->next = flushes;
+  flushes = f;
+  fm_below_begin (&f->below, below);
   return f;
 }
 
 /* What a dead process has heard is told to nobody. */
 static void
-end_flush (struct fm_below_flush *f, int rc, bool dead, const struct fm_store *own)
+end_flush (struct flush *f, int rc, bool dead, const struct fm_store *own)
 {
-  fm_below_end (f, dead ? -ENOSPC : rc, own);
+  struct flush **at = &flushes;
+  while (*at != f)
+    at = &(*at)->next;
+  *at = f->next;
+  fm_below_end (&f->below, dead ? -ENOSPC : rc, own);
   free (f);
 }
 
 void
 sim_folder_flush (unsigned below, int rc, enum sim_loss loss)
 {
-  struct fm_below_flush *f = begin_flush (below);
+  struct flush *f = begin_flush (below);
   if (rc < 0)
     lose_beside (below, loss, NULL);
   if (below)
@@ -456,7 +493,7 @@ file_run (struct fm_store *store, const struct fm_op *op)
   struct sim_store *s = (struct sim_store *)store;
   if (op->kind != FM_FLUSH)
     return run (s, NULL, op);
-  struct fm_below_flush *f = begin_flush (store->below);
+  struct flush *f = begin_flush (store->below);
   int rc = run (s, NULL, op);
   end_flush (f, rc, s->dead, store);
   return rc;
@@ -559,7 +596,7 @@ disk_forget (struct fm_store *store)
 {
   struct sim_store *s = (struct sim_store *)store;
   if (s->disk->ours && !s->dead)
-    sim_disk_evict (s->disk);
+    sim_disk_drop (s->disk);
 }
 
 static void
@@ -625,6 +662,8 @@ sim_server_open (struct sim_disk *d, unsigned lazy)
 void
 sim_stores_forget (void)
 {
+  while (flushes)
+    end_flush (flushes, 0, true, NULL);
   for (; opened; opened = opened->before)
     fm_below_leave (&opened->store);
 }

@@ -61,6 +61,7 @@ char *sim_disk_safe (struct sim_disk *d);
 /* Of each sector: 1: the cache holds what no flush will write. */
 char *sim_disk_stale (struct sim_disk *d);
 void sim_disk_evict (struct sim_disk *d); /* the cache needs the room: it holds no such sector any more */
+void sim_disk_drop (struct sim_disk *d);  /* it is told to: none beside what is dirty */
 uint64_t sim_disk_unflushed (struct sim_disk *d); /* sectors */
 /* Into `out` what stands after a power loss that keeps a sector with a chance of
  * `keep` in 256; how many sectors were lost. */
