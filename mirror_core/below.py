@@ -14,6 +14,10 @@ Invariants
     So each device on the way names itself, too: what is below it may not be told, or change.
     And what stands on something that is not to be found here shares with all: a container's overlay
     names a path of the host, which leads back to the overlay there, or nowhere.
+    In doubt they share losses, and no wait (native/below.h): the flush of one store waits for that
+    of another only where both have met one name.  Else a file server that hangs would hold up each
+    flush of a local disk for as long.  So what the disk of two such stores says to one of them just
+    then, the other hears one flush later.
     What cannot be read ends the way there, and is never an error; a device of which /sys says
     nothing at all may be on any disk.
     Nothing here waits for a disk or a server: it asks /sys, /proc, the open file itself, and for
@@ -44,7 +48,7 @@ import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from mirror_core import identity
 from mirror_core.platform import HERE, Platform
@@ -97,16 +101,43 @@ def apart(one: int, other: int, platform: Platform = HERE) -> bool:
     return certain and bool(first) and first.isdisjoint(second)
 
 
-def numbers(opened: Mapping[K, int | None]) -> dict[K, int]:
-    """`shared`, of open files, folders and devices, and of what is AWAY; None: a server."""
-    return shared({key: frozenset() if fd is None else disks(fd) for key, fd in opened.items()})
+class Numbers(Generic[K]):
+    """Those of native/below.h, of all that a site stands on, each under its key."""
+
+    def __init__(
+        self, numbers: Mapping[K, int], sets: Mapping[K, frozenset[str]] | None = None
+    ) -> None:
+        """`sets`: what each stands on."""
+        self._first, self._now, self._sets = numbers, dict(numbers), dict(sets or {})
+
+    def __getitem__(self, key: K) -> int:
+        return self._now[key]
+
+    def opened(self, key: K, fd: int | None) -> int:
+        """Of what was AWAY: from now on the number of what it is known to share a disk with, else
+        its own.  (Of several it has the first: that it loses with all is so from the start.)"""
+        names = self._sets[key] = _below(fd) - {_UNKNOWN}
+        beside = (self._now[one] for one, on in self._sets.items() if one != key and on & names)
+        self._now[key] = next(beside, self._first[key])
+        return self._now[key]
+
+
+def numbers(opened: Mapping[K, int | None]) -> Numbers[K]:
+    """Of open files, folders and devices, and of what is AWAY; None: a server."""
+    sets = {key: _below(fd) for key, fd in opened.items()}
+    return Numbers(shared(sets), sets)
+
+
+def _below(fd: int | None) -> frozenset[str]:
+    return frozenset() if fd is None else disks(fd)
 
 
 def shared(sets: Mapping[K, frozenset[str]]) -> dict[K, int]:
     """Classes of those that have a disk in common, also by way of a third, numbered from 1 in the
-    order in which they come; 0: stands on nothing, and shares nothing."""
-    if any(_UNKNOWN in names for names in sets.values()):
-        sets = {key: names and names | {_UNKNOWN} for key, names in sets.items()}
+    order in which they come, or from -1 down, if one stands on something unknown: then they are in
+    doubt (native/below.h).  0: stands on nothing, and shares nothing."""
+    step = -1 if any(_UNKNOWN in names for names in sets.values()) else 1
+    sets = {key: _each_its_own(i, names) for i, (key, names) in enumerate(sets.items())}
     groups: list[set[str]] = []  # disjoint
     for names in sets.values():
         joined = [group for group in groups if not group.isdisjoint(names)]
@@ -117,8 +148,13 @@ def shared(sets: Mapping[K, frozenset[str]]) -> dict[K, int]:
     for key, names in sets.items():
         for i, group in enumerate(groups):
             if not group.isdisjoint(names):
-                found[key] = numbers.setdefault(i, len(numbers) + 1)
+                found[key] = numbers.setdefault(i, step * (len(numbers) + 1))
     return found
+
+
+def _each_its_own(number: int, names: frozenset[str]) -> frozenset[str]:
+    """What is unknown is nothing that two have in common for certain."""
+    return frozenset(f"{name} {number}" if name == _UNKNOWN else name for name in names)
 
 
 @dataclass(frozen=True)

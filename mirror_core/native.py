@@ -165,7 +165,7 @@ class Store:
             raise
 
     def stands_on(self, below: int) -> None:
-        """What all stores of this number share (native/below.h), above 0.  Before it is in use."""
+        """What all stores of this number share (native/below.h), not 0.  Before it is in use."""
         _lib.fm_below_join(self._handle, below)
 
     def stands_with_folder(self) -> None:

@@ -76,7 +76,7 @@ class Maps(Protocol):
     def remove_others(self, site: str, run: str) -> None: ...
 
 
-Shares = Callable[[Mapping[tuple[str, str], int | None]], dict[tuple[str, str], int]]
+Shares = Callable[[Mapping[tuple[str, str], int | None]], below.Numbers[tuple[str, str]]]
 
 
 class Site:
@@ -121,7 +121,7 @@ class Site:
         self._missing = platform.looker(self._missing_file, limits.CONTROL_WAIT_S)  # may hang
         self._late = contextlib.ExitStack()  # closes the intermediates that were taken in later
         self._new: dict[tuple[str, str], str] = {}  # stores that are to be marked, and how
-        self._numbers: dict[tuple[str, str], int] = {}  # of what shares a disk
+        self._numbers: below.Numbers[tuple[str, str]] | None = None  # of what shares a disk
         self._undo = contextlib.ExitStack()
         with contextlib.ExitStack() as undo:
             self._lock = lock_state(config, platform) if held is None else held
@@ -302,7 +302,8 @@ class Site:
         one = self._open_one(record, "intermediate")
         try:
             stores.refuse_one_disk([*beside, one])
-            if number := self._numbers.get((record.name, "intermediate")):  # not yet at the start
+            numbers, key = self._numbers, (record.name, "intermediate")
+            if numbers and (number := numbers.opened(key, one.fd)):  # it was away at the start
                 one.store.stands_on(number)  # before it is flushed, as a blank one is
             place = stores.place_of(self.config, current, record.name, "intermediate")
             if stores.is_new(one, record.intermediate, place, record.size):

@@ -20,7 +20,7 @@ static const struct fm_store_ops no_ops;
 static struct fm_store folder = { .ops = &no_ops };
 
 void
-fm_below_join (struct fm_store *s, unsigned below)
+fm_below_join (struct fm_store *s, int below)
 {
   assert (below && !s->below);
   pthread_mutex_lock (&members);
@@ -49,7 +49,7 @@ fm_below_leave (struct fm_store *s)
 }
 
 void
-fm_below_set_folder (unsigned below)
+fm_below_set_folder (int below)
 {
   fm_below_leave (&folder);
   folder.below = 0;
@@ -71,28 +71,35 @@ is_the_disks (int rc)
   return rc < 0 && rc != -ENOSPC && rc != -EDQUOT && rc != -EFBIG && rc != -ENOMEM;
 }
 
+/* With `members` or `lock`. */
+static bool
+loses_too (const struct fm_store *s, int below, const struct fm_store *own)
+{
+  return s != own && (s->below == below || (s->below < 0 && below < 0));
+}
+
 /* With `lock`. */
 static void
-count_loss (unsigned below, const struct fm_store *own)
+count_loss (int below, const struct fm_store *own)
 {
   for (struct fm_store *s = stores; s; s = s->beside)
-    if (s->below == below && s != own)
+    if (loses_too (s, below, own))
       fm_store_lose (s);
 }
 
 /* When all know. */
 static void
-forget (unsigned below, const struct fm_store *own)
+forget (int below, const struct fm_store *own)
 {
   pthread_mutex_lock (&members);
   for (struct fm_store *s = stores; s; s = s->beside)
-    if (s->below == below && s != own && s->ops->forget)
+    if (loses_too (s, below, own) && s->ops->forget)
       s->ops->forget (s);
   pthread_mutex_unlock (&members);
 }
 
 void
-fm_below_begin (struct fm_below_flush *f, unsigned below)
+fm_below_begin (struct fm_below_flush *f, int below)
 {
   f->below = below;
   if (!below)
@@ -105,7 +112,7 @@ fm_below_begin (struct fm_below_flush *f, unsigned below)
 }
 
 static bool
-any_before (unsigned below, uint64_t number)
+any_before (int below, uint64_t number)
 {
   for (const struct fm_below_flush *f = under_way; f; f = f->next)
     if (f->below == below && f->number < number)
@@ -145,7 +152,7 @@ fm_below_moment (void)
 }
 
 void
-fm_below_wait (unsigned below, uint64_t moment)
+fm_below_wait (int below, uint64_t moment)
 {
   pthread_mutex_lock (&lock);
   while (any_before (below, moment))

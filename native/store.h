@@ -147,7 +147,7 @@ struct fm_store {
   bool knows_its_size; /* at no cost */
   bool tells_of_others; /* a write that fails may be told of what others have written before; */
   bool full_tells_of_others; /* ... also one that finds no space */
-  unsigned below; /* what it stands on; this and the next two lines: below.h */
+  int below; /* what it stands on; this and the next two lines: below.h */
   bool hurries;
   struct fm_store *beside;
   char *uri;      /* server */

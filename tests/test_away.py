@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -17,12 +18,13 @@ from typing import Any
 import direct
 import pytest
 from handmade import MIB, Handmade, east, edit, eventually, flashmirror, kill, refused
+from loops import Loop, needs_loops
 from pair import MakePair
 from served import Server
 from test_check import row
 from test_hangs import bounded
 
-from mirror_core import config, ledger, limits, native, process, stores
+from mirror_core import below, config, ledger, limits, native, process, stores
 from mirror_core import site as site_
 from mirror_core.cli import checking
 from mirror_core.errors import StoreError
@@ -453,7 +455,7 @@ def test_what_a_new_one_is_told_of_its_disk_counts_for_the_data_there(
     handmade.create()
     intermediate(handmade).unlink()
     settings = config.load(str(handmade.toml("east")))
-    site = site_.Site(settings, shares=lambda parts: dict.fromkeys(parts, 1))
+    site = site_.Site(settings, shares=lambda parts: below.Numbers(dict.fromkeys(parts, 1)))
     try:
         intermediate(handmade).touch()
         os.truncate(intermediate(handmade), handmade.size)
@@ -474,6 +476,44 @@ def test_what_a_new_one_is_told_of_its_disk_counts_for_the_data_there(
         assert not site.without_intermediate()
     finally:
         site.stop()
+
+
+@needs_loops
+@pytest.mark.parametrize("same", [True, False], ids=["the data's disk", "another one"])
+def test_what_was_away_at_the_start_stands_where_it_is_found(
+    handmade: Handmade, scratch: Path, monkeypatch: pytest.MonkeyPatch, *, same: bool
+) -> None:
+    """Until then it was on any disk, perhaps: each hears what the other one's flush has lost, now
+    as before.  Their flushes wait for each other once it is known to be on the data's."""
+    numbers: list[int] = []
+    stands_on = native.Store.stands_on
+
+    def noted(store: native.Store, number: int) -> None:
+        numbers.append(number)
+        stands_on(store, number)
+
+    disk, folder = Loop(scratch / "disk", 16 * MIB), scratch / "mounted"
+    folder.mkdir()
+    subprocess.run(["mkfs.ext4", "-q", str(disk.path)], check=True)
+    subprocess.run(["mount", str(disk.path), str(folder)], check=True)
+    try:
+        handmade.stores["east", "data"] = str(folder / "data")
+        if same:
+            handmade.stores["east", "intermediate"] = str(folder / "intermediate")
+        handmade.create()
+        away = intermediate(handmade).rename(intermediate(handmade).with_suffix(".away"))
+        monkeypatch.setattr(native.Store, "stands_on", noted)
+        site = site_.Site(config.load(str(handmade.toml("east"))))
+        try:
+            away.rename(intermediate(handmade))
+            site._take_intermediates()
+        finally:
+            site.stop()
+        data, late = numbers
+        assert max(data, late) < 0 and (data == late) is same
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+        disk.close()
 
 
 def test_a_file_that_shows_data_is_not_flushed(

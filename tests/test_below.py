@@ -479,12 +479,56 @@ def test_what_is_not_open_is_apart_from_nothing() -> None:
 
 
 def test_what_stands_on_something_unknown_shares_with_all() -> None:
-    """With what is known, too; but not with what stands on nothing."""
+    """With what is known, too, but not with what stands on nothing: numbers below 0 are in doubt,
+    and lose together (native/below.h)."""
     box = below.disks(5, Told("0:60", 39))
     sets = {"a": frozenset("1"), "box": box, "memory": frozenset[str](), "b": frozenset("2")}
     for keys in itertools.permutations(sets):
         found = below.shared({key: sets[key] for key in keys})
-        assert found == {"a": 1, "box": 1, "memory": 0, "b": 1} and list(found) == list(keys)
+        assert list(found) == list(keys) and found["memory"] == 0
+        assert all(found[key] < 0 for key in ("a", "box", "b"))
+
+
+def test_a_doubt_has_no_flush_wait_for_another() -> None:
+    """One number, whose flushes wait for each other, have only those that are known to share: files
+    of one mount do, whatever that stands on, and two unknown ones do not."""
+    box, merged = (below.disks(5, Told(*WAYS[name][:2])) for name in (
+        "a file of a container's overlay, which names a path of the host",
+        "a file of a file system in user space that names nothing",
+    ))  # fmt: skip
+    away = below.disks(below.AWAY)
+    sets = {"a": "1", "b": "12", "box": box, "another": box, "merged": merged}
+    sets |= {"away": away, "away, too": away}
+    for keys in itertools.permutations(sets):
+        found = below.shared({key: frozenset(sets[key]) for key in keys})
+        assert found["a"] == found["b"] and found["box"] == found["another"]
+        assert set(found.values()) == {-1, -2, -3, -4, -5}
+
+
+@needs_loops
+def test_what_was_away_stands_where_it_is_opened(disks: Disks) -> None:
+    """It has the number of what it shares a disk with then, each time anew; where that is nothing,
+    its own.  It is in doubt still, as all are."""
+    (first, second), other = disks.parts(), disks.loop()
+    with ExitStack() as opened:
+
+        def fd(path: str | Path) -> int:
+            number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            opened.callback(os.close, number)
+            return number
+
+        memory = other.file.parent
+        found = below.numbers(
+            {"data": fd(first), "memory": fd(memory), "one": below.AWAY, "two": below.AWAY}
+        )
+        data, one, two = (found[key] for key in ("data", "one", "two"))
+        assert len({data, one, two}) == 3 and max(data, one, two) < 0 == found["memory"]
+        assert found.opened("one", fd(second)) == found["one"] == data
+        assert found.opened("one", fd(memory)) == one
+        assert found.opened("one", fd(other.path)) == one
+        assert found.opened("two", fd(other.path)) == one, "with another that was away"
+        assert found.opened("two", fd(second)) == data
+        assert found.opened("two", fd(memory)) == two
 
 
 def test_what_has_a_disk_in_common_is_one_class() -> None:

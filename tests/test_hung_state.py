@@ -20,6 +20,7 @@ from pathlib import Path
 import direct
 import pytest
 from handmade import Handmade, eventually, kill, record, refused, scrape
+from loops import Loop, needs_loops
 from pair import FLASHMIRROR, MakePair
 from test_hangs import bounded
 
@@ -74,6 +75,33 @@ def test_a_store_that_hangs_holds_up_no_question(handmade: Handmade, site: str) 
             direct.pause(handmade)
             eventually(lambda: "answer" not in str(direct.status(handmade, site)), "well")
             handmade.stop()
+
+
+@needs_loops
+def test_a_hung_server_of_an_intermediate_holds_up_no_flush_of_data(
+    handmade: Handmade, scratch: Path
+) -> None:
+    """Nothing tells what that server stands on.  It may be the disk of the data, which loses what
+    a flush there loses; but a client's flush of data does not wait for the server's answer."""
+    disk = Loop(scratch / "disk", handmade.size)
+    try:
+        with served(handmade, "east", "intermediate") as (_, behind):
+            handmade.stores["east", "data"] = str(disk.path)
+            handmade.create()
+            handmade.start()
+            direct.sync(handmade)
+            hangs = behind.with_name(f"{behind.name}.hangs")
+            hangs.touch()
+            with handmade.client() as client:
+                client.write(0, b"a" * 4096)  # whose cycle has a flush of the intermediate
+                eventually(lambda: "answer" in str(direct.status(handmade)["reason"]), "it hangs")
+                client.write(handmade.size - 4096, b"b" * 4096)
+                with bounded(10):
+                    client.flush()
+            hangs.unlink()
+            direct.sync(handmade)
+    finally:
+        disk.close()
 
 
 def test_a_cut_is_remembered_while_a_store_hangs(handmade: Handmade) -> None:

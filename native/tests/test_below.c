@@ -104,15 +104,20 @@ fdatasync (int fd)
 }
 
 static void
-begin (void)
+begin_with (const int *below)
 {
-  static const unsigned below[STORES] = { 1, 1, 2, 0 };
   for (int i = 0; i < STORES; i++) {
     store[i] = lab_file_store (SIZE, &file[i]);
     if (below[i])
       fm_below_join (store[i], below[i]);
     heard[i] = 0;
   }
+}
+
+static void
+begin (void)
+{
+  begin_with ((int[STORES]){ 1, 1, 2, 0 });
 }
 
 static void
@@ -196,10 +201,10 @@ is_told (void *unused)
 
 /* One that the disk has answered well is not good before another's, which had the disk's word, has told it. */
 static void
-a_good_flush_waits_for_those_beside_it (void)
+waits_for_one_beside_it (int number, int elsewhere)
 {
   pthread_t one, other;
-  begin ();
+  begin_with ((int[STORES]){ number, number, elsewhere, 0 });
   put (ONE);
   put (OTHER);
   code = EIO;
@@ -228,6 +233,51 @@ a_good_flush_waits_for_those_beside_it (void)
   pthread_join (one, NULL);
   pthread_join (other, NULL);
   end ();
+}
+
+static void
+a_good_flush_waits_for_those_beside_it (void)
+{
+  waits_for_one_beside_it (1, 2);
+  waits_for_one_beside_it (-1, -2);
+}
+
+static void *
+fails_elsewhere (void *unused)
+{
+  (void)unused;
+  CHECK_EQ (flush (ELSEWHERE), -EIO);
+  return NULL;
+}
+
+/* Where only a doubt has two stores share: the flush of the one may hang for as long as it likes, and no flush of the
+ * other, of the folder, or of the log waits for it.  What it hears at last is a loss for all of these. */
+static void
+a_doubt_is_a_loss_and_no_wait (void)
+{
+  pthread_t one;
+  fm_below_set_folder (-3);
+  begin_with ((int[STORES]){ -1, -1, -2, 0 });
+  for (int i = 0; i < STORES; i++)
+    put (i);
+  uint64_t known = fm_below_losses ();
+  hold (store[ELSEWHERE]->fd, &held);
+  pthread_create (&one, NULL, fails_elsewhere, NULL);
+  until_held ();
+  CHECK_EQ (flush (ONE), 0);
+  CHECK_EQ (fm_below_sync (plain, true, known), 0);
+  fm_below_wait (store[ONE]->below, fm_below_moment ());
+  code = EIO;
+  let_go (&held);
+  pthread_join (one, NULL);
+  CHECK_EQ (flush (ONE), -EIO);
+  CHECK_EQ (flush (OTHER), -EIO);
+  CHECK_EQ (flush (APART), 0);
+  CHECK_EQ (fm_below_sync (plain, true, known), -EIO);
+  for (int i = 0; i < STORES; i++)
+    CHECK_EQ (flush (i), 0);
+  end ();
+  fm_below_set_folder (1);
 }
 
 static void *
@@ -489,6 +539,7 @@ main (void)
   fm_below_set_folder (1);
   RUN (a_loss_is_told_to_all);
   RUN (a_good_flush_waits_for_those_beside_it);
+  RUN (a_doubt_is_a_loss_and_no_wait);
   RUN (syncs_at_once_are_all_told);
   RUN (to_forget_keeps_no_other_disk_waiting);
   RUN (a_sink_that_lost_something_is_not_whole);

@@ -1299,8 +1299,35 @@ FAULTS = (
     Fault(
         "what is unknown shares with what is unknown, and with nothing else",
         "tests/test_below.py::test_what_stands_on_something_unknown_shares_with_all",
-        (("mirror_core/below.py", "if any(_UNKNOWN in names for names in sets.values()):",
-          "if False:"),),
+        (("mirror_core/below.py", "step = -1 if any(_UNKNOWN in names for names in sets.values())",
+          "step = -1 if False"),),
+    ),
+    Fault(
+        "a client's flush waits for the file server of an intermediate",
+        "tests/test_hung_state.py::"
+        "test_a_hung_server_of_an_intermediate_holds_up_no_flush_of_data",
+        (("mirror_core/below.py", "sets = {key: _each_its_own(i, names) for i, (key, names) in "
+          "enumerate(sets.items())}",
+          "sets = {key: names and names | {_UNKNOWN} for key, names in sets.items()}"),),
+        "doubt_is_one_class",
+    ),
+    Fault(
+        "what stands on something unknown is known to share with what does so, too",
+        "tests/test_below.py::test_a_doubt_has_no_flush_wait_for_another",
+        (("mirror_core/below.py", 'f"{name} {number}" if name == _UNKNOWN else name for',
+          "name for"),),
+    ),
+    Fault(
+        "what was away at the start is never known to share a disk",
+        "tests/test_away.py::test_what_was_away_at_the_start_stands_where_it_is_found",
+        (("mirror_core/site.py", "numbers.opened(key, one.fd)", "numbers[key]"),),
+        "away_shares_for_certain_with_none",
+    ),
+    Fault(
+        "what was away at the start stands for ever where it was opened first",
+        "tests/test_below.py::test_what_was_away_stands_where_it_is_opened",
+        (("mirror_core/below.py", "next(beside, self._first[key])",
+          "next(beside, self._now[key])"),),
     ),
     Fault(
         "stores that share a disk by way of a third are told apart",

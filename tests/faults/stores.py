@@ -426,7 +426,7 @@ FAULTS = (
     Fault(
         "a source's new intermediate is flushed before it is known what stands beside it",
         "tests/test_away.py::test_what_a_new_one_is_told_of_its_disk_counts_for_the_data_there",
-        (("mirror_core/site.py", 'self._numbers.get((record.name, "intermediate")):', "0:"),),
+        (("mirror_core/site.py", "numbers.opened(key, one.fd)", "0"),),
         "new_one_flushed_apart",
     ),
     Fault(
@@ -499,6 +499,20 @@ FAULTS = (
         "native:below",
         (("native/below.c", "while (rc == 0 && !(own && own->hurries)", "while (0"),),
         "GOOD_BEFORE_IT_IS_TOLD",
+    ),
+    Fault(
+        "a flush waits for one on what is only perhaps its disk, which may hang for ever",
+        "native:below",
+        (("native/below.c", "if (f->below == below && f->number < number)",
+          "if ((f->below == below || (f->below < 0 && below < 0)) && f->number < number)"),),
+        "DOUBT_IS_A_WAIT",
+    ),
+    Fault(
+        "what a disk says to one store's flush is not told to those of which it is a doubt (I9)",
+        "native:below",
+        (("native/below.c", "(s->below == below || (s->below < 0 && below < 0))",
+          "s->below == below"),),
+        "DOUBT_IS_NO_LOSS",
     ),
     Fault(
         "a full disk is a loss for all that stand on it",

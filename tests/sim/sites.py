@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from mirror_core import (
     adoption,
+    below,
     config,
     driver,
     hardlog,
@@ -397,7 +398,9 @@ class Machine:
             platform=platform,
             open_store=functools.partial(self._open_store, life),
             maps=SimMaps(self),
-            shares=lambda opened: {key: 0 if key in self.served else self.below for key in opened},
+            shares=lambda opened: below.Numbers(
+                {key: 0 if key in self.served else self.below for key in opened}
+            ),
             served_by=self.served_by,
             refuse_anew=lambda _config, _book: None,
             begin_anew=lambda _config: platform.abort(),
