@@ -1,6 +1,7 @@
 /* See volume.h. */
 #include "volume.h"
 #include "lane.h"
+#include "late.h"
 #include "news.h"
 #include "wait.h"
 
@@ -315,10 +316,21 @@ drain_claims (struct fm_volume *v)
     fm_cond_wait_until (&v->moved, &v->lock, fm_now_ns () + 1000 * FM_MS);
 }
 
+/* What is to be flushed is written after this.  A write that was given up (late.h) settles with a loss, of what was there
+ * before: that is to be counted first.  False: it cannot be yet, and until then nothing is written. */
+static bool
+begin_first (struct fm_volume *v)
+{
+  bool settled = fm_late_settled (v->first);
+  v->first_heard = fm_store_losses (v->first);
+  return settled;
+}
+
 void
 fm_volume_retry (struct fm_volume *v)
 {
   assert (v->strict);
+  bool settled = !atomic_load (&v->abandoned) || begin_first (v);
   pthread_mutex_lock (&v->lock);
   if (atomic_load (&v->abandoned)) {
     drain_claims (v);
@@ -326,10 +338,11 @@ fm_volume_retry (struct fm_volume *v)
     fm_bitmap_or (v->pending, v->hardening);
     fm_bitmap_empty (v->sent);
     fm_bitmap_empty (v->hardening);
-    v->first_heard = fm_store_losses (v->first); /* all that is to be flushed is written after this */
     atomic_store (&v->abandoned, 0);
   }
   pthread_mutex_unlock (&v->lock);
+  if (!settled)
+    fm_volume_fail (v, -ENOTCONN, 0);
 }
 
 void
@@ -578,7 +591,8 @@ fm_group_swap (struct fm_volume **v, unsigned n)
     atomic_store (&v[i]->heard, lost);
     v[i]->restores = !v[i]->strict && lost != v[i]->sure;
     v[i]->cycle_lost = lost;
-    v[i]->first_heard = fm_store_losses (v[i]->first);
+    if (!begin_first (v[i]))
+      fm_volume_fail (v[i], -ENOTCONN, 0);
     if (!v[i]->strict && !fm_store_has_anchor (v[i]->front)) /* after the line above: flush.c drops it first */
       fm_volume_fail (v[i], -ENOTCONN, -1);
   }

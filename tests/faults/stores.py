@@ -1327,10 +1327,15 @@ FAULTS = (
         "SERVER_LOST_BESIDE_A_FLUSH",
     ),
     Fault(
+        "a write that was given up voids the cycle that is copied after it has settled",
+        "native:failure",
+        (("native/volume.c", "bool settled = fm_late_settled (v->first);", "bool settled = true;"),),
+        "LATE_WRITE_VOIDS_A_COPY",
+    ),
+    Fault(
         "what was lost before a retry makes that fail, too",
         "native:failure",
-        (("native/volume.c",
-          "    v->first_heard = fm_store_losses (v->first); /* all that", "    /* all that"),),
+        (("native/volume.c", "!atomic_load (&v->abandoned) || begin_first (v)", "true"),),
         "RETRY_COUNTS_OLD_LOSSES",
     ),
     Fault(
