@@ -307,8 +307,6 @@ FAULTS = (
     ),
     Fault(
         "a start that is refused with an older ledger removes the logs of the newer one",
-        "tests/test_went_back.py::"
-        "test_a_newer_ledger_put_back_after_a_refused_start_has_its_image "
         "simulate:20000:lost_files,old_files",
         (("mirror_core/site.py", "run == self._run != self.book", "run != self.book"),),
         "refused_start_removes",

@@ -1329,7 +1329,7 @@ FAULTS = (
     Fault(
         "a write that was given up voids the cycle that is copied after it has settled",
         "native:failure",
-        (("native/volume.c", "bool settled = fm_late_settled (v->first);", "bool settled = true;"),),
+        (("native/volume.c", "= fm_late_settled (v->first);", "= true;"),),
         "LATE_WRITE_VOIDS_A_COPY",
     ),
     Fault(

@@ -46,7 +46,7 @@ class Shape:
     exceptions: bool = False  # at the N-th call of the platform
     # What a failed flush has lost may be in the cache for a while (SIM_LOSE_LATER).
     later: bool = False
-    one_disk: bool = False  # below all that a machine has: what a flush of one has lost, all have
+    one_disk: bool = False  # below most that a machine has: what a flush of one has lost, all have
     returning_s: float = 30.0  # a client who comes back so late is told of no loss (news.h)
     wait_s: float = 3.5  # freeze_max + link_timeout are promised (timeouts.py), and looks take time
     served: float = 0.0  # the chance that a store is behind a server (sites.py), not a file

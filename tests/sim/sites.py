@@ -224,6 +224,7 @@ class Machine:
         self.boots = 0  # of the machine itself
         self.was_killed = False  # how its last life has ended
         self.served: dict[tuple[str, str], int] = {}  # by a server: which one of those so far
+        self.apart: set[tuple[str, str]] = set()  # that stand on a disk of their own
         self.local: set[tuple[str, str]] = set()  # whose cache the own kernel has, and drops
         self.content: Content | None = None  # of a source: what its clients know
         self.follows: History | None = None  # of a target, and of a source that was one
@@ -239,7 +240,8 @@ class Machine:
         self.cut_later = NO_POINT  # or may have been, as it was about to be committed
         self.unjudged = NO_POINT  # an image that is a mixture, and known to be (copies.py)
         self.stood: Stood | None = None  # what a person can put back, while it has not been up
-        # Not 0: its files' disks, and its state folder's, are one, which loses as one.
+        # Not 0: the disks of its files, but those that stand apart, and of its state folder, are
+        # one, which loses as one.
         self.below = _DISKS[name] if world.shape.one_disk else 0
         for volume, size in volumes.items():
             for part in PARTS:
@@ -251,7 +253,9 @@ class Machine:
                 if world.random.random() < world.shape.served:
                     self.served[volume, part] = 1
                     continue
-                if self.below:
+                if self.below and world.random.random() < 0.2:
+                    self.apart.add((volume, part))
+                elif self.below:
                     lib.sim_disk_share(disk, self.below)
                 if world.random.random() < world.shape.local:
                     self.local.add((volume, part))
@@ -391,6 +395,9 @@ class Machine:
         instance = self.served.get(list(self.disks)[number])
         return f"server {instance}" if instance and self.world.shape.known else None
 
+    def _stands_on(self, key: tuple[str, str]) -> int:
+        return 0 if key in self.served or key in self.apart else self.below
+
     def _boot(self, life: Incarnation) -> None:
         platform = simos.SimPlatform(self, life)
         life.site = site.Site(
@@ -398,9 +405,7 @@ class Machine:
             platform=platform,
             open_store=functools.partial(self._open_store, life),
             maps=SimMaps(self),
-            shares=lambda opened: below.Numbers(
-                {key: 0 if key in self.served else self.below for key in opened}
-            ),
+            shares=lambda opened: below.Numbers({key: self._stands_on(key) for key in opened}),
             served_by=self.served_by,
             refuse_anew=lambda _config, _book: None,
             begin_anew=lambda _config: platform.abort(),
