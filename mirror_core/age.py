@@ -64,9 +64,11 @@ def of_this_boot(book: Ledger, platform: Platform) -> dict[str, str | float]:
 
 
 def is_of_another_boot(book: Ledger, platform: Platform) -> bool:
-    """Whether the run before ended with its machine, for certain."""
+    """Whether the run before ended with its machine, for certain: a container may have a boot of
+    its own (systemd-nspawn), but not less time since the machine was started."""
     boot = boot_of(platform)
-    return bool(boot and book.known_boot) and boot != book.known_boot
+    differs = bool(boot and book.known_boot) and boot != book.known_boot
+    return differs and platform.uptime() < book.known_uptime
 
 
 def _known(book: Ledger, platform: Platform) -> float:

@@ -115,10 +115,11 @@ class Numbers(Generic[K]):
 
     def opened(self, key: K, fd: int | None) -> int:
         """Of what was AWAY: from now on the number of what it is known to share a disk with, else
-        its own.  (Of several it has the first: that it loses with all is so from the start.)"""
+        its own.  (Of several it has the last, a store's rather than the folder's: that it loses
+        with all is so from the start.)"""
         names = self._sets[key] = _below(fd) - {_UNKNOWN}
-        beside = (self._now[one] for one, on in self._sets.items() if one != key and on & names)
-        self._now[key] = next(beside, self._first[key])
+        beside = [self._now[one] for one, on in self._sets.items() if one != key and on & names]
+        self._now[key] = beside[-1] if beside else self._first[key]
         return self._now[key]
 
 

@@ -511,13 +511,17 @@ class Site:
             take_intermediates=self._take_intermediates, remember_cut=self._remember_cut,
         )  # fmt: skip
 
-    def _drop_intermediate_caches(self) -> None:
-        """Of a target, when nothing there is dirty: what the process before has lost, or another
-        role or history, and what may be compared, is read from the disk."""
+    def _flush_past(self) -> None:
+        """Of a target: what the process before has left in its intermediates, or another role or
+        history.  What they have lost, and what may be compared, is read from the disk then, for a
+        kernel drops nothing that is dirty, nor beside it."""
         book = self.book.current
-        if book.doubtful_before or book.committed == 0 or not book.clean:
-            for member in self.members:
-                self._opened[member.name, "intermediate"].drop_cache()
+        if book.clean and book.committed and not book.doubtful_before:
+            return
+        if words := self.copier.flush_past():
+            self.journal.say(words)
+        for member in self.members:
+            self._opened[member.name, "intermediate"].drop_cache()
 
     def _drop_data_caches(self) -> None:
         for member in self.members:
@@ -583,9 +587,7 @@ class Site:
             )
         if not source:
             self.copier.link([None] * len(self.members))
-            if not self.book.current.clean and (words := self.copier.flush_past()):
-                self.journal.say(words)
-            self._drop_intermediate_caches()
+            self._flush_past()
         if self.book.current.seeded:
             self._flush_seed()
         elif isinstance(self.control, Target) and self.control.blank:

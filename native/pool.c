@@ -114,21 +114,21 @@ close_ports (struct fm_port *p)
 static void
 opened (struct fm_store *s, struct fm_port *p)
 {
-  struct fm_port *told = NULL; /* the size, and that is all */
   pthread_mutex_lock (&s->lock);
-  s->opening--;
   if (p && s->asks_size && !s->askers) {
+    pthread_mutex_unlock (&s->lock);
+    fm_port_close (p); /* first: then its place at the server is another's */
+    pthread_mutex_lock (&s->lock);
     s->npool--;
-    told = p;
   } else if (p)
     push (s, p);
   else {
     s->npool--;
     s->more_ns = fm_now_ns () + AGAIN_NS;
   }
+  s->opening--;
   pthread_cond_broadcast (&s->freed);
   pthread_mutex_unlock (&s->lock);
-  fm_port_close (told);
 }
 
 static void *

@@ -160,6 +160,43 @@ file_wrote (struct fm_store *s, int rc)
   return rc;
 }
 
+static uint64_t
+file_hole (struct fm_store *s, uint64_t offset, uint64_t length, uint64_t *data)
+{
+  if (!s->knows_holes) {
+    if (data)
+      *data = length;
+    return 0;
+  }
+  off_t at = lseek (s->fd, (off_t)offset, SEEK_DATA);
+  if (data)
+    *data = length;
+  if (at < 0 && errno == ENXIO) /* nothing but a hole to the end, which may come too early */
+    at = lseek (s->fd, 0, SEEK_END);
+  if (at < (off_t)offset)
+    return 0;
+  uint64_t hole = (uint64_t)at - offset;
+  if (hole)
+    return hole < length ? hole : length;
+  if (!data)
+    return 0; /* nobody asks how far: tmpfs would walk the file's pages to its end */
+  at = lseek (s->fd, (off_t)offset, SEEK_HOLE);
+  if (at > (off_t)offset && (uint64_t)at - offset < length)
+    *data = (uint64_t)at - offset;
+  return 0;
+}
+
+/* Of zeroes that somebody has read there: a hole that a file system knows of is no page in a cache, and stays. */
+static int
+file_keep (struct fm_store *s, const struct fm_op *op)
+{
+  if (!s->knows_holes)
+    return file_zero (s->fd, op->length, op->offset, op->flags);
+  if (file_hole (s, op->offset, op->length, NULL) == op->length)
+    return 0;
+  return file_zero (s->fd, op->length, op->offset, op->flags & ~(unsigned)FM_PUNCH);
+}
+
 static int
 file_run (struct fm_store *s, const struct fm_op *op)
 {
@@ -176,7 +213,7 @@ file_run (struct fm_store *s, const struct fm_op *op)
     return file_wrote (s, file_write (s->fd, op->buf, op->length, op->offset));
   case FM_ZERO:
     file_grows (s);
-    rc = file_zero (s->fd, op->length, op->offset, op->flags);
+    rc = op->flags & FM_KEEP ? file_keep (s, op) : file_zero (s->fd, op->length, op->offset, op->flags);
     return rc == -EOPNOTSUPP ? rc : file_wrote (s, rc);
   case FM_FLUSH:
     return file_flush (s);
@@ -253,32 +290,6 @@ finds_space_first (int fd)
     return true;
   }
   return false;
-}
-
-static uint64_t
-file_hole (struct fm_store *s, uint64_t offset, uint64_t length, uint64_t *data)
-{
-  if (!s->knows_holes) {
-    if (data)
-      *data = length;
-    return 0;
-  }
-  off_t at = lseek (s->fd, (off_t)offset, SEEK_DATA);
-  if (data)
-    *data = length;
-  if (at < 0 && errno == ENXIO) /* nothing but a hole to the end, which may come too early */
-    at = lseek (s->fd, 0, SEEK_END);
-  if (at < (off_t)offset)
-    return 0;
-  uint64_t hole = (uint64_t)at - offset;
-  if (hole)
-    return hole < length ? hole : length;
-  if (!data)
-    return 0; /* nobody asks how far: tmpfs would walk the file's pages to its end */
-  at = lseek (s->fd, (off_t)offset, SEEK_HOLE);
-  if (at > (off_t)offset && (uint64_t)at - offset < length)
-    *data = (uint64_t)at - offset;
-  return 0;
 }
 
 static void

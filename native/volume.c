@@ -317,20 +317,20 @@ drain_claims (struct fm_volume *v)
 }
 
 /* What is to be flushed is written after this.  A write that was given up (late.h) settles with a loss, of what was there
- * before: that is to be counted first.  False: it cannot be yet, and until then nothing is written. */
-static bool
+ * before: that is to be counted first.  Else -errno: it cannot be yet, and until then nothing is written. */
+static int
 begin_first (struct fm_volume *v)
 {
-  bool settled = fm_late_settled (v->first);
+  int rc = fm_late_refusal (v->first);
   v->first_heard = fm_store_losses (v->first);
-  return settled;
+  return rc;
 }
 
 void
 fm_volume_retry (struct fm_volume *v)
 {
   assert (v->strict);
-  bool settled = !atomic_load (&v->abandoned) || begin_first (v);
+  int rc = atomic_load (&v->abandoned) ? begin_first (v) : 0;
   pthread_mutex_lock (&v->lock);
   if (atomic_load (&v->abandoned)) {
     drain_claims (v);
@@ -341,8 +341,8 @@ fm_volume_retry (struct fm_volume *v)
     atomic_store (&v->abandoned, 0);
   }
   pthread_mutex_unlock (&v->lock);
-  if (!settled)
-    fm_volume_fail (v, -ENOTCONN, 0);
+  if (rc < 0)
+    fm_volume_fail (v, rc, 0);
 }
 
 void
@@ -591,8 +591,9 @@ fm_group_swap (struct fm_volume **v, unsigned n)
     atomic_store (&v[i]->heard, lost);
     v[i]->restores = !v[i]->strict && lost != v[i]->sure;
     v[i]->cycle_lost = lost;
-    if (!begin_first (v[i]))
-      fm_volume_fail (v[i], -ENOTCONN, 0);
+    int rc = begin_first (v[i]);
+    if (rc < 0)
+      fm_volume_fail (v[i], rc, 0);
     if (!v[i]->strict && !fm_store_has_anchor (v[i]->front)) /* after the line above: flush.c drops it first */
       fm_volume_fail (v[i], -ENOTCONN, -1);
   }

@@ -426,6 +426,27 @@ def test_a_process_counts_on_from_the_one_before(jump: float) -> None:
     assert point and point.age(clocks) == max(0, 15 + jump)
 
 
+@pytest.mark.parametrize(
+    ("before", "boot", "passed", "certain"),
+    [
+        ("this", "this", 10, False),
+        ("this", "another", -10, True),
+        ("this", "another", 10, False),
+        ("", "another", -10, False),
+        ("this", "", -10, False),
+    ],
+)
+def test_a_machine_was_started_anew_only_if_that_is_certain(
+    before: str, boot: str, passed: int, certain: bool
+) -> None:
+    """A container that was started anew has another boot id (systemd-nspawn), and the kernel has
+    cached what it had then."""
+    clocks = Clocks()
+    book = sample(known_boot=before, known_uptime=clocks.up)
+    clocks.boot, clocks.up = boot, clocks.up + passed
+    assert age.is_of_another_boot(book, clocks) is certain
+
+
 def test_a_clock_that_is_set_back_hides_nothing_from_the_next_process(make_pair: MakePair) -> None:
     """The source is started again after its clock was set back by two hours, as if its ledger were
     of the future: what waited before waits since then."""

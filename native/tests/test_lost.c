@@ -1279,6 +1279,39 @@ short_visits_change_nothing (void)
   end_clients ();
 }
 
+/* What is written back to a file neither takes space nor gives any back: where its owner has reserved some, where there
+ * are zeroes, and where there is a hole. */
+static void
+space_of_a_file_stays (void)
+{
+  const unsigned quarter = 1 << 18;
+  struct stat before, after;
+  struct fake *first = fake_open (4 * quarter, 0);
+  struct fm_volume *v;
+  uint64_t held;
+  char *zeroes = calloc (1, quarter);
+  s = lab_file_store (4 * quarter, &file);
+  CHECK (pwrite (file, zeroes, quarter, 0) == quarter);
+  CHECK (fallocate (file, FALLOC_FL_KEEP_SIZE, quarter, quarter) == 0);
+  CHECK (fsync (file) == 0 && fstat (file, &before) == 0 && before.st_blocks * 512 >= 2 * quarter);
+  CHECK_EQ (fm_volume_create (s, &first->store, 4 * quarter, BLOCK, false, &v), 0);
+  fm_volume_doubt_front (v);
+  CHECK_EQ (fm_volume_link (v, NULL, 1), 0);
+  fm_volume_mark (v, 0, 4 * quarter / BLOCK);
+  CHECK_EQ (fm_group_freeze (&v, 1, 100 * FM_MS, &held), 0);
+  while (fm_volume_copy (v, 1000 * FM_MS) == 0)
+    ;
+  CHECK_EQ (fm_volume_flush (v, true), 0);
+  fm_volume_settle (v);
+  CHECK (fstat (file, &after) == 0);
+  CHECK_EQ (after.st_blocks, before.st_blocks);
+  free (zeroes);
+  fm_volume_free (v);
+  fake_close (first);
+  fm_store_close (s);
+  close (file);
+}
+
 int
 main (void)
 {
@@ -1317,5 +1350,6 @@ main (void)
   RUN (who_left_unheard_is_told);
   RUN (who_had_just_come_and_left_is_told);
   RUN (short_visits_change_nothing);
+  RUN (space_of_a_file_stays);
   return finish ("lost");
 }

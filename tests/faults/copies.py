@@ -168,7 +168,8 @@ FAULTS = (
     Fault(
         "zeroes that are written back fill a store that is sparse",
         "native:lost",
-        (("native/lane.c", "{ .kind = zero ? FM_ZERO : FM_WRITE, .flags = zero ? FM_PUNCH : 0,\n"
+        (("native/lane.c", "{ .kind = zero ? FM_ZERO : FM_WRITE, "
+          ".flags = zero ? FM_PUNCH | FM_KEEP : 0,\n"
           "                      .offset = (s->claim->first << v->shift) + s->at,\n"
           "                      .length = s->n, .buf = s->buf };\n  s->anchor",
           "{ .kind = FM_WRITE,\n"

@@ -804,9 +804,16 @@ FAULTS = (
         "dropped_for_certain",
     ),
     Fault(
+        "a container that is started anew is a machine that was (I9)",
+        "tests/test_exposure.py::test_a_machine_was_started_anew_only_if_that_is_certain",
+        (("mirror_core/age.py", "differs and platform.uptime() < book.known_uptime", "differs"),),
+        "started_anew_for_certain",
+    ),
+    Fault(
         "what a killed target's cache shows of its intermediate is compared (I9)",
         "simulate:20000:shown,forgetful,comparison,crash_owing",
-        (("mirror_core/site.py", "            self._drop_intermediate_caches()\n", ""),),
+        (("mirror_core/site.py", "        for member in self.members:\n"
+          '            self._opened[member.name, "intermediate"].drop_cache()\n', ""),),
         "intermediate_not_dropped",
     ),
     Fault(
@@ -1326,8 +1333,8 @@ FAULTS = (
     Fault(
         "what was away at the start stands for ever where it was opened first",
         "tests/test_below.py::test_what_was_away_stands_where_it_is_opened",
-        (("mirror_core/below.py", "next(beside, self._first[key])",
-          "next(beside, self._now[key])"),),
+        (("mirror_core/below.py", "beside[-1] if beside else self._first[key]",
+          "beside[-1] if beside else self._now[key]"),),
     ),
     Fault(
         "stores that share a disk by way of a third are told apart",

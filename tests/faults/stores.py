@@ -1327,15 +1327,28 @@ FAULTS = (
         "SERVER_LOST_BESIDE_A_FLUSH",
     ),
     Fault(
+        "what is written back to a file gives its space back",
+        "native:lost",
+        (("native/lane.c", "? FM_PUNCH | FM_KEEP :", "? FM_PUNCH :"),),
+        "SPACE_GIVEN_BACK",
+    ),
+    Fault(
+        "what is written back to a file fills its holes",
+        "native:lost",
+        (("native/store_file.c", "NULL) == op->length)\n    return 0;",
+          "NULL) == op->length && 0)\n    return 0;"),),
+        "HOLES_FILLED",
+    ),
+    Fault(
         "a write that was given up voids the cycle that is copied after it has settled",
         "native:failure",
-        (("native/volume.c", "= fm_late_settled (v->first);", "= true;"),),
+        (("native/volume.c", "= fm_late_refusal (v->first);", "= 0;"),),
         "LATE_WRITE_VOIDS_A_COPY",
     ),
     Fault(
         "what was lost before a retry makes that fail, too",
         "native:failure",
-        (("native/volume.c", "!atomic_load (&v->abandoned) || begin_first (v)", "true"),),
+        (("native/volume.c", "atomic_load (&v->abandoned) ? begin_first (v) : 0", "0"),),
         "RETRY_COUNTS_OLD_LOSSES",
     ),
     Fault(

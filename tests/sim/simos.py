@@ -269,7 +269,7 @@ class SimPlatform(Platform):
         return float(1e9 + lib.sim_clock_ns / NS)
 
     def uptime(self) -> float:
-        return float(lib.sim_clock_ns / NS)
+        return float((lib.sim_clock_ns - self._machine.booted_ns) / NS)
 
     def sleep(self, seconds: float) -> None:
         current().wait(lib.sim_clock_ns + int(seconds * NS))

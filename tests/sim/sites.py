@@ -222,6 +222,7 @@ class Machine:
         self.maps: dict[str, KeptMaps] = {}  # by run
         self.folder = 0  # in which a life has its maps, and looks for those before
         self.boots = 0  # of the machine itself
+        self.booted_ns = 0
         self.was_killed = False  # how its last life has ended
         self.served: dict[tuple[str, str], int] = {}  # by a server: which one of those so far
         self.apart: set[tuple[str, str]] = set()  # that stand on a disk of their own
@@ -537,6 +538,7 @@ class Machine:
         lost = 0
         self.maps.clear()
         self.boots += 1
+        self.booted_ns = lib.sim_clock_ns
         for key in self.served:
             self.served[key] += 1
         for part in PARTS:
