@@ -259,6 +259,25 @@ store_over_a_file (struct lab_server *server, const char *filters, int *fd)
   return s;
 }
 
+/* The connections of the store's pool, and those that are lent besides from now on. */
+static unsigned
+pool_with (struct fm_store *s, int more)
+{
+  pthread_mutex_lock (&s->lock);
+  unsigned n = s->npool += (unsigned)more;
+  pthread_mutex_unlock (&s->lock);
+  return n;
+}
+
+static bool
+is_opening (struct fm_store *s)
+{
+  pthread_mutex_lock (&s->lock);
+  bool opening = s->opening;
+  pthread_mutex_unlock (&s->lock);
+  return opening;
+}
+
 /* A server that runs on over a file that was cut, and answers whoever reads behind the end with this error: it is asked
  * for the size by a new connection, also if it takes that long after, and as soon if it has answered so before for
  * another reason, for which no connection more is kept. */
@@ -269,32 +288,30 @@ asked_for_its_size (const char *filters, bool at_once) /* by who asks first */
   int fd;
   struct lab_server server = { 0 };
   struct fm_store *s = store_over_a_file (&server, filters, &fd);
-  unsigned had = s->npool;
+  unsigned had = pool_with (s, 0);
   uint64_t until = fm_now_ns () + 40000 * FM_MS;
   for (unsigned i = 0; i < 10; i++) {
     fm_store_read (s, buf, sizeof buf, 1 << 19);
     CHECK_EQ (fm_store_cuts (s), 0);
   }
-  while ((s->settled < s->doubts || s->opening) && fm_now_ns () < until) {
+  while ((s->settled < s->doubts || is_opening (s)) && fm_now_ns () < until) {
     fm_store_cuts (s);
     usleep (1000);
   }
-  CHECK_EQ (s->npool, had);
+  CHECK_EQ (pool_with (s, 0), had);
   CHECK (ftruncate (fd, 4096) == 0);
   CHECK (fm_store_read (s, buf, sizeof buf, 1 << 19) < 0);
   uint64_t began = fm_now_ns ();
-  if (!at_once)
-    s->npool += FM_POOL_MAX; /* as if so many were lent */
+  int lent = at_once ? 0 : FM_POOL_MAX;
+  pool_with (s, lent);
   while (!fm_store_cuts (s) && fm_now_ns () < until) {
     CHECK (!at_once);
     fm_poll_until (NULL, 0, fm_now_ns () + 50 * FM_MS);
   }
   CHECK (fm_store_cuts (s) && (!at_once || fm_now_ns () - began < 2000 * FM_MS));
-  unsigned lent = at_once ? 0 : FM_POOL_MAX;
-  while (s->npool != had + lent && fm_now_ns () < until) /* what was opened to tell the size is closed then */
+  while (is_opening (s) && fm_now_ns () < until) /* what was opened to tell the size is closed then */
     usleep (1000);
-  CHECK_EQ (s->npool, had + lent);
-  s->npool = had;
+  CHECK_EQ (pool_with (s, -lent), had);
   fm_store_close (s);
   lab_kill (&server);
   close (fd);
