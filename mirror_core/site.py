@@ -855,7 +855,11 @@ class Site:
         know of."""
         role, volumes, unread = self.book.current.role, None, list[tuple[str, str]]()
         try:
-            volumes = self.records(role) if clean else None
+            if clean:
+                volumes = self.records(role)
+            else:  # a flush may have failed for that
+                for one in self._opened.values():
+                    one.refuse_unsettled()
         except StoreError as error:
             self.journal.say(f"at stop: {error}")
         if not volumes:  # of what else was not right, such as a flush, no start makes anything good

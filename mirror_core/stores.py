@@ -331,19 +331,23 @@ class Opened:
         if self.fd is not None:
             os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
+    def refuse_unsettled(self) -> None:
+        """StoreError: its server may still do a write that was given up (native/late.h)."""
+        if not self.store.is_settled():
+            raise StoreError(
+                f"{self.where}: a write to it that was given up may still be done: restart its "
+                "server"
+            )
+
     def stopped(self, size: int, *, counts: bool) -> StoreRecord:
         """The same, when nobody writes to it until the next start.  A source's intermediate
         (`counts` is False) has a fingerprint only where a device's number is all there is: its
         bytes are flushed before.  A store that has lost something in this run has none: what is
         read from it now may be a cache's, and other bytes come back later.  (One that has lost it
         in a run before, and shows it still, is refused later: not to notice one that was put back
-        would be worse.)  StoreError: its server may still do a write that was given up
-        (native/late.h).  Unreadable: what counts cannot be read, whatever it has lost."""
-        if not self.store.is_settled():
-            raise StoreError(
-                f"{self.where}: a write to it that was given up may still be done: restart its "
-                "server"
-            )
+        would be worse.)  StoreError: as `refuse_unsettled`.  Unreadable: what counts cannot be
+        read, whatever it has lost."""
+        self.refuse_unsettled()
         if counts:
             known = self.record(size)
             return replace(known, fingerprint=None) if self.store.losses else known
