@@ -60,7 +60,7 @@ fm_store_cuts (struct fm_store *s)
       ask_size (s);
       pthread_mutex_lock (&s->lock);
       s->asking = false;
-      s->in_vain = 1 + settled; /* not so if it has told something */
+      s->in_vain = 1 + settled; /* another number by now if it has told the size */
       pthread_cond_broadcast (&s->flush_free);
       pthread_mutex_unlock (&s->lock);
     }

@@ -65,8 +65,8 @@ enum fm_op_kind { FM_READ, FM_WRITE, FM_ZERO, FM_FLUSH };
 enum fm_op_flag {
   FM_FUA = 1,   /* durable when done */
   FM_PUNCH = 2, /* a zero may give the space back */
-  FM_KEEP = 8,  /* ... but neither gives nor takes any where the store can tell */
   FM_FAST = 4,  /* a zero that is no faster than a write fails with -EOPNOTSUPP */
+  FM_KEEP = 8,  /* with FM_PUNCH: where the store can tell, space is neither given back nor taken */
 };
 
 struct fm_op {

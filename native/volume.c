@@ -317,7 +317,7 @@ drain_claims (struct fm_volume *v)
 }
 
 /* What is to be flushed is written after this.  A write that was given up (late.h) settles with a loss, of what was there
- * before: that is to be counted first.  Else -errno: it cannot be yet, and until then nothing is written. */
+ * before: that is to be counted first.  0, or -errno while it has not settled: until then nothing is written. */
 static int
 begin_first (struct fm_volume *v)
 {

@@ -169,18 +169,25 @@ first_sink_fails (void)
   tear_down ();
 }
 
+/* A cycle of all blocks, without sink 1. */
+static void
+begin_cycle (bool strict)
+{
+  set_up (false, 0);
+  if (strict)
+    fm_volume_set_strict (v);
+  CHECK_EQ (fm_volume_link (v, NULL, 1), 0);
+  fm_volume_mark (v, 0, BLOCKS);
+  freeze ();
+}
+
 /* What sink 0 has lost, whoever heard of it, is not told by its own flush any more: a server as a file.  What was lost
  * before a retry began is copied by that, so it is counted once. */
 static void
 first_sink_loses_beside_its_flush (void)
 {
   for (unsigned strict = 0; strict < 2; strict++) {
-    set_up (false, 0);
-    if (strict)
-      fm_volume_set_strict (v);
-    CHECK_EQ (fm_volume_link (v, NULL, 1), 0);
-    fm_volume_mark (v, 0, BLOCKS);
-    freeze ();
+    begin_cycle (strict);
     CHECK_EQ (fm_volume_copy (v, 1000 * FM_MS), 1);
     if (strict)
       fm_volume_harden_begin (v);
@@ -712,12 +719,7 @@ static void
 unlinked_under_a_cycle (void)
 {
   for (unsigned strict = 0; strict < 2; strict++) {
-    set_up (false, 0);
-    if (strict)
-      fm_volume_set_strict (v);
-    CHECK_EQ (fm_volume_link (v, NULL, 1), 0);
-    fm_volume_mark (v, 0, BLOCKS);
-    freeze ();
+    begin_cycle (strict);
     if (strict) /* all is copied, but nothing is hardened */
       CHECK_EQ (fm_volume_copy (v, 1000 * FM_MS), 1);
     pid_t child = fork ();

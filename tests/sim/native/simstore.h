@@ -10,10 +10,11 @@
  * are clean, so no later flush writes them, and that one succeeds.  A reader finds older bytes
  * at once (SIM_LOSE_NOW), or the new ones until the cache needs the room (SIM_LOSE_LATER: a server,
  * whose cache is not the site's to drop; or our own kernel, until whoever was told of the failure
- * drops it, unless he is killed before: `sim_disk_ours`).
+ * drops it, but for what is beside something dirty, and unless he is killed before: `sim_disk_ours`).
  * A disk may be slow: an operation takes its time before it has an effect.
  *
- * A store is one site's opening of a disk.  When the site dies its stores are killed: what
+ * A store is one site's opening of a disk: as a file, whose operations are done at once and whose
+ * flushes wait for those beside them (native/below.h), or behind a server, with connections.  When the site dies its stores are killed: what
  * still runs of it gets errors and changes nothing any more, and so unwinds.
  *
  * A link store has no bytes: its operations become messages (sim/network.py) whose answers
