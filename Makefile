@@ -56,7 +56,7 @@ test-faults: build
 test-python: build
 	$(BIN)/pytest -n 5 --dist loadfile --max-worker-restart=0 $(if $(TESTS),$(TESTS),-m 'not alone and not soak')
 test-alone: build
-	$(BIN)/pytest -m alone
+	$(BIN)/pytest -m 'alone and not soak'
 
 # The same tests, longer, all planted faults, an hour of chaos with all kinds of faults; goes on where
 # it was stopped (PARTS: a pattern of the parts to run).

@@ -480,9 +480,10 @@ class Site:
             volume.set_patience(timeouts.patience_s(self.config.link_timeout))
         volume.set_intent(opened.log)
         # What a failed flush has lost a server shows for long, and a kernel, whatever it is told to
-        # let go of, for as long as something beside it is dirty.
+        # let go of, for as long as something beside it is dirty.  In which boot the last run was
+        # only its own ledger says.
         ours = self._opened[record.name, "data"].cached_here
-        booted = ours and age.is_of_another_boot(current, self.platform)
+        booted = ours and not opened.lost and age.is_of_another_boot(current, self.platform)
         if current.doubtful_data or not (current.clean or booted):
             volume.doubt_front()
         if current.clean:

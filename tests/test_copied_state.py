@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import direct
@@ -17,7 +18,8 @@ from nbd_client import NbdClient
 from pair import MakePair, Pair
 from test_link import kill, lose_power
 
-from mirror_core import below, ledger
+from mirror_core import below, config, ledger
+from mirror_core.site import Site
 
 MIB = 1 << 20
 COPIED = "its state folder was put back, or copied, since its last run"
@@ -86,6 +88,25 @@ def test_what_became_hot_since_a_source_s_log_was_put_back_is_compared(
     direct.sync(pair)
     assert are_equal(pair)
     assert "a copy of the intent log" in pair.log("east")
+
+
+@pytest.mark.parametrize("put_back", [None, log_copied], ids=["in-place", "copied"])
+def test_only_the_last_run_s_own_folder_tells_in_which_boot_that_was(
+    pair: Pair, put_back: Callable[[Pair], None] | None
+) -> None:
+    """One of an earlier boot that is put back after a kill says that the machine was started since;
+    and the kernel may still show what a failed flush of the last run has lost."""
+    state = state_of(pair, "east")
+    kill(pair, "east")
+    if put_back:
+        put_back(pair)
+    ledger.save(state, replace(ledger.load(state), known_boot="another", known_uptime=1e9))
+    site = Site(config.load(str(pair.toml("east"))))
+    site.start()
+    try:
+        assert site.members[0].native.doubts_front() is bool(put_back)
+    finally:
+        site.stop()
 
 
 def test_a_source_says_that_its_ledger_was_taken_away(pair: Pair) -> None:

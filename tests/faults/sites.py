@@ -799,9 +799,15 @@ FAULTS = (
     Fault(
         "after a kill what the system's own cache shows is taken for what the disk has (I9)",
         "simulate:20000:shown,link,crash_owing",
-        (("mirror_core/site.py", "booted = ours and age.is_of_another_boot(",
-          "booted = ours or age.is_of_another_boot("),),
+        (("mirror_core/site.py", "booted = ours and not opened.lost and",
+          "booted = ours or not opened.lost and"),),
         "dropped_for_certain",
+    ),
+    Fault(
+        "a folder that was put back tells in which boot the last run was (I9)",
+        "tests/test_copied_state.py::test_only_the_last_run_s_own_folder_tells_in_which_boot_that_was",
+        (("mirror_core/site.py", "ours and not opened.lost and", "ours and"),),
+        "put_back_folder_tells_the_boot",
     ),
     Fault(
         "a container that is started anew is a machine that was (I9)",
