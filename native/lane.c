@@ -466,7 +466,7 @@ slot_restore (struct fm_lane *l, struct fm_slot *s)
   }
   s->state = FM_SLOT_RESTORING;
   bool zero = is_zero (s->buf, s->n);
-  struct fm_op op = { .kind = zero ? FM_ZERO : FM_WRITE, .flags = zero ? FM_PUNCH | FM_KEEP : 0,
+  struct fm_op op = { .kind = zero ? FM_ZERO : FM_WRITE, .flags = zero ? FM_PUNCH | FM_KEEP : FM_KEEP,
                       .offset = (s->claim->first << v->shift) + s->at,
                       .length = s->n, .buf = s->buf };
   s->anchor = atomic_load (&v->front->anchored);

@@ -66,7 +66,7 @@ enum fm_op_flag {
   FM_FUA = 1,   /* durable when done */
   FM_PUNCH = 2, /* a zero may give the space back */
   FM_FAST = 4,  /* a zero that is no faster than a write fails with -EOPNOTSUPP */
-  FM_KEEP = 8,  /* with FM_PUNCH: where the store can tell, space is neither given back nor taken */
+  FM_KEEP = 8,  /* of a write, or with FM_PUNCH: where the store can tell, space is neither given back nor taken */
 };
 
 struct fm_op {

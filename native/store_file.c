@@ -10,10 +10,13 @@
 #include <linux/fs.h>
 #include <linux/magic.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
+
+#define KEEP_PAGE 4096 /* bytes: what FM_KEEP looks at, one after the other */
 
 static int
 file_read (int fd, char *buf, uint64_t n, uint64_t at, bool *ended)
@@ -186,15 +189,39 @@ file_hole (struct fm_store *s, uint64_t offset, uint64_t length, uint64_t *data)
   return 0;
 }
 
-/* Of zeroes that somebody has read there: a hole that a file system knows of is no page in a cache, and stays. */
+/* Of what somebody has read there: a hole that a file system knows of is no page in a cache, and stays.  A page that is
+ * not zero is not asked about: where there is much data, that takes long on some. */
+static bool
+stays_hole (struct fm_store *s, const struct fm_op *op, uint64_t at, uint64_t n)
+{
+  static const char zeroes[KEEP_PAGE];
+  bool zero = op->kind == FM_ZERO || memcmp ((const char *)op->buf + at, zeroes, n) == 0;
+  return zero && file_hole (s, op->offset + at, n, NULL) == n;
+}
+
+static int
+keep_run (struct fm_store *s, const struct fm_op *op, uint64_t at, uint64_t n)
+{
+  if (n == 0)
+    return 0;
+  if (op->kind == FM_WRITE)
+    return file_write (s->fd, (const char *)op->buf + at, n, op->offset + at);
+  return file_zero (s->fd, n, op->offset + at, s->knows_holes ? op->flags & ~(unsigned)FM_PUNCH : op->flags);
+}
+
 static int
 file_keep (struct fm_store *s, const struct fm_op *op)
 {
-  if (!s->knows_holes)
-    return file_zero (s->fd, op->length, op->offset, op->flags);
-  if (file_hole (s, op->offset, op->length, NULL) == op->length)
-    return 0;
-  return file_zero (s->fd, op->length, op->offset, op->flags & ~(unsigned)FM_PUNCH);
+  int rc = 0;
+  uint64_t from = 0, n; /* what is before `from` is done */
+  for (uint64_t at = 0; rc == 0 && at < op->length; at += n) {
+    n = op->length - at < KEEP_PAGE ? op->length - at : KEEP_PAGE;
+    if (stays_hole (s, op, at, n)) {
+      rc = keep_run (s, op, from, at - from);
+      from = at + n;
+    }
+  }
+  return rc < 0 ? rc : keep_run (s, op, from, op->length - from);
 }
 
 static int
@@ -210,7 +237,8 @@ file_run (struct fm_store *s, const struct fm_op *op)
     return rc;
   case FM_WRITE:
     file_grows (s);
-    return file_wrote (s, file_write (s->fd, op->buf, op->length, op->offset));
+    rc = op->flags & FM_KEEP ? file_keep (s, op) : file_write (s->fd, op->buf, op->length, op->offset);
+    return file_wrote (s, rc);
   case FM_ZERO:
     file_grows (s);
     rc = op->flags & FM_KEEP ? file_keep (s, op) : file_zero (s->fd, op->length, op->offset, op->flags);
@@ -255,12 +283,13 @@ file_pollfd (struct fm_port *p, struct pollfd *fd)
 
 /* Whether lseek(2) tells of what was written and is not on the disk yet.  FUSE asks its server, who does
  * not know what the kernel has cached, and overlayfs what it stands on: only those are asked that are known
- * to look into the cache.  With others only reading costs: what is read as zeroes is sent as zeroes. */
+ * to look into the cache.  With others only reading costs: what is read as zeroes is sent as zeroes.  A device has
+ * none that lseek(2) tells of, and stands on tmpfs itself. */
 static bool
 knows_holes (int fd)
 {
   struct statfs fs;
-  if (fstatfs (fd, &fs) < 0)
+  if (is_device (fd) || fstatfs (fd, &fs) < 0)
     return false;
   switch ((unsigned long)fs.f_type & UINT32_MAX) {
   case EXT4_SUPER_MAGIC:
@@ -323,7 +352,7 @@ fm_store_open_file (int fd, uint64_t size, struct fm_store **out)
   fm_store_init (s, &file_ops, size, 0);
   s->fd = fd;
   s->knows_holes = knows_holes (fd);
-  s->knows_its_size = s->knows_holes && !is_device (fd);
+  s->knows_its_size = s->knows_holes;
   s->tells_of_others = !s->knows_holes && !is_device (fd);
   s->full_tells_of_others = s->tells_of_others && !finds_space_first (fd);
   *out = s;

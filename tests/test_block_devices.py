@@ -18,7 +18,7 @@ from pathlib import Path
 
 import direct
 import pytest
-from handmade import Handmade
+from handmade import Handmade, kill
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loops import Loop, needs_loops
@@ -185,3 +185,37 @@ def test_a_zero_or_trim_is_over_what_was_not_flushed(subject: OnDevices) -> None
     assert subject.devices["east", "data"].below() == subject.model
     subject.do("start east")
     subject.check_equal()
+
+
+@pytest.mark.parametrize("killed", ["before-the-first-commit", "with-a-trim-to-send"])
+def test_what_a_client_has_trimmed_of_a_thin_device_stays_free(scratch: Path, killed: str) -> None:
+    """What a killed source copies it writes back first: of zeroes a device cannot tell whether they
+    take space, and so none is taken for them."""
+    loop = Loop(scratch / "thin.raw", 256 * SIZE)
+    pair = Handmade(scratch / "pair", 256 * SIZE)
+    pair.stores["east", "data"] = str(loop.path)
+    try:
+        pair.create()
+        if killed == "with-a-trim-to-send":
+            pair.start()
+            direct.sync(pair)
+            direct.pause(pair)
+        else:
+            pair.start("east")
+        with pair.client() as client:
+            for at in range(0, 64 * SIZE, SIZE):
+                client.write(at, os.urandom(SIZE))
+            client.flush()
+            client.trim(SIZE, 63 * SIZE)
+            client.flush()
+        taken = loop.file.stat().st_blocks
+        kill(pair, "east")
+        pair.start(*(("east",) if killed == "with-a-trim-to-send" else ("west", "east")))
+        direct.resume(pair)
+        direct.sync(pair)
+        os.sync()
+        assert loop.file.stat().st_blocks <= 2 * taken
+        assert pair.image("west").read_bytes() == loop.path.read_bytes()
+    finally:
+        pair.kill()
+        loop.detach()

@@ -1280,7 +1280,7 @@ short_visits_change_nothing (void)
 }
 
 /* What is written back to a file neither takes space nor gives any back: where its owner has reserved some, where there
- * are zeroes, and where there is a hole. */
+ * are zeroes, and where there is a hole, though it be beside data. */
 static void
 space_of_a_file_stays (void)
 {
@@ -1293,6 +1293,9 @@ space_of_a_file_stays (void)
   s = lab_file_store (4 * quarter, &file);
   CHECK (pwrite (file, zeroes, quarter, 0) == quarter);
   CHECK (fallocate (file, FALLOC_FL_KEEP_SIZE, quarter, quarter) == 0);
+  CHECK (pwrite (file, zeroes, 4096, 2 * quarter) == 4096); /* a piece of zeroes with space, a hole and data */
+  CHECK (pwrite (file, "data", 4, 2 * quarter + quarter / 2) == 4);
+  CHECK (pwrite (file, zeroes, 4096, 3 * quarter) == 4096); /* and one of zeroes with space, and a hole */
   CHECK (fsync (file) == 0 && fstat (file, &before) == 0 && before.st_blocks * 512 >= 2 * quarter);
   CHECK_EQ (fm_volume_create (s, &first->store, 4 * quarter, BLOCK, false, &v), 0);
   fm_volume_doubt_front (v);

@@ -169,7 +169,7 @@ FAULTS = (
         "zeroes that are written back fill a store that is sparse",
         "native:lost",
         (("native/lane.c", "{ .kind = zero ? FM_ZERO : FM_WRITE, "
-          ".flags = zero ? FM_PUNCH | FM_KEEP : 0,\n"
+          ".flags = zero ? FM_PUNCH | FM_KEEP : FM_KEEP,\n"
           "                      .offset = (s->claim->first << v->shift) + s->at,\n"
           "                      .length = s->n, .buf = s->buf };\n  s->anchor",
           "{ .kind = FM_WRITE,\n"

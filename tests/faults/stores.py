@@ -1335,9 +1335,22 @@ FAULTS = (
     Fault(
         "what is written back to a file fills its holes",
         "native:lost",
-        (("native/store_file.c", "NULL) == op->length)\n    return 0;",
-          "NULL) == op->length && 0)\n    return 0;"),),
+        (("native/store_file.c", "return zero && file_hole", "return 0 && zero && file_hole"),),
         "HOLES_FILLED",
+    ),
+    Fault(
+        "data that is written back to a file fills the holes beside it",
+        "native:lost",
+        (("native/lane.c", "FM_PUNCH | FM_KEEP : FM_KEEP,", "FM_PUNCH | FM_KEEP : 0,"),),
+        "HOLES_BESIDE_DATA_FILLED",
+    ),
+    Fault(
+        "a thin device is filled with the zeroes that are written back to it",
+        "tests/test_block_devices.py::test_what_a_client_has_trimmed_of_a_thin_device_stays_free",
+        (("native/store_file.c", "if (is_device (fd) || fstatfs", "if (fstatfs"),
+         ("native/store_file.c", "s->knows_its_size = s->knows_holes;",
+          "s->knows_its_size = s->knows_holes && !is_device (fd);")),
+        "THIN_DEVICE_FILLED",
     ),
     Fault(
         "a write that was given up voids the cycle that is copied after it has settled",
