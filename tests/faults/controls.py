@@ -310,8 +310,7 @@ FAULTS = (
     ),
     Fault(
         "a source that was killed copies what a failed flush has lost, from the kernel's cache",
-        "tests/test_lost_flush.py::test_a_source_that_was_killed_copies_what_its_disk_holds "
-        "simulate:10000",
+        "tests/test_lost_flush.py::test_a_source_that_was_killed_copies_what_its_disk_holds",
         (("mirror_core/driver.py", "            self._drop_caches()\n", ""),),
         "kernels_cache_is_copied",
     ),
