@@ -59,28 +59,35 @@ def of_history(book: Ledger, platform: Platform) -> Moment:
 def of_this_boot(book: Ledger, platform: Platform) -> dict[str, str | float]:
     """For the ledger of a run that begins: in which boot, from when on its point is known."""
     boot = boot_of(platform)
-    same = boot == book.known_boot
+    same = is_the_same(book.known_boot, boot)
     return {} if same else {"known_boot": boot, "known_uptime": platform.uptime()}
 
 
 def is_of_another_boot(book: Ledger, platform: Platform) -> bool:
-    """Whether the run before ended with its machine, for certain: a container may have a boot of
-    its own (systemd-nspawn), but not less time since the machine was started."""
-    boot = boot_of(platform)
-    differs = bool(boot and book.known_boot) and boot != book.known_boot
-    return differs and platform.uptime() < book.known_uptime
+    """Whether the run before ended with its machine, for certain."""
+    return is_another(book.known_boot, boot_of(platform))
+
+
+def is_another(before: str, now: str) -> bool:
+    """Whether the machine was started anew between two looks at its boot, for certain."""
+    return bool(before and now) and before != now
+
+
+def is_the_same(before: str, now: str) -> bool:
+    """Whether it was not, for certain: neither is true where one of them is not known."""
+    return bool(before) and before == now
 
 
 def _known(book: Ledger, platform: Platform) -> float:
     """Monotonic, of this process; perhaps of before it began."""
     now = platform.monotonic()
-    if not book.known_boot or book.known_boot != boot_of(platform):
+    if not is_the_same(book.known_boot, boot_of(platform)):
         return now
     return now - max(0.0, platform.uptime() - book.known_uptime)
 
 
 def boot_of(platform: Platform) -> str:
-    """Empty: it is not known."""
+    """Empty: it is not known, as in a container that shows one of its own (platform.py)."""
     try:
         return platform.boot_id()
     except OSError:

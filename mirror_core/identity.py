@@ -6,7 +6,8 @@
                device's major:minor, a server's URI.  An accident: it may change while the store
                stays the same, and a device's number may mean another disk after a reboot
     instance   of a device: the boot id and the kernel's disk sequence number, which no other disk
-               of the same boot has; of a file: that it carried our mark (stores.py)
+               of the same boot has, if the boot is known (platform.py); of a file: that it carried
+               our mark (stores.py)
 
 `judge` compares these with the recorded ones.  A lasting identity decides.  Without one, an
 instance does, within one boot.  Otherwise a device's number proves nothing, nor does an inode
@@ -205,8 +206,9 @@ def of_file(fd: int, platform: Platform = HERE) -> str:
 def _instance(fd: int, start: str) -> str:
     buffer = bytearray(8)
     try:
+        boot = HERE.boot_id()
         fcntl.ioctl(fd, _BLKGETDISKSEQ, buffer)
     except OSError:
-        return ""  # an older kernel
+        return ""  # an older kernel, or a boot that is not known
     sequence = int.from_bytes(buffer, "little")
-    return f"{HERE.boot_id()}/{sequence}" + (f"#{start}" if start else "")
+    return f"{boot}/{sequence}" + (f"#{start}" if start else "")

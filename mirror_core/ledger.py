@@ -112,7 +112,8 @@ class Ledger:
     paused: bool = False
     since: float = 0.0  # when this history began here, Unix seconds; 0: not known
     # When `consistency_point`, or without one `since`, became known here, whatever the wall clock
-    # does: the boot of this machine, and its seconds (CLOCK_BOOTTIME).  The boot is that of `run`.
+    # does: the boot of this machine, and its seconds (CLOCK_BOOTTIME).  The boot is that of `run`;
+    # empty: it is not known (platform.py).
     known_boot: str = ""
     known_uptime: float = 0.0
     clean: bool = True

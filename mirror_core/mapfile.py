@@ -7,10 +7,10 @@ A killed process leaves them as they were at its last instruction, so the next o
 which blocks may differ.  A machine that went down takes them along: then the intent log decides.
 
 Invariants.  Maps count only for the run that the ledger names, in the boot that they were made
-in, and if they hold every bit (the last number of the first page).  What a commit holds they forget
-after the ledger names the commit, and they too: with a ledger of another commit, one that was put
-back, they do not count, nor does the intent log beside that one: everything may differ.  A new run
-makes new files; the old ones stand until the ledger names it.
+in, for certain (platform.py), and if they hold every bit (the last number of the first page).  What
+a commit holds they forget after the ledger names the commit, and they too: with a ledger of another
+commit, one that was put back, they do not count, nor does the intent log beside that one:
+everything may differ.  A new run makes new files; the old ones stand until the ledger names it.
 Without memory for them a site runs all the same, and after a kill the intent log decides.
 
 Left out: a target's maps.  What it needs is durable (ledger, log of hardenings).
@@ -26,7 +26,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mirror_core import native
+from mirror_core import age, native
 from mirror_core.ledger import Ledger, VolumeRecord
 from mirror_core.platform import HERE
 
@@ -58,11 +58,11 @@ def _name(site: str, volume: str, run: str) -> str:
     return f"{site}-{volume}-{run}.maps"
 
 
-def _head(book: Ledger, record: VolumeRecord, run: str) -> bytes:
+def _head(book: Ledger, record: VolumeRecord, run: str, boot: str) -> bytes:
     lineage = book.lineage.id if book.lineage else ""
     head = _HEAD.pack(
         _MAGIC, _VERSION, book.site.encode(), lineage.encode(), run.encode(),
-        HERE.boot_id().encode(), record.size, record.block_size,
+        boot.encode(), record.size, record.block_size,
     )  # fmt: skip
     return (head + _CRC.pack(zlib.crc32(head))).ljust(_COMMIT_AT, b"\0")
 
@@ -102,7 +102,8 @@ def share(book: Ledger, record: VolumeRecord, run: str, volume: native.Volume) -
             failure = error
             continue
         try:
-            os.pwrite(fd, _head(book, record, run) + _commit(book) + _WHOLE.pack(1), 0)
+            head = _head(book, record, run, age.boot_of(HERE))
+            os.pwrite(fd, head + _commit(book) + _WHOLE.pack(1), 0)
             os.ftruncate(fd, volume.shared_bytes())
             volume.share(os.dup(fd))
             return Kept(path, fd)
@@ -115,8 +116,10 @@ def share(book: Ledger, record: VolumeRecord, run: str, volume: native.Volume) -
 
 def restore(book: Ledger, record: VolumeRecord, volume: native.Volume) -> bool:
     """Mark what the maps of the run before hold; False: they tell nothing, or not all.  If the
-    ledger is one that was put back, everything is marked: the intent log is as old."""
-    head, commit, run = _head(book, record, book.run), _commit(book), book.run
+    ledger is one that was put back, everything is marked: the intent log is as old.  That they tell
+    in a boot that is not known, too."""
+    boot, run = age.boot_of(HERE), book.run
+    head, commit = _head(book, record, run, boot), _commit(book)
     for folder in folders():
         with contextlib.suppress(OSError):
             fd = os.open(folder / _name(book.site, record.name, run), os.O_RDONLY | os.O_CLOEXEC)
@@ -130,7 +133,7 @@ def restore(book: Ledger, record: VolumeRecord, volume: native.Volume) -> bool:
                         volume.mark(0, volume.blocks)
                     continue
                 same_size = os.fstat(fd).st_size == volume.shared_bytes()
-                if same_size and page[-_WHOLE.size :] == _WHOLE.pack(1):
+                if boot and same_size and page[-_WHOLE.size :] == _WHOLE.pack(1):
                     volume.mark_shared(fd)
                     return True
             finally:

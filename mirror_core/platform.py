@@ -34,6 +34,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 from mirror_core import apart, limits, native
 
 TOKEN = re.compile("[0-9a-f]{32}")
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 T = TypeVar("T")
 
 
@@ -196,8 +197,14 @@ class Platform:
     # ---- the other site
 
     def boot_id(self) -> str:
-        """Another one after each start of the machine: random(4).  OSError."""
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        """The kernel's, another one after each start of the machine: random(4).  OSError: it is not
+        known, also where a container shows one of its own instead (systemd-nspawn, LXC): a file of
+        another file system over it.  A /proc/sys that is read-only (systemd's
+        ProtectKernelTunables) is the same file system."""
+        with BOOT_ID.open() as file:
+            if os.fstat(file.fileno()).st_dev != os.stat("/proc").st_dev:
+                raise OSError(errno.ENODATA, os.strerror(errno.ENODATA), str(BOOT_ID))
+            return file.read().strip()
 
     def control_channel(self, uri: str, timeout_s: float) -> native.Line:
         return native.Line(uri, limits.CONTROL_BYTES, timeout_s)

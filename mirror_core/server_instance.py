@@ -20,6 +20,8 @@ unless the server is known to be the process that it was.
               when the site was stopped, or a flush of somebody's has failed: the next process tells
               it, and so does the one after a kill of that one before all have heard.
     reboot    who had the device was on this machine and ended with it: there is nobody to tell.
+    no boot   is known, as in a container that shows one of its own (platform.py): then nobody is
+              known to have ended, and no process to be the one that had this number and start.
 
 Invariant.  A server is recorded only as the process at the other end of the connection that
 every unflushed write counts on, and only when no loss was counted that may be untold.  (A kill in
@@ -41,7 +43,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mirror_core import beside, durable, limits, native
+from mirror_core import age, beside, durable, limits, native
 from mirror_core.journal import Journal
 from mirror_core.ledger import Ledger
 from mirror_core.platform import HERE, Platform
@@ -164,14 +166,16 @@ class Servers:
         """Before anything is written.  The volumes whose clients are to be told of a loss."""
         if not self._fronts:
             return []
-        self._boot, self._follows = self._platform.boot_id(), run_before
+        self._boot, self._follows = age.boot_of(self._platform), run_before
         before = _load(self._state, self._site, run_before, self._platform) or {"data": {}}
-        reboot = before.get("boot", self._boot) != self._boot
+        boot = str(before.get("boot", ""))
+        reboot, same = age.is_another(boot, self._boot), age.is_the_same(boot, self._boot)
         for name, volume in self._fronts.items():
             lost = name in before.get("untold", ())
             if name in self._volumes:
                 now = self._known[name] = self._identify(volume)
-                lost |= not clean and (now is None or before["data"].get(name) != now)
+                known = same and now is not None and before["data"].get(name) == now
+                lost |= not (clean or known)
             if lost and not reboot:
                 volume.lose_front()
                 self._doubt(name)

@@ -27,7 +27,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
-from mirror_core import below, config, elsewhere, hardlog, heard, limits, native
+from mirror_core import age, below, config, elsewhere, hardlog, heard, limits, native
 from mirror_core import identity as identities
 from mirror_core.errors import LINK_ERRNOS, LedgerError, MirrorError, StoreError
 from mirror_core.identity import Identity, Verdict
@@ -128,9 +128,9 @@ SOURCE_LOST = "if the source is lost, do not: first copy the state folder and al
 
 
 def in_this_boot(book: Ledger, boot: str) -> Ledger:
-    """The same, without the flushes of another boot: no cache shows what they have lost, and a
-    power loss that came before them would have done no less."""
-    return book if book.flushing_boot == boot else replace(book, flushing=())
+    """The same, without the flushes of what is another boot for certain: no cache shows what they
+    have lost, and a power loss that came before them would have done no less."""
+    return replace(book, flushing=()) if age.is_another(book.flushing_boot, boot) else book
 
 
 def listed(
@@ -606,7 +606,7 @@ def flush_put_back(
     doubted = [*(one.identity for one in ones), *(it for it in beside if it.kind != "nbd")]
     names = {name for identity in doubted for name in identities.names_of(identity)}
     flushed = {name for one in ones for name in identities.names_of(one.identity)}
-    before = book.flushing if book.flushing_boot == boot else ()
+    before = in_this_boot(book, boot).flushing
 
     def doubt(lost: Collection[str], error: MirrorError) -> NoReturn:
         _drop_caches(ones)

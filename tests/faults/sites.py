@@ -811,9 +811,47 @@ FAULTS = (
     ),
     Fault(
         "a container that is started anew is a machine that was (I9)",
-        "tests/test_exposure.py::test_a_machine_was_started_anew_only_if_that_is_certain",
-        (("mirror_core/age.py", "differs and platform.uptime() < book.known_uptime", "differs"),),
+        "tests/test_boot_id.py::test_only_the_kernel_s_file_says_it "
+        "tests/test_boot_id.py::test_a_container_s_own_boot_id_is_not_the_kernel_s "
+        "tests/test_boot_id.py::test_a_container_is_no_machine_that_was_started_anew",
+        (("mirror_core/platform.py",
+          "if os.fstat(file.fileno()).st_dev != os.stat(\"/proc\").st_dev:", "if False:"),),
         "started_anew_for_certain",
+    ),
+    Fault(
+        "a boot that is not known is another one (I9)",
+        "tests/test_exposure.py::test_a_machine_was_started_anew_only_if_that_is_certain "
+        "tests/test_boot_id.py::test_a_container_forgets_no_flush_of_what_was_put_back",
+        (("mirror_core/age.py", "return bool(before and now) and before != now",
+          "return before != now"),),
+        "unknown_boot_is_another",
+    ),
+    Fault(
+        "a boot that is not known is the same as one that was not (I9)",
+        "tests/test_exposure.py::test_a_machine_was_started_anew_only_if_that_is_certain "
+        "tests/test_boot_id.py::test_a_server_is_the_same_only_in_a_boot_that_is_the_same",
+        (("mirror_core/age.py", "return bool(before) and before == now", "return before == now"),),
+        "unknown_boot_is_the_same",
+    ),
+    Fault(
+        "a flush of another boot is forgotten, known or not (I9)",
+        "tests/test_boot_id.py::test_a_flush_is_forgotten_in_another_boot_only_for_certain",
+        (("mirror_core/stores.py", "if age.is_another(book.flushing_boot, boot) else book",
+          "if book.flushing_boot != boot else book"),),
+        "flush_forgotten_by_guess",
+    ),
+    Fault(
+        "after a boot that is not known a server's number and start are its own (I9)",
+        "tests/test_boot_id.py::test_a_server_is_the_same_only_in_a_boot_that_is_the_same",
+        (("mirror_core/server_instance.py", "known = same and now is not None",
+          "known = now is not None"),),
+        "same_server_in_any_boot",
+    ),
+    Fault(
+        "maps count in a boot that is not known (I4)",
+        "tests/test_boot_id.py::test_maps_count_in_a_boot_that_is_the_same",
+        (("mirror_core/mapfile.py", "if boot and same_size and", "if same_size and"),),
+        "maps_of_an_unknown_boot",
     ),
     Fault(
         "what a killed target's cache shows of its intermediate is compared (I9)",
@@ -860,7 +898,7 @@ FAULTS = (
     Fault(
         "a process does not count on from the one before it",
         "tests/test_exposure.py::test_a_clock_that_is_set_back_hides_nothing_from_the_next_process",
-        (("mirror_core/age.py", "if not book.known_boot or book.known_boot != boot_of(platform):",
+        (("mirror_core/age.py", "if not is_the_same(book.known_boot, boot_of(platform)):",
           "if True:"),),
         "each_process_counts_anew",
     ),

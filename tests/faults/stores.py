@@ -1581,8 +1581,7 @@ FAULTS = (
     Fault(
         "after a kill each server that can be named is the one that it was",
         "simulate:1000:server_beside,run_on",
-        (("mirror_core/server_instance.py", "(now is None or before[\"data\"].get(name) != now)",
-          "now is None"),),
+        (("mirror_core/server_instance.py", " and before[\"data\"].get(name) == now", ""),),
         "any_server_is_known",
     ),
     Fault(
