@@ -9,7 +9,7 @@
  * Invariants, of the fields that `lock` guards.
  *   - `npool` counts the connections of the pool: free, lent, and being opened.
  *   - One at a time is opened beside; after a failure none for AGAIN_NS.  One that is only to tell the server's size is
- *     opened however many there are, and stays only if somebody waits for one.
+ *     opened however many there are, and stays only if somebody waits for one and there are FM_POOL_MAX at most.
  *   - An asker takes a free connection only when no asker came before it, so nobody starves.
  * Left out: fewer than there are.  A connection stays until it fails, or the store is closed.
  */
@@ -115,7 +115,7 @@ static void
 opened (struct fm_store *s, struct fm_port *p)
 {
   pthread_mutex_lock (&s->lock);
-  if (p && s->asks_size && !s->askers) {
+  if (p && s->asks_size && (!s->askers || s->npool > FM_POOL_MAX)) {
     pthread_mutex_unlock (&s->lock);
     fm_port_close (p); /* first: then its place at the server is another's */
     pthread_mutex_lock (&s->lock);

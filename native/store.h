@@ -175,7 +175,7 @@ struct fm_store {
   struct fm_asker *askers; /* who waits for one (pool.c) */
   pthread_cond_t freed; /* one was given back, or opened, or could not be */
   unsigned opening;     /* not 0: one is being opened beside, by `opener`, ... */
-  bool asks_size;       /* ... and closed when it has told the size, unless somebody waits for one */
+  bool asks_size;       /* ... and closed when it has told the size, unless somebody waits and there is room */
   bool asking;          /* somebody asks its server for the size (flush.c), and others wait for the answer */
   uint64_t in_vain;     /* 1 + `settled` when a try began: until more is settled nobody waits for another */
   uint64_t more_ns;     /* not before this, after the server took no more */

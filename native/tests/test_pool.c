@@ -5,6 +5,7 @@
 #include "gather.h"
 #include "lab.h"
 #include "lane.h"
+#include "pool.h"
 #include "request.h"
 #include "wait.h"
 
@@ -291,6 +292,50 @@ a_file_is_waited_for (void)
 }
 
 static void *
+borrow_one (void *arg)
+{
+  (void)arg;
+  CHECK_EQ (io (FM_READ, 0), 0);
+  return NULL;
+}
+
+/* A connection that is only to tell the server's size (flush.c) is one too many where all that there may be are lent,
+ * whoever waits for one, each time. */
+static void
+asked_for_its_size_a_pool_does_not_grow (void)
+{
+  struct fm_port *p[FM_POOL_MAX];
+  pthread_t t[2];
+  int rc;
+  f = fake_open (SIZE, 0);
+  CHECK_EQ (fm_store_reserve (&f->store, FM_POOL_MAX, &rc), FM_POOL_MAX);
+  for (unsigned i = 0; i < FM_POOL_MAX; i++)
+    CHECK (p[i] = fm_port_borrow (&f->store, &rc));
+  for (unsigned i = 0; i < 2; i++)
+    pthread_create (&t[i], NULL, borrow_one, NULL);
+  while (!fm_port_wanted (&f->store))
+    usleep (100);
+  for (unsigned asked = 1; asked <= 3; asked++) {
+    fm_pool_ask_size (&f->store);
+    bool opening = true;
+    unsigned n = 0;
+    while (opening) {
+      pthread_mutex_lock (&f->store.lock);
+      opening = f->store.opening, n = f->store.npool;
+      pthread_mutex_unlock (&f->store.lock);
+      usleep (100);
+    }
+    CHECK_EQ (f->opens, FM_POOL_MAX + asked);
+    CHECK_EQ (n, FM_POOL_MAX);
+  }
+  for (unsigned i = 0; i < FM_POOL_MAX; i++)
+    fm_port_give (p[i]);
+  for (unsigned i = 0; i < 2; i++)
+    pthread_join (t[i], NULL);
+  fake_close (f);
+}
+
+static void *
 take_own (void *arg)
 {
   int rc;
@@ -431,6 +476,7 @@ main (void)
   RUN (a_part_is_not_read);
   RUN (none_is_lent_that_has_ended);
   RUN (nor_after_a_long_wait);
+  RUN (asked_for_its_size_a_pool_does_not_grow);
   RUN (own_is_in_line);
   RUN (new_lanes_take_a_connection_over);
   RUN (volume_needs_two_of_each);

@@ -1194,8 +1194,14 @@ FAULTS = (
     Fault(
         "a connection that has told a server's size stays for good",
         "native:nbd",
-        (("native/pool.c", "p && s->asks_size && !s->askers", "0"),),
+        (("native/pool.c", "p && s->asks_size && (!s->askers || s->npool > FM_POOL_MAX)", "0"),),
         "SIZE_TAKES_A_PLACE",
+    ),
+    Fault(
+        "a full pool grows by each connection that tells a server's size while somebody waits",
+        "native:pool",
+        (("native/pool.c", "(!s->askers || s->npool > FM_POOL_MAX)", "!s->askers"),),
+        "SIZE_FILLS_A_FULL_POOL",
     ),
     Fault(
         "a server that has told its size once is not asked at the next doubt (I1)",
