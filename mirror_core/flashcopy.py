@@ -179,13 +179,15 @@ class Flashcopy:
         for member in self.members:
             member.native.settle()
 
-    def flush_past(self) -> str | None:
+    def flush_past(self, *, servers: bool = True) -> str | None:
         """After an end without order: what the process before wrote is flushed before any of it
         is copied or counted.  Else a server that goes and comes back would take it along without
         a connection of ours noticing (store.h, I9).  What a failed flush has lost is not there to
-        be copied either; its words."""
+        be copied either; its words.  `servers`: also of stores behind one."""
         words = None
         for member in self.members:
+            if member.native.front.kind == "nbd" and not servers:
+                continue
             try:
                 member.native.flush_front()
             except OSError as error:

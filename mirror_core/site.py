@@ -515,11 +515,13 @@ class Site:
     def _flush_past(self) -> None:
         """Of a target: what the process before has left in its intermediates, or another role or
         history.  What they have lost, and what may be compared, is read from the disk then, for a
-        kernel drops nothing that is dirty, nor beside it."""
+        kernel drops nothing that is dirty, nor beside it.  Of a server nothing is dropped: after an
+        end in order it is not asked, for it may answer all but a flush, and nobody else would be
+        answered meanwhile."""
         book = self.book.current
         if book.clean and book.committed and not book.doubtful_before:
             return
-        if words := self.copier.flush_past():
+        if words := self.copier.flush_past(servers=not book.clean):
             self.journal.say(words)
         for member in self.members:
             self._opened[member.name, "intermediate"].drop_cache()

@@ -14,14 +14,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import direct
 import pytest
-from handmade import Handmade, east, flashmirror, record, refused
+from handmade import MIB, Handmade, east, flashmirror, record, refused
 from pair import MakePair, Pair
+from served import Faulty
 
-from mirror_core import config, limits, process
+from mirror_core import config, ledger, limits, process
 from mirror_core.errors import MirrorError
 
 MARGIN_S = 3.0  # of a busy machine, beside the second that an answer may take
@@ -51,6 +53,40 @@ def bounded(seconds: int) -> Iterator[None]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("is_young", [True, False], ids=["young", "in-doubt"])
+def test_a_target_starts_whose_server_answers_all_but_a_flush(
+    handmade: Handmade, scratch: Path, is_young: bool
+) -> None:
+    """It was stopped in order, and has no commit yet, or another history's intermediate: nothing
+    that a flush could tell before the first cycle.  When the server goes on, so does the mirror."""
+    server = Faulty(scratch / "faulty.img")
+    handmade.stores["west", "intermediate"] = server.store(MIB)
+    handmade.create()
+    handmade.start("east")
+    if not is_young:
+        handmade.start("west")
+        direct.sync(handmade)
+        handmade.stop("west")
+        state = handmade.folder / "west/state"
+        ledger.save(state, replace(ledger.load(state), doubtful_before=True))
+    try:
+        server.fail("hang", "flush")
+        began = time.monotonic()
+        started = flashmirror("start", str(handmade.toml("west")))
+        assert started.returncode == 0, started.stderr
+        assert time.monotonic() - began < 5 + MARGIN_S
+        assert direct.status(handmade, "west")["role"] == "target"
+        server.mend()
+        with handmade.client() as client:
+            client.write(0, b"a" * 4096)
+            client.flush()
+        direct.sync(handmade)
+    finally:
+        server.mend()
+        handmade.kill()
+        server.stop()
 
 
 @pytest.mark.soak

@@ -854,6 +854,12 @@ FAULTS = (
         "maps_of_an_unknown_boot",
     ),
     Fault(
+        "a target that was stopped in order starts when its server has flushed",
+        "tests/test_hangs.py::test_a_target_starts_whose_server_answers_all_but_a_flush",
+        (("mirror_core/site.py", "flush_past(servers=not book.clean)", "flush_past()"),),
+        "start_flushes_servers_for_nothing",
+    ),
+    Fault(
         "what a killed target's cache shows of its intermediate is compared (I9)",
         "simulate:20000:shown,forgetful,comparison,crash_owing",
         (("mirror_core/site.py", "        for member in self.members:\n"
