@@ -330,16 +330,18 @@ void
 fm_volume_retry (struct fm_volume *v)
 {
   assert (v->strict);
-  int rc = atomic_load (&v->abandoned) ? begin_first (v) : 0;
+  if (!atomic_load (&v->abandoned))
+    return;
   pthread_mutex_lock (&v->lock);
-  if (atomic_load (&v->abandoned)) {
-    drain_claims (v);
-    fm_bitmap_or (v->pending, v->sent);
-    fm_bitmap_or (v->pending, v->hardening);
-    fm_bitmap_empty (v->sent);
-    fm_bitmap_empty (v->hardening);
-    atomic_store (&v->abandoned, 0);
-  }
+  drain_claims (v); /* first: one of them may be given up; and nobody begins another until it is abandoned no more */
+  pthread_mutex_unlock (&v->lock);
+  int rc = begin_first (v);
+  pthread_mutex_lock (&v->lock);
+  fm_bitmap_or (v->pending, v->sent);
+  fm_bitmap_or (v->pending, v->hardening);
+  fm_bitmap_empty (v->sent);
+  fm_bitmap_empty (v->hardening);
+  atomic_store (&v->abandoned, 0);
   pthread_mutex_unlock (&v->lock);
   if (rc < 0)
     fm_volume_fail (v, rc, 0);

@@ -261,6 +261,63 @@ late_write_voids_no_copy (void)
   }
 }
 
+static void *
+write_first (void *arg)
+{
+  (void)arg;
+  CHECK (fm_volume_write (v, 0, "new", 3, 0, 0) < 0); /* what the volume failed with, now or at the retry */
+  return NULL;
+}
+
+/* The same of a writer's copy that is under way when the retry begins: it is given up while the retry waits for its
+ * end. */
+static void
+late_copy_of_a_writer_voids_none (void)
+{
+  struct lab_server server = { 0 };
+  pthread_t t;
+  int rc = 0;
+  lab_serve (&server, "memory,16M");
+  struct fm_store *late = lab_nbd_store (&server);
+  front = fake_open (SIZE, 0);
+  CHECK (fm_store_reserve (late, 8, &rc) == 8);
+  late->timeout_ns = 500 * FM_MS;
+  CHECK_EQ (fm_volume_create (&front->store, late, SIZE, BLOCK, false, &v), 0);
+  fm_volume_set_strict (v);
+  CHECK_EQ (fm_volume_link (v, NULL, 1), 0);
+  fm_volume_mark (v, 0, BLOCKS);
+  freeze ();
+  lab_stop (&server);
+  pthread_create (&t, NULL, write_first, NULL);
+  for (bool copies = false; !copies;) {
+    pthread_mutex_lock (&v->lock);
+    copies = v->nclaims;
+    pthread_mutex_unlock (&v->lock);
+    usleep (100);
+  }
+  fm_volume_fail (v, -EIO, -1);
+  fm_volume_retry (v);
+  kill (server.pid, SIGCONT);
+  usleep (100000);
+  for (uint64_t until = fm_now_ns () + 20000 * FM_MS; rc != 1 && CHECK (fm_now_ns () < until);) {
+    while ((rc = fm_volume_copy (v, FM_MS)) == 0)
+      ;
+    if (rc == 1)
+      break;
+    fm_volume_fail (v, -EIO, -1);
+    fm_volume_retry (v);
+    usleep (100000);
+  }
+  fm_volume_harden_begin (v);
+  CHECK_EQ (fm_volume_flush (v, false), 0);
+  fm_volume_harden_end (v);
+  pthread_join (t, NULL);
+  fm_volume_free (v);
+  fm_store_close (late);
+  fake_close (front);
+  lab_kill (&server);
+}
+
 /* Both sinks fail for the same run: sink 0 does not have it, so that voids the cycle, in which
  * order they ever answer; it is not a link that was lost. */
 static void
@@ -743,6 +800,7 @@ main (void)
   RUN (first_sink_fails);
   RUN (first_sink_loses_beside_its_flush);
   RUN (late_write_voids_no_copy);
+  RUN (late_copy_of_a_writer_voids_none);
   RUN (both_sinks_fail);
   RUN (second_sink_fails);
   RUN (first_sink_lost_without_a_link);

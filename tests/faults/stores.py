@@ -1367,8 +1367,20 @@ FAULTS = (
     Fault(
         "what was lost before a retry makes that fail, too",
         "native:failure",
-        (("native/volume.c", "atomic_load (&v->abandoned) ? begin_first (v) : 0", "0"),),
+        (("native/volume.c", "int rc = begin_first (v);", "int rc = 0;"),),
         "RETRY_COUNTS_OLD_LOSSES",
+    ),
+    Fault(
+        "a retry has counted what is late before a writer's copy has come to its end",
+        "native:failure",
+        (("native/volume.c",
+          "  drain_claims (v); /* first: one of them may be given up; and nobody begins another "
+          "until it is abandoned no more */\n  pthread_mutex_unlock (&v->lock);\n"
+          "  int rc = begin_first (v);\n",
+          "  pthread_mutex_unlock (&v->lock);\n  int rc = begin_first (v);\n"
+          "  pthread_mutex_lock (&v->lock);\n  drain_claims (v);\n"
+          "  pthread_mutex_unlock (&v->lock);\n"),),
+        "LATE_COPY_VOIDS_A_RETRY",
     ),
     Fault(
         "what was stable in an intermediate that was made smaller is not sent again (I1)",
