@@ -821,7 +821,8 @@ FAULTS = (
     Fault(
         "a boot that is not known is another one (I9)",
         "tests/test_exposure.py::test_a_machine_was_started_anew_only_if_that_is_certain "
-        "tests/test_boot_id.py::test_a_container_forgets_no_flush_of_what_was_put_back",
+        "tests/test_boot_id.py::test_a_container_forgets_no_flush_of_what_was_put_back "
+        "simulate:20000",
         (("mirror_core/age.py", "return bool(before and now) and before != now",
           "return before != now"),),
         "unknown_boot_is_another",

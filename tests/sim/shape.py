@@ -54,6 +54,7 @@ class Shape:
     known: bool = True  # which process that server is (a Unix socket's), not one over TCP
     exposure: bool = True  # its figure is judged (tells.py)
     older: float = 0.0  # the chance that a life speaks the older protocol at most
+    contained: float = 0.0  # the chance that a life does not know its machine's boot (platform.py)
     sampled: int = 16  # of a store's first sectors, for its fingerprint
 
     @classmethod
@@ -99,6 +100,7 @@ class Shape:
             sampled=rng.choice((16, 16, 1)),
             local=rng.choice((0.0, 1.0, 1.0)),
             older=rng.choice((0.0, 0.0, 0.3, 1.0)),
+            contained=0.5 if rng.random() < 0.15 else 0.0,
         )
 
     def set_limits(self) -> None:

@@ -439,6 +439,8 @@ class SimPlatform(Platform):
 
     def boot_id(self) -> str:
         self._touch()
+        if self._life.contained:
+            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
         return f"boot {self._machine.boots}"
 
     def file_store(self, fd: int, size: int) -> native.Store:

@@ -3,7 +3,8 @@
 The Site is production's own, constructor, stop and all; only what opens a store, what locks the
 folder, and the exec at the end of a promotion, is replaced.  Its control thread becomes a task.
 A store is a file, or behind a server, which may go with what was not flushed and come back, while
-the site runs or not; whether it can be known again (server_instance.py) is drawn (Shape).
+the site runs or not; whether it can be known again (server_instance.py) is drawn (Shape), and in
+which boot of the machine a life is (platform.py).
 
 A site that stops does as nbdkit has it do: no connection is taken, those there are end, and when
 no request is left it closes.
@@ -103,6 +104,8 @@ class SimMaps:
             if kept.sequence >= book.committed:
                 volume.mark(0, volume.blocks)
             return False
+        if kept.contained:
+            return False
         self._machine.world.counts["maps outlived a kill"] += 1
         for first, count in kept.runs[record.name]:
             volume.mark(first, count)
@@ -125,6 +128,7 @@ class KeptMaps:
     sequence: int  # of it
     runs: dict[str, list[tuple[int, int]]]  # by volume
     folder: int  # in which they stand
+    contained: bool  # they do not say in which boot they were made
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,8 @@ class Incarnation(Life):
         self.promoters = 0  # who have asked for it
         self.is_resuming = False  # a person has asked for it, and has no answer yet
         self.anew = False  # the process is to begin again
+        self.contained = machine.contained
+        machine.was_contained |= self.contained
         self.refused: MirrorError | None = None  # it did not start, or did not stop in order
 
     def open_stores(self, where: str | None = None) -> list[native.Store]:
@@ -231,6 +237,8 @@ class Machine:
         self.follows: History | None = None  # of a target, and of a source that was one
         self.away = False  # its intermediates cannot be opened
         self.went_back = False  # something of it was put back to an older copy, or it is one
+        self.contained = self._is_contained()  # its next life does not know in which boot it is
+        self.was_contained = False  # a life of it did not know in which boot it was
         self.forgot_servers = False  # what it knew of its stores' servers was lost, or made older
         self.lost_copy = (
             False  # a flush, at a start, of what a person had put there may have failed
@@ -337,10 +345,11 @@ class Machine:
 
     def is_doubted(self, number: int) -> bool:
         """Of a data store: a kill may have made its clients' flushes fail, because nobody knows
-        whether its server is the one that it was; that of a copy is another one."""
+        whether its server is the one that it was, nor in which boot that was; that of a copy is
+        another one."""
         is_served = (list(self.sizes)[number], "data") in self.served
         known = self.world.shape.known and not self.forgot_servers
-        return self.went_back or (is_served and not known)
+        return self.went_back or self.was_contained or (is_served and not known)
 
     def survivors(self, part: str, keep: float) -> tuple[tuple[bytes, ...], int]:
         """After a power loss; and how many writes of sectors are lost."""
@@ -491,7 +500,12 @@ class Machine:
     def kept(self, book: ledger.Ledger) -> KeptMaps | None:
         """The maps that a life with this ledger finds."""
         found = self.maps.get(book.run)
-        return found if found and found.folder == self.folder else None
+        here = found and (found.folder, found.contained) == (self.folder, self.contained)
+        return found if here else None
+
+    def _is_contained(self) -> bool:
+        chance = self.world.shape.contained
+        return chance > 0 and self.world.random.random() < chance
 
     def crash(self) -> None:
         """The process ends here; its disks and files stay as they are at this instant."""
@@ -502,9 +516,10 @@ class Machine:
             assert isinstance(life.site._maps, SimMaps)
             self.maps[life.site._run] = KeptMaps(
                 life.site._maps.commit, life.site._maps.sequence, self._maps_of(life.site),
-                self.folder,
+                self.folder, life.contained,
             )  # fmt: skip
             self.folder = int(self.world.random.random() < 0.15)
+        self.contained = self._is_contained()
         for store in life.open_stores():
             lib.sim_store_kill(store._handle)
 
