@@ -190,7 +190,7 @@ FAULTS = (
         "a failed flush of the target's data is just tried again (I9)",
         "native:harden "
         "tests/test_lost_flush.py::test_a_promoted_image_lacks_nothing_of_a_failed_flush",
-        (("native/volume.c", "    fm_bitmap_or (v->pending, v->hardening);\n", ""),),
+        (("native/volume.c", "  fm_bitmap_or (v->pending, v->hardening);\n", ""),),
         "FLUSH_JUST_TRIED_AGAIN",
     ),
     Fault(
@@ -287,8 +287,8 @@ FAULTS = (
     Fault(
         "a retry does not wait for writers' copies (I9)",
         "native:order",
-        (("native/volume.c", "    drain_claims (v);\n    fm_bitmap_or (v->pending, v->sent);",
-          "    fm_bitmap_or (v->pending, v->sent);"),),
+        (("native/volume.c", "  drain_claims (v); /* first: one of them may be given up; and "
+          "nobody begins another until it is abandoned no more */\n", ""),),
     ),
     Fault(
         "a block that is abandoned in a hardening is in no map for an instant: a kill forgets it",
