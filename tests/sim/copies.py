@@ -28,7 +28,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mirror_core import ledger, limits
+from mirror_core import ledger, limits, mapfile
 from sim import person
 from sim.content import Content, Image, Point
 from sim.core import lib
@@ -92,6 +92,11 @@ def _begun(book: ledger.Ledger) -> Point:
 
 def _committed(book: ledger.Ledger) -> Point:
     return book.committed, book.committed_token
+
+
+def _may_be_one(token: str, other: str) -> bool:
+    """Of commits of one sequence: protocol 2 has no tokens."""
+    return token == other or not (token and other)
 
 
 def _seen_by_fingerprint(before: bytes, after: bytes) -> bool:
@@ -199,8 +204,12 @@ class Copies:
 
     @staticmethod
     def has_maps(machine: Machine, book: ledger.Ledger) -> bool:
+        """That tell what is hot, or that this ledger was put back, as those of a boot that is not
+        known do only."""
         kept = machine.kept(book)
-        return kept is not None and kept.sequence >= book.committed
+        if kept is None or (kept.contained and kept.commit == mapfile._commit(book)):
+            return False
+        return kept.sequence >= book.committed
 
     def holds(self, book: ledger.Ledger) -> bool:
         """Whether the target's image may be one that this source knows, or become it: a commit
@@ -208,8 +217,8 @@ class Copies:
         peer = self.world.west if book.name == self.world.east.site else self.world.east
         theirs = peer.book_on_disk(peer.fs)
         return theirs.whole and any(
-            theirs.committed == number and theirs.committed_token in ("", token)
-            for number, token in (_committed(book), _begun(book))  # protocol 2 has no tokens
+            theirs.committed == number and _may_be_one(theirs.committed_token, token)
+            for number, token in (_committed(book), _begun(book))
         )
 
     def _target_is_back(
