@@ -58,9 +58,8 @@ def of_history(book: Ledger, platform: Platform) -> Moment:
 
 def of_this_boot(book: Ledger, platform: Platform) -> dict[str, str | float]:
     """For the ledger of a run that begins: in which boot, from when on its point is known."""
-    boot = boot_of(platform)
-    same = is_the_same(book.known_boot, boot)
-    return {} if same else {"known_boot": boot, "known_uptime": platform.uptime()}
+    known = platform.uptime() - (platform.monotonic() - _known(book, platform))
+    return {"known_boot": boot_of(platform), "known_uptime": known}
 
 
 def is_of_another_boot(book: Ledger, platform: Platform) -> bool:
@@ -79,9 +78,10 @@ def is_the_same(before: str, now: str) -> bool:
 
 
 def _known(book: Ledger, platform: Platform) -> float:
-    """Monotonic, of this process; perhaps of before it began."""
+    """Monotonic, of this process; perhaps of before it began.  Where the boot is not known the
+    machine may have been started since, and then it is known for longer than it is up now."""
     now = platform.monotonic()
-    if not is_the_same(book.known_boot, boot_of(platform)):
+    if not book.known_uptime or is_another(book.known_boot, boot_of(platform)):
         return now
     return now - max(0.0, platform.uptime() - book.known_uptime)
 

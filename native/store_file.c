@@ -215,7 +215,8 @@ file_keep (struct fm_store *s, const struct fm_op *op)
   int rc = 0;
   uint64_t from = 0, n; /* what is before `from` is done */
   for (uint64_t at = 0; rc == 0 && at < op->length; at += n) {
-    n = op->length - at < KEEP_PAGE ? op->length - at : KEEP_PAGE;
+    n = KEEP_PAGE - (op->offset + at) % KEEP_PAGE;
+    n = op->length - at < n ? op->length - at : n;
     if (stays_hole (s, op, at, n)) {
       rc = keep_run (s, op, from, at - from);
       from = at + n;

@@ -413,8 +413,9 @@ def test_no_clock_that_is_set_makes_an_age_negative_or_nothing(jump: float) -> N
 
 @pytest.mark.parametrize("jump", [-1e8, -3600.0, 0.0, 3600.0])
 def test_a_process_counts_on_from_the_one_before(jump: float) -> None:
-    """Of the same boot: no clock that was set before it began makes less of a point's age, or of a
-    history's without one.  After a start of the machine the wall clock is all there is."""
+    """Of the same boot, or one that is not known: no clock that was set before it began makes less
+    of a point's age, or of a history's without one.  After a start of the machine the wall clock is
+    all there is, and where nothing says since when the point is known."""
     clocks = Clocks()
     book = sample(consistency_point=clocks.wall - 5, known_boot="this", known_uptime=clocks.up - 5)
     clocks.wall += 10 + jump
@@ -424,9 +425,39 @@ def test_a_process_counts_on_from_the_one_before(jump: float) -> None:
     assert point and point.age(clocks) == max(15, 15 + jump)
     young = replace(book, consistency_point=None, since=1e9 - 5)
     assert age.of_history(young, clocks).age(clocks) == max(15, 15 + jump)
+    for before, boot in (("this", ""), ("", "this"), ("", "")):
+        clocks.boot, in_between = boot, replace(book, known_boot=before)
+        point = age.of_point(in_between, clocks)
+        assert point and point.age(clocks) == max(15, 15 + jump)
+        point = age.of_point(replace(in_between, known_uptime=0.0), clocks)
+        assert point and point.age(clocks) == max(0, 15 + jump)
     clocks.boot = "another"
     point = age.of_point(book, clocks)
     assert point and point.age(clocks) == max(0, 15 + jump)
+
+
+@pytest.mark.parametrize(
+    ("before", "boot", "passed", "known"),
+    [
+        ("this", "this", 10, 0),
+        ("this", "another", 10, 10),
+        ("this", "", 10, 0),
+        ("", "this", 10, 0),
+        ("", "", 10, 0),
+        ("this", "", -10, -10),
+        ("this", "another", -10, -10),
+    ],
+)
+def test_a_process_says_how_long_its_point_is_known(
+    before: str, boot: str, passed: int, known: int
+) -> None:
+    """For the next one: of a machine that was started since, or is up for less time than it was, it
+    is no longer than that is up now."""
+    clocks = Clocks()
+    book = sample(known_boot=before, known_uptime=clocks.up)
+    clocks.boot, clocks.up = boot, clocks.up + passed
+    told = age.of_this_boot(book, clocks)
+    assert told == {"known_boot": boot, "known_uptime": book.known_uptime + known}
 
 
 @pytest.mark.parametrize(

@@ -1280,9 +1280,9 @@ short_visits_change_nothing (void)
 }
 
 /* What is written back to a file neither takes space nor gives any back: where its owner has reserved some, where there
- * are zeroes, and where there is a hole, though it be beside data. */
+ * are zeroes, and where there is a hole, though it be beside data; and wherever what is copied begins. */
 static void
-space_of_a_file_stays (void)
+space_stays (unsigned block, uint64_t from)
 {
   const unsigned quarter = 1 << 18;
   struct stat before, after;
@@ -1297,10 +1297,10 @@ space_of_a_file_stays (void)
   CHECK (pwrite (file, "data", 4, 2 * quarter + quarter / 2) == 4);
   CHECK (pwrite (file, zeroes, 4096, 3 * quarter) == 4096); /* and one of zeroes with space, and a hole */
   CHECK (fsync (file) == 0 && fstat (file, &before) == 0 && before.st_blocks * 512 >= 2 * quarter);
-  CHECK_EQ (fm_volume_create (s, &first->store, 4 * quarter, BLOCK, false, &v), 0);
+  CHECK_EQ (fm_volume_create (s, &first->store, 4 * quarter, block, false, &v), 0);
   fm_volume_doubt_front (v);
   CHECK_EQ (fm_volume_link (v, NULL, 1), 0);
-  fm_volume_mark (v, 0, 4 * quarter / BLOCK);
+  fm_volume_mark (v, from, 4 * quarter / block - from);
   CHECK_EQ (fm_group_freeze (&v, 1, 100 * FM_MS, &held), 0);
   while (fm_volume_copy (v, 1000 * FM_MS) == 0)
     ;
@@ -1313,6 +1313,13 @@ space_of_a_file_stays (void)
   fake_close (first);
   fm_store_close (s);
   close (file);
+}
+
+static void
+space_of_a_file_stays (void)
+{
+  space_stays (4096, 0);
+  space_stays (512, 1);
 }
 
 int

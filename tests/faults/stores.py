@@ -1351,6 +1351,12 @@ FAULTS = (
         "HOLES_BESIDE_DATA_FILLED",
     ),
     Fault(
+        "what begins within a page and is written back fills the hole that follows",
+        "native:lost",
+        (("native/store_file.c", "KEEP_PAGE - (op->offset + at) % KEEP_PAGE;", "KEEP_PAGE;"),),
+        "HOLES_CUT_INTO",
+    ),
+    Fault(
         "a thin device is filled with the zeroes that are written back to it",
         "tests/test_block_devices.py::test_what_a_client_has_trimmed_of_a_thin_device_stays_free",
         (("native/store_file.c", "if (is_device (fd) || fstatfs", "if (fstatfs"),
