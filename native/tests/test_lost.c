@@ -1279,6 +1279,19 @@ short_visits_change_nothing (void)
   end_clients ();
 }
 
+/* A process before may have written to a store and not flushed it, in whichever role: the first flush is no other's. */
+static void
+the_first_flush_is_sent (void)
+{
+  struct fake *f = fake_open (BLOCK, 0);
+  _Atomic uint64_t heard = fm_store_losses (&f->store);
+  for (unsigned i = 0; i < 2; i++) {
+    CHECK_EQ (fm_store_flush (&f->store, &heard), 0);
+    CHECK_EQ (f->flushes, 1); /* and nothing was written since */
+  }
+  fake_close (f);
+}
+
 /* What is written back to a file neither takes space nor gives any back: where its owner has reserved some, where there
  * are zeroes, and where there is a hole, though it be beside data; and wherever what is copied begins. */
 static void
@@ -1360,6 +1373,7 @@ main (void)
   RUN (who_left_unheard_is_told);
   RUN (who_had_just_come_and_left_is_told);
   RUN (short_visits_change_nothing);
+  RUN (the_first_flush_is_sent);
   RUN (space_of_a_file_stays);
   return finish ("lost");
 }

@@ -1351,6 +1351,13 @@ FAULTS = (
         "HOLES_BESIDE_DATA_FILLED",
     ),
     Fault(
+        "what a process before has written is flushed only if this one writes, too (I9)",
+        "native:lost",
+        (("native/store.c", "atomic_init (&s->writes, 1);", "atomic_init (&s->writes, 1);\n  "
+          "atomic_init (&s->covered, 1);"),),
+        "NOTHING_WRITTEN_BEFORE",
+    ),
+    Fault(
         "what begins within a page and is written back fills the hole that follows",
         "native:lost",
         (("native/store_file.c", "KEEP_PAGE - (op->offset + at) % KEEP_PAGE;", "KEEP_PAGE;"),),
