@@ -58,8 +58,10 @@ def of_history(book: Ledger, platform: Platform) -> Moment:
 
 def of_this_boot(book: Ledger, platform: Platform) -> dict[str, str | float]:
     """For the ledger of a run that begins: in which boot, from when on its point is known."""
-    known = platform.uptime() - (platform.monotonic() - _known(book, platform))
-    return {"known_boot": boot_of(platform), "known_uptime": known}
+    boot, known = boot_of(platform), platform.uptime()
+    if _counts_on(book, boot):
+        known = min(known, book.known_uptime)
+    return {"known_boot": boot, "known_uptime": known}
 
 
 def is_of_another_boot(book: Ledger, platform: Platform) -> bool:
@@ -78,12 +80,17 @@ def is_the_same(before: str, now: str) -> bool:
 
 
 def _known(book: Ledger, platform: Platform) -> float:
-    """Monotonic, of this process; perhaps of before it began.  Where the boot is not known the
-    machine may have been started since, and then it is known for longer than it is up now."""
+    """Monotonic, of this process; perhaps of before it began."""
     now = platform.monotonic()
-    if not book.known_uptime or is_another(book.known_boot, boot_of(platform)):
+    if not _counts_on(book, boot_of(platform)):
         return now
     return now - max(0.0, platform.uptime() - book.known_uptime)
+
+
+def _counts_on(book: Ledger, boot: str) -> bool:
+    """Where the boot is not known the machine may have been started since, and then its point is
+    known for longer than it is up now."""
+    return bool(book.known_uptime) and not is_another(book.known_boot, boot)
 
 
 def boot_of(platform: Platform) -> str:

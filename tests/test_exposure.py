@@ -392,6 +392,22 @@ class Clocks(Platform):
         return self.counted
 
 
+class Running(Clocks):
+    """They go on by a microsecond with each look."""
+
+    def uptime(self) -> float:
+        self._go_on()
+        return self.up
+
+    def monotonic(self) -> float:
+        self._go_on()
+        return self.counted
+
+    def _go_on(self) -> None:
+        self.up += 1e-6
+        self.counted += 1e-6
+
+
 @pytest.mark.parametrize("jump", [-1e8, -3600.0, 3600.0, 1e8])
 def test_no_clock_that_is_set_makes_an_age_negative_or_nothing(jump: float) -> None:
     """A point of this process does not see the wall clock at all; one that was read or told of is
@@ -458,6 +474,15 @@ def test_a_process_says_how_long_its_point_is_known(
     clocks.boot, clocks.up = boot, clocks.up + passed
     told = age.of_this_boot(book, clocks)
     assert told == {"known_boot": boot, "known_uptime": book.known_uptime + known}
+
+
+def test_how_long_a_point_is_known_does_not_drift() -> None:
+    """The clocks go on between two looks at them: what is said is never before the boot, which no
+    ledger is read with, nor another time at each start."""
+    clocks = Running()
+    book = sample(known_boot="this", known_uptime=1e-7)
+    for _ in range(3):
+        assert age.of_this_boot(book, clocks) == {"known_boot": "this", "known_uptime": 1e-7}
 
 
 @pytest.mark.parametrize(

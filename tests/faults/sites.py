@@ -905,19 +905,23 @@ FAULTS = (
     Fault(
         "a process does not count on from the one before it",
         "tests/test_exposure.py::test_a_clock_that_is_set_back_hides_nothing_from_the_next_process",
-        (("mirror_core/age.py",
-          "if not book.known_uptime or is_another(book.known_boot, boot_of(platform)):",
-          "if True:"),),
+        (("mirror_core/age.py", "if not _counts_on(book, boot_of(platform)):", "if True:"),),
         "each_process_counts_anew",
     ),
     Fault(
         "a process in a boot that is not known does not count on from the one before it",
         "tests/test_exposure.py::test_a_process_counts_on_from_the_one_before "
         "tests/test_exposure.py::test_a_process_says_how_long_its_point_is_known",
-        (("mirror_core/age.py",
-          "if not book.known_uptime or is_another(book.known_boot, boot_of(platform)):",
-          "if not is_the_same(book.known_boot, boot_of(platform)):"),),
+        (("mirror_core/age.py", "bool(book.known_uptime) and not is_another(book.known_boot, boot)",
+          "is_the_same(book.known_boot, boot)"),),
         "unknown_boot_counts_anew",
+    ),
+    Fault(
+        "how long a point is known drifts with each start, and a ledger makes no sense after one",
+        "tests/test_exposure.py::test_how_long_a_point_is_known_does_not_drift",
+        (("mirror_core/age.py", "min(known, book.known_uptime)",
+          "known - max(0.0, platform.uptime() - book.known_uptime)"),),
+        "known_time_drifts",
     ),
     Fault(
         "after a power loss a source forgets what was hot (I4)",
