@@ -521,11 +521,11 @@ class Condition:
         self._waiters: list[Task] = []
 
     def __enter__(self) -> Condition:
-        stalls.inside += 1
+        stalls.enter()
         return self
 
     def __exit__(self, *_: object) -> None:
-        stalls.inside -= 1
+        stalls.leave()
 
     def wait(self, timeout: float | None = None) -> bool:
         return self._wait_until(_deadline(timeout))
@@ -535,11 +535,9 @@ class Condition:
         task = scheduler.current
         assert task
         self._waiters.append(task)
-        inside, stalls.inside = stalls.inside, 0  # others may enter
         try:
             return not scheduler.wait(deadline_ns)
         finally:
-            stalls.inside = inside
             self._waiters.remove(task)
 
     def wait_for(self, predicate: Callable[[], bool], timeout: float | None = None) -> bool:

@@ -5,8 +5,8 @@ The sources named in FILES are compiled with a look between every two statements
 the turn to others, for an instant or for long.  In all others a look costs some nanoseconds.
 
 Invariants.  Lines keep their numbers (lines.py).  Nobody stands still inside `with condition:`,
-where others would have to wait (simos.Condition has no lock; it counts who is inside), nor while
-the oracle looks.
+where others would have to wait (simos.Condition has no lock; it counts how deep each greenlet is
+inside, for one that is killed leaves in another's turn), nor while the oracle looks.
 
 Left out: what stands in between the parts of one statement; the core, whose switches are its own.
 """
@@ -22,6 +22,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from types import CodeType, ModuleType
 from typing import Any
+
+from greenlet import getcurrent
 
 from sim.core import lib
 from sim.sched import NS, current
@@ -44,13 +46,15 @@ class Stalls:
 
     def __init__(self) -> None:
         self.armed = False
-        self.inside = 0  # conditions that are held, or looks of the oracle
+        # By greenlet (its id): conditions that it holds, or looks of the oracle.
+        self.inside: dict[int, int] = {}
         self.made = 0
         self._left = 0
         self._every, self._lengths_ns = _KINDS[0]
 
     def begin(self, *, armed: bool) -> None:
-        self.armed, self.inside, self.made = armed, 0, 0
+        self.armed, self.made = armed, 0
+        self.inside.clear()
         if armed:
             rng = current().random
             self._every, self._lengths_ns = rng.choice(_KINDS)
@@ -59,16 +63,28 @@ class Stalls:
     @contextlib.contextmanager
     def none(self) -> Iterator[None]:
         """The oracle calls production's code, in the turn of a task."""
-        self.inside += 1
+        self.enter()
         try:
             yield
         finally:
-            self.inside -= 1
+            self.leave()
+
+    def enter(self) -> None:
+        me = id(getcurrent())
+        self.inside[me] = self.inside.get(me, 0) + 1
+
+    def leave(self) -> None:
+        """Those of a schedule that has ended may leave later."""
+        me = id(getcurrent())
+        if self.inside.get(me, 0) > 1:
+            self.inside[me] -= 1
+        else:
+            self.inside.pop(me, None)
 
     def point(self) -> None:
         scheduler = current()
         task = scheduler.current
-        if task is None or task.life.dead or self.inside:
+        if task is None or task.life.dead or id(getcurrent()) in self.inside:
             return
         self._left -= 1
         if self._left > 0:
