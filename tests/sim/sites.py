@@ -148,6 +148,7 @@ class Incarnation(Life):
         self.stores: list[tuple[str, native.Store]] = []  # that it has opened, by what name
         self.site: site.Site | None = None
         self.up = False
+        self.is_first = False  # the first since it became a source in which clients were served
         self.promoters = 0  # who have asked for it
         self.is_resuming = False  # a person has asked for it, and has no answer yet
         self.anew = False  # the process is to begin again
@@ -240,6 +241,7 @@ class Machine:
         self.contained = self._is_contained()  # its next life does not know in which boot it is
         self.was_contained = False  # a life of it did not know in which boot it was
         self.forgot_servers = False  # what it knew of its stores' servers was lost, or made older
+        self.was_source = False  # so its last life was that came up
         self.lost_copy = (
             False  # a flush, at a start, of what a person had put there may have failed
         )
@@ -346,9 +348,11 @@ class Machine:
     def is_doubted(self, number: int) -> bool:
         """Of a data store: a kill may have made its clients' flushes fail, because nobody knows
         whether its server is the one that it was, nor in which boot that was; that of a copy is
-        another one."""
+        another one.  Nor does a start of a site that was promoted, after one that was killed, know
+        that nobody was served yet."""
         is_served = (list(self.sizes)[number], "data") in self.served
-        known = self.world.shape.known and not self.forgot_servers
+        first = self.life is not None and self.life.is_first
+        known = self.world.shape.known and not self.forgot_servers and not first
         return self.went_back or self.was_contained or (is_served and not known)
 
     def survivors(self, part: str, keep: float) -> tuple[tuple[bytes, ...], int]:
@@ -430,6 +434,9 @@ class Machine:
     def is_up(self, life: Incarnation) -> None:
         """Its control thread has begun."""
         life.up, self.stood = True, None
+        assert life.site
+        source = life.site.book.current.role == "source"
+        life.is_first, self.was_source = source and not self.was_source, source
         current().trace("is up")
         self.world.started(self, life)
 
