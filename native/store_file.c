@@ -192,11 +192,14 @@ file_hole (struct fm_store *s, uint64_t offset, uint64_t length, uint64_t *data)
 /* Of what somebody has read there: a hole that a file system knows of is no page in a cache, and stays.  A page that is
  * not zero is not asked about: where there is much data, that takes long on some. */
 static bool
-stays_hole (struct fm_store *s, const struct fm_op *op, uint64_t at, uint64_t n)
+stays_hole (struct fm_store *s, const struct fm_op *op, uint64_t at, uint64_t n, uint64_t *hole_end)
 {
   static const char zeroes[KEEP_PAGE];
-  bool zero = op->kind == FM_ZERO || memcmp ((const char *)op->buf + at, zeroes, n) == 0;
-  return zero && file_hole (s, op->offset + at, n, NULL) == n;
+  if (op->kind != FM_ZERO && memcmp ((const char *)op->buf + at, zeroes, n) != 0)
+    return false;
+  if (at >= *hole_end) /* one question a hole: beside many extents without data it takes long */
+    *hole_end = at + file_hole (s, op->offset + at, op->length - at, NULL);
+  return at + n <= *hole_end;
 }
 
 static int
@@ -213,11 +216,11 @@ static int
 file_keep (struct fm_store *s, const struct fm_op *op)
 {
   int rc = 0;
-  uint64_t from = 0, n; /* what is before `from` is done */
+  uint64_t from = 0, hole_end = 0, n; /* what is before `from` is done */
   for (uint64_t at = 0; rc == 0 && at < op->length; at += n) {
     n = KEEP_PAGE - (op->offset + at) % KEEP_PAGE;
     n = op->length - at < n ? op->length - at : n;
-    if (stays_hole (s, op, at, n)) {
+    if (stays_hole (s, op, at, n, &hole_end)) {
       rc = keep_run (s, op, from, at - from);
       from = at + n;
     }

@@ -1341,7 +1341,7 @@ FAULTS = (
     Fault(
         "what is written back to a file fills its holes",
         "native:lost",
-        (("native/store_file.c", "return zero && file_hole", "return 0 && zero && file_hole"),),
+        (("native/store_file.c", "return at + n <= *hole_end;", "return false;"),),
         "HOLES_FILLED",
     ),
     Fault(
