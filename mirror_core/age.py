@@ -12,8 +12,10 @@ Invariants.  An age never decreases while its point stays the same and no clock 
 goes below what has been counted, whatever is set: so it is never negative, and 0 only in the
 instant in which the point is learned.
 Left out: time in which the machine was suspended while the process ran, which the monotonic clock
-does not count; a wall clock that is behind when the machine was started since; and that two sites'
-clocks may differ, by which the age of what the other one has told is wrong.
+does not count; a wall clock that is behind when the machine was started since; that two sites'
+clocks may differ, by which the age of what the other one has told is wrong; and that a container
+whose boot is not known may have been moved to a machine that is up for longer: until its next
+commit it tells an age that is too large, by as much.
 """
 
 from __future__ import annotations

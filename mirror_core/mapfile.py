@@ -33,6 +33,7 @@ from mirror_core.platform import HERE
 _PAGE = 4096
 # magic, version, site, lineage, run, boot, size, block size
 _HEAD = struct.Struct("<8sI32s32s32s36sQQ")
+_BOOT = slice(108, 144)
 _CRC = struct.Struct("<I")
 _COMMIT = struct.Struct("<Q32s")  # sequence and token
 _WHOLE = struct.Struct("<Q")
@@ -58,13 +59,18 @@ def _name(site: str, volume: str, run: str) -> str:
     return f"{site}-{volume}-{run}.maps"
 
 
-def _head(book: Ledger, record: VolumeRecord, run: str, boot: str) -> bytes:
+def _head(book: Ledger, record: VolumeRecord, run: str, boot: bytes) -> bytes:
     lineage = book.lineage.id if book.lineage else ""
     head = _HEAD.pack(
         _MAGIC, _VERSION, book.site.encode(), lineage.encode(), run.encode(),
-        boot.encode(), record.size, record.block_size,
+        boot, record.size, record.block_size,
     )  # fmt: skip
     return (head + _CRC.pack(zlib.crc32(head))).ljust(_COMMIT_AT, b"\0")
+
+
+def _boot() -> bytes:
+    """Of now, as it stands in a head.  Zeroes: it is not known."""
+    return age.boot_of(HERE).encode().ljust(_BOOT.stop - _BOOT.start, b"\0")
 
 
 def _commit(book: Ledger) -> bytes:
@@ -102,7 +108,7 @@ def share(book: Ledger, record: VolumeRecord, run: str, volume: native.Volume) -
             failure = error
             continue
         try:
-            head = _head(book, record, run, age.boot_of(HERE))
+            head = _head(book, record, run, _boot())
             os.pwrite(fd, head + _commit(book) + _WHOLE.pack(1), 0)
             os.ftruncate(fd, volume.shared_bytes())
             volume.share(os.dup(fd))
@@ -117,15 +123,16 @@ def share(book: Ledger, record: VolumeRecord, run: str, volume: native.Volume) -
 def restore(book: Ledger, record: VolumeRecord, volume: native.Volume) -> bool:
     """Mark what the maps of the run before hold; False: they tell nothing, or not all.  If the
     ledger is one that was put back, everything is marked: the intent log is as old.  That they tell
-    in a boot that is not known, too."""
-    boot, run = age.boot_of(HERE), book.run
-    head, commit = _head(book, record, run, boot), _commit(book)
+    whatever the boot was that they are of, and whatever it is now, known or not."""
+    commit, now = _commit(book), _boot()
     for folder in folders():
         with contextlib.suppress(OSError):
-            fd = os.open(folder / _name(book.site, record.name, run), os.O_RDONLY | os.O_CLOEXEC)
+            path = folder / _name(book.site, record.name, book.run)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 page = os.pread(fd, _PAGE, 0)
-                if len(page) < _PAGE or page[:_COMMIT_AT] != head:
+                boot = page[_BOOT]
+                if len(page) < _PAGE or page[:_COMMIT_AT] != _head(book, record, book.run, boot):
                     continue
                 # A kill between the record of a commit and this one leaves the ledger the newer.
                 if page[_COMMIT_AT : -_WHOLE.size] != commit:
@@ -133,7 +140,8 @@ def restore(book: Ledger, record: VolumeRecord, volume: native.Volume) -> bool:
                         volume.mark(0, volume.blocks)
                     continue
                 same_size = os.fstat(fd).st_size == volume.shared_bytes()
-                if boot and same_size and page[-_WHOLE.size :] == _WHOLE.pack(1):
+                same_boot = any(now) and boot == now
+                if same_boot and same_size and page[-_WHOLE.size :] == _WHOLE.pack(1):
                     volume.mark_shared(fd)
                     return True
             finally:

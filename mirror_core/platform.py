@@ -35,6 +35,7 @@ from mirror_core import apart, limits, native
 
 TOKEN = re.compile("[0-9a-f]{32}")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 T = TypeVar("T")
 
 
@@ -199,12 +200,15 @@ class Platform:
     def boot_id(self) -> str:
         """The kernel's, another one after each start of the machine: random(4).  OSError: it is not
         known, also where a container shows one of its own instead (systemd-nspawn, LXC): a file of
-        another file system over it.  A /proc/sys that is read-only (systemd's
+        another file system over it, or another one of /proc, of which `uuid` alone looks like it,
+        and says something else each time.  A /proc/sys that is read-only (systemd's
         ProtectKernelTunables) is the same file system."""
-        with BOOT_ID.open() as file:
-            if os.fstat(file.fileno()).st_dev != os.stat("/proc").st_dev:
+        with BOOT_ID.open() as file, BOOT_ID.open() as again:
+            of_proc = os.fstat(file.fileno()).st_dev == os.stat("/proc").st_dev
+            found = file.read().strip()
+            if not of_proc or found != again.read().strip() or not _UUID.fullmatch(found):
                 raise OSError(errno.ENODATA, os.strerror(errno.ENODATA), str(BOOT_ID))
-            return file.read().strip()
+            return found
 
     def control_channel(self, uri: str, timeout_s: float) -> native.Line:
         return native.Line(uri, limits.CONTROL_BYTES, timeout_s)

@@ -19,8 +19,10 @@ from pathlib import Path
 import direct
 import pytest
 from handmade import MIB, Handmade, east, flashmirror, kill, refused
+from pair import MakePair
 from served import Faulty
 from test_ledger import sample
+from test_link import kill as kill_site
 from test_maps import BOOK, kept, opened, restored
 from test_server_instance import SOURCE, faulty, flushes, of_files, write_unflushed
 
@@ -34,6 +36,7 @@ __all__ = ["faulty", "kept"]  # fixtures
 root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 KERNEL = platform.BOOT_ID.read_text().strip()
 OTHER = "another"
+NUMBER = platform.BOOT_ID.parent / "poolsize"  # of random bits: the same in each boot
 
 
 def in_a_place(*steps: str, alone: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -88,15 +91,19 @@ READ_ONLY = ("mount --bind /proc/sys /proc/sys", "mount -o remount,bind,ro /proc
         (("own",), (), False),
         (("own", *READ_ONLY), (), False),
         (("own",), ("--pid", "--fork", "--mount-proc"), False),
+        (("random",), (), False),
+        (("number",), (), False),
     ],
 )
 def test_a_container_s_own_boot_id_is_not_the_kernel_s(
     scratch: Path, steps: tuple[str, ...], alone: tuple[str, ...], known: bool
 ) -> None:
-    """With real mounts, also where all of /proc/sys is bound once more above that."""
+    """With real mounts, also where all of /proc/sys is bound once more above that; neither is
+    another file of the kernel's own /proc."""
     own = scratch / "boot_id"
     own.write_text(f"{uuid.uuid4()}\n")
-    bind = {"own": f"mount --bind {own} {platform.BOOT_ID}"}
+    places = {"own": own, "random": platform.BOOT_ID.parent / "uuid", "number": NUMBER}
+    bind = {name: f"mount --bind {place} {platform.BOOT_ID}" for name, place in places.items()}
     steps = tuple(bind.get(step, step.replace("--bind", "--rbind")) for step in steps)
     look = "from mirror_core import age, platform; print(age.boot_of(platform.HERE))"
     words = [*in_a_place(*steps, alone=alone), sys.executable, "-c", look]
@@ -152,15 +159,21 @@ def test_a_server_is_the_same_only_in_a_boot_that_is_the_same(
         assert told == ([] if same and before and before == boot else ["disk"])
 
 
-def test_maps_count_in_a_boot_that_is_the_same(scratch: Path, kept: Path, boot: str) -> None:
+@pytest.mark.parametrize("before", [KERNEL, OTHER, ""], ids=["this", "another", "none"])
+def test_maps_count_in_a_boot_that_is_the_same(
+    scratch: Path, kept: Path, before: str, boot: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In one that is not known the intent log decides; but that a ledger was put back, and with it
-    that log, they tell."""
-    with opened(scratch, "disk") as (volume, record):
+    that log, they tell whatever the boot was and is: a start in a container after one outside of
+    it, or the other way round, would not send what the older log does not know."""
+    with opened(scratch, "disk") as (volume, record), monkeypatch.context() as then:
+        then.setattr(Platform, "boot_id", (lambda _: before) if before else unknown)
         maps = mapfile.share(BOOK, record, BOOK.run, volume)
         volume.mark(3, 2)
-        assert restored(scratch, "disk", BOOK) == ((True, [(3, 2)]) if boot else (False, []))
-        maps.go_with(replace(BOOK, committed=5, committed_token="5" * 32))
-        maps.close()
+    same = bool(boot) and boot == before
+    assert restored(scratch, "disk", BOOK) == ((True, [(3, 2)]) if same else (False, []))
+    maps.go_with(replace(BOOK, committed=5, committed_token="5" * 32))
+    maps.close()
     assert restored(scratch, "disk", BOOK) == (False, [(0, 16)])
 
 
@@ -222,3 +235,54 @@ def test_a_container_forgets_no_flush_of_what_was_put_back(handmade: Handmade) -
         assert "a start was killed while it flushed" in said, said
         rows = flashmirror("check", str(handmade.toml("east")), prefix=prefix).stdout
         assert "a start was killed while it flushed" in rows, rows
+
+
+@root
+@pytest.mark.parametrize(("before", "now"), [(False, True), (True, False)], ids=["in", "out"])
+def test_a_state_folder_that_went_back_is_noticed_in_any_boot(
+    make_pair: MakePair, before: bool, now: bool
+) -> None:
+    """Put back in place (a file system's snapshot) to just before a commit, and started in a
+    container after a run outside of one, or the other way round: what was written after that commit
+    is not in that log, and is sent."""
+    pair = make_pair("--size", "8M")
+    path, state = pair.toml("east"), pair.folder / "east/state"
+    path.write_text('bandwidth = "2MiB/s"\n' + path.read_text())
+
+    def start(contained: bool) -> None:
+        prefix = in_a_container(pair.folder) if contained else ()
+        done = flashmirror("start", str(path), prefix=prefix)
+        assert done.returncode == 0, done.stderr
+
+    saved: dict[Path, bytes] = {}
+
+    def is_copied() -> bool:
+        """The state folder's files of one instant in which a cycle is under way."""
+        book = ledger.load(state)
+        saved.update({file: file.read_bytes() for file in state.iterdir() if file.is_file()})
+        return book.begun > book.committed and ledger.load(state) == book
+
+    pair.start()
+    direct.sync(pair)
+    direct.stop(pair, "east")  # the log of its next run knows of nothing yet
+    start(before)
+    direct.sync(pair)
+    with pair.client() as client:
+        client.write(0, b"A" * MIB)
+    direct.wait_for(is_copied, "a cycle")
+    begun = ledger.load(state).begun
+    direct.wait_for(lambda: ledger.load(state).committed == begun, "its commit")
+    kill_site(pair, "west")
+    with pair.client() as client:
+        client.write(6 * MIB, b"B" * 4096)
+        client.flush()
+    kill_site(pair, "east")
+    for file in state.iterdir():
+        if file in saved:
+            with file.open("r+b") as found:
+                found.write(saved[file])
+                found.truncate()
+    pair.start("west")
+    start(now)
+    direct.sync(pair)
+    assert pair.image("east").read_bytes() == pair.image("west").read_bytes()

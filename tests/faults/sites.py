@@ -815,8 +815,21 @@ FAULTS = (
         "tests/test_boot_id.py::test_a_container_s_own_boot_id_is_not_the_kernel_s "
         "tests/test_boot_id.py::test_a_container_is_no_machine_that_was_started_anew",
         (("mirror_core/platform.py",
-          "if os.fstat(file.fileno()).st_dev != os.stat(\"/proc\").st_dev:", "if False:"),),
+          "of_proc = os.fstat(file.fileno()).st_dev == os.stat(\"/proc\").st_dev",
+          "of_proc = True"),),
         "started_anew_for_certain",
+    ),
+    Fault(
+        "another file of the kernel's /proc tells in which boot this is (I9)",
+        "tests/test_boot_id.py::test_a_container_s_own_boot_id_is_not_the_kernel_s",
+        (("mirror_core/platform.py", "found != again.read().strip()", "False"),),
+        "any_file_of_proc",
+    ),
+    Fault(
+        "a number of the kernel's /proc tells in which boot this is (I9)",
+        "tests/test_boot_id.py::test_a_container_s_own_boot_id_is_not_the_kernel_s",
+        (("mirror_core/platform.py", " or not _UUID.fullmatch(found)", ""),),
+        "any_word_of_proc",
     ),
     Fault(
         "a boot that is not known is another one (I9)",
@@ -851,7 +864,7 @@ FAULTS = (
     Fault(
         "maps count in a boot that is not known (I4)",
         "tests/test_boot_id.py::test_maps_count_in_a_boot_that_is_the_same",
-        (("mirror_core/mapfile.py", "if boot and same_size and", "if same_size and"),),
+        (("mirror_core/mapfile.py", "any(now) and boot == now", "boot == now"),),
         "maps_of_an_unknown_boot",
     ),
     Fault(

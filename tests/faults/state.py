@@ -161,8 +161,8 @@ FAULTS = (
         "maps of an older run, another boot, or not whole count",
         "tests/test_maps.py "
         "tests/test_maps.py::test_each_field_of_kept_maps_says_whose_they_are",
-        (("mirror_core/mapfile.py", "if len(page) < _PAGE or page[:_COMMIT_AT] != head:",
-          "if not page:"),),
+        (("mirror_core/mapfile.py", "if len(page) < _PAGE or page[:_COMMIT_AT] != "
+          "_head(book, record, book.run, boot):", "if not page:"),),
         "any_maps_count",
     ),
     Fault(
@@ -332,6 +332,13 @@ FAULTS = (
         "simulate:20000:old_files",
         (("mirror_core/site.py", "durable.sync_folder(state, known, self.platform)", "pass"),),
         "old_log_comes_back",
+    ),
+    Fault(
+        "maps of another boot, or of one that is not known, tell nothing of an older ledger (I4)",
+        "tests/test_boot_id.py::test_maps_count_in_a_boot_that_is_the_same "
+        "tests/test_boot_id.py::test_a_state_folder_that_went_back_is_noticed_in_any_boot",
+        (("mirror_core/mapfile.py", "boot = page[_BOOT]", "boot = _boot()"),),
+        "put_back_in_an_unknown_boot",
     ),
     Fault(
         "beside an older ledger the intent log decides, which is as old (I4)",

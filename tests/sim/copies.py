@@ -204,10 +204,13 @@ class Copies:
 
     @staticmethod
     def has_maps(machine: Machine, book: ledger.Ledger) -> bool:
-        """That tell what is hot, or that this ledger was put back, as those of a boot that is not
-        known do only."""
+        """That tell what is hot, or that this ledger was put back: only that where a boot, theirs
+        or the next life's, is not known."""
         kept = machine.kept(book)
-        if kept is None or (kept.contained and kept.commit == mapfile._commit(book)):
+        if kept is None:
+            return False
+        unknown = kept.contained or machine.contained
+        if unknown and kept.commit == mapfile._commit(book):
             return False
         return kept.sequence >= book.committed
 

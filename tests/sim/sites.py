@@ -104,7 +104,7 @@ class SimMaps:
             if kept.sequence >= book.committed:
                 volume.mark(0, volume.blocks)
             return False
-        if kept.contained:
+        if kept.contained or self._machine.contained:
             return False
         self._machine.world.counts["maps outlived a kill"] += 1
         for first, count in kept.runs[record.name]:
@@ -507,8 +507,7 @@ class Machine:
     def kept(self, book: ledger.Ledger) -> KeptMaps | None:
         """The maps that a life with this ledger finds."""
         found = self.maps.get(book.run)
-        here = found and (found.folder, found.contained) == (self.folder, self.contained)
-        return found if here else None
+        return found if found and found.folder == self.folder else None
 
     def _is_contained(self) -> bool:
         chance = self.world.shape.contained
