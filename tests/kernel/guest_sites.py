@@ -43,7 +43,8 @@ def command(*words: str | Path, ok: tuple[int, ...] = (0,)) -> subprocess.Comple
 class Sites(Protocol):
     """A running pair with one volume, ``disk``."""
 
-    image: Path  # where the target's volume lives
+    source: Path  # where the source's volume lives
+    image: Path  # ... and the target's
 
     def socket(self) -> tuple[str, str]:
         """The Unix socket and the export name of the source's device."""
@@ -68,6 +69,7 @@ class Flashmirror:
     def __init__(self, program: str, folder: Path, size: str) -> None:
         self.program = program
         self.east, self.west = folder / "east.toml", folder / "west.toml"
+        self.source = folder / "east" / "disk.img"
         self.image = folder / "west" / "disk.img"
         self._do("init", folder, "--size", size)
         self._do("start", self.west)
@@ -103,7 +105,7 @@ class PlainServer:
 
     def __init__(self, folder: Path, size: str) -> None:
         folder.mkdir()
-        self.image = folder / "disk.img"
+        self.source = self.image = folder / "disk.img"
         self.pid_file = folder / "pid"
         command("truncate", "--size", size, self.image)
         command("nbdkit", "-U", folder / "sock", "-P", self.pid_file, "file", self.image)
