@@ -1,15 +1,16 @@
 """The kernels that a guest can boot: this machine's own, and the one of the other Debian.
 
-Kernels differ in what their nbd does when a connection dies, so what concerns that is shown on each
-that a user of a supported Debian has. The other one is downloaded with apt from where this
-machine's apt has its own packages, and checked by apt as those are; it is unpacked below the
-checkout, and nothing is installed.
+Kernels differ in what their nbd does when a connection dies, in when a queue stands still and in
+what a file system does beside its caller: so what a test shows of a kernel it shows on each that a
+user of a supported Debian has. That takes time: in CI the other Debian's boots for
+one volume of `test_real_kernel`, in `make soak` for all (``conftest``).
+
+The other one is downloaded with apt from where this machine's apt has its own packages, and checked
+by apt as those are; it is unpacked below the checkout, and nothing is installed.
 
 It needs a newer C library than this machine may have, which is unpacked beside it: in a copy of the
 program the name of the loader is one without a folder, so that it is found where the program is
 started.
-
-FLASHMIRROR_KERNEL names the one that all tests here boot which do not ask for each.
 
 On a processor with AMX user-mode Linux starts no program without wide_registers.c, which is
 compiled beside them and preloaded.
@@ -66,12 +67,8 @@ def for_this_processor() -> Mapping[str, str]:
 
 
 def all_kernels() -> list[str]:
-    """Names for `get`, without a download."""
+    """Names for `get`, the newest last, without a download."""
     return ["own"] if _is_next() else ["own", _NEXT]
-
-
-def usual() -> Kernel:
-    return get(os.environ.get("FLASHMIRROR_KERNEL", "own"))
 
 
 def get(name: str) -> Kernel:

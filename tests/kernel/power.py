@@ -34,6 +34,7 @@ from typing import Any
 
 import uml
 from dependent import SECTOR, Judge, Log, NotOneMoment, Write, content
+from kernels import Kernel
 from power_load import REGION, VOLUME_BYTES, VOLUMES, WRITERS, write_of
 
 GUEST_SCRIPT = Path(__file__).with_name("guest_power.py")
@@ -180,8 +181,11 @@ class Round:
 class Site:
     """One guest after another, on one disk."""
 
-    def __init__(self, name: str, folder: Path, plug: uml.Plug, options: Sequence[str]) -> None:
-        self.name, self._plug, self._share = name, plug, folder / "share"
+    def __init__(
+        self, name: str, folder: Path, plug: uml.Plug, kernel: Kernel, options: Sequence[str]
+    ) -> None:
+        self.name, self._plug, self._kernel = name, plug, kernel
+        self._share = folder / "share"
         self._disk = folder / f"{name}.disk"
         with open(self._disk, "wb") as file:
             file.truncate(DISK_BYTES)
@@ -200,6 +204,7 @@ class Site:
             self._command,
             self._share,
             GUEST_SECONDS,
+            kernel=self._kernel,
             memory="320M",
             disks=[self._disk],
             plug=self._plug,
@@ -242,13 +247,15 @@ class Site:
 class Rig:
     """Both sites, and all that is known of them."""
 
-    def __init__(self, folder: Path, seed: int, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self, folder: Path, kernel: Kernel, seed: int, options: Sequence[str] = ()
+    ) -> None:
         (folder / "share").mkdir()
         self._chance = random.Random(seed)
         self._cable = uml.Cable(*ADDRESSES.values())
         plugs = dict(zip(ADDRESSES, self._cable.plugs, strict=True))
-        self.east = Site("east", folder, plugs["east"], options)
-        self.west = Site("west", folder, plugs["west"], options)
+        self.east = Site("east", folder, plugs["east"], kernel, options)
+        self.west = Site("west", folder, plugs["west"], kernel, options)
         self._sites = {"east": self.east, "west": self.west}
         self.history = History()
         self._judge = Judge(self.history)
@@ -389,10 +396,10 @@ class Rig:
 
 
 @contextlib.contextmanager
-def rig(seed: int, options: Sequence[str] = ()) -> Iterator[Rig]:
+def rig(kernel: Kernel, seed: int, options: Sequence[str] = ()) -> Iterator[Rig]:
     """A running pair on disks in memory; all of it is gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="power.", dir="/dev/shm") as folder:
-        rig = Rig(Path(folder), seed, options)
+        rig = Rig(Path(folder), kernel, seed, options)
         try:
             rig.begin()
             yield rig

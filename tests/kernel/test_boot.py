@@ -1,8 +1,7 @@
 """A machine with systemd boots, writes to a mounted volume of ours, and shuts down: a real systemd
 in a real kernel, with the units of systemd/.
 
-The scenes (``guest_boot``) are boots of one machine, one after the other, on the same disk; the
-other Debian's kernel plays the first one alone, but in `make soak` all.
+The scenes (``guest_boot``) are boots of one machine, one after the other, on the same disk.
 """
 
 from __future__ import annotations

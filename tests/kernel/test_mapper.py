@@ -6,13 +6,14 @@ import sys
 from pathlib import Path
 
 import uml
+from kernels import Kernel
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 GUEST_SCRIPT = Path(__file__).with_name("guest_mapper.py")
 FLASHMIRROR = Path(sys.executable).with_name("flashmirror")
 
 
-def test_a_logical_volume_is_known_by_its_uuid(tmp_path: Path) -> None:
+def test_a_logical_volume_is_known_by_its_uuid(tmp_path: Path, kernel: Kernel) -> None:
     """Killed, its volumes get each other's minor numbers: the site starts. Then another volume
     lies behind the name and the number of the source's data: it is refused, with the command."""
     facts_path = tmp_path / "facts.json"
@@ -21,6 +22,7 @@ def test_a_logical_volume_is_known_by_its_uuid(tmp_path: Path) -> None:
         tmp_path,
         timeout=120,
         modules=("loop", "dm-mod"),
+        kernel=kernel,
     )
     assert guest.status == 0, guest.report()
     facts = json.loads(facts_path.read_text())
@@ -33,7 +35,7 @@ def test_a_logical_volume_is_known_by_its_uuid(tmp_path: Path) -> None:
     assert "flashmirror adopt" in line and line.count("\n") == 0, facts
 
 
-def test_what_a_logical_volume_stands_on_is_found(tmp_path: Path) -> None:
+def test_what_a_logical_volume_stands_on_is_found(tmp_path: Path, kernel: Kernel) -> None:
     """The tests of test_below, of which none is skipped there for want of a device mapper."""
     guest = uml.run_guest(
         [
@@ -47,5 +49,6 @@ def test_what_a_logical_volume_stands_on_is_found(tmp_path: Path) -> None:
         tmp_path,
         timeout=240,
         modules=("loop", "dm-mod"),
+        kernel=kernel,
     )
     assert guest.status == 0 and " skipped" not in guest.output, guest.report()

@@ -16,6 +16,7 @@ from pathlib import Path
 import power
 import pytest
 from dependent import content
+from kernels import Kernel
 from pair import SOAK
 from power import CUTS, History, Round
 from power_load import REGION, VOLUME_BYTES, VOLUMES, write_of
@@ -33,10 +34,10 @@ def built() -> None:
 
 
 @pytest.fixture(scope="module")
-def rounds() -> Iterator[list[Round]]:
+def rounds(kernel: Kernel) -> Iterator[list[Round]]:
     """All rounds, on one pair: each goes on from what the one before has left."""
     played = []
-    with power.rig(seed=ROUNDS) as rig:
+    with power.rig(kernel, seed=ROUNDS) as rig:
         for number in range(ROUNDS):
             played.append(rig.play(number, list(CUTS)[number % len(CUTS)]))
             print(played[-1])
@@ -79,10 +80,10 @@ def test_the_cuts_lose_what_was_not_flushed(rounds: list[Round]) -> None:
 
 
 @pytest.mark.soak
-def test_the_checks_notice_stores_that_forget_what_they_flushed() -> None:
+def test_the_checks_notice_stores_that_forget_what_they_flushed(kernel: Kernel) -> None:
     """The same round, on stores whose flush does nothing: flushed writes are missing on the
     source, and the target has no image of one moment.  Both checks say so."""
-    with power.rig(seed=0, options=["liar"]) as rig:
+    with power.rig(kernel, seed=0, options=["liar"]) as rig:
         found = rig.play_to_recovery(0, "both")
     assert found.lost_flushed
     assert found.image_trouble

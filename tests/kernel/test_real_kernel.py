@@ -1,15 +1,17 @@
 """A mirrored volume as a real Linux kernel's /dev/nbd0, and what its target is worth.
 
-One guest for each file system gathers the facts (``guest_volume``: both sites, the device, a real
-tree, databases under load, a trim); each test here judges one promise by them. The same is asked of
-an ordinary server, where the source is the target: the control, without which a failure might be
-the test's own.
+One guest for each kernel and file system gathers the facts (``guest_volume``: both sites, the
+device, a real tree, databases under load, a trim); each test here judges one promise by them. The
+same is asked of an ordinary server, where the source is the target: the control, without which a
+failure might be the test's own.
 """
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import kernels
 import pytest
 import uml
 from guest_volume import GIVEN_BACK, PLAIN, Facts, Target
@@ -35,19 +37,30 @@ class Case:
         return self.facts.under_load, self.facts.at_rest
 
 
-@pytest.fixture(scope="module", params=[str(FLASHMIRROR), PLAIN], ids=["flashmirror", "control"])
-def program(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    if name != PLAIN and not FLASHMIRROR.exists():
+DEVICE_BLOCK = {"ext4": 4096, "xfs": 512}
+PROGRAM = {"flashmirror": str(FLASHMIRROR), "control": PLAIN}
+
+
+def runs() -> Iterator[object]:
+    """The other Debian's kernel has one of them in CI, and all in `make soak`."""
+    for kernel in kernels.all_kernels():
+        for file_system in DEVICE_BLOCK:
+            for kind, program in PROGRAM.items():
+                name = f"{file_system}-{kind}"
+                in_ci = kernel == "own" or name == "ext4-flashmirror"
+                yield pytest.param(
+                    (kernel, file_system, program),
+                    id=f"{kernel}-{name}",
+                    marks=[] if in_ci else pytest.mark.soak,
+                )
+
+
+@pytest.fixture(scope="module", params=runs())
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    kernel, file_system, program = request.param
+    device_block = DEVICE_BLOCK[file_system]
+    if program != PLAIN and not FLASHMIRROR.exists():
         pytest.fail(f"{FLASHMIRROR}: run make build", pytrace=False)
-    return name
-
-
-@pytest.fixture(scope="module", params=[("ext4", 4096), ("xfs", 512)], ids=["ext4", "xfs"])
-def case(
-    request: pytest.FixtureRequest, program: str, tmp_path_factory: pytest.TempPathFactory
-) -> Case:
-    file_system, device_block = request.param
     share = tmp_path_factory.mktemp(file_system)
     facts = share / "facts.json"
     guest = uml.run_guest(
@@ -57,6 +70,7 @@ def case(
         ],
         share,
         GUEST_SECONDS,
+        kernel=kernels.get(kernel),
         modules=("nbd nbds_max=1", "loop"),
         memory="1536M",
     )

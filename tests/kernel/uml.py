@@ -41,7 +41,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernels import OWN, Kernel, for_this_processor, usual
+from kernels import OWN, Kernel, for_this_processor
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PACKAGES = {str(OWN.program): "user-mode-linux", "modprobe": "kmod"}  # program: its package
@@ -171,16 +171,15 @@ class Guest:
         share: Path,
         timeout: float,
         *,
+        kernel: Kernel,
         modules: Sequence[str] = (),
         memory: str = "512M",
         disks: Sequence[Path] = (),
         plug: Plug | None = None,
         environment: Mapping[str, str] | None = None,
-        kernel: Kernel | None = None,
     ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="guest.")
         run = Path(self._folder.name)
-        kernel = kernel or usual()
         conf = {
             "command": [str(word) for word in command],
             "share": str(share.resolve()),
@@ -285,14 +284,14 @@ def run_guest(
     share: Path,
     timeout: float,
     *,
+    kernel: Kernel,
     modules: Sequence[str] = (),
     memory: str = "512M",
     disks: Sequence[Path] = (),
-    kernel: Kernel | None = None,
 ) -> GuestResult:
     """Boot a guest, run the command in it to its end, and halt it."""
     with Guest(
-        command, share, timeout, modules=modules, memory=memory, disks=disks, kernel=kernel
+        command, share, timeout, kernel=kernel, modules=modules, memory=memory, disks=disks
     ) as guest:
         return guest.result()
 
