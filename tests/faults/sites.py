@@ -1140,12 +1140,18 @@ FAULTS = (
     ),
     Fault(
         "a holder waits for a queue that only it could set going again",
-        "tests/kernel/test_attached.py",
+        "tests/kernel/test_dead_holder.py",
         (("mirror_core/attach.py",
           "        adjusting.start()\n        adjusting.join(limits.DEVICE_LOOK_S)",
-          "        self._adjust()"),
-         ("mirror_core/kernel.py", "    if path.read_text().strip() != wanted:", "    if wanted:")),
+          "        self._adjust()"),),
         "holder_waits_for_its_queue",
+    ),
+    Fault(
+        "a detach by force waits for a holder that only it could set free",
+        "tests/kernel/test_dead_holder.py::test_it_can_be_given_up_while_its_site_is_away",
+        (("mirror_core/holders.py", "select.select([handle], [], [], limits.DEVICE_BUSY_S)",
+          "select.select([handle], [], [])"),),
+        "detach_waits_for_its_holder",
     ),
     Fault(
         "a detach waits for ever for who answers no more",

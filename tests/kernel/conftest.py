@@ -30,3 +30,9 @@ def programs() -> None:
 def kernel(request: pytest.FixtureRequest) -> kernels.Kernel:
     """Each kernel of a supported Debian in turn, in `make soak`; in CI this machine's own."""
     return kernels.get(request.param)
+
+
+@pytest.fixture(scope="module")
+def newest() -> kernels.Kernel:
+    """Of them, also in CI: for the few tests that the newest is most likely to fail."""
+    return kernels.get(kernels.all_kernels()[-1])

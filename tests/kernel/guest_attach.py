@@ -96,6 +96,15 @@ class Guest:
         (log,) = HOLDERS.glob("*.log")
         return log
 
+    def holder(self) -> int:
+        """Its process."""
+        (lock,) = HOLDERS.glob("*disk*.lock")
+        return int(lock.read_text().split("\n")[0])
+
+    def site(self) -> int:
+        """The source's process."""
+        return int((PAIR / "east" / "state" / "lock").read_text())
+
     # ---- load and kills
 
     def writes(self) -> int:
@@ -128,14 +137,12 @@ class Guest:
     def round(self, name: str, *, holder: bool = False) -> None:
         """The site is killed in the middle of fio's writes, and started again; with `holder` that
         one dies first, and attaching again sets right what nobody has noticed."""
-        site = int((PAIR / "east" / "state" / "lock").read_text())
         before = self.writes()
         fio = self.fio(name)
         self.busy(before)
         if holder:
-            (lock,) = HOLDERS.glob("*disk*.lock")
-            self.kill(int(lock.read_text().split("\n")[0]))
-        self.kill(site)
+            self.kill(self.holder())
+        self.kill(self.site())
         self.do("start", EAST)
         if holder:
             self.attach("after the holder died", *SEVERAL)

@@ -3,7 +3,7 @@
 Kernels differ in what their nbd does when a connection dies, in when a queue stands still and in
 what a file system does beside its caller: so what a test shows of a kernel it shows on each that a
 user of a supported Debian has. That takes time: in CI the other Debian's boots for
-one volume of `test_real_kernel`, in `make soak` for all (``conftest``).
+`test_dead_holder` and one volume of `test_real_kernel`, in `make soak` for all (``conftest``).
 
 The other one is downloaded with apt from where this machine's apt has its own packages, and checked
 by apt as those are; it is unpacked below the checkout, and nothing is installed.
