@@ -13,7 +13,7 @@ DEMO_PACKAGES := libnbd-bin fuse3 e2fsprogs nbd-client kmod
 TEST_PACKAGES := spin qemu-utils clang libclang-rt-dev $(DEMO_PACKAGES) dmsetup fio strace user-mode-linux xfsprogs iproute2 nftables sqlite3 systemd udev
 BENCH_PACKAGES := $(DEMO_PACKAGES) fio qemu-utils qemu-system-common
 
-.PHONY: build demo test test-native test-faults test-python test-alone soak bench lint clean
+.PHONY: build demo test what-needs-root test-native test-faults test-python test-alone soak bench lint clean
 build: $(VENV)/.built
 
 # The scripts of a virtual environment hold its path: in a checkout that was moved or copied it is
@@ -38,8 +38,10 @@ demo:
 # Everything that CI runs: style, types, the C alone (plain, ASan+UBSan, TSan, fuzzed), some planted
 # faults in it (`make soak` plants all), then the rest; last, with nothing beside them, those that
 # measure.
-# Each part runs even when one before it has failed; the verdict stands at the end.
-TEST_PARTS := lint test-native test-faults test-python $(if $(TESTS),,test-alone)
+# Each part runs even when one before it has failed; the verdict stands at the end.  Who is not root
+# is told first which tests are skipped.
+IS_ROOT := $(filter 0,$(shell id -u))
+TEST_PARTS := $(if $(IS_ROOT),,what-needs-root) lint test-native test-faults test-python $(if $(TESTS),,test-alone)
 test:
 	@scripts/need-packages $(RUN_PACKAGES) $(TEST_PACKAGES)
 	@$(MAKE) --no-print-directory build
@@ -48,6 +50,9 @@ test:
 	if [ "$$failed" ]; then echo "make test: FAILED:$$failed"; exit 1; fi; \
 	echo "make test: all parts passed: $(TEST_PARTS)"
 
+what-needs-root: build
+	@echo "make test: not root; 'sudo make test' runs these, too, which are skipped now:"
+	@$(BIN)/pytest --needs-root -p no:terminal -o addopts= $(if $(TESTS),$(TESTS),-m 'not soak')
 test-native: build
 	$(MAKE) --no-print-directory -j4 --output-sync=target -C native check asan tsan fuzz
 test-faults: build

@@ -1,4 +1,8 @@
-"""Fixtures: scratch folders on tmpfs, and pairs of sites that are stopped whatever happens."""
+"""Fixtures: scratch folders on tmpfs, and pairs of sites that are stopped whatever happens; and
+what needs root, which is skipped by its name, with the reason, where there is none:
+
+    pytest --needs-root -p no:terminal -o addopts=      says which tests that are, and runs none
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,39 @@ from remote import MakeRemote, RemotePair
 # How long an example takes says how busy the machine is, not whether the code is right.
 settings.register_profile("flashmirror", deadline=None)
 settings.load_profile("flashmirror")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--needs-root", action="store_true", help="say which tests need root, and run none"
+    )
+
+
+@pytest.hookimpl(trylast=True)  # after -m and -k
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--needs-root"):
+        return
+    reasons = {item.nodeid: mark.args[0] for item in items for mark in item.iter_markers("root")}
+    chosen = len(items)
+    items.clear()
+    for name, why in reasons.items():
+        print(f"needs root: {name}: {why}")
+    print(f"{len(reasons)} of {chosen} tests need root", flush=True)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.config.getoption("--needs-root") and session.exitstatus == 5:  # nothing was run
+        session.exitstatus = 0
+
+
+@pytest.hookimpl(tryfirst=True)  # before its fixtures are made
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("root"):
+        why, *devices = mark.args
+        if os.geteuid() != 0:
+            pytest.skip(f"needs root: {why}")
+        if missing := [device for device in devices if not Path(device).exists()]:
+            pytest.skip(f"needs {' and '.join(missing)}: {why}")
 
 
 @pytest.fixture(scope="session", autouse=True)

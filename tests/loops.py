@@ -18,10 +18,7 @@ import pytest
 SECTOR = 512
 LINUX_DATA = uuid.UUID("0FC63DAF-8483-4772-8E79-3D69D8477DE4")
 
-needs_loops = pytest.mark.skipif(
-    os.geteuid() != 0 or not Path("/dev/loop-control").exists(),
-    reason="loop devices need root and /dev/loop-control",
-)
+needs_loops = pytest.mark.root("makes loop devices", "/dev/loop-control")
 
 
 _SET_FD = 0x4C00

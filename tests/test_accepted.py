@@ -24,7 +24,7 @@ from served import Server
 from mirror_core import limits, pki, sockets
 from mirror_core.address import Tcp
 
-root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount, or take a network away")
+root = pytest.mark.root("has mounts and a network of its own")
 
 
 def place(*steps: str) -> tuple[str, ...]:

@@ -105,39 +105,40 @@ def test_a_site_is_created_once(handmade: Handmade) -> None:
         assert "holds a site already: name another" in line
 
 
-if not os.geteuid():  # they need mount(2)
-
-    def test_two_stores_with_one_inode_number_are_two_stores(scratch: Path) -> None:
-        """The first files of two file systems may share an inode number and are two stores."""
-        disks = [MountedDisk(scratch / name, 2 * MIB) for name in ("a", "b")]
-        pair = Handmade(scratch / "h")
-        try:
-            for disk, part in zip(disks, ("data", "intermediate"), strict=True):
-                pair.stores["east", part] = disk.store(MIB)
-            inodes = {os.stat(where).st_ino for where in pair.stores.values()}
-            assert len(inodes) == 1
-            pair.create("east")
-            pair.start("east")
-        finally:
-            pair.kill()
-            for disk in disks:
-                disk.close()
-
-    def test_a_full_disk_under_the_state_refuses_to_create(scratch: Path) -> None:
-        """No room for the ledger: no site, no mark on its stores, and one line."""
-        disk = MountedDisk(scratch / "state", MIB)
-        pair = Handmade(scratch / "h")
-        try:
-            pair.write("east")
-            edit(pair, f"{pair.folder}/east/state", str(disk.folder / "state"))
-            disk.fill()
-            with nothing_changes(scratch):
-                line = refused("create", str(pair.toml("east")), "--role", "source")
-            assert str(disk.folder / "state") in line and "No space left on device" in line, line
-            disk.empty()
-            pair.run("create", str(pair.toml("east")), "--role", "source")
-        finally:
+@pytest.mark.root("mounts file systems")
+def test_two_stores_with_one_inode_number_are_two_stores(scratch: Path) -> None:
+    """The first files of two file systems may share an inode number and are two stores."""
+    disks = [MountedDisk(scratch / name, 2 * MIB) for name in ("a", "b")]
+    pair = Handmade(scratch / "h")
+    try:
+        for disk, part in zip(disks, ("data", "intermediate"), strict=True):
+            pair.stores["east", part] = disk.store(MIB)
+        inodes = {os.stat(where).st_ino for where in pair.stores.values()}
+        assert len(inodes) == 1
+        pair.create("east")
+        pair.start("east")
+    finally:
+        pair.kill()
+        for disk in disks:
             disk.close()
+
+
+@pytest.mark.root("mounts file systems")
+def test_a_full_disk_under_the_state_refuses_to_create(scratch: Path) -> None:
+    """No room for the ledger: no site, no mark on its stores, and one line."""
+    disk = MountedDisk(scratch / "state", MIB)
+    pair = Handmade(scratch / "h")
+    try:
+        pair.write("east")
+        edit(pair, f"{pair.folder}/east/state", str(disk.folder / "state"))
+        disk.fill()
+        with nothing_changes(scratch):
+            line = refused("create", str(pair.toml("east")), "--role", "source")
+        assert str(disk.folder / "state") in line and "No space left on device" in line, line
+        disk.empty()
+        pair.run("create", str(pair.toml("east")), "--role", "source")
+    finally:
+        disk.close()
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ from mirror_core.site import Site
 
 __all__ = ["faulty", "kept"]  # fixtures
 
-root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+root = pytest.mark.root("mounts over the boot id")
 KERNEL = platform.BOOT_ID.read_text().strip()
 OTHER = "another"
 NUMBER = platform.BOOT_ID.parent / "poolsize"  # of random bits: the same in each boot

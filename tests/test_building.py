@@ -1,5 +1,5 @@
-"""What a newcomer meets first: the packages that are asked for, who may run `make demo`, and a
-checkout that was moved."""
+"""What a newcomer meets first: the packages that are asked for, who may run `make demo`, what is
+skipped without root, and a checkout that was moved."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 from handmade import as_somebody_else
@@ -110,3 +111,45 @@ def test_each_part_runs_even_when_one_before_it_has_failed(scratch: Path) -> Non
         assert [line for line in lines if line.endswith(" ran")] == [
             f"{part} ran" for part in parts.split()
         ]
+
+
+def as_a_user(*words: str) -> list[str]:
+    """The lines that pytest says to who is not root."""
+    command = [*as_somebody_else(), str(Path(sys.executable).with_name("pytest")), *words]
+    own = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "300"}
+    done = subprocess.run(
+        [*command, "-p", "no:cacheprovider"],
+        cwd=ROOT, env=own, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()
+
+
+def test_what_needs_root_is_said_and_skipped_by_name() -> None:
+    """`make test` says before anything is run which tests need root, and why; each is skipped with
+    its own name and that reason, and no line stands for several."""
+    quiet = ("--needs-root", "-p", "no:terminal", "-o", "addopts=")
+    *named, last = as_a_user(*quiet, "tests/test_holes.py", "tests/test_building.py")
+    why = "mounts a FUSE file system"
+    assert all(line.startswith("needs root: tests/test_holes.py::test_") for line in named), named
+    assert all(line.endswith(f": {why}") for line in named), named
+    assert len(named) > 4 and re.fullmatch(rf"{len(named)} of \d+ tests need root", last)
+    skipped = [line for line in as_a_user("tests/test_holes.py") if line.startswith("SKIPPED")]
+    assert [line.split()[1] for line in skipped] == [line.split()[2][:-1] for line in named]
+    assert all(line.endswith(f"needs root: {why}") for line in skipped), skipped
+
+
+def test_no_test_is_left_out_without_a_word() -> None:
+    """Who is not root runs each test, or is told by the one mark for that: none is missing from a
+    list of cases, or skipped for a reason that does not say it is root."""
+    hidden = re.compile(
+        r"^if .*geteuid|^[A-Z_]+ = .*geteuid|skipif\((?:[^)]|\(\))*geteuid\(\) != 0"
+        r"|^ +if .*geteuid.*:\n +(?:return$|pytest\.skip)",
+        re.MULTILINE,
+    )
+    files = [
+        *ROOT.glob("tests/test_*.py"),
+        *ROOT.glob("tests/kernel/*.py"),
+        ROOT / "tests/loops.py",
+    ]
+    assert [path.name for path in files if hidden.search(path.read_text())] == []

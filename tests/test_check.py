@@ -76,7 +76,7 @@ def test_a_store_that_is_larger_than_its_volume_is_no_fault(handmade: Handmade) 
     handmade.start("east")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system")
+@pytest.mark.root("mounts a file system")
 def test_a_full_state_folder_fails_the_check(scratch: Path, handmade: Handmade) -> None:
     """And the start; with room both are content."""
     disk = MountedDisk(scratch / "disk", free=4 * MIB)

@@ -97,7 +97,7 @@ def test_refused_starts_leave_no_file(handmade: Handmade, site: str) -> None:
     assert Path(pair.store("west", "data")).read_bytes()[: 2 * BLOCK] == b"x" * BLOCK + b"y" * BLOCK
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a disk of its own")
+@pytest.mark.root("mounts a file system")
 def test_a_start_on_a_full_disk_says_so(scratch: Path) -> None:
     """The reason of a start that cannot even say why it ends is the disk of its log."""
     disk = MountedDisk(scratch / "disk", 1 << 20)

@@ -76,32 +76,31 @@ def test_the_store_s_error_reaches_the_client(
         disk.close()
 
 
-if not os.geteuid():  # it needs mount(2)
-
-    def test_a_full_data_store_is_enospc(scratch: Path, handmade: Handmade) -> None:
-        """A thin image on a full disk: ENOSPC to the client, every time, reads go on; what was
-        written before and after is mirrored."""
-        disk = MountedDisk(scratch / "disk", 2 * MIB)
-        handmade.stores["east", "data"] = disk.store(SIZE)
-        try:
-            handmade.create()
-            handmade.start()
-            with handmade.client() as client:
-                client.write(0, b"first" * 1000)
-                disk.fill()
-                for at in (MIB, 2 * MIB):
-                    with error_of(errno.ENOSPC):
-                        client.write(at, b"x" * 65536)
-                client.write(0, b"there is room where there was")
-                assert write_errors(handmade) == 2
-                disk.empty()
-                client.write(MIB, b"y" * 65536)
-                handmade.sync()
-                held = client.read(0, SIZE)
-            assert handmade.image("west").read_bytes() == held
-        finally:
-            handmade.kill()
-            disk.close()
+@pytest.mark.root("mounts a file system")
+def test_a_full_data_store_is_enospc(scratch: Path, handmade: Handmade) -> None:
+    """A thin image on a full disk: ENOSPC to the client, every time, reads go on; what was
+    written before and after is mirrored."""
+    disk = MountedDisk(scratch / "disk", 2 * MIB)
+    handmade.stores["east", "data"] = disk.store(SIZE)
+    try:
+        handmade.create()
+        handmade.start()
+        with handmade.client() as client:
+            client.write(0, b"first" * 1000)
+            disk.fill()
+            for at in (MIB, 2 * MIB):
+                with error_of(errno.ENOSPC):
+                    client.write(at, b"x" * 65536)
+            client.write(0, b"there is room where there was")
+            assert write_errors(handmade) == 2
+            disk.empty()
+            client.write(MIB, b"y" * 65536)
+            handmade.sync()
+            held = client.read(0, SIZE)
+        assert handmade.image("west").read_bytes() == held
+    finally:
+        handmade.kill()
+        disk.close()
 
 
 def test_a_store_that_cannot_be_read_is_eio_and_degrades(scratch: Path, handmade: Handmade) -> None:

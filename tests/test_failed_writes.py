@@ -19,11 +19,11 @@ from mirror_core import timeouts
 
 SIZE = 4 * MIB
 LINK_TIMEOUT_S = 0.5
-KINDS = ["served"] if os.geteuid() else ["served", "mounted"]  # mount(2) is for root
+MOUNTED = pytest.param("mounted", marks=pytest.mark.root("mounts a file system"))
 Disk = MountedDisk | ServedDisk
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=["served", MOUNTED])
 def disk(request: pytest.FixtureRequest, scratch: Path) -> Iterator[Disk]:
     """A disk that can be filled: an NBD server that says so, or a small file system."""
     mounted = request.param == "mounted"

@@ -4,7 +4,6 @@ on serving, and mirroring resumes by itself when there is space."""
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import subprocess
 from collections.abc import Iterator
@@ -29,10 +28,8 @@ SIZE = 4 * MIB
 BLOCK = 4096
 NO_ROOM = "No space left on device"
 Disk = MountedDisk | ServedDisk
-SERVED = [("served", "west", "data")]
 EVERY = [("east", "intermediate"), ("west", "intermediate"), ("west", "data")]
-# Without root there is no mount(2): then the served disk stands for all.
-CASES = SERVED + [("served" if os.geteuid() else "mounted", *case) for case in EVERY]
+MOUNTED = pytest.param("mounted", marks=pytest.mark.root("mounts a file system"))
 
 
 @pytest.fixture
@@ -56,7 +53,8 @@ def pair_with(disk: Disk, scratch: Path, site: str, part: str) -> Iterator[Handm
         pair.kill()
 
 
-@pytest.mark.parametrize(("kind", "site", "part"), dict.fromkeys(CASES))
+@pytest.mark.parametrize("kind", ["served", MOUNTED])
+@pytest.mark.parametrize(("site", "part"), EVERY)
 def test_a_full_disk_stops_mirroring_and_nothing_else(
     disk: Disk, scratch: Path, site: str, part: str
 ) -> None:
@@ -110,7 +108,7 @@ def image(pair: Handmade, disk: Disk, site: str) -> bytes:
     return path.read_bytes()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs mount(2)")
+@pytest.mark.root("mounts a file system")
 def test_a_full_disk_is_an_error_for_who_wrote_alone(scratch: Path) -> None:
     """Also on a file system that is asked for no holes, such as a container's overlay: a client
     that overwrites what it has flushes it, whoever else finds no space."""
@@ -139,7 +137,7 @@ def test_a_full_disk_is_an_error_for_who_wrote_alone(scratch: Path) -> None:
         disk.close()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs mount(2)")
+@pytest.mark.root("mounts a file system")
 def test_a_target_whose_state_and_log_had_no_room_goes_on_by_itself(scratch: Path) -> None:
     """A hardening cannot be recorded, and nothing said of that, as the log is on that disk as well;
     what waits for the hardening is in the way of no later session."""

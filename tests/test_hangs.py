@@ -188,14 +188,13 @@ def beside_a_hung_server(folder: Path, own: Path, lock: str, name: str = "x") ->
         os.close(device)  # whoever waits there waits no more
 
 
+@pytest.mark.root("mounts a FUSE file system", "/dev/fuse")
 def test_a_hung_server_of_others_is_in_no_command_s_way(
     handmade: Handmade, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who has locked a store, who keeps a start waiting and who has a site's state is looked for
     among the open files of others, one of which may be on a server that hangs: that is not asked
     for it."""
-    if os.geteuid() != 0 or not os.access("/dev/fuse", os.W_OK):
-        pytest.skip("needs root and /dev/fuse")
     handmade.write("east")
     path, hung = Path(handmade.store("east", "data")), handmade.folder / "hung"
     whole = struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0)
@@ -242,10 +241,7 @@ def pid_namespace() -> tuple[str, ...]:
     return ("unshare", "--pid", "--fork", "--mount-proc")
 
 
-@pytest.mark.skipif(
-    subprocess.run([*pid_namespace(), "true"], capture_output=True, check=False).returncode != 0,
-    reason="no namespace of processes can be made here",
-)
+@pytest.mark.root("makes a namespace of processes")
 def test_a_stop_in_another_container_says_where_to_stop(make_pair: MakePair) -> None:
     """The site's process has no number there."""
     pair = make_pair("--size", "1M")

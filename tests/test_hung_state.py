@@ -30,9 +30,7 @@ from mirror_core.errors import MirrorError
 
 SERVER = Path(__file__).with_name("fuse_cache.py")
 
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 or not os.access("/dev/fuse", os.W_OK), reason="needs root and /dev/fuse"
-)
+pytestmark = pytest.mark.root("mounts a FUSE file system", "/dev/fuse")
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@ somebody may still do it."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -81,7 +80,7 @@ os._exit(0)
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="a network of its own needs root")
+@pytest.mark.root("makes a network of its own")
 @pytest.mark.parametrize("hangs", some([True, False]))
 def test_a_late_write_of_a_machine_that_is_gone_ends(tmp_path: Path, *, hangs: bool) -> None:
     """Its network drops everything without a word: after half a minute the store is used again, not

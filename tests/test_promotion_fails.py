@@ -417,7 +417,7 @@ def test_a_promotion_that_could_not_begin_anew_is_refused(handmade: Handmade) ->
     assert direct.status(pair, "west")["role"] == "source"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a folder away")
+@pytest.mark.root("gives a folder away")
 def test_a_state_folder_that_was_given_away_is_told_with_what_gives_it_back(
     make_pair: MakePair,
 ) -> None:

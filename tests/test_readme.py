@@ -20,7 +20,6 @@ from mirror_core.cli import cli
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = PAGES[0].read_text()
-HAS_FUSE = os.geteuid() == 0 and Path("/dev/fuse").exists() and Path("/dev/loop-control").exists()
 
 
 def blocks(text: str) -> list[str]:
@@ -77,7 +76,7 @@ def test_the_commands_for_a_pair_to_play_with_do_what_they_say(scratch: Path) ->
             flashmirror("stop", f"{scratch}/pair/{site}.toml")
 
 
-@pytest.mark.skipif(not HAS_FUSE, reason="FUSE and loop devices need root, and their devices")
+@pytest.mark.root("mounts through FUSE and a loop device", "/dev/fuse", "/dev/loop-control")
 def test_the_way_through_fuse_works_as_typed(scratch: Path) -> None:
     """A file system is made and mounted; what README says of its end frees all of it."""
     begin, fuse = play(scratch)

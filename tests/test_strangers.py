@@ -168,7 +168,7 @@ print(len(connection.recv(100)))
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.root("becomes another user")
 def test_a_stranger_on_the_unix_socket_is_refused(pair: RemotePair) -> None:
     """Another user cannot connect; not even if somebody has opened the socket's permissions: then
     the site ends the connection and says which user it was."""

@@ -177,7 +177,7 @@ def test_a_start_that_waits_does_not_hide_the_process_that_serves(
         assert process.found(settings(handmade)) == pid != waits
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="another user's process needs root")
+@pytest.mark.root("becomes another user")
 def test_a_site_of_the_owner_of_its_state_folder_is_found_by_root(
     handmade: Handmade, scratch: Path
 ) -> None:

@@ -1644,6 +1644,19 @@ FAULTS = (
         "provided_is_missing",
     ),
     Fault(
+        "one line stands for all tests that are skipped for one reason",
+        "tests/test_building.py::test_what_needs_root_is_said_and_skipped_by_name",
+        (("pyproject.toml", "-ra --no-fold-skipped", "-ra"),),
+        "skips_are_folded",
+    ),
+    Fault(
+        "a test that needs root is left out without a word where there is none",
+        "tests/test_building.py::test_what_needs_root_is_said_and_skipped_by_name",
+        (("tests/conftest.py", 'pytest.skip(f"needs root: {why}")',
+          "item.obj = lambda **_: None"),),
+        "skipped_without_a_word",
+    ),
+    Fault(
         "chaos does faults by chance where each kind is wanted",
         "tests/test_chaos.py::test_a_pair_keeps_its_promises_under_each_kind_of_fault",
         (("scripts/chaoslib/stage.py", "        if not self.options.each:\n",
