@@ -11,9 +11,10 @@ SOURCES := $(wildcard pyproject.toml native/*.[ch] native/native.cdef native/bui
 RUN_PACKAGES  := nbdkit nbdkit-plugin-python libnbd-dev gcc pkg-config python3-venv python3-dev make
 DEMO_PACKAGES := libnbd-bin fuse3 e2fsprogs nbd-client kmod
 TEST_PACKAGES := spin qemu-utils clang libclang-rt-dev $(DEMO_PACKAGES) dmsetup fio strace user-mode-linux xfsprogs iproute2 nftables sqlite3 systemd udev
+RELEASE_PACKAGES := debootstrap git
 BENCH_PACKAGES := $(DEMO_PACKAGES) fio qemu-utils qemu-system-common
 
-.PHONY: build demo test what-needs-root test-native test-faults test-python test-alone soak bench lint clean
+.PHONY: build demo test what-needs-root test-native test-faults test-python test-alone soak release-check bench lint clean
 build: $(VENV)/.built
 
 # The scripts of a virtual environment hold its path: in a checkout that was moved or copied it is
@@ -70,6 +71,12 @@ soak:
 	@$(MAKE) --no-print-directory build
 	$(BIN)/python scripts/soak $(if $(PARTS),--only '$(PARTS)')
 
+# `make demo` and `make test` on fresh Debians, as root and as a user; goes on where it was stopped.
+release-check:
+	@scripts/need-packages $(RUN_PACKAGES) $(RELEASE_PACKAGES)
+	@$(MAKE) --no-print-directory build
+	$(BIN)/python scripts/release-check $(if $(PARTS),--only '$(PARTS)')
+
 bench:
 	@scripts/need-packages $(RUN_PACKAGES) $(BENCH_PACKAGES)
 	@$(MAKE) --no-print-directory build
@@ -83,6 +90,7 @@ lint: build
 	$(BIN)/mypy scripts/chaos
 	$(BIN)/mypy scripts/demo
 	$(BIN)/mypy scripts/mutants
+	$(BIN)/mypy scripts/release-check
 	$(BIN)/mypy scripts/simulate
 	$(BIN)/mypy scripts/soak
 

@@ -1644,6 +1644,20 @@ FAULTS = (
         "provided_is_missing",
     ),
     Fault(
+        "a part of a long run that has failed is not run again",
+        "tests/test_parts.py::test_a_run_goes_on_where_it_was_stopped",
+        (("scripts/partslib/__init__.py",
+          'return part in self.ended and self.ended[part]["status"] == 0',
+          "return part in self.ended"),),
+        "failed_part_is_passed",
+    ),
+    Fault(
+        "most tests of a user may be skipped",
+        "tests/test_parts.py::test_too_much_that_is_skipped_is_no_success",
+        (("scripts/releaselib/judge.py", 'found["skipped"] * 10 >', 'found["skipped"] * 0 >'),),
+        "skipped_is_not_counted",
+    ),
+    Fault(
         "one line stands for all tests that are skipped for one reason",
         "tests/test_building.py::test_what_needs_root_is_said_and_skipped_by_name",
         (("pyproject.toml", "-ra --no-fold-skipped", "-ra"),),
