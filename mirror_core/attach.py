@@ -15,6 +15,9 @@ Invariants.
 * One holder for each backend (holders.py).  The device does not need it while all is well, so it
   may be killed and begun anew (`attach` again).
 * A device that is mounted or open is not detached: what is not written yet would be lost.
+* A holder may be older than its site, or newer, and none of the protocols of one be known to the
+  other: then the program that is installed by now asks for it, and if that cannot, the holder makes
+  way for another.
 
 The kernel tells of a death before it has noted it, and of several connections one by one.  So
 after a round of new connections comes another, a little later.
@@ -39,6 +42,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mirror_core import (
+    apart,
     attached,
     exclusive,
     handshake,
@@ -54,10 +58,24 @@ from mirror_core import (
     writeback,
 )
 from mirror_core.config import SiteConfig
-from mirror_core.errors import ConfigError, LedgerError, MirrorError, PeerError, printable
+from mirror_core.errors import (
+    ConfigError,
+    LedgerError,
+    MirrorError,
+    OtherVersion,
+    PeerError,
+    printable,
+)
 from mirror_core.journal import Journal
 from mirror_core.lock import check_ledger
 from mirror_core.platform import TOKEN
+
+_PROGRAM = Path(sys.prefix) / "bin" / "flashmirror"
+_OUTLIVED_S = 30.0  # that a holder waits for a program that knows its site's protocol
+
+
+class _Outlived(MirrorError):
+    """Neither the holder nor the program that is installed knows a protocol of its site."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +125,7 @@ class Holder:
         self._dead = kernel.DeadLinks()
         self._rounds = 0  # of new connections that are due
         self._lost: tuple[float, str] | None = None  # since when, and why last
+        self._outlived: float | None = None  # since when
         self.index = -1
 
     def attach(self) -> None:
@@ -185,7 +204,7 @@ class Holder:
             if opened[0].block_size > limits.DEVICE_BLOCK_SIZE:
                 raise PeerError(f"{site.socket}: takes no request of {limits.DEVICE_BLOCK_SIZE} "
                                 "bytes", errno.EINVAL)  # fmt: skip
-            lineage = process.status(site)["lineage"]
+            lineage = self._lineage()
             if not self._device.backend.endswith(f"/{lineage}"):
                 raise MirrorError(
                     f"{site.name}: holds another history (lineage {str(lineage)[:8]}) than the "
@@ -195,6 +214,29 @@ class Holder:
         finally:
             for one in opened:
                 one.socket.close()
+
+    def _lineage(self) -> str:
+        """Of the site that serves.  MirrorError."""
+        site = self._device.site
+        try:
+            return str(process.status(site)["lineage"])
+        except OtherVersion as error:
+            spoken = error.asked
+        try:
+            words = (str(_PROGRAM), "lineage-at", str(site.socket), site.name)
+            said = apart.ask(*words, wait_s=limits.CONTROL_TIMEOUT_S).said
+            why = "that does not know it either"
+        except OSError as error:
+            said, why = b"", error.strerror or str(error)
+        lineage = said.decode(errors="replace").strip()
+        if TOKEN.fullmatch(lineage):
+            return lineage
+        raise _Outlived(
+            f"{site.name}: speaks control protocol {spoken}, which is none of this process's, and "
+            f"{_PROGRAM} does not ask for it ({why}): 'flashmirror attach {site.path} "
+            f"{self._device.volume}' of the version that the site has",
+            errno.EPROTO,
+        )
 
     def _way_out(self) -> str:
         """Of a device whose connections have all ended: what waits in an unmount would wait on."""
@@ -221,7 +263,7 @@ class Holder:
         self._say(f"{path_of(self.index)}: was disconnected")
 
     def _renew(self) -> bool:
-        """One round of new connections."""
+        """One round of new connections.  _Outlived: another holder is to do that."""
         try:
             with self._connections() as opened:
                 size = kernel.size_of(self.index)
@@ -231,12 +273,26 @@ class Holder:
                 kernel.reconfigure(self.index, fds, self._device.backend)
         except (MirrorError, OSError) as error:
             self._note(str(error))
+            self._make_way(error)
             return False
+        self._outlived = None
         if self._lost:
             after = time.monotonic() - self._lost[0]
             self._say(f"{path_of(self.index)}: connected again after {after:.1f} s")
             self._lost = None
         return True
+
+    def _make_way(self, error: Exception) -> None:
+        """For `attach`, or systemd, to begin a holder that can ask, when this one has waited for an
+        installation to come to its end."""
+        if not isinstance(error, _Outlived):
+            self._outlived = None
+            return
+        self._outlived = self._outlived or time.monotonic()
+        if time.monotonic() >= self._outlived + _OUTLIVED_S:
+            raise _Outlived(
+                f"{path_of(self.index)}: requests wait, and its holder ends: {error}", error.code
+            ) from error
 
     def _note(self, why: str) -> None:
         since, before = self._lost or (time.monotonic(), "")
@@ -297,7 +353,7 @@ def start(device: Device) -> int:
 
 def _launch(device: Device) -> None:
     site, volume = device.site, device.volume
-    words = [str(Path(sys.prefix) / "bin" / "flashmirror"), "attach", "--foreground"]
+    words = [str(_PROGRAM), "attach", "--foreground"]
     words += ["--connections", str(device.connections), str(site.path), volume]
     words += [path_of(device.index)] if device.index is not None else []
     holders.prepare()

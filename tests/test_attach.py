@@ -4,6 +4,7 @@ refused before the kernel is asked.  With a kernel: tests/kernel/test_attached.p
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import os
 import re
@@ -25,9 +26,9 @@ from pair import FLASHMIRROR, MakePair, Pair
 from served import NBDKIT
 
 from mirror_core import attach as attaching
-from mirror_core import config, handshake, holders, kernel, limits
+from mirror_core import config, handshake, holders, kernel, ledger, limits, process, protocol
 from mirror_core.cli import attaching as commands
-from mirror_core.errors import MirrorError, PeerError
+from mirror_core.errors import MirrorError, OtherVersion, PeerError
 
 SECONDS = 20.0
 
@@ -245,6 +246,53 @@ def test_a_detach_that_the_kernel_refuses_says_that_the_holder_has_ended(
     with pytest.raises(MirrorError, match="Cannot allocate memory: it has no holder any more"):
         attaching.detach(7, force=True)
     assert ended == [BACKEND]
+
+
+@pytest.fixture
+def older(running: Pair, monkeypatch: pytest.MonkeyPatch) -> attaching.Holder:
+    """A holder of /dev/nbd7, of a version none of whose protocols its site speaks any more."""
+    monkeypatch.setattr(holders, "take", lambda *_: -1)
+    monkeypatch.setattr(kernel, "DeadLinks", lambda: None)
+    monkeypatch.setattr(protocol, "OLDEST", 1)
+    monkeypatch.setattr(protocol, "VERSION", 1)
+    site = config.load(str(running.toml("east")))
+    with pytest.raises(OtherVersion):
+        process.status(site)
+    lineage = ledger.load(site.state).lineage
+    assert lineage
+    backend = f"flashmirror/east/disk/{lineage.id}"
+    holder = attaching.Holder(attaching.Device(site, "disk", backend), print)
+    holder.index = 7
+    return holder
+
+
+def test_a_holder_outlives_an_update_of_its_site_to_other_protocols(
+    older: attaching.Holder,
+) -> None:
+    """It has the program that is installed by now ask; and meets no other history that way."""
+    with older._connections() as opened:
+        assert opened[0].size == 1 << 20
+    older._device = dataclasses.replace(older._device, backend=BACKEND)
+    with pytest.raises(MirrorError, match="another history"), older._connections():
+        pass
+
+
+@pytest.mark.parametrize("program", ["/bin/false", "/bin/echo", "/nothing/bin/flashmirror"])
+def test_a_holder_that_nobody_can_ask_for_makes_way_for_another(
+    older: attaching.Holder, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    """It waits for a while, as the program may be being installed; then it ends with what to do,
+    so that `attach`, or systemd, begins one that can."""
+    said: list[str] = []
+    monkeypatch.setattr(older, "_say", said.append)
+    monkeypatch.setattr(attaching, "_PROGRAM", Path(program))
+    assert not older._renew()
+    (line,) = said
+    assert line.startswith("/dev/nbd7: requests wait: east: speaks control protocol 3,"), line
+    assert program in line and "'flashmirror attach " in line
+    monkeypatch.setattr(attaching, "_OUTLIVED_S", 0.0)
+    with pytest.raises(MirrorError, match="/dev/nbd7: requests wait, and its holder ends: east: "):
+        older._renew()
 
 
 @pytest.fixture

@@ -36,6 +36,8 @@ def cli() -> None:
 for family in (creating, checking, adopting, running, seeing, mirroring, attaching, securing):
     for command in family.COMMANDS:
         cli.add_command(command)
+for command in attaching.HIDDEN:
+    cli.add_command(command)
 
 
 def main() -> None:

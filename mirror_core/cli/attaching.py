@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from mirror_core import config, limits
+from mirror_core import config, limits, peer
 from mirror_core.cli.common import (
     NotRunning,
     ask,
@@ -149,6 +149,20 @@ def detach(
     show({"devices": devices}, as_json, lambda: "\n".join(said))
 
 
+@click.command("lineage-at", hidden=True)
+@click.argument("socket", type=click.Path(path_type=Path))
+@click.argument("name")
+def lineage_at(socket: Path, name: str) -> None:
+    """Which history the site NAME serves, that listens on SOCKET.
+
+    A holder of another version asks this, which knows neither this version's configuration nor its
+    protocol: so its words and its answer, one line, are never to change.
+    """
+    record = {"op": "status", "to": name}
+    answer = peer.ask(config.unix_uri(socket, "/control"), record, limits.CONTROL_TIMEOUT_S)
+    click.echo(answer["lineage"])
+
+
 def _meant(site_or_device: str, volume: str | None, *, going_down: bool) -> list[dict[int, str]]:
     """Devices, each with what is to be said of it behind its name.  First those that a site serves
     today; then those of each other history, which may keep who unmounts them waiting for ever.
@@ -183,3 +197,4 @@ def _meant(site_or_device: str, volume: str | None, *, going_down: bool) -> list
 
 
 COMMANDS = [attach, detach]
+HIDDEN = [lineage_at]

@@ -27,6 +27,27 @@ FAULTS = (
         "holder_gives_up_at_once",
     ),
     Fault(
+        "a holder waits for ever when its site was updated to other protocols",
+        f"{ATTACH}::test_a_holder_outlives_an_update_of_its_site_to_other_protocols "
+        "tests/kernel/test_attached.py::"
+        "test_a_device_goes_on_when_its_site_was_updated_to_other_protocols",
+        (("mirror_core/attach.py", "            spoken = error.asked\n", "            raise\n"),),
+        "holder_of_an_older_protocol_waits",
+    ),
+    Fault(
+        "a holder that nobody can ask for is in the way of one that could",
+        f"{ATTACH}::test_a_holder_that_nobody_can_ask_for_makes_way_for_another",
+        (("mirror_core/attach.py", "            self._make_way(error)\n", ""),),
+        "outlived_holder_stays",
+    ),
+    Fault(
+        "a holder that asks by another program meets another history",
+        f"{ATTACH}::test_a_holder_outlives_an_update_of_its_site_to_other_protocols",
+        (("mirror_core/attach.py", "            return lineage\n",
+          '            return self._device.backend.rpartition("/")[2]\n'),),
+        "asked_for_is_believed",
+    ),
+    Fault(
         "a mount at boot gives up a site that comes late",
         f"{BOOT}::test_a_site_that_comes_late_is_mounted_when_it_comes",
         (("docs/attach.md", "x-systemd.device-timeout=infinity,x-systemd.after=",

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -32,6 +33,7 @@ SIZE = "192M"
 SEVERAL = ("--connections", "4")
 KILLS = {"several": 1, "takeover": 1, "one": 2}  # with how many connections; TIMES as many
 SECONDS = 120.0
+WRITE_SECONDS = 20.0  # with its site there
 WRITES_BEFORE_KILL = 300
 FIO = (
     *("fio", "--output-format=json", "--rw=randwrite", "--bs=4k", "--size=6M", "--direct=1"),
@@ -52,6 +54,8 @@ class Facts:
     again: int = 0  # exit status of reading everything once more
     fsck: str = ""
     equal: bool = False
+    written: dict[str, bool] = field(default_factory=dict)  # when: a write came to its end
+    update_log: str = ""  # of the holder
     given_up: int = 0  # exit status of a read that waited for a site that is another one now
     holder_log: str = ""
     site_log: str = ""
@@ -211,6 +215,34 @@ class Guest:
         self.do("start", EAST)
         step("detached without its site")
 
+    def updated(self) -> None:
+        """Its site begins anew as a version that speaks none of its holder's protocols."""
+        self.attach("before an update")
+        self.write("before an update")
+        python = str(Path(self.program).with_name("python"))
+        where = "from mirror_core import protocol; print(protocol.__file__)"
+        source = Path(command(python, "-c", where).stdout.strip())
+        self.do("stop", EAST)
+        text, count = re.subn(
+            r"^OLDEST, VERSION = .*$", "OLDEST, VERSION = 7, 7", source.read_text(), flags=re.M
+        )
+        assert count == 1, source
+        source.write_text(text)  # here in the guest alone
+        self.do("start", EAST)
+        self.write("after an update")
+        self.facts.update_log = self.holder_log().read_text()
+        self.facts.devices["detached after an update"] = self.do("detach", EAST, "disk")
+        step("updated")
+
+    def write(self, what: str) -> None:
+        """Past every cache, with a bound."""
+        words = ["dd", "if=/dev/urandom", "of=/dev/nbd0", "bs=4k", "count=1", "oflag=direct,sync"]
+        with subprocess.Popen([*words, "status=none"]) as writer:
+            end = select.select([os.pidfd_open(writer.pid)], [], [], WRITE_SECONDS)[0]
+            self.facts.written[what] = bool(end) and writer.wait() == 0
+            if not end:  # it waits for the device, and cannot be killed
+                self.do("detach", "/dev/nbd0", "--force")
+
     def by_force(self) -> None:
         """Another history comes back under the site's name; what waits for the old one is given
         up.  From here on the kernel has reason to complain."""
@@ -243,6 +275,7 @@ class Guest:
         self.facts.holder_log = self.holder_log().read_text()
         self.facts.site_log = (PAIR / "east" / "state" / "site.log").read_text()
         self.unopened()
+        self.updated()
         self.by_force()
         self.do("stop", EAST)
         self.do("stop", WEST)

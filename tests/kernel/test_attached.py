@@ -123,6 +123,13 @@ def test_a_device_that_nobody_has_opened_is_detached_without_its_site(run: Run) 
     assert run.facts.devices["detached without its site"] == "/dev/nbd0: detached"
 
 
+def test_a_device_goes_on_when_its_site_was_updated_to_other_protocols(run: Run) -> None:
+    """Its holder is of the version before, and can ask the site nothing."""
+    assert run.facts.written == {"before an update": True, "after an update": True}
+    assert "connected again after" in run.facts.update_log.splitlines()[-1], run.facts.update_log
+    assert run.facts.devices["detached after an update"] == "/dev/nbd0: detached"
+
+
 def test_what_cannot_be_attached_is_refused(run: Run) -> None:
     """A site that does not run, a target, no such volume, no such device: status 1 or 2."""
     refused = run.facts.refused
