@@ -3,6 +3,8 @@
 Every pair, and every command, that a state of the sites takes, each at 20 instants, in `make soak`;
 in CI a sample of them, always the same.  Whatever comes of it, no command says more than one line,
 and the sites begin, mirror and end in order after it.
+
+Those of a device are tried where the kernel has nbd: kernel/test_device_instants.py.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import random
 import re
 import subprocess
@@ -30,6 +33,7 @@ INSTANTS = 20  # of each, in `make soak`
 SAMPLE = 4  # of all, in CI
 LONGEST_S = 0.9  # of most commands
 WRITTEN = b"before"
+HAS_NBD = Path("/sys/module/nbd").exists()
 DONE = "holds a site already"  # what a `create` says that was done before
 
 
@@ -57,6 +61,12 @@ def stopped(pair: Handmade) -> None:
     """Both have an image, and neither runs."""
     mirrored(pair)
     pair.stop()
+
+
+def attached(pair: Handmade) -> None:
+    """As `mirrored`, and the source's volume is a device."""
+    mirrored(pair)
+    pair.run("attach", str(pair.toml("east")), "disk")
 
 
 def untouched(_: Handmade) -> None:
@@ -92,11 +102,22 @@ COMMANDS: dict[Callable[[Handmade], None], list[str]] = {
         "detach east disk",
     ],
 }
+# The same where the kernel has nbd; those of `mirrored` that are of a device are so only there.
+DEVICE_COMMANDS: dict[Callable[[Handmade], None], list[str]] = {
+    mirrored: COMMANDS[mirrored],
+    attached: [
+        "attach east disk",
+        "attach east disk --connections 4",
+        "detach east disk",
+        "start east",
+        "stop east",
+    ],
+}
 
 
 NEEDS_MORE = ["start east", "stop east", "status east"]  # in `fresh`: the site is not created
 NEEDS_MORE += ["check west"]  # in `stopped`: its peer does not run
-NEEDS_MORE += ["attach east disk", "detach east disk"]  # where the kernel has no nbd
+NEEDS_MORE += [] if HAS_NBD else ["attach east disk", "detach east disk"]
 WANTS_NEW = ("name another folder", "name a new folder")  # of `init` and `pki`
 
 
@@ -107,21 +128,30 @@ class Case(NamedTuple):
 
     @property
     def has_written(self) -> bool:
-        return self.state in (mirrored, stopped)
+        return self.state in (mirrored, attached, stopped)
+
+    @property
+    def has_device(self) -> bool:
+        of_device = any(words.startswith(("attach", "detach")) for words in self.commands)
+        return self.state is attached or of_device
 
     def __str__(self) -> str:
         words = f"{self.state.__name__}-{'-and-'.join(self.commands)}-{self.seed}"
         return words.replace(" ", "_")
 
 
-def some_of(count: int) -> list[Case]:
+def all_of(count: int, of: dict[Callable[[Handmade], None], list[str]]) -> list[Case]:
     """Of so many commands."""
-    cases = [
+    return [
         Case(state, words, seed)
-        for state, commands in COMMANDS.items()
+        for state, commands in of.items()
         for words in itertools.combinations_with_replacement(commands, count)
         for seed in range(INSTANTS)
     ]
+
+
+def some_of(count: int) -> list[Case]:
+    cases = all_of(count, COMMANDS)
     return cases if SOAK > 1 else random.Random(count).sample(cases, SAMPLE)
 
 
@@ -202,11 +232,44 @@ def check_the_end(pair: Handmade, case: Case) -> None:
         direct.resume(pair)
         direct.sync(pair)
         assert pair.image("west").read_bytes() == pair.image("east").read_bytes()
-    if "attach east disk" in case.commands and Path("/sys/module/nbd").exists():
-        assert not flashmirror("detach", str(pair.toml("east"))).returncode
+    if HAS_NBD and case.has_device:
+        check_devices(pair, case, source)
     for site in ("east", "west"):
         said = flashmirror("stop", str(pair.toml(site)), "--json")
         assert json.loads(said.stdout)["in_order"], said
+
+
+def holders_of(toml: Path) -> list[int]:
+    """Their processes."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = path.read_bytes().decode(errors="replace").split("\0")
+            if "attach" in words and "--foreground" in words and str(toml) in words:
+                found.append(int(path.parent.name))
+    return found
+
+
+def check_devices(pair: Handmade, case: Case, source: str) -> None:
+    """The source's volume is a device, by one holder, that reads and writes; then no more, and
+    neither is what an earlier source has left."""
+    toml = pair.toml(source)
+    done = flashmirror("attach", str(toml), "disk")
+    assert not done.returncode, done.stderr
+    assert len(holders_of(toml)) == 1
+    with open(done.stdout.strip(), "r+b", buffering=0) as device:
+        if case.has_written:
+            assert device.read(len(WRITTEN)) == WRITTEN
+        device.seek(8192)
+        device.write(b"by the device".ljust(4096, b"\0"))
+        os.fsync(device)
+    with NbdClient(config.load(str(toml)).device_uri("disk")) as client:
+        assert client.read(8192, 13) == b"by the device"
+    for site in {"east", source}:
+        done = flashmirror("detach", str(pair.toml(site)))
+        assert not done.returncode, done.stderr
+        assert holders_of(pair.toml(site)) == []
+    assert list(Path("/sys/block").glob("nbd*/pid")) == []
 
 
 @pytest.mark.parametrize("case", some_of(2), ids=str)

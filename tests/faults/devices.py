@@ -48,6 +48,14 @@ FAULTS = (
         "asked_for_is_believed",
     ),
     Fault(
+        "two attaches make two holders of one device",
+        f"{ATTACH}::test_one_process_holds_a_device "
+        "tests/kernel/test_device_instants.py::test_whatever_comes_of_it_the_device_works",
+        (("mirror_core/holders.py", "            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
+          "            pass\n"),),
+        "two_holders",
+    ),
+    Fault(
         "a mount at boot gives up a site that comes late",
         f"{BOOT}::test_a_site_that_comes_late_is_mounted_when_it_comes",
         (("docs/attach.md", "x-systemd.device-timeout=infinity,x-systemd.after=",
