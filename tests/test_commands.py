@@ -348,6 +348,29 @@ def test_a_start_beside_a_stop_starts_the_site_again(
         server.stop()
 
 
+@pytest.mark.parametrize("runs", [True, False])
+def test_a_start_that_finds_a_site_which_then_is_stopped_starts_it_again(
+    make_pair: MakePair, monkeypatch: pytest.MonkeyPatch, runs: bool
+) -> None:
+    """It ends between the answer that it runs and the last look: who found it running starts it;
+    one that this start has begun itself, and that is stopped, is not begun again."""
+    pair = make_pair("--size", "1M")
+    if runs:
+        pair.start("east")
+    begin = process.start
+    stopped: list[bool] = []
+
+    def then_stop(site: config.SiteConfig) -> None:
+        begin(site)
+        if not stopped:
+            stopped.append(process.stop(site))
+
+    monkeypatch.setattr(process, "start", then_stop)
+    with contextlib.nullcontext() if runs else pytest.raises(MirrorError, match="not running"):
+        cli.cli(["start", east(pair)], standalone_mode=False)
+    assert process.running(config.load(east(pair))) is runs
+
+
 def test_a_start_waits_for_whoever_was_quicker(
     make_pair: MakePair, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,8 +35,15 @@ def start(site: str, foreground: bool, as_json: bool) -> None:
         process.start_foreground(settings)
     if settings.tls and (lack := settings.tls.not_in_force()):
         click.echo(f"flashmirror: {lack}", err=True)  # clients do not need it
+    ran = process.is_there(settings)
     process.start(settings)
-    record, words = _look(settings)
+    try:
+        record, words = _look(settings)
+    except NotRunning:
+        if not ran:
+            raise
+        process.start(settings)  # the one that ran was being stopped, and has ended since
+        record, words = _look(settings)
     show(record, as_json, lambda: f"{settings.name}: running{words}")
 
 

@@ -485,6 +485,20 @@ FAULTS = (
         "sockets_before_the_state",
     ),
     Fault(
+        "a start that finds a site which is being stopped fails",
+        "tests/test_commands.py::"
+        "test_a_start_that_finds_a_site_which_then_is_stopped_starts_it_again",
+        (("mirror_core/cli/running.py", "        if not ran:\n", "        if True:\n"),),
+        "found_as_it_stops",
+    ),
+    Fault(
+        "a start begins again what is stopped as it begins",
+        "tests/test_commands.py::"
+        "test_a_start_that_finds_a_site_which_then_is_stopped_starts_it_again",
+        (("mirror_core/cli/running.py", "        if not ran:\n", "        if False:\n"),),
+        "begun_against_a_stop",
+    ),
+    Fault(
         "a start beside a stop fails",
         "tests/test_commands.py::test_a_start_beside_a_stop_starts_the_site_again",
         (("mirror_core/process.py", "                return False\n            # One",
