@@ -28,6 +28,7 @@ from pair import FLASHMIRROR, SOAK
 
 from mirror_core import config, ledger
 from mirror_core.address import Tls
+from mirror_core.cli import cli
 
 INSTANTS = 20  # of each, in `make soak`
 SAMPLE = 4  # of all, in CI
@@ -98,6 +99,8 @@ COMMANDS: dict[Callable[[Handmade], None], list[str]] = {
         "check east",
         "status west",
         "reopen east",
+        "bandwidth east 100MiB/s",
+        "uri east disk",
         "attach east disk",
         "detach east disk",
     ],
@@ -270,6 +273,11 @@ def check_devices(pair: Handmade, case: Case, source: str) -> None:
         assert not done.returncode, done.stderr
         assert holders_of(pair.toml(site)) == []
     assert list(Path("/sys/block").glob("nbd*/pid")) == []
+
+
+def test_every_command_is_among_them() -> None:
+    tried = {words.split()[0] for commands in COMMANDS.values() for words in commands}
+    assert {name for name, command in cli.commands.items() if not command.hidden} == tried
 
 
 @pytest.mark.parametrize("case", some_of(2), ids=str)
