@@ -2,6 +2,8 @@
 what needs root, which is skipped by its name, with the reason, where there is none:
 
     pytest --needs-root -p no:terminal -o addopts=      says which tests that are, and runs none
+
+A test fails that needs root without a word (privileged.py).
 """
 
 from __future__ import annotations
@@ -9,9 +11,10 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import privileged
 import pytest
 from handmade import Handmade
 from hypothesis import settings
@@ -21,6 +24,7 @@ from remote import MakeRemote, RemotePair
 # How long an example takes says how busy the machine is, not whether the code is right.
 settings.register_profile("flashmirror", deadline=None)
 settings.load_profile("flashmirror")
+privileged.watch()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -48,12 +52,24 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before its fixtures are made
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    privileged.begins(item)
     for mark in item.iter_markers("root"):
         why, *devices = mark.args
         if os.geteuid() != 0:
             pytest.skip(f"needs root: {why}")
         if missing := [device for device in devices if not Path(device).exists()]:
             pytest.skip(f"needs {' and '.join(missing)}: {why}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Of each of setup, call and teardown."""
+    report = yield
+    if found := privileged.taken():
+        report.sections.append(("what no test may do", "\n".join(found)))
+        if report.passed:
+            report.outcome, report.longrepr = "failed", found[0]
+    return report
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from pair import FLASHMIRROR, Pair
 
 from mirror_core import pki
@@ -20,6 +21,7 @@ ADDRESS = {"east": "10.77.0.1", "west": "10.77.0.2"}
 OTHER = {"east": "west", "west": "east"}
 PORT, RELAY_PORT = 10809, 10900
 _numbers = itertools.count()
+needs_networks = pytest.mark.root("makes networks of its own")
 
 
 def ip(*words: str) -> None:

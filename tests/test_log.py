@@ -84,7 +84,13 @@ def log(scratch: Path, request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 LOGS = pytest.mark.parametrize(
-    "log", ["full disk", "full pipe", "pipe without a reader"], indirect=True
+    "log",
+    [
+        pytest.param("full disk", marks=pytest.mark.root("mounts a file system")),
+        "full pipe",
+        "pipe without a reader",
+    ],
+    indirect=True,
 )
 
 

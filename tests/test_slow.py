@@ -14,7 +14,7 @@ import direct
 import pytest
 from nbd_client import TRIM
 from pair import MakePair, Pair, some
-from places import Places
+from places import Places, needs_networks
 from served import Server, create_anew, serve
 
 pytestmark = pytest.mark.timeout(300)
@@ -146,6 +146,7 @@ def test_a_trim_on_a_slow_store_holds_up_nobody(
     assert pair.image("west").read_bytes() == pair.image("east").read_bytes()
 
 
+@needs_networks
 def test_a_narrow_line_is_not_a_lost_one(scratch: Path) -> None:
     """Blocks of 4 KiB over a line of 0.1 MB/s: what would be one run elsewhere takes longer than
     link_timeout there.  All arrives, and the link is not lost."""

@@ -18,11 +18,11 @@ import direct
 import pytest
 from dependent import REGION, Judge, Load, read_images
 from nbd_client import NbdClient
-from places import Places
+from places import Places, needs_networks
 
 from mirror_core import limits
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), needs_networks]
 
 MIB = 1 << 20
 WRITERS = 4

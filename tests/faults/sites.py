@@ -1685,6 +1685,12 @@ FAULTS = (
         "skipped_without_a_word",
     ),
     Fault(
+        "what a test begins that needs root is nobody's concern",
+        "tests/test_session.py::test_a_test_that_does_not_say_that_it_needs_root_fails",
+        (("tests/privileged.py", "or _marked:", "or True:"),),
+        "root_without_a_word",
+    ),
+    Fault(
         "chaos does faults by chance where each kind is wanted",
         "tests/test_chaos.py::test_a_pair_keeps_its_promises_under_each_kind_of_fault",
         (("scripts/chaoslib/stage.py", "        if not self.options.each:\n",
