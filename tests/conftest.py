@@ -3,7 +3,7 @@ what needs root, which is skipped by its name, with the reason, where there is n
 
     pytest --needs-root -p no:terminal -o addopts=      says which tests that are, and runs none
 
-A test fails that needs root without a word (privileged.py).
+A test fails that forks beside threads (forks.py), or needs root without a word (privileged.py).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import forks
 import privileged
 import pytest
 from handmade import Handmade
@@ -24,6 +25,7 @@ from remote import MakeRemote, RemotePair
 # How long an example takes says how busy the machine is, not whether the code is right.
 settings.register_profile("flashmirror", deadline=None)
 settings.load_profile("flashmirror")
+forks.count()
 privileged.watch()
 
 
@@ -65,7 +67,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Of each of setup, call and teardown."""
     report = yield
-    if found := privileged.taken():
+    if found := [*forks.taken(), *privileged.taken()]:
         report.sections.append(("what no test may do", "\n".join(found)))
         if report.passed:
             report.outcome, report.longrepr = "failed", found[0]

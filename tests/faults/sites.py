@@ -1685,6 +1685,12 @@ FAULTS = (
         "skipped_without_a_word",
     ),
     Fault(
+        "a test may fork beside threads",
+        "tests/test_session.py::test_a_test_that_forks_beside_a_thread_fails",
+        (("tests/forks.py", "os.register_at_fork(before=_look)", "pass"),),
+        "forks_are_not_counted",
+    ),
+    Fault(
         "what a test begins that needs root is nobody's concern",
         "tests/test_session.py::test_a_test_that_does_not_say_that_it_needs_root_fails",
         (("tests/privileged.py", "or _marked:", "or True:"),),
