@@ -6,8 +6,9 @@
 A killed process leaves them as they were at its last instruction, so the next one knows exactly
 which blocks may differ.  A machine that went down takes them along: then the intent log decides.
 
-Invariants.  Maps count only for the run that the ledger names, in the boot that they were made
-in, for certain (platform.py), and if they hold every bit (the last number of the first page).  What
+Invariants.  Maps count only for the run that the ledger names.  They tell all, so that the intent
+log is not asked, only in the boot that they were made in, for certain (platform.py), and if they
+hold every bit (the last number of the first page); else what they hold is sent besides.  What
 a commit holds they forget after the ledger names the commit, and they too: with a ledger of another
 commit, one that was put back, they do not count, nor does the intent log beside that one:
 everything may differ.  A new run makes new files; the old ones stand until the ledger names it.
@@ -121,9 +122,9 @@ def share(book: Ledger, record: VolumeRecord, run: str, volume: native.Volume) -
 
 
 def restore(book: Ledger, record: VolumeRecord, volume: native.Volume) -> bool:
-    """Mark what the maps of the run before hold; False: they tell nothing, or not all.  If the
-    ledger is one that was put back, everything is marked: the intent log is as old.  That they tell
-    whatever the boot was that they are of, and whatever it is now, known or not."""
+    """Mark what the maps of the run before hold, whatever the boot was that they are of, and
+    whatever it is now, known or not; False: that may not be all.  If the ledger is one that was put
+    back, everything is marked: the intent log is as old.  If only that log is, they know more."""
     commit, now = _commit(book), _boot()
     for folder in folders():
         with contextlib.suppress(OSError):
@@ -139,11 +140,10 @@ def restore(book: Ledger, record: VolumeRecord, volume: native.Volume) -> bool:
                     if _COMMIT.unpack_from(page, _COMMIT_AT)[0] >= book.committed:
                         volume.mark(0, volume.blocks)
                     continue
-                same_size = os.fstat(fd).st_size == volume.shared_bytes()
-                same_boot = any(now) and boot == now
-                if same_boot and same_size and page[-_WHOLE.size :] == _WHOLE.pack(1):
+                if os.fstat(fd).st_size == volume.shared_bytes():
                     volume.mark_shared(fd)
-                    return True
+                    same_boot = any(now) and boot == now
+                    return same_boot and page[-_WHOLE.size :] == _WHOLE.pack(1)
             finally:
                 os.close(fd)
     return False

@@ -35,7 +35,7 @@ from mirror_core import apart, limits, native
 
 TOKEN = re.compile("[0-9a-f]{32}")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_UUID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_UUID = re.compile(b"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\n")
 T = TypeVar("T")
 
 
@@ -203,12 +203,12 @@ class Platform:
         another file system over it, or another one of /proc, of which `uuid` alone looks like it,
         and says something else each time.  A /proc/sys that is read-only (systemd's
         ProtectKernelTunables) is the same file system."""
-        with BOOT_ID.open() as file, BOOT_ID.open() as again:
+        with BOOT_ID.open("rb") as file, BOOT_ID.open("rb") as again:
             of_proc = os.fstat(file.fileno()).st_dev == os.stat("/proc").st_dev
-            found = file.read().strip()
-            if not of_proc or found != again.read().strip() or not _UUID.fullmatch(found):
+            found = file.readline(64) if of_proc else b""  # another one may have no end
+            if found != again.readline(64) or not _UUID.fullmatch(found):
                 raise OSError(errno.ENODATA, os.strerror(errno.ENODATA), str(BOOT_ID))
-            return found
+            return found.decode().strip()
 
     def control_channel(self, uri: str, timeout_s: float) -> native.Line:
         return native.Line(uri, limits.CONTROL_BYTES, timeout_s)

@@ -65,11 +65,13 @@ def boot(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 def test_only_the_kernel_s_file_says_it(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file of another file system, and none, are the boot of no machine."""
+    """A file of another file system, whatever is in it, and none, are the boot of no machine."""
     assert age.boot_of(HERE) == HERE.boot_id() == KERNEL
     other = scratch / "boot_id"
     other.write_text(f"{uuid.uuid4()}\n")
-    for path in (other, scratch / "none"):
+    odd = scratch / "odd"
+    odd.write_bytes(b"\xff" * 36 + b"\n")
+    for path in (other, odd, Path("/dev/zero"), Path("/dev/null"), scratch / "none"):
         monkeypatch.setattr(platform, "BOOT_ID", path)
         with pytest.raises(OSError):
             HERE.boot_id()
@@ -163,15 +165,16 @@ def test_a_server_is_the_same_only_in_a_boot_that_is_the_same(
 def test_maps_count_in_a_boot_that_is_the_same(
     scratch: Path, kept: Path, before: str, boot: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In one that is not known the intent log decides; but that a ledger was put back, and with it
-    that log, they tell whatever the boot was and is: a start in a container after one outside of
-    it, or the other way round, would not send what the older log does not know."""
+    """In one that is not known the intent log is asked, too; what they hold, and that a ledger was
+    put back, and with it that log, they tell whatever the boot was and is: a start in a container
+    after one outside of it, or the other way round, would not send what an older log does not
+    know."""
     with opened(scratch, "disk") as (volume, record), monkeypatch.context() as then:
         then.setattr(Platform, "boot_id", (lambda _: before) if before else unknown)
         maps = mapfile.share(BOOK, record, BOOK.run, volume)
         volume.mark(3, 2)
     same = bool(boot) and boot == before
-    assert restored(scratch, "disk", BOOK) == ((True, [(3, 2)]) if same else (False, []))
+    assert restored(scratch, "disk", BOOK) == (same, [(3, 2)])
     maps.go_with(replace(BOOK, committed=5, committed_token="5" * 32))
     maps.close()
     assert restored(scratch, "disk", BOOK) == (False, [(0, 16)])

@@ -341,6 +341,13 @@ FAULTS = (
         "put_back_in_an_unknown_boot",
     ),
     Fault(
+        "what maps of another boot, or of one that is not known, hold is left to the log (I4)",
+        "tests/test_boot_id.py::test_maps_count_in_a_boot_that_is_the_same",
+        (("mirror_core/mapfile.py", "if os.fstat(fd).st_size == volume.shared_bytes():",
+          "if boot == now and os.fstat(fd).st_size == volume.shared_bytes():"),),
+        "unknown_maps_left_to_the_log",
+    ),
+    Fault(
         "beside an older ledger the intent log decides, which is as old (I4)",
         "tests/test_maps.py::test_each_volume_s_maps_say_which_commit_they_have_forgotten",
         (("mirror_core/mapfile.py",

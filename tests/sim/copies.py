@@ -28,7 +28,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mirror_core import ledger, limits, mapfile
+from mirror_core import ledger, limits
 from sim import person
 from sim.content import Content, Image, Point
 from sim.core import lib
@@ -204,15 +204,9 @@ class Copies:
 
     @staticmethod
     def has_maps(machine: Machine, book: ledger.Ledger) -> bool:
-        """That tell what is hot, or that this ledger was put back: only that where a boot, theirs
-        or the next life's, is not known."""
+        """That tell what is hot, or that this ledger was put back."""
         kept = machine.kept(book)
-        if kept is None:
-            return False
-        unknown = kept.contained or machine.contained
-        if unknown and kept.commit == mapfile._commit(book):
-            return False
-        return kept.sequence >= book.committed
+        return kept is not None and kept.sequence >= book.committed
 
     def holds(self, book: ledger.Ledger) -> bool:
         """Whether the target's image may be one that this source knows, or become it: a commit

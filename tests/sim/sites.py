@@ -104,12 +104,10 @@ class SimMaps:
             if kept.sequence >= book.committed:
                 volume.mark(0, volume.blocks)
             return False
-        if kept.contained or self._machine.contained:
-            return False
         self._machine.world.counts["maps outlived a kill"] += 1
         for first, count in kept.runs[record.name]:
             volume.mark(first, count)
-        return True
+        return not kept.contained and not self._machine.contained
 
     def remove(self, site: str, run: str) -> None:
         if run in self._machine.maps and self._machine.maps[run].folder == self._machine.folder:
