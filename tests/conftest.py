@@ -4,6 +4,7 @@ what needs root, which is skipped by its name, with the reason, where there is n
     pytest --needs-root -p no:terminal -o addopts=      says which tests that are, and runs none
 
 A test fails that forks beside threads (forks.py), or needs root without a word (privileged.py).
+A long run goes on where it was stopped (resumed.py).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 import forks
 import privileged
 import pytest
+import resumed
 from handmade import Handmade
 from hypothesis import settings
 from pair import MakePair, Pair
@@ -33,6 +35,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--needs-root", action="store_true", help="say which tests need root, and run none"
     )
+    resumed.add_option(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    resumed.configure(config)
 
 
 @pytest.hookimpl(trylast=True)  # after -m and -k

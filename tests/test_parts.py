@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import IO
 
@@ -46,6 +49,51 @@ def test_a_run_goes_on_where_it_was_stopped(
         assert capsys.readouterr().out.splitlines()[-1] == "check: 1 of 2 parts passed; not bad"
         path.write_bytes(path.read_bytes() + b'{"part": "cut')
     assert report("check", chosen[1:], Known(path, commit="two")) == 0
+
+
+def test_tests_go_on_where_they_were_stopped(tmp_path: Path) -> None:
+    """A test that has passed is not run again; one that failed, was skipped or was killed is; and
+    where nothing is left, that is a success."""
+    tests, record, runs = (tmp_path / name for name in ("test_it.py", "record", "runs"))
+    (tmp_path / "conftest.py").write_text(
+        "import resumed\n"
+        "def pytest_addoption(parser): resumed.add_option(parser)\n"
+        "def pytest_configure(config): resumed.configure(config)\n"
+    )
+    bodies = {
+        "good": "pass",
+        "bad": "assert later",
+        "undone": "",
+        "skipped": "later or pytest.skip('for now')",
+        "killed": "later or os._exit(9)",
+    }
+    tests.write_text(
+        "import os, pytest\n"
+        f"RUNS = {str(runs)!r}\n"
+        "later = 'LATER' in os.environ\n"
+        "@pytest.fixture\ndef undone(): yield; assert later\n"
+        + "".join(
+            f"def test_{name}({'undone' if name == 'undone' else ''}):\n"
+            f"    print({name!r}, file=open(RUNS, 'a'), flush=True)\n"
+            f"    {body or 'pass'}\n"
+            for name, body in bodies.items()
+        )
+    )
+
+    def run_again(later: str) -> tuple[int, str]:
+        runs.write_text("")
+        ended = subprocess.run(
+            [sys.executable, "-m", "pytest", "--record", record, tests],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), later: "1"},
+            capture_output=True,
+            check=False,
+        )
+        return ended.returncode, runs.read_text().replace("\n", " ")
+
+    assert run_again("NOW") == (9, "good bad undone skipped killed ")
+    assert run_again("LATER") == (0, "bad undone skipped killed ")
+    assert run_again("NOW") == (0, "")
 
 
 @pytest.mark.parametrize(

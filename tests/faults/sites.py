@@ -1666,6 +1666,14 @@ FAULTS = (
         "failed_part_is_passed",
     ),
     Fault(
+        "a test that failed in a long run is not run again",
+        "tests/test_parts.py::test_tests_go_on_where_they_were_stopped",
+        (("tests/resumed.py",
+          'self._ended == dict.fromkeys(("setup", "call", "teardown"), "passed")',
+          "self._ended"),),
+        "failed_test_is_passed",
+    ),
+    Fault(
         "most tests of a user may be skipped",
         "tests/test_parts.py::test_too_much_that_is_skipped_is_no_success",
         (("scripts/releaselib/judge.py", 'found["skipped"] * 10 >', 'found["skipped"] * 0 >'),),
