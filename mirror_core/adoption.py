@@ -7,7 +7,9 @@
 
 Whoever adopts a store says that it may hold something else than the site left in it:
 
-    a source's data           everything may differ: the whole volume is hot, and is compared
+    a source's data           everything may differ: the whole volume is hot, and is compared; so
+                              is every other one, if maps of a killed run are in memory: they may
+                              know of more than the intent logs do, and count no more
     a source's intermediate   nobody reads there what an earlier cycle left
     a target's store          if the fingerprint of an orderly stop is that of its bytes, the image
                               stands; so it does if this is a blank intermediate, and nothing is
@@ -42,6 +44,7 @@ from mirror_core import (
     intent,
     lastrun,
     ledger,
+    mapfile,
     process,
     resync,
     server_instance,
@@ -104,6 +107,7 @@ def adopt(
     newest: bool = False,
     platform: Platform = HERE,
     open_store: Callable[[str, float], stores.Opened] = stores.open_store,
+    look_for_maps: Callable[[ledger.Ledger], mapfile.Found] = mapfile.look,
 ) -> Look:
     """`agreed`: whether this is what the person has agreed to; the site and the store are locked
     meanwhile.  MirrorError: it is not, the site runs, or the store cannot be this one; nothing was
@@ -122,7 +126,7 @@ def adopt(
                 f"{found.look.where}: changed meanwhile: nothing was changed: give the command "
                 "again, and look again"
             )
-        _record(config, found, platform=platform)
+        _record(config, found, look_for_maps, platform)
     return found.look
 
 
@@ -244,7 +248,12 @@ def _look(
     )  # fmt: skip
 
 
-def _record(config: SiteConfig, found: _Found, *, platform: Platform) -> None:
+def _record(
+    config: SiteConfig,
+    found: _Found,
+    look_for_maps: Callable[[ledger.Ledger], mapfile.Found],
+    platform: Platform,
+) -> None:
     """LedgerError, StoreError: as before, unless the text says otherwise."""
     one, book, place = found.one, found.book, found.place
     stands = book
@@ -275,15 +284,16 @@ def _record(config: SiteConfig, found: _Found, *, platform: Platform) -> None:
     )
     names = identities.names_of(one.identity)
     with heard.listening(platform, lambda: near() - names, doubt):
-        put(_adopted(config, found, stands, platform))
+        has_maps = look_for_maps(stands) is not mapfile.Found.NOTHING
+        put(_adopted(config, found, stands, platform, has_maps=has_maps))
     one.set_mark(place.mark)
 
 
 def _adopted(
-    config: SiteConfig, found: _Found, book: ledger.Ledger, platform: Platform
+    config: SiteConfig, found: _Found, book: ledger.Ledger, platform: Platform, *, has_maps: bool
 ) -> ledger.Ledger:
     """The ledger that names the store, beside which all stands already that it tells of.
-    LedgerError, StoreError."""
+    `has_maps`: of a source, of a run that was killed.  LedgerError, StoreError."""
     one, place, effect = found.one, found.place, found.look.effect
     record = next(v for v in book.volumes if v.name == place.volume)
     store = one.stopped_or_unread(record.size, counts=place.counts)
@@ -304,7 +314,10 @@ def _adopted(
     if doubtful and place.part == "data":  # what is read may be a cache's
         book = replace(book, doubtful_data=True)
     if effect == "compare":
-        logs = _make_logs(config, book, record, run, platform)
+        unknown = {v.name for v in book.volumes if has_maps or v.name == record.name}
+        if book.clean:  # what one without a fingerprint holds: no start on it flushes it first
+            unknown |= {v.name for v in book.volumes if not v.data.fingerprint}
+        logs = _make_logs(config, book, unknown, run, platform)
         book = replace(book, clean=False, run=run, logs=logs, maps={})
     elif effect == "give up":
         book = resync.give_up(book)
@@ -340,21 +353,19 @@ def _forget_stable(config: SiteConfig, book: ledger.Ledger, platform: Platform) 
 def _make_logs(
     config: SiteConfig,
     book: ledger.Ledger,
-    adopted: ledger.VolumeRecord,
+    unknown: Collection[str],
     run: str,
     platform: Platform,
 ) -> tuple[str, ...]:
-    """The intent logs of a run in which all of the adopted volume may differ, and of the others
-    what may differ now; what the ledger is to know them again by.  LedgerError."""
+    """The intent logs of a run in which all of these volumes may differ, and of the others what may
+    differ now; what the ledger is to know them again by.  LedgerError."""
     logs: list[str] = []
     for record in book.volumes:
         opened = intent.open_log(
             config.state, book, record, run, region=config.intent_region, platform=platform
         )
         try:
-            # Nor is it known what one without a fingerprint holds: no start on it flushes it first.
-            unknown = book.clean and not record.data.fingerprint
-            if unknown or record.name == adopted.name:
+            if record.name in unknown:
                 opened.log.heat_all()
         except OSError as error:
             raise no_state(config, error) from error

@@ -3,8 +3,8 @@
 A change of which nobody knows whether it is durable (durable.py) ends the process, as a kill
 would: the next one reads what stands, and makes that durable before it does anything else.
 
-Who holds something that counts with one ledger only is told of each change, before anything else
-sees it.
+Who holds something that counts with one ledger only hears of each change before it is recorded, and
+once it stands, before anything else sees it.
 
 A new consistency point, or history, is stamped with when it became known here, unless who changes
 it knows better.
@@ -32,6 +32,7 @@ class Book:
     ) -> None:
         self.state = state
         self.current = current
+        self.warned: list[Callable[[ledger.Ledger], None]] = []  # who raises OSError prevents it
         self.told: list[
             Callable[[ledger.Ledger], None]
         ] = []  # whatever they raise, the record stands
@@ -48,6 +49,8 @@ class Book:
         with self._lock:
             fresh = self._stamped(replace(self.current, **changes(self.current)))
             try:
+                for warn in self.warned:
+                    warn(fresh)
                 ledger.save(self.state, fresh, self._platform)
             except OSError as error:
                 raise LedgerError(

@@ -1,17 +1,23 @@
 """Where a source's maps outlive its process: files in memory, one a volume and run.
 
     FOLDER/SITE-VOLUME-RUN.maps     a page that says what it is (site, lineage, run, boot, shape,
-                                    and the last commit), then the maps (native/volume.h)
+                                    and two commits), then the maps (native/volume.h)
 
 A killed process leaves them as they were at its last instruction, so the next one knows exactly
 which blocks may differ.  A machine that went down takes them along: then the intent log decides.
 
-Invariants.  Maps count only for the run that the ledger names.  They tell all, so that the intent
-log is not asked, only in the boot that they were made in, for certain (platform.py), and if they
-hold every bit (the last number of the first page); else what they hold is sent besides.  What
-a commit holds they forget after the ledger names the commit, and they too: with a ledger of another
-commit, one that was put back, they do not count, nor does the intent log beside that one:
-everything may differ.  A new run makes new files; the old ones stand until the ledger names it.
+    look        beside a ledger, of all volumes: nothing; maps of its run; or maps of a later ledger
+    restore     of one volume: what its maps of that run hold
+
+Invariants.  The page names the commit of the ledger that stands, and of the one that is being
+recorded, before it is: what a commit holds the maps forget after both are that one.  So with either
+ledger they hold all that may differ, whenever the process is killed, and with any other they tell
+that it is another than the one which was there: it was put back.  So do maps of a run which a
+ledger has named, and this one does not know.  Then nothing beside that ledger is believed, of no
+volume: everything may differ.
+Maps tell all, so that the intent log is not asked, only in the boot that they were made in, for
+certain (platform.py), and if they hold every bit (the last number of the first page); else what
+they hold is sent besides.  A new run makes new files; the old ones stand until the ledger names it.
 Without memory for them a site runs all the same, and after a kill the intent log decides.
 
 Left out: a target's maps.  What it needs is durable (ledger, log of hardenings).
@@ -20,11 +26,13 @@ Left out: a target's maps.  What it needs is durable (ledger, log of hardenings)
 from __future__ import annotations
 
 import contextlib
+import enum
 import errno
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mirror_core import age, native
@@ -34,13 +42,14 @@ from mirror_core.platform import HERE
 _PAGE = 4096
 # magic, version, site, lineage, run, boot, size, block size
 _HEAD = struct.Struct("<8sI32s32s32s36sQQ")
-_BOOT = slice(108, 144)
+_BOOT_BYTES = 36  # of that
 _CRC = struct.Struct("<I")
 _COMMIT = struct.Struct("<Q32s")  # sequence and token
 _WHOLE = struct.Struct("<Q")
-_COMMIT_AT = _PAGE - _WHOLE.size - _COMMIT.size
+_COMMITS_AT = _PAGE - _WHOLE.size - 2 * _COMMIT.size
 _MAGIC = b"fmMAPS\0\0"
-_VERSION = 3
+_VERSION = 4
+_NONE = b"\xff" * _COMMIT.size  # of no ledger
 
 
 def folders() -> Iterator[Path]:
@@ -56,6 +65,89 @@ def folders() -> Iterator[Path]:
     yield Path(f"/dev/shm/flashmirror-{os.geteuid()}")  # where the others are on a disk
 
 
+class Found(enum.Enum):
+    """Beside a ledger."""
+
+    NOTHING = enum.auto()
+    OURS = enum.auto()  # maps of its run
+    LATER = enum.auto()  # maps that count with a ledger which came after it
+
+
+@dataclass(frozen=True)
+class Counts:
+    """With which ledgers the maps of a run count."""
+
+    run: str
+    stands: bytes  # the commit of the ledger that has named the run; _NONE: none has yet
+    coming: bytes  # the commit of the one that is being recorded; or that one's
+
+    def before(self, book: Ledger) -> Counts:
+        """This ledger is about to be recorded."""
+        return replace(self, coming=_commit(book))
+
+    def after(self, book: Ledger) -> Counts:
+        """It stands."""
+        return self if book.run != self.run else Counts(self.run, _commit(book), _commit(book))
+
+
+def judge(book: Ledger, found: Iterable[Counts]) -> Found:
+    """What there is beside this ledger."""
+    answer = Found.NOTHING
+    for one in found:
+        if one.run == book.run:
+            if _commit(book) not in (one.stands, one.coming):
+                return Found.LATER
+            answer = Found.OURS
+        elif one.stands != _NONE and one.run not in book.runs:
+            return Found.LATER
+    return answer
+
+
+def look(book: Ledger) -> Found:
+    """In all folders, of all volumes."""
+    return judge(book, (_counts(page) for page in _pages(book.site)))
+
+
+def _own_folders() -> Iterator[Path]:
+    """A folder of somebody else's, who may put there what he likes, is not looked into."""
+    for folder in folders():
+        with contextlib.suppress(OSError):
+            if folder.lstat().st_uid == os.geteuid():
+                yield folder
+
+
+def _pages(site: str) -> Iterator[bytes]:
+    """The first one of each file of maps of the site, if it is whole."""
+    for folder in _own_folders():
+        with contextlib.suppress(OSError):
+            for path in [*folder.glob(f"{site}-*.maps")]:
+                with contextlib.suppress(OSError), _opened(path) as fd:
+                    page = os.pread(fd, _PAGE, 0)
+                    if len(page) == _PAGE and _is_right(page):
+                        yield page
+
+
+def _is_right(page: bytes) -> bool:
+    magic, version, *_ = _HEAD.unpack_from(page)
+    crc = _CRC.pack(zlib.crc32(page[: _HEAD.size]))
+    return (magic, version) == (_MAGIC, _VERSION) and page[_HEAD.size :].startswith(crc)
+
+
+def _counts(page: bytes) -> Counts:
+    _, _, _, _, run, *_ = _HEAD.unpack_from(page)
+    at = _COMMITS_AT + _COMMIT.size
+    return Counts(run.decode(errors="replace"), page[_COMMITS_AT:at], page[at : -_WHOLE.size])
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
 def _name(site: str, volume: str, run: str) -> str:
     return f"{site}-{volume}-{run}.maps"
 
@@ -66,12 +158,12 @@ def _head(book: Ledger, record: VolumeRecord, run: str, boot: bytes) -> bytes:
         _MAGIC, _VERSION, book.site.encode(), lineage.encode(), run.encode(),
         boot, record.size, record.block_size,
     )  # fmt: skip
-    return (head + _CRC.pack(zlib.crc32(head))).ljust(_COMMIT_AT, b"\0")
+    return (head + _CRC.pack(zlib.crc32(head))).ljust(_COMMITS_AT, b"\0")
 
 
 def _boot() -> bytes:
     """Of now, as it stands in a head.  Zeroes: it is not known."""
-    return age.boot_of(HERE).encode().ljust(_BOOT.stop - _BOOT.start, b"\0")
+    return age.boot_of(HERE).encode().ljust(_BOOT_BYTES, b"\0")
 
 
 def _commit(book: Ledger) -> bytes:
@@ -81,18 +173,34 @@ def _commit(book: Ledger) -> bytes:
 class Kept:
     """The maps of a volume, as long as its site runs."""
 
-    def __init__(self, path: Path, fd: int) -> None:
-        self._path, self._fd = path, fd
+    def __init__(self, path: Path, fd: int, counts: Counts) -> None:
+        self._path, self._fd, self._counts = path, fd, counts
+
+    def may_go_with(self, book: Ledger) -> None:
+        """They count with this ledger, too."""
+        self._say(self._counts.before(book))
 
     def go_with(self, book: Ledger) -> None:
-        """They count with this ledger, and no other.  If that cannot be said, they are no more."""
+        """And, if it names their run, with no other."""
+        self._say(self._counts.after(book))
+
+    def _say(self, counts: Counts) -> None:
+        """If it cannot be said, they are no more."""
+        if counts == self._counts:
+            return
+        self._counts = counts
         try:
-            os.pwrite(self._fd, _commit(book), _COMMIT_AT)
+            os.pwrite(self._fd, counts.stands + counts.coming, _COMMITS_AT)
         except OSError:
             self._path.unlink(missing_ok=True)
 
     def close(self) -> None:
         os.close(self._fd)
+
+
+def new(book: Ledger, run: str) -> Counts:
+    """Of a run that no ledger names yet."""
+    return Counts(run, _NONE, _commit(book))
 
 
 def share(book: Ledger, record: VolumeRecord, run: str, volume: native.Volume) -> Kept:
@@ -109,11 +217,11 @@ def share(book: Ledger, record: VolumeRecord, run: str, volume: native.Volume) -
             failure = error
             continue
         try:
-            head = _head(book, record, run, _boot())
-            os.pwrite(fd, head + _commit(book) + _WHOLE.pack(1), 0)
+            head, counts = _head(book, record, run, _boot()), new(book, run)
+            os.pwrite(fd, head + counts.stands + counts.coming + _WHOLE.pack(1), 0)
             os.ftruncate(fd, volume.shared_bytes())
             volume.share(os.dup(fd))
-            return Kept(path, fd)
+            return Kept(path, fd, counts)
         except OSError as error:
             path.unlink()
             os.close(fd)
@@ -122,30 +230,21 @@ def share(book: Ledger, record: VolumeRecord, run: str, volume: native.Volume) -
 
 
 def restore(book: Ledger, record: VolumeRecord, volume: native.Volume) -> bool:
-    """Mark what the maps of the run before hold, whatever the boot was that they are of, and
-    whatever it is now, known or not; False: that may not be all.  If the ledger is one that was put
-    back, everything is marked: the intent log is as old.  If only that log is, they know more."""
-    commit, now = _commit(book), _boot()
-    for folder in folders():
-        with contextlib.suppress(OSError):
-            path = folder / _name(book.site, record.name, book.run)
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                page = os.pread(fd, _PAGE, 0)
-                boot = page[_BOOT]
-                if len(page) < _PAGE or page[:_COMMIT_AT] != _head(book, record, book.run, boot):
-                    continue
-                # A kill between the record of a commit and this one leaves the ledger the newer.
-                if page[_COMMIT_AT : -_WHOLE.size] != commit:
-                    if _COMMIT.unpack_from(page, _COMMIT_AT)[0] >= book.committed:
-                        volume.mark(0, volume.blocks)
-                    continue
-                if os.fstat(fd).st_size == volume.shared_bytes():
-                    volume.mark_shared(fd)
-                    same_boot = any(now) and boot == now
-                    return same_boot and page[-_WHOLE.size :] == _WHOLE.pack(1)
-            finally:
-                os.close(fd)
+    """Mark what the maps of the run before hold, which are of no later ledger (`look`), whatever
+    the boot was that they are of, and whatever it is now, known or not.  False: that may not be
+    all.  If the intent log was put back, and the ledger was not, they know more."""
+    now = _boot()
+    for folder in _own_folders():
+        path = folder / _name(book.site, record.name, book.run)
+        with contextlib.suppress(OSError), _opened(path) as fd:
+            page = os.pread(fd, _PAGE, 0).ljust(_PAGE, b"\0")
+            *_, boot, _, _ = _HEAD.unpack_from(page)
+            if page[:_COMMITS_AT] != _head(book, record, book.run, boot):
+                continue
+            if os.fstat(fd).st_size == volume.shared_bytes():
+                volume.mark_shared(fd)
+                same_boot = any(now) and boot == now
+                return same_boot and page[-_WHOLE.size :] == _WHOLE.pack(1)
     return False
 
 
@@ -160,7 +259,7 @@ def remove_others(site: str, run: str) -> None:
 
 
 def _remove(site: str, which: Callable[[str], bool]) -> None:
-    for folder in folders():
+    for folder in _own_folders():
         with contextlib.suppress(OSError):
             for path in folder.glob(f"{site}-*.maps"):
                 if which(path.stem.rpartition("-")[2]):

@@ -17,8 +17,10 @@ in the process beside the control (sockets, nbdkit, metrics).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
+import functools
 import os
 import random
 import re
@@ -72,8 +74,9 @@ class Platform:
         return time.time()
 
     def uptime(self) -> float:
-        """Seconds since the machine was started, also those in which it was suspended."""
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
+        """Seconds since the machine was started, also those in which it was suspended: also in a
+        container whose clock begins elsewhere (time_namespaces(7))."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - _boottime_offset()
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
@@ -203,11 +206,17 @@ class Platform:
         another file system over it, or another one of /proc, of which `uuid` alone looks like it,
         and says something else each time.  A /proc/sys that is read-only (systemd's
         ProtectKernelTunables) is the same file system."""
+        unknown = OSError(errno.ENODATA, os.strerror(errno.ENODATA), str(BOOT_ID))
+        named = os.open(BOOT_ID, os.O_PATH | os.O_CLOEXEC)
+        try:  # what is no file of /proc may be a pipe, or have no end: it is not opened
+            if os.fstat(named).st_dev != os.stat("/proc").st_dev:
+                raise unknown
+        finally:
+            os.close(named)
         with BOOT_ID.open("rb") as file, BOOT_ID.open("rb") as again:
-            of_proc = os.fstat(file.fileno()).st_dev == os.stat("/proc").st_dev
-            found = file.readline(64) if of_proc else b""  # another one may have no end
+            found = file.readline(64)
             if found != again.readline(64) or not _UUID.fullmatch(found):
-                raise OSError(errno.ENODATA, os.strerror(errno.ENODATA), str(BOOT_ID))
+                raise unknown
             return found.decode().strip()
 
     def control_channel(self, uri: str, timeout_s: float) -> native.Line:
@@ -232,6 +241,17 @@ class Platform:
     def abort(self) -> NoReturn:
         """The process ends here, as if it were killed: what a kill leaves is always right."""
         os._exit(1)
+
+
+@functools.cache  # a process of many threads stays where it is
+def _boottime_offset() -> float:
+    """Of this process's CLOCK_BOOTTIME, seconds."""
+    with contextlib.suppress(OSError):  # a kernel without such namespaces
+        for line in Path("/proc/self/timens_offsets").read_text().splitlines():
+            clock, seconds, nanoseconds = line.split()
+            if clock in ("boottime", str(time.CLOCK_BOOTTIME)):
+                return int(seconds) + int(nanoseconds) / 1e9
+    return 0.0
 
 
 def _open(path: Path, flags: int) -> int:

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 class Kept(Protocol):
     """The maps of a volume of a site that runs (mapfile.Kept)."""
 
+    def may_go_with(self, book: ledger.Ledger) -> None: ...
     def go_with(self, book: ledger.Ledger) -> None: ...
     def close(self) -> None: ...
 
@@ -69,6 +70,7 @@ class Maps(Protocol):
     def share(
         self, book: ledger.Ledger, record: ledger.VolumeRecord, run: str, volume: native.Volume
     ) -> Kept: ...
+    def look(self, book: ledger.Ledger) -> mapfile.Found: ...
     def restore(
         self, book: ledger.Ledger, record: ledger.VolumeRecord, volume: native.Volume
     ) -> bool: ...
@@ -132,6 +134,10 @@ class Site:
             if current.role == "target" and not current.clean:
                 current = hardlog.recover(config.state, current, platform)
             self._coarse = current.coarse  # a source that knows what may differ, not what does
+            # A source's ledger was put back, and all that stands beside it may have been, too.
+            source = current.role == "source"
+            self._went_back = source and maps.look(current) is mapfile.Found.LATER
+            self._in_order = current.clean and not self._went_back  # the last run's end
             self.book = Book(config.state, current, platform, self.journal)
             undo.callback(self._end_maps)
             undo.callback(self._remove_files_of_this_run)
@@ -202,7 +208,7 @@ class Site:
         for (name, part), one in opened.items():
             self._verify((name, part), one, records[name], current)
             # Only a source's data is flushed by an orderly stop; before the first run, nothing.
-            if not (current.clean and current.run and source and part == "data"):
+            if not (self._in_order and current.run and source and part == "data"):
                 one.store.unflushed()
         return opened
 
@@ -451,6 +457,7 @@ class Site:
         try:
             kept = self._maps.share(current, record, self._run, volume)
             undo.callback(kept.close)
+            self.book.warned.append(kept.may_go_with)
             self.book.told.append(kept.go_with)
         except OSError as error:
             self.journal.say(
@@ -467,7 +474,8 @@ class Site:
     ) -> None:
         """The maps as they are on disk; of a source, after an end without order, what was hot.
         Where its log tells nothing the ledger may be one that was put back, and maps of its run may
-        stand in a folder in which no run since has looked: nor do they."""
+        stand in a folder in which no run since has looked: nor do they.  Where any maps tell that
+        it was put back everything may differ, of each volume."""
         volume.set_returning(limits.COMING_BACK_S)
         if opened is None:
             volume.set_strict()
@@ -483,10 +491,14 @@ class Site:
         # let go of, for as long as something beside it is dirty.  In which boot the last run was
         # only its own ledger says.
         ours = self._opened[record.name, "data"].cached_here
-        booted = ours and not opened.lost and age.is_of_another_boot(current, self.platform)
-        if current.doubtful_data or not (current.clean or booted):
+        known = not (opened.lost or self._went_back)
+        booted = ours and known and age.is_of_another_boot(current, self.platform)
+        if current.doubtful_data or not (self._in_order or booted):
             volume.doubt_front()
-        if current.clean:
+        if self._went_back:
+            self._coarse = True
+            volume.mark(0, volume.blocks)
+        elif current.clean:
             changed = current.maps.get(f"{record.name}/next", BitMap64())
             flashcopy.mark(volume, changed)
         elif opened.lost or not self._maps.restore(current, record, volume):
@@ -508,7 +520,7 @@ class Site:
     def _driver(self, current: ledger.Ledger) -> Driver:
         return Driver(
             self.config, self.book, self.copier, self.journal, self.platform,
-            clean=current.clean, drop_caches=self._drop_data_caches,
+            clean=self._in_order, drop_caches=self._drop_data_caches,
             take_intermediates=self._take_intermediates, remember_cut=self._remember_cut,
         )  # fmt: skip
 
@@ -577,6 +589,11 @@ class Site:
         source = self.book.current.role == "source"
         if ledger.is_adopted(self.book.current):
             self.journal.say("its data was adopted: what may differ is compared")
+        elif self._went_back:
+            self.journal.say(
+                "maps in memory are of a commit or a run that its ledger does not know: it may be "
+                "an older one that was put back, so everything is compared"
+            )
         elif not ledger.ended_in_order(self.book.current):
             self.journal.say(
                 "was not stopped in order: "
@@ -596,8 +613,8 @@ class Site:
         elif isinstance(self.control, Target) and self.control.blank:
             self._flush_holes()
         book = self.book.current
-        for name in self.servers.begin(clean=book.clean, run_before=book.run):
-            ours = book.clean or self._opened[name, "data"].identity.kind != "nbd"
+        for name in self.servers.begin(clean=self._in_order, run_before=book.run):
+            ours = self._in_order or self._opened[name, "data"].identity.kind != "nbd"
             words = server_instance.UNTOLD if ours else server_instance.MAY_BE_GONE
             self.journal.say(f"volume {name}: {words}")
         # With the maps as they were recovered: the files of this run stand, those of the one before
@@ -609,7 +626,7 @@ class Site:
         # again in every cycle.  A target's are what it owes.
         maps = {} if source else self.book.current.maps
         # Nor does the process before say, if it was killed, what its first intermediate has lost.
-        before = book.doubtful_before or (source and not book.clean)
+        before = book.doubtful_before or (source and not self._in_order)
         self._mark_new()
         self.book.update(
             clean=False, run=self._run, runs=runs, volumes=self._in_use(), maps=maps,

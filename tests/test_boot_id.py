@@ -95,16 +95,19 @@ READ_ONLY = ("mount --bind /proc/sys /proc/sys", "mount -o remount,bind,ro /proc
         (("own",), ("--pid", "--fork", "--mount-proc"), False),
         (("random",), (), False),
         (("number",), (), False),
+        (("pipe",), (), False),
     ],
 )
 def test_a_container_s_own_boot_id_is_not_the_kernel_s(
     scratch: Path, steps: tuple[str, ...], alone: tuple[str, ...], known: bool
 ) -> None:
     """With real mounts, also where all of /proc/sys is bound once more above that; neither is
-    another file of the kernel's own /proc."""
-    own = scratch / "boot_id"
+    another file of the kernel's own /proc, or a pipe, which is not opened."""
+    own, pipe = scratch / "boot_id", scratch / "pipe"
     own.write_text(f"{uuid.uuid4()}\n")
-    places = {"own": own, "random": platform.BOOT_ID.parent / "uuid", "number": NUMBER}
+    os.mkfifo(pipe)
+    random = platform.BOOT_ID.parent / "uuid"
+    places = {"own": own, "random": random, "number": NUMBER, "pipe": pipe}
     bind = {name: f"mount --bind {place} {platform.BOOT_ID}" for name, place in places.items()}
     steps = tuple(bind.get(step, step.replace("--bind", "--rbind")) for step in steps)
     look = "from mirror_core import age, platform; print(age.boot_of(platform.HERE))"
@@ -113,6 +116,20 @@ def test_a_container_s_own_boot_id_is_not_the_kernel_s(
         words, cwd=scratch, capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.strip() == (KERNEL if known else "")
+
+
+@root
+def test_how_long_the_machine_is_up_is_the_same_in_each_container(scratch: Path) -> None:
+    """Also where its clock begins elsewhere: a point does not grow older by the way to there."""
+    look = "from mirror_core import platform; print(platform.HERE.uptime())"
+    ups = []
+    for shift in ("-0", "1000000", "-1"):
+        alone = ("unshare", "--time", "--boottime", shift, "--fork", sys.executable, "-c", look)
+        done = subprocess.run(
+            alone, cwd=scratch, capture_output=True, text=True, timeout=60, check=True
+        )
+        ups.append(float(done.stdout))
+    assert HERE.uptime() - 120 < min(ups) <= max(ups) <= HERE.uptime()
 
 
 @pytest.mark.parametrize("before", [KERNEL, OTHER, ""], ids=["this", "another", "none"])
@@ -177,7 +194,7 @@ def test_maps_count_in_a_boot_that_is_the_same(
     assert restored(scratch, "disk", BOOK) == (same, [(3, 2)])
     maps.go_with(replace(BOOK, committed=5, committed_token="5" * 32))
     maps.close()
-    assert restored(scratch, "disk", BOOK) == (False, [(0, 16)])
+    assert mapfile.look(BOOK) is mapfile.Found.LATER
 
 
 def test_a_device_s_number_proves_nothing_in_an_unknown_boot(

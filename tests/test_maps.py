@@ -239,23 +239,94 @@ def test_each_field_of_kept_maps_says_whose_they_are(scratch: Path, kept: Path) 
     assert restored(scratch, "disk", BOOK) == (True, [(3, 2)])
 
 
-def test_each_volume_s_maps_say_which_commit_they_have_forgotten(scratch: Path, kept: Path) -> None:
-    """A source that is killed after the ledger names a commit, and between the words to the maps of
-    two volumes, has those of the one that heard; of the other the intent log decides.  Beside the
-    ledger of before that commit the maps that heard make everything differ: the log is as old."""
-    after = replace(BOOK, committed=5, committed_token="5" * 32)
-    for name in ("heard", "not"):
-        with opened(scratch, name) as (volume, record):
-            maps = mapfile.share(BOOK, record, BOOK.run, volume)
-            volume.mark(3, 2)
-            if name == "heard":
-                maps.go_with(after)
-            maps.close()
-    assert len(list(kept.glob("*.maps"))) == 2
-    assert restored(scratch, "heard", after) == (True, [(3, 2)])
-    assert restored(scratch, "not", after) == (False, [])
-    assert restored(scratch, "heard", BOOK) == (False, [(0, 16)])
-    assert restored(scratch, "not", BOOK) == (True, [(3, 2)])
+BEFORE = replace(BOOK, run="2" * 32, runs=("2" * 32,))  # that of the start
+AFTER = replace(BOOK, committed=5, committed_token="5" * 32)
+NO_IMAGE = replace(BOOK, committed=0, committed_token="")
+
+
+@pytest.fixture
+def shared(scratch: Path, kept: Path) -> Iterator[mapfile.Kept]:
+    """Maps of BOOK's run, which a ledger is about to name."""
+    with opened(scratch, "disk") as (volume, record):
+        maps = mapfile.share(BEFORE, record, BOOK.run, volume)
+        yield maps
+        maps.close()
+
+
+def test_maps_count_with_the_ledger_that_stands_whenever_their_process_is_killed(
+    shared: mapfile.Kept,
+) -> None:
+    """A kill between any two steps of a change leaves the ledger of before, or that of after, and
+    maps which have forgotten nothing that this one lacks; with any other one, also one that tells
+    of a smaller number, they tell that it was put back."""
+    found = mapfile.Found
+    assert (mapfile.look(BEFORE), mapfile.look(BOOK)) == (found.NOTHING, found.OURS)
+    shared.may_go_with(BOOK)
+    assert (mapfile.look(BEFORE), mapfile.look(BOOK)) == (found.NOTHING, found.OURS)
+    shared.go_with(BOOK)
+    assert (mapfile.look(BEFORE), mapfile.look(BOOK)) == (found.LATER, found.OURS)
+    for before, after in ((BOOK, AFTER), (AFTER, NO_IMAGE), (NO_IMAGE, BOOK)):
+        (other,) = (one for one in (BOOK, AFTER, NO_IMAGE) if one not in (before, after))
+        shared.may_go_with(after)
+        assert {mapfile.look(before), mapfile.look(after)} == {found.OURS}
+        assert mapfile.look(other) is found.LATER
+        shared.go_with(after)
+        assert mapfile.look(after) is found.OURS
+        assert {mapfile.look(before), mapfile.look(other)} == {found.LATER}
+    assert mapfile.look(replace(BOOK, committed_token="6" * 32)) is found.LATER
+
+
+def test_a_change_that_was_not_recorded_leaves_the_maps_with_what_stands(
+    shared: mapfile.Kept,
+) -> None:
+    """Its disk is full: the ledger of before stands, and another change may come."""
+    shared.go_with(BOOK)
+    shared.may_go_with(AFTER)
+    shared.may_go_with(NO_IMAGE)
+    assert mapfile.look(BOOK) is mapfile.Found.OURS
+    assert mapfile.look(AFTER) is mapfile.Found.LATER
+
+
+def test_maps_of_a_run_that_no_ledger_has_named_tell_nothing(shared: mapfile.Kept) -> None:
+    """A start that was killed, which may have written into the ledger of the run before."""
+    harmed = replace(BEFORE, unflushed=("file:1",))
+    shared.may_go_with(harmed)
+    shared.go_with(harmed)
+    assert mapfile.look(harmed) is mapfile.look(BEFORE) is mapfile.Found.NOTHING
+
+
+def test_maps_of_an_earlier_run_tell_nothing_of_the_ledger(shared: mapfile.Kept) -> None:
+    """They were left in a folder in which no run since has looked."""
+    shared.go_with(BOOK)
+    later = replace(AFTER, run="3" * 32, runs=(BOOK.run, "3" * 32))
+    assert mapfile.look(later) is mapfile.Found.NOTHING
+    assert mapfile.look(replace(later, runs=("3" * 32,))) is mapfile.Found.LATER
+
+
+def test_what_is_no_page_of_maps_of_ours_proves_nothing(shared: mapfile.Kept, kept: Path) -> None:
+    """Damaged, of another version, or cut: the intent log decides."""
+    shared.go_with(AFTER)
+    (path,) = kept.glob("*.maps")
+    right = path.read_bytes()
+    assert mapfile.look(BOOK) is mapfile.Found.LATER
+    for at in (0, HEAD["version"], HEAD["run"], HEAD["checksum"]):
+        path.write_bytes(right[:at] + bytes([right[at] ^ 1]) + right[at + 1 :])
+        assert mapfile.look(BOOK) is mapfile.Found.NOTHING
+    path.write_bytes(right[:4000])
+    assert mapfile.look(BOOK) is mapfile.Found.NOTHING
+
+
+@pytest.mark.root("gives a folder to another user")
+def test_nobody_looks_into_a_folder_of_another_user(
+    scratch: Path, shared: mapfile.Kept, kept: Path
+) -> None:
+    """Who may put there what he likes."""
+    shared.go_with(BOOK)
+    os.chown(kept, 1, 1)
+    assert mapfile.look(AFTER) is mapfile.Found.NOTHING
+    assert restored(scratch, "disk", BOOK) == (False, [])
+    mapfile.remove(BOOK.site, BOOK.run)
+    assert list(kept.glob("*.maps"))
 
 
 def test_maps_of_an_older_run_do_not_count(pair: Pair) -> None:

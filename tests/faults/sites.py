@@ -807,20 +807,21 @@ FAULTS = (
     Fault(
         "after an orderly stop what a source's server shows is taken for what its disk has",
         "tests/test_lost_flush.py::test_a_source_copies_no_cache_that_its_disk_has_not",
-        (("mirror_core/site.py", "current.doubtful_data or not (current.clean or booted)",
-          "not (current.clean or booted)"),),
+        (("mirror_core/site.py", "current.doubtful_data or not (self._in_order or booted)",
+          "not (self._in_order or booted)"),),
     ),
     Fault(
         "after a kill what the system's own cache shows is taken for what the disk has (I9)",
         "simulate:20000:shown,link,crash_owing",
-        (("mirror_core/site.py", "booted = ours and not opened.lost and",
-          "booted = ours or not opened.lost and"),),
+        (("mirror_core/site.py", "booted = ours and known and",
+          "booted = ours or known and"),),
         "dropped_for_certain",
     ),
     Fault(
         "a folder that was put back tells in which boot the last run was (I9)",
         "tests/test_copied_state.py::test_only_the_last_run_s_own_folder_tells_in_which_boot_that_was",
-        (("mirror_core/site.py", "ours and not opened.lost and", "ours and"),),
+        (("mirror_core/site.py", "known = not (opened.lost or self._went_back)",
+          "known = not self._went_back"),),
         "put_back_folder_tells_the_boot",
     ),
     Fault(
@@ -829,9 +830,15 @@ FAULTS = (
         "tests/test_boot_id.py::test_a_container_s_own_boot_id_is_not_the_kernel_s "
         "tests/test_boot_id.py::test_a_container_is_no_machine_that_was_started_anew",
         (("mirror_core/platform.py",
-          "of_proc = os.fstat(file.fileno()).st_dev == os.stat(\"/proc\").st_dev",
-          "of_proc = True"),),
+          "if os.fstat(named).st_dev != os.stat(\"/proc\").st_dev:",
+          "if False:"),),
         "started_anew_for_certain",
+    ),
+    Fault(
+        "a container's clock says how long the machine is up",
+        "tests/test_boot_id.py::test_how_long_the_machine_is_up_is_the_same_in_each_container",
+        (("mirror_core/platform.py", " - _boottime_offset()", ""),),
+        "clock_of_a_container",
     ),
     Fault(
         "another file of the kernel's /proc tells in which boot this is (I9)",
@@ -1066,7 +1073,7 @@ FAULTS = (
     Fault(
         "a source that was killed knows what its intermediate has lost (I9)",
         "tests/test_doubt.py::test_a_run_in_order_after_a_kill_forgets_no_doubt",
-        (("mirror_core/site.py", "book.doubtful_before or (source and not book.clean)",
+        (("mirror_core/site.py", "book.doubtful_before or (source and not self._in_order)",
           "book.doubtful_before"),),
         "order_ends_the_doubt",
     ),

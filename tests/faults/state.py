@@ -161,8 +161,8 @@ FAULTS = (
         "maps of an older run, another boot, or not whole count",
         "tests/test_maps.py "
         "tests/test_maps.py::test_each_field_of_kept_maps_says_whose_they_are",
-        (("mirror_core/mapfile.py", "if len(page) < _PAGE or page[:_COMMIT_AT] != "
-          "_head(book, record, book.run, boot):", "if not page:"),),
+        (("mirror_core/mapfile.py", "if page[:_COMMITS_AT] != _head(book, record, book.run, boot):",
+          "if not page:"),),
         "any_maps_count",
     ),
     Fault(
@@ -335,9 +335,10 @@ FAULTS = (
     ),
     Fault(
         "maps of another boot, or of one that is not known, tell nothing of an older ledger (I4)",
-        "tests/test_boot_id.py::test_maps_count_in_a_boot_that_is_the_same "
-        "tests/test_boot_id.py::test_a_state_folder_that_went_back_is_noticed_in_any_boot",
-        (("mirror_core/mapfile.py", "boot = page[_BOOT]", "boot = _boot()"),),
+        "tests/test_boot_id.py::test_maps_count_in_a_boot_that_is_the_same",
+        (("mirror_core/mapfile.py", "if len(page) == _PAGE and _is_right(page):",
+          "if len(page) == _PAGE and _is_right(page) and any(_boot()) and page[_BOOT] == _boot():"
+          ),),
         "put_back_in_an_unknown_boot",
     ),
     Fault(
@@ -349,10 +350,86 @@ FAULTS = (
     ),
     Fault(
         "beside an older ledger the intent log decides, which is as old (I4)",
-        "tests/test_maps.py::test_each_volume_s_maps_say_which_commit_they_have_forgotten",
-        (("mirror_core/mapfile.py",
-          "if _COMMIT.unpack_from(page, _COMMIT_AT)[0] >= book.committed:", "if False:"),),
+        "tests/test_put_back.py::test_a_ledger_that_was_put_back_was_so_for_all_volumes "
+        "simulate:20000:goes_back",
+        (("mirror_core/site.py", "source and maps.look(current) is mapfile.Found.LATER", "False"),),
         "older_ledger_left_to_the_log",
+    ),
+    Fault(
+        "maps tell only of their own volume that the ledger is an older one (I4)",
+        "tests/test_put_back.py::test_a_ledger_that_was_put_back_was_so_for_all_volumes "
+        "simulate:20000:goes_back",
+        (("mirror_core/site.py", "        if self._went_back:\n",
+          "        if self._went_back and self._maps.restore(current, record, volume):\n"),),
+        "older_for_one_volume",
+    ),
+    Fault(
+        "a ledger is older than maps only if its number is the smaller one (I4)",
+        "tests/test_maps.py::"
+        "test_maps_count_with_the_ledger_that_stands_whenever_their_process_is_killed "
+        "tests/test_put_back.py::test_a_state_from_before_another_target_was_met_is_noticed",
+        (("mirror_core/mapfile.py", "if _commit(book) not in (one.stands, one.coming):",
+          "if book.committed <= _COMMIT.unpack(one.stands)[0] and "
+          "_commit(book) not in (one.stands, one.coming):"),),
+        "older_by_its_number",
+    ),
+    Fault(
+        "maps of a run that the ledger does not know tell nothing of it (I4)",
+        "tests/test_maps.py::test_maps_of_an_earlier_run_tell_nothing_of_the_ledger "
+        "tests/test_put_back.py::test_a_state_from_before_a_run_that_no_target_met_is_noticed "
+        "simulate:20000:goes_back",
+        (("mirror_core/mapfile.py", "elif one.stands != _NONE and one.run not in book.runs:",
+          "elif False:"),),
+        "unknown_run_tells_nothing",
+    ),
+    Fault(
+        "maps of any other run tell that the ledger was put back, and everything is compared",
+        "tests/test_maps.py::test_maps_of_an_earlier_run_tell_nothing_of_the_ledger "
+        "tests/test_maps.py::test_maps_of_a_run_that_no_ledger_has_named_tell_nothing",
+        (("mirror_core/mapfile.py", "elif one.stands != _NONE and one.run not in book.runs:",
+          "else:"),),
+        "any_run_is_later",
+    ),
+    Fault(
+        "maps count with a ledger that does not name their run",
+        "tests/test_maps.py::test_maps_of_a_run_that_no_ledger_has_named_tell_nothing",
+        (("mirror_core/mapfile.py", "return self if book.run != self.run else Counts(",
+          "return Counts("),),
+        "counted_before_they_are_named",
+    ),
+    Fault(
+        "a source that is killed while a commit is recorded compares everything",
+        "tests/test_put_back.py::test_a_kill_beside_the_record_of_a_commit_costs_no_comparison",
+        (("mirror_core/site.py", "            self.book.warned.append(kept.may_go_with)\n", ""),),
+        "maps_are_not_warned",
+    ),
+    Fault(
+        "maps that are damaged, or of another version, tell of a ledger",
+        "tests/test_maps.py::test_what_is_no_page_of_maps_of_ours_proves_nothing",
+        (("mirror_core/mapfile.py", "if len(page) == _PAGE and _is_right(page):",
+          "if len(page) == _PAGE:"),),
+        "damaged_maps_tell",
+    ),
+    Fault(
+        "maps in a folder of another user are believed, and removed",
+        "tests/test_maps.py::test_nobody_looks_into_a_folder_of_another_user",
+        (("mirror_core/mapfile.py", "if folder.lstat().st_uid == os.geteuid():",
+          "if folder.lstat():"),),
+        "maps_of_another_user",
+    ),
+    Fault(
+        "an adoption forgets what maps of a killed run tell of the other volumes (I4)",
+        "tests/test_put_back.py::test_an_adoption_forgets_nothing_that_maps_tell_of_another_volume "
+        "simulate:20000:goes_back",
+        (("mirror_core/adoption.py", "if has_maps or v.name", "if v.name"),),
+        "adoption_forgets_maps",
+    ),
+    Fault(
+        "an end in order that was not the last one ends the doubt about caches (I9)",
+        "tests/test_put_back.py::test_an_end_in_order_that_was_not_the_last_ends_no_doubt",
+        (("mirror_core/site.py", "self._in_order = current.clean and not self._went_back",
+          "self._in_order = current.clean"),),
+        "older_end_ends_the_doubt",
     ),
     Fault(
         "a flush of a file of the state folder that failed is tried again, and believed (I9)",

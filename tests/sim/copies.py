@@ -28,7 +28,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mirror_core import ledger, limits
+from mirror_core import ledger, limits, mapfile
 from sim import person
 from sim.content import Content, Image, Point
 from sim.core import lib
@@ -47,7 +47,8 @@ STATES = (
     "two copies of a source", "two copies of a target", "went back twice",
     "went back, and is not noticed", "went back, and was refused",
     "went back, and its store was refused", "went back, and went on",
-    "what was put back is refused by its disk",
+    "what was put back is refused by its disk", "maps of a later ledger",
+    "one volume is adopted beside another",
 )  # fmt: skip
 
 
@@ -177,10 +178,18 @@ class Copies:
             machine.is_mixed = not self.has_maps(machine, copy.book)
             before = copy.images["data"]
         if not self._is_unnoticed(machine, copy, parts, before):
+            self._adopts_one(machine)
             return
         self.world.reach("went back, and is not noticed")
         self.world.scheduler.trace("*** which is not noticed: a person adopts the data")
         self.adopts(machine)
+
+    def _adopts_one(self, machine: Machine) -> None:
+        """Somebody has moved a data store, and takes it in again; of the others it says nothing."""
+        if self.random.random() < 0.3:
+            self.world.reach("one volume is adopted beside another")
+            machine.adopt(self.random.choice([*machine.sizes]), "data")
+            self.trouble.until(lambda: machine.life is None, 300, 5)
 
     def adopts(self, machine: Machine) -> None:
         """All of its data is to be compared."""
@@ -194,6 +203,8 @@ class Copies:
         book, data = machine.book_on_disk(machine.fs), machine.images("data")
         if "state" in parts and "data" in parts:
             return False  # what it knows of it holds
+        if "state" in parts and machine.look_for_maps(book) is mapfile.Found.LATER:
+            return False  # everything is compared
         if "data" not in parts and "state" not in parts:
             return False  # an intermediate
         if book.clean:
@@ -204,9 +215,11 @@ class Copies:
 
     @staticmethod
     def has_maps(machine: Machine, book: ledger.Ledger) -> bool:
-        """That tell what is hot, or that this ledger was put back."""
+        """Of each volume, that tell what is hot; or some that tell that the ledger was put back."""
+        if machine.look_for_maps(book) is mapfile.Found.LATER:
+            return True
         kept = machine.kept(book)
-        return kept is not None and kept.sequence >= book.committed
+        return kept is not None and kept.runs.keys() == machine.sizes.keys()
 
     def holds(self, book: ledger.Ledger) -> bool:
         """Whether the target's image may be one that this source knows, or become it: a commit

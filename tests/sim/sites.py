@@ -73,36 +73,46 @@ class SimConfig(config.SiteConfig):
 
 
 class SimMaps:
-    """What a kill leaves of a source's maps, and a power loss takes: Machine.maps.  It is that of
-    all volumes of a life: which commit they have forgotten is one for all.  A life after a kill may
-    look in another folder (RUNTIME_DIRECTORY), and one after that in the first again."""
+    """What a kill leaves of a source's maps, and a power loss takes: Machine.maps.  With which
+    ledgers they count is one for all volumes of a life, of which some may have no memory for them.
+    A life after a kill may look in another folder (RUNTIME_DIRECTORY), and one after that in the
+    first again."""
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
-        self.commit, self.sequence = b"", 0
+        self.counts = mapfile.Counts("", b"", b"")
+        self.of: set[str] = set()
 
     def share(
         self, book: ledger.Ledger, record: ledger.VolumeRecord, run: str, volume: native.Volume
     ) -> SimMaps:
         """They are read where they are (Machine.crash)."""
-        self.go_with(book)
+        if self._machine.world.random.random() < self._machine.no_memory:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.counts = mapfile.new(book, run)
+        self.of.add(record.name)
         return self
 
+    def may_go_with(self, book: ledger.Ledger) -> None:
+        self.counts = self.counts.before(book)
+
     def go_with(self, book: ledger.Ledger) -> None:
-        self.commit, self.sequence = mapfile._commit(book), book.committed
+        self.counts = self.counts.after(book)
 
     def close(self) -> None:
         pass
+
+    def look(self, book: ledger.Ledger) -> mapfile.Found:
+        found = self._machine.look_for_maps(book)
+        if found is mapfile.Found.LATER:
+            self._machine.world.reach("maps of a later ledger")
+        return found
 
     def restore(
         self, book: ledger.Ledger, record: ledger.VolumeRecord, volume: native.Volume
     ) -> bool:
         kept = self._machine.kept(book)
-        if kept is None:
-            return False
-        if kept.commit != mapfile._commit(book):
-            if kept.sequence >= book.committed:
-                volume.mark(0, volume.blocks)
+        if kept is None or record.name not in kept.runs:
             return False
         self._machine.world.counts["maps outlived a kill"] += 1
         for first, count in kept.runs[record.name]:
@@ -122,9 +132,8 @@ class SimMaps:
 
 @dataclass(frozen=True)
 class KeptMaps:
-    commit: bytes
-    sequence: int  # of it
-    runs: dict[str, list[tuple[int, int]]]  # by volume
+    counts: mapfile.Counts
+    runs: dict[str, list[tuple[int, int]]]  # by volume, of those that had memory for them
     folder: int  # in which they stand
     contained: bool  # they do not say in which boot they were made
 
@@ -225,6 +234,7 @@ class Machine:
         self.was_slow = False  # a store of it, at any time
         self.bomb: simos.Bomb | None = None  # exceptions at calls of the platform
         self.maps: dict[str, KeptMaps] = {}  # by run
+        self.no_memory = world.random.choice((0.0, 0.0, 0.0, 0.3))  # the chance, of a volume's
         self.folder = 0  # in which a life has its maps, and looks for those before
         self.boots = 0  # of the machine itself
         self.booted_ns = 0
@@ -495,12 +505,18 @@ class Machine:
                     self.config_for(), volume, part, lambda _: True, unchanged=unchanged,
                     platform=simos.SimPlatform(self, life),
                     open_store=functools.partial(self._open_store, life),
+                    look_for_maps=self.look_for_maps,
                 )  # fmt: skip
                 current().trace(f"adopts {volume} {part}: {look.effect}")
                 self.stood = None
             life.dead, self.life = True, None
 
         self._begin("adopt", work)
+
+    def look_for_maps(self, book: ledger.Ledger) -> mapfile.Found:
+        """As mapfile.look."""
+        here = [kept.counts for kept in self.maps.values() if kept.folder == self.folder]
+        return mapfile.judge(book, here)
 
     def kept(self, book: ledger.Ledger) -> KeptMaps | None:
         """The maps that a life with this ledger finds."""
@@ -518,10 +534,10 @@ class Machine:
         life.dead, self.life = True, None
         if life.site and life.has_volumes and life.site.book.current.role == "source":
             assert isinstance(life.site._maps, SimMaps)
-            self.maps[life.site._run] = KeptMaps(
-                life.site._maps.commit, life.site._maps.sequence, self._maps_of(life.site),
-                self.folder, life.contained,
-            )  # fmt: skip
+            if runs := self._maps_of(life.site):
+                self.maps[life.site._run] = KeptMaps(
+                    life.site._maps.counts, runs, self.folder, life.contained
+                )
             self.folder = int(self.world.random.random() < 0.15)
         self.contained = self._is_contained()
         for store in life.open_stores():
@@ -545,11 +561,13 @@ class Machine:
     @staticmethod
     def _maps_of(opened: site.Site) -> dict[str, list[tuple[int, int]]]:
         """As they are at this instant in shared memory (mapfile.py), all in one."""
+        assert isinstance(opened._maps, SimMaps)
         return {
             member.name: [
                 run for which in range(native.STABLE + 1) for run in member.native.runs(which)
             ]
             for member in opened.members
+            if member.name in opened._maps.of
         }
 
     def lose_power(self, keep: float) -> tuple[int, int]:

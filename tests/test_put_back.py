@@ -1,0 +1,230 @@
+"""A source's state folder, or an intent log of it, is put back in its place, as a snapshot of its
+file system does it: the same files, older bytes.  Its process was killed, and the maps of the run
+are still in memory: they tell that, and nothing is left out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import direct
+import pytest
+from handmade import Handmade, east
+from pair import CommandFailed, MakePair, Pair
+from test_link import kill
+
+from mirror_core import config, ledger, mapfile
+from mirror_core.site import Site
+
+MIB = 1 << 20
+UNSEEN = 64 << 10  # no fingerprint of an orderly stop looks there
+OLDER = "does not know: it may be an older one"
+
+
+class Snapshot:
+    """Of a folder: the very files, also those that are removed later, and what was in them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, aside = folder, folder.with_name("snapshot")
+        aside.mkdir()
+        self._files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+        self._aside = aside
+        for name in self._files:
+            (aside / name).hardlink_to(folder / name)
+
+    def put_back(self, only: str = "") -> None:
+        """Those whose names begin like that."""
+        for name, data in self._files.items():
+            if name.startswith(only):
+                (self._aside / name).write_bytes(data)
+                (self._folder / name).unlink(missing_ok=True)
+                (self._folder / name).hardlink_to(self._aside / name)
+
+
+def state_of(pair: Pair) -> Path:
+    return pair.folder / "east/state"
+
+
+def in_step(pair: Pair) -> None:
+    """And the source's intent log is cold."""
+    pair.start()
+    direct.sync(pair)
+    direct.stop(pair, "east")
+    pair.start("east")
+    direct.sync(pair)
+
+
+def write(pair: Pair, volume: str) -> None:
+    with pair.client(volume) as client:
+        client.write(6 * MIB + UNSEEN, b"B" * 4096)
+        client.flush()
+
+
+def maps(volume: str) -> list[Path]:
+    return [*Path(os.environ["RUNTIME_DIRECTORY"]).glob(f"*-{volume}-*.maps")]
+
+
+def is_equal(pair: Pair, *volumes: str) -> None:
+    direct.resume(pair)
+    direct.sync(pair)
+    for volume in volumes:
+        assert pair.image("east", volume).read_bytes() == pair.image("west", volume).read_bytes()
+
+
+@pytest.mark.parametrize("only", ["", "disk2.intent"], ids=["state", "log"])
+def test_an_adoption_forgets_nothing_that_maps_tell_of_another_volume(
+    make_pair: MakePair, only: str
+) -> None:
+    """The data of one volume was moved, so it is adopted, and that ends the killed run, whose maps
+    alone know what was written to the other one."""
+    pair = make_pair("--size", "8M", "--volumes", "2")
+    in_step(pair)
+    direct.pause(pair)
+    saved = Snapshot(state_of(pair))
+    write(pair, "disk2")
+    kill(pair, "east")
+    saved.put_back(only)
+    data = pair.image("east", "disk")
+    moved = data.with_name("moved")
+    moved.write_bytes(data.read_bytes())
+    moved.replace(data)
+    with pytest.raises(CommandFailed, match="flashmirror adopt"):
+        pair.start("east")
+    pair.run("adopt", str(pair.toml("east")), "disk", "data", "--yes")
+    pair.start("east")
+    is_equal(pair, "disk", "disk2")
+
+
+@pytest.mark.parametrize("lost", ["disk2", "none"])
+def test_a_ledger_that_was_put_back_was_so_for_all_volumes(make_pair: MakePair, lost: str) -> None:
+    """From within the cycle of the last commit.  One volume has no maps, as there was no memory for
+    them; those of the other tell that the log of that one is old, too."""
+    pair = make_pair("--size", "8M", "--volumes", "2")
+    path, state = pair.toml("east"), state_of(pair)
+    path.write_text('bandwidth = "2MiB/s"\n' + path.read_text())
+    in_step(pair)
+
+    def is_under_way() -> bool:
+        book = ledger.load(state)
+        return book.begun > book.committed
+
+    with pair.client() as client:
+        client.write(0, b"A" * 2 * MIB)
+    direct.wait_for(is_under_way, "a cycle")
+    saved = Snapshot(state)
+    begun = ledger.load(state).begun
+    direct.wait_for(lambda: ledger.load(state).committed == begun, "its commit")
+    kill(pair, "west")
+    write(pair, "disk2")
+    kill(pair, "east")
+    saved.put_back()
+    for file in maps(lost):
+        file.unlink()
+    pair.start("west")
+    pair.start("east")
+    is_equal(pair, "disk", "disk2")
+    assert OLDER in pair.log("east")
+
+
+def another_target(pair: Pair) -> Callable[[], None]:
+    """A new one, without an image, in place of the first, which the answer puts back."""
+    west = pair.folder / "west"
+    first = west.rename(pair.folder / "first")
+    west.mkdir()
+    for name in ("disk.img", "disk.intermediate.img"):
+        (west / name).touch()
+        os.truncate(west / name, 8 * MIB)
+    pair.run("create", str(pair.toml("west")), "--role", "target")
+
+    def first_again() -> None:
+        west.rename(pair.folder / "second")
+        first.rename(west)
+
+    return first_again
+
+
+def test_a_state_from_before_another_target_was_met_is_noticed(make_pair: MakePair) -> None:
+    """With that one, which had no image, the number of the last commit was 0: less than that of the
+    ledger that is put back."""
+    pair = make_pair("--size", "8M")
+    in_step(pair)
+    direct.pause(pair)
+    saved = Snapshot(state_of(pair))
+    kill(pair, "west")
+    first_again = another_target(pair)
+    pair.start("west")
+    direct.wait_for(lambda: ledger.load(state_of(pair)).committed == 0, "it has met the other one")
+    write(pair, "disk")
+    kill(pair, "east")
+    kill(pair, "west")
+    first_again()
+    saved.put_back()
+    pair.start("west")
+    pair.start("east")
+    is_equal(pair, "disk")
+    assert OLDER in pair.log("east")
+
+
+def test_a_kill_beside_the_record_of_a_commit_costs_no_comparison(handmade: Handmade) -> None:
+    """The ledger names the commit, the maps have not heard that it stands: they count with it."""
+    handmade.create()
+    state = handmade.folder / "east/state"
+    site = Site(config.load(east(handmade)))
+    site.start()
+    committed = site.book.current.committed + 1
+    stands = site.book.told.copy()
+    site.book.told.clear()  # killed here
+    site.book.update(committed=committed, committed_token="1" * 32)
+    book = ledger.load(state)
+    assert (book.committed, mapfile.look(book)) == (committed, mapfile.Found.OURS)
+    for tell in stands:
+        tell(book)
+    assert mapfile.look(ledger.load(state)) is mapfile.Found.OURS
+    assert mapfile.look(replace(book, committed_token="2" * 32)) is mapfile.Found.LATER
+    site.ending()
+    site.stop()
+
+
+def test_an_end_in_order_that_was_not_the_last_ends_no_doubt(handmade: Handmade) -> None:
+    """A run since then was killed: what its caches show may not be on the disk, and somebody may
+    still be to be told of a loss."""
+    handmade.create()
+    handmade.start("east")
+    handmade.stop("east")
+    saved = Snapshot(handmade.folder / "east/state")
+    handmade.start("east")
+    kill(handmade, "east")
+    saved.put_back()
+    site = Site(config.load(east(handmade)))
+    assert site.book.current.clean and not site.book.current.copied
+    assert site.members[0].native.doubts_front()
+    site.start()
+    assert site.book.current.doubtful_before
+    site.ending()
+    site.stop()
+
+
+@pytest.mark.parametrize("order", [True, False], ids=["stopped", "killed"])
+def test_a_state_from_before_a_run_that_no_target_met_is_noticed(
+    make_pair: MakePair, order: bool
+) -> None:
+    """It names the run before, which the target has met, however that ended; the maps of the one
+    since are in memory."""
+    pair = make_pair("--size", "8M")
+    in_step(pair)
+    direct.pause(pair)
+    kill(pair, "west")
+    if order:
+        direct.stop(pair, "east")
+    else:
+        kill(pair, "east")
+    saved = Snapshot(state_of(pair))
+    pair.start("east")
+    write(pair, "disk")
+    kill(pair, "east")
+    saved.put_back()
+    pair.start("west")
+    pair.start("east")
+    is_equal(pair, "disk")
