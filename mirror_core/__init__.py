@@ -75,6 +75,8 @@ The rooms.
                            store, pool, room, late, client, callers, pin; its headers are its
                            documentation.  Policy is never in C.
 
-The order of a record.  Device flush strictly before the record that asserts it, everywhere.
-Nothing is guessed: what is in doubt stops mirroring with one line and waits for a person.
+The invariants.  The code names them I1 to I9: docs/explanation/invariants.md says what each one
+promises, where it is kept and what shows that.  Device flush strictly before the record that
+asserts it, everywhere.  Nothing is guessed: what is in doubt stops mirroring with one line and
+waits for a person.
 """

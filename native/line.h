@@ -1,4 +1,4 @@
-/* A connection to a control export (DESIGN section 6), for one request after the other.
+/* A connection to a control export (mirror_core/exports.py), for one request after the other.
  *
  * Idea.  A request is written at 0, and its answer read at 0, piece by piece up to the first zero
  * byte.  To connect takes more round trips than to ask, so the connection is kept; and whoever

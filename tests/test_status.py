@@ -24,7 +24,7 @@ from mirror_core.cli import cli, seeing
 from mirror_core.errors import MirrorError, PeerError, Refused
 from mirror_core.site import Site
 
-STATUS = {  # section 6 of the design, and block_size_bytes, by which `check` compares the sites
+STATUS = {  # on which scripts rely; block_size_bytes is what `check` compares the sites by
     "site", "role", "lineage", "pid", "metrics_address", "state", "reason", "paused", "peer",
     "cycle", "committed", "hardened_sequence", "data_exposure_seconds", "image_age_seconds",
     "last_cycle", "volumes", "configuration_changed",

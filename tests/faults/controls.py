@@ -819,4 +819,19 @@ FAULTS = (
           "(self.halted and idle and not self.connected)"),),
         "pause_waits_for_hardening",
     ),
+    Fault(
+        "a commit does not wait until the one before is whole in the target's data (I3)",
+        "simulate:1000",
+        (("mirror_core/target.py",
+          "            if not self.wait_hardened(limits.CONTROL_WAIT_S):\n"
+          "                return protocol.Progress(False, mine.hardened, self.reason)\n", ""),),
+        "commit_before_hardened",
+    ),
+    Fault(
+        "a commit is asked for while what it holds is not flushed at the source (I4)",
+        "simulate:1000",
+        (("mirror_core/driver.py", "self._copier.flush(front_too=True)",
+          "self._copier.flush(front_too=False)"),),
+        "commit_without_source_flush",
+    ),
 )  # fmt: skip

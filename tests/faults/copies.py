@@ -373,4 +373,11 @@ FAULTS = (
           "    return FM_COPY_FIRST;\n")),
         "NOTHING_HELD",
     ),
+    Fault(
+        "a writer does not wait until the second intermediate has his copy (I5)",
+        "native:order",
+        (("native/lane.c", "l->nsinks > 1 && (v->preserve_first || comparing)",
+          "l->nsinks > 1 && (v->preserve_first || comparing || l->nslots == 1)"),),
+        "WRITER_WAITS_FOR_FIRST_ONLY",
+    ),
 )  # fmt: skip

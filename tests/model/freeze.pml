@@ -95,7 +95,7 @@ inline swap(v) {
 	}
 }
 
-#ifdef SWAP_PER_VOLUME /* section 4: close all gates, drain all, swap all, open all */
+#ifdef SWAP_PER_VOLUME /* close all gates, drain all, swap all, open all */
 inline make_point() {
 	for (v : 0 .. 1) {
 		closed[v] = true;

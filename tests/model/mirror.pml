@@ -35,8 +35,9 @@
  * that wrote it; a promote leaves the intermediate as it is.
  *
  * Switches: each, given to spin with -D, removes one rule; then pan finds a trace, and `spin -t -B`
- * prints its steps.  A switch stands where the rule stands, with its paragraph of DESIGN.  Two
- * remove nothing: SENT_AGAIN adds an assert that no promise needs, ENDLESS looks for endless runs.
+ * prints its steps.  A switch stands where the rule stands, with the invariant that it belongs to
+ * (docs/explanation/invariants.md), if to one, and the rule's words.  Two remove nothing: SENT_AGAIN
+ * adds an assert that no promise needs, ENDLESS looks for endless runs.
  */
 
 #ifndef WRITES
@@ -139,7 +140,7 @@ byte writes, losses, cuts, promotes;
 
 /* The freeze, and then the durable number (I3): one moment here.  A writer may copy in between. */
 inline begin() {
-#ifdef NO_FIRST_CYCLE /* section 4: until the first commit of a lineage, an empty cycle counts */
+#ifdef NO_FIRST_CYCLE /* until the first commit of a lineage, an empty cycle counts */
 	!k && next ->
 #else
 	!k && (next || !whole) ->
@@ -158,7 +159,7 @@ inline begin() {
 inline copy_to_first(b) {
 	has(pending1, b) ->
 	printf("copy_to_first %d\n", b);
-#ifdef COMPARE_WITH_FIRST /* section 4: what matches is looked for in the second intermediate */
+#ifdef COMPARE_WITH_FIRST /* what matches is looked for in the second intermediate */
 	if
 	:: first[b] == source.cache[b] -> drop(unsent, b)
 	:: else
@@ -195,10 +196,10 @@ inline skip_equal(b) {
 	link && due(b) && second.cache[b] == first[b] ->
 	printf("skip_equal %d\n", b);
 	drop(unsent, b);
-#ifndef NO_JOIN_UNSTABLE /* section 4: a block found equal joins unstable */
+#ifndef NO_JOIN_UNSTABLE /* a block found equal joins unstable */
 	add(unstable, b);
 #endif
-#ifndef NO_JOIN_WRITTEN /* section 4: ... and written */
+#ifndef NO_JOIN_WRITTEN /* ... and written */
 	add(written, b)
 #endif
 }
@@ -296,7 +297,7 @@ inline settle() {
 inline commit() {
 	link && k && !pending1 && !unsent && may_commit ->
 	printf("commit\n");
-#ifdef SENT_AGAIN /* section 4: what an abandoned cycle had written is; I4 makes that so */
+#ifdef SENT_AGAIN /* what an abandoned cycle had written is; I4 makes that so */
 	assert(!without(written, cycle));
 #endif
 	record_commit(k, point[0], point[1]);
@@ -495,7 +496,7 @@ inline lose_power_at_source() {
 #endif
 	forget_cycle();
 	cooling = 0;
-#ifdef NO_RESTART_FROM_INTENT /* section 4: next := intent, the unfinished cycle included */
+#ifdef NO_RESTART_FROM_INTENT /* next := intent, the unfinished cycle included */
 	next = 0
 #else
 	next = intent
@@ -526,7 +527,7 @@ inline lose_power_at_target() {
 
 /* The operator.  pending2 was finished by the steps of the second flashcopy. */
 inline promote() {
-#ifdef NO_FIRST_COMMIT /* section 4: a rejoined target cannot be promoted before it */
+#ifdef NO_FIRST_COMMIT /* a rejoined target cannot be promoted before it */
 	promotes < PROMOTES && !promoted && !pending2 ->
 #else
 	promotes < PROMOTES && !promoted && !pending2 && whole ->
@@ -561,7 +562,7 @@ inline rejoin() {
 	swap(source.cache[1], target.cache[1]);
 	swap(source.disk[0], target.disk[0]);
 	swap(source.disk[1], target.disk[1]);
-#ifdef NO_UNION /* section 4: the blocks to send are intent(old) and intent(new) */
+#ifdef NO_UNION /* the blocks to send are intent(old) and intent(new) */
 	intent = intent2;
 #else
 	intent = intent | intent2;
