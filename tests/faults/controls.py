@@ -834,4 +834,18 @@ FAULTS = (
           "self._copier.flush(front_too=False)"),),
         "commit_without_source_flush",
     ),
+    Fault(
+        "the glossary names a key of the status that is not there",
+        "tests/test_glossary.py"
+        "::test_each_name_of_a_word_is_there_and_what_is_there_has_a_word[status]",
+        (("docs/glossary.md", "`cycle.stands_still`", "`cycle.halted`"),),
+        "word_without_a_key",
+    ),
+    Fault(
+        "the glossary names what is not in the code any more",
+        "tests/test_glossary.py"
+        "::test_each_word_is_where_the_glossary_says_that_it_is_in_the_code",
+        (("docs/glossary.md", "`native/lane.h: FM_COPY_FEED`", "`native/lane.h: FM_COPY_SEND`"),),
+        "word_without_its_code",
+    ),
 )  # fmt: skip

@@ -77,4 +77,11 @@ FAULTS = (
           "os.path.realpath(a.parent) == os.path.realpath(b.parent) and a.name == b.name",
           "a == b"),),
     ),
+    Fault(
+        "a metric is renamed, and the glossary is not told",
+        "tests/test_glossary.py"
+        "::test_each_name_of_a_word_is_there_and_what_is_there_has_a_word[metric]",
+        (("mirror_core/metrics.py", '_P + "equal_bytes"', '_P + "same_bytes"'),),
+        "metric_without_a_word",
+    ),
 )  # fmt: skip

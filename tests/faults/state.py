@@ -526,4 +526,11 @@ FAULTS = (
           "book = ledger.load(site.state)"),),
         "in_order_by_the_ledger",
     ),
+    Fault(
+        "a file of the state folder is renamed, and the glossary is not told",
+        "tests/test_glossary.py"
+        "::test_each_name_of_a_word_is_there_and_what_is_there_has_a_word[file]",
+        (("mirror_core/hardlog.py", 'KIND = "hardened"', 'KIND = "applied"'),),
+        "file_without_a_word",
+    ),
 )  # fmt: skip
