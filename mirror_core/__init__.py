@@ -1,5 +1,7 @@
 """flashmirror: the architecture in one page.
 
+In full: docs/explanation/architecture.md; each word: docs/glossary.md.
+
 What it is.  A block volume at a source site is mirrored, cycle after cycle, to a target site,
 which can at every instant produce a complete image of the volume as it was at one moment, the
 last committed consistency point: the method of US patent 7,277,997, claim 1.
