@@ -548,7 +548,7 @@ class Driver:
                     return False
                 if self._due(self.committed):
                     # In one hold of the lock, or a pause could slip in between (wait_settled).
-                    self.progress = cycle.Progress(self.committed, "freeze")
+                    self.progress = cycle.Progress(self.progress.sequence, "freeze")
                     return True
                 behind = self.hardened < self.committed
                 if not behind:

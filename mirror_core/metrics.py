@@ -105,7 +105,8 @@ class SiteCollector(Collector):
         )
         yield GaugeMetricFamily(
             _P + "peer_connected",
-            "1 while the other site answers; alert when it is 0 for longer than a restart takes.",
+            "1 while there is a session with the other site; alert when it is 0 for longer than a "
+            "restart takes.",
             int(status["peer"]["state"] == "connected"),
         )
 
@@ -127,7 +128,8 @@ class SiteCollector(Collector):
         )
         equal = CounterMetricFamily(
             _P + "equal_bytes",
-            "Found equal at the peer by checksums after an end without order, so not sent.",
+            "Found equal at the peer by checksums, so not sent: after an end without order, of a "
+            "seed, or of a cycle that was given up.",
             labels=["volume"],
         )
         before = CounterMetricFamily(

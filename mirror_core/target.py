@@ -749,6 +749,7 @@ class Target:
             raise PeerError(
                 f"{self._where(*store)}: was made smaller: what was sent since is sent again"
             )
+        assert not self._copier.left_bytes(), "the commit before is whole in the data (I3)"
         try:
             self._book.change(
                 lambda now: {

@@ -102,8 +102,8 @@ def test_a_slow_write_holds_up_others_for_one_freeze_at_a_time(
 
 
 def test_a_missed_point_is_said_until_one_is_made(handmade: Handmade, faulty: Faulty) -> None:
-    """Whatever the idle looks at the peer find; and it is tried again soon, however long the
-    interval between two points is."""
+    """Whatever the idle looks at the peer find, and no cycle is told of that has not begun; and it
+    is tried again soon, however long the interval between two points is."""
     handmade.more = 'link_timeout = "20s"\ninterval = "10m"'
     mirror(handmade, "data", faulty)
     direct.pause(handmade)
@@ -116,6 +116,7 @@ def test_a_missed_point_is_said_until_one_is_made(handmade: Handmade, faulty: Fa
         while time.monotonic() < ends:
             seen = state_of(handmade)
             assert seen["state"] == "degraded" and "drain" in seen["reason"], seen
+            assert seen["cycle"]["sequence"] == 0, "no cycle since the start"
             time.sleep(LOOK_S)
     before = seen["committed"]["sequence"]
     eventually(lambda: state_of(handmade)["committed"]["sequence"] > before, "a point is made")

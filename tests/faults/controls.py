@@ -813,6 +813,13 @@ FAULTS = (
         "paused_syncs_nothing",
     ),
     Fault(
+        "a freeze that was missed is told as the last commit's cycle",
+        "tests/test_holds.py::test_a_missed_point_is_said_until_one_is_made",
+        (("mirror_core/driver.py", "cycle.Progress(self.progress.sequence, \"freeze\")",
+          "cycle.Progress(self.committed, \"freeze\")"),),
+        "missed_freeze_is_a_cycle",
+    ),
+    Fault(
         "a pause that stops the copying waits for what the target copies to its data",
         "tests/test_commands.py::test_pause_now_does_not_wait_for_what_the_target_hardens",
         (("mirror_core/driver.py", "(self.halted and idle)",
