@@ -141,7 +141,7 @@ def states(_: Pair) -> set[str]:
 def phases(_: Pair) -> set[str]:
     """Of `cycle.phase`, as the control of a source sets them."""
     text = _text("mirror_core/driver.py")
-    return set(re.findall(r'(?:_phase\(|Progress\(self\.committed, )"(\w+)"', text))
+    return set(re.findall(r'(?:_phase\(|Progress\(self\.progress\.sequence, )"(\w+)"', text))
 
 
 def wire(_: Pair) -> set[str]:
