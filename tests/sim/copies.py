@@ -28,7 +28,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mirror_core import ledger, limits, mapfile
+from mirror_core import ledger, limits
 from sim import person
 from sim.content import Content, Image, Point
 from sim.core import lib
@@ -48,7 +48,7 @@ STATES = (
     "went back, and is not noticed", "went back, and was refused",
     "went back, and its store was refused", "went back, and went on",
     "what was put back is refused by its disk", "maps of a later ledger",
-    "one volume is adopted beside another",
+    "one volume is adopted beside another", "went back, before a run that met nobody",
 )  # fmt: skip
 
 
@@ -135,32 +135,63 @@ class Copies:
         for number in range(1 + twice):
             if machine is None or not self.is_whole(machine):
                 return
-            old = kept if self.random.random() < 0.5 else None
-            kept = copy = old or self.take_one(machine)
-            if not self.run_on(machine, copy) or not self.goes_down(machine):
+            fresh = machine.content is not None and self.random.random() < 0.3
+            if fresh:
+                copy = self._beside_a_fresh_run(machine)
+            else:
+                old = kept if self.random.random() < 0.5 else None
+                copy = old or self.take_one(machine)
+                if not self.run_on(machine, copy):
+                    return
+            kept = copy
+            if copy is None or not self.goes_down(machine, killed=fresh):
                 return
             if not self.is_of(machine, copy):
                 return
-            self._goes_back(machine, copy)
+            self._goes_back(machine, copy, in_place=fresh and self.random.random() < 0.8)
             if number:
                 self.world.reach("went back twice")
             self.world.boot_all()
             self.look_on(machine)
 
-    def _goes_back(self, machine: Machine, copy: Copy) -> None:
+    def _beside_a_fresh_run(self, machine: Machine) -> Copy | None:
+        """Of a source whose logs know little yet: from before a run that its target does not meet,
+        or from within one, whose maps in memory then know of more."""
+        peer = self.world.west if machine is self.world.east else self.world.east
+        alone = self.random.random() < 0.5
+        if alone and peer.life:
+            self.world.crash(peer, power=False, keep=0.0)
+        if not self.goes_down(machine):
+            return None
+        copy = take(self.world, machine, 1.0)
+        machine.boot()
+        self.trouble.until(lambda: bool(machine.life and machine.life.up), 100, 5)
+        if not (machine.life and machine.life.up):
+            return None
+        if alone:
+            self.world.reach("went back, before a run that met nobody")
+        else:
+            self.world.turns(self.random.randrange(20))
+            copy = take(self.world, machine, 1.0)
+        self.world.turns(self.random.randrange(200))
+        return copy
+
+    def _goes_back(self, machine: Machine, copy: Copy, *, in_place: bool) -> None:
+        """`in_place`: the files of its state alone are the same, only older, and nothing booted."""
         role = copy.book.role
         what = self.random.choice((*ALL, *ALL, "all", "all", "state+data", "state+intermediate"))
+        what = "state" if in_place else what
         parts = ALL if what == "all" else tuple(what.split("+"))
         if "+" not in what:
             self.world.reach(f"{role} went back: {what}")
         history = self.world.history(copy.book.lineage)
         history.forked = True
         before = {part: machine.images(part) for part in PARTS}
-        as_files = "state" in parts and self.random.random() < 0.5
+        as_files = "state" in parts and not in_place and self.random.random() < 0.5
         put_back(self.world, machine, copy, parts, as_files=as_files)
         if as_files:
             self.world.reach(f"{role} went back: files of its state")
-        if "state" in parts and self.random.random() < 0.5:
+        if "state" in parts and not in_place and self.random.random() < 0.5:
             machine.maps.clear()  # and the machine was booted
         if role == "source":
             self._source_is_back(machine, copy, parts, before["data"], as_files=as_files)
@@ -203,7 +234,7 @@ class Copies:
         book, data = machine.book_on_disk(machine.fs), machine.images("data")
         if "state" in parts and "data" in parts:
             return False  # what it knows of it holds
-        if "state" in parts and machine.look_for_maps(book) is mapfile.Found.LATER:
+        if "state" in parts and self.is_older(machine, book):
             return False  # everything is compared
         if "data" not in parts and "state" not in parts:
             return False  # an intermediate
@@ -214,12 +245,21 @@ class Copies:
         return not self.has_maps(machine, book) and self.holds(book)
 
     @staticmethod
-    def has_maps(machine: Machine, book: ledger.Ledger) -> bool:
+    def is_older(machine: Machine, book: ledger.Ledger) -> bool:
+        """What was in memory at a kill tells that this is not the ledger of then."""
+        return any(
+            _committed(book) not in kept.commits
+            if run == book.run
+            else kept.was_up and run not in book.runs
+            for run, kept in machine.maps.items()
+            if kept.folder == machine.folder
+        )
+
+    def has_maps(self, machine: Machine, book: ledger.Ledger) -> bool:
         """Of each volume, that tell what is hot; or some that tell that the ledger was put back."""
-        if machine.look_for_maps(book) is mapfile.Found.LATER:
-            return True
         kept = machine.kept(book)
-        return kept is not None and kept.runs.keys() == machine.sizes.keys()
+        all_of_them = kept is not None and kept.runs.keys() == machine.sizes.keys()
+        return all_of_them or self.is_older(machine, book)
 
     def holds(self, book: ledger.Ledger) -> bool:
         """Whether the target's image may be one that this source knows, or become it: a commit
@@ -435,8 +475,11 @@ class Copies:
         wanted = driver.committed + count
         return self.trouble.until(lambda: driver.committed >= wanted, 400, 2)
 
-    def goes_down(self, machine: Machine) -> bool:
-        if machine.life and machine.life.up and self.random.random() < 0.4:
+    def goes_down(self, machine: Machine, *, killed: bool = False) -> bool:
+        """`killed`: its process alone."""
+        if machine.life and killed:
+            self.world.crash(machine, power=False, keep=0.0)
+        elif machine.life and machine.life.up and self.random.random() < 0.4:
             self.trouble.stop(machine)
         elif machine.life:
             power = self.random.random() < 0.3

@@ -38,7 +38,7 @@ from mirror_core import (
 from mirror_core.errors import LedgerError, MirrorError, StoreError
 from mirror_core.identity import Identity
 from sim import simos
-from sim.content import Content
+from sim.content import Content, Point
 from sim.core import ffi, lib
 from sim.oracle import NO_POINT, History
 from sim.sched import NS, Life, SiteDead, bytes_at, current
@@ -133,6 +133,8 @@ class SimMaps:
 @dataclass(frozen=True)
 class KeptMaps:
     counts: mapfile.Counts
+    commits: frozenset[Point]  # of the ledgers that stood at the kill: on the disk, in memory
+    was_up: bool  # so that a ledger has named the run
     runs: dict[str, list[tuple[int, int]]]  # by volume, of those that had memory for them
     folder: int  # in which they stand
     contained: bool  # they do not say in which boot they were made
@@ -234,7 +236,7 @@ class Machine:
         self.was_slow = False  # a store of it, at any time
         self.bomb: simos.Bomb | None = None  # exceptions at calls of the platform
         self.maps: dict[str, KeptMaps] = {}  # by run
-        self.no_memory = world.random.choice((0.0, 0.0, 0.0, 0.3))  # the chance, of a volume's
+        self.no_memory = world.random.choice((0.0, 0.0, 0.5))  # the chance, of a volume's
         self.folder = 0  # in which a life has its maps, and looks for those before
         self.boots = 0  # of the machine itself
         self.booted_ns = 0
@@ -535,8 +537,10 @@ class Machine:
         if life.site and life.has_volumes and life.site.book.current.role == "source":
             assert isinstance(life.site._maps, SimMaps)
             if runs := self._maps_of(life.site):
+                books = (life.site.book.current, self.book_on_disk(self.fs))
+                commits = frozenset((book.committed, book.committed_token) for book in books)
                 self.maps[life.site._run] = KeptMaps(
-                    life.site._maps.counts, runs, self.folder, life.contained
+                    life.site._maps.counts, commits, life.up, runs, self.folder, life.contained
                 )
             self.folder = int(self.world.random.random() < 0.15)
         self.contained = self._is_contained()
