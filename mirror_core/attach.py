@@ -450,9 +450,17 @@ def _by(index: int) -> str:
     for one in mounted.elsewhere(device):
         at = f"{one.mount.point}, for process {one.process}, {one.name}"
         return f" (mounted on {printable(at)})"
-    for fd in Path("/proc").glob("[0-9]*/fd/*"):
-        with contextlib.suppress(OSError):  # it has ended since
-            if ours.fullmatch(os.readlink(fd)) and int(fd.parts[2]) != os.getpid():
-                name = printable(identity.text(fd.parents[1] / "comm"))
-                return f" (by process {fd.parts[2]}, {name})"
+    for number in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
+        if number != os.getpid() and any(map(ours.fullmatch, _opened_by(number))):
+            name = printable(identity.text(Path(f"/proc/{number}/comm")))
+            return f" (by process {number}, {name})"
     return ""
+
+
+def _opened_by(number: int) -> Iterator[str]:
+    """What a process has open is called so.  It may end meanwhile, at each step: then no more."""
+    folder = f"/proc/{number}/fd"
+    with contextlib.suppress(OSError):
+        for fd in os.listdir(folder):
+            with contextlib.suppress(FileNotFoundError):  # closed since
+                yield os.readlink(f"{folder}/{fd}")

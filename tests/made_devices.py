@@ -23,6 +23,7 @@ class Devices:
         self.unmounted: list[list[str]] = []  # together, by number
         self.patience: list[float] = []  # that there was for each of these
         self.in_use: set[int] = set()
+        self.fails: dict[int, OSError] = {}  # what its detach meets
         self.mounted: set[str] = set()  # and stay so
         patch.setattr(kernel, "_BLOCK_DEVICES", folder)
         patch.setattr(holders, "FOLDER", folder.parent / "holders")
@@ -41,6 +42,8 @@ class Devices:
     def _detach(self, index: int, *, force: bool = False) -> None:
         assert not force
         self.tried.append(index)
+        if index in self.fails:
+            raise self.fails[index]
         if index in self.in_use:
             raise MirrorError(f"/dev/nbd{index}: in use")
 

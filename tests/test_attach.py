@@ -540,6 +540,46 @@ def test_who_is_ended_is_the_holder(folder: Path) -> None:
         stranger.kill()
 
 
+def test_a_process_that_ends_is_in_no_detach_s_way(
+    devices: Devices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them are looked at, and when the machine goes down many end: here one in the middle of
+    the look."""
+    devices.make(0, BACKEND)
+    with subprocess.Popen(["sleep", "60"]) as ending:
+
+        def at_its_end(of: Callable[[str], object]) -> Callable[[str], object]:
+            def look(path: str) -> object:
+                if str(path) == f"/proc/{ending.pid}/fd":
+                    ending.kill()
+                    ending.wait()
+                return of(path)
+
+            return look
+
+        with monkeypatch.context() as patch:
+            for name in ("listdir", "scandir"):
+                patch.setattr(os, name, at_its_end(getattr(os, name)))
+            assert attaching._by(0) == ""
+        assert ending.returncode is not None, "it was looked at"
+
+
+def test_what_cannot_be_looked_at_of_one_device_leaves_no_other_attached(
+    running: Pair, devices: Devices
+) -> None:
+    """Nor mounted: whatever the machine says of it is told, and the next one is tried."""
+    today = attaching.backend(config.load(str(running.toml("east"))), "disk")
+    devices.make(0, today)
+    devices.make(1, today)
+    devices.fails[0] = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "/sys/nbd0")
+    done = detach(str(running.toml("east")))
+    assert devices.tried == [0, 1]
+    assert isinstance(done.exception, MirrorError), done.exception
+    assert str(done.exception) == (
+        "/dev/nbd0: /sys/nbd0: No such file or directory; /dev/nbd1: detached"
+    )
+
+
 ALONE = """
 import os
 from pathlib import Path

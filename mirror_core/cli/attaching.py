@@ -132,7 +132,8 @@ def detach(
                 numbers = [kernel.number_of(index) for index in group]
                 unmounting.everything_on(numbers, left_s, others=going_down)
             except (MirrorError, OSError) as error:
-                refusals.append(f"{error}{', '.join(group.values())}")
+                why = _words(error) if isinstance(error, OSError) else error
+                refusals.append(f"{why}{', '.join(group.values())}")
                 continue
         for index, whose in group.items():
             path = attaching.path_of(index)
@@ -140,6 +141,8 @@ def detach(
                 attaching.detach(index, force=force)
             except MirrorError as error:
                 refusals.append(f"{error}{whose}")
+            except OSError as error:  # whatever it is, there may be others
+                refusals.append(f"{path}: {_words(error)}{whose}")
             else:
                 devices.append(path)
                 said.append(f"{path}: detached{whose}")
@@ -147,6 +150,11 @@ def detach(
         raise MirrorError("; ".join([*refusals, *said]))
     said = said or ["was not attached"]
     show({"devices": devices}, as_json, lambda: "\n".join(said))
+
+
+def _words(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
 
 
 @click.command("lineage-at", hidden=True)

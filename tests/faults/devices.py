@@ -119,6 +119,22 @@ FAULTS = (
         "stays_behind_a_refusal",
     ),
     Fault(
+        "a process that ends is in the way of a detach",
+        f"{ATTACH}::test_a_process_that_ends_is_in_no_detach_s_way",
+        (("mirror_core/attach.py",
+          "    with contextlib.suppress(OSError):\n        for fd in os.listdir(folder):",
+          "    with contextlib.nullcontext():\n        for fd in os.listdir(folder):"),),
+        "ending_process_is_in_the_way",
+    ),
+    Fault(
+        "what cannot be looked at of one device leaves the others attached",
+        f"{ATTACH}::test_what_cannot_be_looked_at_of_one_device_leaves_no_other_attached",
+        (("mirror_core/cli/attaching.py",
+          "except OSError as error:  # whatever it is, there may be others",
+          "except ZeroDivisionError as error:"),),
+        "stays_behind_an_error",
+    ),
+    Fault(
         "a device whose name is no text hides all others",
         "tests/test_attach.py::test_a_device_of_somebody_elses_whose_name_is_no_text_hides_none",
         (("mirror_core/kernel.py",
