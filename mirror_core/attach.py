@@ -57,6 +57,7 @@ from mirror_core import (
     stderr,
     writeback,
 )
+from mirror_core.attached import Attached
 from mirror_core.config import SiteConfig
 from mirror_core.errors import (
     ConfigError,
@@ -375,17 +376,26 @@ def _launch(device: Device) -> None:
     # Else it is ready, or another attach was quicker: its device is what was asked for.
 
 
-def detach(index: int, *, force: bool = False) -> None:
+def refuse_another(device: Attached) -> None:
+    """MirrorError: it is not ours, or is connected to something else by now."""
+    path = path_of(device.index)
+    if not device.backend.startswith(attached.PREFIX):
+        raise MirrorError(f"{path}: is not attached by flashmirror")
+    if kernel.backend_of(device.index) not in (None, device.backend):
+        raise MirrorError(f"{path}: was detached meanwhile, and is another volume's by now")
+
+
+def detach(device: Attached, *, force: bool = False) -> None:
     """Disconnect a device that nobody uses; with `force` whoever uses it gets I/O errors.
 
     MirrorError: it is in use, or not of ours, and nothing has changed; or the kernel refuses, and
     it has no holder any more.
     """
-    name = kernel.backend_of(index)
-    if name is None or not name.startswith(attached.PREFIX):
-        raise MirrorError(f"{path_of(index)}: is not attached by flashmirror")
+    index = device.index
+    refuse_another(device)
     with contextlib.nullcontext() if force else _alone(index):
-        holders.end(name)
+        refuse_another(device)  # who has it open keeps its number for it
+        holders.end(device.backend)
         try:
             kernel.disconnect(index)
         except OSError as error:

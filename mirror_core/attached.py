@@ -38,15 +38,20 @@ class Attached:
     backend: str
 
 
+def at(index: int) -> Attached:
+    """The one of this number, be it nobody's or not ours, as its backend says."""
+    return _named(index, kernel.backend_of(index) or "")
+
+
+def _named(index: int, backend: str) -> Attached:
+    site, volume, lineage = [*backend.removeprefix(PREFIX).split("/"), "", "", ""][:3]
+    return Attached(index, site, volume, lineage, backend)
+
+
 def _of(volume: str | None) -> list[Attached]:
     """All of ours that the kernel has, or those of the volumes of this name."""
-    found = []
-    for index, backend in kernel.backends().items():
-        if backend.startswith(PREFIX):
-            site, its, lineage = [*backend.removeprefix(PREFIX).split("/"), "", "", ""][:3]
-            if volume in (None, its):
-                found.append(Attached(index, site, its, lineage, backend))
-    return found
+    each = [_named(*one) for one in kernel.backends().items() if one[1].startswith(PREFIX)]
+    return [one for one in each if volume in (None, one.volume)]
 
 
 def of(site: SiteConfig, volume: str | None = None) -> list[Attached]:

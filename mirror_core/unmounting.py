@@ -35,21 +35,23 @@ from mirror_core.errors import MirrorError, printable
 def everything_on(
     devices: Iterable[str], timeout_s: float = limits.UNMOUNT_S, *, others: bool = False
 ) -> None:
-    """`devices`: MAJOR:MINOR of each; `others`: what is in the way, too.  MirrorError: this is
-    still mounted, for this reason; all else that could be unmounted is.  Or not all was written."""
-    work = _Unmounting(frozenset(devices), time.monotonic() + timeout_s)
+    """`devices`: MAJOR:MINOR of each, asked for before each round; `others`: what is in the way,
+    too.  MirrorError: this is still mounted, for this reason; all else that could be unmounted is.
+    Or not all was written."""
+    work = _Unmounting(devices, time.monotonic() + timeout_s)
     while not work.is_done(others=others):
         time.sleep(limits.UNMOUNT_AGAIN_S)
 
 
 class _Unmounting:
-    def __init__(self, devices: frozenset[str], deadline: float) -> None:
-        self._devices, self._deadline = devices, deadline
+    def __init__(self, devices: Iterable[str], deadline: float) -> None:
+        self._all, self._deadline = devices, deadline
         self._lost: dict[str, str] = {}  # what could not be written
         self._is_late = False
 
     def is_done(self, *, others: bool) -> bool:
         """One round.  False: it is to be tried again, a little later."""
+        self._devices = frozenset(self._all)
         stack = mounted.stack(self._devices)
         if stack.strange and not others:
             where = ", ".join(sorted({printable(mount.point) for mount in stack.strange}))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mirror_core import attach, holders, kernel, unmounting
+from mirror_core.attached import Attached
 from mirror_core.cli import attaching
 from mirror_core.errors import MirrorError
 
@@ -36,11 +37,16 @@ class Devices:
         node = self._folder / f"nbd{index}"
         node.mkdir(parents=True)
         (node / "pid").touch()
-        (node / "backend").write_bytes(os.fsencode(backend) + b"\n")
+        self.name(index, backend)
         (node / "dev").write_text(f"{number or f'43:{index}'}\n")
 
-    def _detach(self, index: int, *, force: bool = False) -> None:
+    def name(self, index: int, backend: str | bytes) -> None:
+        """Connected with this by now."""
+        (self._folder / f"nbd{index}/backend").write_bytes(os.fsencode(backend) + b"\n")
+
+    def _detach(self, device: Attached, *, force: bool = False) -> None:
         assert not force
+        index = device.index
         self.tried.append(index)
         if index in self.fails:
             raise self.fails[index]

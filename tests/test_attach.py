@@ -26,7 +26,17 @@ from pair import FLASHMIRROR, MakePair, Pair
 from served import NBDKIT
 
 from mirror_core import attach as attaching
-from mirror_core import config, handshake, holders, kernel, ledger, limits, process, protocol
+from mirror_core import (
+    attached,
+    config,
+    handshake,
+    holders,
+    kernel,
+    ledger,
+    limits,
+    process,
+    protocol,
+)
 from mirror_core.cli import attaching as commands
 from mirror_core.errors import MirrorError, OtherVersion, PeerError
 
@@ -244,8 +254,59 @@ def test_a_detach_that_the_kernel_refuses_says_that_the_holder_has_ended(
     monkeypatch.setattr(kernel, "disconnect", refuse)
     monkeypatch.setattr(holders, "end", ended.append)
     with pytest.raises(MirrorError, match="Cannot allocate memory: it has no holder any more"):
-        attaching.detach(7, force=True)
+        attaching.detach(attached.at(7), force=True)
     assert ended == [BACKEND]
+
+
+OTHERS = BACKEND.replace("/east/", "/other/")
+
+
+@pytest.fixture
+def done(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """To the kernel's devices and their holders."""
+    found: list[object] = []
+    monkeypatch.setattr(kernel, "disconnect", found.append)
+    monkeypatch.setattr(holders, "end", found.append)
+    return found
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_number_that_was_given_to_another_volume_is_not_detached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: list[object], *, force: bool
+) -> None:
+    """It was, while one waited for who used the device: so it was detached before, and attached."""
+    monkeypatch.setattr(kernel, "_BLOCK_DEVICES", tmp_path)
+    name = tmp_path / "nbd0/backend"
+    name.parent.mkdir()
+    name.write_text(BACKEND)
+    device = attached.at(0)
+
+    @contextlib.contextmanager
+    def alone(_: int) -> Iterator[None]:
+        name.write_text(OTHERS)
+        yield
+
+    monkeypatch.setattr(attaching, "_alone", alone)
+    if force:
+        name.write_text(OTHERS)
+    with pytest.raises(MirrorError, match="/dev/nbd0: was detached meanwhile, and is another"):
+        attaching.detach(device, force=force)
+    assert done == []
+
+
+def test_what_is_not_ours_is_not_unmounted(devices: Devices) -> None:
+    """Nor what has become another volume's while one waits for who uses it: each round of the
+    unmounting asks anew."""
+    devices.make(0, BACKEND)
+    devices.make(1, "/east/disk")
+    devices.make(2, OTHERS)
+    for index in (0, 1, 2):
+        assert detach("--unmount", "--going-down", f"/dev/nbd{index}").exit_code == 0
+    assert devices.unmounted == [["43:0"], [], ["43:2"]]
+    numbers = commands._Numbers([attached.at(0), attached.at(2)])
+    assert list(numbers) == ["43:0", "43:2"]
+    devices.name(0, OTHERS)
+    assert list(numbers) == ["43:2"]
 
 
 @pytest.fixture

@@ -196,6 +196,21 @@ def test_a_device_in_use_keeps_no_other_one_mounted(
         other.close()
 
 
+def test_what_is_another_s_by_now_is_not_unmounted(loop: Loop, mounted: Path) -> None:
+    """While somebody who uses it is waited for, its number may be given away."""
+    meant = [number(loop)]
+    with subprocess.Popen(
+        [sys.executable, "-c", USER, mounted], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as user:
+        assert user.stdin and user.stdout and user.stdout.readline()
+        given_away = threading.Timer(0.5, meant.clear)  # in the middle of the waiting
+        given_away.start()
+        unmounting.everything_on(meant, 30)
+        given_away.join()
+        user.stdin.close()
+    assert points(loop) == [str(mounted)]
+
+
 def test_what_is_unmounted_as_the_time_ends_is_done(loop: Loop, mounted: Path) -> None:
     """It takes no time at all to see that nobody uses it."""
     unmounting.everything_on([number(loop)], 0)

@@ -6,9 +6,12 @@ that every command takes to start.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -23,6 +26,9 @@ from mirror_core.cli.common import (
     site_argument,
 )
 from mirror_core.errors import ConfigError, MirrorError
+
+if TYPE_CHECKING:
+    from mirror_core.attached import Attached
 
 
 def _may_use_kernel() -> None:
@@ -114,7 +120,7 @@ def detach(
 ) -> None:
     """Disconnect a volume from the kernel, when nobody uses it; without its name, all of a site."""
     from mirror_core import attach as attaching  # noqa: PLC0415
-    from mirror_core import kernel, unmounting  # noqa: PLC0415
+    from mirror_core import unmounting  # noqa: PLC0415
 
     if unmount and force:
         raise ConfigError("detach: --unmount waits for who uses the device, --force does not")
@@ -129,16 +135,15 @@ def detach(
         if unmount and group:  # of all of them, before one refuses
             left_s = max(0.0, until - time.monotonic()) / (len(groups) - number if number else 1)
             try:
-                numbers = [kernel.number_of(index) for index in group]
-                unmounting.everything_on(numbers, left_s, others=going_down)
+                unmounting.everything_on(_Numbers(group), left_s, others=going_down)
             except (MirrorError, OSError) as error:
                 why = _words(error) if isinstance(error, OSError) else error
                 refusals.append(f"{why}{', '.join(group.values())}")
                 continue
-        for index, whose in group.items():
-            path = attaching.path_of(index)
+        for device, whose in group.items():
+            path = attaching.path_of(device.index)
             try:
-                attaching.detach(index, force=force)
+                attaching.detach(device, force=force)
             except MirrorError as error:
                 refusals.append(f"{error}{whose}")
             except OSError as error:  # whatever it is, there may be others
@@ -150,6 +155,23 @@ def detach(
         raise MirrorError("; ".join([*refusals, *said]))
     said = said or ["was not attached"]
     show({"devices": devices}, as_json, lambda: "\n".join(said))
+
+
+class _Numbers:
+    """MAJOR:MINOR of those of these devices that are what they were: each time they are asked for,
+    as one may be detached while a user of another is waited for, and its number be given away."""
+
+    def __init__(self, devices: Iterable[Attached]) -> None:
+        self._devices = list(devices)
+
+    def __iter__(self) -> Iterator[str]:
+        from mirror_core import attach as attaching  # noqa: PLC0415
+        from mirror_core import kernel  # noqa: PLC0415
+
+        for one in self._devices:
+            with contextlib.suppress(MirrorError):  # its detach says it
+                attaching.refuse_another(one)
+                yield kernel.number_of(one.index)
 
 
 def _words(error: OSError) -> str:
@@ -171,7 +193,9 @@ def lineage_at(socket: Path, name: str) -> None:
     click.echo(answer["lineage"])
 
 
-def _meant(site_or_device: str, volume: str | None, *, going_down: bool) -> list[dict[int, str]]:
+def _meant(
+    site_or_device: str, volume: str | None, *, going_down: bool
+) -> list[dict[Attached, str]]:
     """Devices, each with what is to be said of it behind its name.  First those that a site serves
     today; then those of each other history, which may keep who unmounts them waiting for ever.
     ConfigError; MirrorError."""
@@ -182,7 +206,7 @@ def _meant(site_or_device: str, volume: str | None, *, going_down: bool) -> list
     if site_or_device.startswith("/dev/") and path.suffix != ".toml" and not path.is_file():
         if volume is not None:
             raise ConfigError(f"{site_or_device}: a device has no volume {volume}")
-        return [{attaching.index_of(site_or_device): ""}]
+        return [{attached.at(attaching.index_of(site_or_device)): ""}]
     if going_down:
         found = attached.going_down(site_or_device, volume)
         devices, today = found.devices, found.lineage
@@ -195,12 +219,12 @@ def _meant(site_or_device: str, volume: str | None, *, going_down: bool) -> list
         devices, today = attached.of(settings, name), attached.lineage_of(settings)
         if name is not None and not devices:
             attaching.backend(settings, name)  # says why there can be none
-    groups: dict[str, dict[int, str]] = {today or "": {}}
+    groups: dict[str, dict[Attached, str]] = {today or "": {}}
     for one in devices:
         whose = f" ({one.volume} of {one.site}, lineage {one.lineage[:8]}"
         whose += f"; its lineage is {today[:8]} by now)" if today else ")"
         group = groups.setdefault(one.lineage, {})
-        group[one.index] = "" if one.lineage == today else whose
+        group[one] = "" if one.lineage == today else whose
     return list(groups.values())
 
 

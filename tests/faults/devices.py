@@ -119,6 +119,28 @@ FAULTS = (
         "stays_behind_a_refusal",
     ),
     Fault(
+        "a device is detached whose number was given to another volume meanwhile",
+        f"{ATTACH}::test_a_number_that_was_given_to_another_volume_is_not_detached",
+        (("mirror_core/attach.py",
+          "        refuse_another(device)  # who has it open keeps its number for it\n",
+          ""),),
+        "number_given_away_is_detached",
+    ),
+    Fault(
+        "what has become another volume's, or never was ours, is unmounted",
+        f"{ATTACH}::test_what_is_not_ours_is_not_unmounted",
+        (("mirror_core/cli/attaching.py", "                attaching.refuse_another(one)\n", ""),),
+        "unmounts_another_s",
+    ),
+    Fault(
+        "the unmounting asks once for what is meant",
+        f"{UNMOUNTING}::test_what_is_another_s_by_now_is_not_unmounted",
+        (("mirror_core/unmounting.py",
+          "self._all, self._deadline = devices, deadline",
+          "self._all, self._deadline = frozenset(devices), deadline"),),
+        "asks_once_what_is_meant",
+    ),
+    Fault(
         "a process that ends is in the way of a detach",
         f"{ATTACH}::test_a_process_that_ends_is_in_no_detach_s_way",
         (("mirror_core/attach.py",
