@@ -53,6 +53,7 @@ from mirror_core import (
     ledger,
     limits,
     mounted,
+    opener,
     process,
     stderr,
     writeback,
@@ -395,6 +396,8 @@ def detach(device: Attached, *, force: bool = False) -> None:
     refuse_another(device)
     with contextlib.nullcontext() if force else _alone(index):
         refuse_another(device)  # who has it open keeps its number for it
+        if not force:
+            _write_out(index)
         holders.end(device.backend)
         try:
             kernel.disconnect(index)
@@ -448,6 +451,23 @@ def _open_alone(index: int) -> int:
             f"{path_of(index)}: does not answer (is its site away?): start that first, or "
             f"'flashmirror detach --force {path_of(index)}' (what waits gets I/O errors)",
             errno.ETIMEDOUT,
+        ) from error
+
+
+def _write_out(index: int) -> None:
+    """The kernel does that for who closes a device last.  A program that closed it since it was
+    opened here was not the last, and has left what it wrote in memory.  MirrorError."""
+    path = path_of(index)
+    words = (sys.executable, "-I", "-S", opener.__file__, path, "write")
+    try:
+        said = apart.ask(*words, wait_s=limits.UNMOUNT_S).said
+        if number := int(said or errno.EIO):
+            raise OSError(number, os.strerror(number))
+    except OSError as error:
+        raise MirrorError(
+            f"{path}: what was written to it is not on its volume: {error.strerror}: mend its "
+            f"site, and write it again; or 'flashmirror detach --force {path}'",
+            error.errno or 0,
         ) from error
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from handmade import as_somebody_else, eventually, refused
+from loops import Loop, needs_loops
 from made_devices import Devices
 from pair import FLASHMIRROR, MakePair, Pair
 from served import NBDKIT
@@ -34,6 +35,7 @@ from mirror_core import (
     kernel,
     ledger,
     limits,
+    opener,
     process,
     protocol,
 )
@@ -291,6 +293,52 @@ def test_a_number_that_was_given_to_another_volume_is_not_detached(
         name.write_text(OTHERS)
     with pytest.raises(MirrorError, match="/dev/nbd0: was detached meanwhile, and is another"):
         attaching.detach(device, force=force)
+    assert done == []
+
+
+@needs_loops
+def test_what_was_written_to_a_device_is_on_it_before_it_is_disconnected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: list[object]
+) -> None:
+    """A program has written and closes it just when `detach` has opened it: so it is not the last
+    to close it, for whom the kernel writes what it has in memory."""
+    loop = Loop(tmp_path / "disk", 1 << 20)
+    monkeypatch.setattr(attaching, "path_of", lambda _: str(loop.path))
+    monkeypatch.setattr(kernel, "backend_of", lambda _: BACKEND)
+    monkeypatch.setattr(kernel, "is_connected", lambda _: False)
+    data = os.urandom(1 << 20)
+    on_it: list[bool] = []
+    try:
+        with loop.path.open("r+b") as writer:
+            writer.write(data)
+            writer.flush()
+
+            def nobody(_: int) -> str:
+                writer.close()
+                return ""
+
+            monkeypatch.setattr(attaching, "_by", nobody)
+            disconnect = lambda _: on_it.append(loop.file.read_bytes() == data)  # noqa: E731
+            monkeypatch.setattr(kernel, "disconnect", disconnect)
+            attaching.detach(attached.at(7))
+    finally:
+        loop.close()
+    assert on_it == [True]
+
+
+@pytest.mark.parametrize("said", [str(errno.EIO), ""], ids=["fails", "does not end"])
+def test_what_cannot_be_written_keeps_a_device_attached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: list[object], said: str
+) -> None:
+    """Nothing was done to it, and the line says what may be."""
+    program = tmp_path / "opener.py"
+    program.write_text(f"print({said!r}, end='')" if said else "import time; time.sleep(60)")
+    monkeypatch.setattr(opener, "__file__", str(program))
+    monkeypatch.setattr(limits, "UNMOUNT_S", 5.0 if said else 0.1)
+    monkeypatch.setattr(kernel, "backend_of", lambda _: BACKEND)
+    monkeypatch.setattr(attaching, "_alone", contextlib.nullcontext)
+    with pytest.raises(MirrorError, match="nbd7: what was written to it is not on its volume: "):
+        attaching.detach(attached.at(7))
     assert done == []
 
 

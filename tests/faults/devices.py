@@ -127,6 +127,19 @@ FAULTS = (
         "number_given_away_is_detached",
     ),
     Fault(
+        "what a program has written as it closed a device is lost when that is detached",
+        f"{ATTACH}::test_what_was_written_to_a_device_is_on_it_before_it_is_disconnected",
+        (("mirror_core/attach.py", "            _write_out(index)\n", "            pass\n"),),
+        "detached_unwritten",
+    ),
+    Fault(
+        "a device is detached though what was written to it cannot be on its volume",
+        f"{ATTACH}::test_what_cannot_be_written_keeps_a_device_attached",
+        (("mirror_core/attach.py", "        if number := int(said or errno.EIO):\n",
+          "        if number := 0 * len(said):\n"),),
+        "detached_though_unwritten",
+    ),
+    Fault(
         "what has become another volume's, or never was ours, is unmounted",
         f"{ATTACH}::test_what_is_not_ours_is_not_unmounted",
         (("mirror_core/cli/attaching.py", "                attaching.refuse_another(one)\n", ""),),
