@@ -344,7 +344,11 @@ def start(device: Device) -> int:
     if held is None or holders.process_of(device.backend) is None:
         _launch(device)
         held = kernel.find(device.backend)
-    assert held is not None, "a holder that is ready has a device"
+        if held is None:
+            raise MirrorError(
+                f"{device.site.name}: {device.volume} was detached as soon as it was attached",
+                errno.ECANCELED,
+            )
     if device.index not in (None, held):
         raise MirrorError(
             f"{device.site.name}: {device.volume} is attached already, as {path_of(held)}: detach "
@@ -364,17 +368,25 @@ def _launch(device: Device) -> None:
         begin = out.tell()
         name = f"flashmirror-attach-{os.getpid()}-{os.urandom(8).hex()}"
         ready.bind("\0" + name)
+        deadline = time.monotonic() + limits.START_TIMEOUT_S
         child = launch.spawn(words, {**launch.environment(), "NOTIFY_SOCKET": "@" + name}, [], out)
         ended = os.pidfd_open(child)
         try:
-            readable = select.select([ready.fileno(), ended], [], [], limits.START_TIMEOUT_S)[0]
+            while True:
+                left_s = max(0.0, deadline - time.monotonic())
+                readable = select.select([ready.fileno(), ended], [], [], left_s)[0]
+                if ended in readable or not readable:
+                    break
+                ready.recv(limits.NETLINK_BYTES)
+                if kernel.find(device.backend) is not None:  # else no holder has said it
+                    return
         finally:
             os.close(ended)
     if not readable:
         raise MirrorError(f"{volume}: not attached in {limits.START_TIMEOUT_S:g} s: see {log}")
-    if ended in readable and kernel.find(device.backend) is None:
+    # Another attach may have been quicker: its device is what was asked for, if it is held.
+    if kernel.find(device.backend) is None or holders.process_of(device.backend) is None:
         raise MirrorError(process.last_words(log, begin), errno.EBUSY)
-    # Else it is ready, or another attach was quicker: its device is what was asked for.
 
 
 def refuse_another(device: Attached) -> None:

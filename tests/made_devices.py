@@ -19,7 +19,7 @@ class Devices:
     """Who detaches one, or has everything on them unmounted, is taken down."""
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
-        self._folder = folder
+        self.folder = folder
         self.tried: list[int] = []  # to detach
         self.unmounted: list[list[str]] = []  # together, by number
         self.patience: list[float] = []  # that there was for each of these
@@ -34,7 +34,7 @@ class Devices:
 
     def make(self, index: int, backend: str | bytes, number: str = "") -> None:
         """Connected with this; its MAJOR:MINOR, if that matters."""
-        node = self._folder / f"nbd{index}"
+        node = self.folder / f"nbd{index}"
         node.mkdir(parents=True)
         (node / "pid").touch()
         self.name(index, backend)
@@ -42,7 +42,7 @@ class Devices:
 
     def name(self, index: int, backend: str | bytes) -> None:
         """Connected with this by now."""
-        (self._folder / f"nbd{index}/backend").write_bytes(os.fsencode(backend) + b"\n")
+        (self.folder / f"nbd{index}/backend").write_bytes(os.fsencode(backend) + b"\n")
 
     def _detach(self, device: Attached, *, force: bool = False) -> None:
         assert not force

@@ -417,6 +417,59 @@ def test_a_device_of_somebody_elses_whose_name_is_no_text_hides_none(devices: De
     assert kernel.find(BACKEND) == 1
 
 
+@pytest.fixture
+def begun(running: Pair, devices: Devices, monkeypatch: pytest.MonkeyPatch) -> attaching.Device:
+    """Its holder is a program that waits for a moment and ends with a line."""
+    program = devices.folder.parent / "flashmirror"
+    program.write_text("#!/bin/sh\nsleep 0.5; echo 'flashmirror: /run: No space' >&2; exit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(attaching, "_PROGRAM", program)
+    site = config.load(str(running.toml("east")))
+    return attaching.Device(site, "disk", attaching.backend(site, "disk"))
+
+
+def test_an_attach_whose_holder_ends_is_not_said_to_have_begun_one(
+    devices: Devices, begun: attaching.Device
+) -> None:
+    """Of a device that is connected, and has no holder: as where /run is full.  It works, and would
+    not come back with its site: the line says why.  One that another attach has begun counts."""
+    devices.make(0, begun.backend)
+    with pytest.raises(MirrorError, match="/run: No space"):
+        attaching.start(begun)
+    fd = holders.take(begun.backend)
+    try:
+        attaching._launch(begun)
+    finally:
+        os.close(fd)
+
+
+def test_a_stranger_does_not_say_that_a_device_is_attached(
+    devices: Devices, begun: attaching.Device
+) -> None:
+    """Every user sees the socket on which `attach` waits for that, and may send to it."""
+    mine = re.compile(rf"@(flashmirror-attach-{os.getpid()}-[0-9a-f]+)$", re.MULTILINE)
+
+    def say() -> None:
+        found = eventually(lambda: mine.search(Path("/proc/net/unix").read_text()), "it waits")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
+            stranger.sendto(b"READY=1", f"\0{found[1]}")
+
+    saying = threading.Thread(target=say)
+    saying.start()
+    with pytest.raises(MirrorError, match="/run: No space"):
+        attaching.start(begun)
+    saying.join()
+
+
+def test_a_device_that_is_detached_as_it_is_attached_is_not_said_to_be(
+    devices: Devices, begun: attaching.Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line, and no traceback."""
+    monkeypatch.setattr(attaching, "_launch", lambda _: None)
+    with pytest.raises(MirrorError, match="east: disk was detached as soon as it was attached"):
+        attaching.start(begun)
+
+
 # ---- which devices are a site's
 
 

@@ -127,6 +127,21 @@ FAULTS = (
         "number_given_away_is_detached",
     ),
     Fault(
+        "attach says that a device is attached whose holder could not begin",
+        f"{ATTACH}::test_an_attach_whose_holder_ends_is_not_said_to_have_begun_one",
+        (("mirror_core/attach.py",
+          "is None or holders.process_of(device.backend) is None:\n"
+          "        raise MirrorError(process", "is None:\n        raise MirrorError(process"),),
+        "said_to_be_held",
+    ),
+    Fault(
+        "a stranger says that a device is attached",
+        f"{ATTACH}::test_a_stranger_does_not_say_that_a_device_is_attached",
+        (("mirror_core/attach.py",
+          "                if kernel.find(device.backend) is not None:", "                if 1:"),),
+        "stranger_says_attached",
+    ),
+    Fault(
         "what a program has written as it closed a device is lost when that is detached",
         f"{ATTACH}::test_what_was_written_to_a_device_is_on_it_before_it_is_disconnected",
         (("mirror_core/attach.py", "            _write_out(index)\n", "            pass\n"),),
