@@ -16,7 +16,8 @@ Invariants.
 * Whatever comes of it, what was written is written out first: syncfs(2) before each unmount.  For a
   file system may live on when it is unmounted here, in a container or under an overlay.  That is
   waited for, too, and it is not said that all was done.
-* Without the site an unmount cannot end and cannot be killed: it is left alone then.
+* Without the site an unmount, or a sync, cannot end and cannot be killed: it is left alone then.
+  Nothing else waits for it: all are synced at once, and each is unmounted when its own is over.
 
 Left out: swap.
 """
@@ -30,6 +31,8 @@ from collections.abc import Iterable
 
 from mirror_core import limits, mounted
 from mirror_core.errors import MirrorError, printable
+
+_READ_S = 0.05  # at least that long is looked whether something has ended: it has to be read
 
 
 def everything_on(
@@ -47,6 +50,7 @@ class _Unmounting:
     def __init__(self, devices: Iterable[str], deadline: float) -> None:
         self._all, self._deadline = devices, deadline
         self._lost: dict[str, str] = {}  # what could not be written
+        self._begun: dict[tuple[str, ...], subprocess.Popen[str]] = {}
         self._is_late = False
 
     def is_done(self, *, others: bool) -> bool:
@@ -59,10 +63,7 @@ class _Unmounting:
                 f"not unmounted: {where}: mounted below or over what is on the device, "
                 "and not on it: unmount that first"
             )
-        strange = set(stack.strange)
-        said = [
-            self._unmount(mount.point, write=mount not in strange) for mount in stack.order
-        ] or self._living_on()
+        said = self._unmount(stack) or self._living_on()
         reasons = list(dict.fromkeys(filter(None, said)))
         if not stack.order and not reasons:
             if self._lost:
@@ -79,16 +80,23 @@ class _Unmounting:
     def _what_was_lost(self) -> str:
         return "; ".join(self._lost.values())
 
-    def _unmount(self, point: str, *, write: bool) -> str:
-        """Why it is still mounted; empty: it is not.  (That somebody else has unmounted it
+    def _unmount(self, stack: mounted.Stack) -> list[str]:
+        """Why each is still mounted; empty: it is not.  (That somebody else has unmounted it
         meanwhile shows in the next look.)"""
-        if write and (away := self._write(point)):
-            return away
-        return self._run("umount", "--", point)
+        strange = set(stack.strange)
+        away = self._write(mount.point for mount in stack.order if mount not in strange)
+        return [away.get(m.point) or self._run("umount", "--", m.point) for m in stack.order]
 
-    def _write(self, path: str) -> str:
-        """syncfs(2).  Why it is not known what comes of it; empty: it is over."""
-        why = self._run("sync", "--file-system", "--", path)
+    def _write(self, paths: Iterable[str]) -> dict[str, str]:
+        """syncfs(2) of each.  Why it is not known what comes of it; empty: it is over."""
+        all_of_them = {path: ("sync", "--file-system", "--", path) for path in paths}
+        for words in all_of_them.values():
+            self._begin(words)
+        until = time.monotonic() + limits.DEVICE_BUSY_S
+        return {path: self._written(path, words, until) for path, words in all_of_them.items()}
+
+    def _written(self, path: str, words: tuple[str, ...], until: float) -> str:
+        why = self._end(words, until)
         if why.startswith("sync: error syncing"):
             self._lost[path] = why
             return ""
@@ -96,14 +104,17 @@ class _Unmounting:
 
     def _living_on(self) -> list[str]:
         """Why nothing is mounted here, and all the same somebody has the devices."""
-        found = []
-        for one in mounted.elsewhere(self._devices):
-            where = f"/proc/{one.process}/root{one.mount.point}"
-            found.append(
-                self._write(where)
-                or f"{printable(one.mount.point)}: still mounted for process {one.process} "
-                f"({one.name}), in a mount namespace of its own"
-            )
+        others = {
+            f"/proc/{one.process}/root{one.mount.point}": one
+            for one in mounted.elsewhere(self._devices)
+        }
+        away = self._write(others)
+        found = [
+            away[where]
+            or f"{printable(one.mount.point)}: still mounted for process {one.process} "
+            f"({one.name}), in a mount namespace of its own"
+            for where, one in others.items()
+        ]
         if not found:
             found = [
                 f"{name}: in use: a file system there lives on, under an overlay, in another mount "
@@ -113,15 +124,25 @@ class _Unmounting:
         return found
 
     def _run(self, *words: str) -> str:
+        self._begin(words)
+        return self._end(words, time.monotonic() + limits.DEVICE_BUSY_S)
+
+    def _begin(self, words: tuple[str, ...]) -> None:
+        """Unless it goes on since an earlier round."""
+        if words not in self._begun:
+            self._begun[words] = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE, text=True, errors="surrogateescape",
+                env={**os.environ, "LC_ALL": "C"},
+            )  # fmt: skip
+
+    def _end(self, words: tuple[str, ...], until: float) -> str:
         """The last line of what it says if it fails; it is for the last of the words."""
-        child = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            text=True, errors="surrogateescape", env={**os.environ, "LC_ALL": "C"},
-        )  # fmt: skip
-        left_s = max(limits.DEVICE_BUSY_S, self._deadline - time.monotonic())
+        child = self._begun[words]
         try:
-            said = child.communicate(timeout=left_s)[1]
+            said = child.communicate(timeout=max(_READ_S, until - time.monotonic()))[1]
         except subprocess.TimeoutExpired:
             return f"{words[-1]}: it does not answer (is its site away?)"
+        del self._begun[words]
         lines = said.strip().splitlines() or [f"{words[0]}: {words[-1]}: {child.returncode}"]
         return lines[-1] if child.returncode else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -16,11 +17,12 @@ from typing import ClassVar
 
 import pytest
 from click.testing import CliRunner
+from handmade import eventually
 from loops import SECTOR, Loop, gpt, needs_loops
 from made_devices import Devices
 
+from mirror_core import limits, unmounting
 from mirror_core import mounted as mounts
-from mirror_core import unmounting
 from mirror_core.cli import attaching
 from mirror_core.errors import MirrorError
 from mirror_core.platform import Platform
@@ -229,6 +231,44 @@ def test_what_is_mounted_again_and_again_is_given_up(
     monkeypatch.setattr(unmounting, "time", clock)
     with pytest.raises(MirrorError, match=f"{mounted}: it is mounted again and again"):
         unmounting.everything_on([number(loop)], 0)
+
+
+SYNC = """#!/bin/sh
+case $3 in
+    {away}) echo $$ >>{begun}; exec sleep 60;;
+    *) sleep 1; exec /usr/bin/sync "$@";;
+esac
+"""
+
+
+def test_a_file_system_that_does_not_answer_takes_no_time_from_the_others(
+    loop: Loop, mounted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its store's server has died, perhaps.  The others have all the time that there is, and it has
+    one process that waits for it."""
+    other, at, begun = Loop(tmp_path / "other", 16 * MIB), tmp_path / "there", tmp_path / "begun"
+    at.mkdir()
+    (tmp_path / "bin").mkdir()
+    sync = tmp_path / "bin/sync"
+    sync.write_text(SYNC.format(away=at, begun=begun))
+    sync.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{sync.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(limits, "DEVICE_BUSY_S", 0.2)
+    try:
+        run("mkfs.ext4", "-q", other.path)
+        run("mount", other.path, at)
+        both = [number(loop), number(other)]
+        working = threading.Thread(target=unmounting.everything_on, args=(both, 30))
+        working.start()
+        eventually(lambda: points(loop) == [], "the other one is unmounted", 10)
+        assert points(other) == [str(at)]
+        (waits,) = begun.read_text().split()
+        os.kill(int(waits), signal.SIGKILL)
+        working.join()
+        assert points(other) == []
+    finally:
+        subprocess.run(["umount", at], capture_output=True, check=False)
+        other.close()
 
 
 def test_what_could_not_be_written_is_said(

@@ -90,8 +90,20 @@ FAULTS = (
     Fault(
         "a device in use keeps the others mounted",
         "tests/test_unmounting.py::test_a_device_in_use_keeps_no_other_one_mounted",
-        (("mirror_core/unmounting.py", "for mount in stack.order\n",
-          "for mount in stack.order[-1:]\n"),),
+        (("mirror_core/unmounting.py", "for m in stack.order]", "for m in stack.order[-1:]]"),),
+    ),
+    Fault(
+        "a file system that does not answer takes the time of the others",
+        f"{UNMOUNTING}::test_a_file_system_that_does_not_answer_takes_no_time_from_the_others",
+        (("mirror_core/unmounting.py",
+          "        until = time.monotonic() + limits.DEVICE_BUSY_S\n",
+          "        until = self._deadline\n"),),
+        "hung_takes_the_time",
+    ),
+    Fault(
+        "what is slow to be written is begun again in each round",
+        f"{UNMOUNTING}::test_a_file_system_that_does_not_answer_takes_no_time_from_the_others",
+        (("mirror_core/unmounting.py", "if words not in self._begun:", "if True:"),),
     ),
     Fault(
         "what is unmounted as the time ends is said to be mounted",
@@ -287,7 +299,9 @@ FAULTS = (
         "a file system is unmounted and not synced",
         f"{UNMOUNTING}::test_a_file_system_that_lives_on_has_written_and_is_not_said_to_be_gone "
         f"{UNMOUNTING}::test_who_uses_what_is_mounted_is_waited_for_and_no_longer_than_said",
-        (("mirror_core/unmounting.py", "if write and (away", "if False and (away"),),
+        (("mirror_core/unmounting.py",
+          "self._write(mount.point for mount in stack.order if mount not in strange)",
+          "self._write([])"),),
         "unmounted_unsynced",
     ),
     Fault(
@@ -298,8 +312,7 @@ FAULTS = (
     Fault(
         "what another mount namespace has is not written",
         f"{UNMOUNTING}::test_a_mount_of_another_namespace_is_waited_for_and_named",
-        (("mirror_core/unmounting.py", "                self._write(where)\n                or f\"",
-          "                f\""),),
+        (("mirror_core/unmounting.py", "self._write(others)", 'dict.fromkeys(others, "")'),),
     ),
     Fault(
         "what others have mounted is unmounted for whoever asks",
