@@ -341,7 +341,7 @@ def _notify_ready() -> None:
 def start(device: Device) -> int:
     """Have a holder for the device; its index when it can be used.  MirrorError."""
     held = kernel.find(device.backend)
-    if held is None or holders.process_of(device.backend) is None:
+    if held is None or not holders.is_held(device.backend):
         _launch(device)
         held = kernel.find(device.backend)
         if held is None:
@@ -385,7 +385,7 @@ def _launch(device: Device) -> None:
     if not readable:
         raise MirrorError(f"{volume}: not attached in {limits.START_TIMEOUT_S:g} s: see {log}")
     # Another attach may have been quicker: its device is what was asked for, if it is held.
-    if kernel.find(device.backend) is None or holders.process_of(device.backend) is None:
+    if kernel.find(device.backend) is None or not holders.is_held(device.backend):
         raise MirrorError(process.last_words(log, begin), errno.EBUSY)
 
 

@@ -11,6 +11,8 @@ Invariants.
 * Who attaches is root, and a site's folders are its owner's, who may put a link there: so nothing
   is opened for writing but here, where nobody but root can put anything.
 * A process number is believed only while the lock is held: it may be another process's after that.
+  And it is one of the pid namespace that the holder is in, a container's perhaps, which shares the
+  folder: so only a process that has the lock's file open, and that number there, is signalled.
 
 Both go with a reboot, as the devices do.
 """
@@ -21,6 +23,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import select
 import signal
 import stat
@@ -80,17 +83,24 @@ def take(name: str, configuration: Path | None = None) -> int:
         return fd
 
 
-def process_of(name: str) -> int | None:
-    """The process that holds the device of this backend."""
+def is_held(name: str) -> bool:
+    """Whether a process holds the device of this backend."""
     try:
         with lock_path(name).open() as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
-        return None
+        return False
     except BlockingIOError:
-        number = lock_path(name).read_bytes().partition(b"\n")[0]
-        return int(number) if number else None  # it is just beginning
-    return None
+        return True
+    return False
+
+
+def process_of(name: str) -> int | None:
+    """Its number, in the pid namespace that it is in."""
+    if not is_held(name):
+        return None
+    number = lock_path(name).read_bytes().partition(b"\n")[0]
+    return int(number) if number else None  # it is just beginning
 
 
 def configuration_of(name: str) -> Path | None:
@@ -104,15 +114,44 @@ def configuration_of(name: str) -> Path | None:
 
 
 def end(name: str) -> None:
-    """Returns when it has ended: a holder that goes on would see what is done behind its back."""
-    number = process_of(name)
-    if number is None:
-        return
-    with contextlib.suppress(ProcessLookupError):
-        handle = os.pidfd_open(number)
+    """Returns when it has ended: a holder that goes on would see what is done behind its back, and
+    ends by itself then, as one in the kernel does, or one of another container that is not to be
+    seen from here."""
+    for number in _numbers_here(name):
         try:
-            if process_of(name) == number:  # so that the handle is of the one that holds it
-                signal.pidfd_send_signal(handle, signal.SIGTERM)
+            handle = os.pidfd_open(number)
+        except OSError:  # it has ended
+            continue
+        try:
+            if _is_holder(number, name):  # so that the handle is of the one that holds it
+                with contextlib.suppress(ProcessLookupError):  # it has ended, perhaps by the first
+                    signal.pidfd_send_signal(handle, signal.SIGTERM)
+                    signal.pidfd_send_signal(handle, signal.SIGCONT)  # it may be stopped
                 select.select([handle], [], [], limits.DEVICE_BUSY_S)
+                return
         finally:
             os.close(handle)
+
+
+def _numbers_here(name: str) -> list[int]:
+    """Of processes that may be the holder: first the one that has its number here, too."""
+    number = process_of(name)
+    if number is None:
+        return []
+    return [number, *(int(one) for one in os.listdir("/proc") if one.isdigit())]
+
+
+def _is_holder(number: int, name: str) -> bool:
+    """By what /proc says of it: proc_pid_status(5), proc_pid_fd(5)."""
+    process, lock = Path(f"/proc/{number}"), lock_path(name)
+    with contextlib.suppress(OSError):  # it has ended
+        status = process.joinpath("status").read_text(errors="replace")
+        own = re.search(r"^NSpid:.*?(\d+)$", status, re.MULTILINE)  # of a kernel that has any
+        if int(own[1] if own else number) == process_of(name):
+            for fd in os.listdir(process / "fd"):
+                with contextlib.suppress(FileNotFoundError):  # closed since
+                    # What is called otherwise is not looked at: its server may hang.
+                    path = process / "fd" / fd
+                    if os.readlink(path).endswith(f"/{lock.name}"):
+                        return os.path.samestat(path.stat(), lock.stat())
+    return False

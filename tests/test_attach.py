@@ -9,6 +9,7 @@ import errno
 import os
 import re
 import shutil
+import signal
 import socket
 import stat
 import struct
@@ -740,6 +741,64 @@ def test_what_cannot_be_looked_at_of_one_device_leaves_no_other_attached(
     assert str(done.exception) == (
         "/dev/nbd0: /sys/nbd0: No such file or directory; /dev/nbd1: detached"
     )
+
+
+HOLDS = """
+import os, signal, sys
+from pathlib import Path
+
+from mirror_core import holders
+holders.FOLDER = Path(sys.argv[1])
+holders.take(sys.argv[2])
+os.write(1, b"!")
+signal.pause()
+"""
+
+
+@contextlib.contextmanager
+def held(folder: Path, name: str, *before: str) -> Iterator[subprocess.Popen[bytes]]:
+    """By a process of its own."""
+    words = [*before, sys.executable, "-c", HOLDS, str(folder), name]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as one:
+        assert one.stdout and one.stdout.read(1)
+        try:
+            yield one
+        finally:
+            one.kill()
+
+
+def test_a_holder_that_is_stopped_is_ended(folder: Path) -> None:
+    """Else it would be in the way of the next one, and no `detach` would find it any more."""
+    name = "flashmirror/east/disk/0"
+    with held(folder, name) as holder:
+        holder.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, holder.pid, os.WSTOPPED)
+        assert holders.is_held(name)
+        holders.end(name)
+        assert not holders.is_held(name) and holder.wait(SECONDS) == -signal.SIGTERM
+
+
+def test_a_number_of_another_container_is_nobody_s_to_signal(folder: Path) -> None:
+    """Which shares /run: the holder has written its number there, and here another process has
+    that."""
+    name = "flashmirror/east/disk/0"
+    with held(folder, name), subprocess.Popen(["sleep", "60"]) as stranger:
+        holders.lock_path(name).write_text(f"{stranger.pid}\n")
+        holders.end(name)
+        assert stranger.poll() is None and holders.is_held(name)
+        stranger.kill()
+
+
+@pytest.mark.root("makes a process namespace")
+def test_a_holder_in_a_container_of_this_machine_is_ended_from_outside(folder: Path) -> None:
+    """By the number that it has here."""
+    name = "flashmirror/east/disk/0"
+    inside = ("unshare", "--pid", "--fork", "--kill-child", "sh", "-c", '"$@"; exit 7', "sh")
+    with held(folder, name, *inside) as container:
+        assert holders.process_of(name) != container.pid
+        holders.end(name)
+        assert container.wait(SECONDS) == 7
+    assert not holders.is_held(name)
 
 
 ALONE = """

@@ -142,7 +142,7 @@ FAULTS = (
         "attach says that a device is attached whose holder could not begin",
         f"{ATTACH}::test_an_attach_whose_holder_ends_is_not_said_to_have_begun_one",
         (("mirror_core/attach.py",
-          "is None or holders.process_of(device.backend) is None:\n"
+          "is None or not holders.is_held(device.backend):\n"
           "        raise MirrorError(process", "is None:\n        raise MirrorError(process"),),
         "said_to_be_held",
     ),
@@ -152,6 +152,26 @@ FAULTS = (
         (("mirror_core/attach.py",
           "                if kernel.find(device.backend) is not None:", "                if 1:"),),
         "stranger_says_attached",
+    ),
+    Fault(
+        "a holder that is stopped stays, in the way of the next one",
+        f"{ATTACH}::test_a_holder_that_is_stopped_is_ended",
+        (("mirror_core/holders.py",
+          "                    signal.pidfd_send_signal(handle, signal.SIGCONT)"
+          "  # it may be stopped\n", ""),),
+        "stopped_holder_stays",
+    ),
+    Fault(
+        "detach ends a process that has the number of a holder in another container",
+        f"{ATTACH}::test_a_number_of_another_container_is_nobody_s_to_signal",
+        (("mirror_core/holders.py", "            if _is_holder(number, name):",
+          "            if process_of(name) == number:"),),
+        "number_of_another_container",
+    ),
+    Fault(
+        "a holder in a container of this machine is not found",
+        f"{ATTACH}::test_a_holder_in_a_container_of_this_machine_is_ended_from_outside",
+        (("mirror_core/holders.py", "int(own[1] if own else number)", "number"),),
     ),
     Fault(
         "what a program has written as it closed a device is lost when that is detached",

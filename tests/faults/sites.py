@@ -1198,9 +1198,9 @@ FAULTS = (
     Fault(
         "a detach signals whoever has the number of a holder that has ended",
         "tests/test_attach.py::test_who_is_ended_is_the_holder",
-        (("mirror_core/holders.py", "    if number is None:\n        return\n",
-          "    number = int(lock_path(name).read_text())\n"),
-         ("mirror_core/holders.py", "            if process_of(name) == number:  # so",
+        (("mirror_core/holders.py", "    number = process_of(name)\n    if",
+          "    number = int(lock_path(name).read_text())\n    if"),
+         ("mirror_core/holders.py", "            if _is_holder(number, name):  # so",
           "            if True:  # so")),
     ),
     Fault(
