@@ -38,12 +38,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mirror_core import (
     apart,
     attached,
+    config,
     exclusive,
     handshake,
     holders,
@@ -193,33 +194,49 @@ class Holder:
 
         MirrorError: the site is gone, or is not what the device was attached to.
         """
-        site, opened = self._device.site, []
-        try:
-            for _ in range(self._device.connections):
-                opened.append(
-                    handshake.open_export(
-                        site.socket, self._device.volume, limits.CONTROL_TIMEOUT_S
-                    )
-                )
-                if not opened[0].flags & handshake.MULTI_CONN:
-                    break
-            if opened[0].block_size > limits.DEVICE_BLOCK_SIZE:
-                raise PeerError(f"{site.socket}: takes no request of {limits.DEVICE_BLOCK_SIZE} "
-                                "bytes", errno.EINVAL)  # fmt: skip
-            lineage = self._lineage()
-            if not self._device.backend.endswith(f"/{lineage}"):
-                raise MirrorError(
-                    f"{site.name}: holds another history (lineage {str(lineage)[:8]}) than the "
-                    f"device was attached to: {self._way_out()}"
-                )
+        with contextlib.ExitStack() as closing:
+            try:
+                opened = self._open(self._device.site, closing)
+            except MirrorError:
+                if not (moved := self._moved()):
+                    raise
+                closing.close()
+                opened = self._open(moved, closing)
+                self._device = replace(self._device, site=moved)
             yield opened
-        finally:
-            for one in opened:
-                one.socket.close()
 
-    def _lineage(self) -> str:
+    def _moved(self) -> SiteConfig | None:
+        """The site, if it listens elsewhere by now: `listen` was changed, and it was stopped and
+        started under its device."""
+        try:
+            now = config.load(str(self._device.site.path))
+        except MirrorError:
+            return None
+        return now if now.socket != self._device.site.socket else None
+
+    def _open(self, site: SiteConfig, closing: contextlib.ExitStack) -> list[handshake.Opened]:
+        """MirrorError."""
+        opened: list[handshake.Opened] = []
+        for _ in range(self._device.connections):
+            one = handshake.open_export(site.socket, self._device.volume, limits.CONTROL_TIMEOUT_S)
+            closing.callback(one.socket.close)
+            opened.append(one)
+            if not opened[0].flags & handshake.MULTI_CONN:
+                break
+        if opened[0].block_size > limits.DEVICE_BLOCK_SIZE:
+            raise PeerError(
+                f"{site.socket}: takes no request of {limits.DEVICE_BLOCK_SIZE} bytes", errno.EINVAL
+            )
+        lineage = self._lineage(site)
+        if not self._device.backend.endswith(f"/{lineage}"):
+            raise MirrorError(
+                f"{site.name}: holds another history (lineage {str(lineage)[:8]}) than the device "
+                f"was attached to: {self._way_out()}"
+            )
+        return opened
+
+    def _lineage(self, site: SiteConfig) -> str:
         """Of the site that serves.  MirrorError."""
-        site = self._device.site
         try:
             return str(process.status(site)["lineage"])
         except OtherVersion as error:

@@ -405,6 +405,37 @@ def test_a_holder_that_nobody_can_ask_for_makes_way_for_another(
         older._renew()
 
 
+def test_a_holder_finds_a_site_that_listens_elsewhere_since(
+    make_pair: MakePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its `listen` was changed and it was started again, under its device: requests would wait for
+    ever, and `attach` says that there is a holder.  What the file says counts when nobody is where
+    the site was; while it says nothing, that place does, and no history but the device's."""
+    monkeypatch.setattr(holders, "take", lambda *_: -1)
+    monkeypatch.setattr(kernel, "DeadLinks", lambda: None)
+    pair = make_pair("--size", "1M")
+    toml = pair.toml("east")
+    site = config.load(str(toml))
+    name = attaching.backend(site, "disk")
+    holder = attaching.Holder(attaching.Device(site, "disk", name), print)
+    moved = toml.read_text().replace("east.sock", "moved.sock")
+    toml.write_text(moved)
+    pair.start("east")
+    try:
+        for text in (moved, "nonsense"):
+            toml.write_text(text)
+            with holder._connections() as opened:
+                assert opened[0].size == 1 << 20
+        toml.write_text(moved)
+        elsewhere = dataclasses.replace(site, socket=pair.folder / "nobody.sock")
+        stranger = attaching.Holder(attaching.Device(elsewhere, "disk", BACKEND), print)
+        with pytest.raises(MirrorError, match="another history"), stranger._connections():
+            pass
+    finally:
+        toml.write_text(moved)
+        pair.stop("east")
+
+
 @pytest.fixture
 def devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Devices:
     monkeypatch.setattr(holders, "FOLDER", tmp_path / "holders")

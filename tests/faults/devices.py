@@ -48,6 +48,13 @@ FAULTS = (
         "asked_for_is_believed",
     ),
     Fault(
+        "a holder looks for its site only where that listened when it was attached",
+        f"{ATTACH}::test_a_holder_finds_a_site_that_listens_elsewhere_since",
+        (("mirror_core/attach.py", "                if not (moved := self._moved()):",
+          "                if not (moved := None):"),),
+        "holder_stays_where_its_site_was",
+    ),
+    Fault(
         "two attaches make two holders of one device",
         f"{ATTACH}::test_one_process_holds_a_device "
         "tests/kernel/test_device_instants.py::test_whatever_comes_of_it_the_device_works",
