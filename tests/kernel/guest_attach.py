@@ -230,6 +230,9 @@ class Guest:
         source.write_text(text)  # here in the guest alone
         self.do("start", EAST)
         self.write("after an update")
+        # The kernel goes on as soon as it has a connection; the holder says so a moment later.
+        log = self.holder_log()
+        until(lambda: "connected again" in log.read_text().splitlines()[-1], "the holder says so")
         self.facts.update_log = self.holder_log().read_text()
         self.facts.devices["detached after an update"] = self.do("detach", EAST, "disk")
         step("updated")
