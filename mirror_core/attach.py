@@ -107,6 +107,7 @@ def index_of(path: str) -> int:
 def backend(site: SiteConfig, volume: str) -> str:
     """By what the kernel knows a volume of a source.  MirrorError: it has no device; or its ledger,
     which is its owner's and not root's, names it by what is no name."""
+    process.refuse_hung(site)
     book = ledger.load(site.state)
     check_ledger(site, book)
     if book.role != "source" or book.lineage is None:

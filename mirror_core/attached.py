@@ -9,8 +9,9 @@ Two pairs on one machine may have sites of one name.  Whose a device is says the
 its holder was begun with (holders.py), as long as that file is there; else its name.
 
 When the machine goes down every device of ours is to be unmounted.  So nothing that is wrong with a
-configuration or a ledger, which a site that runs does not need, keeps anything mounted: where they
-do not say for certain what the site is called, all are meant that are not known to be another's.
+configuration or a ledger, which a site that runs does not need, keeps anything mounted, nor a disk
+that hangs with the ledger: where they do not say for certain what the site is called, all are meant
+that are not known to be another's.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from mirror_core import config, holders, kernel, ledger
+from mirror_core import config, holders, kernel, ledger, process
 from mirror_core.config import SiteConfig
 from mirror_core.errors import MirrorError
 from mirror_core.platform import TOKEN
@@ -84,14 +85,21 @@ def _is_begun_by(one: Attached, path: Path) -> bool:
 
 
 def lineage_of(site: SiteConfig) -> str | None:
-    """What a site serves by its ledger; None: nothing, or that cannot be read."""
+    """What a site serves by its ledger; None: nothing, or that cannot be read, or its folder does
+    not answer."""
     try:
-        book = ledger.load(site.state)
+        book = _book_of(site)
     except MirrorError:
         return None
     if book.name != site.name or book.role != "source" or book.lineage is None:
         return None
     return book.lineage.id if TOKEN.fullmatch(book.lineage.id) else None
+
+
+def _book_of(site: SiteConfig) -> ledger.Ledger:
+    """MirrorError."""
+    process.refuse_hung(site)
+    return ledger.load(site.state)
 
 
 @dataclass(frozen=True)
@@ -111,7 +119,7 @@ def going_down(site: str, volume: str | None = None) -> GoingDown:
         return GoingDown(devices, None, f"{error}")
     try:
         settings = config.load(site)
-        named = ledger.load(settings.state).name
+        named = _book_of(settings).name
         if named != settings.name:
             raise MirrorError(f"{settings.path}: 'name' is {settings.name}, its ledger's {named}")
     except Exception as error:  # whatever it is: afterwards it would be too late

@@ -19,13 +19,15 @@ from pathlib import Path
 
 import direct
 import pytest
+from click.testing import CliRunner
 from handmade import Handmade, eventually, kill, record, refused, scrape
 from loops import Loop, needs_loops
+from made_devices import Devices
 from pair import FLASHMIRROR, MakePair
 from test_hangs import bounded
 
-from mirror_core import config, ledger, limits, process
-from mirror_core.cli import mirroring, running, seeing
+from mirror_core import attach, config, ledger, limits, process
+from mirror_core.cli import attaching, mirroring, running, seeing
 from mirror_core.errors import MirrorError
 
 SERVER = Path(__file__).with_name("fuse_cache.py")
@@ -283,3 +285,24 @@ def test_a_hung_state_folder_keeps_no_command(
             assert f"'kill -9 {pid}'" in str(refused.value)
     with bounded(20):
         assert record("stop", site) == {"site": "east", "in_order": True}
+
+
+def test_a_state_folder_that_hangs_keeps_no_device_when_the_machine_goes_down(
+    handmade: Handmade, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor otherwise: nobody can say which history is today's, and what is mounted on the site's
+    devices is unmounted and they are detached in the time that there is."""
+    handmade.create()
+    devices = Devices(tmp_path / "block", monkeypatch)
+    site = config.load(str(handmade.toml("east")))
+    devices.make(0, attach.backend(site, "disk"))
+    monkeypatch.setattr(limits, "CONTROL_TIMEOUT_S", 0.5)
+    with hung(site.state), bounded(8):
+        done = CliRunner().invoke(attaching.detach, ["--unmount", "--going-down", str(site.path)])
+        assert "every device is meant" in done.output and "does not answer" in done.output
+        assert devices.unmounted == [["43:0"]] and devices.tried == [0]
+        assert devices.patience[0] < limits.UNMOUNT_S - 0.4  # systemd has begun to count
+        done = CliRunner().invoke(attaching.detach, [str(site.path)])
+        assert devices.tried == [0, 0] and not done.exception
+        refusal = CliRunner().invoke(attaching.attach, [str(site.path), "disk"]).exception
+        assert "does not answer" in str(refusal)

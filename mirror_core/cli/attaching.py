@@ -126,10 +126,10 @@ def detach(
         raise ConfigError("detach: --unmount waits for who uses the device, --force does not")
     if going_down and not unmount:
         raise ConfigError("detach: --going-down says what --unmount unmounts: add that")
+    until = time.monotonic() + limits.UNMOUNT_S
     groups = _meant(site_or_device, volume, going_down=going_down)
     if any(groups) or (volume and not going_down):
         _may_use_kernel()
-    until = time.monotonic() + limits.UNMOUNT_S
     devices, said, refusals = [], [], []
     for number, group in enumerate(groups):
         if unmount and group:  # of all of them, before one refuses

@@ -262,10 +262,17 @@ FAULTS = (
         "mistake_keeps_it_mounted",
     ),
     Fault(
+        "a state folder that hangs keeps everything mounted when the machine goes down",
+        "tests/test_hung_state.py::"
+        "test_a_state_folder_that_hangs_keeps_no_device_when_the_machine_goes_down",
+        (("mirror_core/attached.py", "    process.refuse_hung(site)\n", ""),),
+        "hung_folder_keeps_it_mounted",
+    ),
+    Fault(
         "a ledger of other volumes or blocks keeps everything mounted when the machine goes down",
         f"{ATTACH}::"
         "test_nothing_in_a_configuration_or_ledger_keeps_a_device_when_the_machine_goes_down",
-        (("mirror_core/attached.py", "        named = ledger.load(settings.state).name\n",
+        (("mirror_core/attached.py", "        named = _book_of(settings).name\n",
           "        from mirror_core.lock import check_ledger\n"
           "        check_ledger(settings, ledger.load(settings.state))\n"
           "        named = settings.name\n"),),
