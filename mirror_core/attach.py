@@ -34,6 +34,7 @@ import re
 import select
 import signal
 import socket
+import stat
 import sys
 import threading
 import time
@@ -74,6 +75,8 @@ from mirror_core.lock import check_ledger
 from mirror_core.platform import TOKEN
 
 _PROGRAM = Path(sys.prefix) / "bin" / "flashmirror"
+_SWAPS = Path("/proc/swaps")
+_NODE = re.compile(r"^/dev/|/dev/nbd\d+(p\d+)?$")
 _OUTLIVED_S = 30.0  # that a holder waits for a program that knows its site's protocol
 
 
@@ -503,24 +506,33 @@ def _write_out(index: int) -> None:
 
 def _by(index: int) -> str:
     """Who uses a device or a part of it, as words behind "in use"; empty if nobody is found."""
-    ours = re.compile(rf"/dev/nbd{index}(p\d+)?")
+    devices = kernel.numbers_of(index)
     device = {kernel.number_of(index)}
     if where := mounted.on(device):
         return f" (mounted on {printable(where[0].point)})"
     for one in mounted.elsewhere(device):
         at = f"{one.mount.point}, for process {one.process}, {one.name}"
         return f" (mounted on {printable(at)})"
+    if made := kernel.made_of(index):
+        return f" (by {printable(', '.join(made))})"
+    if re.search(rf"^{path_of(index)}(p\d+)? ", identity.text(_SWAPS), re.MULTILINE):
+        return " (as swap)"
     for number in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
-        if number != os.getpid() and any(map(ours.fullmatch, _opened_by(number))):
+        if number != os.getpid() and not devices.isdisjoint(_opened_by(number)):
             name = printable(identity.text(Path(f"/proc/{number}/comm")))
             return f" (by process {number}, {name})"
     return ""
 
 
 def _opened_by(number: int) -> Iterator[str]:
-    """What a process has open is called so.  It may end meanwhile, at each step: then no more."""
+    """MAJOR:MINOR of the block devices that a process has open, whatever it calls them: a container
+    has nodes of its own.  What is called like none is not looked at: its server may hang.  The
+    process may end meanwhile, at each step: then no more."""
     folder = f"/proc/{number}/fd"
     with contextlib.suppress(OSError):
         for fd in os.listdir(folder):
             with contextlib.suppress(FileNotFoundError):  # closed since
-                yield os.readlink(f"{folder}/{fd}")
+                if _NODE.search(os.readlink(f"{folder}/{fd}")):
+                    info = os.stat(f"{folder}/{fd}")
+                    if stat.S_ISBLK(info.st_mode):
+                        yield f"{os.major(info.st_rdev)}:{os.minor(info.st_rdev)}"

@@ -158,6 +158,19 @@ def number_of(index: int) -> str:
     return (_BLOCK_DEVICES / f"nbd{index}" / "dev").read_text().strip()
 
 
+def numbers_of(index: int) -> set[str]:
+    """The same of it and its partitions."""
+    parts = (_BLOCK_DEVICES / f"nbd{index}").glob("*/partition")
+    return {number_of(index), *(identity.text(part.with_name("dev")) for part in parts)}
+
+
+def made_of(index: int) -> list[str]:
+    """What others have made of it and its partitions, LVM, LUKS, md: by its name, if it has one."""
+    node = _BLOCK_DEVICES / f"nbd{index}"
+    made = [*node.glob("holders/*"), *node.glob("*/holders/*")]
+    return sorted(identity.text(one / "dm/name") or one.name for one in made)
+
+
 def find(backend: str) -> int | None:
     """The device that was connected with this."""
     return next((index for index, name in backends().items() if name == backend), None)

@@ -758,6 +758,39 @@ def test_a_process_that_ends_is_in_no_detach_s_way(
         assert ending.returncode is not None, "it was looked at"
 
 
+@needs_loops
+def test_who_has_a_device_is_found_whatever_it_calls_it(devices: Devices, tmp_path: Path) -> None:
+    """As in a container, which has nodes of its own: what it has not written yet would be lost."""
+    loop, node = Loop(tmp_path / "disk", 1 << 20), Path(f"/dev/flashmirror-test-{os.getpid()}")
+    number = loop.path.stat().st_rdev
+    devices.make(0, BACKEND, f"{os.major(number)}:{os.minor(number)}")
+    assert attaching._by(0) == ""
+    os.mknod(node, 0o600 | stat.S_IFBLK, number)
+    try:
+        with node.open("rb") as device, subprocess.Popen(["sleep", "60"], stdin=device) as one:
+            assert attaching._by(0) == f" (by process {one.pid}, sleep)"
+            one.kill()
+    finally:
+        node.unlink()
+        loop.close()
+
+
+def test_what_was_made_of_a_device_is_named(
+    devices: Devices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A volume of LVM, or swap, has no process, and is in no table of mounts."""
+    devices.make(0, BACKEND)
+    swaps = tmp_path / "swaps"
+    monkeypatch.setattr(attaching, "_SWAPS", swaps)
+    swaps.write_text("Filename Type Size\n/dev/nbd01 partition 8\n/dev/nbd0p2 partition 8\n")
+    assert attaching._by(0) == " (as swap)"
+    for part in ("", "nbd0p1"):
+        made = devices.folder / "nbd0" / part / "holders/dm-3/dm"
+        made.mkdir(parents=True)
+        made.joinpath("name").write_text(f"vg-db{part}\n")
+    assert attaching._by(0) == " (by vg-db, vg-dbnbd0p1)"
+
+
 def test_what_cannot_be_looked_at_of_one_device_leaves_no_other_attached(
     running: Pair, devices: Devices
 ) -> None:

@@ -208,6 +208,17 @@ FAULTS = (
         "asks_once_what_is_meant",
     ),
     Fault(
+        "who has a device by another name is not found, and it is detached",
+        f"{ATTACH}::test_who_has_a_device_is_found_whatever_it_calls_it",
+        (("mirror_core/attach.py", 're.compile(r"^/dev/|/dev/nbd', 're.compile(r"/dev/nbd'),),
+        "known_by_its_name_only",
+    ),
+    Fault(
+        "what was made of a device is not named",
+        f"{ATTACH}::test_what_was_made_of_a_device_is_named",
+        (("mirror_core/kernel.py", '*node.glob("*/holders/*")]', "]"),),
+    ),
+    Fault(
         "a process that ends is in the way of a detach",
         f"{ATTACH}::test_a_process_that_ends_is_in_no_detach_s_way",
         (("mirror_core/attach.py",
