@@ -353,7 +353,7 @@ def _notify_ready() -> None:
     address = os.environ.get("NOTIFY_SOCKET")
     if address:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
-            ready.sendto(b"READY=1", address.replace("@", "\0", 1))
+            ready.sendto(b"READY=1", re.sub("^@", "\0", address))
 
 
 # ---- from outside

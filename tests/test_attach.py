@@ -502,6 +502,19 @@ def test_a_device_that_is_detached_as_it_is_attached_is_not_said_to_be(
         attaching.start(begun)
 
 
+def test_ready_is_said_to_a_socket_whatever_its_folder_is_called(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sd_notify(3): an @ means a name that is in no folder where it is the first character, and
+    nothing elsewhere (systemd@east/notify)."""
+    for address, place in ((str(scratch / "systemd@east"), None), (f"@{scratch}@x", "\0")):
+        monkeypatch.setenv("NOTIFY_SOCKET", address)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready:
+            ready.bind(f"{place}{address[1:]}" if place else address)
+            attaching._notify_ready()
+            assert ready.recv(100) == b"READY=1"
+
+
 # ---- which devices are a site's
 
 

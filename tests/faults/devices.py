@@ -146,6 +146,12 @@ FAULTS = (
         "number_given_away_is_detached",
     ),
     Fault(
+        "a holder says that it is ready to another place than it was told",
+        f"{ATTACH}::test_ready_is_said_to_a_socket_whatever_its_folder_is_called",
+        (("mirror_core/attach.py", 're.sub("^@", ', 're.sub("@", '),),
+        "ready_said_elsewhere",
+    ),
+    Fault(
         "attach says that a device is attached whose holder could not begin",
         f"{ATTACH}::test_an_attach_whose_holder_ends_is_not_said_to_have_begun_one",
         (("mirror_core/attach.py",
