@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -128,7 +129,7 @@ def load(site: str) -> SiteConfig:
     so it is, and nothing is wrong with what is asked: the machine does not read the file."""
     path = find(site)
     try:
-        text = path.read_bytes()
+        text = _read(path)
     except OSError as error:
         if error.errno not in _MISTAKES:  # it may pass
             raise MirrorError(f"{path}: {error.strerror}: mend that", error.errno or 0) from error
@@ -142,6 +143,14 @@ def load(site: str) -> SiteConfig:
     except (ValueError, RecursionError) as error:  # tomllib lets through what int() says
         raise ConfigError(f"{path}: not valid TOML: {error}: mend it there") from error
     return replace(_Reader(path, table).site(), digest=_digest(table))
+
+
+def _read(path: Path) -> bytes:
+    """OSError.  A pipe, which somebody may have put there, is not waited for."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "Not a file")
+        return file.read()
 
 
 def _digest(table: dict[str, Any]) -> str:

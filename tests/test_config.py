@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -272,10 +273,11 @@ def test_a_file_that_is_no_toml_is_refused(tmp_path: Path, data: bytes) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    """A missing file, or a folder in its place, is refused by its name."""
-    for path, why in ((tmp_path / "no.toml", "No such file"), (tmp_path / "d.toml", "directory")):
-        if why == "directory":
-            path.mkdir()
+    """A missing file, or a folder or a pipe in its place, is refused by its name, at once."""
+    (tmp_path / "d.toml").mkdir()
+    os.mkfifo(tmp_path / "p.toml")
+    for name, why in (("no", "No such file"), ("d", "directory"), ("p", "Not a file")):
+        path = tmp_path / f"{name}.toml"
         with pytest.raises(ConfigError, match=rf"^{path}: .*{why}.*: name a site's TOML file"):
             config.load(str(path))
 
@@ -285,11 +287,11 @@ def test_what_the_machine_does_not_read_is_no_mistake_in_the_file(
 ) -> None:
     """It may pass, and systemd tries again; of a mistake (exit status 2) it does not."""
 
-    def fail(_path: Path) -> bytes:
+    def fail(*_: object) -> int:
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", fail)
+        patch.setattr(os, "open", fail)
         with pytest.raises(MirrorError, match="Input/output error: mend that") as caught:
             config.load(str(tmp_path / "east.toml"))
     assert not isinstance(caught.value, ConfigError)

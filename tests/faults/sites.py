@@ -1673,6 +1673,12 @@ FAULTS = (
         "failed_part_is_passed",
     ),
     Fault(
+        "a pipe in place of a configuration is waited for",
+        "tests/test_config.py::test_a_file_that_cannot_be_read_is_refused",
+        (("mirror_core/config.py", "flags | os.O_NONBLOCK)", "flags)"),),
+        "waits_for_a_pipe",
+    ),
+    Fault(
         "a test that failed in a long run is not run again",
         "tests/test_parts.py::test_tests_go_on_where_they_were_stopped",
         (("tests/resumed.py",
