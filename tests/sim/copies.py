@@ -256,8 +256,9 @@ class Copies:
         )
 
     def has_maps(self, machine: Machine, book: ledger.Ledger) -> bool:
-        """Of each volume, that tell what is hot; or some that tell that the ledger was put back."""
-        kept = machine.kept(book)
+        """Of each volume, that tell what is hot, unless a later run has passed them over; or some
+        that tell that the ledger was put back."""
+        kept = machine.kept(book) if book.run not in machine.passed_over else None
         all_of_them = kept is not None and kept.runs.keys() == machine.sizes.keys()
         return all_of_them or self.is_older(machine, book)
 

@@ -236,6 +236,7 @@ class Machine:
         self.was_slow = False  # a store of it, at any time
         self.bomb: simos.Bomb | None = None  # exceptions at calls of the platform
         self.maps: dict[str, KeptMaps] = {}  # by run
+        self.passed_over: set[str] = set()  # runs whose maps a later one has not found
         self.no_memory = world.random.choice((0.0, 0.0, 0.5))  # the chance, of a volume's
         self.folder = 0  # in which a life has its maps, and looks for those before
         self.boots = 0  # of the machine itself
@@ -444,6 +445,7 @@ class Machine:
     def is_up(self, life: Incarnation) -> None:
         """Its control thread has begun."""
         life.up, self.stood = True, None
+        self.passed_over |= self.maps.keys()
         assert life.site
         source = life.site.book.current.role == "source"
         life.is_first, self.was_source = source and not self.was_source, source
