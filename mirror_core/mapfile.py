@@ -1,7 +1,7 @@
 """Where a source's maps outlive its process: files in memory, one a volume and run.
 
     FOLDER/SITE-VOLUME-RUN.maps     a page that says what it is (site, lineage, run, boot, shape,
-                                    and two commits), then the maps (native/volume.h)
+                                    and two points), then the maps (native/volume.h)
 
 A killed process leaves them as they were at its last instruction, so the next one knows exactly
 which blocks may differ.  A machine that went down takes them along: then the intent log decides.
@@ -9,18 +9,21 @@ which blocks may differ.  A machine that went down takes them along: then the in
     look        beside a ledger, of all volumes: nothing; maps of its run; or maps of a later ledger
     restore     of one volume: what its maps of that run hold
 
-Invariants.  The page names the commit of the ledger that stands, and of the one that is being
-recorded, before it is: what a commit holds the maps forget after both are that one.  So with either
-ledger they hold all that may differ, whenever the process is killed, and with any other they tell
-that it is another than the one which was there: it was put back.  So do maps of a run which a
-ledger has named, and this one does not know.  Then nothing beside that ledger is believed, of no
-volume: everything may differ.
+Invariants.  The page names the point (what is begun and committed) of the ledger that stands, and
+that of the one which is being recorded, before it is: what a commit holds the maps forget after
+both are that one.  So with either ledger they hold all that may differ, whenever the process is
+killed, and with any other they tell that it is another than the one which was there: it was put
+back.  So do maps of another run which a ledger has named, if that had begun more than this one
+knows of, or as much, and this one does not know the run, or what it had committed.  Then nothing
+beside that ledger is believed, of no volume: everything may differ.
 Maps tell all, so that the intent log is not asked, only in the boot that they were made in, for
 certain (platform.py), and if they hold every bit (the last number of the first page); else what
 they hold is sent besides.  A new run makes new files; the old ones stand until the ledger names it.
 Without memory for them a site runs all the same, and after a kill the intent log decides.
 
-Left out: a target's maps.  What it needs is durable (ledger, log of hardenings).
+Left out: a target's maps.  What it needs is durable (ledger, log of hardenings).  Maps in a folder
+that this process does not know of (RUNTIME_DIRECTORY): that a ledger was put back is noticed where
+it can be, and not promised (docs/recovery.md).
 """
 
 from __future__ import annotations
@@ -44,12 +47,12 @@ _PAGE = 4096
 _HEAD = struct.Struct("<8sI32s32s32s36sQQ")
 _BOOT_BYTES = 36  # of that
 _CRC = struct.Struct("<I")
-_COMMIT = struct.Struct("<Q32s")  # sequence and token
+_POINT = struct.Struct("<Q32sQ32s")  # sequence and token, of what is begun and of what is committed
 _WHOLE = struct.Struct("<Q")
-_COMMITS_AT = _PAGE - _WHOLE.size - 2 * _COMMIT.size
+_POINTS_AT = _PAGE - _WHOLE.size - 2 * _POINT.size
 _MAGIC = b"fmMAPS\0\0"
 _VERSION = 4
-_NONE = b"\xff" * _COMMIT.size  # of no ledger
+_NONE = b"\xff" * _POINT.size  # of no ledger
 
 
 def folders() -> Iterator[Path]:
@@ -78,16 +81,16 @@ class Counts:
     """With which ledgers the maps of a run count."""
 
     run: str
-    stands: bytes  # the commit of the ledger that has named the run; _NONE: none has yet
-    coming: bytes  # the commit of the one that is being recorded; or that one's
+    stands: bytes  # the point of the ledger that has named the run; _NONE: none has yet
+    coming: bytes  # that of the one that is being recorded; or the same
 
     def before(self, book: Ledger) -> Counts:
         """This ledger is about to be recorded."""
-        return replace(self, coming=_commit(book))
+        return replace(self, coming=_point(book))
 
     def after(self, book: Ledger) -> Counts:
         """It stands."""
-        return self if book.run != self.run else Counts(self.run, _commit(book), _commit(book))
+        return self if book.run != self.run else Counts(self.run, _point(book), _point(book))
 
 
 def judge(book: Ledger, found: Iterable[Counts]) -> Found:
@@ -95,11 +98,14 @@ def judge(book: Ledger, found: Iterable[Counts]) -> Found:
     answer = Found.NOTHING
     for one in found:
         if one.run == book.run:
-            if _commit(book) not in (one.stands, one.coming):
+            if _point(book) not in (one.stands, one.coming):
                 return Found.LATER
             answer = Found.OURS
-        elif one.stands != _NONE and one.run not in book.runs:
-            return Found.LATER
+        elif one.stands != _NONE:
+            begun, *_ = _POINT.unpack(one.stands)
+            earlier = one.run in book.runs and _point(book) in (one.stands, one.coming)
+            if begun > book.begun or (begun == book.begun and not earlier):
+                return Found.LATER
     return answer
 
 
@@ -135,8 +141,8 @@ def _is_right(page: bytes) -> bool:
 
 def _counts(page: bytes) -> Counts:
     _, _, _, _, run, *_ = _HEAD.unpack_from(page)
-    at = _COMMITS_AT + _COMMIT.size
-    return Counts(run.decode(errors="replace"), page[_COMMITS_AT:at], page[at : -_WHOLE.size])
+    at = _POINTS_AT + _POINT.size
+    return Counts(run.decode(errors="replace"), page[_POINTS_AT:at], page[at : -_WHOLE.size])
 
 
 @contextlib.contextmanager
@@ -158,7 +164,7 @@ def _head(book: Ledger, record: VolumeRecord, run: str, boot: bytes) -> bytes:
         _MAGIC, _VERSION, book.site.encode(), lineage.encode(), run.encode(),
         boot, record.size, record.block_size,
     )  # fmt: skip
-    return (head + _CRC.pack(zlib.crc32(head))).ljust(_COMMITS_AT, b"\0")
+    return (head + _CRC.pack(zlib.crc32(head))).ljust(_POINTS_AT, b"\0")
 
 
 def _boot() -> bytes:
@@ -166,8 +172,10 @@ def _boot() -> bytes:
     return age.boot_of(HERE).encode().ljust(_BOOT_BYTES, b"\0")
 
 
-def _commit(book: Ledger) -> bytes:
-    return _COMMIT.pack(book.committed, book.committed_token.encode())
+def _point(book: Ledger) -> bytes:
+    return _POINT.pack(
+        book.begun, book.begun_token.encode(), book.committed, book.committed_token.encode()
+    )
 
 
 class Kept:
@@ -190,7 +198,7 @@ class Kept:
             return
         self._counts = counts
         try:
-            os.pwrite(self._fd, counts.stands + counts.coming, _COMMITS_AT)
+            os.pwrite(self._fd, counts.stands + counts.coming, _POINTS_AT)
         except OSError:
             self._path.unlink(missing_ok=True)
 
@@ -200,7 +208,7 @@ class Kept:
 
 def new(book: Ledger, run: str) -> Counts:
     """Of a run that no ledger names yet."""
-    return Counts(run, _NONE, _commit(book))
+    return Counts(run, _NONE, _point(book))
 
 
 def share(book: Ledger, record: VolumeRecord, run: str, volume: native.Volume) -> Kept:
@@ -239,7 +247,7 @@ def restore(book: Ledger, record: VolumeRecord, volume: native.Volume) -> bool:
         with contextlib.suppress(OSError), _opened(path) as fd:
             page = os.pread(fd, _PAGE, 0).ljust(_PAGE, b"\0")
             *_, boot, _, _ = _HEAD.unpack_from(page)
-            if page[:_COMMITS_AT] != _head(book, record, book.run, boot):
+            if page[:_POINTS_AT] != _head(book, record, book.run, boot):
                 continue
             if os.fstat(fd).st_size == volume.shared_bytes():
                 volume.mark_shared(fd)

@@ -162,8 +162,9 @@ class Servers:
         self._busy: set[str] = set()  # volumes whose server is to be looked at again
         self._asserted: set[str] = set()  # volumes whose server the file may say to be known
 
-    def begin(self, *, clean: bool, run_before: str) -> list[str]:
-        """Before anything is written.  The volumes whose clients are to be told of a loss."""
+    def begin(self, *, clean: bool, run_before: str, went_back: bool = False) -> list[str]:
+        """Before anything is written.  The volumes whose clients are to be told of a loss.
+        `went_back`: the record may be an older one, so who is to be told is not known."""
         if not self._fronts:
             return []
         self._boot, self._follows = age.boot_of(self._platform), run_before
@@ -171,12 +172,12 @@ class Servers:
         boot = str(before.get("boot", ""))
         reboot, same = age.is_another(boot, self._boot), age.is_the_same(boot, self._boot)
         for name, volume in self._fronts.items():
-            lost = name in before.get("untold", ())
+            lost = went_back or name in before.get("untold", ())
             if name in self._volumes:
                 now = self._known[name] = self._identify(volume)
                 known = same and now is not None and before["data"].get(name) == now
                 lost |= not (clean or known)
-            if lost and not reboot:
+            if lost and (went_back or not reboot):
                 volume.lose_front()
                 self._doubt(name)
         if self._volumes or self._untold:

@@ -591,8 +591,8 @@ class Site:
             self.journal.say("its data was adopted: what may differ is compared")
         elif self._went_back:
             self.journal.say(
-                "maps in memory are of a commit or a run that its ledger does not know: it may be "
-                "an older one that was put back, so everything is compared"
+                "maps in memory are of a cycle or a run that its ledger does not know: it may be "
+                "an older one that was put back, so everything counts as different"
             )
         elif not ledger.ended_in_order(self.book.current):
             self.journal.say(
@@ -613,7 +613,9 @@ class Site:
         elif isinstance(self.control, Target) and self.control.blank:
             self._flush_holes()
         book = self.book.current
-        for name in self.servers.begin(clean=self._in_order, run_before=book.run):
+        for name in self.servers.begin(
+            clean=self._in_order, run_before=book.run, went_back=self._went_back
+        ):
             ours = self._in_order or self._opened[name, "data"].identity.kind != "nbd"
             words = server_instance.UNTOLD if ours else server_instance.MAY_BE_GONE
             self.journal.say(f"volume {name}: {words}")

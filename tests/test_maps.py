@@ -219,7 +219,9 @@ def kept(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-BOOK = replace(SOURCE, run="1" * 32, committed=4, committed_token="4" * 32)
+BOOK = replace(
+    SOURCE, run="1" * 32, begun=5, begun_token="5" * 32, committed=4, committed_token="4" * 32
+)
 HEAD = {"version": 8, "site": 12, "lineage": 44, "run": 76, "boot": 108, "size": 144,
         "block size": 152, "checksum": 160}  # fmt: skip
 
@@ -274,6 +276,8 @@ def test_maps_count_with_the_ledger_that_stands_whenever_their_process_is_killed
         assert mapfile.look(after) is found.OURS
         assert {mapfile.look(before), mapfile.look(other)} == {found.LATER}
     assert mapfile.look(replace(BOOK, committed_token="6" * 32)) is found.LATER
+    assert mapfile.look(replace(BOOK, begun=BOOK.begun - 1)) is found.LATER
+    assert mapfile.look(replace(BOOK, begun_token="6" * 32)) is found.LATER
 
 
 def test_a_change_that_was_not_recorded_leaves_the_maps_with_what_stands(
@@ -298,9 +302,14 @@ def test_maps_of_a_run_that_no_ledger_has_named_tell_nothing(shared: mapfile.Kep
 def test_maps_of_an_earlier_run_tell_nothing_of_the_ledger(shared: mapfile.Kept) -> None:
     """They were left in a folder in which no run since has looked."""
     shared.go_with(BOOK)
-    later = replace(AFTER, run="3" * 32, runs=(BOOK.run, "3" * 32))
+    later = replace(BOOK, run="3" * 32, runs=(BOOK.run, "3" * 32))
+    unknown = replace(later, runs=("3" * 32,))
     assert mapfile.look(later) is mapfile.Found.NOTHING
-    assert mapfile.look(replace(later, runs=("3" * 32,))) is mapfile.Found.LATER
+    assert mapfile.look(replace(unknown, begun=BOOK.begun + 1)) is mapfile.Found.NOTHING
+    assert mapfile.look(unknown) is mapfile.Found.LATER
+    for older in ({"begun": BOOK.begun - 1}, {"committed": 3}, {"committed_token": "6" * 32}):
+        adopted = replace(later, **older)
+        assert mapfile.look(adopted) is mapfile.Found.LATER, older
 
 
 def test_what_is_no_page_of_maps_of_ours_proves_nothing(shared: mapfile.Kept, kept: Path) -> None:

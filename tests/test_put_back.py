@@ -11,16 +11,19 @@ from pathlib import Path
 
 import direct
 import pytest
-from handmade import Handmade, east
+from handmade import Handmade, east, eventually, flashmirror
 from pair import CommandFailed, MakePair, Pair
 from test_link import kill
+from test_lost_flush import BLOCK, Lab, fails, lab, recorded
 
 from mirror_core import config, ledger, mapfile
 from mirror_core.site import Site
 
 MIB = 1 << 20
+ELSEWHERE = ("env", "-u", "RUNTIME_DIRECTORY")
+__all__ = ["lab"]
 UNSEEN = 64 << 10  # no fingerprint of an orderly stop looks there
-OLDER = "does not know: it may be an older one"
+OLDER = "its ledger does not know: it may be an older one"
 
 
 class Snapshot:
@@ -126,6 +129,79 @@ def test_a_ledger_that_was_put_back_was_so_for_all_volumes(make_pair: MakePair, 
     pair.start("east")
     is_equal(pair, "disk", "disk2")
     assert OLDER in pair.log("east")
+
+
+def test_an_adoption_elsewhere_hides_no_ledger_that_was_put_back(make_pair: MakePair) -> None:
+    """A person gives the command where the service's own folder (RUNTIME_DIRECTORY) is not known:
+    the start after that finds maps of the run before, which had committed more."""
+    pair = make_pair("--size", "8M", "--volumes", "2")
+    path, state = pair.toml("east"), state_of(pair)
+    path.write_text('bandwidth = "2MiB/s"\n' + path.read_text())
+    in_step(pair)
+    with pair.client() as client:
+        client.write(0, b"A" * 2 * MIB)
+    direct.wait_for(lambda: ledger.load(state).begun > ledger.load(state).committed, "a cycle")
+    saved = Snapshot(state)
+    begun = ledger.load(state).begun
+    direct.wait_for(lambda: ledger.load(state).committed == begun, "its commit")
+    kill(pair, "west")
+    write(pair, "disk2")
+    kill(pair, "east")
+    saved.put_back()
+    data = pair.image("east", "disk")
+    moved = data.with_name("moved")
+    moved.write_bytes(data.read_bytes())
+    moved.replace(data)
+    words = ("adopt", str(path), "disk", "data", "--yes")
+    done = flashmirror(*words, prefix=ELSEWHERE)
+    assert done.returncode == 0, done.stderr
+    pair.start("west")
+    pair.start("east")
+    is_equal(pair, "disk", "disk2")
+
+
+def test_a_run_elsewhere_puts_nothing_back(make_pair: MakePair) -> None:
+    """Killed as a service, started by hand where its maps are not found, stopped in order, and
+    started as a service: those maps are older than the ledger."""
+    pair = make_pair("--size", "8M")
+    in_step(pair)
+    kill(pair, "east")
+    done = flashmirror("start", str(pair.toml("east")), prefix=ELSEWHERE)
+    assert done.returncode == 0, done.stderr
+    write(pair, "disk")
+    direct.sync(pair)
+    direct.stop(pair, "east")
+    assert maps("disk")
+    pair.start("east")
+    is_equal(pair, "disk")
+    assert OLDER not in pair.log("east") and maps("disk") != []
+
+
+@pytest.mark.parametrize(("site", "part"), [("east", "data")])
+def test_a_loss_is_told_though_its_record_was_put_back(lab: Lab) -> None:
+    """The store's own server, the same process, has lost what was acknowledged; the site is killed,
+    and the record of that is an older one: who was to be told is not known, so each client is."""
+    pair = lab.pair
+    pair.stores["east", "data"] = lab.server.store(MIB)
+    pair.create()
+    pair.start()
+    with pair.client() as client, pair.client() as other:
+        client.write(0, b"old" * 4096)
+        pair.sync()
+        saved = Snapshot(pair.folder / "east/state")
+        client.write(0, b"mid" * 4096)
+        pair.sync()
+        direct.pause(pair)
+        other.write(0, b"new" * 4096)
+        lab.server.fail("lose-later", "flush")
+        assert fails(lambda: client.write(BLOCK * 8, b"x" * BLOCK, 1))
+        lab.server.mend()
+        eventually(lambda: recorded(pair) == {"disk": None}, "a record")
+    kill(pair, "east")
+    saved.put_back()
+    pair.start("east")
+    with pair.client() as client:
+        assert fails(client.flush)
 
 
 def another_target(pair: Pair) -> Callable[[], None]:

@@ -1724,8 +1724,8 @@ FAULTS = (
     Fault(
         "an orderly stop forgets the loss that a client has not heard of",
         "tests/test_lost_flush.py::test_no_end_hides_a_loss_from_a_client",
-        (("mirror_core/server_instance.py", 'lost = name in before.get("untold", ())',
-          "lost = False"),),
+        (("mirror_core/server_instance.py", 'lost = went_back or name in before.get("untold", ())',
+          "lost = went_back"),),
         "stop_forgets_a_loss",
     ),
     Fault(

@@ -250,7 +250,7 @@ class Copies:
         return any(
             _committed(book) not in kept.commits
             if run == book.run
-            else kept.was_up and run not in book.runs
+            else kept.was_up and run not in book.runs and kept.begun >= book.begun
             for run, kept in machine.maps.items()
             if kept.folder == machine.folder
         )

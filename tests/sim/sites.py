@@ -134,6 +134,7 @@ class SimMaps:
 class KeptMaps:
     counts: mapfile.Counts
     commits: frozenset[Point]  # of the ledgers that stood at the kill: on the disk, in memory
+    begun: int  # of them
     was_up: bool  # so that a ledger has named the run
     runs: dict[str, list[tuple[int, int]]]  # by volume, of those that had memory for them
     folder: int  # in which they stand
@@ -542,8 +543,9 @@ class Machine:
                 books = (life.site.book.current, self.book_on_disk(self.fs))
                 commits = frozenset((book.committed, book.committed_token) for book in books)
                 self.maps[life.site._run] = KeptMaps(
-                    life.site._maps.counts, commits, life.up, runs, self.folder, life.contained
-                )
+                    life.site._maps.counts, commits, books[0].begun, life.up, runs,
+                    self.folder, life.contained,
+                )  # fmt: skip
             self.folder = int(self.world.random.random() < 0.15)
         self.contained = self._is_contained()
         for store in life.open_stores():
