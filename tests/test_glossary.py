@@ -6,6 +6,8 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +103,20 @@ def maps(_: Pair) -> set[str]:
     """Of the ledger, as the code calls them."""
     texts = (path.read_text() for path in (ROOT / "mirror_core").glob("*.py"))
     return {name for text in texts for name in re.findall(r'f"{\w+(?:\.name)}/(\w+)"', text)}
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Pair]:
+    """One of its own: other tests take away what they find in the folder of maps."""
+    folder = Path(tempfile.mkdtemp(prefix="flashmirror-", dir="/dev/shm"))
+    pair = Pair(folder / "p", "--size", "1M")
+    try:
+        pair.start()
+        pair.sync()
+        yield pair
+    finally:
+        pair.kill()
+        shutil.rmtree(folder)
 
 
 def files(pair: Pair) -> set[str]:
