@@ -80,6 +80,7 @@ class Found(enum.Enum):
 class Counts:
     """With which ledgers the maps of a run count."""
 
+    lineage: str
     run: str
     stands: bytes  # the point of the ledger that has named the run; _NONE: none has yet
     coming: bytes  # that of the one that is being recorded; or the same
@@ -90,13 +91,16 @@ class Counts:
 
     def after(self, book: Ledger) -> Counts:
         """It stands."""
-        return self if book.run != self.run else Counts(self.run, _point(book), _point(book))
+        point = _point(book)
+        return self if book.run != self.run else replace(self, stands=point, coming=point)
 
 
 def judge(book: Ledger, found: Iterable[Counts]) -> Found:
     """What there is beside this ledger."""
     answer = Found.NOTHING
     for one in found:
+        if one.lineage != _lineage(book):
+            continue  # of when this site was another source: the target knows the two apart
         if one.run == book.run:
             if _point(book) not in (one.stands, one.coming):
                 return Found.LATER
@@ -140,9 +144,12 @@ def _is_right(page: bytes) -> bool:
 
 
 def _counts(page: bytes) -> Counts:
-    _, _, _, _, run, *_ = _HEAD.unpack_from(page)
+    _, _, _, lineage, run, *_ = _HEAD.unpack_from(page)
     at = _POINTS_AT + _POINT.size
-    return Counts(run.decode(errors="replace"), page[_POINTS_AT:at], page[at : -_WHOLE.size])
+    history = lineage.rstrip(b"\0").decode(errors="replace")
+    return Counts(
+        history, run.decode(errors="replace"), page[_POINTS_AT:at], page[at : -_WHOLE.size]
+    )
 
 
 @contextlib.contextmanager
@@ -159,9 +166,8 @@ def _name(site: str, volume: str, run: str) -> str:
 
 
 def _head(book: Ledger, record: VolumeRecord, run: str, boot: bytes) -> bytes:
-    lineage = book.lineage.id if book.lineage else ""
     head = _HEAD.pack(
-        _MAGIC, _VERSION, book.site.encode(), lineage.encode(), run.encode(),
+        _MAGIC, _VERSION, book.site.encode(), _lineage(book).encode(), run.encode(),
         boot, record.size, record.block_size,
     )  # fmt: skip
     return (head + _CRC.pack(zlib.crc32(head))).ljust(_POINTS_AT, b"\0")
@@ -170,6 +176,10 @@ def _head(book: Ledger, record: VolumeRecord, run: str, boot: bytes) -> bytes:
 def _boot() -> bytes:
     """Of now, as it stands in a head.  Zeroes: it is not known."""
     return age.boot_of(HERE).encode().ljust(_BOOT_BYTES, b"\0")
+
+
+def _lineage(book: Ledger) -> str:
+    return book.lineage.id if book.lineage else ""
 
 
 def _point(book: Ledger) -> bytes:
@@ -208,7 +218,7 @@ class Kept:
 
 def new(book: Ledger, run: str) -> Counts:
     """Of a run that no ledger names yet."""
-    return Counts(run, _NONE, _point(book))
+    return Counts(_lineage(book), run, _NONE, _point(book))
 
 
 def share(book: Ledger, record: VolumeRecord, run: str, volume: native.Volume) -> Kept:

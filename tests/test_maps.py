@@ -303,6 +303,8 @@ def test_maps_of_an_earlier_run_tell_nothing_of_the_ledger(shared: mapfile.Kept)
     """They were left in a folder in which no run since has looked."""
     shared.go_with(BOOK)
     later = replace(BOOK, run="3" * 32, runs=(BOOK.run, "3" * 32))
+    another = ledger.Lineage("7" * 32)  # it has changed its role twice since
+    assert mapfile.look(replace(AFTER, lineage=another, begun=1)) is mapfile.Found.NOTHING
     unknown = replace(later, runs=("3" * 32,))
     assert mapfile.look(later) is mapfile.Found.NOTHING
     assert mapfile.look(replace(unknown, begun=BOOK.begun + 1)) is mapfile.Found.NOTHING

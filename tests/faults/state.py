@@ -382,6 +382,12 @@ FAULTS = (
         "unknown_run_tells_nothing",
     ),
     Fault(
+        "maps of another lineage tell that a ledger was put back, and each client of a loss",
+        "tests/test_maps.py::test_maps_of_an_earlier_run_tell_nothing_of_the_ledger simulate:20000",
+        (("mirror_core/mapfile.py", "if one.lineage != _lineage(book):", "if False:"),),
+        "another_lineage_is_later",
+    ),
+    Fault(
         "maps of any other run tell that the ledger was put back, and everything is compared",
         "tests/test_maps.py::test_maps_of_an_earlier_run_tell_nothing_of_the_ledger",
         (("mirror_core/mapfile.py",
@@ -411,8 +417,8 @@ FAULTS = (
     Fault(
         "maps count with a ledger that does not name their run",
         "tests/test_maps.py::test_maps_of_a_run_that_no_ledger_has_named_tell_nothing",
-        (("mirror_core/mapfile.py", "return self if book.run != self.run else Counts(",
-          "return Counts("),),
+        (("mirror_core/mapfile.py", "return self if book.run != self.run else replace(",
+          "return replace("),),
         "counted_before_they_are_named",
     ),
     Fault(

@@ -253,6 +253,8 @@ class Copies:
             else kept.was_up and run not in book.runs and kept.begun >= book.begun
             for run, kept in machine.maps.items()
             if kept.folder == machine.folder
+            and book.lineage is not None
+            and kept.counts.lineage == book.lineage.id
         )
 
     def has_maps(self, machine: Machine, book: ledger.Ledger) -> bool:

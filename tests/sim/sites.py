@@ -80,7 +80,7 @@ class SimMaps:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
-        self.counts = mapfile.Counts("", b"", b"")
+        self.counts = mapfile.Counts("", "", b"", b"")
         self.of: set[str] = set()
 
     def share(
