@@ -13,9 +13,9 @@ Invariants.  The page names the point (what is begun and committed) of the ledge
 that of the one which is being recorded, before it is: what a commit holds the maps forget after
 both are that one.  So with either ledger they hold all that may differ, whenever the process is
 killed, and with any other they tell that it is another than the one which was there: it was put
-back.  So do maps of another run which a ledger has named, if that had begun more than this one
-knows of, or as much, and this one does not know the run, or what it had committed.  Then nothing
-beside that ledger is believed, of no volume: everything may differ.
+back.  So do maps of another run of its lineage which a ledger has named, if that had begun more
+than this one knows of, or as much, and this one does not know the run, or what it had committed.
+Then nothing beside that ledger is believed, of no volume: everything may differ.
 Maps tell all, so that the intent log is not asked, only in the boot that they were made in, for
 certain (platform.py), and if they hold every bit (the last number of the first page); else what
 they hold is sent besides.  A new run makes new files; the old ones stand until the ledger names it.

@@ -21,7 +21,7 @@ import pytest
 import resumed
 from handmade import Handmade
 from hypothesis import settings
-from pair import MakePair, Pair
+from pair import MakePair, Pair, one_that_runs
 from remote import MakeRemote, RemotePair
 
 # How long an example takes says how busy the machine is, not whether the code is right.
@@ -137,14 +137,5 @@ def handmade(scratch: Path) -> Iterator[Handmade]:
 @pytest.fixture(scope="session")
 def running() -> Iterator[Pair]:
     """A pair that runs and has committed; tests leave it as they found it."""
-    folder = Path(tempfile.mkdtemp(prefix="flashmirror-", dir="/dev/shm"))
-    pair = Pair(folder / "p", "--size", "1M")
-    try:
-        pair.start()
-        with pair.client() as client:
-            client.write(0, b"x" * 4096)
-        pair.sync()
+    with one_that_runs() as pair:
         yield pair
-    finally:
-        pair.kill()
-        shutil.rmtree(folder)

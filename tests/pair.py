@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +29,22 @@ def some(cases: Iterable[T], step: int = 2) -> list[T]:
     """Every `step`-th of them in CI, which has half an hour; all of them in `make soak`, and where
     a planted fault is to be caught."""
     return list(cases) if SOAK > 1 or EVERY_CASE else list(cases)[::step]
+
+
+@contextlib.contextmanager
+def one_that_runs() -> Iterator[Pair]:
+    """And has committed."""
+    folder = Path(tempfile.mkdtemp(prefix="flashmirror-", dir="/dev/shm"))
+    pair = Pair(folder / "p", "--size", "1M")
+    try:
+        pair.start()
+        with pair.client() as client:
+            client.write(0, b"x" * 4096)
+        pair.sync()
+        yield pair
+    finally:
+        pair.kill()
+        shutil.rmtree(folder)
 
 
 class CommandFailed(Exception):

@@ -6,8 +6,6 @@ from __future__ import annotations
 import ast
 import json
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import Any
 
 import pytest
 from handmade import scrape
-from pair import Pair
+from pair import Pair, one_that_runs
 
 from mirror_core import config, durable, ledger, mapfile, protocol, server_instance
 from mirror_core.cli import cli
@@ -108,15 +106,8 @@ def maps(_: Pair) -> set[str]:
 @pytest.fixture(scope="module")
 def running() -> Iterator[Pair]:
     """One of its own: other tests take away what they find in the folder of maps."""
-    folder = Path(tempfile.mkdtemp(prefix="flashmirror-", dir="/dev/shm"))
-    pair = Pair(folder / "p", "--size", "1M")
-    try:
-        pair.start()
-        pair.sync()
+    with one_that_runs() as pair:
         yield pair
-    finally:
-        pair.kill()
-        shutil.rmtree(folder)
 
 
 def files(pair: Pair) -> set[str]:

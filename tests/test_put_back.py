@@ -59,6 +59,29 @@ def in_step(pair: Pair) -> None:
     direct.sync(pair)
 
 
+def within_a_cycle(pair: Pair) -> Snapshot:
+    """Of the source's state; the cycle is committed since, and then the target went."""
+    path, state = pair.toml("east"), state_of(pair)
+    path.write_text('bandwidth = "2MiB/s"\n' + path.read_text())
+    in_step(pair)
+    with pair.client() as client:
+        client.write(0, b"A" * 2 * MIB)
+    direct.wait_for(lambda: ledger.load(state).begun > ledger.load(state).committed, "a cycle")
+    saved = Snapshot(state)
+    begun = ledger.load(state).begun
+    direct.wait_for(lambda: ledger.load(state).committed == begun, "its commit")
+    kill(pair, "west")
+    return saved
+
+
+def move_data(pair: Pair) -> None:
+    """To another file, which is to be adopted."""
+    data = pair.image("east", "disk")
+    moved = data.with_name("moved")
+    moved.write_bytes(data.read_bytes())
+    moved.replace(data)
+
+
 def write(pair: Pair, volume: str) -> None:
     with pair.client(volume) as client:
         client.write(6 * MIB + UNSEEN, b"B" * 4096)
@@ -90,10 +113,7 @@ def test_an_adoption_forgets_nothing_that_maps_tell_of_another_volume(
     write(pair, "disk2")
     kill(pair, "east")
     saved.put_back(only)
-    data = pair.image("east", "disk")
-    moved = data.with_name("moved")
-    moved.write_bytes(data.read_bytes())
-    moved.replace(data)
+    move_data(pair)
     with pytest.raises(CommandFailed, match="flashmirror adopt"):
         pair.start("east")
     pair.run("adopt", str(pair.toml("east")), "disk", "data", "--yes")
@@ -106,21 +126,7 @@ def test_a_ledger_that_was_put_back_was_so_for_all_volumes(make_pair: MakePair, 
     """From within the cycle of the last commit.  One volume has no maps, as there was no memory for
     them; those of the other tell that the log of that one is old, too."""
     pair = make_pair("--size", "8M", "--volumes", "2")
-    path, state = pair.toml("east"), state_of(pair)
-    path.write_text('bandwidth = "2MiB/s"\n' + path.read_text())
-    in_step(pair)
-
-    def is_under_way() -> bool:
-        book = ledger.load(state)
-        return book.begun > book.committed
-
-    with pair.client() as client:
-        client.write(0, b"A" * 2 * MIB)
-    direct.wait_for(is_under_way, "a cycle")
-    saved = Snapshot(state)
-    begun = ledger.load(state).begun
-    direct.wait_for(lambda: ledger.load(state).committed == begun, "its commit")
-    kill(pair, "west")
+    saved = within_a_cycle(pair)
     write(pair, "disk2")
     kill(pair, "east")
     saved.put_back()
@@ -136,24 +142,12 @@ def test_an_adoption_elsewhere_hides_no_ledger_that_was_put_back(make_pair: Make
     """A person gives the command where the service's own folder (RUNTIME_DIRECTORY) is not known:
     the start after that finds maps of the run before, which had committed more."""
     pair = make_pair("--size", "8M", "--volumes", "2")
-    path, state = pair.toml("east"), state_of(pair)
-    path.write_text('bandwidth = "2MiB/s"\n' + path.read_text())
-    in_step(pair)
-    with pair.client() as client:
-        client.write(0, b"A" * 2 * MIB)
-    direct.wait_for(lambda: ledger.load(state).begun > ledger.load(state).committed, "a cycle")
-    saved = Snapshot(state)
-    begun = ledger.load(state).begun
-    direct.wait_for(lambda: ledger.load(state).committed == begun, "its commit")
-    kill(pair, "west")
+    saved = within_a_cycle(pair)
     write(pair, "disk2")
     kill(pair, "east")
     saved.put_back()
-    data = pair.image("east", "disk")
-    moved = data.with_name("moved")
-    moved.write_bytes(data.read_bytes())
-    moved.replace(data)
-    words = ("adopt", str(path), "disk", "data", "--yes")
+    move_data(pair)
+    words = ("adopt", str(pair.toml("east")), "disk", "data", "--yes")
     done = flashmirror(*words, prefix=ELSEWHERE)
     assert done.returncode == 0, done.stderr
     pair.start("west")
