@@ -40,7 +40,7 @@ def create(
         undo.callback(os.close, lock)
         if ledger.path_in(config.state).exists():
             raise LedgerError(
-                f"{config.state}: holds a site already: name another 'state', or, to begin anew, "
+                f"{config.state}: holds a site already: name another 'state', or, to begin again, "
                 "move it away (not more: its image, or what it knows of changes, is lost with it)"
             )
         ledger.refuse_lost(config.state)
@@ -106,7 +106,7 @@ def _record(config: SiteConfig, first: ledger.Ledger, flush_names: Callable[[], 
     except OSError as error:
         raise no_state(config, error) from error
     except durable.Doubt as error:
-        raise LedgerError(f"{error}: mend that, and give the command again") from error
+        raise LedgerError(f"{error}: fix the cause, and run the command again") from error
 
 
 def _refuse_pair(data: stores.Opened, intermediate: stores.Opened) -> None:

@@ -50,7 +50,7 @@ def _await_log(site: SiteConfig, pid: int, deadline: float, before: os.stat_resu
             raise MirrorError(
                 f"{site.name}: process {pid} has not opened its log again in "
                 f"{limits.CONTROL_TIMEOUT_S:g} s (does it start?): the old one goes on, and may "
-                "say why: mend that, then try again",
+                "say why: fix the cause, then try again",
                 errno.ETIMEDOUT,
             )
         time.sleep(0.02)  # that a process takes a signal is no event

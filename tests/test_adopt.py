@@ -135,7 +135,7 @@ def test_an_adopted_source_is_not_said_to_have_ended_without_order(pair: Pair) -
     pair.start("east")
     kill(pair, "east")
     assert why in pair.log("east") and "not stopped in order" not in pair.log("east")
-    assert pair.status()["reason"] == "it was not stopped in order"
+    assert pair.status()["reason"] == "it was not shut down cleanly"
 
 
 def test_a_source_that_was_given_up_is_not_said_to_have_ended_without_order(pair: Pair) -> None:

@@ -145,7 +145,7 @@ def test_a_full_disk_under_the_state_refuses_to_create(scratch: Path) -> None:
     ("fault", "text"),
     [
         ("fsync:error=EIO:when=1", "east/state: Input/output error: mend that"),
-        ("fsync:error=EIO:when=3+", "state/ledger: [Errno 5] Input/output error: mend that, and"),
+        ("fsync:error=EIO:when=3+", "state/ledger: [Errno 5] Input/output error: fix the cause"),
     ],
 )
 def test_a_creation_that_fails_half_way_leaves_nothing(

@@ -245,7 +245,7 @@ def test_a_stop_says_whether_the_site_ended_in_order(handmade: Handmade) -> None
         with pair.client() as client:
             client.write(0, b"x")
         server.fail("EIO", "flush")
-        line = rf"east: stopped, but not in order: see {pair.folder}/east/state/site.log; .*\n"
+        line = rf"east: stopped, but not cleanly: see {pair.folder}/east/state/site.log; .*\n"
         assert re.fullmatch(line, pair.run("stop", east(pair)))
         assert record("stop", east(pair)) == {"site": "east", "in_order": False}
         server.mend()

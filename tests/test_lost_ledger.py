@@ -127,7 +127,7 @@ def test_a_stopped_target_without_its_log_is_not_called_in_order(make_pair: Make
     pair.stop()
     [log] = (pair.folder / "west/state").glob("hardened.*")
     log.unlink()
-    assert pair.status("west")["reason"] == "it was not stopped in order"
+    assert pair.status("west")["reason"] == "it was not shut down cleanly"
     assert not process.stop(config.load(str(pair.toml("west"))))
 
 

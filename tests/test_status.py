@@ -92,7 +92,7 @@ def test_status_of_a_site_that_was_killed_says_so(make_pair: MakePair) -> None:
     pair.start("east")
     kill(pair, "east")
     status = pair.status()
-    assert (status["state"], status["reason"]) == ("stopped", "it was not stopped in order")
+    assert (status["state"], status["reason"]) == ("stopped", "it was not shut down cleanly")
 
 
 def test_status_for_people_names_what_matters(running: Pair) -> None:

@@ -27,9 +27,11 @@ from mirror_core.errors import ConfigError, MirrorError
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="flashmirror", prog_name="flashmirror")
 def cli() -> None:
-    """Mirrors block volumes to another site, consistent at every instant.
+    """Mirror block volumes to another site, consistent at every instant.
 
-    SITE is the path of a site's TOML file, or a name in /etc/flashmirror/.
+    SITE is the path of a site's TOML file, or the NAME of the file /etc/flashmirror/NAME.toml.
+    Exit status: 0 done, 1 failed (one line on stderr says what, where and what to do), 2 wrong
+    usage or configuration.
     """
 
 

@@ -16,23 +16,28 @@ from mirror_core.errors import MirrorError
 @site_argument
 @click.argument("volume")
 @click.argument("part", type=click.Choice(["data", "intermediate"]))
-@click.option("--yes", is_flag=True, help="Do not ask: a person has looked at the store.")
+@click.option(
+    "--yes", is_flag=True, help="Do not ask for confirmation: a person has looked at the store."
+)
 @click.option(
     "--unchanged",
     is_flag=True,
-    help="It holds what it held when the site ended: no flush that failed, no end that was cut off "
-    "and no place that could not be read has cost any of it.",
+    help="Declare that the store holds what it held when the site ended: no failed flush, no end "
+    "that was cut off and no place that could not be read has cost any of it.",
 )
-@click.option("--newest", is_flag=True, help="The state folder was copied, and is the newest.")
+@click.option(
+    "--newest", is_flag=True, help="Declare that the state folder, which was copied, is the newest."
+)
 @json_option
 def adopt(
     site: str, volume: str, part: str, *, yes: bool, unchanged: bool, newest: bool, as_json: bool
 ) -> None:
-    """Record the store that is there now as a stopped site's store.
+    """Accept the store that is there now as a stopped site's store.
 
-    For a store that got another identity (restored, moved, renumbered).  Of a source's data
-    everything is compared afterwards; a target whose store is not as it was left gives up its
-    image, but not for a blank intermediate in whose place no byte of it was.  No store is changed.
+    This is for a store that got another identity because it was restored, moved or renumbered.
+    After that of a source's data the whole volume is compared with the target.  A target whose
+    store is not as the site left it gives up its image, but not for a blank intermediate in whose
+    place no byte of the image was.  The command changes no store.
     """
     settings = load_site(site)
     one_volume(settings, volume)
@@ -50,8 +55,11 @@ def adopt(
         unchanged=unchanged,
         newest=newest,
     )
-    show(asdict(look), as_json, lambda: f"{look.site}: {look.where} is {part} of {volume}; "
-         f"{_then(look)}")  # fmt: skip
+    show(
+        asdict(look),
+        as_json,
+        lambda: f"{look.site}: {look.where} is {part} of {volume}; {_then(look)}",
+    )
 
 
 def _ask(look: adoption.Look) -> adoption.Look:

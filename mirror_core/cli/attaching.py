@@ -57,13 +57,18 @@ def _ask_whether_it_runs(site: config.SiteConfig, patience_s: float) -> None:
 @site_argument
 @click.argument("volume")
 @click.argument("device", required=False)
-@click.option("--foreground", is_flag=True, help="Stay, as the device's holder (for systemd).")
+@click.option(
+    "--foreground",
+    is_flag=True,
+    help="Stay in the foreground as the device's holder (for systemd).",
+)
 @click.option(
     "--connections",
     type=click.IntRange(1, limits.ATTACH_CONNECTIONS_MAX),
     default=limits.ATTACH_CONNECTIONS,
     show_default=True,
-    help="From the kernel to the site; see docs/attach.md before you take more than one.",
+    help="The number of connections from the kernel to the site; read docs/attach.md before you "
+    "use more than one.",
 )
 @json_option
 def attach(
@@ -75,7 +80,11 @@ def attach(
     connections: int,
     as_json: bool,
 ) -> None:
-    """Connect a volume to the kernel as /dev/nbdN; it survives a restart of the site."""
+    """Connect a volume to the kernel as /dev/nbdN.
+
+    The device survives a restart of the site: requests wait until the site is back.  The command
+    chooses a free device unless DEVICE is given, and prints its path.
+    """
     from mirror_core import attach as attaching  # noqa: PLC0415
     from mirror_core import kernel  # noqa: PLC0415
 
@@ -100,14 +109,19 @@ def attach(
 @click.option(
     "--unmount",
     is_flag=True,
-    help="First unmount what is mounted on it; who uses that is waited for.",
+    help="First unmount what is mounted on the device, and wait for those who use that.",
 )
 @click.option(
     "--going-down",
     is_flag=True,
-    help="With --unmount: also what is mounted below or over that, though its files be in memory.",
+    help="The machine shuts down: with --unmount, also unmount what is mounted below or over that, "
+    "even if its files are in memory only.",
 )
-@click.option("--force", is_flag=True, help="Though it is in use: what waits gets I/O errors.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Disconnect even if the device is in use: what waits gets I/O errors.",
+)
 @json_option
 def detach(
     site_or_device: str,
@@ -118,7 +132,11 @@ def detach(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Disconnect a volume from the kernel, when nobody uses it; without its name, all of a site."""
+    """Disconnect volumes of a site from the kernel.
+
+    Without VOLUME the command disconnects every device of the site.  It refuses a device that is in
+    use.
+    """
     from mirror_core import attach as attaching  # noqa: PLC0415
     from mirror_core import unmounting  # noqa: PLC0415
 

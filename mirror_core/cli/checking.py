@@ -60,7 +60,10 @@ _LEDGER_BYTES = 1 << 20  # of a ledger with its maps, and small files beside it
 @site_argument
 @json_option
 def check(site: str, as_json: bool) -> None:
-    """Check a configuration, this site's stores, and that both sites fit together."""
+    """Check a site's configuration, its stores and its peer.
+
+    The command changes nothing.  Of a site that runs it checks what the next start would find, too.
+    """
     settings = load_site(site)
     rows = [("configuration", "ok", str(settings.path))]
     book: ledger.Ledger | None = None
@@ -86,7 +89,7 @@ def check(site: str, as_json: bool) -> None:
             )
         elif live and error.code == errno.ENOENT:
             again = (
-                f"{settings.state}: not what the running site has as its state folder: mend "
+                f"{settings.state}: not what the running site has as its state folder: correct "
                 "'state' in the configuration, or put the folder back (an empty one, if it is "
                 "lost); only then stop the site, which writes its ledger at the stop"
             )
@@ -104,8 +107,9 @@ def check(site: str, as_json: bool) -> None:
     show(record, as_json, lambda: "\n".join(f"{r:7} {c:22} {d}" for c, r, d in rows))
     failed = [f"{c}: {d}" for c, r, d in rows if r == "failed"]
     if failed:
-        raise MirrorError(f"{settings.path}: {len(failed)} of {len(rows)} checks failed: "
-                          f"{failed[0]}")  # fmt: skip
+        raise MirrorError(
+            f"{settings.path}: {len(failed)} of {len(rows)} checks failed: {failed[0]}"
+        )
 
 
 def _check_running(settings: config.SiteConfig, book: ledger.Ledger | None) -> list[Row]:
@@ -186,7 +190,7 @@ def _is_open(
         return (
             "failed",
             f"{where}: {error.strerror}: the running site has it open, and the next start does not "
-            "find it: put it back, or mend its path in the configuration",
+            "find it: put it back, or correct its path in the configuration",
         )
     device = found.st_rdev if stat.S_ISBLK(found.st_mode) else None
     devices = {one.st_rdev for one in opened if stat.S_ISBLK(one.st_mode)}
@@ -202,7 +206,7 @@ def _is_open(
         return "ok", f"{where}: in use by this site"
     return (
         "failed",
-        f"{where}: not what the running site has open there: put that back, or mend its path in "
+        f"{where}: not what the running site has open there: put that back, or correct its path in "
         "the configuration, before the next start",
     )
 
@@ -222,10 +226,10 @@ def _check_state(settings: config.SiteConfig, book: ledger.Ledger | None) -> Row
     if free >= need:
         return ("state", "ok", f"{at}: {format_size(free)} free")
     return (
-        "state", "failed",
-        f"{at}: {format_size(free)} are free, and a start needs {format_size(need)}: "
-        "make room",
-    )  # fmt: skip
+        "state",
+        "failed",
+        f"{at}: {format_size(free)} are free, and a start needs {format_size(need)}: make room",
+    )
 
 
 def _check_start(settings: config.SiteConfig) -> list[Row]:
@@ -401,7 +405,7 @@ def _check_peer(settings: config.SiteConfig, book: ledger.Ledger | None) -> Row:
     if other.role == book.role:
         promoted = "was one promoted? see 'mirroring' and docs/recovery.md; else "
         why = promoted if book.role == "source" else ""
-        return ("peer", "failed", f"{other.site} is a {other.role} too: {why}mend 'peer'")
+        return ("peer", "failed", f"{other.site} is a {other.role} too: {why}correct 'peer'")
     own = {v.name: (v.size, v.block_size) for v in book.volumes}
     if own != {v.name: (v.size, v.block_size) for v in other.volumes}:
         return ("peer", "failed", f"{other.site} has other volumes, sizes or block sizes")

@@ -26,7 +26,7 @@ from mirror_core.errors import (
 from mirror_core.units import format_size, parse_duration
 
 site_argument = click.argument("site")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 
 def load_site(site: str) -> config.SiteConfig:

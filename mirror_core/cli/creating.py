@@ -30,11 +30,18 @@ class Size(click.ParamType[int]):
 
 @click.command()
 @site_argument
-@click.option("--role", type=click.Choice(["source", "target"]), required=True,
-              help="What the site begins as.")  # fmt: skip
+@click.option(
+    "--role",
+    type=click.Choice(["source", "target"]),
+    required=True,
+    help="The role in which the site begins.",
+)
 @json_option
 def create(site: str, role: str, as_json: bool) -> None:
-    """Write the first ledger of a site from its TOML file."""
+    """Create a site from its TOML file.
+
+    The command records the site's stores and writes its first ledger into the state folder.
+    """
     settings = config.load(site)
     process.refuse_running(settings, "create it")
     notes: list[str] = []
@@ -50,11 +57,17 @@ def create(site: str, role: str, as_json: bool) -> None:
 
 @click.command()
 @site_argument
-@click.option("--full", is_flag=True, required=True, help="Give up all that this site holds.")
-@click.option("--force", is_flag=True, help="Also if it is a source: it becomes a target.")
+@click.option(
+    "--full", is_flag=True, required=True, help="Confirm that all that this site holds is given up."
+)
+@click.option("--force", is_flag=True, help="Do this to a source too, which becomes a target.")
 @json_option
 def resync(site: str, full: bool, force: bool, as_json: bool) -> None:
-    """Have a stopped site take everything from its peer, whatever it holds now."""
+    """Discard a stopped site's data and copy all of it from the peer.
+
+    The site gives up its image and every write that its peer has not received.  From its next
+    start on it is a target that receives everything again.
+    """
     settings = load_site(site)
     process.refuse_running(settings, "resync it")
     fresh = resyncing.resync_full(settings, force=force)
@@ -67,11 +80,15 @@ def resync(site: str, full: bool, force: bool, as_json: bool) -> None:
 @click.option(
     "--force",
     is_flag=True,
-    help="Although the server or file system of the data may show what its disk has lost.",
+    help="Accept data stores whose server or file system may show, from a cache, what its disk has "
+    "lost.",
 )
 @json_option
 def seed(site: str, force: bool, as_json: bool) -> None:
-    """Have a stopped target take its data stores for a copy: only what differs is sent."""
+    """Declare that a stopped target's data stores hold a copy.
+
+    The sites then compare the data stores with the source, and only what differs is sent.
+    """
     settings = load_site(site)
     process.refuse_running(settings, "seed it")
     fresh = resyncing.seed(settings, force=force)
@@ -98,14 +115,30 @@ intermediate = "{folder}/{name}/{volume}.intermediate.img"
 
 @click.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--size", type=Size(), default="1G", show_default=True, help="Of each volume.")
-@click.option("--volumes", type=click.IntRange(1, limits.VOLUMES_MAX), default=1,
-              show_default=True, help="How many.")  # fmt: skip
-@click.option("--block-size", type=Size(), default="4K", show_default=True,
-              help="The unit of what is copied.")  # fmt: skip
+@click.option(
+    "--size", type=Size(), default="1G", show_default=True, help="The size of each volume."
+)
+@click.option(
+    "--volumes",
+    type=click.IntRange(1, limits.VOLUMES_MAX),
+    default=1,
+    show_default=True,
+    help="The number of volumes.",
+)
+@click.option(
+    "--block-size",
+    type=Size(),
+    default="4K",
+    show_default=True,
+    help="The size of a block, the unit of copying.",
+)
 @json_option
 def init(folder: Path, size: int, volumes: int, block_size: int, as_json: bool) -> None:
-    """Make a pair of sites on this machine, ready to start: DIR/east.toml, DIR/west.toml."""
+    """Create a pair of sites on this machine to try flashmirror with.
+
+    The command writes DIR/east.toml (the source) and DIR/west.toml (the target), makes sparse
+    images for their stores, and creates both sites.  They are ready to start.
+    """
     folder = config.whole(folder)
     names = [f"disk{i}" if i > 1 else "disk" for i in range(1, volumes + 1)]
     if not 1 <= size <= limits.VOLUME_SIZE_MAX:
@@ -120,13 +153,21 @@ def init(folder: Path, size: int, volumes: int, block_size: int, as_json: bool) 
     except BaseException:
         _unmake_pair(folder, existed, made)
         raise
-    record = {"source": str(folder / "east.toml"), "target": str(folder / "west.toml"),
-              "volumes": names}  # fmt: skip
-    show(record, as_json, lambda: (
-        f"source {record['source']}\ntarget {record['target']}\n"
-        f"volumes {', '.join(names)}: {format_size(size)} each\n"
-        f"start them with: flashmirror start {shlex.quote(str(record['target']))} && "
-        f"flashmirror start {shlex.quote(str(record['source']))}"))  # fmt: skip
+    record = {
+        "source": str(folder / "east.toml"),
+        "target": str(folder / "west.toml"),
+        "volumes": names,
+    }
+    show(
+        record,
+        as_json,
+        lambda: (
+            f"source {record['source']}\ntarget {record['target']}\n"
+            f"volumes {', '.join(names)}: {format_size(size)} each\n"
+            f"start them with: flashmirror start {shlex.quote(str(record['target']))} && "
+            f"flashmirror start {shlex.quote(str(record['source']))}"
+        ),
+    )
 
 
 def _exists_without_pair(folder: Path) -> bool:

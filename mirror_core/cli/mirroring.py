@@ -35,15 +35,20 @@ from mirror_core.units import format_size, format_time, parse_rate
 
 @click.command()
 @site_argument
-@click.option("--timeout", type=Duration(), default="60s", show_default=True,
-              help="Give up waiting.")  # fmt: skip
+@click.option(
+    "--timeout",
+    type=Duration(),
+    default="60s",
+    show_default=True,
+    help="Give up waiting after this time.",
+)
 @json_option
 def sync(site: str, timeout: float, as_json: bool) -> None:
-    """Have every write acknowledged before this command whole at the target.
+    """Wait until every earlier write is in the target's data stores.
 
-    A sync makes a consistency point, on a paused source too, and restarts the copying that
-    `pause --now` stopped.  A sync that gives up waiting takes nothing back: its point is made as
-    soon as possible, even if the source has been paused since.
+    The command makes a consistency point, also on a paused source, and restarts the copying that
+    `pause --now` stopped.  If the command gives up waiting, the consistency point is made all the
+    same, as soon as possible, even if the source has been paused since.
     """
     settings = load_site(site)
     deadline = Deadline(timeout)
@@ -57,16 +62,21 @@ def sync(site: str, timeout: float, as_json: bool) -> None:
 
 @click.command()
 @site_argument
-@click.option("--now", is_flag=True, help="Stop copying where it is.")
-@click.option("--timeout", type=Duration(), help="Give up waiting; it stays paused.")
+@click.option("--now", is_flag=True, help="Also stop the copying that is under way.")
+@click.option(
+    "--timeout", type=Duration(), help="Give up waiting after this time; the source stays paused."
+)
 @json_option
 def pause(site: str, now: bool, timeout: float | None, as_json: bool) -> None:
-    """Make no consistency point by itself; returns when the last one is whole at the target, or
-    with --now as soon as this site copies nothing more: what the target has yet to copy to its own
-    data it goes on to copy.
+    """Stop making consistency points until `resume`.
 
-    A `sync` still makes one, even a sync that has given up waiting, and restarts the copying that
-    --now stopped.  To copy the target's data in a pause, give no sync before `resume`.
+    The command returns when the last consistency point is whole in the target's data stores; with
+    --now, as soon as this site copies nothing more.  The target still copies to its own data stores
+    what it has received.  The pause outlasts a restart of the site.
+
+    A `sync` makes a consistency point even now, also a sync that has given up waiting, and restarts
+    the copying that --now stopped.  If you copy the target's data stores during a pause, give no
+    `sync` before `resume`.
     """
     settings = load_site(site)
     deadline = Deadline(timeout)
@@ -98,7 +108,7 @@ def _point_of(status: dict[str, Any]) -> str:
 @site_argument
 @json_option
 def resume(site: str, as_json: bool) -> None:
-    """Make consistency points again."""
+    """Make consistency points again after a pause."""
     settings = load_site(site)
     with goes_on(settings, "it may be resumed all the same: see its status"):
         answer = ask(settings, {"op": "resume"})
@@ -127,7 +137,11 @@ class Rate(click.ParamType[int]):
 @click.argument("rate", type=Rate())
 @json_option
 def bandwidth(site: str, rate: int, as_json: bool) -> None:
-    """Limit what the background sends to the peer (20MiB/s; 0: no limit), until SITE stops."""
+    """Limit the copying to the peer until the site stops.
+
+    RATE is in bytes a second, such as 20MiB/s; 0 removes the limit.  Copies that a client's write
+    waits for are not limited.
+    """
     settings = load_site(site)
     ask(settings, {"op": "bandwidth", "rate": rate})
     text = f"{format_size(rate)}/s at most" if rate else "no limit"
@@ -136,16 +150,24 @@ def bandwidth(site: str, rate: int, as_json: bool) -> None:
 
 @click.command()
 @site_argument
-@click.option("--force", is_flag=True, help="Even if its source is connected and healthy.")
-@click.option("--newest", is_flag=True, help="Its state folder was copied, and is the newest.")
-@click.option("--timeout", type=Duration(), help="Give up waiting.")
+@click.option(
+    "--force", is_flag=True, help="Promote the target even if its source is connected and healthy."
+)
+@click.option(
+    "--newest", is_flag=True, help="Declare that the state folder, which was copied, is the newest."
+)
+@click.option("--timeout", type=Duration(), help="Give up waiting after this time.")
 @json_option
 def promote(site: str, force: bool, newest: bool, timeout: float | None, as_json: bool) -> None:
-    """Make a target the source: its image, read and write.  The old source is refused then.
+    """Make a target the source, which serves its image.
 
-    It waits until the image is whole in the target's data stores.  If it is given up (a time-out,
-    an interrupt, a site that does not answer) it is taken back, and the site is a target as before,
-    unless the ledger says already that it is the source: the line that ends it says which.
+    The site refuses its old source from then on.  The old source itself goes on serving its
+    clients, and what they write there is lost: take them away from it first.
+
+    The command waits until the image is whole in the target's data stores.  If the command gives up
+    (a time-out, an interrupt, a site that does not answer), it takes the promotion back and the
+    site is a target as before, unless the ledger already says that the site is the source.  The
+    last line that the command prints says which.
     """
     settings = load_site(site)
     for end in (signal.SIGTERM, signal.SIGHUP):

@@ -26,10 +26,16 @@ from mirror_core.errors import LedgerError, MirrorError
 
 @click.command()
 @site_argument
-@click.option("--foreground", is_flag=True, help="Stay, as the site's process (for systemd).")
+@click.option(
+    "--foreground", is_flag=True, help="Stay in the foreground as the site's process (for systemd)."
+)
 @json_option
 def start(site: str, foreground: bool, as_json: bool) -> None:
-    """Start a site; returns when its device opens, whether the peer is there or not."""
+    """Start a site and wait until it answers.
+
+    A source answers when its volumes can be opened, whether its peer is there or not.  A site that
+    runs already is left as it is.
+    """
     settings = load_site(site)
     if foreground:
         process.start_foreground(settings)
@@ -123,19 +129,28 @@ def _deleted_of(pid: int | None) -> list[tuple[Path, tuple[str, str]]]:
 
 @click.command()
 @site_argument
-@click.option("--force", is_flag=True, help="Even if a store was deleted, and is lost by that.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Stop the site even if one of its stores was deleted and is lost by that.",
+)
 @json_option
 def stop(site: str, force: bool, as_json: bool) -> None:
-    """Stop a site in order; returns when its process has ended, and says if it was not in order."""
+    """Stop a site and wait until its process has ended.
+
+    The command says if the shutdown was not clean.  The next start then recovers the site.
+    """
     settings = load_site(site)
     if not force:
         _refuse_deleted(settings)
     wait, again = (f"'flashmirror {word} {settings.path}'" for word in ("stop", "start"))
     with goes_on(settings, f"it goes on stopping: wait with {wait}, or have it again with {again}"):
         in_order = process.stop(settings)
-    how = "stopped" if in_order else (
-        f"stopped, but not in order: see {settings.state}/site.log; {_what_is_next(settings)}"
-    )  # fmt: skip
+    how = (
+        "stopped"
+        if in_order
+        else (f"stopped, but not cleanly: see {settings.state}/site.log; {_what_is_next(settings)}")
+    )
     show({"site": settings.name, "in_order": in_order}, as_json, lambda: f"{settings.name}: {how}")
 
 
@@ -143,7 +158,10 @@ def stop(site: str, force: bool, as_json: bool) -> None:
 @site_argument
 @json_option
 def reopen(site: str, as_json: bool) -> None:
-    """Have a site open its log again (after logrotate); returns when it has."""
+    """Make a site open its log file again (after logrotate).
+
+    The command returns when the site has done so.  A site that does not run is left as it is.
+    """
     settings = load_site(site)
     pid = rotate.reopen(settings)
     how = f"process {pid} has opened its log again" if pid else "not running: it has no log open"

@@ -32,14 +32,28 @@ def _site(text: str) -> tuple[str, tuple[str, ...]]:
 
 @click.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--site", "sites", multiple=True, metavar="NAME[=HOST,...]",
-              help="A site, and how the other one reaches it; give both.  [default: east and west, "
-              "reached by their names and as localhost]")  # fmt: skip
-@click.option("--days", type=click.IntRange(1, 36500), default=limits.PKI_DAYS, show_default=True,
-              help="How long the certificates are valid.")  # fmt: skip
+@click.option(
+    "--site",
+    "sites",
+    multiple=True,
+    metavar="NAME[=HOST,...]",
+    help="A site's name, and the hosts and addresses by which its peer reaches it; give "
+    "the option twice.  [default: east and west, reached by their names and as localhost]",
+)
+@click.option(
+    "--days",
+    type=click.IntRange(1, 36500),
+    default=limits.PKI_DAYS,
+    show_default=True,
+    help="For how many days the certificates are valid.",
+)
 @json_option
 def pki(folder: Path, sites: tuple[str, ...], days: int, as_json: bool) -> None:
-    """Make a private CA and both sites' certificates: DIR/ca, DIR/east, DIR/west."""
+    """Create a private CA and the certificates of both sites.
+
+    The command makes DIR/ca and a folder for each site (DIR/east and DIR/west), which you copy to
+    that site.  Keep DIR/ca away from both: whoever has its key can pretend to be either of them.
+    """
     from mirror_core import pki as making  # noqa: PLC0415 (it takes long, and only this needs it)
 
     named = dict(_site(text) for text in sites or ("east", "west"))
@@ -48,11 +62,19 @@ def pki(folder: Path, sites: tuple[str, ...], days: int, as_json: bool) -> None:
     folder = whole(folder)
     making.make(folder, named, days)
     record = {"ca": str(folder / "ca"), "sites": {name: str(folder / name) for name in named}}
-    show(record, as_json, lambda: "\n".join([
-        *(f"{name}: copy {folder / name} there, and name it in its [tls] certificates"
-          for name in named),
-        f"keep {folder / 'ca'} away from both: who has its key can be either of them",
-    ]))  # fmt: skip
+    show(
+        record,
+        as_json,
+        lambda: "\n".join(
+            [
+                *(
+                    f"{name}: copy {folder / name} there, and name it in its [tls] certificates"
+                    for name in named
+                ),
+                f"keep {folder / 'ca'} away from both: who has its key can be either of them",
+            ]
+        ),
+    )
 
 
 COMMANDS = [pki]

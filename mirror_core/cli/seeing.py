@@ -81,7 +81,7 @@ def _how_it_ended(book: ledger.Ledger) -> str | None:
     """None: in order, and nothing was done to it since."""
     if ledger.is_adopted(book):
         return "its data was adopted: what may differ is compared after the next start"
-    words = [] if ledger.ended_in_order(book) else ["it was not stopped in order"]
+    words = [] if ledger.ended_in_order(book) else ["it was not shut down cleanly"]
     return "; ".join(words + ([lastrun.COPIED] if book.copied else [])) or None
 
 
@@ -144,28 +144,39 @@ def as_text(status: dict[str, Any]) -> str:
     rows = [
         ("site", f"{status['site']} ({status['role']})"),
         ("state", _state_of(status)),
-        ("peer", "is there, without a session" if peer["heard"] and peer["state"] != "connected"
-                 else peer["state"]),
+        (
+            "peer",
+            "is there, without a session"
+            if peer["heard"] and peer["state"] != "connected"
+            else peer["state"],
+        ),
         ("committed", f"{sequence} at {when}" if sequence else "none known"),
         ("cycle", _cycle_of(status)),
         ("data exposure", _seconds(status["data_exposure_seconds"], unknown)),
         ("image age", _seconds(status["image_age_seconds"], "-")),
-    ]  # fmt: skip
+    ]
     if status["configuration_changed"]:
         rows.append(("configuration", CHANGED))
     if status["last_cycle"]:
         last = status["last_cycle"]
-        rows.append(("last cycle", f"{last['duration_seconds']:.2f} s, "
-                     f"{format_size(last['bytes'])}, held writes for "
-                     f"{last['freeze_seconds'] * 1000:.2f} ms"))  # fmt: skip
+        rows.append(
+            (
+                "last cycle",
+                f"{last['duration_seconds']:.2f} s, "
+                f"{format_size(last['bytes'])}, held writes for "
+                f"{last['freeze_seconds'] * 1000:.2f} ms",
+            )
+        )
     text = "\n".join(f"{name:14} {value}" for name, value in rows)
     came = "received" if status["role"] == "target" else "changed"
     for v in status["volumes"]:
         text += f"\n{'volume ' + v['name']:14} {format_size(v['size_bytes'])}"
         if v["next_bytes"] is not None:
-            text += (f", {format_size(v['next_bytes'])} {came}, "
-                     f"{format_size(v['pending_bytes'])} to copy, "
-                     f"{v['copies_before_write']} copies before write")  # fmt: skip
+            text += (
+                f", {format_size(v['next_bytes'])} {came}, "
+                f"{format_size(v['pending_bytes'])} to copy, "
+                f"{v['copies_before_write']} copies before write"
+            )
     return text
 
 
@@ -185,10 +196,13 @@ def _show_once(settings: config.SiteConfig, *, as_json: bool) -> bool:
 
 @click.command()
 @site_argument
-@click.option("--watch", is_flag=True, help="Show it again every second, until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Show the status every second, until Ctrl-C.")
 @json_option
 def status(site: str, watch: bool, as_json: bool) -> None:
-    """Say how a site is; a stopped one is `stopped`."""
+    """Show the role, the state and the progress of a site.
+
+    The status of a site that does not run comes from its ledger; its state is `stopped`.
+    """
     settings = load_site(site)
     if not watch:
         record = get_status(settings)
@@ -204,7 +218,10 @@ def status(site: str, watch: bool, as_json: bool) -> None:
 @click.argument("volume", required=False)
 @json_option
 def uri(site: str, volume: str | None, as_json: bool) -> None:
-    """Print the NBD URI of a volume's device."""
+    """Print the NBD URI of a source's volume.
+
+    VOLUME may be left out if the site has only one.
+    """
     settings = load_site(site)
     name = one_volume(settings, volume)
     if ledger.load(settings.state).role != "source":

@@ -855,4 +855,18 @@ FAULTS = (
         (("docs/glossary.md", "`native/lane.h: FM_COPY_FEED`", "`native/lane.h: FM_COPY_SEND`"),),
         "word_without_its_code",
     ),
+    Fault(
+        "the help of an option is half a sentence",
+        "tests/test_language.py"
+        "::test_each_command_and_option_says_what_it_does_in_a_sentence",
+        (("mirror_core/cli/common.py", "Print the result as JSON.", "print JSON"),),
+        "help_in_half_sentences",
+    ),
+    Fault(
+        "a message has a word that is to be translated back",
+        "tests/test_language.py"
+        "::test_no_message_has_a_word_that_is_to_be_translated_back",
+        (("mirror_core/cli/checking.py", "{why}correct 'peer'", "{why}mend 'peer'"),),
+        "message_in_old_words",
+    ),
 )  # fmt: skip
