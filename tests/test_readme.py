@@ -20,7 +20,15 @@ from mirror_core.cli import cli
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 README = PAGES[0].read_text()
-NAME_NO_COMMAND = ("reliability", "timeouts", "benchmarks", "threats", "architecture", "invariants")
+NAME_NO_COMMAND = (
+    "reliability",
+    "timeouts",
+    "benchmarks",
+    "threats",
+    "architecture",
+    "invariants",
+    "evidence",
+)
 
 
 def blocks(text: str) -> list[str]:
