@@ -64,12 +64,12 @@ class Goal:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure by rounds; `issue` must be met, `design` is what good looks like."""
+    """A figure by rounds; `must` is to be met, `wish` is what good looks like."""
 
     title: str
     values: list[float]
-    issue: Goal | None = None
-    design: Goal | None = None
+    must: Goal | None = None
+    wish: Goal | None = None
 
     @property
     def value(self) -> float:
@@ -120,7 +120,7 @@ def _load_figures(results: Results) -> Iterable[Figure]:
     yield Figure(
         f"cycling / qemu-backup, IOPS, {large}",
         _ratios(results, cycling, backup, large, _iops),
-        design=_at_least(1.5),
+        wish=_at_least(1.5),
     )
     yield Figure(f"hold p99 is at most, ms, {small}", hold, _at_most(5), _at_most(1))
     yield Figure(
@@ -138,7 +138,7 @@ def _copy_figures(copies: Sequence[FirstCopy]) -> Iterable[Figure]:
     yield Figure(
         "first full copy / nbdcopy, throughput, both with starts",
         [copy.nbdcopy_seconds / copy.flashmirror_seconds for copy in copies],
-        design=_at_least(0.5),
+        wish=_at_least(0.5),
     )
     yield Figure(
         "the same, without the starts of flashmirror's sites",
@@ -250,10 +250,10 @@ def _cell(measurements: list[Measurement]) -> str:
 
 
 def _figures(found: list[Figure]) -> str:
-    rows = [["figure", "measured", "range", "goal of the issue", "goal of the design"]]
+    rows = [["figure", "measured", "range", "must", "wish"]]
     for figure in found:
         spread = f"{_number(min(figure.values))} .. {_number(max(figure.values))}"
-        goals = [_verdict(figure, figure.issue), _verdict(figure, figure.design)]
+        goals = [_verdict(figure, figure.must), _verdict(figure, figure.wish)]
         rows.append([figure.title, _number(figure.value), spread, *goals])
     return _table(rows)
 
@@ -300,7 +300,7 @@ def _medians(results: Results) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def _figure_record(figure: Figure) -> dict[str, Any]:
-    goals = {"issue": figure.issue, "design": figure.design}
+    goals = {"must": figure.must, "wish": figure.wish}
     return {
         "title": figure.title,
         "median": figure.value,
