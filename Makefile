@@ -1,6 +1,7 @@
 # flashmirror: the targets a person uses.  `make demo` and `make test` do everything on a
 # fresh Debian 12; what is missing of the system is installed when root, and named when not: all of
-# it, before the build, which takes a minute.
+# it, before the build, which takes a minute.  `make help` lists the targets: what stands behind the
+# ## of each.
 
 PYTHON  := /usr/bin/python3
 VENV    := .venv
@@ -14,8 +15,11 @@ TEST_PACKAGES := spin qemu-utils clang libclang-rt-dev $(DEMO_PACKAGES) dmsetup 
 RELEASE_PACKAGES := debootstrap git
 BENCH_PACKAGES := $(DEMO_PACKAGES) fio qemu-utils qemu-system-common
 
-.PHONY: build demo test what-needs-root test-native test-faults test-python test-alone soak release-check bench lint clean
-build: $(VENV)/.built
+.PHONY: build help demo test what-needs-root test-native test-faults test-python test-alone soak release-check bench lint clean
+build: $(VENV)/.built ## build everything into .venv (the default)
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "%-16s %s\n", $$1, $$2 }' '$(firstword $(MAKEFILE_LIST))'
 
 # The scripts of a virtual environment hold its path: in a checkout that was moved or copied it is
 # made again.
@@ -29,7 +33,7 @@ $(VENV)/.built: $(SOURCES)
 	$(BIN)/pip install --quiet --disable-pip-version-check '.[dev]'
 	@echo '$(CURDIR)' >$@
 
-demo:
+demo: ## mirror a busy file system, prove the target; needs root; ONCE=1: end then
 	@[ "$$(id -u)" = 0 ] || \
 	{ echo "make demo: mounts a file system, which needs root: run 'sudo make demo'" >&2; exit 1; }
 	@scripts/need-packages $(RUN_PACKAGES) $(DEMO_PACKAGES)
@@ -43,7 +47,7 @@ demo:
 # is told first which tests are skipped.
 IS_ROOT := $(filter 0,$(shell id -u))
 TEST_PARTS := $(if $(IS_ROOT),,what-needs-root) lint test-native test-faults test-python $(if $(TESTS),,test-alone)
-test:
+test: ## all that CI runs, in half an hour; TESTS="FILE ...": of pytest only these
 	@scripts/need-packages $(RUN_PACKAGES) $(TEST_PACKAGES)
 	@$(MAKE) --no-print-directory build
 	@failed=; \
@@ -51,38 +55,38 @@ test:
 	if [ "$$failed" ]; then echo "make test: FAILED:$$failed"; exit 1; fi; \
 	echo "make test: all parts passed: $(TEST_PARTS)"
 
-what-needs-root: build
+what-needs-root: build ## name the tests that are skipped without root
 	@echo "make test: not root; 'sudo make test' runs these, too, which are skipped now:"
 	@$(BIN)/pytest --needs-root -p no:terminal -o addopts= $(if $(TESTS),$(TESTS),-m 'not soak')
-test-native: build
+test-native: build ## the C core alone: plain, under both sanitizers, fuzzed
 	$(MAKE) --no-print-directory -j4 --output-sync=target -C native check asan tsan fuzz
-test-faults: build
+test-faults: build ## plant the faults of the C core that belong to two invariants
 	$(BIN)/python scripts/mutants --jobs 2 --native --only 'I5|I8'
 # Without a restart of workers: pytest-xdist waits for ever after one that died (loadfile).
-test-python: build
+test-python: build ## pytest, five files at once, without what measures or takes long
 	$(BIN)/pytest -n 5 --dist loadfile --max-worker-restart=0 $(if $(TESTS),$(TESTS),-m 'not alone and not soak')
-test-alone: build
+test-alone: build ## the tests that measure, with nothing beside them
 	$(BIN)/pytest -m 'alone and not soak'
 
 # The same tests, longer, all planted faults, an hour of chaos with all kinds of faults; goes on where
 # it was stopped (PARTS: a pattern of the parts to run).
-soak:
+soak: ## all that takes longer, a day or more; goes on where it stopped; PARTS=PATTERN
 	@scripts/need-packages $(RUN_PACKAGES) $(TEST_PACKAGES)
 	@$(MAKE) --no-print-directory build
 	$(BIN)/python scripts/soak $(if $(PARTS),--only '$(PARTS)')
 
 # `make demo` and `make test` on fresh Debians, as root and as a user; goes on where it was stopped.
-release-check:
+release-check: ## demo and test on fresh Debians; needs root; goes on where it stopped; PARTS=PATTERN
 	@scripts/need-packages $(RUN_PACKAGES) $(RELEASE_PACKAGES)
 	@$(MAKE) --no-print-directory build
 	$(BIN)/python scripts/release-check $(if $(PARTS),--only '$(PARTS)')
 
-bench:
+bench: ## measure against nbdkit and QEMU, in five minutes; BENCH="OPTIONS"
 	@scripts/need-packages $(RUN_PACKAGES) $(BENCH_PACKAGES)
 	@$(MAKE) --no-print-directory build
 	$(BIN)/python scripts/bench $(BENCH)
 
-lint: build
+lint: build ## style and types: ruff, mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
@@ -94,6 +98,6 @@ lint: build
 	$(BIN)/mypy scripts/simulate
 	$(BIN)/mypy scripts/soak
 
-clean:
+clean: ## remove all that was built
 	rm -rf $(VENV) build *.egg-info native/_native.c native/build-* mirror_core/*.so
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -76,6 +76,20 @@ def test_what_is_missing_is_said_before_anything_is_built(scratch: Path) -> None
     assert not (folder / ".venv").exists()
 
 
+def test_help_lists_each_target_with_a_line(scratch: Path) -> None:
+    """`make help` needs nothing that is built; what it does not list is no target of a person's."""
+    folder = checkout(scratch / "c")
+    done = said(folder, "make", "help")
+    assert done.returncode == 0 and not (folder / ".venv").exists(), done.stderr
+    lines = [re.fullmatch(r"([a-z-]+) +(\S.*)", line) for line in done.stdout.splitlines()]
+    assert all(line and len(line[0]) <= 100 for line in lines), done.stdout
+    named = [line[1] for line in lines if line]
+    text = (ROOT / "Makefile").read_text()
+    phony = re.search(r"^\.PHONY: (build .*)$", text, re.MULTILINE)
+    assert phony and sorted(named) == sorted(phony[1].split())
+    assert sorted(named) == sorted(re.findall(r"^([a-z][a-z-]*):(?!=)", text, re.MULTILINE))
+
+
 def test_a_moved_checkout_is_built_again(scratch: Path) -> None:
     """A virtual environment holds the path of its folder in every script: in another one `make
     build` has something to do."""
