@@ -27,7 +27,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PARTS = ("native", "mirror_core", "plugin", "scripts", "tests", "docs", "systemd",
-         "pyproject.toml", "Makefile", "README.md", "CHANGELOG.md", "LICENSE")  # fmt: skip
+         "pyproject.toml", "Makefile", "README.md", "CHANGELOG.md", "CONTRIBUTING.md",
+         "SECURITY.md", "LICENSE")  # fmt: skip
 BUILD_S = 600
 _STRICT = '"-Wall", "-Wextra", "-Werror"'
 _ALONE = 'mount -t tmpfs none /dev/shm && "$@"; exit $?'
