@@ -1,5 +1,6 @@
 """CONTRIBUTING.md and SECURITY.md name what is there: files, targets, scripts and their options,
-tests, planted faults, what a violation says, the fields of the evidence."""
+tests, planted faults, what a violation says, the fields of the evidence; and the changelog has its
+form."""
 
 from __future__ import annotations
 
@@ -204,3 +205,17 @@ def test_the_evidence_has_the_fields_that_the_page_names() -> None:
     for file, said in items:
         for line in (ROOT / file).read_text().splitlines():
             assert set(json.loads(line)) == set(pages.quoted(said)), line[:200]
+
+
+def test_the_changelog_has_its_form() -> None:
+    """Of Keep a Changelog: what is not released first, and under it kinds of changes in order."""
+    text = (ROOT / "CHANGELOG.md").read_text()
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE)[0] == "[Unreleased]"
+    kinds = ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")
+    for release in text.split("\n## ")[1:]:
+        found = re.findall(r"^### (.*)$", release, re.MULTILINE)
+        assert found and found == [kind for kind in kinds if kind in found]
+    lines = [line for line in text.partition("\n### ")[2].splitlines() if line]
+    assert [one for one in lines if not re.match(r"- \S|  \S|#+ |[A-Z][\w ,]+:$|\[", one)] == [
+        "Added"
+    ]
