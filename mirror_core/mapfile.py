@@ -39,6 +39,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mirror_core import age, native
+from mirror_core.errors import LedgerError
 from mirror_core.ledger import Ledger, VolumeRecord
 from mirror_core.platform import HERE
 
@@ -248,9 +249,10 @@ def share(book: Ledger, record: VolumeRecord, run: str, volume: native.Volume) -
 
 
 def restore(book: Ledger, record: VolumeRecord, volume: native.Volume) -> bool:
-    """Mark what the maps of the run before hold, which are of no later ledger (`look`), whatever
-    the boot was that they are of, and whatever it is now, known or not.  False: that may not be
-    all.  If the intent log was put back, and the ledger was not, they know more."""
+    """Mark what the maps of the run before hold, whatever the boot was that they are of, and
+    whatever it is now, known or not.  False: that may not be all.  If the intent log was put back,
+    and the ledger was not, they know more.  LedgerError: they are of a later ledger, and `look`
+    could not read them just before; the next start's can."""
     now = _boot()
     for folder in _own_folders():
         path = folder / _name(book.site, record.name, book.run)
@@ -259,6 +261,11 @@ def restore(book: Ledger, record: VolumeRecord, volume: native.Volume) -> bool:
             *_, boot, _, _ = _HEAD.unpack_from(page)
             if page[:_POINTS_AT] != _head(book, record, book.run, boot):
                 continue
+            if judge(book, [_counts(page)]) is Found.LATER:
+                raise LedgerError(
+                    f"{path}: maps of a later ledger, which could not be read at first: start the "
+                    "site again"
+                )
             if os.fstat(fd).st_size == volume.shared_bytes():
                 volume.mark_shared(fd)
                 same_boot = any(now) and boot == now

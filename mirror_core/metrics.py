@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from ipaddress import ip_address
+from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
@@ -404,3 +405,7 @@ class MetricsServer:
             self.collector.end()  # a scrape under way may go on: of a client that is slow
         for _, thread in self._serving:
             thread.join()
+        where = self._site.config.metrics
+        if self._serving and isinstance(where, Path):
+            with contextlib.suppress(OSError):  # its folder has gone, or another's now
+                where.unlink(missing_ok=True)

@@ -13,7 +13,8 @@ unless the server is known to be the process that it was.
     recorded  in STATE/servers, for this run, before anything is written.  A store that has lost
               writes is recorded as unknown until nobody is left who may have to be told, and a
               client's flush is good then.  Until the ledger names this run too the record goes on
-              with the run before, so that a start which fails in between forgets nothing.
+              with the run before, so that a start which fails in between forgets nothing; and, if
+              the ledger was put back, with the run whose record stands there.
     a look    finds a loss that nobody was told of yet, as a cycle's flush or a client's write may
               meet it, every 0.25 s, in a thread of its own: the disk of the record may hang.
     untold    the volumes, behind a server or not, of which somebody was still to be told of a loss
@@ -48,15 +49,20 @@ from mirror_core.journal import Journal
 from mirror_core.ledger import Ledger
 from mirror_core.platform import HERE, Platform
 
-VERSION = 1
+VERSION = 2
 MAY_BE_GONE = (
     "the server of its data store is not known to be the one that it was: what was not flushed may "
     f"be gone, and the first flush of each client fails once, of all that connect within "
     f"{limits.COMING_BACK_S:g} s"
 )
 UNTOLD = (
-    "the process before has met a loss of what was not flushed to its data store, and the first "
-    f"flush of each client fails once, of all that connect within {limits.COMING_BACK_S:g} s"
+    "the process before had still to tell clients that what was not flushed to its data store may "
+    "be gone: the first flush of each client fails once, of all that connect within "
+    f"{limits.COMING_BACK_S:g} s"
+)
+PUT_BACK = (
+    "its record of who is to be told of a loss may be an older one: the first flush of each client "
+    f"fails once, of all that connect within {limits.COMING_BACK_S:g} s"
 )
 _CONNECTED = b"03"  # of /proc/net/unix: SS_CONNECTED
 _TRIES = 3  # a client of the server that comes or goes between two looks
@@ -114,13 +120,13 @@ def identify(fd: int) -> str | None:
     return None
 
 
-def _load(state: Path, site: str, run: str, platform: Platform) -> dict[str, Any] | None:
-    """What that run has recorded, or None."""
+def _stands(state: Path, site: str, platform: Platform) -> dict[str, Any] | None:
+    """The record of this site, whichever run's it is, or None."""
     try:
         record = json.loads(platform.read(path_in(state)))
         fits = record["version"] == VERSION and record["site"] == site
-        shaped = isinstance(record["data"], dict) and isinstance(record.get("untold", []), list)
-        if run and fits and run in (record["run"], record.get("follows")) and shaped:
+        lists = (record.get("untold", []), record.setdefault("follows", []), [record["run"]])
+        if fits and isinstance(record["data"], dict) and all(isinstance(x, list) for x in lists):
             found: dict[str, Any] = record
             return found
     except (OSError, ValueError, TypeError, KeyError):
@@ -128,11 +134,22 @@ def _load(state: Path, site: str, run: str, platform: Platform) -> dict[str, Any
     return None
 
 
+def _runs_of(record: dict[str, Any]) -> list[str]:
+    """The runs that it is the record of."""
+    return [record["run"], *record["follows"]]
+
+
+def _load(state: Path, site: str, run: str, platform: Platform) -> dict[str, Any] | None:
+    """What that run has recorded, or None."""
+    record = _stands(state, site, platform)
+    return record if run and record and run in _runs_of(record) else None
+
+
 def goes_on(state: Path, site: str, before: str, run: str, platform: Platform = HERE) -> None:
     """Of a stopped site: what a run has recorded is the record of another one, too, which the
     ledger is to name.  OSError, durable.Doubt."""
     if record := _load(state, site, before, platform):
-        fresh = json.dumps({**record, "run": run, "follows": before}).encode()
+        fresh = json.dumps({**record, "run": run, "follows": [before]}).encode()
         durable.replace(path_in(state), fresh, platform)
 
 
@@ -152,7 +169,7 @@ class Servers:
         # By volume, of that thread: how long it waits after a log could not be renewed, until when.
         self._pauses: dict[str, tuple[float, float]] = {}
         self._boot = ""
-        self._follows = ""  # the run whose record this one takes the place of
+        self._follows: list[str] = []  # the runs whose record this one takes the place of
         # -- guarded by `_lock`, from `begin` on
         self._lock = platform.lock()
         self._known: dict[str, str | None] = {}
@@ -167,7 +184,11 @@ class Servers:
         `went_back`: the record may be an older one, so who is to be told is not known."""
         if not self._fronts:
             return []
-        self._boot, self._follows = age.boot_of(self._platform), run_before
+        self._boot, self._follows = age.boot_of(self._platform), [run_before]
+        if went_back and (stands := _stands(self._state, self._site, self._platform)):
+            # Whoever puts the newer ledger back finds that its run has somebody to tell, too.
+            newer = [run for run in _runs_of(stands) if run != run_before]
+            self._follows += newer[: limits.RUNS_KNOWN]
         before = _load(self._state, self._site, run_before, self._platform) or {"data": {}}
         boot = str(before.get("boot", ""))
         reboot, same = age.is_another(boot, self._boot), age.is_the_same(boot, self._boot)

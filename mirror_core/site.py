@@ -138,6 +138,8 @@ class Site:
             source = current.role == "source"
             self._went_back = source and maps.look(current) is mapfile.Found.LATER
             self._in_order = current.clean and not self._went_back  # the last run's end
+            if self._went_back:  # nor is it known what the target holds
+                current = replace(current, unsure=True)
             self.book = Book(config.state, current, platform, self.journal)
             undo.callback(self._end_maps)
             undo.callback(self._remove_files_of_this_run)
@@ -587,13 +589,13 @@ class Site:
             self.metrics.start()  # first: a busy port is a refusal
         write_pid(self._lock, self.config, self.platform)
         source = self.book.current.role == "source"
-        if ledger.is_adopted(self.book.current):
-            self.journal.say("its data was adopted: what may differ is compared")
-        elif self._went_back:
+        if self._went_back:
             self.journal.say(
                 "maps in memory are of a cycle or a run that its ledger does not know: it may be "
                 "an older one that was put back, so everything counts as different"
             )
+        elif ledger.is_adopted(self.book.current):
+            self.journal.say("its data was adopted: what may differ is compared")
         elif not ledger.ended_in_order(self.book.current):
             self.journal.say(
                 "was not stopped in order: "
@@ -618,6 +620,8 @@ class Site:
         ):
             ours = self._in_order or self._opened[name, "data"].identity.kind != "nbd"
             words = server_instance.UNTOLD if ours else server_instance.MAY_BE_GONE
+            if self._went_back:
+                words = server_instance.PUT_BACK
             self.journal.say(f"volume {name}: {words}")
         # With the maps as they were recovered: the files of this run stand, those of the one before
         # count no more.

@@ -18,6 +18,7 @@ from test_link import kill, lose_power
 from test_server_instance import SOURCE
 
 from mirror_core import ledger, mapfile, native, written
+from mirror_core.errors import LedgerError
 
 MIB = 1 << 20
 SIZE = 64 * MIB
@@ -312,6 +313,20 @@ def test_maps_of_an_earlier_run_tell_nothing_of_the_ledger(shared: mapfile.Kept)
     for older in ({"begun": BOOK.begun - 1}, {"committed": 3}, {"committed_token": "6" * 32}):
         adopted = replace(later, **older)
         assert mapfile.look(adopted) is mapfile.Found.LATER, older
+
+
+def test_maps_of_a_later_ledger_are_restored_beside_no_other(
+    scratch: Path, shared: mapfile.Kept
+) -> None:
+    """Who looked for them first could not read them for a moment (no descriptor, no memory): what
+    they have forgotten is to be known to the ledger."""
+    shared.go_with(BOOK)
+    assert restored(scratch, "disk", BOOK) == (True, [])
+    shared.may_go_with(AFTER)
+    assert restored(scratch, "disk", BOOK) == restored(scratch, "disk", AFTER) == (True, [])
+    shared.go_with(AFTER)
+    with pytest.raises(LedgerError, match="start the site again"):
+        restored(scratch, "disk", BOOK)
 
 
 def test_what_is_no_page_of_maps_of_ours_proves_nothing(shared: mapfile.Kept, kept: Path) -> None:

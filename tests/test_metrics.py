@@ -263,7 +263,8 @@ def test_metrics_are_told_to_who_asks_for_this_machine(make_pair: MakePair) -> N
 
 
 def test_metrics_on_a_unix_socket_are_for_its_owner(make_pair: MakePair) -> None:
-    """What a killed site has left there is replaced, and what another one listens on is not."""
+    """What a killed site has left there is replaced, what another one listens on is not, and a stop
+    leaves nothing there."""
     pair = make_pair("--size", "1M")
     path = pair.folder / "metrics.sock"
     edit(pair, '"127.0.0.1:0"', f'"unix:{path}"')
@@ -282,3 +283,5 @@ def test_metrics_on_a_unix_socket_are_for_its_owner(make_pair: MakePair) -> None
     words = f"{path}: another process listens there: stop it, or change 'metrics'"
     assert words in flashmirror("check", str(west)).stdout
     assert words in refused("start", str(west))
+    pair.stop("east")
+    assert not path.exists()

@@ -5,6 +5,7 @@ are still in memory: they tell that, and nothing is left out."""
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from pair import CommandFailed, MakePair, Pair
 from test_link import kill
 from test_lost_flush import BLOCK, Lab, fails, lab, recorded
 
-from mirror_core import config, ledger, mapfile
+from mirror_core import config, ledger, mapfile, server_instance
 from mirror_core.site import Site
 
 MIB = 1 << 20
@@ -153,6 +154,33 @@ def test_an_adoption_elsewhere_hides_no_ledger_that_was_put_back(make_pair: Make
     pair.start("west")
     pair.start("east")
     is_equal(pair, "disk", "disk2")
+    assert OLDER in pair.log("east")
+
+
+def test_what_a_ledger_that_was_put_back_says_of_the_target_is_not_told(
+    make_pair: MakePair,
+) -> None:
+    """It tells of a commit, and since then the source may have met a target that holds nothing: all
+    is exposed until one answers, over restarts, too.  Nor does anything tell of a loss."""
+    pair = make_pair("--size", "8M")
+    saved = within_a_cycle(pair)
+    kill(pair, "east")
+    saved.put_back()
+    began, logs = ledger.load(state_of(pair)).since, list[str]()
+    for _ in range(2):
+        pair.start("east")
+        status = pair.status()
+        assert status["committed"] == {"sequence": None, "consistency_point": None}
+        assert status["image_age_seconds"] is None and status["hardened_sequence"] is None
+        assert status["data_exposure_seconds"] > time.time() - began - 1
+        kill(pair, "east")
+        logs.append(pair.log("east"))
+    assert server_instance.PUT_BACK in logs[0] and server_instance.UNTOLD not in logs[0]
+    assert server_instance.UNTOLD in logs[1]  # nobody has heard of it yet
+    pair.start("west")
+    pair.start("east")
+    is_equal(pair, "disk")
+    assert pair.status()["committed"]["sequence"]
 
 
 def test_a_run_elsewhere_puts_nothing_back(make_pair: MakePair) -> None:

@@ -375,8 +375,8 @@ DAMAGE = {
     "of another site": (json.dumps({**RECORD, "site": "2" * 32}), []),
     "without a run": (without("run"), []),
     "of another run": (json.dumps({**RECORD, "run": "other"}), []),
-    "of a start that failed": (json.dumps({**RECORD, "run": "x", "follows": "before"}), ["disk"]),
-    "of another start that failed": (json.dumps({**RECORD, "run": "x", "follows": "y"}), []),
+    "of a start that failed": (json.dumps({**RECORD, "run": "x", "follows": ["before"]}), ["disk"]),
+    "of another start that failed": (json.dumps({**RECORD, "run": "x", "follows": ["y"]}), []),
     "of this boot": (json.dumps({**RECORD, "boot": HERE.boot_id()}), ["disk"]),
     "of another boot": (json.dumps({**RECORD, "boot": "another"}), []),
     "without data": (without("data"), []),
@@ -399,14 +399,35 @@ def test_docs_recovery_has_the_fields_of_servers(scratch: Path) -> None:
     for store in stores:
         store.close()
     assert record == {
-        "version": 1, "site": SOURCE.site, "run": "run", "boot": HERE.boot_id(),
-        "follows": "before", "data": {}, "untold": ["disk"],
+        "version": 2, "site": SOURCE.site, "run": "run", "boot": HERE.boot_id(),
+        "follows": ["before"], "data": {}, "untold": ["disk"],
     }  # fmt: skip
     page = (Path(__file__).parent.parent / "docs/recovery.md").read_text()
     table = page.partition("| field of `servers` | since |")[2].partition("\n\n")[0]
     rows = re.findall(r"^\| `(\w+)` \| (\d+) \|", table, re.MULTILINE)
-    assert rows == [(key, str(record["version"])) for key in record]
-    assert f"one version of it, {server_instance.VERSION}," in page
+    assert [key for key, _ in rows] == list(record)
+    assert max(int(since) for _, since in rows) == server_instance.VERSION
+    assert f"This is version {server_instance.VERSION}" in page
+
+
+def test_a_start_beside_an_older_ledger_that_fails_forgets_no_loss_of_the_newer_one(
+    scratch: Path,
+) -> None:
+    """It takes the place of the record that the newer run has made, before its ledger stands; then
+    a person puts the newer ledger back."""
+    (scratch / "servers").write_text(json.dumps({**RECORD, "run": "newer"}))
+    stores, volume = of_files(scratch)
+    for run, before, went_back in (
+        ("a", "before", True),
+        ("b", "before", True),
+        ("c", "newer", False),
+    ):
+        servers = server_instance.Servers(scratch, SOURCE, run, {"disk": volume})
+        assert servers.begin(clean=False, run_before=before, went_back=went_back) == ["disk"], run
+    assert json.loads((scratch / "servers").read_text())["follows"] == ["newer"]
+    volume.close()
+    for store in stores:
+        store.close()
 
 
 @pytest.mark.parametrize(

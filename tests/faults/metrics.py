@@ -17,6 +17,13 @@ FAULTS = (
         "scrape_ends_the_metrics",
     ),
     Fault(
+        "a stop leaves the socket of the metrics behind",
+        "tests/test_metrics.py::test_metrics_on_a_unix_socket_are_for_its_owner",
+        (("mirror_core/metrics.py", "                where.unlink(missing_ok=True)\n",
+          "                pass\n"),),
+        "stop_leaves_a_socket",
+    ),
+    Fault(
         "a client of the metrics that does not read writes to the log",
         f"{PORT}::test_who_asks_and_does_not_read_writes_nothing_to_the_log",
         (("mirror_core/metrics.py", "def get_stderr(self", "def get_no_stderr(self"),),

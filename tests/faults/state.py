@@ -359,9 +359,41 @@ FAULTS = (
         "maps tell only of their own volume that the ledger is an older one (I4)",
         "tests/test_put_back.py::test_a_ledger_that_was_put_back_was_so_for_all_volumes "
         "simulate:20000:goes_back",
-        (("mirror_core/site.py", "        if self._went_back:\n",
-          "        if self._went_back and self._maps.restore(current, record, volume):\n"),),
+        (("mirror_core/site.py", "        if self._went_back:\n            self._coarse = True\n",
+          "        if self._went_back and self._maps.restore(current, record, volume):\n"
+          "            self._coarse = True\n"),),
         "older_for_one_volume",
+    ),
+    Fault(
+        "maps of a later ledger that could not be read at first count with an older one (I4)",
+        "tests/test_maps.py::test_maps_of_a_later_ledger_are_restored_beside_no_other",
+        (("mirror_core/mapfile.py",
+          "if judge(book, [_counts(page)]) is Found.LATER:", "if False:"),),
+        "later_maps_beside_an_older_ledger",
+    ),
+    Fault(
+        "a ledger that was put back tells what the target holds, and what is exposed",
+        "tests/test_put_back.py"
+        "::test_what_a_ledger_that_was_put_back_says_of_the_target_is_not_told "
+        "simulate:20000:goes_back",
+        (("mirror_core/site.py", "current = replace(current, unsure=True)", "pass"),),
+        "older_ledger_is_told",
+    ),
+    Fault(
+        "beside a ledger that was put back the log says only that its data was adopted",
+        "tests/test_put_back.py::test_an_adoption_elsewhere_hides_no_ledger_that_was_put_back",
+        (("mirror_core/site.py", "        if self._went_back:\n            self.journal.say(",
+          "        if self._went_back and not ledger.is_adopted(self.book.current):\n"
+          "            self.journal.say("),),
+        "adopted_and_put_back_is_adopted",
+    ),
+    Fault(
+        "beside a ledger that was put back the log speaks of a loss that nobody knows of",
+        "tests/test_put_back.py"
+        "::test_what_a_ledger_that_was_put_back_says_of_the_target_is_not_told",
+        (("mirror_core/site.py", "                words = server_instance.PUT_BACK\n",
+          "                pass\n"),),
+        "put_back_is_a_loss",
     ),
     Fault(
         "a ledger is older than maps only if its number is the smaller one (I4)",

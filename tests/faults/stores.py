@@ -1684,14 +1684,21 @@ FAULTS = (
     Fault(
         "a start that fails forgets what it was to tell",
         "tests/test_server_instance.py::test_a_loss_of_a_file_survives_a_start_that_fails",
-        (("mirror_core/server_instance.py", 'run in (record["run"], record.get("follows"))',
-          'run == record["run"]'),),
+        (("mirror_core/server_instance.py", "run in _runs_of(record)", 'run == record["run"]'),),
         "failed_start_forgets_a_loss",
+    ),
+    Fault(
+        "a start beside a ledger that was put back forgets what the newer one's run was to tell",
+        "tests/test_server_instance.py"
+        "::test_a_start_beside_an_older_ledger_that_fails_forgets_no_loss_of_the_newer_one",
+        (("mirror_core/server_instance.py",
+          "            self._follows += newer[: limits.RUNS_KNOWN]\n", ""),),
+        "older_start_forgets_a_loss",
     ),
     Fault(
         "an adoption forgets whom a loss is to be told",
         "tests/test_adopt.py::test_an_adoption_forgets_no_loss",
-        (("mirror_core/server_instance.py", '"run": run, "follows": before}', '"run": before}'),),
+        (("mirror_core/server_instance.py", '"run": run, "follows": [before]}', '"run": before}'),),
         "adoption_forgets_a_loss",
     ),
     Fault(
@@ -1886,8 +1893,8 @@ FAULTS = (
         "tests/test_server_instance.py::test_a_record_of_servers_counts_for_its_site_and_run",
         (("mirror_core/server_instance.py", 'and record["site"] == site', ""),
          ("mirror_core/server_instance.py",
-          'if run and fits and run in (record["run"], record.get("follows")) and shaped:',
-          "if run and fits and shaped:")),
+          "return record if run and record and run in _runs_of(record) else None",
+          "return record if run else None")),
         "record_of_any_site",
     ),
     Fault(

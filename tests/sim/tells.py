@@ -4,6 +4,8 @@
 - `committed` and `hardened_sequence` of a source are never ahead of what the target's disk holds.
 - Of a target that was refused a source tells no commit that this one has not, nor less exposure
   than the age of any point that it lacks.
+- A source that has noticed that its ledger may be an older one tells no commit before it has met a
+  target.
 - Exposure is never 0 on a source with bytes that no committed point holds; a target, which cannot
   know, says none.
 - A target of whose image some was cut is not `mirroring`, and says why.
@@ -101,6 +103,13 @@ def _of_source(world: World, machine: Machine, told: dict[str, Any]) -> None:
             raise Violation(f"{machine.name} says that {committed} is committed and {hardened} "
                             f"hardened, but {other.name} has {book.committed} and {book.hardened}"
                             )  # fmt: skip
+    driver = machine.life.source
+    assert driver
+    went_back = machine.life.site._went_back and not driver._met
+    if went_back and (committed or told["data_exposure_seconds"] == 0):
+        raise Violation(f"{machine.name} knows that its ledger may be an older one, and says that "
+                        f"{committed} is committed, {told['data_exposure_seconds']} s are exposed"
+                        )  # fmt: skip
     if told["state"] == "refused":
         _of_refused(machine, other, history, told)
     # Of the ledger's commit: a thread that stands still may not have said yet that it is made.
