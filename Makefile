@@ -94,6 +94,7 @@ lint: build ## style and types: ruff, mypy
 	$(BIN)/mypy scripts/chaos
 	$(BIN)/mypy scripts/demo
 	$(BIN)/mypy scripts/mutants
+	$(BIN)/mypy scripts/reference
 	$(BIN)/mypy scripts/release-check
 	$(BIN)/mypy scripts/simulate
 	$(BIN)/mypy scripts/soak
