@@ -33,6 +33,21 @@ def entries(text: str) -> list[Entry]:
     return [Entry(word, below) for level, word, below in heads if level == "###"]
 
 
+def section(page: Path, title: str) -> str:
+    """What stands below a heading of the second level, up to the next."""
+    found = re.split(r"^## (.*)\n", page.read_text(), flags=re.MULTILINE)[1:]
+    sections = dict(zip(found[::2], found[1::2], strict=True))
+    return sections[title]
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of each row of the tables there, without the heads."""
+    found = []
+    for table in re.findall(r"(?:^\|.*\n)+", text + "\n", re.MULTILINE):
+        found += [re.split(r" *(?<!\\)\| *", row)[1:-1] for row in table.splitlines()[2:]]
+    return found
+
+
 def quoted(text: str) -> list[str]:
     """What stands between backquotes."""
     return re.findall(r"`([^`]+)`", text)

@@ -32,19 +32,26 @@ def some(cases: Iterable[T], step: int = 2) -> list[T]:
 
 
 @contextlib.contextmanager
-def one_that_runs() -> Iterator[Pair]:
-    """And has committed."""
+def one_not_started() -> Iterator[Pair]:
+    """A pair in a folder of its own, which is stopped at the end."""
     folder = Path(tempfile.mkdtemp(prefix="flashmirror-", dir="/dev/shm"))
     pair = Pair(folder / "p", "--size", "1M")
     try:
+        yield pair
+    finally:
+        pair.kill()
+        shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def one_that_runs() -> Iterator[Pair]:
+    """And has committed."""
+    with one_not_started() as pair:
         pair.start()
         with pair.client() as client:
             client.write(0, b"x" * 4096)
         pair.sync()
         yield pair
-    finally:
-        pair.kill()
-        shutil.rmtree(folder)
 
 
 class CommandFailed(Exception):

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from handmade import scrape
 from entries import ROOT, text_of
+from handmade import scrape
 from pair import Pair
 
 from mirror_core import config, durable, ledger, mapfile, protocol, server_instance
