@@ -5,19 +5,29 @@
 fault is in the core.
 
 A fault stands in the file of what it breaks: volumes, copies, stores, controls, state, sites,
-devices, metrics.
+devices, metrics, reference.
 """
 
 from __future__ import annotations
 
-from faults import controls, copies, devices, metrics, sites, state, stores, volumes
+from faults import (
+    controls,
+    copies,
+    devices,
+    metrics,
+    reference,
+    sites,
+    state,
+    stores,
+    volumes,
+)
 from faults.fault import RARE, SOON, Fault, NotPlanted, simulated
 
 __all__ = ["FAULTS", "RARE", "SOON", "Fault", "NotPlanted", "named", "simulated"]
 
 FAULTS: tuple[Fault, ...] = (
     *volumes.FAULTS, *copies.FAULTS, *stores.FAULTS, *controls.FAULTS, *state.FAULTS, *sites.FAULTS,
-    *devices.FAULTS, *metrics.FAULTS,
+    *devices.FAULTS, *metrics.FAULTS, *reference.FAULTS,
 )  # fmt: skip
 
 
