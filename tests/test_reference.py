@@ -206,7 +206,7 @@ def test_the_environment_variables_are_those_of_the_code(running: Pair) -> None:
 def test_the_signals_are_those_that_a_site_takes() -> None:
     """And it does with each what the page says."""
     page = {quoted(row[0])[0]: row[1] for row in rows(section(PAGE, "Signals"))}
-    ends = {name for name, does in page.items() if does == "ends in order"}
+    ends = {name for name, does in page.items() if does == "ends cleanly"}
     assert ends == {number.name for number in connections._ENDING}
     harmless = {name for name, does in page.items() if does == "nothing"}
     opens = {name for name, does in page.items() if does.startswith("opens its log again")}
@@ -810,3 +810,15 @@ def test_the_requests_of_commands_are_those_of_the_code(running: Pair) -> None:
             assert record.keys() ^ running.status().keys() == set(answered)
         else:
             assert sorted(record) == sorted(answered), name
+
+
+def test_the_figures_of_the_limits_are_those_of_the_code() -> None:
+    """What a process may need of descriptors, and how many clients a store's server is to take."""
+    text = re.sub(r"\s+", " ", (REFERENCE / "limits.md").read_text())
+    few = connections._RESERVED + connections._OF_A_SITE
+    assert (
+        f"A site may need {few} descriptors, {connections._OF_A_VOLUME} more for each volume, and "
+        f"{limits.STORE_CONNECTIONS_GOOD} more for each store behind an NBD server."
+    ) in text
+    assert limits.STORE_CONNECTIONS_MIN == 2 and "must take two clients at a time" in text
+    assert limits.STORE_CONNECTIONS_GOOD == 8 and "is faster with eight or more" in text
