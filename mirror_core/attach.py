@@ -528,11 +528,10 @@ def _opened_by(number: int) -> Iterator[str]:
     """MAJOR:MINOR of the block devices that a process has open, whatever it calls them: a container
     has nodes of its own.  What is called like none is not looked at: its server may hang.  The
     process may end meanwhile, at each step: then no more."""
-    folder = f"/proc/{number}/fd"
     with contextlib.suppress(OSError):
-        for fd in os.listdir(folder):
+        for fd in holders.descriptors(number):
             with contextlib.suppress(FileNotFoundError):  # closed since
-                if _NODE.search(os.readlink(f"{folder}/{fd}")):
-                    info = os.stat(f"{folder}/{fd}")
+                if _NODE.search(os.readlink(fd)):
+                    info = os.stat(fd)
                     if stat.S_ISBLK(info.st_mode):
                         yield f"{os.major(info.st_rdev)}:{os.minor(info.st_rdev)}"

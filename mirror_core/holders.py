@@ -28,6 +28,7 @@ import select
 import signal
 import stat
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from mirror_core import limits
@@ -148,10 +149,27 @@ def _is_holder(number: int, name: str) -> bool:
         status = process.joinpath("status").read_text(errors="replace")
         own = re.search(r"^NSpid:.*?(\d+)$", status, re.MULTILINE)  # of a kernel that has any
         if int(own[1] if own else number) == process_of(name):
-            for fd in os.listdir(process / "fd"):
+            for path in descriptors(number):
                 with contextlib.suppress(FileNotFoundError):  # closed since
                     # What is called otherwise is not looked at: its server may hang.
-                    path = process / "fd" / fd
                     if os.readlink(path).endswith(f"/{lock.name}"):
-                        return os.path.samestat(path.stat(), lock.stat())
+                        return os.path.samestat(os.stat(path), lock.stat())
     return False
+
+
+def descriptors(number: int) -> list[str]:
+    """The links in /proc to what a process has open.  /proc/PID/fd shows what its main thread has,
+    and nothing if that has ended before the others: then it is what another one shows.  Left out: a
+    thread with descriptors of its own (CLONE_FILES of unshare(2)).  OSError: it has ended."""
+    for folder in _folders(number):
+        with contextlib.suppress(OSError):  # that thread has ended
+            if fds := os.listdir(folder):
+                return [f"{folder}/{fd}" for fd in fds]
+    return []
+
+
+def _folders(number: int) -> Iterator[str]:
+    """Of descriptors: proc_pid_fd(5), proc_pid_task(5).  OSError."""
+    yield f"/proc/{number}/fd"
+    for thread in os.listdir(f"/proc/{number}/task"):
+        yield f"/proc/{number}/task/{thread}/fd"

@@ -788,6 +788,41 @@ def test_who_has_a_device_is_found_whatever_it_calls_it(devices: Devices, tmp_pa
         loop.close()
 
 
+THREAD = """
+import ctypes, signal, threading
+
+def another():
+    main = f"/proc/self/task/{os.getpid()}/stat"
+    while ") Z " not in open(main).read():  # a zombie
+        pass
+    os.write(1, b"!")
+    signal.sigwait([])
+
+threading.Thread(target=another).start()
+ctypes.CDLL(None).pthread_exit(None)  # of the main thread alone
+"""
+
+
+@needs_loops
+def test_who_has_a_device_is_found_whatever_has_become_of_its_main_thread(
+    devices: Devices, tmp_path: Path
+) -> None:
+    """It has ended before the others: then /proc/PID/fd is empty, and the device is open still."""
+    loop = Loop(tmp_path / "disk", 1 << 20)
+    number = loop.path.stat().st_rdev
+    devices.make(0, BACKEND, f"{os.major(number)}:{os.minor(number)}")
+    words = [sys.executable, "-c", "import os\n" + THREAD]
+    with loop.path.open("rb") as device:
+        one = subprocess.Popen(words, stdin=device, stdout=subprocess.PIPE)
+    try:
+        assert one.stdout and one.stdout.read(1)
+        assert attaching._by(0) == f" (by process {one.pid}, {Path(sys.executable).name})"
+    finally:
+        one.kill()
+        one.communicate()
+        loop.close()
+
+
 def test_what_was_made_of_a_device_is_named(
     devices: Devices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -820,22 +855,26 @@ def test_what_cannot_be_looked_at_of_one_device_leaves_no_other_attached(
     )
 
 
-HOLDS = """
+TAKES = """
 import os, signal, sys
 from pathlib import Path
 
 from mirror_core import holders
 holders.FOLDER = Path(sys.argv[1])
 holders.take(sys.argv[2])
+"""
+HOLDS = """
 os.write(1, b"!")
 signal.pause()
 """
 
 
 @contextlib.contextmanager
-def held(folder: Path, name: str, *before: str) -> Iterator[subprocess.Popen[bytes]]:
+def held(
+    folder: Path, name: str, *before: str, holds: str = HOLDS
+) -> Iterator[subprocess.Popen[bytes]]:
     """By a process of its own."""
-    words = [*before, sys.executable, "-c", HOLDS, str(folder), name]
+    words = [*before, sys.executable, "-c", TAKES + holds, str(folder), name]
     with subprocess.Popen(words, stdout=subprocess.PIPE) as one:
         assert one.stdout and one.stdout.read(1)
         try:
@@ -851,6 +890,14 @@ def test_a_holder_that_is_stopped_is_ended(folder: Path) -> None:
         holder.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, holder.pid, os.WSTOPPED)
         assert holders.is_held(name)
+        holders.end(name)
+        assert not holders.is_held(name) and holder.wait(SECONDS) == -signal.SIGTERM
+
+
+def test_a_holder_whose_main_thread_has_ended_is_ended(folder: Path) -> None:
+    """By the process that it still is."""
+    name = "flashmirror/east/disk/0"
+    with held(folder, name, holds=THREAD) as holder:
         holders.end(name)
         assert not holders.is_held(name) and holder.wait(SECONDS) == -signal.SIGTERM
 

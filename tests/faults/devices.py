@@ -220,6 +220,14 @@ FAULTS = (
         "known_by_its_name_only",
     ),
     Fault(
+        "a process whose main thread has ended has nothing open",
+        f"{ATTACH}::test_who_has_a_device_is_found_whatever_has_become_of_its_main_thread "
+        f"{ATTACH}::test_a_holder_whose_main_thread_has_ended_is_ended",
+        (("mirror_core/holders.py",
+          '    for thread in os.listdir(f"/proc/{number}/task"):', "    for thread in ():"),),
+        "ended_main_thread_has_nothing",
+    ),
+    Fault(
         "what was made of a device is not named",
         f"{ATTACH}::test_what_was_made_of_a_device_is_named",
         (("mirror_core/kernel.py", '*node.glob("*/holders/*")]', "]"),),
@@ -228,8 +236,8 @@ FAULTS = (
         "a process that ends is in the way of a detach",
         f"{ATTACH}::test_a_process_that_ends_is_in_no_detach_s_way",
         (("mirror_core/attach.py",
-          "    with contextlib.suppress(OSError):\n        for fd in os.listdir(folder):",
-          "    with contextlib.nullcontext():\n        for fd in os.listdir(folder):"),),
+          "    with contextlib.suppress(OSError):\n        for fd in holders.descriptors(number):",
+          "    with contextlib.nullcontext():\n        for fd in holders.descriptors(number):"),),
         "ending_process_is_in_the_way",
     ),
     Fault(
