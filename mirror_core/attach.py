@@ -15,6 +15,8 @@ Invariants.
 * One holder for each backend (holders.py).  The device does not need it while all is well, so it
   may be killed and begun anew (`attach` again).
 * A device that is mounted or open is not detached: what is not written yet would be lost.
+* A holder begins by itself: an `attach` that has waited long enough leaves it at that, and `detach`
+  ends one that has no device yet, so that none comes after it has said that there is none.
 * A holder may be older than its site, or newer, and none of the protocols of one be known to the
   other: then the program that is installed by now asks for it, and if that cannot, the holder makes
   way for another.
@@ -404,10 +406,38 @@ def _launch(device: Device) -> None:
         finally:
             os.close(ended)
     if not readable:
-        raise MirrorError(f"{volume}: not attached in {limits.START_TIMEOUT_S:g} s: see {log}")
+        raise MirrorError(
+            f"{volume}: not attached in {limits.START_TIMEOUT_S:g} s: process {child} goes on with "
+            f"it, and says in {log} what comes of it: 'flashmirror attach {site.path} {volume}' "
+            f"later on to be told, or 'kill {child}' to give it up",
+            errno.ETIMEDOUT,
+        )
     # Another attach may have been quicker: its device is what was asked for, if it is held.
     if kernel.find(device.backend) is None or not holders.is_held(device.backend):
+        status = os.waitpid(child, 0)[1]
+        if os.WIFSIGNALED(status):  # it has said nothing
+            why = signal.strsignal(os.WTERMSIG(status))
+            raise MirrorError(
+                f"{volume}: not attached: process {child} was ended meanwhile ({why}): try again"
+            )
         raise MirrorError(process.last_words(log, begin), errno.EBUSY)
+
+
+def give_up(backend: str) -> int | None:
+    """End the holder of this that has no device, as it is still attaching one; its number, if there
+    is one.  MirrorError: it does not end."""
+    if kernel.find(backend) is not None:
+        return None
+    with contextlib.suppress(PermissionError):  # root's, and root's to end
+        if number := holders.process_of(backend):
+            holders.end(backend)
+            if holders.is_held(backend):
+                raise MirrorError(
+                    f"{backend}: process {number} is attaching it, and does not end: try again, or "
+                    "end it by hand", errno.EBUSY,
+                )  # fmt: skip
+            return number
+    return None
 
 
 def refuse_another(device: Attached) -> None:

@@ -73,8 +73,9 @@ def take(name: str, configuration: Path | None = None) -> int:
                 os.close(fd)
                 who = process_of(name)
                 raise MirrorError(
-                    f"{name}: {f'process {who}' if who else 'another process'} holds it (was it "
-                    "attached by hand?): 'flashmirror detach SITE VOLUME' first, or leave it so",
+                    f"{name}: {f'process {who}' if who else 'another process'} holds it, or is "
+                    "about to (was it attached by hand?): 'flashmirror detach SITE VOLUME' first, "
+                    "or leave it so",
                     errno.EBUSY,
                 ) from error
             time.sleep(0.02)

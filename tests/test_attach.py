@@ -475,6 +475,38 @@ def test_an_attach_whose_holder_ends_is_not_said_to_have_begun_one(
         os.close(fd)
 
 
+def test_an_attach_that_takes_long_says_who_goes_on_with_it(
+    devices: Devices, begun: attaching.Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what may be done: it is begun in a session of its own, and ends by itself, or not."""
+    monkeypatch.setattr(limits, "START_TIMEOUT_S", 0.1)
+    with pytest.raises(MirrorError) as refusal:
+        attaching.start(begun)
+    line = str(refusal.value)
+    found = re.search("process ([0-9]+) goes on", line)
+    assert found, line
+    child = int(found[1])
+    os.kill(child, 0)
+    log, site = holders.log_path(begun.backend), begun.site.path
+    assert line == (
+        f"disk: not attached in 0.1 s: process {child} goes on with it, and says in {log} what "
+        f"comes of it: 'flashmirror attach {site} disk' later on to be told, or 'kill {child}' to "
+        "give it up"
+    )
+    assert os.waitpid(child, 0)[1] >> 8 == 1
+    assert "/run: No space" in log.read_text()
+
+
+def test_an_attach_whose_holder_is_killed_says_so(
+    devices: Devices, begun: attaching.Device
+) -> None:
+    """It has said nothing then, and the last words in its log are another's, if any."""
+    program = attaching._PROGRAM
+    program.write_text("#!/bin/sh\necho 'flashmirror: earlier' >&2; kill $$\n")
+    with pytest.raises(MirrorError, match=r"^disk: not attached: process \d+ was ended \S+ \("):
+        attaching.start(begun)
+
+
 def test_a_stranger_does_not_say_that_a_device_is_attached(
     devices: Devices, begun: attaching.Device
 ) -> None:
@@ -923,6 +955,28 @@ def test_a_holder_in_a_container_of_this_machine_is_ended_from_outside(folder: P
         holders.end(name)
         assert container.wait(SECONDS) == 7
     assert not holders.is_held(name)
+
+
+@pytest.mark.parametrize("volume", [[], ["disk"]])
+def test_detach_ends_who_is_attaching_and_has_no_device_yet(
+    running: Pair, devices: Devices, volume: list[str]
+) -> None:
+    """The next holder is told to have him detached; and the device would come after 'was not
+    attached'.  One that has its device is ended only when that can be detached."""
+    site = running.toml("east")
+    name = attaching.backend(config.load(str(site)), "disk")
+    with held(holders.FOLDER, name) as holder:
+        done = detach(str(site), *volume)
+        assert done.output == (
+            f"disk: process {holder.pid}, its holder without a device, has been ended\n"
+        )
+        assert done.exit_code == 0 and holder.wait(SECONDS) == -signal.SIGTERM
+    assert detach(str(site), *volume).output == "was not attached\n"
+    devices.make(0, name)
+    devices.in_use = {0}
+    with held(holders.FOLDER, name) as holder:
+        assert "in use" in str(detach(str(site), *volume).exception)
+        assert holders.is_held(name)
 
 
 ALONE = """

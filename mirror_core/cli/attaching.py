@@ -145,10 +145,12 @@ def detach(
     if going_down and not unmount:
         raise ConfigError("detach: --going-down says what --unmount unmounts: add that")
     until = time.monotonic() + limits.UNMOUNT_S
+    is_device = _is_device(site_or_device)
+    said = [] if is_device or going_down else _given_up(site_or_device, volume)
     groups = _meant(site_or_device, volume, going_down=going_down)
     if any(groups) or (volume and not going_down):
         _may_use_kernel()
-    devices, said, refusals = [], [], []
+    devices, refusals = [], []
     for number, group in enumerate(groups):
         if unmount and group:  # of all of them, before one refuses
             left_s = max(0.0, until - time.monotonic()) / (len(groups) - number if number else 1)
@@ -211,6 +213,27 @@ def lineage_at(socket: Path, name: str) -> None:
     click.echo(answer["lineage"])
 
 
+def _is_device(word: str) -> bool:
+    path = Path(word)
+    return word.startswith("/dev/") and path.suffix != ".toml" and not path.is_file()
+
+
+def _given_up(site: str, volume: str | None) -> list[str]:
+    """What is to be said of each volume that somebody was attaching.  Before its devices are looked
+    for: it may have one just now.  ConfigError; MirrorError."""
+    from mirror_core import attach as attaching  # noqa: PLC0415
+    from mirror_core import attached  # noqa: PLC0415
+
+    settings = config.load(site)
+    named = None if volume is None else one_volume(settings, volume)
+    today, said = attached.lineage_of(settings), []
+    for name in (v.name for v in settings.volumes if today and named in (None, v.name)):
+        number = attaching.give_up(f"{attached.PREFIX}{settings.name}/{name}/{today}")
+        if number:
+            said.append(f"{name}: process {number}, its holder without a device, has been ended")
+    return said
+
+
 def _meant(
     site_or_device: str, volume: str | None, *, going_down: bool
 ) -> list[dict[Attached, str]]:
@@ -220,8 +243,7 @@ def _meant(
     from mirror_core import attach as attaching  # noqa: PLC0415
     from mirror_core import attached  # noqa: PLC0415
 
-    path = Path(site_or_device)
-    if site_or_device.startswith("/dev/") and path.suffix != ".toml" and not path.is_file():
+    if _is_device(site_or_device):
         if volume is not None:
             raise ConfigError(f"{site_or_device}: a device has no volume {volume}")
         return [{attached.at(attaching.index_of(site_or_device)): ""}]

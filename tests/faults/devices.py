@@ -155,9 +155,34 @@ FAULTS = (
         "attach says that a device is attached whose holder could not begin",
         f"{ATTACH}::test_an_attach_whose_holder_ends_is_not_said_to_have_begun_one",
         (("mirror_core/attach.py",
-          "is None or not holders.is_held(device.backend):\n"
-          "        raise MirrorError(process", "is None:\n        raise MirrorError(process"),),
+          "is None or not holders.is_held(device.backend):\n        status =",
+          "is None:\n        status ="),),
         "said_to_be_held",
+    ),
+    Fault(
+        "an attach that takes too long does not say that somebody goes on with it",
+        f"{ATTACH}::test_an_attach_that_takes_long_says_who_goes_on_with_it",
+        (("mirror_core/attach.py", "process {child} goes on with \"\n", "it is given up \"\n"),),
+        "attaches_without_a_word",
+    ),
+    Fault(
+        "what a log had before is said to be the last words of a holder that was killed",
+        f"{ATTACH}::test_an_attach_whose_holder_is_killed_says_so",
+        (("mirror_core/attach.py", "if os.WIFSIGNALED(status):", "if False:"),),
+        "killed_holder_has_last_words",
+    ),
+    Fault(
+        "a volume is attached after detach has said that it is not",
+        f"{ATTACH}::test_detach_ends_who_is_attaching_and_has_no_device_yet",
+        (("mirror_core/attach.py", "if number := holders.process_of(backend):",
+          "if number := None:"),),
+        "attaching_goes_on",
+    ),
+    Fault(
+        "detach ends the holder of a device that is in use",
+        f"{ATTACH}::test_detach_ends_who_is_attaching_and_has_no_device_yet",
+        (("mirror_core/attach.py",
+          "    if kernel.find(backend) is not None:\n        return None\n", ""),),
     ),
     Fault(
         "a stranger says that a device is attached",
