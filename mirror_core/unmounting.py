@@ -11,6 +11,8 @@ Invariants.
 * What others have mounted below that, or over it, is in its way and is not the device's (files in
   memory would be lost with it).  It is unmounted where that is asked for, as when the machine goes
   down; else it is named, and nothing is unmounted.
+* What is mounted over it meanwhile, or in its place when a folder above was renamed, is not taken
+  for it: just before each unmount it is looked once more whether the path leads to what is meant.
 * Nothing is taken from who uses it: it is waited for, with a bound.  (systemd ends every service
   at the same time, by force when its time is over.)
 * Whatever comes of it, what was written is written out first: syncfs(2) before each unmount.  For a
@@ -19,17 +21,21 @@ Invariants.
 * Without the site an unmount, or a sync, cannot end and cannot be killed: it is left alone then.
   Nothing else waits for it: all are synced at once, and each is unmounted when its own is over.
 
-Left out: swap.
+Left out: swap.  And the few milliseconds between that look and the one of umount(8), which takes a
+path: a descriptor of a mount keeps it in use.  (umount2(2) with MNT_EXPIRE, twice, would leave no
+gap, but also what mount(8) has noted, and what others' helpers of umount(8) would do.)
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import time
 from collections.abc import Iterable
 
 from mirror_core import limits, mounted
+from mirror_core.below import Mount
 from mirror_core.errors import MirrorError, printable
 
 _READ_S = 0.05  # at least that long is looked whether something has ended: it has to be read
@@ -85,7 +91,17 @@ class _Unmounting:
         meanwhile shows in the next look.)"""
         strange = set(stack.strange)
         away = self._write(mount.point for mount in stack.order if mount not in strange)
-        return [away.get(m.point) or self._run("umount", "--", m.point) for m in stack.order]
+        return [away.get(m.point) or self._take_off(m) for m in stack.order]
+
+    def _take_off(self, mount: Mount) -> str:
+        words = ("umount", "--", mount.point)
+        return self._run(*words) if words in self._begun or self._leads_to(mount) else ""
+
+    def _leads_to(self, mount: Mount) -> bool:
+        """Whether its path means it still: it was looked up before all was written."""
+        order = mounted.stack(frozenset(self._all)).order
+        before = itertools.takewhile(lambda one: one != mount, order)  # on it, or over it
+        return mount in order and not any(one.holds(mount.point) for one in before)
 
     def _write(self, paths: Iterable[str]) -> dict[str, str]:
         """syncfs(2) of each.  Why it is not known what comes of it; empty: it is over."""

@@ -213,6 +213,41 @@ def test_what_is_another_s_by_now_is_not_unmounted(loop: Loop, mounted: Path) ->
     assert points(loop) == [str(mounted)]
 
 
+MEANWHILE = """#!/bin/sh
+if mkdir {once} 2>/dev/null; then
+    {what}
+    mount -t tmpfs none {at} && touch {at}/precious
+fi
+exec /usr/bin/sync "$@"
+"""
+
+
+@pytest.mark.parametrize("what", ["over", "over a folder above", "in its place"])
+def test_what_is_mounted_in_between_is_not_taken_for_it(
+    loop: Loop, mounted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """While it was written, others have mounted something where its path leads by now: files in
+    memory, which would be lost.  In its place, if a folder above was renamed: then it is unmounted
+    where it is."""
+    at = mounted.parent if what == "over a folder above" else mounted
+    moves = f"mv {at.parent} {tmp_path}/moved; mkdir -p {at}" if what == "in its place" else ":"
+    sync = tmp_path / "sync"
+    sync.write_text(MEANWHILE.format(once=tmp_path / "once", what=moves, at=at))
+    sync.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    try:
+        if what == "in its place":
+            unmounting.everything_on([number(loop)], 10)
+        else:
+            with pytest.raises(MirrorError, match=f"not unmounted: {at}: mounted below or over"):
+                unmounting.everything_on([number(loop)], 10)
+        assert (at / "precious").exists()
+        assert (points(loop) == []) == (what == "in its place")
+    finally:
+        subprocess.run(["umount", at], capture_output=True, check=False)
+        subprocess.run(["umount", loop.path.resolve()], capture_output=True, check=False)
+
+
 def test_what_is_unmounted_as_the_time_ends_is_done(loop: Loop, mounted: Path) -> None:
     """It takes no time at all to see that nobody uses it."""
     unmounting.everything_on([number(loop)], 0)

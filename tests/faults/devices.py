@@ -95,6 +95,12 @@ FAULTS = (
           "if False:"),),
     ),
     Fault(
+        "what others mount over it while it is written is unmounted in its place",
+        f"{UNMOUNTING}::test_what_is_mounted_in_between_is_not_taken_for_it",
+        (("mirror_core/unmounting.py", "or self._leads_to(mount) else", "or mount else"),),
+        "unmounts_what_came_between",
+    ),
+    Fault(
         "a device in use keeps the others mounted",
         "tests/test_unmounting.py::test_a_device_in_use_keeps_no_other_one_mounted",
         (("mirror_core/unmounting.py", "for m in stack.order]", "for m in stack.order[-1:]]"),),
