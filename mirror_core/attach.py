@@ -78,7 +78,7 @@ from mirror_core.platform import TOKEN
 
 _PROGRAM = Path(sys.prefix) / "bin" / "flashmirror"
 _SWAPS = Path("/proc/swaps")
-_NODE = re.compile(r"^/dev/|/dev/nbd\d+(p\d+)?$")
+_NODE = re.compile(r"^/dev/|/dev/nbd[0-9]+(p[0-9]+)?$")
 _OUTLIVED_S = 30.0  # that a holder waits for a program that knows its site's protocol
 
 
@@ -103,7 +103,7 @@ def path_of(index: int) -> str:
 
 def index_of(path: str) -> int:
     """N of /dev/nbdN.  ConfigError."""
-    match = re.fullmatch(r"/dev/nbd(\d{1,6})", path)
+    match = re.fullmatch(r"/dev/nbd(0|[1-9][0-9]{0,5})", path)  # no others' digits, as \d takes
     if not match:
         raise ConfigError(f"{path}: not the name of an nbd device: write it like /dev/nbd0")
     return int(match[1])
@@ -545,9 +545,9 @@ def _by(index: int) -> str:
         return f" (mounted on {printable(at)})"
     if made := kernel.made_of(index):
         return f" (by {printable(', '.join(made))})"
-    if re.search(rf"^{path_of(index)}(p\d+)? ", identity.text(_SWAPS), re.MULTILINE):
+    if re.search(rf"^{path_of(index)}(p[0-9]+)? ", identity.text(_SWAPS), re.MULTILINE):
         return " (as swap)"
-    for number in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
+    for number in sorted(holders.processes()):
         if number != os.getpid() and not devices.isdisjoint(_opened_by(number)):
             name = printable(identity.text(Path(f"/proc/{number}/comm")))
             return f" (by process {number}, {name})"

@@ -140,7 +140,12 @@ def _numbers_here(name: str) -> list[int]:
     number = process_of(name)
     if number is None:
         return []
-    return [number, *(int(one) for one in os.listdir("/proc") if one.isdigit())]
+    return [number, *processes()]
+
+
+def processes() -> list[int]:
+    """All that are to be seen from here."""
+    return [int(name) for name in os.listdir("/proc") if re.fullmatch("[0-9]+", name)]
 
 
 def _is_holder(number: int, name: str) -> bool:
@@ -148,7 +153,7 @@ def _is_holder(number: int, name: str) -> bool:
     process, lock = Path(f"/proc/{number}"), lock_path(name)
     with contextlib.suppress(OSError):  # it has ended
         status = process.joinpath("status").read_text(errors="replace")
-        own = re.search(r"^NSpid:.*?(\d+)$", status, re.MULTILINE)  # of a kernel that has any
+        own = re.search(r"^NSpid:.*?([0-9]+)$", status, re.MULTILINE)  # of a kernel that has any
         if int(own[1] if own else number) == process_of(name):
             for path in descriptors(number):
                 with contextlib.suppress(FileNotFoundError):  # closed since

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 import select
 import socket
 from collections.abc import Iterator, Sequence
@@ -178,7 +179,8 @@ def find(backend: str) -> int | None:
 
 def backends() -> dict[int, str]:
     """Of each device that was connected with one."""
-    indices = sorted(int(path.name[3:]) for path in _BLOCK_DEVICES.glob("nbd*"))
+    named = [re.fullmatch("nbd([0-9]+)", path.name) for path in _BLOCK_DEVICES.glob("nbd*")]
+    indices = sorted(int(one[1]) for one in named if one)
     return {index: name for index in indices if (name := backend_of(index)) is not None}
 
 

@@ -41,7 +41,7 @@ from mirror_core import (
     protocol,
 )
 from mirror_core.cli import attaching as commands
-from mirror_core.errors import MirrorError, OtherVersion, PeerError
+from mirror_core.errors import ConfigError, MirrorError, OtherVersion, PeerError
 
 SECONDS = 20.0
 
@@ -210,6 +210,19 @@ def test_what_cannot_be_attached_is_refused_with_the_reason(
     stopped = make_pair("--size", "1M")
     line = refused("attach", str(stopped.toml("east")), "disk")
     assert line.startswith("east: not running: start it with 'flashmirror start ")
+
+
+@pytest.mark.parametrize(
+    "name", ["nbd\u0661", "nbd\uff11", "nbd1\u00b2", "nbd01", "nbd1_0", "nbd 1", "nbd", "nbd1\n"]
+)
+def test_what_only_looks_like_a_device_s_name_is_none(devices: Devices, name: str) -> None:
+    """Digits of another script, or more of them than it has: it names nothing of ours, and is in
+    the way of nothing."""
+    with pytest.raises(ConfigError, match="write it like /dev/nbd0"):
+        attaching.index_of(f"/dev/{name}")
+    (devices.folder / name).mkdir(parents=True)
+    devices.make(1, BACKEND)
+    assert kernel.backends() == {1: BACKEND}
 
 
 @pytest.mark.parametrize("site", ["east", "west"])

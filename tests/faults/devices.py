@@ -287,6 +287,18 @@ FAULTS = (
           '(_BLOCK_DEVICES / f"nbd{index}" / "backend").read_text().strip()'),),
     ),
     Fault(
+        "a digit of another script, or a zero before it, names a device",
+        f"{ATTACH}::test_what_only_looks_like_a_device_s_name_is_none",
+        (("mirror_core/attach.py", "(0|[1-9][0-9]{0,5})", "(\\d{1,6})"),),
+        "any_digit_names_a_device",
+    ),
+    Fault(
+        "what only looks like a device is in the way of those that are",
+        f"{ATTACH}::test_what_only_looks_like_a_device_s_name_is_none",
+        (("mirror_core/kernel.py", '"nbd([0-9]+)"', '"nbd(.*)"'),),
+        "looks_like_a_device",
+    ),
+    Fault(
         "a mount point whose name is no text is neither written nor unmounted",
         f"{UNMOUNTING}::test_whatever_the_folder_is_called_it_is_written_and_unmounted",
         (("mirror_core/identity.py", 'os.fsdecode(platform.read(path)).removesuffix("\\n")',
