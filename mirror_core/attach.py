@@ -86,6 +86,10 @@ class _Outlived(MirrorError):
     """Neither the holder nor the program that is installed knows a protocol of its site."""
 
 
+class HeldByAnother(MirrorError):
+    """A device has another holder than the one that is meant."""
+
+
 @dataclass(frozen=True)
 class Device:
     """What is to be attached where."""
@@ -449,18 +453,31 @@ def refuse_another(device: Attached) -> None:
         raise MirrorError(f"{path}: was detached meanwhile, and is another volume's by now")
 
 
-def detach(device: Attached, *, force: bool = False) -> None:
-    """Disconnect a device that nobody uses; with `force` whoever uses it gets I/O errors.
+def _refuse_held(device: Attached, by: str | None) -> None:
+    """HeldByAnother: than the process `by`; None: by any."""
+    if by is None or not holders.is_held(device.backend):
+        return
+    number = holders.process_of(device.backend)
+    if str(number) != by:
+        who = f"process {number}" if number else "another process"
+        raise HeldByAnother(f"{path_of(device.index)}: {who} holds it by now: left attached")
+
+
+def detach(device: Attached, *, force: bool = False, held_by: str | None = None) -> None:
+    """Disconnect a device that nobody uses; with `force` whoever uses it gets I/O errors; with
+    `held_by`, the number of a process or "", only one that it holds, or nobody.
 
     MirrorError: it is in use, or not of ours, and nothing has changed; or the kernel refuses, and
     it has no holder any more.
     """
     index = device.index
     refuse_another(device)
+    _refuse_held(device, held_by)
     with contextlib.nullcontext() if force else _alone(index):
         refuse_another(device)  # who has it open keeps its number for it
         if not force:
             _write_out(index)
+        _refuse_held(device, held_by)
         holders.end(device.backend)
         try:
             kernel.disconnect(index)

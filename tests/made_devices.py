@@ -44,8 +44,8 @@ class Devices:
         """Connected with this by now."""
         (self.folder / f"nbd{index}/backend").write_bytes(os.fsencode(backend) + b"\n")
 
-    def _detach(self, device: Attached, *, force: bool = False) -> None:
-        assert not force
+    def _detach(self, device: Attached, *, force: bool = False, held_by: str | None = None) -> None:
+        assert not force and held_by is None
         index = device.index
         self.tried.append(index)
         if index in self.fails:

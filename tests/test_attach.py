@@ -44,6 +44,7 @@ from mirror_core.cli import attaching as commands
 from mirror_core.errors import ConfigError, MirrorError, OtherVersion, PeerError
 
 SECONDS = 20.0
+DETACH = attaching.detach
 
 
 def without_module() -> tuple[str, ...]:
@@ -206,6 +207,7 @@ def test_what_cannot_be_attached_is_refused_with_the_reason(
     assert "a device has no volume" in refused("detach", "/dev/nbd0", "disk")
     assert "--force does not" in refused("detach", east, "--unmount", "--force")
     assert "--unmount unmounts" in refused("detach", east, "--going-down")
+    assert "--held-by is not" in refused("detach", east, "--unmount", "--held-by", "")
     refused("attach", east, "disk", "--connections", "0")
     stopped = make_pair("--size", "1M")
     line = refused("attach", str(stopped.toml("east")), "disk")
@@ -990,6 +992,59 @@ def test_detach_ends_who_is_attaching_and_has_no_device_yet(
     with held(holders.FOLDER, name) as holder:
         assert "in use" in str(detach(str(site), *volume).exception)
         assert holders.is_held(name)
+
+
+@pytest.fixture
+def detached(devices: Devices, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """By the command itself, which nobody uses; the kernel has those no more."""
+    found: list[int] = []
+
+    def disconnect(index: int) -> None:
+        found.append(index)
+        shutil.rmtree(devices.folder / f"nbd{index}")
+
+    monkeypatch.setattr(attaching, "detach", DETACH)
+    monkeypatch.setattr(attaching, "_alone", contextlib.nullcontext)
+    monkeypatch.setattr(attaching, "_write_out", lambda _: None)
+    monkeypatch.setattr(kernel, "disconnect", disconnect)
+    return found
+
+
+def test_a_unit_that_ends_leaves_alone_what_was_attached_by_hand_since(
+    running: Pair, devices: Devices, detached: list[int]
+) -> None:
+    """systemd runs ExecStop= after a `detach` by hand, too, which has ended its holder; by then
+    somebody may have attached the volume again, or be just about to."""
+    site = str(running.toml("east"))
+    name = attaching.backend(config.load(site), "disk")
+    with held(devices.folder.parent / "holders", name) as holder:
+        assert detach("--held-by", "", site, "disk").output == "was not attached\n"
+        devices.make(0, name)
+        for main in ("", "1"):
+            done = detach("--held-by", main, site, "disk")
+            line = f"/dev/nbd0: process {holder.pid} holds it by now: left attached\n"
+            assert (done.exit_code, done.output) == (0, line)
+        assert holders.is_held(name) and not detached
+        done = detach("--held-by", str(holder.pid), site, "disk")
+        assert done.output == "/dev/nbd0: detached\n" and not holders.is_held(name)
+    devices.make(0, name)
+    assert detach("--held-by", "", site, "disk").output == "/dev/nbd0: detached\n"
+    assert detached == [0, 0]
+
+
+def test_a_holder_that_comes_while_a_unit_s_detach_waits_is_left_alone(
+    devices: Devices, detached: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For what was written, or who looks at the device."""
+    devices.make(0, BACKEND)
+    fds: list[int] = []
+    ended: list[str] = []
+    monkeypatch.setattr(attaching, "_write_out", lambda _: fds.append(holders.take(BACKEND)))
+    monkeypatch.setattr(holders, "end", ended.append)
+    with pytest.raises(attaching.HeldByAnother):
+        attaching.detach(attached.at(0), held_by="")
+    os.close(fds[0])
+    assert not detached and not ended
 
 
 ALONE = """

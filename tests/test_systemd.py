@@ -70,13 +70,26 @@ def test_systemd_waits_longer_than_a_stop_may_take() -> None:
     assert float(service()["TimeoutStopSec"][:-1]) > limits.STOP_TIMEOUT_S
 
 
-@pytest.mark.parametrize(("key", "word"), [("ExecStart", "attach"), ("ExecStop", "detach")])
-def test_an_attached_volume_is_named_by_its_instance(key: str, word: str) -> None:
-    """flashmirror-attach@east:db-1.x is the volume db-1.x of the site east."""
-    line = service(ATTACH)[key].replace(INSTALLED, "echo")
-    words = shlex.split(line.replace("%i", "east:db-1.x").replace("%%", "%").replace("$$", "$"))
-    said = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True).stdout
-    assert said.replace("--foreground ", "").split() == [word, "east", "db-1.x"]
+@pytest.mark.parametrize(
+    ("key", "words", "main"),
+    [
+        ("ExecStart", "attach,--foreground,", None),
+        ("ExecStop", "detach,--held-by,4711,", "4711"),
+        ("ExecStop", "detach,--held-by,,", None),
+    ],
+)
+def test_an_attached_volume_is_named_by_its_instance(
+    monkeypatch: pytest.MonkeyPatch, key: str, words: str, main: str | None
+) -> None:
+    """flashmirror-attach@east:db-1.x is the volume db-1.x of the site east; and what the unit stops
+    is what its main process holds, which may have ended: then systemd does not name it."""
+    monkeypatch.delenv("MAINPID", raising=False)
+    if main:
+        monkeypatch.setenv("MAINPID", main)
+    line = service(ATTACH)[key].replace("%i", "east:db-1.x").replace("%%", "%").replace("$$", "$")
+    command = shlex.split(line.replace(INSTALLED, "printf %s,"))
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert said == f"{words}east,db-1.x,"
 
 
 def test_what_it_runs_stops_in_order(make_pair: MakePair) -> None:

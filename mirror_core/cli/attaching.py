@@ -122,6 +122,11 @@ def attach(
     is_flag=True,
     help="Disconnect even if the device is in use: what waits gets I/O errors.",
 )
+@click.option(
+    "--held-by",
+    metavar="PROCESS",
+    help="Disconnect only what this process holds, or nobody (for systemd).",
+)
 @json_option
 def detach(
     site_or_device: str,
@@ -130,6 +135,7 @@ def detach(
     unmount: bool,
     going_down: bool,
     force: bool,
+    held_by: str | None,
     as_json: bool,
 ) -> None:
     """Disconnect volumes of a site from the kernel.
@@ -140,13 +146,9 @@ def detach(
     from mirror_core import attach as attaching  # noqa: PLC0415
     from mirror_core import unmounting  # noqa: PLC0415
 
-    if unmount and force:
-        raise ConfigError("detach: --unmount waits for who uses the device, --force does not")
-    if going_down and not unmount:
-        raise ConfigError("detach: --going-down says what --unmount unmounts: add that")
+    _refuse_mixed(unmount=unmount, going_down=going_down, force=force, held_by=held_by)
     until = time.monotonic() + limits.UNMOUNT_S
-    is_device = _is_device(site_or_device)
-    said = [] if is_device or going_down else _given_up(site_or_device, volume)
+    said = [] if going_down or held_by is not None else _given_up(site_or_device, volume)
     groups = _meant(site_or_device, volume, going_down=going_down)
     if any(groups) or (volume and not going_down):
         _may_use_kernel()
@@ -163,7 +165,9 @@ def detach(
         for device, whose in group.items():
             path = attaching.path_of(device.index)
             try:
-                attaching.detach(device, force=force)
+                attaching.detach(device, force=force, held_by=held_by)
+            except attaching.HeldByAnother as error:
+                said.append(f"{error}{whose}")
             except MirrorError as error:
                 refusals.append(f"{error}{whose}")
             except OSError as error:  # whatever it is, there may be others
@@ -175,6 +179,16 @@ def detach(
         raise MirrorError("; ".join([*refusals, *said]))
     said = said or ["was not attached"]
     show({"devices": devices}, as_json, lambda: "\n".join(said))
+
+
+def _refuse_mixed(*, unmount: bool, going_down: bool, force: bool, held_by: str | None) -> None:
+    """ConfigError."""
+    if unmount and force:
+        raise ConfigError("detach: --unmount waits for who uses the device, --force does not")
+    if going_down and not unmount:
+        raise ConfigError("detach: --going-down says what --unmount unmounts: add that")
+    if unmount and held_by is not None:
+        raise ConfigError("detach: --unmount is for whatever holds the device, --held-by is not")
 
 
 class _Numbers:
@@ -218,13 +232,15 @@ def _is_device(word: str) -> bool:
     return word.startswith("/dev/") and path.suffix != ".toml" and not path.is_file()
 
 
-def _given_up(site: str, volume: str | None) -> list[str]:
+def _given_up(site_or_device: str, volume: str | None) -> list[str]:
     """What is to be said of each volume that somebody was attaching.  Before its devices are looked
     for: it may have one just now.  ConfigError; MirrorError."""
     from mirror_core import attach as attaching  # noqa: PLC0415
     from mirror_core import attached  # noqa: PLC0415
 
-    settings = config.load(site)
+    if _is_device(site_or_device):
+        return []
+    settings = config.load(site_or_device)
     named = None if volume is None else one_volume(settings, volume)
     today, said = attached.lineage_of(settings), []
     for name in (v.name for v in settings.volumes if today and named in (None, v.name)):

@@ -191,6 +191,32 @@ FAULTS = (
           "    if kernel.find(backend) is not None:\n        return None\n", ""),),
     ),
     Fault(
+        "a unit that ends detaches what was attached by hand since",
+        f"{ATTACH}::test_a_unit_that_ends_leaves_alone_what_was_attached_by_hand_since",
+        (("mirror_core/attach.py",
+          "    refuse_another(device)\n    _refuse_held(device, held_by)\n",
+          "    refuse_another(device)\n    held_by = None\n"),),
+        "unit_detaches_another_s",
+    ),
+    Fault(
+        "a unit that ends gives up what is being attached by hand",
+        f"{ATTACH}::test_a_unit_that_ends_leaves_alone_what_was_attached_by_hand_since",
+        (("mirror_core/cli/attaching.py", "if going_down or held_by is not None else",
+          "if going_down else"),),
+    ),
+    Fault(
+        "a holder that comes while a unit's detach waits is ended",
+        f"{ATTACH}::test_a_holder_that_comes_while_a_unit_s_detach_waits_is_left_alone",
+        (("mirror_core/attach.py", "        _refuse_held(device, held_by)\n        holders",
+          "        holders"),),
+    ),
+    Fault(
+        "the unit of a device says of no holder that it is its own",
+        "tests/test_systemd.py::test_an_attached_volume_is_named_by_its_instance",
+        (("systemd/flashmirror-attach@.service", ' --held-by "$$MAINPID"', ""),),
+        "unit_stops_whatever_holds",
+    ),
+    Fault(
         "a stranger says that a device is attached",
         f"{ATTACH}::test_a_stranger_does_not_say_that_a_device_is_attached",
         (("mirror_core/attach.py",
