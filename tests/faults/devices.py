@@ -217,6 +217,12 @@ FAULTS = (
         "unit_stops_whatever_holds",
     ),
     Fault(
+        "systemd ends a detach before it has said why it refuses",
+        "tests/test_systemd.py::test_systemd_waits_longer_than_a_stop_may_take",
+        (("systemd/flashmirror-attach@.service", "TimeoutStopSec=115s\n", ""),),
+        "ends_a_detach_early",
+    ),
+    Fault(
         "a stranger says that a device is attached",
         f"{ATTACH}::test_a_stranger_does_not_say_that_a_device_is_attached",
         (("mirror_core/attach.py",
