@@ -545,7 +545,7 @@ def _write_out(index: int) -> None:
             raise OSError(number, os.strerror(number))
     except OSError as error:
         raise MirrorError(
-            f"{path}: what was written to it is not on its volume: {error.strerror}: mend its "
+            f"{path}: what was written to it is not on its volume: {error.strerror}: repair its "
             f"site, and write it again; or 'flashmirror detach --force {path}'",
             error.errno or 0,
         ) from error

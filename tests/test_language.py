@@ -25,7 +25,7 @@ BANNED = re.compile(
 # Modules that the record of simulated schedules counts for; their texts follow when it is through.
 LATER = {
     "address",
-    "attach", "book", "config", "control", "driver", "errors", "intent", "lastrun", "ledger",
+    "book", "config", "control", "driver", "errors", "intent", "lastrun", "ledger",
     "lock",
     "metrics", "process", "promotion", "resync", "runlog", "second", "session", "site", "sockets",
     "stderr", "stores", "target",

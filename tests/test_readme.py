@@ -120,7 +120,7 @@ def test_each_command_that_a_page_names_is_one(page: Path) -> None:
     quoted = [*re.findall(r"`(flashmirror [^`]+)`", text), *"\n".join(blocks(text)).splitlines()]
     seen = 0
     for line in quoted:
-        for name, rest in re.findall(r"\bflashmirror ([a-z]+)\b([^#;|&)\"]*)", line):
+        for name, rest in re.findall(r"\bflashmirror ([a-z]+(?:-[a-z]+)*)\b([^#;|&)\"]*)", line):
             if f"flashmirror: {name}" in line or "=" in name:
                 continue
             command = cli.commands.get(name)
