@@ -189,8 +189,9 @@ class Holder:
                     if error.errno != errno.EBUSY or wanted is None:
                         raise MirrorError(
                             f"{where}: the kernel refuses to connect it: {error.strerror}: see "
-                            "dmesg", error.errno or 0,
-                        ) from error  # fmt: skip
+                            "dmesg",
+                            error.errno or 0,
+                        ) from error
                     if time.monotonic() >= deadline:
                         raise MirrorError(
                             f"{where}: in use{_by(wanted)}: name another, or none for a free one",
@@ -379,8 +380,9 @@ def start(device: Device) -> int:
     if device.index not in (None, held):
         raise MirrorError(
             f"{device.site.name}: {device.volume} is attached already, as {path_of(held)}: detach "
-            "it first", errno.EBUSY,
-        )  # fmt: skip
+            "it first",
+            errno.EBUSY,
+        )
     return held
 
 
@@ -438,8 +440,9 @@ def give_up(backend: str) -> int | None:
             if holders.is_held(backend):
                 raise MirrorError(
                     f"{backend}: process {number} is attaching it, and does not end: try again, or "
-                    "end it by hand", errno.EBUSY,
-                )  # fmt: skip
+                    "end it by hand",
+                    errno.EBUSY,
+                )
             return number
     return None
 

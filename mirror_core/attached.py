@@ -59,9 +59,8 @@ def of(site: SiteConfig, volume: str | None = None) -> list[Attached]:
     """Those of a site, or of one of its volumes, of whatever history."""
     today = lineage_of(site)
     return [
-        one for one in _of(volume)
-        if _is_named(one, site, today) or _is_begun_by(one, site.path)
-    ]  # fmt: skip
+        one for one in _of(volume) if _is_named(one, site, today) or _is_begun_by(one, site.path)
+    ]
 
 
 def _is_named(one: Attached, site: SiteConfig, today: str | None) -> bool:

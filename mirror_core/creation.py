@@ -62,10 +62,13 @@ def create(
                 stores.refuse_unfit(one, data.size, config.block_size)
             records.append(
                 ledger.VolumeRecord(
-                    volume.name, data.size, config.block_size,
-                    data.record(), intermediate.record(),
+                    volume.name,
+                    data.size,
+                    config.block_size,
+                    data.record(),
+                    intermediate.record(),
                 )
-            )  # fmt: skip
+            )
         ones = [one for one, _ in opened]
         stores.refuse_one_disk(ones)
         first = ledger.Ledger(

@@ -127,11 +127,14 @@ def reconfigure(index: int, fds: Sequence[int], backend: str) -> None:
 
     OSError: EINVAL, the device is not connected, or is another backend's.
     """
-    _request(_RECONFIGURE, [
-        ("NBD_ATTR_INDEX", index),
-        ("NBD_ATTR_BACKEND_IDENTIFIER", backend),
-        _sockets(fds),
-    ])  # fmt: skip
+    _request(
+        _RECONFIGURE,
+        [
+            ("NBD_ATTR_INDEX", index),
+            ("NBD_ATTR_BACKEND_IDENTIFIER", backend),
+            _sockets(fds),
+        ],
+    )
 
 
 def disconnect(index: int) -> None:

@@ -147,10 +147,14 @@ class _Unmounting:
         """Unless it goes on since an earlier round."""
         if words not in self._begun:
             self._begun[words] = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE, text=True, errors="surrogateescape",
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="surrogateescape",
                 env={**os.environ, "LC_ALL": "C"},
-            )  # fmt: skip
+            )
 
     def _end(self, words: tuple[str, ...], until: float) -> str:
         """The last line of what it says if it fails; it is for the last of the words."""

@@ -23,11 +23,19 @@ def hello(pair: Pair, session: int) -> dict[str, Any]:
     shapes = tuple(protocol.VolumeShape(v.name, v.size, v.block_size) for v in mine.volumes)
     return protocol.record_of(
         protocol.Handshake(
-            mine.name, mine.lineage.id, session, shapes, mine.site,
-            run=mine.run, runs=mine.runs, begun=mine.begun, begun_token=mine.begun_token,
-            committed=mine.committed, committed_token=mine.committed_token,
+            mine.name,
+            mine.lineage.id,
+            session,
+            shapes,
+            mine.site,
+            run=mine.run,
+            runs=mine.runs,
+            begun=mine.begun,
+            begun_token=mine.begun_token,
+            committed=mine.committed,
+            committed_token=mine.committed_token,
         )
-    )  # fmt: skip
+    )
 
 
 def status(pair: Pair, site: str = "east") -> dict[str, Any]:

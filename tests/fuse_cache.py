@@ -126,9 +126,7 @@ class FileSystem:
         mode = 0o100600 if node == _DISK else 0o40700
         times, parts = (0, 0, 0), (0, 0, 0)
         who = os.getuid(), os.getgid()
-        return struct.pack(
-            "<6Q10I", node, size, blocks, *times, *parts, mode, 1, *who, 0, _PAGE, 0
-        )  # fmt: skip
+        return struct.pack("<6Q10I", node, size, blocks, *times, *parts, mode, 1, *who, 0, _PAGE, 0)
 
 
 if __name__ == "__main__":

@@ -24,9 +24,11 @@ HANG_MS = 10_000
 def fuzz(body: Callable[..., None], *inputs: st.SearchStrategy[object]) -> None:
     """Call `body` with examples until the time is over; one that takes long is a failure."""
     configured = settings(
-        max_examples=EXAMPLES, deadline=HANG_MS, database=None,
+        max_examples=EXAMPLES,
+        deadline=HANG_MS,
+        database=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-    )  # fmt: skip
+    )
     end = time.monotonic() + SECONDS
     first = 1 if SOAK == 1 else secrets.randbits(32)
     for number in itertools.count(first):
@@ -42,10 +44,13 @@ STEPS = st.lists(
         st.sampled_from(
             ["flip", "write", "cut", "drop", "insert", "repeat", "zero", "mix", "from", "swap"]
         ),
-        _PLACE, _PLACE, st.binary(min_size=1, max_size=12),
+        _PLACE,
+        _PLACE,
+        st.binary(min_size=1, max_size=12),
     ),
-    min_size=1, max_size=4,
-)  # fmt: skip
+    min_size=1,
+    max_size=4,
+)
 
 
 def damage(data: bytes, steps: list[Step], others: list[bytes]) -> bytes:

@@ -18,10 +18,29 @@ from mirror_core import platform, site
 from mirror_core.process import plugin_path
 
 CALLS = (
-    "monotonic", "time", "uniform", "random_bits", "token", "spawn", "exists", "names", "read",
-    "open", "close", "pwrite", "ftruncate", "fdatasync", "fsync", "rename", "unlink", "flock",
-    "file_store", "control_channel", "peer_store", "write_log",
-)  # fmt: skip
+    "monotonic",
+    "time",
+    "uniform",
+    "random_bits",
+    "token",
+    "spawn",
+    "exists",
+    "names",
+    "read",
+    "open",
+    "close",
+    "pwrite",
+    "ftruncate",
+    "fdatasync",
+    "fsync",
+    "rename",
+    "unlink",
+    "flock",
+    "file_store",
+    "control_channel",
+    "peer_store",
+    "write_log",
+)
 
 
 class Injecting(platform.Platform):

@@ -64,7 +64,7 @@ def _unmount_elsewhere(device: str) -> None:
                     subprocess.run(
                         ["nsenter", f"--mount={process}/ns/mnt", "umount", line.split()[4]],
                         check=False,
-                    )  # fmt: skip
+                    )
 
 
 def _delete_partitions(device: str) -> None:
@@ -170,9 +170,22 @@ def gpt(size: int, parts: list[tuple[int, int, uuid.UUID]]) -> dict[int, bytes]:
         for low, high, one in parts
     ).ljust(128 * 128, b"\0")
     head = struct.pack(
-        "<8sIIIIQQQQ16sQIII", b"EFI PART", 1 << 16, 92, 0, 0, 1, last, 34, last - 33,
-        uuid.uuid4().bytes_le, 2, 128, 128, zlib.crc32(entries),
-    )  # fmt: skip
+        "<8sIIIIQQQQ16sQIII",
+        b"EFI PART",
+        1 << 16,
+        92,
+        0,
+        0,
+        1,
+        last,
+        34,
+        last - 33,
+        uuid.uuid4().bytes_le,
+        2,
+        128,
+        128,
+        zlib.crc32(entries),
+    )
     head = head[:16] + struct.pack("<I", zlib.crc32(head)) + head[20:]
     return {0: bytes(protective), SECTOR: head.ljust(SECTOR, b"\0"), 2 * SECTOR: entries}
 

@@ -46,8 +46,20 @@ class Places(Pair):
     def _lay_cable(self) -> None:
         for site in ADDRESS:
             ip("netns", "add", self.space[site])
-        ip("-n", self.space["east"], "link", "add", "way", "type", "veth",
-           "peer", "name", "way", "netns", self.space["west"])  # fmt: skip
+        ip(
+            "-n",
+            self.space["east"],
+            "link",
+            "add",
+            "way",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "way",
+            "netns",
+            self.space["west"],
+        )
         for site, address in ADDRESS.items():
             ip("-n", self.space[site], "addr", "add", f"{address}/24", "dev", "way")
             for device in ("lo", "way"):
@@ -65,8 +77,15 @@ class Places(Pair):
 
     def _begin_relay(self, delay_ms: float) -> None:
         script = Path(__file__).with_name("relay.py")
-        words = [sys.executable, str(script), ADDRESS["west"], str(RELAY_PORT), ADDRESS["west"],
-                 str(PORT), str(delay_ms)]  # fmt: skip
+        words = [
+            sys.executable,
+            str(script),
+            ADDRESS["west"],
+            str(RELAY_PORT),
+            ADDRESS["west"],
+            str(PORT),
+            str(delay_ms),
+        ]
         self._relay = subprocess.Popen(self._in("west", words), stdout=subprocess.PIPE, text=True)
         assert self._relay.stdout and self._relay.stdout.readline() == "ready\n"
 
@@ -103,8 +122,21 @@ class Places(Pair):
 
     def narrow(self, rate: str) -> None:
         """What the source's place may send a second, as tc(8) writes it; with a queue of 300 ms."""
-        words = ["tc", "qdisc", "replace", "dev", "way", "root", "tbf", "rate", rate, "burst",
-                 "256k", "latency", "300ms"]  # fmt: skip
+        words = [
+            "tc",
+            "qdisc",
+            "replace",
+            "dev",
+            "way",
+            "root",
+            "tbf",
+            "rate",
+            rate,
+            "burst",
+            "256k",
+            "latency",
+            "300ms",
+        ]
         subprocess.run(self._in("east", words), check=True)
 
     def wire_bytes(self) -> int:

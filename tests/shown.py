@@ -128,7 +128,14 @@ def commands(_: Pair) -> set[str]:
 
 
 THERE: dict[str, Callable[[Pair], set[str]]] = {
-    "status": status_keys, "state": states, "phase": phases, "metric": metrics,
-    "ledger": ledger_keys, "map": maps, "file": files, "setting": settings, "wire": wire,
+    "status": status_keys,
+    "state": states,
+    "phase": phases,
+    "metric": metrics,
+    "ledger": ledger_keys,
+    "map": maps,
+    "file": files,
+    "setting": settings,
+    "wire": wire,
     "command": commands,
-}  # fmt: skip
+}

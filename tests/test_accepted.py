@@ -163,9 +163,15 @@ def test_the_address_of_the_metrics_makes_a_url(make_pair: MakePair, host: str) 
 PLAIN = f"flashmirror:{'5e' * 32}"
 TAKEN = ["{}", "{}\n", "somebody:00\n{}\n", "{}\n# a remark\nflashmirror:00\n"]
 NOT_READ = [
-    "{}\r\n", "{} \n", "{}\t\n", "\ufeff{}\n", " {}\n", "flashmirror:00\n{}\n", "{}0\n",
+    "{}\r\n",
+    "{} \n",
+    "{}\t\n",
+    "\ufeff{}\n",
+    " {}\n",
+    "flashmirror:00\n{}\n",
+    "{}0\n",
     "{}zz\n",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("file", [*TAKEN, *NOT_READ])
@@ -389,8 +395,11 @@ def test_a_folder_that_is_gone_is_named_as_the_reason(make_pair: MakePair) -> No
     """A command that is given in a folder which was removed works with a whole path, and says what
     is wrong with another one."""
     pair = make_pair("--size", "1M")
-    gone = ("sh", "-ec", f'mkdir "{pair.folder}/gone"; cd "{pair.folder}/gone"; rmdir "$PWD"; '
-            'exec "$0" "$@"')  # fmt: skip
+    gone = (
+        "sh",
+        "-ec",
+        f'mkdir "{pair.folder}/gone"; cd "{pair.folder}/gone"; rmdir "$PWD"; exec "$0" "$@"',
+    )
     for words in (("start", "./east.toml"), ("init", "pair"), ("pki", "pki")):
         assert "the folder that this command is given in is gone" in refused(*words, prefix=gone)
     assert flashmirror("start", east(pair), prefix=gone).returncode == 0

@@ -156,8 +156,14 @@ def test_an_adoption_forgets_no_loss(pair: Pair) -> None:
     """Of which a client was still to be told: the next process tells him."""
     state = pair.folder / "east" / "state"
     book = ledger.load(state)
-    untold = {"version": server_instance.VERSION, "site": book.site, "run": book.run,
-              "boot": HERE.boot_id(), "data": {}, "untold": ["disk"]}  # fmt: skip
+    untold = {
+        "version": server_instance.VERSION,
+        "site": book.site,
+        "run": book.run,
+        "boot": HERE.boot_id(),
+        "data": {},
+        "untold": ["disk"],
+    }
     server_instance.path_in(state).write_text(json.dumps(untold))
     adopt(pair, "east", "data")
     pair.start("east")
@@ -434,9 +440,23 @@ def test_an_adoption_may_be_killed_anywhere(pair: Pair, site: str, part: str, ef
     before, taken = recorded(), []
     for call in ("fdatasync", "fsync", "rename", "fsetxattr", "unlink"):
         for n in range(1, 20):
-            words = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e",
-                     f"inject={call}:signal=KILL:when={n}", str(FLASHMIRROR), "adopt", toml,
-                     "disk", part, "--yes"]  # fmt: skip
+            words = [
+                "strace",
+                "-f",
+                "-qq",
+                "-o",
+                "/dev/null",
+                "-e",
+                f"trace={call}",
+                "-e",
+                f"inject={call}:signal=KILL:when={n}",
+                str(FLASHMIRROR),
+                "adopt",
+                toml,
+                "disk",
+                part,
+                "--yes",
+            ]
             done = subprocess.run(words, check=False, capture_output=True, timeout=60)
             if done.returncode == 0:
                 snapshot.put_back()
@@ -463,8 +483,20 @@ def test_a_flush_that_fails_at_a_start_costs_no_image_in_whose_place_nothing_was
     """Each start is refused from then on, also when the flush is good again; a person says that
     nothing was put there since the stop, and all stands."""
     toml, where = str(pair.toml(site)), store(pair, site, "data")
-    words = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", str(where), "-e",
-             "inject=fdatasync:error=EIO:when=1", str(FLASHMIRROR), "start", toml]  # fmt: skip
+    words = [
+        "strace",
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-P",
+        str(where),
+        "-e",
+        "inject=fdatasync:error=EIO:when=1",
+        str(FLASHMIRROR),
+        "start",
+        toml,
+    ]
     done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "a later one does not tell" in done.stderr, done.stderr
     assert "then adopt it with --unchanged" in refused("start", toml)
@@ -480,8 +512,20 @@ def test_a_person_s_word_that_nothing_was_put_there_does_not_stand_against_the_b
     """A copy was, and the start's flush of it has failed: what the cache shows of it is no seed."""
     toml, where = str(pair.toml("west")), store(pair, "west", "data")
     Path(where).write_bytes(os.urandom(SIZE))
-    words = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", str(where), "-e",
-             "inject=fdatasync:error=EIO:when=1", str(FLASHMIRROR), "start", toml]  # fmt: skip
+    words = [
+        "strace",
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-P",
+        str(where),
+        "-e",
+        "inject=fdatasync:error=EIO:when=1",
+        str(FLASHMIRROR),
+        "start",
+        toml,
+    ]
     done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "a later one does not tell" in done.stderr, done.stderr
     for part, effect in (("intermediate", "keep"), ("data", "give up")):
@@ -557,8 +601,17 @@ def test_what_changed_while_a_person_was_asked_is_not_adopted(pair: Pair) -> Non
 def test_a_store_that_cannot_be_marked_is_adopted_all_the_same(pair: Pair) -> None:
     """It is known by its inode, as where there are no attributes, until the next adoption."""
     replace_store(pair, "west", "data")
-    inject = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fsetxattr", "-e",
-              "inject=fsetxattr:error=EIO")  # fmt: skip
+    inject = (
+        "strace",
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-e",
+        "trace=fsetxattr",
+        "-e",
+        "inject=fsetxattr:error=EIO",
+    )
     done = flashmirror("adopt", str(pair.toml("west")), "disk", "data", "--yes", prefix=inject)
     assert done.returncode == 0, done.stderr
     with pytest.raises(OSError, match="No data available"):

@@ -671,8 +671,13 @@ def with_a_ledger_of_nonsense(toml: Path) -> None:
 
 NAME_IS_KNOWN = (as_it_was, with_a_volume_more, with_other_blocks)
 NAME_IS_NOT = (
-    misspelt, no_toml, gone, with_another_name, without_ledger, with_a_ledger_of_nonsense,
-)  # fmt: skip
+    misspelt,
+    no_toml,
+    gone,
+    with_another_name,
+    without_ledger,
+    with_a_ledger_of_nonsense,
+)
 
 
 @pytest.mark.parametrize("change", [*NAME_IS_KNOWN, *NAME_IS_NOT])

@@ -419,10 +419,18 @@ def open_files() -> list[str]:
 
 @pytest.mark.parametrize(
     ("owner", "step"),
-    [(os, "fstat"), (stores, "Opened"), (native.Store, "__init__"),
-     (stores, "refuse_unfit"), (stores, "is_new"), (native.Store, "unflushed"),
-     (site_.Site, "_mark_new"), (site_.Site, "_name_intermediate"), (None, "callback")],
-)  # fmt: skip
+    [
+        (os, "fstat"),
+        (stores, "Opened"),
+        (native.Store, "__init__"),
+        (stores, "refuse_unfit"),
+        (stores, "is_new"),
+        (native.Store, "unflushed"),
+        (site_.Site, "_mark_new"),
+        (site_.Site, "_name_intermediate"),
+        (None, "callback"),
+    ],
+)
 def test_a_want_of_memory_while_it_is_taken_in_is_tried_again(
     handmade: Handmade, monkeypatch: pytest.MonkeyPatch, owner: Any, step: str
 ) -> None:

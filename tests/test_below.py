@@ -152,8 +152,12 @@ def test_a_loop_device_stands_on_the_disk_of_its_file(disks: Disks) -> None:
     loop = disks.loop(folder / "image", 4 * MIB)
     inner = new_file(disks.mounted(loop.path) / "file")
     assert classes(second, loop.path, inner, new_file(folder / "beside"), disks.loop().path) == [
-        1, 1, 1, 1, 2,
-    ]  # fmt: skip
+        1,
+        1,
+        1,
+        1,
+        2,
+    ]
 
 
 @needs_loops
@@ -346,45 +350,72 @@ class Told(Platform):
 # What is open: its number, and its mount if it is a file; the disks; what else it is named by.
 WAYS: dict[str, tuple[str, int | None, set[str], set[str]]] = {
     "a mirror of a partition and a disk": (
-        MD, None, {MD, SDA, SDC}, {"wwid:naa.5000c500a1b2c3d4"},
+        MD,
+        None,
+        {MD, SDA, SDC},
+        {"wwid:naa.5000c500a1b2c3d4"},
     ),
     "a disk by its other way": (SDD, None, {SDD}, {"wwid:naa.5000c500a1b2c3d4"}),
     "a file": ("8:1", 20, {SDA}, set()),
     "a file of a file system with two devices": ("0:41", 30, {SDB, SDE}, {"anonymous 0:40"}),
     "one of another subvolume": ("0:42", 30, {SDB, SDE}, {"anonymous 0:40"}),
     "one of such a file system whose devices nobody names": (
-        "0:57", 36, {SDB, SDE, "8:80"}, {"anonymous 0:54"},
+        "0:57",
+        36,
+        {SDB, SDE, "8:80"},
+        {"anonymous 0:54"},
     ),
     "a file of an overlay": ("0:50", 31, {SDB, SDE}, {"anonymous 0:50", "anonymous 0:40"}),
     "a file of a folder shown elsewhere": (
-        "0:52", 33, {SDB, SDE}, {"anonymous 0:52", "anonymous 0:40"},
+        "0:52",
+        33,
+        {SDB, SDE},
+        {"anonymous 0:52", "anonymous 0:40"},
     ),
     "a file of a mount that names itself": ("0:53", 34, set(), {"anonymous 0:53", UNKNOWN}),
     "a file of a container's overlay, which names a path of the host": (
-        "0:60", 39, set(), {"anonymous 0:60", UNKNOWN},
+        "0:60",
+        39,
+        set(),
+        {"anonymous 0:60", UNKNOWN},
     ),
     "a file of it that is shown elsewhere": ("0:60", 40, set(), {"anonymous 0:60", UNKNOWN}),
     "a file of an overlay that names a path within an unknown one": (
-        "0:61", 41, set(), {"anonymous 0:61", UNKNOWN},
+        "0:61",
+        41,
+        set(),
+        {"anonymous 0:61", UNKNOWN},
     ),
     "a file of a file system in user space that names nothing": (
-        "0:63", 44, set(), {"anonymous 0:63", UNKNOWN},
+        "0:63",
+        44,
+        set(),
+        {"anonymous 0:63", UNKNOWN},
     ),
     "a file of a file system whose log is on a device that is not here": (
-        "8:1", 42, {SDA}, {UNKNOWN},
+        "8:1",
+        42,
+        {SDA},
+        {UNKNOWN},
     ),
     "a file of a file system of two devices": (
-        "0:62", 43, {SDC, SDA}, {"anonymous 0:62", "wwid:naa.5000c500a1b2c3d4"},
+        "0:62",
+        43,
+        {SDC, SDA},
+        {"anonymous 0:62", "wwid:naa.5000c500a1b2c3d4"},
     ),
     "a file of a file system with its log elsewhere": (
-        NVME, 35, {NVME, SDC}, {"wwid:naa.5000c500a1b2c3d4"},
+        NVME,
+        35,
+        {NVME, SDC},
+        {"wwid:naa.5000c500a1b2c3d4"},
     ),
     "a file of a server": ("0:51", 32, set(), {"anonymous 0:51"}),
     "a file of another server": ("0:55", 37, set(), {"anonymous 0:55"}),
     "a file of a mount that is not shown": ("0:77", 99, set(), {"anonymous 0:77", UNKNOWN}),
     "a file of such a mount with a device": ("8:17", 99, {SDB}, set()),
     "a file in memory": ("0:56", 38, set(), set()),
-}  # fmt: skip
+}
 
 
 # Those of them of which only our own kernel keeps anything in memory, and what else there is.
@@ -411,7 +442,7 @@ ELSEWHERE = {
     [(*way[:2], CACHED_HERE.get(name, False)) for name, way in WAYS.items()]
     + [(*way, False) for way in ELSEWHERE.values()],
     ids=[name.replace(" ", "-") for name in (*WAYS, *ELSEWHERE)],
-)  # fmt: skip
+)
 def test_whose_cache_is_read(number: str, mount: int | None, *, here: bool) -> None:
     """Our own kernel's alone, where the disks and the file system are known; in doubt not.  It is
     asked of what can drop what a failed flush has lost and still shows."""
@@ -493,10 +524,13 @@ def test_what_stands_on_something_unknown_shares_with_all() -> None:
 def test_a_doubt_has_no_flush_wait_for_another() -> None:
     """One number, whose flushes wait for each other, have only those that are known to share: files
     of one mount do, whatever that stands on, and two unknown ones do not."""
-    box, merged = (below.disks(5, Told(*WAYS[name][:2])) for name in (
-        "a file of a container's overlay, which names a path of the host",
-        "a file of a file system in user space that names nothing",
-    ))  # fmt: skip
+    box, merged = (
+        below.disks(5, Told(*WAYS[name][:2]))
+        for name in (
+            "a file of a container's overlay, which names a path of the host",
+            "a file of a file system in user space that names nothing",
+        )
+    )
     away = below.disks(below.AWAY)
     sets = {"a": "1", "b": "12", "box": box, "another": box, "merged": merged}
     sets |= {"away": away, "away, too": away}

@@ -171,8 +171,13 @@ def test_a_zero_or_trim_is_over_what_was_not_flushed(subject: OnDevices) -> None
     zero that is to be fast is done, or is refused and has changed nothing.  An end in order leaves
     nothing in the cache, and the next start finds the devices as they were."""
     subject.begin()
-    ranges = [(at + a, n + b) for at in (0, 8192) for n in (512, 4096, 8192)
-              for a in (0, 1, 511, 512) for b in (0, 1, 512)]  # fmt: skip
+    ranges = [
+        (at + a, n + b)
+        for at in (0, 8192)
+        for n in (512, 4096, 8192)
+        for a in (0, 1, 511, 512)
+        for b in (0, 1, 512)
+    ]
     for number, (offset, length) in enumerate(ranges):
         subject.do(Change("write", 0, 32 * KIB, number, 0))
         fua = FUA if number % 3 else 0

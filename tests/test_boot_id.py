@@ -162,9 +162,12 @@ def test_a_server_is_the_same_only_in_a_boot_that_is_the_same(
     try:
         servers = server_instance.Servers(scratch, SOURCE, "2", {"disk": volume}, identify=identify)
         record = {
-            "version": server_instance.VERSION, "site": SOURCE.site, "run": "1", "boot": before,
+            "version": server_instance.VERSION,
+            "site": SOURCE.site,
+            "run": "1",
+            "boot": before,
             "data": {"disk": "7 100" if same else "7 99"},
-        }  # fmt: skip
+        }
         (scratch / "servers").write_text(json.dumps(record))
         told = servers.begin(clean=False, run_before="1")
     finally:

@@ -37,8 +37,10 @@ def provided() -> set[str]:
     """The virtual packages of this machine: an installed package provides them, none is them."""
     text = subprocess.run(
         ["dpkg-query", "-W", "-f", "${Package}\t${db:Status-Status}\t${Provides}\n"],
-        check=True, capture_output=True, text=True,
-    ).stdout  # fmt: skip
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
     rows = [row.split("\t") for row in text.splitlines()]
     lists = [row[2] for row in rows if row[1] == "installed" and row[2]]
     names = {re.sub(r"\(.*", "", name).strip() for one in lists for name in one.split(",")}
@@ -133,8 +135,13 @@ def as_a_user(*words: str) -> list[str]:
     own = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "300"}
     done = subprocess.run(
         [*command, "-p", "no:cacheprovider"],
-        cwd=ROOT, env=own, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=own,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.splitlines()
 

@@ -145,9 +145,22 @@ def test_check_of_a_stopped_site_looks_at_its_stores(make_pair: MakePair) -> Non
 
 
 ALL_BUT_CREATE = (
-    "start", "start --foreground", "stop", "reopen", "status", "uri", "check", "sync", "pause",
-    "resume", "bandwidth 0", "promote --force", "adopt disk data --yes", "seed", "resync --full",
-)  # fmt: skip
+    "start",
+    "start --foreground",
+    "stop",
+    "reopen",
+    "status",
+    "uri",
+    "check",
+    "sync",
+    "pause",
+    "resume",
+    "bandwidth 0",
+    "promote --force",
+    "adopt disk data --yes",
+    "seed",
+    "resync --full",
+)
 
 
 def copied(pair: Pair, site: str, *mended: str) -> str:
@@ -620,8 +633,20 @@ def test_a_command_whose_record_takes_long_does_not_say_that_it_is_not_done(
     if command == "resume":
         pair.pause()
     site, pid = east(pair), str(state_of(pair)["pid"])
-    slow = ["strace", "-f", "-p", pid, "-o", "/dev/null", "-P", str(pair.folder / "east/state"),
-            "-e", "trace=fsync", "-e", "inject=fsync:delay_enter=3s"]  # fmt: skip
+    slow = [
+        "strace",
+        "-f",
+        "-p",
+        pid,
+        "-o",
+        "/dev/null",
+        "-P",
+        str(pair.folder / "east/state"),
+        "-e",
+        "trace=fsync",
+        "-e",
+        "inject=fsync:delay_enter=3s",
+    ]
     ask = functools.partial(common.ask, patience_s=1.0)
     monkeypatch.setattr(mirroring, "ask", lambda settings, record, *_: ask(settings, record))
     with subprocess.Popen(slow, stderr=subprocess.PIPE, text=True) as strace:
@@ -941,10 +966,18 @@ def test_a_process_whose_name_is_no_text_is_in_no_command_s_way(make_pair: MakeP
             Path(f"/proc/{stranger.pid}/comm").read_bytes().decode()
         east, west = (str(pair.toml(site)) for site in ("east", "west"))
         for command in (
-            ["start", west], ["start", east], ["sync", east], ["reopen", east], ["stop", east],
-            ["status", east], ["check", east], ["promote", "--force", west], ["start", west],
-            ["stop", west], ["resync", "--full", "--force", east],
-        ):  # fmt: skip
+            ["start", west],
+            ["start", east],
+            ["sync", east],
+            ["reopen", east],
+            ["stop", east],
+            ["status", east],
+            ["check", east],
+            ["promote", "--force", west],
+            ["start", west],
+            ["stop", west],
+            ["resync", "--full", "--force", east],
+        ):
             done = flashmirror(*command)
             assert (done.returncode, done.stderr) == (0, ""), (command, done)
         stranger.kill()
@@ -953,9 +986,13 @@ def test_a_process_whose_name_is_no_text_is_in_no_command_s_way(make_pair: MakeP
 def printing_to(out: int | IO[bytes], *words: str) -> tuple[int, str]:
     """Exit status, and what stands on stderr."""
     done = subprocess.run(
-        [str(FLASHMIRROR), *words], stdout=out, stderr=subprocess.PIPE, text=True, timeout=20,
+        [str(FLASHMIRROR), *words],
+        stdout=out,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=20,
         check=False,
-    )  # fmt: skip
+    )
     return done.returncode, done.stderr
 
 

@@ -129,11 +129,15 @@ def test_the_paths_in_the_uri_of_a_store_are_the_file_s(tmp_path: Path) -> None:
         ("nbd+unix:///x?socket=d/s%20t+", f"nbd+unix:///x?socket={tmp_path}/a%20b/d/s%20t%2B"),
         ("nbd+unix:///?socket=/a%2Bb/s+t", "nbd+unix:///?socket=/a%2Bb/s+t"),
         ("nbd+unix:///?socket=%2Fs", "nbd+unix:///?socket=%2Fs"),
-        ("nbds://h/x?tls-certificates=pki&tls-psk-file=/k",
-         f"nbds://h/x?tls-certificates={tmp_path}/a%20b/pki&tls-psk-file=/k"),
-        ("nbds+unix:///?tls-psk-file=k;socket=s",
-         f"nbds+unix:///?tls-psk-file={tmp_path}/a%20b/k;socket={tmp_path}/a%20b/s"),
-    ):  # fmt: skip
+        (
+            "nbds://h/x?tls-certificates=pki&tls-psk-file=/k",
+            f"nbds://h/x?tls-certificates={tmp_path}/a%20b/pki&tls-psk-file=/k",
+        ),
+        (
+            "nbds+unix:///?tls-psk-file=k;socket=s",
+            f"nbds+unix:///?tls-psk-file={tmp_path}/a%20b/k;socket={tmp_path}/a%20b/s",
+        ),
+    ):
         site = loaded(here, GOOD + VOLUME.replace("disk.img", written))
         assert site.volumes[0].data == meant
 

@@ -109,12 +109,18 @@ def test_each_command_is_one(page: str) -> None:
 def test_a_command_that_is_none_is_noticed() -> None:
     """In each part of it."""
     for line in (
-        "make no-such", "make -C native no-such", "make -C native check TESTS=no_such",
-        "make test NO_SUCH=1", "scripts/no-such --only I5", "scripts/mutants --no-such",
-        "scripts/simulate --plant NO_SUCH", "scripts/mutants --file native/none.c",
-        ".venv/bin/pytest tests/test_none.py", ".venv/bin/pytest tests/test_maps.py -k no_such",
+        "make no-such",
+        "make -C native no-such",
+        "make -C native check TESTS=no_such",
+        "make test NO_SUCH=1",
+        "scripts/no-such --only I5",
+        "scripts/mutants --no-such",
+        "scripts/simulate --plant NO_SUCH",
+        "scripts/mutants --file native/none.c",
+        ".venv/bin/pytest tests/test_none.py",
+        ".venv/bin/pytest tests/test_maps.py -k no_such",
         "no-such program",
-    ):  # fmt: skip
+    ):
         (words,) = commands(f"    {line}\n")
         try:
             check(words)
@@ -145,9 +151,13 @@ def test_there_is_an_example_of_each_thing_that_can_be_added() -> None:
     """A command, a metric, a setting, a field of a file and of the wire, an invariant."""
     kinds = [head.partition(":")[0] for head, _ in EXAMPLES]
     assert kinds == [
-        "A command", "A metric", "A setting", "A field of a durable file", "A field of the wire",
+        "A command",
+        "A metric",
+        "A setting",
+        "A field of a durable file",
+        "A field of the wire",
         "An invariant",
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize(("head", "text"), EXAMPLES, ids=[head for head, _ in EXAMPLES])

@@ -211,9 +211,17 @@ def source(handmade: Handmade) -> Iterator[tuple[Driver, native.Store, native.St
     volume = native.Volume(data, first, handmade.size, BLOCK, True)
     copier = flashcopy.Flashcopy([flashcopy.Member("disk", volume)])
     book = Book(settings.state, ledger.load(settings.state), HERE, Journal())
-    driver = Driver(settings, book, copier, Journal(), HERE, clean=True,
-                    drop_caches=lambda: None, take_intermediates=lambda: None,
-                    remember_cut=lambda _: None)  # fmt: skip
+    driver = Driver(
+        settings,
+        book,
+        copier,
+        Journal(),
+        HERE,
+        clean=True,
+        drop_caches=lambda: None,
+        take_intermediates=lambda: None,
+        remember_cut=lambda _: None,
+    )
     try:
         yield driver, data, first
     finally:
@@ -729,8 +737,9 @@ def test_a_device_that_shrank_for_a_moment_is_what_a_person_says(handmade: Handm
     file = handmade.folder / "disk"
     file.touch()
     os.truncate(file, handmade.size)
-    made = subprocess.run(["losetup", "--find", "--show", str(file)], check=True,
-                          capture_output=True, text=True)  # fmt: skip
+    made = subprocess.run(
+        ["losetup", "--find", "--show", str(file)], check=True, capture_output=True, text=True
+    )
     handmade.stores["west", "data"] = device = made.stdout.strip()
     west = str(handmade.toml("west"))
     try:

@@ -16,9 +16,14 @@ SIZE = 1_000_001
 ENOTSUP = 95  # the protocol's number for it
 
 FLAGS = {
-    "flush": 1 << 2, "FUA": 1 << 3, "trim": 1 << 5, "write zeroes": 1 << 6,
-    "multi-conn": 1 << 8, "cache": 1 << 10, "fast zero": 1 << 11,
-}  # fmt: skip
+    "flush": 1 << 2,
+    "FUA": 1 << 3,
+    "trim": 1 << 5,
+    "write zeroes": 1 << 6,
+    "multi-conn": 1 << 8,
+    "cache": 1 << 10,
+    "fast zero": 1 << 11,
+}
 
 
 @pytest.fixture

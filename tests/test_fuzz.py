@@ -113,8 +113,10 @@ def test_a_sealed_ledger_of_nonsense_is_a_ledger_or_refused() -> None:
         lambda changes, gone, depth: as_bytes(
             {k: v for k, v in {**head, "maps": {}, **changes}.items() if k not in gone}, depth
         ),
-        changes, gone, st.integers(1, 1100),
-    )  # fmt: skip
+        changes,
+        gone,
+        st.integers(1, 1100),
+    )
 
     def body(payload: bytes) -> None:
         try:
@@ -167,15 +169,22 @@ def test_a_damaged_intent_log_makes_all_hot_or_its_regions_are_of_the_volume(scr
     """After any change of the first page, or of the length, everything is hot, and the reason is
     said; any bits after it are hot regions within the volume."""
     store = ledger.StoreRecord("file", "1")
-    volumes = [ledger.VolumeRecord("disk", size, 4096, store, store)
-               for size in (700, 5 << 20, (77 << 20) + 1, 1 << 36)]  # fmt: skip
+    volumes = [
+        ledger.VolumeRecord("disk", size, 4096, store, store)
+        for size in (700, 5 << 20, (77 << 20) + 1, 1 << 36)
+    ]
     books = [
         ledger.Ledger(
-            "s" * 32, "east", "source", ledger.Lineage("l" * 32), (volume,),
-            clean=False, run="r" * 32,
+            "s" * 32,
+            "east",
+            "source",
+            ledger.Lineage("l" * 32),
+            (volume,),
+            clean=False,
+            run="r" * 32,
         )
         for volume in volumes
-    ]  # fmt: skip
+    ]
     path = intent.path_in(scratch, "disk", "r" * 32)
     files: list[bytes] = []
     for volume in volumes:
@@ -231,30 +240,80 @@ REQUESTS = st.one_of(
     st.builds(dict, op=st.just("wait"), sequence=SMALL),
     st.builds(dict, op=st.just("pause"), now=st.booleans()),
     records(
-        protocol.Handshake, name=st.sampled_from(["east", "west", "n" * 64]),
-        lineage=LINEAGE, session=SMALL, resumes=SMALL, stable=SMALL,
-        run=TOKENS, runs=st.lists(TOKENS, max_size=3).map(tuple), begun=st.none() | SMALL,
-        begun_token=TOKENS, committed=st.none() | SMALL, committed_token=TOKENS,
-        volumes=VOLUMES, site=st.sampled_from(LINEAGES), silence=st.sampled_from([0.0, 9.0, 1e9]),
+        protocol.Handshake,
+        name=st.sampled_from(["east", "west", "n" * 64]),
+        lineage=LINEAGE,
+        session=SMALL,
+        resumes=SMALL,
+        stable=SMALL,
+        run=TOKENS,
+        runs=st.lists(TOKENS, max_size=3).map(tuple),
+        begun=st.none() | SMALL,
+        begun_token=TOKENS,
+        committed=st.none() | SMALL,
+        committed_token=TOKENS,
+        volumes=VOLUMES,
+        site=st.sampled_from(LINEAGES),
+        silence=st.sampled_from([0.0, 9.0, 1e9]),
     ),
-    records(protocol.Commit, lineage=LINEAGE, session=SMALL, sequence=SMALL,
-            consistency_point=st.floats(0, 1e10), token=TOKENS),
     records(
-        protocol.Compare, session=SMALL, sequence=SMALL, volume=st.just("disk"),
+        protocol.Commit,
+        lineage=LINEAGE,
+        session=SMALL,
+        sequence=SMALL,
+        consistency_point=st.floats(0, 1e10),
+        token=TOKENS,
+    ),
+    records(
+        protocol.Compare,
+        session=SMALL,
+        sequence=SMALL,
+        volume=st.just("disk"),
         runs=st.lists(st.tuples(st.integers(0, 300), SMALL), max_size=3).map(tuple),
         sums=st.sampled_from([0, 16, 32, 64]).map(bytes) | st.binary(max_size=48),
     ),
     records(protocol.Stable, session=SMALL, sequence=SMALL, serial=SMALL, token=TOKENS),
-    records(protocol.Look, session=SMALL, wait=st.floats(0, 1),
-            paused=st.booleans(), name=st.none() | st.just("east"), lineage=st.none() | LINEAGE),
+    records(
+        protocol.Look,
+        session=SMALL,
+        wait=st.floats(0, 1),
+        paused=st.booleans(),
+        name=st.none() | st.just("east"),
+        lineage=st.none() | LINEAGE,
+    ),
     st.builds(dict, op=st.just("promote"), force=st.booleans()),
-)  # fmt: skip
+)
 FIELDS = st.sampled_from(
-    ["op", "name", "lineage", "session", "volumes", "sequence", "consistency_point", "wait", "now",
-     "force", "flashmirror", "reason", "runs", "sums", "volume", "site",
-     "resumes", "stable", "serial", "run", "begun", "committed", "token", "begun_token",
-     "committed_token", "silence_seconds", "paused"]
-)  # fmt: skip
+    [
+        "op",
+        "name",
+        "lineage",
+        "session",
+        "volumes",
+        "sequence",
+        "consistency_point",
+        "wait",
+        "now",
+        "force",
+        "flashmirror",
+        "reason",
+        "runs",
+        "sums",
+        "volume",
+        "site",
+        "resumes",
+        "stable",
+        "serial",
+        "run",
+        "begun",
+        "committed",
+        "token",
+        "begun_token",
+        "committed_token",
+        "silence_seconds",
+        "paused",
+    ]
+)
 
 
 def request(
@@ -343,9 +402,12 @@ class Turn:
 
 NOISE = REQUESTS.map(lambda record: request(record, {}, 1, [])) | RECORD | st.binary(max_size=99)
 TURNS = st.builds(
-    Turn, st.booleans(), st.lists(st.integers(0, 255), max_size=3), st.lists(NOISE, max_size=4),
+    Turn,
+    st.booleans(),
+    st.lists(st.integers(0, 255), max_size=3),
+    st.lists(NOISE, max_size=4),
     st.integers(0, 9),
-)  # fmt: skip
+)
 
 
 @pytest.mark.soak
@@ -417,14 +479,22 @@ def test_a_target_answers_every_control_record_in_any_order(
 def test_a_peers_answer_is_a_record_or_an_error() -> None:
     """Whatever a peer answers: a record, or one line and an errno that the system knows."""
     replies: st.SearchStrategy[dict[str, Any]] = st.just({}) | st.builds(
-        dict, name=st.just("west"), instance=st.just("i" * 32), committed=SMALL, hardened=SMALL,
-        whole=st.booleans(), blank=st.booleans(),
-    )  # fmt: skip
+        dict,
+        name=st.just("west"),
+        instance=st.just("i" * 32),
+        committed=SMALL,
+        hardened=SMALL,
+        whole=st.booleans(),
+        blank=st.booleans(),
+    )
     keys = FIELDS | st.sampled_from(["error", "refused", "errno", "hardened", "done"])
     answers = st.builds(
-        request, replies, st.dictionaries(keys, VALUES, max_size=3), st.integers(1, 1100),
+        request,
+        replies,
+        st.dictionaries(keys, VALUES, max_size=3),
+        st.integers(1, 1100),
         st.just([]) | STEPS,
-    )  # fmt: skip
+    )
 
     def body(data: bytes) -> None:
         try:
@@ -445,8 +515,11 @@ def test_a_peers_answer_to_check_is_understood_or_one_line(
     handmade.create("east")
     settings = config.load(str(handmade.toml("east")))
     book = ledger.load(settings.state)
-    right: dict[str, Any] = {"site": "west", "role": "target",
-             "volumes": [{"name": "disk", "size": 1 << 20, "block_size": 4096}]}  # fmt: skip
+    right: dict[str, Any] = {
+        "site": "west",
+        "role": "target",
+        "volumes": [{"name": "disk", "size": 1 << 20, "block_size": 4096}],
+    }
     keys = st.sampled_from([*right, "flashmirror"])
     changes = st.dictionaries(keys, VALUES, max_size=2)
     answers: st.SearchStrategy[dict[str, Any]] = st.just({}) | changes.map(lambda c: {**right, **c})
@@ -465,13 +538,50 @@ def test_a_peers_answer_to_check_is_understood_or_one_line(
 # ---- a configuration
 
 WORDS = [
-    *(f"{f.name} = " for f in dataclasses.fields(config.SiteConfig)), "listen = ", "tls = ",
-    "[[volume]]\n", "[volume]\n", "[tls]\n", "name = ", "data = ", "\n", '"', "'''", "[", "]", "{",
-    "}", ",", ".", "=", "#", "\\u0000", "\\", "\x7f", "\ufeff", "\r", '"5s"', '"4K"', "true",
-    "1979-05-27", "25:00:00", "0x" + "f" * 5000, "9" * 5000, "1e999", "-nan", '"unix:/a"',
-    '"nbd+unix:///?socket=a"', '"nbd://["', '"[::1]:1"', '"' + "9" * 400 + 's"', "[" * 300,
-    "a." * 300, '"x"', '"\\U0010FFFF"', "\u202e",
-]  # fmt: skip
+    *(f"{f.name} = " for f in dataclasses.fields(config.SiteConfig)),
+    "listen = ",
+    "tls = ",
+    "[[volume]]\n",
+    "[volume]\n",
+    "[tls]\n",
+    "name = ",
+    "data = ",
+    "\n",
+    '"',
+    "'''",
+    "[",
+    "]",
+    "{",
+    "}",
+    ",",
+    ".",
+    "=",
+    "#",
+    "\\u0000",
+    "\\",
+    "\x7f",
+    "\ufeff",
+    "\r",
+    '"5s"',
+    '"4K"',
+    "true",
+    "1979-05-27",
+    "25:00:00",
+    "0x" + "f" * 5000,
+    "9" * 5000,
+    "1e999",
+    "-nan",
+    '"unix:/a"',
+    '"nbd+unix:///?socket=a"',
+    '"nbd://["',
+    '"[::1]:1"',
+    '"' + "9" * 400 + 's"',
+    "[" * 300,
+    "a." * 300,
+    '"x"',
+    '"\\U0010FFFF"',
+    "\u202e",
+]
 
 SETTINGS = st.sampled_from(
     [
@@ -542,8 +652,11 @@ def test_any_configuration_is_a_site_or_refused(scratch: Path) -> None:
     """Whatever a file says: a frozen configuration, or one line that names the file."""
     path = scratch / "east.toml"
     good = (TOML + VOLUME).encode()
-    more = good.replace(b"state =", b'metrics = "[::1]:9809"\ninterval = "5s"\nblock_size = "64K"\n'
-                        b'freeze_max = "2s"\npreserve = "first"\nstate =')  # fmt: skip
+    more = good.replace(
+        b"state =",
+        b'metrics = "[::1]:9809"\ninterval = "5s"\nblock_size = "64K"\n'
+        b'freeze_max = "2s"\npreserve = "first"\nstate =',
+    )
 
     def body(data: bytes, steps: list[Step], lines: list[tuple[int, list[str]]]) -> None:
         rows = data.decode().split("\n")
@@ -561,7 +674,8 @@ def test_any_configuration_is_a_site_or_refused(scratch: Path) -> None:
 
     lines = st.tuples(st.integers(0, 12), st.lists(st.sampled_from(WORDS), min_size=1, max_size=4))
     files = st.sampled_from([good, more]) | st.builds(
-        whole, st.dictionaries(SETTINGS, SETTING_VALUES),
+        whole,
+        st.dictionaries(SETTINGS, SETTING_VALUES),
         st.dictionaries(SETTINGS | TEXTS, SETTING_VALUES),
-    )  # fmt: skip
+    )
     fuzz(body, files, st.just([]) | STEPS, st.just([]) | st.lists(lines, max_size=3))

@@ -52,8 +52,9 @@ def written(state: Path, records: Records, *histories: History) -> list[int]:
     """Append them, one after another to each history; where each record ends."""
     log, ends = RunLog(state, KIND, RUN), []
     for history, record in itertools.product(histories or [SEVEN], records):
-        packed = {v: b"".join(struct.pack("<QQ", *run) for run in runs)
-                  for v, runs in record.items()}  # fmt: skip
+        packed = {
+            v: b"".join(struct.pack("<QQ", *run) for run in runs) for v, runs in record.items()
+        }
         log.append(history, packed)
         ends.append(path_in(state).stat().st_size)
     log.close()

@@ -287,8 +287,10 @@ def test_a_partition_is_known_by_its_uuid(scratch: Path, kind: str) -> None:
             for path in loop.scan():
                 oracle = subprocess.run(
                     ["blkid", "-p", "-o", "value", "-s", "PART_ENTRY_UUID", path],
-                    capture_output=True, text=True, check=True,
-                )  # fmt: skip
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                )
                 fd = os.open(path, os.O_RDONLY)
                 found.append(identity.of_path(fd))
                 os.close(fd)
@@ -432,24 +434,40 @@ def device(name: str = "8:0", *lasting: str, instance: str = "b1/1") -> Identity
 FILE, SERVER = Identity("file", "12.7"), Identity("nbd", "nbd+unix:///?socket=/s")
 ROWS: dict[str, tuple[Identity, Identity, bool, Verdict]] = {
     "lasting, another number and boot": (
-        device("8:0", "wwid:a"), device("8:16", "wwid:a", instance="b2/9"), False, Verdict.SAME,
+        device("8:0", "wwid:a"),
+        device("8:16", "wwid:a", instance="b2/9"),
+        False,
+        Verdict.SAME,
     ),
     "another lasting, the same number": (
-        device("8:0", "wwid:a"), device("8:0", "wwid:b"), False, Verdict.OTHER,
+        device("8:0", "wwid:a"),
+        device("8:0", "wwid:b"),
+        False,
+        Verdict.OTHER,
     ),
     "a cloned partition table": (
-        device("8:1", "partuuid:p", "wwid:a#2048"), device("8:1", "partuuid:p", "wwid:b#2048"),
-        False, Verdict.OTHER,
+        device("8:1", "partuuid:p", "wwid:a#2048"),
+        device("8:1", "partuuid:p", "wwid:b#2048"),
+        False,
+        Verdict.OTHER,
     ),
     "one of two cannot be read now": (
-        device("8:1", "partuuid:p", "wwid:a#2048"), device("8:17", "wwid:a#2048"), False,
+        device("8:1", "partuuid:p", "wwid:a#2048"),
+        device("8:17", "wwid:a#2048"),
+        False,
         Verdict.SAME,
     ),
     "lasting before, none now, the same instance": (
-        device("8:0", "wwid:a"), device("8:0"), False, Verdict.SAME,
+        device("8:0", "wwid:a"),
+        device("8:0"),
+        False,
+        Verdict.SAME,
     ),
     "lasting before, none now, another boot": (
-        device("8:0", "wwid:a"), device("8:0", instance="b2/1"), False, Verdict.UNSURE,
+        device("8:0", "wwid:a"),
+        device("8:0", instance="b2/1"),
+        False,
+        Verdict.UNSURE,
     ),
     "the same instance": (device(), device(), False, Verdict.SAME),
     "another boot": (device(), device(instance="b2/1"), False, Verdict.UNSURE),
@@ -459,21 +477,28 @@ ROWS: dict[str, tuple[Identity, Identity, bool, Verdict]] = {
     "the same file": (FILE, FILE, True, Verdict.SAME),
     "the same file, its mark is gone": (FILE, FILE, False, Verdict.SAME),
     "the same number without a generation": (
-        Identity("file", "12", instance=identity.MARKED), Identity("file", "12"), True,
+        Identity("file", "12", instance=identity.MARKED),
+        Identity("file", "12"),
+        True,
         Verdict.SAME,
     ),
     "a number without a generation, its mark is gone": (
-        Identity("file", "12", instance=identity.MARKED), Identity("file", "12"), False,
+        Identity("file", "12", instance=identity.MARKED),
+        Identity("file", "12"),
+        False,
         Verdict.UNSURE,
     ),
     "a generation, its mark is gone": (
-        Identity("file", "12.7", instance=identity.MARKED), FILE, False, Verdict.SAME,
+        Identity("file", "12.7", instance=identity.MARKED),
+        FILE,
+        False,
+        Verdict.SAME,
     ),
     "another file": (FILE, Identity("file", "12.8"), False, Verdict.OTHER),
     "another file with the mark": (FILE, Identity("file", "12.8"), True, Verdict.UNSURE),
     "the same URI": (SERVER, SERVER, False, Verdict.SAME),
     "another URI": (SERVER, Identity("nbd", "nbd://x"), False, Verdict.OTHER),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(

@@ -33,17 +33,61 @@ BLOCK = 4096
 WRITE_S = 5.0  # a client's write takes at most
 PASSING = ("ENOSPC", "EROFS", "EIO", "ENOENT", "MemoryError")
 IN_RUNS = (
-    "monotonic", "time", "uniform", "random_bits", "token", "read", "open", "close", "pwrite",
-    "ftruncate", "fdatasync", "fsync", "rename", "unlink", "control_channel", "peer_store",
+    "monotonic",
+    "time",
+    "uniform",
+    "random_bits",
+    "token",
+    "read",
+    "open",
+    "close",
+    "pwrite",
+    "ftruncate",
+    "fdatasync",
+    "fsync",
+    "rename",
+    "unlink",
+    "control_channel",
+    "peer_store",
     "write_log",
-)  # fmt: skip
-IN_STARTS = ("spawn", "names", "file_store", "token", "read", "open", "close", "fsync", "rename",
-             "random_bits", "flock")  # fmt: skip
+)
+IN_STARTS = (
+    "spawn",
+    "names",
+    "file_store",
+    "token",
+    "read",
+    "open",
+    "close",
+    "fsync",
+    "rename",
+    "random_bits",
+    "flock",
+)
 IN_CYCLES = ("monotonic", "time", "open", "close", "pwrite", "fsync", "rename")
-IN_STOPS = ("monotonic", "time", "open", "close", "pwrite", "fsync", "rename", "unlink", "names",
-            "write_log")  # fmt: skip
-IN_PROMOTIONS = ("monotonic", "time", "open", "close", "pwrite", "fsync", "rename", "unlink",
-                 "write_log")  # fmt: skip
+IN_STOPS = (
+    "monotonic",
+    "time",
+    "open",
+    "close",
+    "pwrite",
+    "fsync",
+    "rename",
+    "unlink",
+    "names",
+    "write_log",
+)
+IN_PROMOTIONS = (
+    "monotonic",
+    "time",
+    "open",
+    "close",
+    "pwrite",
+    "fsync",
+    "rename",
+    "unlink",
+    "write_log",
+)
 AT_MOST = {"monotonic": 60, "control_channel": 2, "peer_store": 2}
 
 

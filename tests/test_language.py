@@ -25,11 +25,28 @@ BANNED = re.compile(
 # Modules that the record of simulated schedules counts for; their texts follow when it is through.
 LATER = {
     "address",
-    "book", "config", "control", "driver", "errors", "intent", "lastrun", "ledger",
+    "book",
+    "config",
+    "control",
+    "driver",
+    "errors",
+    "intent",
+    "lastrun",
+    "ledger",
     "lock",
-    "metrics", "process", "promotion", "resync", "runlog", "second", "session", "site", "sockets",
-    "stderr", "stores", "target",
-}  # fmt: skip
+    "metrics",
+    "process",
+    "promotion",
+    "resync",
+    "runlog",
+    "second",
+    "session",
+    "site",
+    "sockets",
+    "stderr",
+    "stores",
+    "target",
+}
 SHORT = 68  # characters of a command's first sentence, as `flashmirror --help` shows it whole
 
 

@@ -93,8 +93,12 @@ def test_a_late_write_of_a_machine_that_is_gone_ends(tmp_path: Path, *, hangs: b
     script = ALONE.format(folder=str(tmp_path), nbdkit=NBDKIT, hangs=hangs)
     done = subprocess.run(
         ["unshare", "--net", "--pid", "--fork", "--kill-child", sys.executable, "-c", script],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     first, *others = done.stdout.splitlines()
     full = "takes no more" if hangs else "takes more"
     assert others == ["failed", full, "settled", "0 go on being sent", "1 loss"], done.stderr

@@ -149,12 +149,33 @@ def test_a_ledger_of_the_sixth_version_says_what_is_safe() -> None:
 def test_the_names_of_attributes_are_not_the_format() -> None:
     """The keys of version 9 are these and none else: a renamed attribute cannot change them."""
     assert set(HEAD) == {
-        "site", "name", "role", "lineage", "volumes", "begun", "begun_token", "committed",
-        "committed_token", "consistency_point", "hardened", "has_image", "seeded", "paused",
-        "clean_shutdown", "history_began", "run", "runs", "source_run", "reads_doubtful",
-        "reads_doubtful_sent", "reads_doubtful_before", "known_boot", "known_uptime", "maps",
+        "site",
+        "name",
+        "role",
+        "lineage",
+        "volumes",
+        "begun",
+        "begun_token",
+        "committed",
+        "committed_token",
+        "consistency_point",
+        "hardened",
+        "has_image",
+        "seeded",
+        "paused",
+        "clean_shutdown",
+        "history_began",
+        "run",
+        "runs",
+        "source_run",
+        "reads_doubtful",
+        "reads_doubtful_sent",
+        "reads_doubtful_before",
+        "known_boot",
+        "known_uptime",
+        "maps",
         *SINCE_7,
-    }  # fmt: skip
+    }
 
 
 SINCE_7 = {

@@ -391,9 +391,20 @@ def test_what_a_device_has_lost_is_not_copied_from_its_cache(
 
 def start_with(pair: Handmade, where: Path, calls: str, site: str = "west", when: str = "1") -> str:
     """Of a site whose first such call at this place is told that the disk has lost something."""
-    words = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", str(where), "-e",
-             f"inject={calls}:error=EIO:when={when}", str(FLASHMIRROR), "start",
-             str(pair.toml(site))]  # fmt: skip
+    words = [
+        "strace",
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-P",
+        str(where),
+        "-e",
+        f"inject={calls}:error=EIO:when={when}",
+        str(FLASHMIRROR),
+        "start",
+        str(pair.toml(site)),
+    ]
     done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1, done
     return done.stderr
@@ -448,9 +459,20 @@ def test_what_a_record_that_was_made_again_has_heard_counts(pair: Handmade, site
 
 def record_of_a_seed(pair: Handmade, where: str) -> subprocess.CompletedProcess[bytes]:
     """`flashmirror seed`, whose disk speaks to the first flush of that file of the state folder."""
-    words = ["strace", "-f", "-qq", "-o", "/dev/null",
-             "-P", str(pair.folder / "west/state" / where), "-e", "inject=fsync:error=EIO:when=1",
-             str(FLASHMIRROR), "seed", str(pair.toml("west"))]  # fmt: skip
+    words = [
+        "strace",
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-P",
+        str(pair.folder / "west/state" / where),
+        "-e",
+        "inject=fsync:error=EIO:when=1",
+        str(FLASHMIRROR),
+        "seed",
+        str(pair.toml("west")),
+    ]
     return subprocess.run(words, check=False, capture_output=True, timeout=60)
 
 
@@ -471,8 +493,17 @@ def test_what_the_record_of_a_seed_hears_of_its_disk_is_heard_of_the_seed(
 def create_with(pair: Handmade, site: str, *options: str) -> subprocess.CompletedProcess[str]:
     role = "source" if site == "east" else "target"
     pair.write(site)
-    words = ["strace", "-f", "-qq", *options, str(FLASHMIRROR), "create",
-             str(pair.toml(site)), "--role", role]  # fmt: skip
+    words = [
+        "strace",
+        "-f",
+        "-qq",
+        *options,
+        str(FLASHMIRROR),
+        "create",
+        str(pair.toml(site)),
+        "--role",
+        role,
+    ]
     return subprocess.run(words, check=False, capture_output=True, text=True, timeout=60)
 
 
@@ -535,9 +566,23 @@ def test_an_adoption_s_failed_flush_is_one_of_all_stores_of_the_site(pair: Handm
     where = Path(pair.store("east", "intermediate"))
     where.rename(where.with_suffix(".old"))
     where.write_bytes(os.urandom(pair.size))
-    words = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", str(where), "-e",
-             "inject=fdatasync:error=EIO:when=1", str(FLASHMIRROR), "adopt", "--yes",
-             str(pair.toml("east")), "disk", "intermediate"]  # fmt: skip
+    words = [
+        "strace",
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-P",
+        str(where),
+        "-e",
+        "inject=fdatasync:error=EIO:when=1",
+        str(FLASHMIRROR),
+        "adopt",
+        "--yes",
+        str(pair.toml("east")),
+        "disk",
+        "intermediate",
+    ]
     assert subprocess.run(words, check=False, capture_output=True, timeout=60).returncode == 1
     pair.run("adopt", "--yes", str(pair.toml("east")), "disk", "intermediate")
     with pytest.raises(CommandFailed, match=r"a flush of what was put there .* has failed"):

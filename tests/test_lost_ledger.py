@@ -37,9 +37,13 @@ def served(handmade: Handmade) -> Iterator[Pair]:
 
 
 COMMANDS = (
-    ("create", "--role", "target"), ("start",), ("status",), ("resync", "--full"), ("seed",),
+    ("create", "--role", "target"),
+    ("start",),
+    ("status",),
+    ("resync", "--full"),
+    ("seed",),
     ("adopt", "disk", "data", "--yes"),
-)  # fmt: skip
+)
 
 
 def test_a_lost_ledger_is_not_taken_for_a_new_site(served: Pair) -> None:

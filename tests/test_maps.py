@@ -223,8 +223,16 @@ def kept(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 BOOK = replace(
     SOURCE, run="1" * 32, begun=5, begun_token="5" * 32, committed=4, committed_token="4" * 32
 )
-HEAD = {"version": 8, "site": 12, "lineage": 44, "run": 76, "boot": 108, "size": 144,
-        "block size": 152, "checksum": 160}  # fmt: skip
+HEAD = {
+    "version": 8,
+    "site": 12,
+    "lineage": 44,
+    "run": 76,
+    "boot": 108,
+    "size": 144,
+    "block size": 152,
+    "checksum": 160,
+}
 
 
 def test_each_field_of_kept_maps_says_whose_they_are(scratch: Path, kept: Path) -> None:

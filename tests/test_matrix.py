@@ -18,9 +18,13 @@ HERE = Path(__file__).resolve().parent
 def matrix(*words: str, plant: str = "") -> tuple[int, str]:
     """Exit status, and what it printed."""
     done = subprocess.run(
-        [sys.executable, "-m", "sim.matrix", *words], cwd=HERE, capture_output=True, text=True,
-        check=False, env={**os.environ, "SIM_PLANT": plant},
-    )  # fmt: skip
+        [sys.executable, "-m", "sim.matrix", *words],
+        cwd=HERE,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "SIM_PLANT": plant},
+    )
     print(done.stdout, done.stderr)
     return done.returncode, done.stdout
 

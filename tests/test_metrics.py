@@ -34,13 +34,23 @@ from pair import MakePair, Pair
 from mirror_core import limits
 
 GAUGES = (
-    "info", "committed_sequence", "consistency_point_timestamp_seconds", "data_exposure_seconds",
-    "image_age_seconds", "pending_bytes", "next_bytes", "peer_connected",
-)  # fmt: skip
+    "info",
+    "committed_sequence",
+    "consistency_point_timestamp_seconds",
+    "data_exposure_seconds",
+    "image_age_seconds",
+    "pending_bytes",
+    "next_bytes",
+    "peer_connected",
+)
 COUNTERS = (
-    "cycles_total", "copied_bytes_total", "wire_bytes_total", "copies_before_write_total",
-    "write_errors_total", "read_errors_total",
-)  # fmt: skip
+    "cycles_total",
+    "copied_bytes_total",
+    "wire_bytes_total",
+    "copies_before_write_total",
+    "write_errors_total",
+    "read_errors_total",
+)
 HISTOGRAMS = ("cycle_duration_seconds", "cycle_freeze_seconds", "copy_before_write_wait_seconds")
 BLOCK = 4096
 

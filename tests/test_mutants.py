@@ -87,8 +87,10 @@ def test_a_mutant_keeps_its_name_while_other_lines_change() -> None:
         (python_rules, PYTHON, b"import os\n\n\n"),
         (c_rules, C, b"#include <stdio.h>\n\n"),
     ):
-        keys = [{m.key for m in mutant.name("x", text, rules.changes(text))}
-                for text in (source, before + source)]  # fmt: skip
+        keys = [
+            {m.key for m in mutant.name("x", text, rules.changes(text))}
+            for text in (source, before + source)
+        ]
         assert keys[0] == keys[1]
 
 
@@ -131,8 +133,9 @@ def test_every_file_has_checks_of_its_own() -> None:
     """All programs of C for each file of C, the nearest first; for the control a test of pytest.
     One that the tables do not know would meet the dear checks only."""
     for path in ROOT.glob("native/[!_]*.c"):
-        words = [check.what for check in ladder.ladder(f"native/{path.name}")
-                 if check.kind == "programs"]  # fmt: skip
+        words = [
+            check.what for check in ladder.ladder(f"native/{path.name}") if check.kind == "programs"
+        ]
         assert sorted(" ".join(words).split()) == ladder._all_programs(), path
     known = {*ladder.TABLES, *ladder.SITES, "native", "platform", "limits", "stderr"}
     for path in ROOT.glob("mirror_core/*.py"):
@@ -160,9 +163,14 @@ class Pytest(Bench):
 
 @pytest.mark.parametrize(
     ("fail", "fail_once", "caught"),
-    [("", "", ""), ("", "one", ""), ("", "one two", ""), ("one two", "", "one"),
-     ("two", "one", "two")],
-)  # fmt: skip
+    [
+        ("", "", ""),
+        ("", "one", ""),
+        ("", "one two", ""),
+        ("one two", "", "one"),
+        ("two", "one", "two"),
+    ],
+)
 def test_a_test_that_fails_by_chance_hides_no_other(fail: str, fail_once: str, caught: str) -> None:
     """The run ends with the first that fails.  If it does not fail again, the others are run."""
 

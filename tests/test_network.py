@@ -210,8 +210,13 @@ def test_pki_makes_what_both_sites_need(scratch: Path) -> None:
     assert done.returncode == 0, done.stderr
     for site in ("a", "b"):
         names = {path.name for path in (folder / site).iterdir()}
-        assert names == {"ca-cert.pem", "server-cert.pem", "server-key.pem", "client-cert.pem",
-                         "client-key.pem"}  # fmt: skip
+        assert names == {
+            "ca-cert.pem",
+            "server-cert.pem",
+            "server-key.pem",
+            "client-cert.pem",
+            "client-key.pem",
+        }
     keys = list(folder.rglob("*-key.pem"))
     assert len(keys) == 5 and {stat.S_IMODE(key.stat().st_mode) for key in keys} == {0o600}
     before = {path: path.read_bytes() for path in folder.rglob("*.pem")}
@@ -304,10 +309,13 @@ def test_a_site_of_another_version_is_refused_with_the_same_words(make_remote: M
     pair.stop("west")
 
     older = Server(
-        pair.folder / "older.img", "eval", f"get_size=echo {limits.CONTROL_BYTES}",
-        "can_write=exit 0", "pwrite=cat > /dev/null",
+        pair.folder / "older.img",
+        "eval",
+        f"get_size=echo {limits.CONTROL_BYTES}",
+        "can_write=exit 0",
+        "pwrite=cat > /dev/null",
         f"pread={{ printf %s '{OLDER}'; head -c $3 /dev/zero; }} | head -c $3",
-    )  # fmt: skip
+    )
     older.start()
     try:
         text = pair.toml("east").read_text()
@@ -323,9 +331,13 @@ def test_a_site_of_another_version_is_refused_with_the_same_words(make_remote: M
 
 @pytest.mark.parametrize(
     ("version", "taken"),
-    [(ssl.TLSVersion.TLSv1, False), (ssl.TLSVersion.TLSv1_1, False), (ssl.TLSVersion.TLSv1_2, True),
-     (ssl.TLSVersion.TLSv1_3, True)],
-)  # fmt: skip
+    [
+        (ssl.TLSVersion.TLSv1, False),
+        (ssl.TLSVersion.TLSv1_1, False),
+        (ssl.TLSVersion.TLSv1_2, True),
+        (ssl.TLSVersion.TLSv1_3, True),
+    ],
+)
 def test_an_old_version_of_tls_is_refused(
     make_remote: MakeRemote, version: ssl.TLSVersion, taken: bool
 ) -> None:

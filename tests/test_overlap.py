@@ -34,8 +34,10 @@ def slow(make_pair: MakePair) -> Iterator[SlowPair]:
 
 def is_overlap(book: ledger.Ledger) -> bool:
     """The second flashcopy was under way, and some of the next cycle had arrived."""
-    pending, written = (any(book.maps.get(f"{volume}/{name}") for volume in ("disk", "disk2"))
-                        for name in ("pending", "written"))  # fmt: skip
+    pending, written = (
+        any(book.maps.get(f"{volume}/{name}") for volume in ("disk", "disk2"))
+        for name in ("pending", "written")
+    )
     return pending and written
 
 

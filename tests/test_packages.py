@@ -36,8 +36,16 @@ def test_the_source_archive_builds(tmp_path: Path) -> None:
     shutil.copytree(ROOT, copy, ignore=made)
     run(sys.executable, "-c", BUILD, str(tmp_path), at=copy)
     (archive,) = tmp_path.glob("*.tar.gz")
-    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", str(archive),
-        at=tmp_path)  # fmt: skip
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        str(archive),
+        at=tmp_path,
+    )
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as opened:
         names = opened.namelist()

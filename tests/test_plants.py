@@ -23,5 +23,5 @@ def test_planted_fault_is_caught(name: str) -> None:
     count, acts = FOUND[name]
     status, output = simulate(
         "--plant", name, "--count", str(count), "--stop-at", "1", "--acts", acts
-    )  # fmt: skip
+    )
     assert status == 1 and f"--plant {name}" in output

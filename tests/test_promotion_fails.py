@@ -154,8 +154,12 @@ def test_a_signal_is_not_taken_before_the_site_knows_of_it(handmade: Handmade) -
     handmade.create()
     done = subprocess.run(
         [sys.executable, "-c", ENDER, str(handmade.toml("west"))],
-        capture_output=True, text=True, timeout=30, check=True, cwd=handmade.folder,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+        cwd=handmade.folder,
+    )
     assert done.stdout.split() == ["True", "ended"]
 
 

@@ -66,8 +66,14 @@ def test_a_promotion_whose_asker_is_gone_is_taken_back(handmade: Handmade, scrat
         assert "No space left" in said and said.endswith(AS_BEFORE), said
         assert not is_promoting(handmade)
         # Whoever runs the tests may ignore some, such as nohup(1), and a command keeps to that.
-        words = ["env", "--default-signal=INT,TERM,HUP", str(FLASHMIRROR), "promote", west,
-                 "--force"]  # fmt: skip
+        words = [
+            "env",
+            "--default-signal=INT,TERM,HUP",
+            str(FLASHMIRROR),
+            "promote",
+            west,
+            "--force",
+        ]
         for end in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as asker:
                 eventually(lambda: is_promoting(handmade), "it is under way")
@@ -184,9 +190,11 @@ def test_a_start_that_is_stopped_meanwhile_says_so(make_pair: MakePair) -> None:
     said = []
     for _ in range(3):
         stopper = threading.Thread(
-            target=lambda: (eventually(lambda: process.running(settings), "it starts"),
-                            process.stop(settings))
-        )  # fmt: skip
+            target=lambda: (
+                eventually(lambda: process.running(settings), "it starts"),
+                process.stop(settings),
+            )
+        )
         stopper.start()
         words = [str(FLASHMIRROR), "start", str(settings.path)]
         done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)

@@ -41,9 +41,18 @@ from mirror_core.site import Site
 LINEAGE = "0123456789abcdef" * 2
 TOKEN = "a" * 32
 HELLO = Handshake(
-    "east", LINEAGE, 2**62, (VolumeShape("disk", 1 << 46, 4096),), "5" * 32,
-    run=TOKEN, runs=(TOKEN,), begun=9, begun_token=TOKEN, committed=8, committed_token=TOKEN,
-)  # fmt: skip
+    "east",
+    LINEAGE,
+    2**62,
+    (VolumeShape("disk", 1 << 46, 4096),),
+    "5" * 32,
+    run=TOKEN,
+    runs=(TOKEN,),
+    begun=9,
+    begun_token=TOKEN,
+    committed=8,
+    committed_token=TOKEN,
+)
 WELCOME = Welcome("west", "i" * 32, 7, 6, True, False, False, 1234.5, False, TOKEN)
 COMMIT = Commit(LINEAGE, 2**62, 8, 1234.5, TOKEN)
 STABLE = Stable(2**62, 8, 3, TOKEN)
@@ -76,14 +85,18 @@ def test_each_record_is_read_in_the_older_version() -> None:
 
 
 KEYS = {  # of version 2, and what version 3 has beside
-    "Handshake": ("op name lineage session volumes site resumes stable",
-                  "run runs begun begun_token committed committed_token silence_seconds"),
-    "Welcome": ("name instance committed hardened whole blank seeded point resumed",
-                "committed_token"),
+    "Handshake": (
+        "op name lineage session volumes site resumes stable",
+        "run runs begun begun_token committed committed_token silence_seconds",
+    ),
+    "Welcome": (
+        "name instance committed hardened whole blank seeded point resumed",
+        "committed_token",
+    ),
     "Compare": ("op session sequence volume runs sums", ""),
     "Commit": ("op lineage session sequence consistency_point", "token"),
     "Stable": ("op session sequence serial", "token"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("message", [HELLO, WELCOME, COMPARE, COMMIT, STABLE], ids=KEYS)
@@ -232,13 +245,20 @@ OLDER: list[tuple[Record, protocol.Message]] = [
     ({"done": True, "hardened": 3}, Progress(True, 3)),
     ({}, Progress(False, 0)),
     ({"op": "hardened", "session": 5, "wait": 0.05}, Look(5, 0.05)),
-    ({"op": "hardened", "session": 0, "wait": 0, "name": "east", "lineage": LINEAGE},
-     Look(0, 0, False, "east", LINEAGE)),
+    (
+        {"op": "hardened", "session": 0, "wait": 0, "name": "east", "lineage": LINEAGE},
+        Look(0, 0, False, "east", LINEAGE),
+    ),
     ({"equal": "01"}, Compared((False, True))),
-    ({"site": "west", "role": "target",
-      "volumes": [{"name": "disk", "size_bytes": 1 << 30, "block_size_bytes": 4096}]},
-     Who("west", "target", (VolumeShape("disk", 1 << 30, 4096),))),
-]  # fmt: skip
+    (
+        {
+            "site": "west",
+            "role": "target",
+            "volumes": [{"name": "disk", "size_bytes": 1 << 30, "block_size_bytes": 4096}],
+        },
+        Who("west", "target", (VolumeShape("disk", 1 << 30, 4096),)),
+    ),
+]
 
 
 @pytest.mark.parametrize("version", range(protocol.OLDEST, protocol.VERSION + 1))

@@ -50,9 +50,15 @@ def typed(*lines: str) -> str:
     path = f"{FLASHMIRROR.parent}:{os.environ['PATH']}:/usr/sbin:/sbin"
     with tempfile.TemporaryFile("w+") as said:  # what goes on in the background keeps it open
         done = subprocess.run(
-            ["sh", "-e"], input="\n".join(lines), env={**os.environ, "PATH": path},
-            stdout=said, stderr=subprocess.STDOUT, text=True, timeout=200, check=False,
-        )  # fmt: skip
+            ["sh", "-e"],
+            input="\n".join(lines),
+            env={**os.environ, "PATH": path},
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=200,
+            check=False,
+        )
         said.seek(0)
         text = said.read()
     assert done.returncode == 0, text
@@ -64,8 +70,12 @@ def test_the_commands_for_a_pair_to_play_with_do_what_they_say(scratch: Path) ->
     begin, _ = play(scratch)
     east = f"{scratch}/pair/east.toml"
     try:
-        said = typed(*begin, f"flashmirror sync {east}", f"flashmirror pause {east}",
-                     f"flashmirror resume {east}")  # fmt: skip
+        said = typed(
+            *begin,
+            f"flashmirror sync {east}",
+            f"flashmirror pause {east}",
+            f"flashmirror resume {east}",
+        )
         assert "is whole at the target" in said and "paused" in said
     finally:
         for site in ("east", "west"):

@@ -367,15 +367,29 @@ def _between(ends: re.Match[str]) -> str:
 
 
 CHANGED = {
-    "name": '"other"', "listen": '["unix:{}/other.sock"]', "peer": '"unix:{}/other.sock"',
-    "state": '"{}"', "metrics": '"127.0.0.1:1"', "tls": '"{}/key"', "tls.psk": '"{}/key"',
-    "tls.certificates": '"{}/pki/east"', "insecure": "true", "volume": "2",
-    "volume.name": '"other"', "volume.data": '"{}/other"', "interval": '"1s"',
+    "name": '"other"',
+    "listen": '["unix:{}/other.sock"]',
+    "peer": '"unix:{}/other.sock"',
+    "state": '"{}"',
+    "metrics": '"127.0.0.1:1"',
+    "tls": '"{}/key"',
+    "tls.psk": '"{}/key"',
+    "tls.certificates": '"{}/pki/east"',
+    "insecure": "true",
+    "volume": "2",
+    "volume.name": '"other"',
+    "volume.data": '"{}/other"',
+    "interval": '"1s"',
     "volume.intermediate": '"{}/other"',
-    "preserve": '"first"', "link_timeout": '"3s"', "freeze_deadline": '"60ms"',
-    "freeze_max": '"2s"', "block_size": '"8K"', "on_link_loss": '"block"',
-    "bandwidth": '"1MiB/s"', "protocol": "2",
-}  # fmt: skip
+    "preserve": '"first"',
+    "link_timeout": '"3s"',
+    "freeze_deadline": '"60ms"',
+    "freeze_max": '"2s"',
+    "block_size": '"8K"',
+    "on_link_loss": '"block"',
+    "bandwidth": '"1MiB/s"',
+    "protocol": "2",
+}
 
 
 def test_each_key_is_changed_as_the_page_says(
@@ -391,10 +405,15 @@ def test_each_key_is_changed_as_the_page_says(
     book = ledger.load(now.state)
     volume = now.volumes[0]
     known = {
-        "name": f'"{now.name}"', "listen": f'["unix:{now.socket}"]', "peer": f'"unix:{now.peer}"',
-        "state": f'"{now.state}"', "metrics": f'"{now.metrics}"', "volume.name": f'"{volume.name}"',
-        "volume.data": f'"{volume.data}"', "volume.intermediate": f'"{volume.intermediate}"',
-    }  # fmt: skip
+        "name": f'"{now.name}"',
+        "listen": f'["unix:{now.socket}"]',
+        "peer": f'"unix:{now.peer}"',
+        "state": f'"{now.state}"',
+        "metrics": f'"{now.metrics}"',
+        "volume.name": f'"{volume.name}"',
+        "volume.data": f'"{volume.data}"',
+        "volume.intermediate": f'"{volume.intermediate}"',
+    }
     assert CHANGED.keys() == KEYS.keys()
     for key, text in CHANGED.items():
         name = {"tls": "tls.psk", "volume": ""}.get(key, key)
@@ -431,9 +450,13 @@ STATUS = REFERENCE / "status.md"
 FIELDS = {entry.word: entry for entry in entries(section(STATUS, "Fields"))}
 STATES = {entry.word: entry for entry in entries(section(STATUS, "Values of `state`"))}
 TYPES: dict[str, tuple[type, ...]] = {
-    "string": (str,), "boolean": (bool,), "integer": (int,), "number": (int, float),
-    "object": (dict,), "array of objects": (list,),
-}  # fmt: skip
+    "string": (str,),
+    "boolean": (bool,),
+    "integer": (int,),
+    "number": (int, float),
+    "object": (dict,),
+    "array of objects": (list,),
+}
 
 
 def places(entry: Entry, item: str) -> dict[str, bool]:
@@ -588,10 +611,13 @@ KEPT = {
     for entry in entries(section(FILES, title))
 }
 VERSIONS = {
-    "ledger": ledger.VERSION, "VOLUME.intent.RUN": intent._VERSION,
-    "hardened.RUN": runlog._VERSION, "written.RUN": runlog._VERSION,
-    "servers": server_instance.VERSION, "SITE-VOLUME-RUN.maps": mapfile._VERSION,
-}  # fmt: skip
+    "ledger": ledger.VERSION,
+    "VOLUME.intent.RUN": intent._VERSION,
+    "hardened.RUN": runlog._VERSION,
+    "written.RUN": runlog._VERSION,
+    "servers": server_instance.VERSION,
+    "SITE-VOLUME-RUN.maps": mapfile._VERSION,
+}
 NOT_THERE = {"servers"}  # where no store is behind a server, and nobody is to be told of a loss
 
 
@@ -643,11 +669,18 @@ def _older(table: Table[Any], one: Field) -> Any:
 
 
 KINDS = {
-    "text": TEXT, "flag": FLAG, "number": NUMBER, "seconds": SECONDS, "list": LIST,
-    "`source` or `target`": one_of("source", "target"), "name": protocol._NAME,
-    "token": protocol._TOKEN, "lineage": protocol._LINEAGE, "bytes": protocol._BYTES,
+    "text": TEXT,
+    "flag": FLAG,
+    "number": NUMBER,
+    "seconds": SECONDS,
+    "list": LIST,
+    "`source` or `target`": one_of("source", "target"),
+    "name": protocol._NAME,
+    "token": protocol._TOKEN,
+    "lineage": protocol._LINEAGE,
+    "bytes": protocol._BYTES,
     "bits": protocol._BITS,
-}  # fmt: skip
+}
 SAMPLES: list[Any] = [True, 5, 0.5, [], "source", "any text", "a.b", "0f" * 16, "0f", "01", "AA=="]
 
 
@@ -685,8 +718,11 @@ def too_many(kind: Kind, count: int) -> bool:
     return str(caught.value) == f"{count} of them"
 
 
-FORMATS = {"Fields of a record": runlog, "Fields of an intent log": intent,
-           "Fields of a file of maps": mapfile}  # fmt: skip
+FORMATS = {
+    "Fields of a record": runlog,
+    "Fields of an intent log": intent,
+    "Fields of a file of maps": mapfile,
+}
 
 
 @pytest.mark.parametrize("title", FORMATS, ids=lambda title: title.split()[-1])

@@ -88,72 +88,91 @@ LONG = "x" * 120
 ROWS: dict[str, tuple[Spoil, str]] = {
     "no state": (lambda p, _: shutil.rmtree(state(p)), "there is no ledger"),
     "a state that is a file": (
-        lambda p, _: a_file(state(p)), "state/lock: Not a directory",
+        lambda p, _: a_file(state(p)),
+        "state/lock: Not a directory",
     ),
     "another site's state": (
-        lambda p, _: edit(p, "east/state", "west/state"), "of the site west, not east",
+        lambda p, _: edit(p, "east/state", "west/state"),
+        "of the site west, not east",
     ),
     "a state that nobody may write to": (
-        lambda p, _: state(p).chmod(0o500), "state: this user may not write there",
+        lambda p, _: state(p).chmod(0o500),
+        "state: this user may not write there",
     ),
     "a state that nobody may enter": (lambda p, _: state(p).chmod(0), "lock: Permission denied"),
     "a ledger that nobody may read": (
-        lambda p, _: (state(p) / "ledger").chmod(0), "ledger: Permission denied",
+        lambda p, _: (state(p) / "ledger").chmod(0),
+        "ledger: Permission denied",
     ),
     "a lock that nobody may write": (
-        lambda p, _: (state(p) / "lock").chmod(0o400), "lock: Permission denied",
+        lambda p, _: (state(p) / "lock").chmod(0o400),
+        "lock: Permission denied",
     ),
     "a lock that is a folder": (lambda p, _: in_the_way(state(p) / "lock"), "lock: is no file"),
     "a lock that is a link": (lambda p, _: a_link(state(p) / "lock"), "lock: Too many levels"),
     "a log that nobody may write": (
-        lambda p, _: (state(p) / "site.log").touch(mode=0o400), "site.log: Permission denied",
+        lambda p, _: (state(p) / "site.log").touch(mode=0o400),
+        "site.log: Permission denied",
     ),
     "a log that is a folder": (
-        lambda p, _: in_the_way(state(p) / "site.log"), "site.log: Is a directory",
+        lambda p, _: in_the_way(state(p) / "site.log"),
+        "site.log: Is a directory",
     ),
     "a log that is a link": (lambda p, _: a_link(state(p) / "site.log"), "site.log: Too many lev"),
     "a socket with a long path": (
-        lambda p, _: listen(p, f"{p.folder}/{LONG}"), "listen: .*: longer than a socket's path",
+        lambda p, _: listen(p, f"{p.folder}/{LONG}"),
+        "listen: .*: longer than a socket's path",
     ),
     "a socket in no folder": (
-        lambda p, _: listen(p, f"{p.folder}/no/no/x"), "no/no: no such folder for the socket",
+        lambda p, _: listen(p, f"{p.folder}/no/no/x"),
+        "no/no: no such folder for the socket",
     ),
     "a socket in a folder that cannot be made": (
         lambda p, undo: listen(p, f"{runtime(undo, made(p.folder / 'ro', 0o500))}/no/x"),
         "not write to .*/ro, or",
     ),
     "a socket in a folder that nobody may write to": (
-        lambda p, _: listen(p, f"{made(p.folder / 'ro', 0o500)}/x"), "not write to .*/ro, or",
+        lambda p, _: listen(p, f"{made(p.folder / 'ro', 0o500)}/x"),
+        "not write to .*/ro, or",
     ),
     "a socket in a folder that nobody may enter": (
-        lambda p, _: listen(p, f"{made(p.folder / 'ro', 0)}/x"), "ro/x: Permission denied: mend",
+        lambda p, _: listen(p, f"{made(p.folder / 'ro', 0)}/x"),
+        "ro/x: Permission denied: mend",
     ),
     "a socket below a file": (
-        lambda p, _: listen(p, f"{p.toml('west')}/x"), "west.toml: no such folder for the socket",
+        lambda p, _: listen(p, f"{p.toml('west')}/x"),
+        "west.toml: no such folder for the socket",
     ),
     "a file in the place of a socket": (
-        lambda p, _: (p.folder / "east.sock").touch(), "is in the way, and no socket",
+        lambda p, _: (p.folder / "east.sock").touch(),
+        "is in the way, and no socket",
     ),
     "a socket that somebody has": (
-        lambda p, undo: taken(undo, p.folder / "east.sock"), "another process listens there",
+        lambda p, undo: taken(undo, p.folder / "east.sock"),
+        "another process listens there",
     ),
     "a port that somebody has": (
-        lambda p, undo: listen_to(p, taken_port(undo)), "listen: .* already in use: free it",
+        lambda p, undo: listen_to(p, taken_port(undo)),
+        "listen: .* already in use: free it",
     ),
     "a port of metrics that somebody has": (
-        lambda p, undo: metrics(p, f"127.0.0.1:{taken_port(undo)}"), "metrics: .* already in use",
+        lambda p, undo: metrics(p, f"127.0.0.1:{taken_port(undo)}"),
+        "metrics: .* already in use",
     ),
     "a socket of metrics with a long path": (
-        lambda p, _: metrics(p, f"unix:{p.folder}/{LONG}"), "metrics: .*: longer than a socket's",
+        lambda p, _: metrics(p, f"unix:{p.folder}/{LONG}"),
+        "metrics: .*: longer than a socket's",
     ),
     "a socket of metrics in a folder that nobody may write to": (
-        lambda p, _: metrics(p, f"unix:{made(p.folder / 'ro', 0o500)}/x"), "not write to .*/ro, or",
+        lambda p, _: metrics(p, f"unix:{made(p.folder / 'ro', 0o500)}/x"),
+        "not write to .*/ro, or",
     ),
     "no data": (lambda p, _: p.image("east").unlink(), "disk.img: No such file"),
     "a data store that nobody may write": (
-        lambda p, _: p.image("east").chmod(0o400), "disk.img: Permission denied: give this user",
+        lambda p, _: p.image("east").chmod(0o400),
+        "disk.img: Permission denied: give this user",
     ),
-}  # fmt: skip
+}
 
 
 def refused_alike(pair: Pair) -> str:
@@ -216,16 +235,20 @@ def spoil_file(name: str, text: str | None = None, mode: int = 0o600) -> SpoilRe
 
 TLS_ROWS: dict[str, tuple[SpoilRemote, str]] = {
     "no folder": (
-        lambda p: p.credentials("east").rename(p.folder / "gone"), "ca-cert.pem: No such file",
+        lambda p: p.credentials("east").rename(p.folder / "gone"),
+        "ca-cert.pem: No such file",
     ),
     "a key that is gone": (
-        lambda p: (p.credentials("east") / "client-key.pem").unlink(), "client-key.pem: No such",
+        lambda p: (p.credentials("east") / "client-key.pem").unlink(),
+        "client-key.pem: No such",
     ),
     "a key that nobody may read": (
-        spoil_file("server-key.pem", mode=0), "server-key.pem: Permission denied",
+        spoil_file("server-key.pem", mode=0),
+        "server-key.pem: Permission denied",
     ),
     "a key that everybody may read": (
-        spoil_file("client-key.pem", mode=0o644), "client-key.pem: everybody may read this key",
+        spoil_file("client-key.pem", mode=0o644),
+        "client-key.pem: everybody may read this key",
     ),
     "a key that is none": (spoil_file("server-key.pem", "no"), "server-key.pem: is not PEM"),
     "a key that is damaged": (
@@ -237,16 +260,18 @@ TLS_ROWS: dict[str, tuple[SpoilRemote, str]] = {
         "ca-cert.pem: is no certificate",
     ),
     "a foreign server's certificate": (
-        lambda p: foreign(p, "server"), "server-cert.pem: is not of the authority of ca-cert.pem",
+        lambda p: foreign(p, "server"),
+        "server-cert.pem: is not of the authority of ca-cert.pem",
     ),
     "a foreign client's certificate": (
-        lambda p: foreign(p, "client"), "client-cert.pem: is not of the authority of ca-cert.pem",
+        lambda p: foreign(p, "client"),
+        "client-cert.pem: is not of the authority of ca-cert.pem",
     ),
     "a foreign authority": (
         foreign_authority,
         "client-cert.pem: is not of the authority of ca-cert.pem",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("row", TLS_ROWS)

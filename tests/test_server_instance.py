@@ -359,8 +359,13 @@ def test_only_who_holds_the_connections_is_known(scratch: Path) -> None:
         assert server_instance.identify(os.dup(over_tcp.fileno())) is None
 
 
-RECORD = {"version": server_instance.VERSION, "site": SOURCE.site, "run": "before", "data": {},
-          "untold": ["disk"]}  # fmt: skip
+RECORD = {
+    "version": server_instance.VERSION,
+    "site": SOURCE.site,
+    "run": "before",
+    "data": {},
+    "untold": ["disk"],
+}
 
 
 def without(key: str) -> str:
@@ -399,9 +404,14 @@ def test_docs_recovery_has_the_fields_of_servers(scratch: Path) -> None:
     for store in stores:
         store.close()
     assert record == {
-        "version": 2, "site": SOURCE.site, "run": "run", "boot": HERE.boot_id(),
-        "follows": ["before"], "data": {}, "untold": ["disk"],
-    }  # fmt: skip
+        "version": 2,
+        "site": SOURCE.site,
+        "run": "run",
+        "boot": HERE.boot_id(),
+        "follows": ["before"],
+        "data": {},
+        "untold": ["disk"],
+    }
     page = (Path(__file__).parent.parent / "docs/recovery.md").read_text()
     table = page.partition("| field of `servers` | since |")[2].partition("\n\n")[0]
     rows = re.findall(r"^\| `(\w+)` \| (\d+) \|", table, re.MULTILINE)

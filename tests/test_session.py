@@ -87,9 +87,13 @@ def session(folder: Path, tests: str) -> tuple[set[tuple[str, str]], str]:
     words = ["-p", "conftest", "-p", "no:cacheprovider", "-p", "no:xdist", "-c", os.devnull]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-rA", *words, str(planted)],
-        cwd=folder, env={**os.environ, "PYTHONPATH": str(TESTS), "COLUMNS": "200"},
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(TESTS), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 1, done.stdout + done.stderr
     found = re.findall(r"^([A-Z]+) test_planted\.py::test_(\w+)", done.stdout, re.MULTILINE)
     return set(found), done.stdout

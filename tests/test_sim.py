@@ -29,13 +29,29 @@ def test_random_crashes_lose_nothing() -> None:
     )
     assert status == 0, output
     assert counter(output, "schedules") == COUNT * SOAK
-    for name in ("power losses", "crashes in recovery", "writes lost", "torn files", "link cuts",
-                 "late messages", "disk errors", "servers lost", "hardening records",
-                 "maps outlived a kill", "cycles gone on with", "stable cycles resumed",
-                 "clients that came back", "fast zeroes refused", "orderly stops", "syncs done",
-                 "promotions", "old sources refused",
-                 "flushes that lost", "losses that a source's cache hides",
-                 "commits of which the source's disk was judged"):  # fmt: skip
+    for name in (
+        "power losses",
+        "crashes in recovery",
+        "writes lost",
+        "torn files",
+        "link cuts",
+        "late messages",
+        "disk errors",
+        "servers lost",
+        "hardening records",
+        "maps outlived a kill",
+        "cycles gone on with",
+        "stable cycles resumed",
+        "clients that came back",
+        "fast zeroes refused",
+        "orderly stops",
+        "syncs done",
+        "promotions",
+        "old sources refused",
+        "flushes that lost",
+        "losses that a source's cache hides",
+        "commits of which the source's disk was judged",
+    ):
         assert counter(output, name) > 0, f"the schedules had no {name}"
     shallow = counter(output, "schedules without a point under fault")
     assert shallow <= 0.15 * COUNT * SOAK, "the faults come before there is anything to lose"

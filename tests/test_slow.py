@@ -33,9 +33,14 @@ def servers() -> Iterator[list[Server]]:
 
 
 def slow_pair(
-    make_pair: MakePair, servers: list[Server], site: str, part: str, *options: str,
-    filters: tuple[str, ...], parameters: tuple[str, ...],
-) -> Pair:  # fmt: skip
+    make_pair: MakePair,
+    servers: list[Server],
+    site: str,
+    part: str,
+    *options: str,
+    filters: tuple[str, ...],
+    parameters: tuple[str, ...],
+) -> Pair:
     """A running pair, one of whose stores is behind a server with these filters."""
     pair = make_pair(*options)
     for each in ("east", "west"):
@@ -58,9 +63,17 @@ def slow_blocks(make_pair: MakePair, servers: list[Server], site: str, part: str
     """Two blocks of 8 MiB, each of which takes 4 s in a store that does 2 MB/s, whichever of the
     four it is, where two seconds of silence are a loss."""
     return slow_pair(
-        make_pair, servers, site, part, "--size", "16M", "--block-size", "8M",
-        filters=("rate",), parameters=("rate=16M",),
-    )  # fmt: skip
+        make_pair,
+        servers,
+        site,
+        part,
+        "--size",
+        "16M",
+        "--block-size",
+        "8M",
+        filters=("rate",),
+        parameters=("rate=16M",),
+    )
 
 
 def write_all(pair: Pair, first: int) -> tuple[bytes, float]:
@@ -126,9 +139,15 @@ def test_a_trim_on_a_slow_store_holds_up_nobody(
     link_timeout; no freeze is missed and no link is lost."""
     size = 96 * MIB
     pair = slow_pair(
-        make_pair, servers, site, part, "--size", str(size),
-        filters=("nozero", "rate"), parameters=("zeromode=emulate", "rate=100M"),
-    )  # fmt: skip
+        make_pair,
+        servers,
+        site,
+        part,
+        "--size",
+        str(size),
+        filters=("nozero", "rate"),
+        parameters=("zeromode=emulate", "rate=100M"),
+    )
     with pair.client() as client, pair.client() as other:
         other.write(size - 4096, b"\1" * 4096)
         client.send(TRIM, 0, size - 8192)  # whose answer is not waited for

@@ -60,11 +60,20 @@ def test_a_commit_is_not_hardened_before_its_maps_stand(handmade: Handmade) -> N
     book = Book(state, ledger.load(state), HERE, Journal())
     book.update(clean=False, run=run, lineage=Lineage("1" * 32))
     one = target.Target(
-        settings, book, copier, Journal(), runlog.RunLog(state, hardlog.KIND, run),
-        platform=HERE, blank=False, doubtful_sent=False, doubtful_before=False,
-        owed={"disk": BitMap64()}, remember_cut=lambda _: None, short_data=lambda: None,
+        settings,
+        book,
+        copier,
+        Journal(),
+        runlog.RunLog(state, hardlog.KIND, run),
+        platform=HERE,
+        blank=False,
+        doubtful_sent=False,
+        doubtful_before=False,
+        owed={"disk": BitMap64()},
+        remember_cut=lambda _: None,
+        short_data=lambda: None,
         written=written.WrittenLog(state, run, ["disk"], written.Written()),
-    )  # fmt: skip
+    )
     copier.group.fence(SESSION, 1.0)
     one.session = SESSION
     steps: list[bool] = []

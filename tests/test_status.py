@@ -25,20 +25,41 @@ from mirror_core.errors import MirrorError, PeerError, Refused
 from mirror_core.site import Site
 
 STATUS = {  # on which scripts rely; block_size_bytes is what `check` compares the sites by
-    "site", "role", "lineage", "pid", "metrics_address", "state", "reason", "paused", "peer",
-    "cycle", "committed", "hardened_sequence", "data_exposure_seconds", "image_age_seconds",
-    "last_cycle", "volumes", "configuration_changed",
-}  # fmt: skip
+    "site",
+    "role",
+    "lineage",
+    "pid",
+    "metrics_address",
+    "state",
+    "reason",
+    "paused",
+    "peer",
+    "cycle",
+    "committed",
+    "hardened_sequence",
+    "data_exposure_seconds",
+    "image_age_seconds",
+    "last_cycle",
+    "volumes",
+    "configuration_changed",
+}
 INSIDE: dict[str, set[str]] = {
     "peer": {"state", "since", "heard", "reason"},
     "cycle": {"sequence", "phase", "stands_still", "copied_bytes", "total_bytes", "estimated_end"},
     "committed": {"sequence", "consistency_point"},
     "last_cycle": {"duration_seconds", "bytes", "freeze_seconds"},
     "volumes": {
-        "name", "size_bytes", "block_size_bytes", "next_bytes", "pending_bytes",
-        "copies_before_write", "write_error", "read_error", "has_intermediate",
+        "name",
+        "size_bytes",
+        "block_size_bytes",
+        "next_bytes",
+        "pending_bytes",
+        "copies_before_write",
+        "write_error",
+        "read_error",
+        "has_intermediate",
     },
-}  # fmt: skip
+}
 STATES = {"initial", "mirroring", "paused", "degraded", "stopped", "refused"}
 
 
@@ -409,10 +430,13 @@ def test_a_source_records_of_no_more_that_it_is_whole_than_of_what_is_committed(
     ledger.save(
         state,
         replace(
-            book, committed=before, committed_token="", hardened=before,
+            book,
+            committed=before,
+            committed_token="",
+            hardened=before,
             begun_token=book.committed_token,
         ),
-    )  # fmt: skip
+    )
     direct.stop(alone, "west")
     alone.start("east")
     (fresh := state / "ledger.new").mkdir()

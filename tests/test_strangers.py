@@ -177,8 +177,11 @@ def test_a_stranger_on_the_unix_socket_is_refused(pair: RemotePair) -> None:
         words = [*as_somebody_else(), sys.executable, "-c", LOCAL_STRANGER]
         return subprocess.run(
             [*words, str(pair.folder / "west.sock")],
-            capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
 
     for folder in (pair.folder.parent, pair.folder):
         folder.chmod(0o755)
@@ -331,9 +334,11 @@ def garbage() -> list[bytes]:
         head + option + struct.pack(">II", 0xFFFFFFFF, 12) + b"x" * 12,
         head + option + struct.pack(">II", 1, 4) + b"disk" + bytes(200),  # NBD_OPT_EXPORT_NAME
         *(rng.randbytes(rng.randrange(1, 4000)) for _ in range(60)),
-        *(head + option + struct.pack(">II", rng.randrange(12), n) + rng.randbytes(n)
-          for n in (rng.randrange(300) for _ in range(60))),
-    ]  # fmt: skip
+        *(
+            head + option + struct.pack(">II", rng.randrange(12), n) + rng.randbytes(n)
+            for n in (rng.randrange(300) for _ in range(60))
+        ),
+    ]
 
 
 def test_garbage_on_the_port(pair: RemotePair) -> None:
@@ -358,13 +363,23 @@ def test_bad_control_records_over_tcp(pair: RemotePair) -> None:
     """Too long, at the wrong place, cut, nested, of wild values, noise: each is answered with an
     error, the address is in the log once for each kind, and nothing was changed."""
     rng = random.Random(7)
-    sample = {"op": "handshake", "name": "east", "lineage": "a" * 32, "session": 5, "volumes": [],
-              "site": "b" * 32}  # fmt: skip
+    sample = {
+        "op": "handshake",
+        "name": "east",
+        "lineage": "a" * 32,
+        "session": 5,
+        "volumes": [],
+        "site": "b" * 32,
+    }
     values = [-1, 2**63, 1e308, "x" * 9000, None, [], {"a": 1}, True, "\ud800"]
     committed = direct.status(pair, "west")["committed"]["sequence"]
     with undisturbed(pair), bounded_memory(pair, 64 * MIB):
-        for offset, data in ((4096, b"{}"), (0, bytes(limits.CONTROL_BYTES + 1)),
-                             (0, bytes(32 * MIB)), (2**62, b"{}")):  # fmt: skip
+        for offset, data in (
+            (4096, b"{}"),
+            (0, bytes(limits.CONTROL_BYTES + 1)),
+            (0, bytes(32 * MIB)),
+            (2**62, b"{}"),
+        ):
             client = peer_of(pair, "west")
             # nbdkit 1.32 skips the data of a write beyond the end as if there were no TLS, and
             # waits for more: a client that does so waits for ever, and harms itself only.
@@ -373,11 +388,17 @@ def test_bad_control_records_over_tcp(pair: RemotePair) -> None:
                 client.write(offset, data)
             client.reset()
         records = [
-            *(json.dumps({"flashmirror": protocol.VERSION, **sample, key: value}).encode()
-              for key in sample for value in values),
+            *(
+                json.dumps({"flashmirror": protocol.VERSION, **sample, key: value}).encode()
+                for key in sample
+                for value in values
+            ),
             *(rng.randbytes(rng.randrange(1, 2000)) for _ in range(60)),
-            b"[" * limits.CONTROL_BYTES, b"", b"null", json.dumps(sample).encode(),
-        ]  # fmt: skip
+            b"[" * limits.CONTROL_BYTES,
+            b"",
+            b"null",
+            json.dumps(sample).encode(),
+        ]
         with peer_of(pair, "west") as client:
             for data in records:
                 with pytest.raises((PeerError, Refused)):
@@ -389,9 +410,17 @@ def test_bad_control_records_over_tcp(pair: RemotePair) -> None:
 
 
 ODD = [
-    "%FF%FE", "a" * 4096, "disk%0A%1B[31mred", "disk/intermediate/%FF%0A", "d%E2%80%AEisk",
-    "disk/intermediate/" + "f" * 4000, "%ED%A0%80", "/control%FF", "//", "disk/x/" + "%0A" * 500,
-]  # fmt: skip
+    "%FF%FE",
+    "a" * 4096,
+    "disk%0A%1B[31mred",
+    "disk/intermediate/%FF%0A",
+    "d%E2%80%AEisk",
+    "disk/intermediate/" + "f" * 4000,
+    "%ED%A0%80",
+    "/control%FF",
+    "//",
+    "disk/x/" + "%0A" * 500,
+]
 
 
 def test_an_export_name_may_be_any_bytes(pair: RemotePair) -> None:

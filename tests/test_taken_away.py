@@ -248,9 +248,14 @@ def test_a_state_that_is_exchanged_during_a_start_is_refused(
     words, environment = process.command(settings(handmade))
     with (tmp_path / "lock").open("w") as before:
         done = subprocess.run(
-            words, env={**environment, lock.HANDED: str(before.fileno())},
-            pass_fds=[before.fileno()], capture_output=True, text=True, timeout=20, check=False,
-        )  # fmt: skip
+            words,
+            env={**environment, lock.HANDED: str(before.fileno())},
+            pass_fds=[before.fileno()],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
     assert done.returncode == 1
     assert "'state' was changed while the site started: start it again" in done.stderr
 

@@ -61,9 +61,12 @@ def test_a_lost_link_stalls_no_write_and_mixes_no_image(
     is of one moment all the time; when the link is back the sites are equal again."""
     begin, end = FAULTS[fault]
     places = make_places(
-        "--size", str(WRITERS * REGION), "--volumes", "2",
+        "--size",
+        str(WRITERS * REGION),
+        "--volumes",
+        "2",
         settings=f'link_timeout = "{LINK_TIMEOUT_S}s"',
-    )  # fmt: skip
+    )
     places.start()
     direct.sync(places)
     with Load([places.uri("disk"), places.uri("disk2")], WRITERS) as load:
@@ -204,8 +207,10 @@ def test_a_write_overtakes_the_bulk(make_places: MakePlaces, preserve: str, most
     rate = (places.wire_bytes() - before) / (time.monotonic() - began)
     took = waiting.end()
     waited, p99 = waits_for_copies(places, took)
-    print(f"{len(took)} writes, {waited} waited for a copy; 99 % of those at most "
-          f"{1000 * p99:.1f} ms; {rate * 8e-6:.0f} Mbit/s")  # fmt: skip
+    print(
+        f"{len(took)} writes, {waited} waited for a copy; 99 % of those at most "
+        f"{1000 * p99:.1f} ms; {rate * 8e-6:.0f} Mbit/s"
+    )
     assert waited > 20, "no write waited: the test proved nothing"
     assert p99 <= most_s
     assert rate > 0.6 * 100e6 / 8, "the line was not filled meanwhile"

@@ -488,8 +488,9 @@ def test_a_device_that_is_away_was_not_made_smaller(handmade: Handmade) -> None:
     file = handmade.folder / "disk"
     file.touch()
     os.truncate(file, handmade.size)
-    made = subprocess.run(["losetup", "--find", "--show", str(file)], check=True,
-                          capture_output=True, text=True)  # fmt: skip
+    made = subprocess.run(
+        ["losetup", "--find", "--show", str(file)], check=True, capture_output=True, text=True
+    )
     handmade.stores["west", "data"] = device = made.stdout.strip()
     try:
         handmade.create()

@@ -91,9 +91,7 @@ def test_a_commit_voids_it(tmp_path: Path) -> None:
     one = dict.fromkeys(NAMES, BitMap64([1, 2]))
     log.record(CYCLE, 1, one, one)
     log.close()
-    assert recover(tmp_path, book(committed=7)) == (
-        Written(), dict.fromkeys(NAMES, BitMap64())
-    )  # fmt: skip
+    assert recover(tmp_path, book(committed=7)) == (Written(), dict.fromkeys(NAMES, BitMap64()))
 
 
 def test_it_is_known_by_its_cycle_only(tmp_path: Path) -> None:

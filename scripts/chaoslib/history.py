@@ -116,8 +116,10 @@ def go_back(stage: Stage) -> None:
     past.put_back(stores=with_stores)
     for path in site.maps.iterdir():
         path.unlink()  # they are of a machine that is no more
-    stage.say(f"{site.name}, the {'source' if is_source else 'target'}, went back by {commits} "
-              f"syncs{', with its stores' if with_stores else ''}")  # fmt: skip
+    stage.say(
+        f"{site.name}, the {'source' if is_source else 'target'}, went back by {commits} "
+        f"syncs{', with its stores' if with_stores else ''}"
+    )
     try:
         site.start()
     except CommandFailed as error:

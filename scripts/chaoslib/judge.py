@@ -46,8 +46,9 @@ def walk(chain: Chain, image: Sequence[Sequence[int]]) -> Iterator[Step]:
     with chain.lock:
         writes = list(chain.writes)
         now = [list(units) for units in chain.base]
-    wrong = sum(a != b for mine, its in zip(now, image, strict=True)
-                for a, b in zip(mine, its, strict=True))  # fmt: skip
+    wrong = sum(
+        a != b for mine, its in zip(now, image, strict=True) for a, b in zip(mine, its, strict=True)
+    )
     begin = 0.0
     for n, write in enumerate(writes):
         yield Step(n, wrong, begin, write.acknowledged, now)

@@ -68,9 +68,12 @@ class Site:
                 server.command()
                 server.start()
                 self.servers[part] = server
-        self.configure(self.toml, self.base / f"{self.name}.sock",
-                       self.base / f"to-{'west' if self.name == 'east' else 'east'}.sock",
-                       settings)  # fmt: skip
+        self.configure(
+            self.toml,
+            self.base / f"{self.name}.sock",
+            self.base / f"to-{'west' if self.name == 'east' else 'east'}.sock",
+            settings,
+        )
 
     def configure(self, toml: Path, socket: Path, peer: Path, settings: str) -> None:
         text = (
@@ -90,8 +93,14 @@ class Site:
         command = [str(self._program), words[0], str(toml or self.toml), *words[1:]]
         began = time.monotonic()
         try:
-            done = subprocess.run(command, env=self.environment, capture_output=True, text=True,
-                                  timeout=bound_s + MARGIN_S, check=False)  # fmt: skip
+            done = subprocess.run(
+                command,
+                env=self.environment,
+                capture_output=True,
+                text=True,
+                timeout=bound_s + MARGIN_S,
+                check=False,
+            )
         except subprocess.TimeoutExpired:
             raise ChaosFailure(
                 f"{self.name}: '{' '.join(words)}' did not end within {bound_s + MARGIN_S:g} s"
@@ -100,12 +109,15 @@ class Site:
         self._record.count("commands")
         if words[0] != "status":
             said = f": {done.stderr.strip()}" if done.returncode else ""
-            self._record.say(f"{self.name}: {' '.join(words)} -> {done.returncode} "
-                             f"in {took:.2f} s{said}")  # fmt: skip
+            self._record.say(
+                f"{self.name}: {' '.join(words)} -> {done.returncode} in {took:.2f} s{said}"
+            )
         if done.returncode:
             if "Traceback" in done.stderr or done.returncode != 1:
-                raise ChaosFailure(f"{self.name}: '{' '.join(words)}': status {done.returncode}: "
-                                   f"{done.stderr.strip()}")  # fmt: skip
+                raise ChaosFailure(
+                    f"{self.name}: '{' '.join(words)}': status {done.returncode}: "
+                    f"{done.stderr.strip()}"
+                )
             raise CommandFailed(done.stderr.strip())
         return done.stdout
 

@@ -94,8 +94,10 @@ class Stage:
     # ---- set up, and the end
 
     def set_up(self) -> None:
-        self.record.say(f"seed {self.options.seed}, faults {','.join(self.options.kinds)}, "
-                        f"settings {' '.join(self.settings.split())}")  # fmt: skip
+        self.record.say(
+            f"seed {self.options.seed}, faults {','.join(self.options.kinds)}, "
+            f"settings {' '.join(self.settings.split())}"
+        )
         served = bool({"server", "slow", "hang", "error", "lose"} & set(self.options.kinds))
         for site in self.sites():
             site.make(self.settings, served=served, own_disk=site.disk.possible())
@@ -119,13 +121,17 @@ class Stage:
     def _start_relay(self) -> None:
         pairs = []
         for name in ("east", "west"):
-            pairs += [str(self.options.folder / f"to-{name}.sock"),
-                      str(self.options.folder / f"{name}.sock")]  # fmt: skip
+            pairs += [
+                str(self.options.folder / f"to-{name}.sock"),
+                str(self.options.folder / f"{name}.sock"),
+            ]
         program = Path(__file__).with_name("relay.py")
         self._relay = subprocess.Popen(
             [sys.executable, str(program), *pairs],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         assert self._relay.stdout and self._relay.stdout.readline() == "ready\n"
 
     def end(self) -> None:

@@ -65,8 +65,13 @@ class Watch(threading.Thread):
             self._states[name] = said
             self._record.say(f"{name} says: {said}")
         left = sum(v["next_bytes"] + v["pending_bytes"] for v in status["volumes"])
-        moving = (status["committed"]["sequence"], status["hardened_sequence"], status["pid"],
-                  status["cycle"]["sequence"], status["cycle"]["copied_bytes"])  # fmt: skip
+        moving = (
+            status["committed"]["sequence"],
+            status["hardened_sequence"],
+            status["pid"],
+            status["cycle"]["sequence"],
+            status["cycle"]["copied_bytes"],
+        )
         if status["role"] != "source" or status["state"] != "mirroring" or not left:
             self._since.pop(name, None)
         elif self._since.get(name, (None, 0.0))[0] != moving:

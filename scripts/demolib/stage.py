@@ -193,10 +193,14 @@ def require() -> Path | None:
         raise DemoError(f"{FLASHMIRROR} is not there: run 'make build'")
     nbd = _free_nbd()
     packages = {
-        "mkfs.ext4": "e2fsprogs", "e2fsck": "e2fsprogs", "dumpe2fs": "e2fsprogs",
-        "mount": "mount", "losetup": "mount", "fsfreeze": "util-linux",
+        "mkfs.ext4": "e2fsprogs",
+        "e2fsck": "e2fsprogs",
+        "dumpe2fs": "e2fsprogs",
+        "mount": "mount",
+        "losetup": "mount",
+        "fsfreeze": "util-linux",
         **({"nbd-client": "nbd-client"} if nbd else {"nbdfuse": "libnbd-bin"}),
-    }  # fmt: skip
+    }
     missing = {package for program, package in packages.items() if not shutil.which(program)}
     if missing:
         raise DemoError(f"missing programs: apt-get install {' '.join(sorted(missing))}")
@@ -238,8 +242,11 @@ def _fused(uri: str, at: Path) -> Iterator[Path]:
     with log.open("wb") as out:
         server = subprocess.Popen(
             ["nbdfuse", "--pidfile", str(pid), str(at / VOLUME), uri],
-            stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
-        )  # fmt: skip
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
     try:
         deadline = time.monotonic() + _READY_S
         while not pid.exists():

@@ -188,8 +188,14 @@ def ladder(file: str) -> list[Check]:
         cheap = [Check("programs", " ".join(names)) for names in (near, rest) if names]
     else:
         cheap = _pytest(TABLES.get(stem, ""))
-    return [*cheap, *seeds[:1], *_pytest(SITES.get(stem, "")), *seeds[1:2], *_pytest(WHOLE),
-            *seeds[2:]]  # fmt: skip
+    return [
+        *cheap,
+        *seeds[:1],
+        *_pytest(SITES.get(stem, "")),
+        *seeds[1:2],
+        *_pytest(WHOLE),
+        *seeds[2:],
+    ]
 
 
 class Runner:
@@ -241,8 +247,9 @@ class Runner:
         self.workshop.provide(bench, "simulator")
         first, last, *acts = check.what.split()
         count = int(last) - int(first) + 1
-        return self._simulate(bench, limit, "--first", first, "--count", str(count),
-                              "--acts", *(acts or [""]))  # fmt: skip
+        return self._simulate(
+            bench, limit, "--first", first, "--count", str(count), "--acts", *(acts or [""])
+        )
 
     def _programs(self, bench: Bench, names: str, limit: float) -> str | None:
         self.workshop.provide(bench, "programs")

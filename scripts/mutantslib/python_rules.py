@@ -25,9 +25,17 @@ from mutantslib.mutant import Change
 _SAID = re.compile(r"(\.|^)(say|close|print_exc|__init__|refused|missed_freeze)$")
 _NO_MATTER = re.compile(rb"\.errno or |\bos\.O_")  # an error has a number; flags of open
 _COMPARISONS = {
-    ast.Lt: b"<=", ast.LtE: b"<", ast.Gt: b">=", ast.GtE: b">", ast.Eq: b"!=", ast.NotEq: b"==",
-    ast.In: b"not in", ast.NotIn: b"in", ast.Is: b"is not", ast.IsNot: b"is",
-}  # fmt: skip
+    ast.Lt: b"<=",
+    ast.LtE: b"<",
+    ast.Gt: b">=",
+    ast.GtE: b">",
+    ast.Eq: b"!=",
+    ast.NotEq: b"==",
+    ast.In: b"not in",
+    ast.NotIn: b"in",
+    ast.Is: b"is not",
+    ast.IsNot: b"is",
+}
 
 
 class _Source:

@@ -72,12 +72,24 @@ class Record:
     def close(self) -> None:
         self._file.close()
 
-    def add(self, mutant: Mutant | Planted, result: str, *, check: str = "", how: str = "",
-            seconds: float = 0.0) -> None:  # fmt: skip
+    def add(
+        self,
+        mutant: Mutant | Planted,
+        result: str,
+        *,
+        check: str = "",
+        how: str = "",
+        seconds: float = 0.0,
+    ) -> None:
         line = {
-            "key": mutant.key, "what": mutant.what, "diff": mutant.diff,
-            "check": check, "result": result, "how": how, "seconds": round(seconds, 1),
-        }  # fmt: skip
+            "key": mutant.key,
+            "what": mutant.what,
+            "diff": mutant.diff,
+            "check": check,
+            "result": result,
+            "how": how,
+            "seconds": round(seconds, 1),
+        }
         with self._lock:
             self._take(line)
             self._file.write(json.dumps(line) + "\n")
@@ -106,8 +118,9 @@ def report(mutants: Iterable[Mutant], record: Record) -> str:
             kind = "equivalent"
             same.append(f"{mutant.what}: {reasons[mutant.key]}")
         elif kind == "survived":
-            survivors.append(f"{mutant.what}, passes: {', '.join(sorted(history.passed))}\n"
-                             f"{mutant.diff}\n")  # fmt: skip
+            survivors.append(
+                f"{mutant.what}, passes: {', '.join(sorted(history.passed))}\n{mutant.diff}\n"
+            )
         else:
             by[" ".join(history.how.split()[:1])] += 1
         counts[mutant.file][kind] += 1
@@ -125,5 +138,7 @@ def report(mutants: Iterable[Mutant], record: Record) -> str:
 def _row(name: str, found: Counter[str]) -> str:
     real = found["caught"] + found["survived"]
     score = f"{100 * found['caught'] / real:.0f} %" if real else "-"
-    return (f"{name:34}{found.total():>6}{found['caught']:>8}{found['survived']:>10}"
-            f"{found['equivalent']:>12}  {score:>5}")  # fmt: skip
+    return (
+        f"{name:34}{found.total():>6}{found['caught']:>8}{found['survived']:>10}"
+        f"{found['equivalent']:>12}  {score:>5}"
+    )

@@ -26,9 +26,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PARTS = ("native", "mirror_core", "plugin", "scripts", "tests", "docs", "systemd",
-         "pyproject.toml", "Makefile", "README.md", "CHANGELOG.md", "CONTRIBUTING.md",
-         "SECURITY.md", "LICENSE")  # fmt: skip
+PARTS = (
+    "native",
+    "mirror_core",
+    "plugin",
+    "scripts",
+    "tests",
+    "docs",
+    "systemd",
+    "pyproject.toml",
+    "Makefile",
+    "README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "LICENSE",
+)
 BUILD_S = 600
 _STRICT = '"-Wall", "-Wextra", "-Werror"'
 _ALONE = 'mount -t tmpfs none /dev/shm && "$@"; exit $?'
@@ -50,11 +63,17 @@ def run_alone(words: list[str], cwd: Path, seconds: float, **environment: str) -
     alone = ["unshare", *user, "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
     try:
         done = subprocess.run(
-            [*alone, "sh", "-c", _ALONE, "sh", *words], cwd=cwd, timeout=seconds, check=False,
-            env={**os.environ, "FLASHMIRROR_EVERY_CASE": "1", **environment}, text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            [*alone, "sh", "-c", _ALONE, "sh", *words],
+            cwd=cwd,
+            timeout=seconds,
+            check=False,
+            env={**os.environ, "FLASHMIRROR_EVERY_CASE": "1", **environment},
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             errors="replace",
-        )  # fmt: skip
+        )
     except subprocess.TimeoutExpired as error:
         said = error.stdout or b""
         return Ended(None, said.decode(errors="replace") if isinstance(said, bytes) else said)
@@ -70,9 +89,12 @@ class Bench:
 
     def run(self, words: list[str], seconds: float) -> Ended:
         return run_alone(
-            words, self.folder, seconds,
-            PYTHONPATH=str(self.folder), PYTHONDONTWRITEBYTECODE="1",
-        )  # fmt: skip
+            words,
+            self.folder,
+            seconds,
+            PYTHONPATH=str(self.folder),
+            PYTHONDONTWRITEBYTECODE="1",
+        )
 
     def build_programs(self, *programs: str) -> None:
         """These of native/tests, or all."""
@@ -100,10 +122,15 @@ class Bench:
 
     def _build(self, words: list[str], cwd: Path | None = None) -> None:
         done = subprocess.run(
-            words, cwd=cwd or self.folder, timeout=BUILD_S, check=False, text=True,
+            words,
+            cwd=cwd or self.folder,
+            timeout=BUILD_S,
+            check=False,
+            text=True,
             env={**os.environ, "PYTHONPATH": str(self.folder)},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
         if done.returncode:
             raise NotBuilt(done.stdout[-2000:])
 

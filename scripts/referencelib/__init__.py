@@ -80,10 +80,12 @@ def _group() -> Iterator[str]:
     yield "## What all have in common"
     yield "    flashmirror COMMAND [OPTIONS] ARGUMENTS"
     yield from _paragraphs(cli.help)
-    yield "\n".join([
-        _item("`-h`, `--help`", "Show the command's text and end. Each command has it."),
-        *(_item(_option_names(one), _sentence(one.help)) for one in _options(cli)),
-    ])  # fmt: skip
+    yield "\n".join(
+        [
+            _item("`-h`, `--help`", "Show the command's text and end. Each command has it."),
+            *(_item(_option_names(one), _sentence(one.help)) for one in _options(cli)),
+        ]
+    )
 
 
 def _values() -> Iterator[str]:
@@ -112,10 +114,11 @@ def _options(command: click.Command) -> list[click.Option]:
 
 def _usage(name: str, command: click.Command) -> str:
     options = [
-        " ".join([one.opts[0], *_metavar(one)]) if one.required
+        " ".join([one.opts[0], *_metavar(one)])
+        if one.required
         else f"[{' '.join([one.opts[0], *_metavar(one)])}]{'...' if one.multiple else ''}"
         for one in _options(command)
-    ]  # fmt: skip
+    ]
     arguments = [_shown(one) if one.required else f"[{_shown(one)}]" for one in _arguments(command)]
     begin = f"    flashmirror {name}"
     lines = [begin]
@@ -180,9 +183,12 @@ def _sentence(text: str | None) -> str:
 
 def _item(head: str, said: str) -> str:
     return textwrap.fill(
-        f"* {head}: {said}", WIDTH, subsequent_indent="  ",
-        break_long_words=False, break_on_hyphens=False,
-    )  # fmt: skip
+        f"* {head}: {said}",
+        WIDTH,
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _paragraph(text: str) -> str:

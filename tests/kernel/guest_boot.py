@@ -67,10 +67,21 @@ WorkingDirectory={AT}
 }
 # What a guest has no use for, and takes its time.
 MASKED = (
-    "systemd-hwdb-update", "systemd-journal-flush", "systemd-sysusers", "systemd-random-seed",
-    "systemd-update-utmp", "systemd-machine-id-commit", "ldconfig", "apparmor", "networking",
-    "keyboard-setup", "console-setup", "lvm2-monitor", "multipathd", "systemd-binfmt",
-)  # fmt: skip
+    "systemd-hwdb-update",
+    "systemd-journal-flush",
+    "systemd-sysusers",
+    "systemd-random-seed",
+    "systemd-update-utmp",
+    "systemd-machine-id-commit",
+    "ldconfig",
+    "apparmor",
+    "networking",
+    "keyboard-setup",
+    "console-setup",
+    "lvm2-monitor",
+    "multipathd",
+    "systemd-binfmt",
+)
 
 
 def note(**facts: object) -> None:

@@ -61,8 +61,11 @@ def unmapped(*names: str) -> None:
 def start(program: str) -> tuple[int, str]:
     done = subprocess.run(
         [program, "start", str(AT / "east.toml")],
-        capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     return done.returncode, done.stderr.strip()
 
 
