@@ -4,31 +4,58 @@
 (planted.py) and `scripts/simulate --plant NAME` plant those that have a name: in capitals if the
 fault is in the core.
 
-A fault stands in the file of what it breaks: volumes, copies, stores, controls, state, sites,
-devices, metrics, reference.
+A fault stands in the file of what it breaks; the first line of each says what that is.
 """
 
 from __future__ import annotations
 
 from faults import (
+    adoptions,
+    commands,
     controls,
     copies,
+    core_losses,
+    core_stores,
     devices,
     metrics,
+    processes,
     reference,
+    roles,
+    settings,
     sites,
     state,
+    store_losses,
+    store_sites,
     stores,
+    target_controls,
     volumes,
 )
 from faults.fault import RARE, SOON, Fault, NotPlanted, simulated
 
 __all__ = ["FAULTS", "RARE", "SOON", "Fault", "NotPlanted", "named", "simulated"]
 
-FAULTS: tuple[Fault, ...] = (
-    *volumes.FAULTS, *copies.FAULTS, *stores.FAULTS, *controls.FAULTS, *state.FAULTS, *sites.FAULTS,
-    *devices.FAULTS, *metrics.FAULTS, *reference.FAULTS,
-)  # fmt: skip
+_FILES = (
+    volumes,
+    copies,
+    core_stores,
+    core_losses,
+    store_losses,
+    stores,
+    store_sites,
+    adoptions,
+    controls,
+    target_controls,
+    state,
+    sites,
+    roles,
+    processes,
+    settings,
+    commands,
+    devices,
+    metrics,
+    reference,
+)
+FAULTS: tuple[Fault, ...] = tuple(fault for file in _FILES for fault in file.FAULTS)
 
 
 def named(name: str) -> Fault:
