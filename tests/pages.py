@@ -15,7 +15,8 @@ DOCS = ROOT / "docs"
 INDEX = DOCS / "index.md"
 _NOT_OURS = re.compile(r"\.|build(-|$)|__pycache__$|.*\.egg-info$")  # made by a tool
 _FENCED = re.compile(r"^( *)```.*?^\1```$", re.MULTILINE | re.DOTALL)
-_INDENTED = re.compile(r"(?:^    .*\S.*\n)+", re.MULTILINE)
+# Behind an empty line, or at the beginning: else it goes on with a paragraph.
+_INDENTED = re.compile(r"(?:(?<=\n\n)|(?<=\n)(?<![\s\S]\n)|\A)(?:    .*\S.*\n)+")
 _QUOTED = re.compile(r"(?<!`)(`+)(?!`)(?:(?!\n\s*\n).)+?(?<!`)\1(?!`)", re.DOTALL)
 
 
