@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import re
 import socket
 import ssl
@@ -23,12 +24,28 @@ OTHER = {"east": "west", "west": "east"}
 STARTTLS, ACK = 5, 1
 
 
+EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")  # of connections: ip(7)
+_kept: list[socket.socket] = []  # until this process ends
+
+
 def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as held:
-        return [
-            held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
-            for _ in range(count)
-        ]
+    """Of this process alone, as long as it runs: a site that is stopped finds its port free when it
+    is started again.  So none that the kernel may give to a connection meanwhile; and a UDP socket
+    of its number keeps each from the other processes of these tests."""
+    lowest = int(EPHEMERAL.read_text().split()[0])
+    found: list[int] = []
+    below = range(max(1024, lowest - 8192), lowest)
+    for port in random.SystemRandom().sample(below, len(below)):
+        with contextlib.ExitStack() as undo, contextlib.suppress(OSError):
+            mark = undo.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            mark.bind(("127.0.0.1", port))
+            socket.create_server(("127.0.0.1", port)).close()
+            undo.pop_all()
+            _kept.append(mark)
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise AssertionError(f"no {count} ports are free below {lowest}")
 
 
 class RemotePair(Pair):

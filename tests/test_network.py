@@ -18,7 +18,16 @@ import pytest
 from handmade import flashmirror, nothing_changes, refused, until_state
 from nbd_client import NbdClient
 from pair import MakePair
-from remote import MakeRemote, RemoteClient, RemotePair, peer_of, trusting, undisturbed
+from remote import (
+    EPHEMERAL,
+    MakeRemote,
+    RemoteClient,
+    RemotePair,
+    free_ports,
+    peer_of,
+    trusting,
+    undisturbed,
+)
 from served import Server
 
 from mirror_core import config, limits, pki, protocol
@@ -146,6 +155,17 @@ def test_a_site_without_what_the_network_needs_does_not_start(
     assert what in line and advice in line, line
     while HELD:
         HELD.pop().close()
+
+
+def test_a_port_of_a_test_is_nobody_elses_while_its_site_is_stopped() -> None:
+    """No connection is given it, and no other process of the tests takes it."""
+    ports = free_ports(4)
+    lowest = int(EPHEMERAL.read_text().split()[0])
+    assert len({*ports}) == 4 and max(ports) < lowest
+    for port in ports:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other, pytest.raises(OSError):
+            other.bind(("127.0.0.1", port))
+        socket.create_server(("127.0.0.1", port)).close()
 
 
 def test_a_peer_of_another_authority_is_told_from_one_that_is_away(
