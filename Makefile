@@ -62,7 +62,7 @@ test-native: build ## the C core alone: plain, under both sanitizers, fuzzed
 	$(MAKE) --no-print-directory -j4 --output-sync=target -C native check asan tsan fuzz
 test-faults: build ## plant the faults of the C core that belong to two invariants
 	$(BIN)/python scripts/mutants --jobs 2 --native --only 'I5|I8'
-# Without a restart of workers: pytest-xdist waits for ever after one that died (loadfile).
+# Without a restart of workers: pytest-xdist waits forever after one that died (loadfile).
 test-python: build ## pytest, five files at once, without what measures or takes long
 	$(BIN)/pytest -n 5 --dist loadfile --max-worker-restart=0 $(if $(TESTS),$(TESTS),-m 'not alone and not soak')
 test-alone: build ## the tests that measure, with nothing beside them

@@ -123,7 +123,7 @@ def backend(site: SiteConfig, volume: str) -> str:
         raise MirrorError(f"{site.name}: is a target, whose device is refused: attach the source's")
     if not TOKEN.fullmatch(book.lineage.id):
         raise LedgerError(f"{ledger.path_in(site.state)}: lineage: not 32 digits")
-    return f"{attached.PREFIX}{book.name}/{volume}/{book.lineage.id}"
+    return attached.backend_of(book.name, volume, book.lineage.id)
 
 
 # ---- the holder

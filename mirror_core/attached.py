@@ -28,6 +28,11 @@ from mirror_core.platform import TOKEN
 PREFIX = "flashmirror/"
 
 
+def backend_of(site: str, volume: str, lineage: str) -> str:
+    """By what the kernel knows a volume of a history."""
+    return f"{PREFIX}{site}/{volume}/{lineage}"
+
+
 @dataclass(frozen=True)
 class Attached:
     """A device of ours."""

@@ -175,8 +175,8 @@ class Driver:
         """Age of the oldest acknowledged write that no committed point holds, in seconds; 0: there
         is none.  Of writes of an earlier run, whose time is not known, it is at most the age of
         the last point; where there is no point all is exposed, since this history began.  So it is
-        where the target was refused: it may hold any point, or be another one, until one answers
-        that it is of this history."""
+        where the target was refused, or the ledger was put back: it may hold any point, or be
+        another one, until one answers that it is of this history."""
         with self.changed:
             point, since = self._committed_at, self._copier.exposed_since()
             unsure = self.unsure

@@ -121,7 +121,8 @@ class Ledger:
     runs: tuple[str, ...] = ()  # source: its runs of which the target may have met the last
     source_run: str = ""  # target: the run of the source that it has met last
     source_silence: float = 0.0  # target: how long its source may be silent, as that has said
-    unsure: bool = False  # source: its target was refused, and may not hold `committed`
+    # Source: its target was refused, or this may be an older ledger: none may hold `committed`.
+    unsure: bool = False
     coarse: bool = False  # source: `next` may hold much that does not differ: it is compared
     # Stores, as identity.names_of has them, in which a person may have put what is on no disk: a
     # flush at a start or an adoption has failed; or it is under way, in that boot of the machine.

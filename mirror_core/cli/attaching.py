@@ -242,9 +242,11 @@ def _given_up(site_or_device: str, volume: str | None) -> list[str]:
         return []
     settings = config.load(site_or_device)
     named = None if volume is None else one_volume(settings, volume)
-    today, said = attached.lineage_of(settings), []
-    for name in (v.name for v in settings.volumes if today and named in (None, v.name)):
-        number = attaching.give_up(f"{attached.PREFIX}{settings.name}/{name}/{today}")
+    today, said = attached.lineage_of(settings), list[str]()
+    if not today:
+        return said
+    for name in (v.name for v in settings.volumes if named in (None, v.name)):
+        number = attaching.give_up(attached.backend_of(settings.name, name, today))
         if number:
             said.append(f"{name}: process {number}, its holder without a device, has been ended")
     return said

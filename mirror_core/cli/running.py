@@ -149,7 +149,7 @@ def stop(site: str, force: bool, as_json: bool) -> None:
     how = (
         "stopped"
         if in_order
-        else (f"stopped, but not cleanly: see {settings.state}/site.log; {_what_is_next(settings)}")
+        else f"stopped, but not cleanly: see {settings.state}/site.log; {_what_is_next(settings)}"
     )
     show({"site": settings.name, "in_order": in_order}, as_json, lambda: f"{settings.name}: {how}")
 
